@@ -1,0 +1,147 @@
+// Package reward says what is good: the seven functions of the seed, their weights, and the score they add up to. Use it
+// on an episode's totals; it knows no environment.
+//
+// Every term is an integer in units of 2^-24, and the score one in units of 2^-20 (docs/simulator.md, section 9), so
+// that per-step rewards, the differences of consecutive scores, are exact in float32 and add up to the episode's score
+// without rounding.
+package reward
+
+// Term numbers one of the seven functions.
+type Term int
+
+// The terms, in the order of their weights.
+const (
+	FailurePenalty Term = iota
+	ThroughputReward
+	HeadroomBonus
+	MemoryEfficiency
+	EvictionQuality
+	LatencyPenalty
+	RiskyEvictionPenalty
+	NumTerms = 7
+)
+
+// Names are the seed's names of the terms.
+var Names = [NumTerms]string{"failure_penalty", "throughput_reward", "headroom_bonus", "memory_efficiency",
+	"eviction_quality", "latency_penalty", "risky_eviction_penalty"}
+
+// WeightPercent are the weights in hundredths; they sum to 100.
+var WeightPercent = [NumTerms]int64{40, 25, 18, 7, 5, 3, 2}
+
+// Fixed-point formats.
+const (
+	TermOne  = 1 << 24 // a term of 1.0
+	ScoreOne = 1 << 20 // a score of 1.0
+	// scoreDivisor takes a sum of weight (hundredths) times term (2^-24) to 2^-20.
+	scoreDivisor = 100 * (TermOne / ScoreOne)
+)
+
+// Totals are the integer facts about an episode so far that the score depends on.
+type Totals struct {
+	Steps          uint32 // steps of the whole episode
+	TokenNorm      uint32 // tokens that make a throughput of 1, at least 1
+	Failures       uint32 // requests that waited too long or were rejected
+	Tokens         uint32 // tokens generated
+	HeadroomTenths int32  // sum over steps of HeadroomTenths
+	LatencyMilli   uint32 // sum of swap latencies, thousandths
+	RiskHundredths uint32 // sum over evictions of RiskHundredths
+	UsedQP         uint32 // memory in use now, quarter pages
+	BudgetQP       uint32 // memory budget, quarter pages, at least 1
+	RetainedTwenty uint32 // sum over resident memory of 20*(1-eviction value)*quarter pages
+}
+
+// Terms holds the value of each term in units of 2^-24.
+type Terms [NumTerms]int64
+
+// Compute evaluates every term as if the episode ended now.
+func Compute(t *Totals) Terms {
+	return Terms{
+		Failure(t.Failures), Throughput(t.Tokens, t.TokenNorm), Headroom(t.HeadroomTenths, t.Steps),
+		Efficiency(t.UsedQP, t.BudgetQP), Quality(t.RetainedTwenty, t.UsedQP), Latency(t.LatencyMilli),
+		Risk(t.RiskHundredths),
+	}
+}
+
+// Score is the weighted sum of the terms in units of 2^-20, rounded down.
+func (t *Terms) Score() int64 {
+	var sum int64
+	for i, w := range WeightPercent {
+		sum += w * t[i]
+	}
+	return floorDiv(sum, scoreDivisor)
+}
+
+// Failure is -min(0.15 f + 0.10 max(0, f-2), 1); range [-1, 0].
+func Failure(failures uint32) int64 {
+	f := int64(failures)
+	return -(min(15*f+10*max(0, f-2), 100) * TermOne / 100)
+}
+
+// Throughput is min(tokens/norm, 1); range [0, 1].
+func Throughput(tokens, norm uint32) int64 {
+	return int64(min(tokens, norm)) * TermOne / int64(norm)
+}
+
+// Headroom is 0.4 times the mean over the episode's steps of the step values; range [-0.2, 0.4]. tenths is ten times
+// the sum of the step values so far.
+func Headroom(tenths int32, steps uint32) int64 {
+	return floorDiv(int64(tenths)*4*TermOne, 100*int64(steps))
+}
+
+// HeadroomTenths is ten times a step's headroom value: 10 below 80 % of the budget, 5 below 95 %, 2 below 100 %, else -5.
+func HeadroomTenths(usedQP, budgetQP uint32) int32 {
+	switch {
+	case below(usedQP, budgetQP, 80):
+		return 10
+	case below(usedQP, budgetQP, 95):
+		return 5
+	case usedQP < budgetQP:
+		return 2
+	}
+	return -5
+}
+
+// Pressure tells whether memory stands above 95 % of the budget.
+func Pressure(usedQP, budgetQP uint32) bool { return uint64(usedQP)*100 > uint64(budgetQP)*95 }
+
+// Efficiency judges the memory left at the end: 0.2 below 85 % of the budget, 0.1 below 95 %, 0 below 100 %, else -0.2.
+func Efficiency(usedQP, budgetQP uint32) int64 {
+	switch {
+	case below(usedQP, budgetQP, 85):
+		return TermOne * 2 / 10
+	case below(usedQP, budgetQP, 95):
+		return TermOne / 10
+	case usedQP < budgetQP:
+		return 0
+	}
+	return -(TermOne * 2 / 10)
+}
+
+// Quality is the mean of (1 - eviction value) over the memory in use, 0 when nothing is; range [0, 1].
+func Quality(retainedTwenty, usedQP uint32) int64 {
+	if usedQP == 0 {
+		return 0
+	}
+	return int64(retainedTwenty) * TermOne / (20 * int64(usedQP))
+}
+
+// Latency is -min(0.2 * swap latency, 0.3); range [-0.3, 0].
+func Latency(milli uint32) int64 {
+	return -(min(int64(milli)*2, 3000) * TermOne / 10000)
+}
+
+// Risk is minus the sum of the evictions' risks; range (-inf, 0].
+func Risk(hundredths uint32) int64 { return -(int64(hundredths) * TermOne / 100) }
+
+// below tells whether used is less than percent of budget.
+func below(used, budget, percent uint32) bool {
+	return uint64(used)*100 < uint64(budget)*uint64(percent)
+}
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}

@@ -1,0 +1,133 @@
+package scenario
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kv"
+)
+
+// Difficulty is the tier an episode is drawn from. All draws one of the other three for every episode.
+type Difficulty uint8
+
+// The difficulties.
+const (
+	Easy Difficulty = iota
+	Medium
+	Hard
+	All
+)
+
+var difficultyNames = []string{"easy", "medium", "hard", "all"}
+
+func (d Difficulty) String() string {
+	if int(d) < len(difficultyNames) {
+		return difficultyNames[d]
+	}
+	return fmt.Sprintf("Difficulty(%d)", uint8(d))
+}
+
+// ParseDifficulty returns the difficulty of that name; the error names what is allowed.
+func ParseDifficulty(s string) (Difficulty, error) {
+	for i, n := range difficultyNames {
+		if n == s {
+			return Difficulty(i), nil
+		}
+	}
+	return 0, fmt.Errorf("difficulty: %.40q: allowed %s", s, strings.Join(difficultyNames, ", "))
+}
+
+// Shape is the size of the environments that a Source draws for.
+type Shape struct{ Slots, Steps int }
+
+// Identity names one episode: everything in it is a function of these three numbers and of the configuration.
+type Identity struct {
+	Seed    uint64
+	Env     uint32
+	Episode uint32
+}
+
+// Episode is what was drawn once for an episode, and the Source's place in it. It has a fixed size and holds no
+// pointer, so that it can live inside an environment's block and be saved with it.
+type Episode struct {
+	Identity
+	Key          uint64                     // random stream key, rule 2.2
+	CapacityQP   uint32                     // GPU memory for KV cache, quarter pages
+	BudgetQP     uint32                     // what the policy may use of it, quarter pages
+	TokenNorm    uint32                     // tokens that make a throughput of 1
+	WindowStep   uint32                     // Traffic: step of the trace before the episode's first
+	Cursor       uint32                     // Traffic: next request of the trace to arrive
+	PrefixKeys   [kv.MaxPrefixes + 1]uint32 // Traffic: what each prefix id stands for; 0 none
+	PrefixPages  [kv.MaxPrefixes + 1]uint16 // pages of each shared prefix; [0] is always 0
+	NumInitial   uint16                     // initial sequences drawn (some may not fit)
+	NumPrefixes  uint8                      // prefix ids in use are 1..NumPrefixes
+	DrawnFrom    Difficulty                 // never All
+	ArrivalLevel Level
+	_            [5]uint8 // keeps the size a multiple of 8 on every machine
+}
+
+// Sequence is what a request brings when it is admitted.
+type Sequence struct {
+	PromptTokens uint32       // private prompt tokens beyond the shared prefix, at least 1
+	OutputTokens uint16       // tokens it will generate, at least 1
+	RateTokens   uint16       // tokens it generates a step, at least 1
+	Priority     uint8        // percent, 0 to 100
+	Prefix       uint8        // shared prefix id, 0 none
+	Type         kv.BlockType // never System
+	OnCode       uint8        // 0-3: a context sequence decodes 2+OnCode steps between pauses
+	OffCode      uint8        // 0-3: it pauses, or a finished thinker lingers, 1+OffCode steps
+}
+
+// InitialSequence is a sequence that is already in the cache when the episode starts.
+type InitialSequence struct {
+	Sequence
+	DoneTokens uint16 // of OutputTokens, already generated; for System both are 0
+	LastAccess int16  // step of last access, 0 or negative
+	Hotness    uint8
+	Timer      uint8 // steps left of the present pause or run
+	Phase      kv.Phase
+}
+
+// Word carries one waiting request: the low 48 bits belong to the Source, the high 16 to whoever queues it (the step
+// it arrived in).
+type Word uint64
+
+// PayloadBits is how many low bits of a Word belong to the Source.
+const PayloadBits = 48
+
+// Source draws episodes. Implementations are immutable and safe for concurrent use; e belongs to the caller.
+type Source interface {
+	// Begin draws everything of the episode that is drawn once.
+	Begin(id Identity, e *Episode)
+	// Initial returns initial sequence i, 0 <= i < e.NumInitial.
+	Initial(e *Episode, i int) InitialSequence
+	// Arrive returns how many requests arrive at the end of the step (0 is the reset) and writes the first len(out) of
+	// them, their high 16 bits zero. Steps must be asked for in order, each once: a trace's place is in e.
+	Arrive(e *Episode, step int, out []Word) int
+	// Decode tells what a request brings.
+	Decode(e *Episode, w Word) Sequence
+	// Shape is the slots and steps that the source draws for.
+	Shape() Shape
+	// Fingerprint identifies the configuration: two Sources with equal fingerprints draw equal episodes.
+	Fingerprint() string
+}
+
+func newEpisode(id Identity) Episode {
+	return Episode{Identity: id, Key: rng.Key(id.Seed, id.Env, id.Episode)}
+}
+
+// budgetPermille is the range of a tier's memory budget, thousandths of the capacity (SEED: 0.90-1.00, 0.75-0.90,
+// 0.65-0.80).
+var budgetPermille = [3][2]uint32{{900, 1000}, {750, 900}, {650, 800}}
+
+// drawDifficulty resolves All and draws the budget; rules 4.1 and 4.2.
+func (e *Episode) drawTier(d Difficulty, w uint64) {
+	if d == All {
+		d = Difficulty(rng.Scale(rng.Field(w, 0, 16), 16, 3))
+	}
+	e.DrawnFrom = d
+	lo, hi := budgetPermille[d][0], budgetPermille[d][1]
+	permille := lo + rng.Scale(rng.Field(w, 16, 16), 16, hi-lo+1)
+	e.BudgetQP = uint32(uint64(e.CapacityQP) * uint64(permille) / 1000)
+}

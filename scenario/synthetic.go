@@ -1,0 +1,190 @@
+package scenario
+
+import (
+	"fmt"
+
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kv"
+)
+
+// Level is how fast requests arrive.
+type Level uint8
+
+// The arrival levels. FromTrace marks an episode whose arrivals are a trace's.
+const (
+	Low Level = iota
+	Moderate
+	High
+	Bursty
+	FromTrace
+)
+
+var levelNames = []string{"low", "medium", "high", "bursty", "trace"}
+
+func (l Level) String() string {
+	if int(l) < len(levelNames) {
+		return levelNames[l]
+	}
+	return fmt.Sprintf("Level(%d)", uint8(l))
+}
+
+// tierLevels gives the two arrival levels of a tier (SEED's table).
+var tierLevels = [3][2]Level{{Low, Moderate}, {Moderate, High}, {High, Bursty}}
+
+const (
+	numTenants         = 4
+	seedTokens         = 500 // tokens that make a throughput of 1 in seedSteps steps
+	seedSteps          = 15
+	pagesPerSlot       = 4 // capacity
+	laneSlots          = 16
+	burstChance        = 19661 // of 65536: 0.3
+	tierWord           = 0     // indices of the Episode purpose
+	initialBasePer64   = 6
+	initialSpreadPer64 = 8
+)
+
+// Synthetic draws episodes of agent traffic from the published tables; docs/simulator.md, section 4.
+type Synthetic struct {
+	slots, steps int
+	difficulty   Difficulty
+}
+
+// NewSynthetic makes a source for environments of the given number of slots (a multiple of 16 from 16 to 256) and steps
+// an episode (1 to 4096).
+func NewSynthetic(slots, steps int, d Difficulty) (*Synthetic, error) {
+	if err := CheckShape(slots, steps); err != nil {
+		return nil, err
+	}
+	if d > All {
+		return nil, fmt.Errorf("difficulty: %d: allowed easy, medium, hard, all", d)
+	}
+	return &Synthetic{slots: slots, steps: steps, difficulty: d}, nil
+}
+
+// CheckShape tells whether an environment may have this many slots and steps.
+func CheckShape(slots, steps int) error {
+	if slots < 16 || slots > 256 || slots%laneSlots != 0 {
+		return fmt.Errorf("slots: %d: allowed a multiple of 16 from 16 to 256", slots)
+	}
+	if steps < 1 || steps > 4096 {
+		return fmt.Errorf("steps: %d: allowed 1 to 4096", steps)
+	}
+	return nil
+}
+
+// Shape implements Source.
+func (s *Synthetic) Shape() Shape { return Shape{Slots: s.slots, Steps: s.steps} }
+
+// Fingerprint implements Source.
+func (s *Synthetic) Fingerprint() string {
+	return fmt.Sprintf("synthetic/slots=%d/steps=%d/difficulty=%s", s.slots, s.steps, s.difficulty)
+}
+
+// Begin implements Source; rules 4.1 to 4.4.
+func (s *Synthetic) Begin(id Identity, e *Episode) {
+	*e = newEpisode(id)
+	e.CapacityQP = uint32(s.slots * pagesPerSlot * kv.FP16QuarterPages)
+	w := rng.Draw(e.Key, rng.Episode, 0, tierWord)
+	e.drawTier(s.difficulty, w)
+	e.ArrivalLevel = tierLevels[e.DrawnFrom][rng.Field(w, 32, 1)]
+	per64 := initialBasePer64 + rng.Scale(rng.Field(w, 33, 16), 16, initialSpreadPer64)
+	e.NumInitial = uint16(numTenants + int(per64)*s.slots/64)
+	e.TokenNorm = uint32(max(1, seedTokens*s.steps/seedSteps))
+	e.NumPrefixes = numTenants
+	for p := uint32(1); p <= numTenants; p++ {
+		e.PrefixPages[p] = uint16(2 + rng.Field(rng.Draw(e.Key, rng.Prefix, 0, p), 0, 3))
+	}
+}
+
+// Initial implements Source; rule 4.6. The first numTenants sequences are the tenants' system prompts.
+func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
+	w := rng.Draw(e.Key, rng.Initial, 0, uint32(i))
+	if i < numTenants {
+		return InitialSequence{
+			Sequence:   Sequence{Priority: uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)), Prefix: uint8(i + 1), Type: kv.System},
+			LastAccess: -int16(rng.Field(w, 62, 2)),
+			Hotness:    uint8(rng.Field(w, 54, 8)),
+		}
+	}
+	q := InitialSequence{Sequence: sequenceOf(w), Hotness: uint8(rng.Field(w, 54, 8))}
+	q.DoneTokens = uint16(rng.Scale(rng.Field(w, 48, 6), 6, uint32(q.OutputTokens)))
+	q.Phase = kv.Decode
+	switch q.Type {
+	case kv.Reasoning:
+		q.Phase = kv.Thinking
+	case kv.Context:
+		q.Timer = 2 + q.OnCode
+		if rng.Field(w, 62, 1) == 1 {
+			q.Phase, q.Timer = kv.Idle, 1+q.OffCode
+		}
+	}
+	if q.Phase == kv.Idle {
+		q.LastAccess = -int16(rng.Field(w, 54, 3))
+	}
+	return q
+}
+
+// Arrive implements Source; rules 4.7 and 4.8.
+func (s *Synthetic) Arrive(e *Episode, step int, out []Word) int {
+	t := uint32(step)
+	table := &arrivalThresholds[e.ArrivalLevel]
+	if e.ArrivalLevel == Bursty && rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16) < burstChance {
+		table = &burstThresholds
+	}
+	n := 0
+	var w uint64
+	for lane := 0; lane < s.slots/laneSlots; lane++ {
+		if lane%4 == 0 {
+			w = rng.Draw(e.Key, rng.Arrivals, t, uint32(lane/4))
+		}
+		n += countArrivals(table, uint16(w))
+		w >>= 16
+	}
+	for k := 0; k < min(n, len(out)); k++ {
+		out[k] = Word(rng.Draw(e.Key, rng.Request, t, uint32(k)) & (1<<PayloadBits - 1))
+	}
+	return n
+}
+
+func countArrivals(table *[arrivalTableLen]uint16, u uint16) int {
+	n := 0
+	for _, th := range table {
+		if u < th {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// Decode implements Source; rule 4.5.
+func (s *Synthetic) Decode(e *Episode, w Word) Sequence { return sequenceOf(uint64(w)) }
+
+func sequenceOf(w uint64) Sequence {
+	q := Sequence{
+		Type:         typeOf(uint8(w)),
+		PromptTokens: (uint32(promptPages[rng.Field(w, 12, 6)])-1)*kv.PageTokens + 1 + rng.Field(w, 18, 7),
+		OutputTokens: outputTokens[rng.Field(w, 25, 6)],
+		RateTokens:   uint16(rateTokens[rng.Field(w, 31, 2)]),
+		Priority:     uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)),
+		OnCode:       uint8(rng.Field(w, 40, 2)),
+		OffCode:      uint8(rng.Field(w, 42, 2)),
+	}
+	if rng.Field(w, 10, 2) != 0 {
+		q.Prefix = uint8(1 + rng.Field(w, 8, 2))
+	}
+	return q
+}
+
+// typeOf maps eight random bits to a block type: 56, 110, 51 and 39 of 256.
+func typeOf(b uint8) kv.BlockType {
+	switch {
+	case b < 56:
+		return kv.Context
+	case b < 166:
+		return kv.Generation
+	case b < 217:
+		return kv.Reasoning
+	}
+	return kv.Ephemeral
+}

@@ -1,0 +1,102 @@
+package vecenv
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/reward"
+)
+
+// Buffers are the tensors a batch writes, row i for environment i, all contiguous. A tensor that Config.Outputs leaves
+// out is nil. Terms of Components are cumulative and unweighted, as if the episode ended now.
+type Buffers struct {
+	Obs        []float32 // [envs][ObsLen(slots)]
+	FinalObs   []float32 // [envs][ObsLen(slots)], SameStep only: rows of environments that ended in this step are written
+	Reward     []float32 // [envs] increase of the weighted score, a multiple of 2^-20
+	Terminated []uint8   // [envs] 0 or 1
+	Truncated  []uint8   // [envs] 0 or 1
+	Mask       []uint8   // [envs][slots][4] 0 or 1: keep, evict, compress, swap
+	Components []float32 // [envs][7] in the order of reward.Names
+	Metrics    []float32 // [envs][NumMetrics] in the order of MetricNames
+}
+
+// NumMetrics is the number of metrics of an environment.
+const NumMetrics = 14
+
+// MetricNames are the metrics' names; the first four are the seed's. All are totals of the episode so far, but for
+// memory_usage, which is memory in use over the budget.
+var MetricNames = [NumMetrics]string{"total_tokens_metric", "total_failures_metric", "total_latency_metric", "pressure_steps_metric",
+	"arrived", "admitted", "completed", "rejected", "evictions", "compressions", "swaps", "invalid_actions", "swap_reads", "memory_usage"}
+
+func (v *env) metrics(out *[NumMetrics]float32) {
+	c := &v.Counters
+	*out = [NumMetrics]float32{float32(v.Tokens), float32(c.Failures), float32(v.LatencyMilli) / 1000, float32(c.PressureSteps),
+		float32(c.Arrived), float32(c.Admitted), float32(c.Completed), float32(c.Rejected), float32(c.Evictions),
+		float32(c.Compressions), float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), ratio(v.usedQP(), v.Episode.BudgetQP)}
+}
+
+func writeComponents(out *[reward.NumTerms]float32, t *reward.Terms) {
+	for i, x := range t {
+		out[i] = float32(x) * (1.0 / reward.TermOne)
+	}
+}
+
+// prepare checks the caller's tensors and allocates the missing ones.
+func (b *Buffers) prepare(c *Config) error {
+	obs := c.Envs * ObsLen(c.Slots)
+	if c.Outputs&WithObs == 0 {
+		obs = 0
+	}
+	final := obs
+	if c.Autoreset != SameStep {
+		final = 0
+	}
+	with := func(o Outputs, n int) int {
+		if c.Outputs&o == 0 {
+			return 0
+		}
+		return c.Envs * n
+	}
+	for _, t := range []struct {
+		name string
+		p    *[]float32
+		n    int
+	}{
+		{"Obs", &b.Obs, obs}, {"FinalObs", &b.FinalObs, final}, {"Reward", &b.Reward, c.Envs},
+		{"Components", &b.Components, with(WithComponents, reward.NumTerms)}, {"Metrics", &b.Metrics, with(WithMetrics, NumMetrics)},
+	} {
+		if err := ensure(t.name, t.p, t.n); err != nil {
+			return err
+		}
+	}
+	for _, t := range []struct {
+		name string
+		p    *[]uint8
+		n    int
+	}{{"Terminated", &b.Terminated, c.Envs}, {"Truncated", &b.Truncated, c.Envs}, {"Mask", &b.Mask, with(WithMask, c.Slots*kv.NumOps)}} {
+		if err := ensure(t.name, t.p, t.n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ensure allocates *p with n values when it is nil and checks its length otherwise.
+func ensure[T float32 | uint8](name string, p *[]T, n int) error {
+	if *p == nil && n > 0 {
+		*p = aligned[T](n)
+	}
+	if len(*p) != n {
+		return fmt.Errorf("vecenv: Buffers.%s: %d values: allowed %d", name, len(*p), n)
+	}
+	return nil
+}
+
+// aligned allocates n values at a 64-byte boundary. Go does not move heap objects, so the boundary stays.
+func aligned[T float32 | uint8](n int) []T {
+	size := int(unsafe.Sizeof(*new(T)))
+	s := make([]T, n+64/size)
+	skip := (64 - int(uintptr(unsafe.Pointer(&s[0]))&63)) & 63 / size
+	return s[skip : skip+n : skip+n]
+}

@@ -1,0 +1,155 @@
+package vecenv
+
+import (
+	"reflect"
+
+	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/scenario"
+)
+
+// block holds 64 slots of one environment: exactly 1,024 bytes, per-slot columns first, then bit planes (bit s of a plane
+// is slot s). It is the one declaration of the per-slot state: allocation, snapshots, the checker and Columns follow it.
+//
+// INVARIANT: every plane is a subset of Alive; Prefill and Active exclude each other; Int8 and Int4 exclude each other;
+// Members[p-1] is exactly the live slots whose Prefix is p. Columns of dead slots hold stale values that nothing reads.
+type block struct {
+	Tokens     [64]uint32 `unit:"tokens cached, shared prefix included"`
+	Remaining  [64]uint16 `unit:"tokens still to generate"`
+	LastAccess [64]int16  `unit:"step"`
+	Rate       [64]uint16 `unit:"tokens a step"`
+	Priority   [64]uint8  `unit:"percent"`
+	Prefix     [64]uint8  `unit:"shared prefix id, 0 none"`
+	Hotness    [64]uint8  `unit:"1/255"`
+	Cycle      [64]uint8  `unit:"bits 0-3 timer in steps, 4-5 run code, 6-7 pause code"`
+
+	Alive   uint64 `unit:"plane"`
+	Swapped uint64 `unit:"plane"`
+	Type0   uint64 `unit:"plane, bit 0 of the block type"`
+	Type1   uint64 `unit:"plane, bit 1 of the block type"`
+	Type2   uint64 `unit:"plane, bit 2 of the block type"`
+	Int8    uint64 `unit:"plane"`
+	Int4    uint64 `unit:"plane"`
+	Prefill uint64 `unit:"plane"`
+	Active  uint64 `unit:"plane, generating: decode or reasoning"`
+
+	Members [kv.MaxPrefixes]uint64 `unit:"planes, one a shared prefix"`
+}
+
+// head is what an environment holds once.
+//
+// INVARIANT: PrivateQP, RetainedPrivate, SharedQP, RetainedShared and PendingQP equal what check recomputes;
+// Arrived = Admitted + Failures + QueueLen.
+type head struct {
+	Episode         scenario.Episode `unit:"what was drawn once"`
+	Score           int64            `unit:"2^-20"`
+	Step            int32            `unit:"steps done"`
+	QueueLen        int32            `unit:"requests"`
+	Growth          int32            `unit:"requests, change of the queue in the last step"`
+	HeadroomTenths  int32            `unit:"1/10"`
+	PrivateQP       uint32           `unit:"quarter pages"`
+	SharedQP        uint32           `unit:"quarter pages"`
+	RetainedPrivate uint32           `unit:"1/20 quarter pages"`
+	RetainedShared  uint32           `unit:"1/20 quarter pages"`
+	PendingQP       uint32           `unit:"quarter pages that waiting requests need for their private prompts"`
+	Tokens          uint32           `unit:"tokens"`
+	LatencyMilli    uint32           `unit:"1/1000"`
+	RiskHundredths  uint32           `unit:"1/100"`
+	Counters        Counters         `unit:"events"`
+	Ended           uint32           `unit:"0 or 1"`
+}
+
+// Counters counts the events of an episode.
+type Counters struct {
+	Arrived       uint32 // requests
+	Admitted      uint32 // requests
+	Completed     uint32 // sequences
+	Failures      uint32 // requests that waited MaxWait steps or found the queue full
+	Rejected      uint32 // of Failures, those that found the queue full
+	Evictions     uint32 // valid operations
+	Compressions  uint32
+	Swaps         uint32
+	Invalid       uint32 // operations that could not be done
+	SwapReads     uint32 // accesses to swapped sequences
+	PressureSteps uint32 // steps above 95 % of the budget
+}
+
+// Column describes one column of the state.
+type Column struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"` // Go type, for example [64]uint32
+	Unit   string `json:"unit"`
+	Offset int    `json:"offset"` // bytes from the start of its block or head
+	Bytes  int    `json:"bytes"`
+}
+
+// Columns lists the state: the columns of a block of 64 slots, then those of an environment's head.
+func Columns() (slots, env []Column) {
+	return columnsOf(reflect.TypeFor[block]()), columnsOf(reflect.TypeFor[head]())
+}
+
+func columnsOf(t reflect.Type) []Column {
+	var out []Column
+	for i := range t.NumField() {
+		f := t.Field(i)
+		out = append(out, Column{f.Name, f.Type.String(), f.Tag.Get("unit"), int(f.Offset), int(f.Type.Size())})
+	}
+	return out
+}
+
+// blockType reads the type of slot s out of the three planes.
+func (b *block) blockType(s uint) kv.BlockType {
+	return kv.BlockType(b.Type0>>(s&63)&1 | b.Type1>>(s&63)&1<<1 | b.Type2>>(s&63)&1<<2)
+}
+
+// Type planes of live slots. Types are coded 0 system, 1 context, 2 generation, 3 reasoning, 4 ephemeral.
+func (b *block) system() uint64     { return b.Alive &^ (b.Type0 | b.Type1 | b.Type2) }
+func (b *block) context() uint64    { return b.Type0 &^ b.Type1 }
+func (b *block) generation() uint64 { return b.Type1 &^ b.Type0 }
+func (b *block) reasoning() uint64  { return b.Type0 & b.Type1 }
+
+// quant reads the quantisation level of slot s.
+func (b *block) quant(s uint) kv.Quant {
+	return kv.Quant(b.Int8>>(s&63)&1 | b.Int4>>(s&63)&1<<1)
+}
+
+// clear removes the slots of the mask from every plane.
+func (b *block) clear(mask uint64) {
+	keep := ^mask
+	b.Alive &= keep
+	b.Swapped &= keep
+	b.Type0 &= keep
+	b.Type1 &= keep
+	b.Type2 &= keep
+	b.Int8 &= keep
+	b.Int4 &= keep
+	b.Prefill &= keep
+	b.Active &= keep
+	for p := range b.Members {
+		b.Members[p] &= keep
+	}
+}
+
+// place puts a sequence into slot s, which must be dead.
+func (b *block) place(s uint, q *scenario.Sequence, tokens uint32, phase kv.Phase, timer uint8) {
+	s &= 63
+	bit := uint64(1) << s
+	b.Tokens[s] = tokens
+	b.Rate[s] = q.RateTokens
+	b.Priority[s] = q.Priority
+	b.Prefix[s] = q.Prefix
+	b.Cycle[s] = timer | q.OnCode<<4 | q.OffCode<<6
+	b.Alive |= bit
+	t := uint64(q.Type)
+	b.Type0 |= t & 1 << s
+	b.Type1 |= t >> 1 & 1 << s
+	b.Type2 |= t >> 2 & 1 << s
+	switch phase {
+	case kv.Prefill:
+		b.Prefill |= bit
+	case kv.Decode, kv.Thinking:
+		b.Active |= bit
+	}
+	if q.Prefix != 0 {
+		b.Members[(q.Prefix-1)%kv.MaxPrefixes] |= bit
+	}
+}

@@ -1,0 +1,248 @@
+package vecenv
+
+import (
+	"encoding/json"
+	"math/bits"
+
+	"github.com/kvgym/kvgym/kv"
+)
+
+// Shape of an observation row: GlobalFeatures values, then SlotFeatures values for every slot.
+const (
+	GlobalFeatures = 16
+	SlotFeatures   = 12
+)
+
+// ObsLen is the number of float32 values in one environment's observation.
+func ObsLen(slots int) int { return GlobalFeatures + SlotFeatures*slots }
+
+// Feature describes one value of an observation.
+type Feature struct {
+	Name    string  `json:"name"`
+	Formula string  `json:"formula"` // as in docs/simulator.md, section 10
+	Low     float32 `json:"low"`
+	High    float32 `json:"high"`
+}
+
+// Layout describes an observation row.
+type Layout struct {
+	DType   string    `json:"dtype"`   // "float32"
+	Length  int       `json:"length"`  // values a row
+	Slots   int       `json:"slots"`   // slots a row
+	Globals []Feature `json:"globals"` // the first values of the row
+	Slot    []Feature `json:"slot"`    // then these for slot 0, slot 1, ...
+}
+
+// ObsLayout is the one declaration of the observation; every face of kvgym reads it from here.
+func ObsLayout(slots int) Layout {
+	return Layout{DType: "float32", Length: ObsLen(slots), Slots: slots, Globals: globalFeatures[:], Slot: slotFeatures[:]}
+}
+
+// MarshalText renders the layout as JSON for people.
+func (l Layout) String() string {
+	b, _ := json.MarshalIndent(l, "", "  ")
+	return string(b)
+}
+
+var globalFeatures = [GlobalFeatures]Feature{
+	{"usage", "min(used / budget, 2)", 0, 2},
+	{"budget", "budget / capacity", 0, 1},
+	{"episode_remaining", "(steps - step) / steps", 0, 1},
+	{"time_above_0_95", "steps above 0.95 / steps", 0, 1},
+	{"pending", "waiting requests / queue capacity", 0, 1},
+	{"pending_growth", "change of waiting requests / queue capacity", -1, 1},
+	{"oldest_wait", "age of the oldest waiting request / max wait", 0, 1},
+	{"pending_demand", "min(private prompt memory of waiting requests / budget, 4)", 0, 4},
+	{"live", "live sequences / slots", 0, 1},
+	{"generating", "generating sequences / slots", 0, 1},
+	{"compressed", "int8 and int4 sequences / slots", 0, 1},
+	{"swapped", "swapped sequences / slots", 0, 1},
+	{"shared", "min(shared prefix memory / budget, 2)", 0, 2},
+	{"failures", "min(failures, 16) / 16", 0, 1},
+	{"throughput", "min(tokens, norm) / norm", 0, 1},
+	{"latency", "min(swap latency, 1.5) / 1.5", 0, 1},
+}
+
+var slotFeatures = [SlotFeatures]Feature{
+	{"quant", "1, 0.5 or 0.25 by level; 0 for an empty slot", 0, 1},
+	{"cost", "min(private memory * (1 / budget), 2); 0 while swapped", 0, 2},
+	{"reclaim", "min(memory that evicting would free * (1 / budget), 2)", 0, 2},
+	{"progress", "tokens cached / target tokens", 0, 1},
+	{"rate", "min(rate, 128) / 128", 0, 1},
+	{"priority", "priority percent / 100", 0, 1},
+	{"eviction_value", "eviction percent / 100", 0, 1},
+	{"phase", "idle 0, prefill 0.25, decode 0.5, reasoning 0.75", 0, 0.75},
+	{"hotness", "hotness / 255", 0, 1},
+	{"age", "min(step - last access, 16) / 16", 0, 1},
+	{"prefix", "shared prefix id / 8", 0, 0.875},
+	{"swapped", "1 while in CPU memory", 0, 1},
+}
+
+// Tables of single-rounded float32 quotients: one division each, made once.
+var (
+	percentOf  = quotients[[128]float32](100) // priorities and eviction values
+	hotnessOf  = quotients[[256]float32](255)
+	quantOf    = [4]float32{1, 0.5, 0.25, 0}
+	evictionOf = evictionValues()
+)
+
+func quotients[T [128]float32 | [256]float32](d float32) (t T) {
+	for i := range len(t) {
+		t[i] = float32(i) / d
+	}
+	return t
+}
+
+func evictionValues() (t [8]float32) {
+	for i := range kv.NumBlockTypes {
+		t[i] = percentOf[kv.BlockType(i).EvictionPercent()]
+	}
+	return t
+}
+
+func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
+
+// observe writes the environment's whole observation row; section 10 of the rules.
+func (v *env) observe(row []float32) {
+	v.observeGlobals((*[GlobalFeatures]float32)(row))
+	inv := float32(1) / float32(v.Episode.BudgetQP)
+	row = row[GlobalFeatures:]
+	extra, gain := v.lastHolders()
+	for w := range v.blocks {
+		n := min(64, v.rules.slots-64*w)
+		v.observeBlock(&v.blocks[w], row[64*w*SlotFeatures:][:n*SlotFeatures], inv, extra[w&3], &gain)
+	}
+}
+
+func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
+	r := v.rules
+	used, e := v.usedQP(), &v.Episode
+	var live, active, compressed, swapped int
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		live += bits.OnesCount64(b.Alive)
+		active += bits.OnesCount64(b.Active)
+		compressed += bits.OnesCount64(b.Int8 | b.Int4)
+		swapped += bits.OnesCount64(b.Swapped)
+	}
+	oldest := int32(0)
+	if v.QueueLen > 0 {
+		oldest = v.Step - birth(v.queue[0])
+	}
+	slots, steps, queue := float32(r.slots), float32(r.steps), float32(r.queueCap)
+	g[0] = min(ratio(used, e.BudgetQP), 2)
+	g[1] = ratio(e.BudgetQP, e.CapacityQP)
+	g[2] = float32(r.steps-v.Step) / steps
+	g[3] = float32(v.Counters.PressureSteps) / steps
+	g[4] = float32(v.QueueLen) / queue
+	g[5] = float32(v.Growth) / queue
+	g[6] = float32(oldest) / float32(r.maxWait)
+	g[7] = min(ratio(v.PendingQP, e.BudgetQP), 4)
+	g[8] = float32(live) / slots
+	g[9] = float32(active) / slots
+	g[10] = float32(compressed) / slots
+	g[11] = float32(swapped) / slots
+	g[12] = min(ratio(v.SharedQP, e.BudgetQP), 2)
+	g[13] = float32(min(v.Counters.Failures, 16)) / 16
+	g[14] = ratio(min(v.Tokens, e.TokenNorm), e.TokenNorm)
+	g[15] = float32(min(v.LatencyMilli, 1500)) / 1500
+}
+
+// lastHolders finds, for every shared prefix, the slot whose eviction would free or cheapen the prefix's pages, because
+// it alone holds them at their present level: a bit in extra for the slot, the quarter pages it would free in gain.
+func (v *env) lastHolders() (extra [4]uint64, gain [8]uint32) {
+	for p := 1; p <= int(v.Episode.NumPrefixes) && p <= kv.MaxPrefixes; p++ {
+		var count [3]int
+		var mask [3][4]uint64
+		for w := range v.blocks {
+			b := &v.blocks[w]
+			r := b.Members[p-1] &^ b.Swapped
+			if r == 0 {
+				continue
+			}
+			f, i8, i4 := r&^(b.Int8|b.Int4), r&b.Int8, r&b.Int4
+			count[0] += bits.OnesCount64(f)
+			count[1] += bits.OnesCount64(i8)
+			count[2] += bits.OnesCount64(i4)
+			mask[0][w&3], mask[1][w&3], mask[2][w&3] = f, i8, i4
+		}
+		top := 0
+		for top < 2 && count[top] == 0 {
+			top++
+		}
+		if count[top] != 1 {
+			continue
+		}
+		next := uint32(0)
+		for q := 2; q > top; q-- {
+			if count[q] != 0 {
+				next = kv.Quant(q).QuarterPages()
+			}
+		}
+		gain[p] = uint32(v.Episode.PrefixPages[p]) * (kv.Quant(top).QuarterPages() - next)
+		for w := range extra {
+			extra[w] |= mask[top][w]
+		}
+	}
+	return extra, gain
+}
+
+// observeBlock writes the rows of up to 64 slots, whole rows in order, zeros for empty slots.
+func (v *env) observeBlock(b *block, row []float32, inv float32, extra uint64, gain *[8]uint32) {
+	alive := b.Alive
+	step := v.Step
+	for s := 0; len(row) >= SlotFeatures; s++ {
+		f := (*[SlotFeatures]float32)(row)
+		row = row[SlotFeatures:]
+		s := uint(s) & 63
+		if alive>>s&1 == 0 {
+			*f = [SlotFeatures]float32{}
+			continue
+		}
+		prefix := b.Prefix[s] & kv.MaxPrefixes
+		tokens := b.Tokens[s]
+		quant := b.quant(s)
+		swapped := b.Swapped >> s & 1
+		cost := (kv.Pages(tokens) - uint32(v.Episode.PrefixPages[prefix])) * quant.QuarterPages() & (uint32(swapped) - 1)
+		reclaim := cost + gain[prefix]*uint32(extra>>s&1)
+		f[0] = quantOf[quant&3]
+		f[1] = min(float32(cost)*inv, 2)
+		f[2] = min(float32(reclaim)*inv, 2)
+		f[3] = float32(tokens) / float32(tokens+uint32(b.Remaining[s]))
+		f[4] = float32(min(b.Rate[s], 128)) * (1.0 / 128)
+		f[5] = percentOf[b.Priority[s]&127]
+		f[6] = evictionOf[b.blockType(s)&7]
+		f[7] = float32(b.phase(s)) * 0.25
+		f[8] = hotnessOf[b.Hotness[s]]
+		f[9] = float32(min(step-int32(b.LastAccess[s]), 16)) * (1.0 / 16)
+		f[10] = float32(prefix) * 0.125
+		f[11] = float32(swapped)
+	}
+}
+
+// phase reads the phase of live slot s.
+func (b *block) phase(s uint) kv.Phase {
+	active := b.Active >> (s & 63) & 1
+	thinking := b.reasoning() >> (s & 63) & active
+	return kv.Phase(b.Prefill>>(s&63)&1 | active<<1 | thinking)
+}
+
+// maskRow writes the action mask of one environment: four bytes a slot, one for every op; rule 8.1. A nil alive of a slot
+// leaves keep alone possible.
+func (v *env) maskRow(row []uint8) {
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		resident := b.Alive &^ b.Swapped
+		evict, compress := b.Alive, resident&^b.Int4
+		n := min(64, v.rules.slots-64*w)
+		out := row[64*w*kv.NumOps:][:n*kv.NumOps]
+		for s := uint(0); len(out) >= kv.NumOps; s++ {
+			m := (*[kv.NumOps]uint8)(out)
+			out = out[kv.NumOps:]
+			m[0] = 1
+			m[1] = uint8(evict >> (s & 63) & 1)
+			m[2] = uint8(compress >> (s & 63) & 1)
+			m[3] = uint8(resident >> (s & 63) & 1)
+		}
+	}
+}

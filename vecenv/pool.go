@@ -1,0 +1,232 @@
+package vecenv
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvgym/kvgym/scenario"
+)
+
+// The pool: Workers-1 goroutines live as long as the batch, and the caller works too. A job is a group's step; its
+// environments are claimed in chunks through an atomic counter, so a worker that is late or descheduled costs at most
+// one chunk. Waiting spins for spinTime, yielding, and then parks, so a shared machine is not burnt.
+const (
+	spinTime    = 200 * time.Microsecond
+	spinsPerAsk = 64 // spins between looks at the clock
+	minChunk    = 16
+	// soloEnvs is the batch size below which waking workers costs more than it brings (measured; docs/performance.md).
+	soloEnvs = 128
+)
+
+type job struct {
+	actions           Actions
+	first, end, chunk int32 // never change
+
+	_    [64]byte // claims of different groups must not share a cache line
+	next atomic.Int32
+	_    [60]byte
+	left atomic.Int32 // environments not yet done
+	_    [60]byte
+
+	active  atomic.Bool
+	waiting atomic.Bool
+	done    chan struct{}
+	failed  atomic.Pointer[stepPanic]
+}
+
+type stepPanic struct {
+	env   int
+	id    scenario.Identity
+	value any
+	stack []byte
+}
+
+// PanicError tells that a step panicked; the batch that returns it is broken and returns it from then on.
+type PanicError struct {
+	Env      int               // row
+	Identity scenario.Identity // the episode it played
+	Value    any               // what was panicked with
+	Stack    []byte            // of the panicking goroutine
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("vecenv: step: environment %d (seed %d, env %d, episode %d): panic: %v: the batch is broken, make a new one",
+		e.Env, e.Identity.Seed, e.Identity.Env, e.Identity.Episode, e.Value)
+}
+
+type pool struct {
+	batch   *Batch
+	workers int
+	epoch   atomic.Uint64 // increases with every job; what workers wait for
+	mu      sync.Mutex
+	wake    *sync.Cond
+	parked  atomic.Int32
+	closing atomic.Bool
+	exited  sync.WaitGroup
+}
+
+func newPool(b *Batch, workers int) *pool {
+	p := &pool{batch: b, workers: min(workers, (b.cfg.Envs+minChunk-1)/minChunk)}
+	if b.cfg.Envs < soloEnvs {
+		p.workers = 1
+	}
+	p.wake = sync.NewCond(&p.mu)
+	for g := range b.groups {
+		j, first, end := &b.groups[g].job, b.groups[g].first, b.groups[g].end
+		j.first, j.end = int32(first), int32(end)
+		j.chunk = int32(max(minChunk, min(256, (end-first)/(4*p.workers))))
+		j.next.Store(j.end)
+		j.done = make(chan struct{}, 1)
+	}
+	for range p.workers - 1 {
+		p.exited.Add(1)
+		go p.work()
+	}
+	return p
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closing.Store(true)
+	p.wake.Broadcast()
+	p.mu.Unlock()
+	p.exited.Wait()
+}
+
+// start publishes a job.
+func (p *pool) start(j *job) {
+	// The order matters: a worker still looking at the last job may claim from this one as soon as next is stored.
+	j.waiting.Store(false)
+	j.left.Store(j.end - j.first)
+	j.active.Store(true)
+	j.next.Store(j.first)
+	if p.workers == 1 {
+		return
+	}
+	p.epoch.Add(1)
+	if p.parked.Load() > 0 {
+		p.mu.Lock()
+		p.wake.Broadcast()
+		p.mu.Unlock()
+	}
+}
+
+// wait works on the job until nothing is left to claim, then waits for the others.
+func (p *pool) wait(j *job) {
+	p.run(j)
+	if j.left.Load() == 0 {
+		j.active.Store(false)
+		return
+	}
+	for deadline, i := time.Now().Add(spinTime), 0; ; i++ {
+		if j.left.Load() == 0 {
+			break
+		}
+		if i%spinsPerAsk == spinsPerAsk-1 {
+			if time.Now().After(deadline) {
+				p.park(j)
+				break
+			}
+			runtime.Gosched()
+		}
+	}
+	j.active.Store(false)
+}
+
+// park sleeps until the worker that finishes the job's last chunk wakes the caller.
+func (p *pool) park(j *job) {
+	j.waiting.Store(true)
+	for j.left.Load() != 0 {
+		<-j.done
+	}
+	select { // a wake-up that came too late must not end the next wait early
+	case <-j.done:
+	default:
+	}
+}
+
+// run claims and steps chunks of the job until none is left.
+func (p *pool) run(j *job) bool {
+	worked := false
+	for j.active.Load() {
+		lo := j.next.Add(j.chunk) - j.chunk
+		if lo >= j.end {
+			break
+		}
+		hi := min(lo+j.chunk, j.end)
+		p.steps(j, int(lo), int(hi))
+		worked = true
+		if j.left.Add(lo-hi) == 0 && j.waiting.Load() {
+			select {
+			case j.done <- struct{}{}:
+			default:
+			}
+		}
+	}
+	return worked
+}
+
+// steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
+func (p *pool) steps(j *job, lo, hi int) {
+	i := lo
+	defer func() {
+		if r := recover(); r != nil {
+			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: p.batch.ids[i], value: r, stack: debug.Stack()})
+		}
+	}()
+	for ; i < hi; i++ {
+		p.batch.stepEnv(i, i-int(j.first), &j.actions)
+	}
+}
+
+// takePanic returns the panic of a finished job as an error, and forgets it.
+func (j *job) takePanic() error {
+	f := j.failed.Swap(nil)
+	if f == nil {
+		return nil
+	}
+	return &PanicError{Env: f.env, Identity: f.id, Value: f.value, Stack: f.stack}
+}
+
+// work is the life of one worker.
+func (p *pool) work() {
+	defer p.exited.Done()
+	var seen uint64
+	for !p.closing.Load() {
+		now := p.epoch.Load()
+		if now == seen {
+			p.idle(seen)
+			continue
+		}
+		seen = now
+		for g := range p.batch.groups {
+			p.run(&p.batch.groups[g].job)
+		}
+	}
+}
+
+// idle spins until the epoch moves, then parks.
+func (p *pool) idle(seen uint64) {
+	for deadline, i := time.Now().Add(spinTime), 0; ; i++ {
+		if p.epoch.Load() != seen || p.closing.Load() {
+			return
+		}
+		if i%spinsPerAsk == spinsPerAsk-1 {
+			if time.Now().After(deadline) {
+				break
+			}
+			runtime.Gosched()
+		}
+	}
+	p.mu.Lock()
+	p.parked.Add(1)
+	for p.epoch.Load() == seen && !p.closing.Load() {
+		p.wake.Wait()
+	}
+	p.parked.Add(-1)
+	p.mu.Unlock()
+}

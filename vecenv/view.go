@@ -1,0 +1,173 @@
+package vecenv
+
+import (
+	"math/bits"
+
+	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/reward"
+	"github.com/kvgym/kvgym/scenario"
+)
+
+// View reads one environment's present state without copying it. It is a small value; what it returns is valid until
+// the next step, reset or restore of the environment. Reading is safe from several goroutines while nothing steps.
+type View struct {
+	batch *Batch
+	env   int
+}
+
+// View returns the view of environment i.
+func (b *Batch) View(i int) View { return View{batch: b, env: i} }
+
+// SlotState is one live sequence.
+type SlotState struct {
+	Slot         int
+	Type         kv.BlockType
+	Phase        kv.Phase
+	Quant        kv.Quant
+	Swapped      bool
+	Tokens       uint32 // cached, shared prefix included
+	Remaining    uint32 // still to generate
+	Rate         uint32 // a step
+	Priority     uint32 // percent
+	Prefix       uint8  // 0 none
+	LastAccess   int    // step
+	Hotness      uint8
+	Timer        uint8  // steps left of a pause, a run or lingering; 0 where none counts
+	OnCode       uint8  // rule 4.5
+	OffCode      uint8  // rule 4.5
+	PrivatePages uint32 // pages it holds alone
+	CostQP       uint32 // private memory now, quarter pages; 0 while swapped
+}
+
+// Target is the sequence length it will have reached when it completes.
+func (s *SlotState) Target() uint32 { return s.Tokens + s.Remaining }
+
+func (v View) state() env { return v.batch.envAt(v.env) }
+
+// Identity names the episode.
+func (v View) Identity() scenario.Identity { return v.batch.ids[v.env] }
+
+// Episode is what was drawn once for the episode.
+func (v View) Episode() *scenario.Episode { return &v.batch.heads[v.env].Episode }
+
+// Slots is the number of slots, live or not.
+func (v View) Slots() int { return v.batch.cfg.Slots }
+
+// Steps is the episode's length; Step the number of steps done.
+func (v View) Steps() int { return v.batch.cfg.Steps }
+
+// Step is the number of steps done.
+func (v View) Step() int { return int(v.batch.heads[v.env].Step) }
+
+// MaxWait is how many steps a request may wait.
+func (v View) MaxWait() int { return v.batch.cfg.MaxWait }
+
+// UsedQP is the memory in use, quarter pages.
+func (v View) UsedQP() uint32 { h := &v.batch.heads[v.env]; return h.PrivateQP + h.SharedQP }
+
+// SharedQP is the part of it that shared prefixes hold.
+func (v View) SharedQP() uint32 { return v.batch.heads[v.env].SharedQP }
+
+// BudgetQP is the memory budget, quarter pages.
+func (v View) BudgetQP() uint32 { return v.batch.heads[v.env].Episode.BudgetQP }
+
+// PendingQP is what the private prompts of waiting requests need, quarter pages.
+func (v View) PendingQP() uint32 { return v.batch.heads[v.env].PendingQP }
+
+// QueueLen is the number of waiting requests; Growth its change in the last step.
+func (v View) QueueLen() int { return int(v.batch.heads[v.env].QueueLen) }
+
+// Growth is the change of QueueLen in the last step.
+func (v View) Growth() int { return int(v.batch.heads[v.env].Growth) }
+
+// Waiting returns waiting request i, oldest first, and the step it arrived in.
+func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
+	w := v.batch.queues[v.env*v.batch.rules.queueCap+i]
+	return v.batch.rules.source.Decode(&v.batch.heads[v.env].Episode, w), int(birth(w))
+}
+
+// Counters are the events so far.
+func (v View) Counters() Counters { return v.batch.heads[v.env].Counters }
+
+// Totals are the facts the score is made of.
+func (v View) Totals() reward.Totals { e := v.state(); return e.totals() }
+
+// Score is the weighted score so far, in units of 2^-20.
+func (v View) Score() int64 { return v.batch.heads[v.env].Score }
+
+// Live calls f for every live sequence in slot order until f returns false.
+func (v View) Live(f func(s *SlotState) bool) {
+	e := v.state()
+	var st SlotState
+	for w := range e.blocks {
+		for m := e.blocks[w].Alive; m != 0; m &= m - 1 {
+			e.slot(&st, w, uint(bits.TrailingZeros64(m)))
+			if !f(&st) {
+				return
+			}
+		}
+	}
+}
+
+// AppendLive appends every live sequence in slot order.
+func (v View) AppendLive(out []SlotState) []SlotState {
+	e := v.state()
+	for w := range e.blocks {
+		for m := e.blocks[w].Alive; m != 0; m &= m - 1 {
+			out = append(out, SlotState{})
+			e.slot(&out[len(out)-1], w, uint(bits.TrailingZeros64(m)))
+		}
+	}
+	return out
+}
+
+// Slot returns the state of a slot; ok is false when it is empty or does not exist.
+func (v View) Slot(slot int) (s SlotState, ok bool) {
+	if slot < 0 || slot >= v.batch.cfg.Slots {
+		return s, false
+	}
+	e := v.state()
+	if e.blocks[slot/64].Alive>>(slot&63)&1 == 0 {
+		return s, false
+	}
+	e.slot(&s, slot/64, uint(slot&63))
+	return s, true
+}
+
+// Allowed tells whether an operation on a slot would do something; rule 8.1.
+func (v View) Allowed(op kv.Op, slot int) bool {
+	s, ok := v.Slot(slot)
+	switch op {
+	case kv.Keep:
+		return true
+	case kv.Evict:
+		return ok
+	case kv.Compress:
+		return ok && !s.Swapped && s.Quant != kv.INT4
+	case kv.Swap:
+		return ok && !s.Swapped
+	}
+	return false
+}
+
+// Observe writes the environment's observation into row, which must hold ObsLen(slots) values, whether or not the batch
+// has an Obs tensor.
+func (v View) Observe(row []float32) { e := v.state(); e.observe(row[:v.batch.rules.obsLen]) }
+
+// ObserveMask writes the environment's action mask into row, which must hold 4 bytes a slot.
+func (v View) ObserveMask(row []uint8) { e := v.state(); e.maskRow(row[:v.batch.cfg.Slots*kv.NumOps]) }
+
+func (v *env) slot(st *SlotState, w int, s uint) {
+	b := &v.blocks[w]
+	s &= 63
+	c := b.Cycle[s]
+	*st = SlotState{
+		Slot: 64*w + int(s), Type: b.blockType(s), Phase: b.phase(s), Quant: b.quant(s), Swapped: b.Swapped>>s&1 != 0,
+		Tokens: b.Tokens[s], Remaining: uint32(b.Remaining[s]), Rate: uint32(b.Rate[s]), Priority: uint32(b.Priority[s]),
+		Prefix: b.Prefix[s], LastAccess: int(b.LastAccess[s]), Hotness: b.Hotness[s],
+		Timer: c & 15, OnCode: c >> 4 & 3, OffCode: c >> 6, PrivatePages: v.privatePages(b, s),
+	}
+	if !st.Swapped {
+		st.CostQP = st.PrivatePages * st.Quant.QuarterPages()
+	}
+}
