@@ -64,7 +64,7 @@ type Episode struct {
 	NumPrefixes  uint8                      // prefix ids in use are 1..NumPrefixes
 	DrawnFrom    Difficulty                 // never All
 	ArrivalLevel Level
-	_            [5]uint8 // keeps the size a multiple of 8 on every machine
+	Reserved     [3]uint8 // 0; keeps the size a multiple of 8 on every machine
 }
 
 // Sequence is what a request brings when it is admitted.
@@ -75,6 +75,7 @@ type Sequence struct {
 	Priority     uint8        // percent, 0 to 100
 	Prefix       uint8        // shared prefix id, 0 none
 	Type         kv.BlockType // never System
+	Steady       bool         // a context sequence that never pauses
 	OnCode       uint8        // 0-3: a context sequence decodes 2+OnCode steps between pauses
 	OffCode      uint8        // 0-3: it pauses, or a finished thinker lingers, 1+OffCode steps
 }
@@ -100,15 +101,21 @@ const PayloadBits = 48
 type Source interface {
 	// Begin draws everything of the episode that is drawn once.
 	Begin(id Identity, e *Episode)
-	// Initial returns initial sequence i, 0 <= i < e.NumInitial.
+	// Initial returns initial sequence i, 0 <= i < e.NumInitial, asked for in order, each once.
 	Initial(e *Episode, i int) InitialSequence
 	// Arrive returns how many requests arrive at the end of the step (0 is the reset) and writes the first len(out) of
 	// them, their high 16 bits zero. Steps must be asked for in order, each once: a trace's place is in e.
 	Arrive(e *Episode, step int, out []Word) int
+	// Demand tells the tokens of a request's private prompt and its shared prefix: the part of Decode that the fit test
+	// needs.
+	Demand(e *Episode, w Word) (promptTokens uint32, prefix uint8)
 	// Decode tells what a request brings.
 	Decode(e *Episode, w Word) Sequence
 	// Shape is the slots and steps that the source draws for.
 	Shape() Shape
+	// CheckEpisode tells whether an Episode that came from outside could have been drawn by this source, as far as safety
+	// needs it: no later call with it may read outside a table.
+	CheckEpisode(e *Episode) error
 	// Fingerprint identifies the configuration: two Sources with equal fingerprints draw equal episodes.
 	Fingerprint() string
 }

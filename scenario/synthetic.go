@@ -75,6 +75,14 @@ func CheckShape(slots, steps int) error {
 // Shape implements Source.
 func (s *Synthetic) Shape() Shape { return Shape{Slots: s.slots, Steps: s.steps} }
 
+// CheckEpisode implements Source.
+func (s *Synthetic) CheckEpisode(e *Episode) error {
+	if e.ArrivalLevel > Bursty || e.NumPrefixes != numTenants {
+		return fmt.Errorf("episode: arrivals %s, %d prefixes: allowed low to bursty, %d", e.ArrivalLevel, e.NumPrefixes, numTenants)
+	}
+	return nil
+}
+
 // Fingerprint implements Source.
 func (s *Synthetic) Fingerprint() string {
 	return fmt.Sprintf("synthetic/slots=%d/steps=%d/difficulty=%s", s.slots, s.steps, s.difficulty)
@@ -157,23 +165,36 @@ func countArrivals(table *[arrivalTableLen]uint16, u uint16) int {
 	return n
 }
 
+// Demand implements Source.
+func (s *Synthetic) Demand(e *Episode, w Word) (uint32, uint8) {
+	return promptOf(uint64(w)), prefixOf(uint64(w))
+}
+
 // Decode implements Source; rule 4.5.
 func (s *Synthetic) Decode(e *Episode, w Word) Sequence { return sequenceOf(uint64(w)) }
 
 func sequenceOf(w uint64) Sequence {
-	q := Sequence{
+	return Sequence{
 		Type:         typeOf(uint8(w)),
-		PromptTokens: (uint32(promptPages[rng.Field(w, 12, 6)])-1)*kv.PageTokens + 1 + rng.Field(w, 18, 7),
-		OutputTokens: outputTokens[rng.Field(w, 25, 6)],
-		RateTokens:   uint16(rateTokens[rng.Field(w, 31, 2)]),
+		PromptTokens: promptOf(w),
+		Prefix:       prefixOf(w),
+		OutputTokens: outputTokens[w>>25&63],
+		RateTokens:   rateTokens[w>>31&3],
 		Priority:     uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)),
 		OnCode:       uint8(rng.Field(w, 40, 2)),
 		OffCode:      uint8(rng.Field(w, 42, 2)),
 	}
-	if rng.Field(w, 10, 2) != 0 {
-		q.Prefix = uint8(1 + rng.Field(w, 8, 2))
+}
+
+func promptOf(w uint64) uint32 {
+	return (uint32(promptPages[w>>12&63])-1)*kv.PageTokens + 1 + rng.Field(w, 18, 7)
+}
+
+func prefixOf(w uint64) uint8 {
+	if rng.Field(w, 10, 2) == 0 {
+		return 0
 	}
-	return q
+	return uint8(1 + rng.Field(w, 8, 2))
 }
 
 // typeOf maps eight random bits to a block type: 56, 110, 51 and 39 of 256.

@@ -75,6 +75,14 @@ func (v *env) account() (reward.Terms, int64) {
 	return terms, gain
 }
 
+// terms is what the components of an environment are: nothing before its first step.
+func terms(t *reward.Totals, step int32) reward.Terms {
+	if step == 0 {
+		return reward.Terms{}
+	}
+	return reward.Compute(t)
+}
+
 func (v *env) totals() reward.Totals {
 	return reward.Totals{
 		Steps: uint32(v.rules.steps), TokenNorm: v.Episode.TokenNorm, Failures: v.Counters.Failures, Tokens: v.Tokens,
@@ -266,8 +274,8 @@ func (v *env) advance(b *block, s uint, n uint16) (done uint64) {
 		b.Cycle[s] = c&^15 | 1 + c>>6
 		return 0
 	}
-	if t0&^t1 != 0 { // context pauses
-		c := b.Cycle[s] - 1
+	if c := b.Cycle[s]; t0&^t1 != 0 && c&15 != 0 { // context pauses
+		c--
 		if c&15 == 0 {
 			b.Active &^= bit
 			c |= 1 + c>>6

@@ -45,19 +45,19 @@ func (l Layout) String() string {
 }
 
 var globalFeatures = [GlobalFeatures]Feature{
-	{"usage", "min(used / budget, 2)", 0, 2},
+	{"usage", "min(used, 2 budget) / budget", 0, 2},
 	{"budget", "budget / capacity", 0, 1},
 	{"episode_remaining", "(steps - step) / steps", 0, 1},
 	{"time_above_0_95", "steps above 0.95 / steps", 0, 1},
 	{"pending", "waiting requests / queue capacity", 0, 1},
 	{"pending_growth", "change of waiting requests / queue capacity", -1, 1},
 	{"oldest_wait", "age of the oldest waiting request / max wait", 0, 1},
-	{"pending_demand", "min(private prompt memory of waiting requests / budget, 4)", 0, 4},
+	{"pending_demand", "min(private prompt memory of waiting requests, 4 budget) / budget", 0, 4},
 	{"live", "live sequences / slots", 0, 1},
 	{"generating", "generating sequences / slots", 0, 1},
 	{"compressed", "int8 and int4 sequences / slots", 0, 1},
 	{"swapped", "swapped sequences / slots", 0, 1},
-	{"shared", "min(shared prefix memory / budget, 2)", 0, 2},
+	{"shared", "min(shared prefix memory, 2 budget) / budget", 0, 2},
 	{"failures", "min(failures, 16) / 16", 0, 1},
 	{"throughput", "min(tokens, norm) / norm", 0, 1},
 	{"latency", "min(swap latency, 1.5) / 1.5", 0, 1},
@@ -65,8 +65,8 @@ var globalFeatures = [GlobalFeatures]Feature{
 
 var slotFeatures = [SlotFeatures]Feature{
 	{"quant", "1, 0.5 or 0.25 by level; 0 for an empty slot", 0, 1},
-	{"cost", "min(private memory * (1 / budget), 2); 0 while swapped", 0, 2},
-	{"reclaim", "min(memory that evicting would free * (1 / budget), 2)", 0, 2},
+	{"cost", "min(private memory, 2 budget) * (1 / budget); 0 while swapped", 0, 2},
+	{"reclaim", "min(memory that evicting would free, 2 budget) * (1 / budget)", 0, 2},
 	{"progress", "tokens cached / target tokens", 0, 1},
 	{"rate", "min(rate, 128) / 128", 0, 1},
 	{"priority", "priority percent / 100", 0, 1},
@@ -130,19 +130,19 @@ func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
 		oldest = v.Step - birth(v.queue[0])
 	}
 	slots, steps, queue := float32(r.slots), float32(r.steps), float32(r.queueCap)
-	g[0] = min(ratio(used, e.BudgetQP), 2)
+	g[0] = ratio(min(used, 2*e.BudgetQP), e.BudgetQP)
 	g[1] = ratio(e.BudgetQP, e.CapacityQP)
 	g[2] = float32(r.steps-v.Step) / steps
 	g[3] = float32(v.Counters.PressureSteps) / steps
 	g[4] = float32(v.QueueLen) / queue
 	g[5] = float32(v.Growth) / queue
 	g[6] = float32(oldest) / float32(r.maxWait)
-	g[7] = min(ratio(v.PendingQP, e.BudgetQP), 4)
+	g[7] = ratio(min(v.PendingQP, 4*e.BudgetQP), e.BudgetQP)
 	g[8] = float32(live) / slots
 	g[9] = float32(active) / slots
 	g[10] = float32(compressed) / slots
 	g[11] = float32(swapped) / slots
-	g[12] = min(ratio(v.SharedQP, e.BudgetQP), 2)
+	g[12] = ratio(min(v.SharedQP, 2*e.BudgetQP), e.BudgetQP)
 	g[13] = float32(min(v.Counters.Failures, 16)) / 16
 	g[14] = ratio(min(v.Tokens, e.TokenNorm), e.TokenNorm)
 	g[15] = float32(min(v.LatencyMilli, 1500)) / 1500
@@ -187,18 +187,14 @@ func (v *env) lastHolders() (extra [4]uint64, gain [8]uint32) {
 	return extra, gain
 }
 
-// observeBlock writes the rows of up to 64 slots, whole rows in order, zeros for empty slots.
+// observeBlock writes the rows of up to 64 slots. Clearing everything and then visiting only live slots beats a test a
+// slot, whose outcome no branch predictor can know.
 func (v *env) observeBlock(b *block, row []float32, inv float32, extra uint64, gain *[8]uint32) {
-	alive := b.Alive
-	step := v.Step
-	for s := 0; len(row) >= SlotFeatures; s++ {
-		f := (*[SlotFeatures]float32)(row)
-		row = row[SlotFeatures:]
-		s := uint(s) & 63
-		if alive>>s&1 == 0 {
-			*f = [SlotFeatures]float32{}
-			continue
-		}
+	clear(row)
+	step, limit := v.Step, 2*v.Episode.BudgetQP
+	for m := b.Alive; m != 0; m &= m - 1 {
+		s := uint(bits.TrailingZeros64(m)) & 63
+		f := (*[SlotFeatures]float32)(row[s*SlotFeatures:])
 		prefix := b.Prefix[s] & kv.MaxPrefixes
 		tokens := b.Tokens[s]
 		quant := b.quant(s)
@@ -206,8 +202,8 @@ func (v *env) observeBlock(b *block, row []float32, inv float32, extra uint64, g
 		cost := (kv.Pages(tokens) - uint32(v.Episode.PrefixPages[prefix])) * quant.QuarterPages() & (uint32(swapped) - 1)
 		reclaim := cost + gain[prefix]*uint32(extra>>s&1)
 		f[0] = quantOf[quant&3]
-		f[1] = min(float32(cost)*inv, 2)
-		f[2] = min(float32(reclaim)*inv, 2)
+		f[1] = float32(min(cost, limit)) * inv
+		f[2] = float32(min(reclaim, limit)) * inv
 		f[3] = float32(tokens) / float32(tokens+uint32(b.Remaining[s]))
 		f[4] = float32(min(b.Rate[s], 128)) * (1.0 / 128)
 		f[5] = percentOf[b.Priority[s]&127]

@@ -22,8 +22,9 @@ func (v *env) serveQueue() {
 	pending := uint32(0)
 	for i := 0; i < n && i < len(v.queue); i++ {
 		word := v.queue[i]
-		q := v.rules.source.Decode(&v.Episode, word)
-		if v.admit(&q) {
+		prompt, prefix := v.rules.source.Demand(&v.Episode, word)
+		qp := kv.Pages(prompt) * kv.FP16QuarterPages
+		if v.admit(word, qp, prefix) {
 			admitted++
 			continue
 		}
@@ -33,7 +34,7 @@ func (v *env) serveQueue() {
 		}
 		v.queue[kept] = word
 		kept++
-		pending += promptQP(&q)
+		pending += qp
 	}
 	v.QueueLen = int32(kept)
 	v.PendingQP = pending
@@ -43,44 +44,50 @@ func (v *env) serveQueue() {
 	}
 }
 
-// promptQP is the memory of a request's private prompt.
-func promptQP(q *scenario.Sequence) uint32 { return kv.Pages(q.PromptTokens) * kv.FP16QuarterPages }
-
-// admit places the request if a slot is free and its memory fits into the budget; rules 7.2 and 7.3.
-func (v *env) admit(q *scenario.Sequence) bool {
+// admit places the request, whose private prompt takes qp quarter pages, if a slot is free and its memory fits into the
+// budget; rules 7.2 and 7.3.
+func (v *env) admit(word scenario.Word, qp uint32, prefix uint8) bool {
+	if v.usedQP()+qp > v.Episode.BudgetQP {
+		return false
+	}
 	w, s, ok := v.freeSlot()
 	if !ok {
 		return false
 	}
-	qp := promptQP(q)
-	shared := uint32(0)
-	if q.Prefix != 0 {
-		m, _ := v.prefixState(int(q.Prefix))
-		shared = uint32(v.Episode.PrefixPages[q.Prefix&kv.MaxPrefixes]) * (kv.FP16QuarterPages - m)
-	}
+	shared := v.sharedNeed(prefix)
 	if v.usedQP()+qp+shared > v.Episode.BudgetQP {
 		return false
 	}
+	q := v.rules.source.Decode(&v.Episode, word)
 	b := &v.blocks[w]
 	timer := uint8(0)
-	if q.Type == kv.Context {
+	if q.Type == kv.Context && !q.Steady {
 		timer = 2 + q.OnCode
 	}
-	b.place(s, q, q.PromptTokens+v.prefixTokens(q), kv.Prefill, timer)
+	b.place(s, &q, q.PromptTokens+v.prefixTokens(prefix), kv.Prefill, timer)
 	b.Remaining[s&63] = q.OutputTokens
 	b.LastAccess[s&63] = int16(v.Step)
 	b.Hotness[s&63] = 63
 	v.PrivateQP += qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
 	v.SharedQP += shared
-	if q.Prefix != 0 {
-		v.touchSystem(int(q.Prefix))
+	if prefix != 0 {
+		v.touchSystem(int(prefix))
 	}
 	return true
 }
 
-func (v *env) prefixTokens(q *scenario.Sequence) uint32 {
-	return uint32(v.Episode.PrefixPages[q.Prefix&kv.MaxPrefixes]) * kv.PageTokens
+func (v *env) prefixTokens(prefix uint8) uint32 {
+	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * kv.PageTokens
+}
+
+// sharedNeed is what a new fp16 member adds to the memory of its prefix; rule 7.2.
+func (v *env) sharedNeed(prefix uint8) uint32 {
+	if prefix == 0 {
+		return 0
+	}
+	m, _ := v.prefixState(int(prefix))
+	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * (kv.FP16QuarterPages - m)
 }
 
 // freeSlot is the lowest slot that holds no sequence.
@@ -115,8 +122,8 @@ func (v *env) arrive() {
 	arrived := v.rules.source.Arrive(&v.Episode, int(v.Step), room)
 	taken := min(arrived, len(room))
 	for i := range room[:taken] {
-		q := v.rules.source.Decode(&v.Episode, room[i])
-		v.PendingQP += promptQP(&q)
+		prompt, _ := v.rules.source.Demand(&v.Episode, room[i])
+		v.PendingQP += kv.Pages(prompt) * kv.FP16QuarterPages
 		room[i] |= scenario.Word(v.Step) << birthShift
 	}
 	v.QueueLen = int32(n + taken)
@@ -145,18 +152,14 @@ func (v *env) placeInitial(q *scenario.InitialSequence) {
 	if !ok {
 		return
 	}
-	shared := uint32(0)
-	if q.Prefix != 0 {
-		m, _ := v.prefixState(int(q.Prefix))
-		shared = uint32(v.Episode.PrefixPages[q.Prefix&kv.MaxPrefixes]) * (kv.FP16QuarterPages - m)
-	}
+	shared := v.sharedNeed(q.Prefix)
 	own := q.PromptTokens + uint32(q.DoneTokens)
 	qp := kv.Pages(own) * kv.FP16QuarterPages
 	if v.usedQP()+qp+shared > v.Episode.BudgetQP {
 		return
 	}
 	b := &v.blocks[w]
-	b.place(s, &q.Sequence, own+v.prefixTokens(&q.Sequence), q.Phase, q.Timer)
+	b.place(s, &q.Sequence, own+v.prefixTokens(q.Prefix), q.Phase, q.Timer)
 	b.Remaining[s&63] = q.OutputTokens - q.DoneTokens
 	b.LastAccess[s&63] = q.LastAccess
 	b.Hotness[s&63] = q.Hotness

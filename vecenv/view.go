@@ -44,6 +44,12 @@ func (s *SlotState) Target() uint32 { return s.Tokens + s.Remaining }
 
 func (v View) state() env { return v.batch.envAt(v.env) }
 
+// Batch is the batch that the view looks into, Env the environment's row in it.
+func (v View) Batch() *Batch { return v.batch }
+
+// Env is the environment's row in its batch.
+func (v View) Env() int { return v.env }
+
 // Identity names the episode.
 func (v View) Identity() scenario.Identity { return v.batch.ids[v.env] }
 

@@ -253,6 +253,9 @@ func (v *Env) decode(e *Entry) {
 	e.Hotness += 63
 	switch e.Type {
 	case kv.Context:
+		if e.Timer == 0 {
+			return
+		}
 		e.Timer--
 		if e.Timer == 0 && e.Remaining > 0 {
 			e.Phase, e.Timer = kv.Idle, 1+e.OffCode
@@ -315,7 +318,7 @@ func (v *Env) admit() {
 		e := Entry{Alive: true, Type: q.Type, Phase: kv.Prefill, Tokens: v.startTokens(q), Remaining: uint32(q.OutputTokens),
 			Rate: uint32(q.RateTokens), Priority: uint32(q.Priority), Prefix: q.Prefix, LastAccess: v.Step, Hotness: 63,
 			OnCode: int(q.OnCode), OffCode: int(q.OffCode)}
-		if q.Type == kv.Context {
+		if q.Type == kv.Context && !q.Steady {
 			e.Timer = 2 + e.OnCode
 		}
 		v.Slots[slot] = e

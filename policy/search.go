@@ -1,0 +1,94 @@
+package policy
+
+import (
+	"fmt"
+
+	"github.com/kvgym/kvgym/vecenv"
+)
+
+// searchCandidates are the policies whose moves search tries, each played out to the end by itself.
+var searchCandidates = []string{"noop", "greedy", "compress-first", "compress-int8", "compress-all", "value-aware", "lru", "largest-first"}
+
+// search forks the environment once for every candidate, plays that candidate to the episode's end, and makes the first
+// move of the best. The forks see the arrivals that will really come: it is not a fair competitor but a reference for how
+// much there is to gain, and at least as good as any candidate on every episode.
+type search struct {
+	candidates []Policy
+	forks      *vecenv.Batch // one environment a candidate
+	like       *vecenv.Batch // the batch that forks was made for
+	acts       []Actions
+	list       []int32
+}
+
+func newSearch() Policy {
+	s := &search{acts: make([]Actions, len(searchCandidates))}
+	for _, n := range searchCandidates {
+		p, err := New(n)
+		if err != nil {
+			panic(fmt.Sprintf("policy: search candidate: %v", err))
+		}
+		s.candidates = append(s.candidates, p)
+	}
+	return s
+}
+
+func (*search) Name() string { return "search" }
+
+func (s *search) Act(v vecenv.View, a *Actions) {
+	if err := s.fork(v); err != nil {
+		panic(fmt.Sprintf("policy: search: %v", err))
+	}
+	first := make([]Actions, len(s.candidates))
+	for step := v.Step(); step < v.Steps(); step++ {
+		s.play()
+		if step == v.Step() {
+			for c := range s.acts {
+				first[c].pairs = append(first[c].pairs, s.acts[c].pairs...)
+			}
+		}
+	}
+	best := 0
+	for c := range s.candidates {
+		if s.forks.View(c).Score() > s.forks.View(best).Score() {
+			best = c
+		}
+	}
+	a.pairs = append(a.pairs, first[best].pairs...)
+}
+
+// fork copies the environment once for every candidate.
+func (s *search) fork(v vecenv.View) error {
+	if s.like != v.Batch() {
+		if s.forks != nil {
+			s.forks.Close()
+		}
+		cfg := v.Batch().Config()
+		forks, err := vecenv.New(vecenv.Config{Envs: len(s.candidates), Slots: cfg.Slots, Steps: cfg.Steps, Source: cfg.Source,
+			MaxWait: cfg.MaxWait, Profile: cfg.Profile, Autoreset: vecenv.Disabled, NoObs: true, Workers: 1})
+		if err != nil {
+			return err
+		}
+		s.forks, s.like = forks, v.Batch()
+		s.list = make([]int32, len(s.candidates)*cfg.Slots*4)
+	}
+	for c := range s.candidates {
+		if err := v.Batch().Fork(v.Env(), s.forks, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// play steps every fork once with its candidate.
+func (s *search) play() {
+	clear(s.list)
+	row := len(s.list) / len(s.candidates)
+	for c, p := range s.candidates {
+		s.acts[c].Clear()
+		p.Act(s.forks.View(c), &s.acts[c])
+		copy(s.list[c*row:(c+1)*row], s.acts[c].Pairs())
+	}
+	if err := s.forks.Step(vecenv.Actions{List: s.list, PerEnv: row / 2}); err != nil {
+		panic(fmt.Sprintf("policy: search: %v", err))
+	}
+}

@@ -1,0 +1,425 @@
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/trace"
+)
+
+// TrafficConfig says how a trace becomes episodes. The zero value of a field means its default.
+type TrafficConfig struct {
+	Path         string
+	Format       trace.Format // default trace.Auto
+	SkipBadLines bool         // count bad lines instead of failing
+	Slots        int          // of the environments; default 64
+	Steps        int          // of an episode; default 15
+	Difficulty   Difficulty
+	StepMillis   int // length of a step in the trace's time; 1 to 3,600,000; default 1,000
+	DecodeRate   int // tokens a sequence generates a second; 1 to 10,000; default 30
+	// SampleMillis is the share of sessions kept, thousandths, 1 to 1000. 0 chooses the largest share at which an
+	// unconstrained server would hold at most half of Slots sequences on average.
+	SampleMillis int
+}
+
+// TrafficInfo tells what a trace gave.
+type TrafficInfo struct {
+	Path         string  `json:"path"`
+	Format       string  `json:"format"`
+	SHA256       string  `json:"sha256"`
+	Requests     int64   `json:"requests"`  // used, after sampling
+	Sessions     int64   `json:"sessions"`  // used
+	BadLines     int64   `json:"bad_lines"` // skipped
+	FirstBadLine string  `json:"first_bad_line,omitempty"`
+	FileRequests int64   `json:"file_requests"` // in the file
+	FileSessions int64   `json:"file_sessions"` // in the file
+	Windows      int64   `json:"windows"`       // distinct episodes' starts
+	HitShare     float64 `json:"hit_share"`     // of used prompt tokens that an infinite prefix cache would hold
+	SampleMillis int     `json:"sample_millis"`
+	StepMillis   int     `json:"step_millis"`
+	DecodeRate   int     `json:"decode_rate"`
+	MeanLive     float64 `json:"mean_live"` // sequences an unconstrained server would hold
+	Sharing      string  `json:"sharing"`   // "blocks" when the trace has block ids, else "modelled"
+}
+
+// maxTraceSteps bounds the tables that are indexed by step.
+const maxTraceSteps = 1 << 26
+
+// maxPromptTokens bounds a prompt, so that no sum of waiting prompts can overflow; longer ones are cut to it.
+const maxPromptTokens = 1 << 24
+
+// request is one request of the trace: what an environment needs of it, and what sampling needs.
+type request struct {
+	step      uint32
+	input     uint32
+	prefixKey uint32 // index into prefixPages, 0 none
+	session   uint32
+	output    uint16
+	typ       kv.BlockType
+	priority  uint8
+	offCode   uint8
+	knownTok  uint32
+}
+
+// Traffic draws episodes as windows of a trace; docs/simulator.md, section 5.
+type Traffic struct {
+	cfg         TrafficConfig
+	rate        uint16
+	requests    []request
+	stepStart   []uint32 // index of the first request at or after each step; one more entry than steps
+	prefixPages []uint16 // by prefix key
+	demand      []uint64 // cumulative unconstrained private pages over steps
+	generated   []uint64 // cumulative unconstrained tokens over steps
+	info        TrafficInfo
+}
+
+// LoadTraffic reads a trace once, from front to back, and keeps 28 bytes a request.
+func LoadTraffic(cfg TrafficConfig) (*Traffic, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	t := &Traffic{cfg: cfg, rate: uint16(min(65535, max(1, cfg.DecodeRate*cfg.StepMillis/1000))), prefixPages: []uint16{0}}
+	if err := t.read(); err != nil {
+		return nil, err
+	}
+	if len(t.requests) == 0 {
+		return nil, fmt.Errorf("scenario: trace %s: 0 requests: allowed at least 1", cfg.Path)
+	}
+	t.sample()
+	t.index()
+	return t, nil
+}
+
+func (c *TrafficConfig) fill() error {
+	set := func(p *int, d int) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	set(&c.Slots, 64)
+	set(&c.Steps, 15)
+	set(&c.StepMillis, 1000)
+	set(&c.DecodeRate, 30)
+	if err := CheckShape(c.Slots, c.Steps); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name      string
+		v, lo, hi int
+	}{{"trace step milliseconds", c.StepMillis, 1, 3_600_000}, {"trace decode rate", c.DecodeRate, 1, 10_000}, {"trace sample permille", c.SampleMillis, 0, 1000}} {
+		if f.v < f.lo || f.v > f.hi {
+			return fmt.Errorf("scenario: %s: %d: allowed %d to %d", f.name, f.v, f.lo, f.hi)
+		}
+	}
+	return nil
+}
+
+// read fills requests and prefixPages; rules 5.2 to 5.5.
+func (t *Traffic) read() error {
+	r, err := trace.Open(t.cfg.Path, trace.Options{Format: t.cfg.Format, SkipBadLines: t.cfg.SkipBadLines})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	sessions := trace.NewSessionizer()
+	keys := map[uint64]uint32{}
+	t.info.Sharing = "modelled"
+	var rec trace.Record
+	for {
+		err := r.Next(&rec)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		step := rec.TimeMicros / (int64(t.cfg.StepMillis) * 1000)
+		if step >= maxTraceSteps {
+			return fmt.Errorf("scenario: trace %s line %d: time %d s is step %d: allowed below %d steps: take a longer step", t.cfg.Path, rec.Line, rec.TimeMicros/1e6, step, maxTraceSteps)
+		}
+		place := sessions.Place(&rec)
+		q := request{step: uint32(step), input: uint32(min(rec.InputTokens, maxPromptTokens)), session: uint32(place.Session), output: uint16(min(rec.OutputTokens, 65535)),
+			priority: uint8(rec.PriorityPct), typ: typeAtArrival(&rec, &place), offCode: uint8(rng.Field(lineDraw(&rec), 4, 2))}
+		if rec.BlockTokens > 0 {
+			t.info.Sharing = "blocks"
+			q.knownTok = uint32(min(int64(place.KnownBlocks)*int64(rec.BlockTokens), rec.InputTokens))
+		}
+		q.prefixKey = t.prefixKey(&rec, &place, keys)
+		t.requests = append(t.requests, q)
+	}
+	t.info.Path, t.info.Format, t.info.SHA256 = t.cfg.Path, string(r.Format()), r.SHA256()
+	t.info.BadLines, t.info.FileRequests, t.info.FileSessions = r.BadLines(), int64(len(t.requests)), sessions.Sessions()
+	if e := r.FirstBad(); e != nil {
+		t.info.FirstBadLine = e.Error()
+	}
+	return nil
+}
+
+// lineDraw is the fixed draw of a request that the trace says nothing about; rule 5.4.
+func lineDraw(rec *trace.Record) uint64 {
+	return rng.Draw(0, rng.Window, 0, 0) ^ rng.Mix(uint64(rec.Line))
+}
+
+// typeAtArrival uses only what is known when the request arrives; rule 5.3.
+func typeAtArrival(rec *trace.Record, p *trace.Placement) kv.BlockType {
+	switch {
+	case rec.Kind == trace.KindAPI || rec.Kind == trace.KindSubagent:
+		return kv.Ephemeral
+	case rec.Kind == trace.KindThinking:
+		return kv.Reasoning
+	case p.FollowUp:
+		return kv.Context
+	}
+	return kv.Generation
+}
+
+// prefixKey numbers the shared prefix of a request, 0 for none; rule 5.4.
+func (t *Traffic) prefixKey(rec *trace.Record, p *trace.Placement, keys map[uint64]uint32) uint32 {
+	var id, pages uint64
+	if rec.BlockTokens > 0 {
+		k := min(int64(p.SystemBlocks), (rec.InputTokens-1)/int64(rec.BlockTokens))
+		for _, b := range rec.Blocks[:k] {
+			id = rng.Mix(id + b + 1)
+		}
+		pages = uint64(k) * uint64(rec.BlockTokens) / kv.PageTokens
+	} else if w := lineDraw(rec); rng.Field(w, 2, 2) != 0 {
+		tenant := uint64(rng.Field(w, 0, 2))
+		id, pages = tenant+1, 4+2*tenant
+	}
+	if pages == 0 || pages > 65535 || pages*kv.PageTokens >= uint64(min(rec.InputTokens, maxPromptTokens)) {
+		return 0
+	}
+	key, ok := keys[id]
+	if !ok {
+		key = uint32(len(t.prefixPages))
+		keys[id] = key
+		t.prefixPages = append(t.prefixPages, uint16(pages))
+	}
+	return key
+}
+
+// life is the number of steps after arrival at which an unconstrained server has finished the request; rule 5.6.
+func (t *Traffic) life(q *request) uint32 {
+	return 2 + (uint32(q.output)+uint32(t.rate)-1)/uint32(t.rate)
+}
+
+// sample keeps whole sessions; rule 5.5.
+func (t *Traffic) sample() {
+	steps := uint64(t.requests[len(t.requests)-1].step) + 1
+	keep := uint64(t.cfg.SampleMillis)
+	if keep == 0 {
+		var live uint64
+		for i := range t.requests {
+			live += uint64(t.life(&t.requests[i]) - 1)
+		}
+		keep = min(1000, max(1, 1000*steps*uint64(t.cfg.Slots)/2/max(1, live)))
+	}
+	t.info.SampleMillis = int(keep)
+	kept := t.requests[:0]
+	for _, q := range t.requests {
+		if rng.Mix(uint64(q.session)+1)%1000 < keep {
+			kept = append(kept, q)
+		}
+	}
+	if len(kept) > 0 {
+		t.requests = kept
+	}
+}
+
+// index builds the tables over steps; rules 5.1 and 5.6.
+func (t *Traffic) index() {
+	steps := int(t.requests[len(t.requests)-1].step) + 1
+	last := steps + 1
+	for i := range t.requests {
+		last = max(last, int(t.requests[i].step+t.life(&t.requests[i]))+1)
+	}
+	last = min(last, steps+1+t.cfg.Steps)
+	t.stepStart = make([]uint32, steps+1)
+	t.demand, t.generated = make([]uint64, last+1), make([]uint64, last+1)
+	seen := map[uint32]struct{}{}
+	var input, known, live uint64
+	next := 0
+	for i := range t.requests {
+		q := &t.requests[i]
+		for ; next <= int(q.step); next++ {
+			t.stepStart[next] = uint32(i)
+		}
+		seen[q.session] = struct{}{}
+		input += uint64(q.input)
+		known += uint64(q.knownTok)
+		live += uint64(t.life(q) - 1)
+		t.addLife(q)
+	}
+	for ; next <= steps; next++ {
+		t.stepStart[next] = uint32(len(t.requests))
+	}
+	accumulate(t.demand) // pages a step
+	accumulate(t.demand) // and their running sum
+	accumulate(t.generated)
+	t.info.Requests, t.info.Sessions = int64(len(t.requests)), int64(len(seen))
+	t.info.Windows = int64(t.windows())
+	t.info.HitShare = float64(known) / float64(input)
+	t.info.MeanLive = float64(live) / float64(steps)
+	t.info.StepMillis, t.info.DecodeRate = t.cfg.StepMillis, t.cfg.DecodeRate
+}
+
+// addLife adds a request's unconstrained life: its pages as differences, its tokens step by step.
+func (t *Traffic) addLife(q *request) {
+	pages := uint64(kv.Pages(q.input+uint32(q.output)) - uint32(t.prefixPages[q.prefixKey]))
+	first, end := int(q.step)+1, int(q.step+t.life(q))
+	t.demand[min(first, len(t.demand)-1)] += pages
+	t.demand[min(end, len(t.demand)-1)] -= pages
+	rest := uint64(q.output)
+	for s := int(q.step) + 3; rest > 0 && s < len(t.generated); s++ {
+		n := min(rest, uint64(t.rate))
+		t.generated[s] += n
+		rest -= n
+	}
+}
+
+func accumulate(a []uint64) {
+	for i := 1; i < len(a); i++ {
+		a[i] += a[i-1]
+	}
+}
+
+// windows is the number of different first steps an episode may have; rule 5.1.
+func (t *Traffic) windows() int { return max(1, len(t.stepStart)-1-t.cfg.Steps) }
+
+// Info tells what the trace gave.
+func (t *Traffic) Info() TrafficInfo { return t.info }
+
+// Shape implements Source.
+func (t *Traffic) Shape() Shape { return Shape{Slots: t.cfg.Slots, Steps: t.cfg.Steps} }
+
+// CheckEpisode implements Source.
+func (t *Traffic) CheckEpisode(e *Episode) error {
+	if int(e.WindowStep) >= t.windows() || int(e.Cursor) > len(t.requests) || e.NumPrefixes > kv.MaxPrefixes {
+		return fmt.Errorf("episode: window %d, cursor %d, %d prefixes: allowed below %d, up to %d, up to %d", e.WindowStep, e.Cursor, e.NumPrefixes,
+			t.windows(), len(t.requests), kv.MaxPrefixes)
+	}
+	for p := 1; p <= int(e.NumPrefixes); p++ {
+		if int(e.PrefixKeys[p]) >= len(t.prefixPages) || e.PrefixPages[p] != t.prefixPages[e.PrefixKeys[p]] {
+			return fmt.Errorf("episode: prefix %d: key %d of %d pages: allowed the trace's", p, e.PrefixKeys[p], e.PrefixPages[p])
+		}
+	}
+	return nil
+}
+
+// Fingerprint implements Source.
+func (t *Traffic) Fingerprint() string {
+	return fmt.Sprintf("traffic/sha256=%s/format=%s/skip=%v/slots=%d/steps=%d/difficulty=%s/step_ms=%d/rate=%d/sample=%d", t.info.SHA256,
+		t.info.Format, t.cfg.SkipBadLines, t.cfg.Slots, t.cfg.Steps, t.cfg.Difficulty, t.cfg.StepMillis, t.cfg.DecodeRate, t.info.SampleMillis)
+}
+
+// Begin implements Source; rules 5.1, 5.7 and 5.8.
+func (t *Traffic) Begin(id Identity, e *Episode) {
+	*e = newEpisode(id)
+	hi, _ := bits.Mul64(rng.Draw(e.Key, rng.Window, 0, 0), uint64(t.windows()))
+	e.WindowStep = uint32(hi)
+	first, end := int(hi), min(int(hi)+t.cfg.Steps, len(t.demand)-1)
+	pages := t.demand[end]
+	if first > 0 {
+		pages -= t.demand[first-1]
+	}
+	mean := pages * capacityTenths / uint64(10*(t.cfg.Steps+1))
+	e.CapacityQP = kv.FP16QuarterPages * uint32(min(1<<24, max(uint64(t.cfg.Slots), mean)))
+	e.drawTier(t.cfg.Difficulty, rng.Draw(e.Key, rng.Episode, 0, tierWord))
+	e.ArrivalLevel = FromTrace
+	e.TokenNorm = uint32(min(1<<31, max(1, t.generated[min(end, len(t.generated)-1)]-t.generated[first])))
+	e.Cursor = t.scanStart(e)
+	for i := e.Cursor; i < t.firstOf(e.WindowStep); i++ {
+		if t.liveAt(&t.requests[i], e.WindowStep) {
+			e.NumInitial++
+		}
+	}
+}
+
+// capacityTenths scales the mean unconstrained demand of a window to its capacity.
+const capacityTenths = 11
+
+func (t *Traffic) firstOf(step uint32) uint32 { return t.stepStart[min(int(step), len(t.stepStart)-1)] }
+
+// scanStart is where the search for initial sequences begins: at most four requests a slot before the window.
+func (t *Traffic) scanStart(e *Episode) uint32 {
+	end := t.firstOf(e.WindowStep)
+	return end - min(end, uint32(4*t.cfg.Slots))
+}
+
+// liveAt tells whether an unconstrained server would still be generating the request after the step; rule 5.7.
+func (t *Traffic) liveAt(q *request, step uint32) bool {
+	return q.step < step && step < q.step+t.life(q)
+}
+
+// Initial implements Source; i must go up from 0 one by one. Rule 5.7.
+func (t *Traffic) Initial(e *Episode, _ int) InitialSequence {
+	for !t.liveAt(&t.requests[e.Cursor], e.WindowStep) {
+		e.Cursor++
+	}
+	q := &t.requests[e.Cursor]
+	e.Cursor++
+	out := InitialSequence{Sequence: t.sequence(e, q, t.prefixID(e, q)), Phase: kv.Decode, Hotness: 63}
+	switch {
+	case e.WindowStep == q.step+1:
+		out.Phase = kv.Prefill
+	case q.typ == kv.Reasoning:
+		out.Phase = kv.Thinking
+	}
+	if e.WindowStep > q.step+2 {
+		out.DoneTokens = uint16((e.WindowStep - q.step - 2) * uint32(t.rate))
+	}
+	return out
+}
+
+// prefixID gives the episode's small number for a request's shared prefix, assigning the next one to a new prefix; rule
+// 5.8.
+func (t *Traffic) prefixID(e *Episode, q *request) uint8 {
+	if q.prefixKey == 0 {
+		return 0
+	}
+	for p := uint8(1); p <= e.NumPrefixes; p++ {
+		if e.PrefixKeys[p] == q.prefixKey {
+			return p
+		}
+	}
+	if e.NumPrefixes == kv.MaxPrefixes {
+		return 0
+	}
+	e.NumPrefixes++
+	e.PrefixKeys[e.NumPrefixes] = q.prefixKey
+	e.PrefixPages[e.NumPrefixes] = t.prefixPages[q.prefixKey]
+	return e.NumPrefixes
+}
+
+func (t *Traffic) sequence(e *Episode, q *request, prefix uint8) Sequence {
+	return Sequence{PromptTokens: q.input - uint32(e.PrefixPages[prefix])*kv.PageTokens, OutputTokens: q.output, RateTokens: t.rate,
+		Priority: q.priority, Prefix: prefix, Type: q.typ, Steady: true, OffCode: q.offCode}
+}
+
+// Arrive implements Source; rule 5.9. The low 32 bits of a word are the request's number, the next 3 its prefix id.
+func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
+	at := e.WindowStep + uint32(step)
+	first, end := t.firstOf(at), t.firstOf(at+1)
+	for i := range min(int(end-first), len(out)) {
+		q := &t.requests[int(first)+i]
+		out[i] = Word(first+uint32(i)) | Word(t.prefixID(e, q))<<32
+	}
+	e.Cursor = end
+	return int(end - first)
+}
+
+// Demand implements Source.
+func (t *Traffic) Demand(e *Episode, w Word) (uint32, uint8) {
+	prefix := uint8(w >> 32 & 7)
+	q := &t.requests[min(int(uint32(w)), len(t.requests)-1)]
+	return q.input - uint32(e.PrefixPages[prefix])*kv.PageTokens, prefix
+}
+
+// Decode implements Source.
+func (t *Traffic) Decode(e *Episode, w Word) Sequence {
+	return t.sequence(e, &t.requests[min(int(uint32(w)), len(t.requests)-1)], uint8(w>>32&7))
+}

@@ -1,0 +1,210 @@
+package vecenv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/kvgym/kvgym/scenario"
+)
+
+// A snapshot is, little-endian: magic, format version, then the length of and the text of a fingerprint (rules, shape,
+// profile, max wait, source), the number of environments, for each its identity, fresh flag, head, blocks and queue as
+// declared in columns.go, and a CRC-32 (IEEE) of everything before it.
+const (
+	snapshotMagic   = "KVGYMSNP"
+	snapshotVersion = 1
+)
+
+// snapshotHead is the fixed part of an environment beside its head and blocks.
+type snapshotHead struct {
+	ID    scenario.Identity
+	Fresh uint32
+}
+
+// fingerprint is what must agree between two batches that exchange environments.
+func (b *Batch) fingerprint() string {
+	return fmt.Sprintf("simulator=%s/profile=%s/slots=%d/steps=%d/max_wait=%d/source=%s", SimulatorVersion, b.cfg.Profile,
+		b.cfg.Slots, b.cfg.Steps, b.cfg.MaxWait, b.cfg.Source.Fingerprint())
+}
+
+// Snapshot appends the state of environments [first, end) to buf. Actions, tensors, modes and workers are no part of it.
+func (b *Batch) Snapshot(buf []byte, first, end int) ([]byte, error) {
+	if err := b.checkIdle("Snapshot"); err != nil {
+		return buf, err
+	}
+	if first < 0 || end > b.cfg.Envs || first >= end {
+		return buf, fmt.Errorf("vecenv: Snapshot: environments %d to %d: allowed a non-empty range within 0 to %d", first, end, b.cfg.Envs)
+	}
+	start := len(buf)
+	fp := b.fingerprint()
+	buf = append(buf, snapshotMagic...)
+	buf = binary.LittleEndian.AppendUint32(buf, snapshotVersion)
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(fp)))
+	buf = append(buf, fp...)
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(end-first))
+	for i := first; i < end; i++ {
+		h := snapshotHead{ID: b.ids[i]}
+		if b.fresh[i] {
+			h.Fresh = 1
+		}
+		v := b.envAt(i)
+		for _, part := range []any{&h, v.head, v.blocks, v.queue} {
+			var err error
+			if buf, err = binary.Append(buf, binary.LittleEndian, part); err != nil {
+				return buf, fmt.Errorf("vecenv: Snapshot: environment %d: %w", i, err)
+			}
+		}
+	}
+	return binary.LittleEndian.AppendUint32(buf, crc32.ChecksumIEEE(buf[start:])), nil
+}
+
+// Restore reads a snapshot into environments first, first+1, ..., bit for bit, and writes their observations and masks
+// (reward and flags become 0). The snapshot may come from another batch or process with the same rules, shape and
+// source. It is checked as untrusted input; on an error nothing has changed.
+func (b *Batch) Restore(snapshot []byte, first int) error {
+	if err := b.checkIdle("Restore"); err != nil {
+		return err
+	}
+	r, n, err := b.openSnapshot(snapshot)
+	if err != nil {
+		return fmt.Errorf("vecenv: Restore: %w", err)
+	}
+	if first < 0 || first+n > b.cfg.Envs {
+		return fmt.Errorf("vecenv: Restore: %d environments at %d: allowed within 0 to %d", n, first, b.cfg.Envs)
+	}
+	states, err := b.readStates(r, n)
+	if err != nil {
+		return fmt.Errorf("vecenv: Restore: %w", err)
+	}
+	for k := range states {
+		b.adopt(&states[k], first+k)
+	}
+	return nil
+}
+
+// envState is one environment outside a batch.
+type envState struct {
+	snapshotHead
+	head   head
+	blocks []block
+	queue  []scenario.Word
+}
+
+func (b *Batch) openSnapshot(s []byte) (*bytes.Reader, int, error) {
+	const fixed = len(snapshotMagic) + 4 + 4
+	if len(s) < fixed+8 || string(s[:len(snapshotMagic)]) != snapshotMagic {
+		return nil, 0, errors.New("snapshot: not one: allowed the bytes that Snapshot gave")
+	}
+	if v := binary.LittleEndian.Uint32(s[len(snapshotMagic):]); v != snapshotVersion {
+		return nil, 0, fmt.Errorf("snapshot: format version %d: allowed %d", v, snapshotVersion)
+	}
+	body, sum := s[:len(s)-4], binary.LittleEndian.Uint32(s[len(s)-4:])
+	if got := crc32.ChecksumIEEE(body); got != sum {
+		return nil, 0, fmt.Errorf("snapshot: checksum %08x: allowed %08x: it is truncated or damaged", got, sum)
+	}
+	n := uint64(binary.LittleEndian.Uint32(s[fixed-4:]))
+	if uint64(len(body)) < uint64(fixed)+n+4 {
+		return nil, 0, errors.New("snapshot: truncated fingerprint")
+	}
+	fp := string(body[fixed : fixed+int(n)])
+	if want := b.fingerprint(); fp != want {
+		return nil, 0, fmt.Errorf("snapshot: made by %.400q: allowed %q", fp, want)
+	}
+	rest := body[fixed+int(n):]
+	envs := binary.LittleEndian.Uint32(rest)
+	var one envState
+	size := binary.Size(one.snapshotHead) + binary.Size(one.head) + b.width*binary.Size(block{}) + b.rules.queueCap*8
+	if uint64(len(rest)-4) != uint64(envs)*uint64(size) {
+		return nil, 0, fmt.Errorf("snapshot: %d bytes for %d environments: allowed %d", len(rest)-4, envs, uint64(envs)*uint64(size))
+	}
+	return bytes.NewReader(rest[4:]), int(envs), nil
+}
+
+// readStates reads and checks n environments.
+func (b *Batch) readStates(r *bytes.Reader, n int) ([]envState, error) {
+	states := make([]envState, n)
+	for k := range states {
+		st := &states[k]
+		st.blocks, st.queue = make([]block, b.width), make([]scenario.Word, b.rules.queueCap)
+		for _, part := range []any{&st.snapshotHead, &st.head, st.blocks, st.queue} {
+			if err := binary.Read(r, binary.LittleEndian, part); err != nil {
+				return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
+			}
+		}
+		v := env{head: &st.head, blocks: st.blocks, queue: st.queue, rules: &b.rules}
+		if st.Fresh == 0 {
+			if err := v.checkRestored(); err != nil {
+				return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
+			}
+		}
+	}
+	return states, nil
+}
+
+// checkRestored checks untrusted state: first that nothing indexes outside a table, then that it is consistent.
+func (v *env) checkRestored() error {
+	if v.Episode.DrawnFrom > scenario.Hard || v.Episode.ArrivalLevel > scenario.FromTrace {
+		return fmt.Errorf("episode: difficulty %d, arrivals %d: allowed those of the rules", v.Episode.DrawnFrom, v.Episode.ArrivalLevel)
+	}
+	if err := v.rules.source.CheckEpisode(&v.Episode); err != nil {
+		return err
+	}
+	return v.check()
+}
+
+// adopt makes environment i the given state.
+func (b *Batch) adopt(st *envState, i int) {
+	b.ids[i], b.fresh[i] = st.ID, st.Fresh != 0
+	v := b.envAt(i)
+	*v.head = st.head
+	copy(v.blocks, st.blocks)
+	copy(v.queue, st.queue)
+	if st.Fresh == 0 {
+		b.writeRestored(&v, i)
+	}
+}
+
+// writeRestored writes the rows of an environment whose state came from elsewhere.
+func (b *Batch) writeRestored(v *env, i int) {
+	b.Reward[i], b.Terminated[i], b.Truncated[i] = 0, 0, 0
+	t := v.totals()
+	terms := terms(&t, v.Step)
+	b.writeTotals(v, i, &terms)
+	b.writeView(v, i)
+}
+
+// Fork copies environment from of b into environment to of dst (which may be b), bit for bit, without allocating. Both
+// batches must have the same rules, shape and source, and both must be idle.
+func (b *Batch) Fork(from int, dst *Batch, to int) error {
+	if err := b.checkIdle("Fork"); err != nil {
+		return err
+	}
+	if err := dst.checkIdle("Fork"); err != nil {
+		return err
+	}
+	if from < 0 || from >= b.cfg.Envs || to < 0 || to >= dst.cfg.Envs {
+		return fmt.Errorf("vecenv: Fork: environment %d to %d: allowed 0 to %d and 0 to %d", from, to, b.cfg.Envs-1, dst.cfg.Envs-1)
+	}
+	if b != dst && !b.sameRules(dst) {
+		return fmt.Errorf("vecenv: Fork: batch %q into batch %q: allowed equal ones", b.fingerprint(), dst.fingerprint())
+	}
+	src, v := b.envAt(from), dst.envAt(to)
+	dst.ids[to], dst.fresh[to] = b.ids[from], b.fresh[from]
+	*v.head = *src.head
+	copy(v.blocks, src.blocks)
+	copy(v.queue, src.queue)
+	if !dst.fresh[to] {
+		dst.writeRestored(&v, to)
+	}
+	return nil
+}
+
+func (b *Batch) sameRules(o *Batch) bool {
+	if b.cfg.Slots != o.cfg.Slots || b.cfg.Steps != o.cfg.Steps || b.cfg.MaxWait != o.cfg.MaxWait || b.cfg.Profile != o.cfg.Profile {
+		return false
+	}
+	return b.cfg.Source == o.cfg.Source || b.cfg.Source.Fingerprint() == o.cfg.Source.Fingerprint()
+}
