@@ -404,9 +404,11 @@ func (t *Traffic) sequence(e *Episode, q *request, prefix uint8) Sequence {
 func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
 	at := e.WindowStep + uint32(step)
 	first, end := t.firstOf(at), t.firstOf(at+1)
-	for i := range min(int(end-first), len(out)) {
-		q := &t.requests[int(first)+i]
-		out[i] = Word(first+uint32(i)) | Word(t.prefixID(e, q))<<32
+	for i := range int(end - first) {
+		prefix := t.prefixID(e, &t.requests[int(first)+i])
+		if i < len(out) {
+			out[i] = Word(first+uint32(i)) | Word(prefix)<<32
+		}
 	}
 	e.Cursor = end
 	return int(end - first)

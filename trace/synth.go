@@ -32,6 +32,12 @@ type SynthConfig struct {
 
 const synthBlock = 512 // tokens of a Mooncake block
 
+// Validate tells what is wrong with the configuration, as "field: value: allowed ...", or nil.
+func (c SynthConfig) Validate() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 // withDefaults replaces zeros and checks the result.
 func (c SynthConfig) withDefaults() (SynthConfig, error) {
 	for _, f := range []struct {

@@ -90,4 +90,6 @@ func isCobraUsage(err error) bool {
 }
 
 // oneLine keeps an error on one line.
-func oneLine(s string) string { return strings.Join(strings.Fields(strings.ReplaceAll(s, "\n", " ")), " ") }
+func oneLine(s string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(s, "\n", " ")), " ")
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/kvgym/kvgym/vecenv"
+	"github.com/spf13/cobra"
+)
+
+// Set by the linker: make build passes the tree's description and commit.
+var (
+	version = "dev"
+	commit  = ""
+)
+
+// buildVersion describes the program.
+type buildVersion struct {
+	Version   string   `json:"version"`
+	Simulator string   `json:"simulator_version"`
+	Commit    string   `json:"commit"`
+	Go        string   `json:"go"`
+	Levels    []string `json:"simd_levels"`
+	OS        string   `json:"os"`
+	Arch      string   `json:"arch"`
+}
+
+func currentVersion() buildVersion {
+	v := buildVersion{Version: version, Simulator: vecenv.SimulatorVersion, Commit: commit, Go: runtime.Version(), Levels: []string{"generic"},
+		OS: runtime.GOOS, Arch: runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok && v.Commit == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Commit = s.Value
+			}
+		}
+	}
+	if v.Commit == "" {
+		v.Commit = "unknown"
+	}
+	return v
+}
+
+func newVersionCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Show the version of the program and of the simulator's rules",
+		Example: "  kvgym version --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := currentVersion()
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kvgym %s (commit %s, %s, %s/%s)\nsimulator rules version %s\nSIMD levels: generic\n",
+				v.Version, v.Commit, v.Go, v.OS, v.Arch, v.Simulator)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON document on standard output")
+	cmd.Flags().Bool("quiet", false, "print no messages; accepted everywhere")
+	return cmd
+}
