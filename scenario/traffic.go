@@ -107,6 +107,9 @@ func (c *TrafficConfig) fill() error {
 	if err := CheckShape(c.Slots, c.Steps); err != nil {
 		return err
 	}
+	if c.Difficulty > All {
+		return fmt.Errorf("difficulty: %d: allowed easy, medium, hard, all", c.Difficulty)
+	}
 	for _, f := range []struct {
 		name      string
 		v, lo, hi int
@@ -289,6 +292,16 @@ func accumulate(a []uint64) {
 
 // windows is the number of different first steps an episode may have; rule 5.1.
 func (t *Traffic) windows() int { return max(1, len(t.stepStart)-1-t.cfg.Steps) }
+
+// WithDifficulty is the same traffic at another difficulty; the tables are shared, nothing is read again.
+func (t *Traffic) WithDifficulty(d Difficulty) (*Traffic, error) {
+	if d > All {
+		return nil, fmt.Errorf("difficulty: %d: allowed easy, medium, hard, all", d)
+	}
+	other := *t
+	other.cfg.Difficulty = d
+	return &other, nil
+}
 
 // Info tells what the trace gave.
 func (t *Traffic) Info() TrafficInfo { return t.info }
