@@ -175,7 +175,7 @@ func (s *Synthetic) Decode(e *Episode, w Word) Sequence { return sequenceOf(uint
 
 func sequenceOf(w uint64) Sequence {
 	return Sequence{
-		Type:         typeOf(uint8(w)),
+		Type:         typeOf[uint8(w)],
 		PromptTokens: promptOf(w),
 		Prefix:       prefixOf(w),
 		OutputTokens: outputTokens[w>>25&63],
@@ -197,15 +197,21 @@ func prefixOf(w uint64) uint8 {
 	return uint8(1 + rng.Field(w, 8, 2))
 }
 
-// typeOf maps eight random bits to a block type: 56, 110, 51 and 39 of 256.
-func typeOf(b uint8) kv.BlockType {
-	switch {
-	case b < 56:
-		return kv.Context
-	case b < 166:
-		return kv.Generation
-	case b < 217:
-		return kv.Reasoning
+// typeOf maps eight random bits to a block type: 56, 110, 51 and 39 of 256. A table, since no predictor knows a draw.
+var typeOf = makeTypes()
+
+func makeTypes() (t [256]kv.BlockType) {
+	for b := range t {
+		switch {
+		case b < 56:
+			t[b] = kv.Context
+		case b < 166:
+			t[b] = kv.Generation
+		case b < 217:
+			t[b] = kv.Reasoning
+		default:
+			t[b] = kv.Ephemeral
+		}
 	}
-	return kv.Ephemeral
+	return t
 }

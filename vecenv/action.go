@@ -17,36 +17,23 @@ const (
 )
 
 // applyMatrix applies one row of an op matrix, one op a slot; rule 6.2. All operations of a row are on different slots,
-// so their order cannot matter. It tells whether any operation was done.
-func (v *env) applyMatrix(row []uint8) bool {
-	changed := false
+// so their order cannot matter.
+func (v *env) applyMatrix(row []uint8) {
 	for w := range v.blocks {
 		n := min(64, len(row)-64*w)
-		if v.applyBlock(&v.blocks[w], row[64*w:64*w+n]) {
-			changed = true
-		}
+		v.applyBlock(&v.blocks[w], row[64*w:64*w+n])
 	}
-	return changed
 }
 
 // applyBlock turns up to 64 op bytes into planes and applies them.
-func (v *env) applyBlock(b *block, row []uint8) bool {
-	var lo, hi, unknown uint64
-	for i := 0; i+8 <= len(row); i += 8 {
-		x := binary.LittleEndian.Uint64(row[i:])
-		if x == 0 {
-			continue
-		}
-		if y := x &^ opBits; y != 0 {
-			u := unknownOps(y)
-			unknown |= u << i
-			x &= ^(spread(u) * 0xFF)
-		}
-		lo |= x & lowBits * gather64 >> 56 << i
-		hi |= x >> 1 & lowBits * gather64 >> 56 << i
+func (v *env) applyBlock(b *block, row []uint8) {
+	lo, hi, high := opPlanes(row)
+	var unknown uint64
+	if high&^opBits != 0 {
+		lo, hi, unknown = checkedPlanes(row)
 	}
 	if lo|hi|unknown == 0 {
-		return false
+		return
 	}
 	evict, compress, swap := lo&^hi, hi&^lo, lo&hi
 	resident := b.Alive &^ b.Swapped
@@ -55,28 +42,37 @@ func (v *env) applyBlock(b *block, row []uint8) bool {
 	v.evict(b, e)
 	v.compress(b, c)
 	v.swap(b, s)
-	return e|c|s != 0
 }
 
-// unknownOps returns one bit for every nonzero byte of y, whose bytes have their two low bits clear.
-func unknownOps(y uint64) uint64 {
-	y |= y>>4 | y>>2 // any set bit of a byte reaches its bits 2 and 3; neighbours' bits stay below bit 2
-	y = (y>>2 | y>>3) & lowBits
-	return y * gather64 >> 56
-}
-
-// spread is the inverse of gathering: bit i becomes byte i's low bit.
-func spread(m uint64) uint64 {
-	var out uint64
-	for ; m != 0; m &= m - 1 {
-		out |= 1 << (8 * uint(bits.TrailingZeros64(m)))
+// opPlanes gathers the two low bits of every op byte into planes, and all bits of all bytes into high. There is no test
+// for bytes that are all 0: with a few operations a step nothing predicts it.
+func opPlanes(row []uint8) (lo, hi, high uint64) {
+	for i := 0; len(row) >= 8; i += 8 {
+		x := binary.LittleEndian.Uint64(row)
+		row = row[8:]
+		lo |= x & lowBits * gather64 >> 56 << (i & 63)
+		hi |= x >> 1 & lowBits * gather64 >> 56 << (i & 63)
+		high |= x
 	}
-	return out
+	return lo, hi, high
+}
+
+// checkedPlanes is opPlanes for rows that hold unknown ops, whose slots it gathers apart.
+func checkedPlanes(row []uint8) (lo, hi, unknown uint64) {
+	for s, op := range row {
+		switch {
+		case op >= kv.NumOps:
+			unknown |= 1 << s
+		default:
+			lo |= uint64(op&1) << s
+			hi |= uint64(op>>1) << s
+		}
+	}
+	return lo, hi, unknown
 }
 
 // applyList applies ordered pairs (op, slot); rule 6.3.
-func (v *env) applyList(list []int32) bool {
-	changed := false
+func (v *env) applyList(list []int32) {
 	for i := 0; i+1 < len(list); i += 2 {
 		op, slot := list[i], list[i+1]
 		if op == int32(kv.Keep) {
@@ -84,11 +80,8 @@ func (v *env) applyList(list []int32) bool {
 		}
 		if op < 0 || op >= kv.NumOps || slot < 0 || int(slot) >= v.rules.slots || !v.apply(kv.Op(op), uint(slot)) {
 			v.Counters.Invalid++
-			continue
 		}
-		changed = true
 	}
-	return changed
 }
 
 // apply does one operation if the slot's state allows it.

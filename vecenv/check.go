@@ -39,8 +39,10 @@ func (v *env) check() error {
 			retained += st.CostQP * st.Type.RetentionTwentieths()
 		}
 	}
-	shared, retainedShared := v.SharedQP, v.RetainedShared
-	v.recountShared()
+	shared, retainedShared, err := v.checkPrefixes()
+	if err != nil {
+		return err
+	}
 	pending := uint32(0)
 	for _, w := range v.queue[:v.QueueLen] {
 		prompt, _ := v.rules.source.Demand(&v.Episode, w)
@@ -50,8 +52,8 @@ func (v *env) check() error {
 		name      string
 		have, sum uint32
 	}{
-		{"PrivateQP", v.PrivateQP, private}, {"RetainedPrivate", v.RetainedPrivate, retained}, {"SharedQP", shared, v.SharedQP},
-		{"RetainedShared", retainedShared, v.RetainedShared}, {"PendingQP", v.PendingQP, pending},
+		{"PrivateQP", v.PrivateQP, private}, {"RetainedPrivate", v.RetainedPrivate, retained}, {"SharedQP", v.SharedQP, shared},
+		{"RetainedShared", v.RetainedShared, retainedShared}, {"PendingQP", v.PendingQP, pending},
 		{"Arrived", v.Counters.Arrived, v.Counters.Admitted + v.Counters.Failures + uint32(v.QueueLen)},
 	} {
 		if c.have != c.sum {
@@ -59,6 +61,23 @@ func (v *env) check() error {
 		}
 	}
 	return nil
+}
+
+// checkPrefixes recomputes the state of every shared prefix and what they add up to.
+func (v *env) checkPrefixes() (shared, retained uint32, err error) {
+	for p := range v.PrefixMul {
+		var m, w uint32
+		if p > 0 {
+			m, w = v.prefixState(p)
+		}
+		if uint32(v.PrefixMul[p]) != m || uint32(v.PrefixWeight[p]) != w {
+			return 0, 0, fmt.Errorf("prefix %d: multiplier %d, weight %d: allowed %d and %d, what its members give", p, v.PrefixMul[p], v.PrefixWeight[p], m, w)
+		}
+		qp := m * uint32(v.Episode.PrefixPages[p])
+		shared += qp
+		retained += w * qp
+	}
+	return shared, retained, nil
 }
 
 func (v *env) checkHead() error {
@@ -117,8 +136,8 @@ func (v *env) checkSlot(s *SlotState) error {
 	switch {
 	case s.Prefix > v.Episode.NumPrefixes:
 		return fmt.Errorf("prefix: %d: allowed 0 to %d", s.Prefix, v.Episode.NumPrefixes)
-	case s.Prefix != 0 && v.blocks[s.Slot/64].Members[s.Prefix-1]>>(s.Slot&63)&1 == 0:
-		return fmt.Errorf("prefix: %d: not in its members plane", s.Prefix)
+	case v.memberOf(s.Slot) != s.Prefix:
+		return fmt.Errorf("prefix: %d: allowed %d, whose members plane holds the slot", s.Prefix, v.memberOf(s.Slot))
 	case kv.Pages(s.Tokens) < uint32(v.Episode.PrefixPages[s.Prefix]) || s.Tokens > 1<<30:
 		return fmt.Errorf("tokens: %d: allowed from its prefix's %d pages to 2^30", s.Tokens, v.Episode.PrefixPages[s.Prefix])
 	case s.Priority > 100:
@@ -133,4 +152,14 @@ func (v *env) checkSlot(s *SlotState) error {
 		return fmt.Errorf("remaining: 0 in phase %s: allowed only while lingering", s.Phase)
 	}
 	return nil
+}
+
+// memberOf is the shared prefix whose members plane holds the slot, 0 if none does.
+func (v *env) memberOf(slot int) uint8 {
+	for p, m := range v.blocks[slot/64].Members {
+		if m>>(slot&63)&1 != 0 {
+			return uint8(p + 1)
+		}
+	}
+	return 0
 }

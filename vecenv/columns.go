@@ -37,25 +37,28 @@ type block struct {
 
 // head is what an environment holds once.
 //
-// INVARIANT: PrivateQP, RetainedPrivate, SharedQP, RetainedShared and PendingQP equal what check recomputes;
+// INVARIANT: PrivateQP, RetainedPrivate, SharedQP, RetainedShared, PendingQP, PrefixMul and PrefixWeight equal what check
+// recomputes;
 // Arrived = Admitted + Failures + QueueLen.
 type head struct {
-	Episode         scenario.Episode `unit:"what was drawn once"`
-	Score           int64            `unit:"2^-20"`
-	Step            int32            `unit:"steps done"`
-	QueueLen        int32            `unit:"requests"`
-	Growth          int32            `unit:"requests, change of the queue in the last step"`
-	HeadroomTenths  int32            `unit:"1/10"`
-	PrivateQP       uint32           `unit:"quarter pages"`
-	SharedQP        uint32           `unit:"quarter pages"`
-	RetainedPrivate uint32           `unit:"1/20 quarter pages"`
-	RetainedShared  uint32           `unit:"1/20 quarter pages"`
-	PendingQP       uint32           `unit:"quarter pages that waiting requests need for their private prompts"`
-	Tokens          uint32           `unit:"tokens"`
-	LatencyMilli    uint32           `unit:"1/1000"`
-	RiskHundredths  uint32           `unit:"1/100"`
-	Counters        Counters         `unit:"events"`
-	Ended           uint32           `unit:"0 or 1"`
+	Episode         scenario.Episode          `unit:"what was drawn once"`
+	Score           int64                     `unit:"2^-20"`
+	Step            int32                     `unit:"steps done"`
+	QueueLen        int32                     `unit:"requests"`
+	Growth          int32                     `unit:"requests, change of the queue in the last step"`
+	HeadroomTenths  int32                     `unit:"1/10"`
+	PrivateQP       uint32                    `unit:"quarter pages"`
+	SharedQP        uint32                    `unit:"quarter pages"`
+	RetainedPrivate uint32                    `unit:"1/20 quarter pages"`
+	RetainedShared  uint32                    `unit:"1/20 quarter pages"`
+	PendingQP       uint32                    `unit:"quarter pages that waiting requests need for their private prompts"`
+	Tokens          uint32                    `unit:"tokens"`
+	LatencyMilli    uint32                    `unit:"1/1000"`
+	RiskHundredths  uint32                    `unit:"1/100"`
+	PrefixMul       [kv.MaxPrefixes + 1]uint8 `unit:"quarter pages a page of each shared prefix; rule 1.7"`
+	PrefixWeight    [kv.MaxPrefixes + 1]uint8 `unit:"1/20, retention weight of each shared prefix; rule 9.6"`
+	Counters        Counters                  `unit:"events"`
+	Ended           uint32                    `unit:"0 or 1"`
 }
 
 // Counters counts the events of an episode.

@@ -12,6 +12,7 @@ import (
 type env struct {
 	*head
 	blocks []block         // one for every 64 slots, or part of 64
+	dirty  uint32          // bit p: a member of prefix p came, went, moved or was compressed since refreshShared
 	queue  []scenario.Word // room for Slots/2 waiting requests; the high 16 bits hold the step of arrival
 	rules  *rules
 }
@@ -43,18 +44,14 @@ func (v *env) usedQP() uint32 { return v.PrivateQP + v.SharedQP }
 func (v *env) step(ops []uint8, list []int32) {
 	v.Step++
 	waiting := v.QueueLen
-	changed := false
 	if ops != nil {
-		changed = v.applyMatrix(ops)
+		v.applyMatrix(ops)
 	} else {
-		changed = v.applyList(list)
+		v.applyList(list)
 	}
-	if changed {
-		v.recountShared()
-	}
-	if v.generate() {
-		v.recountShared()
-	}
+	v.refreshShared()
+	v.generate()
+	v.refreshShared()
 	v.serveQueue()
 	v.arrive()
 	v.Growth = v.QueueLen - waiting
@@ -135,29 +132,43 @@ func (v *env) prefixState(p int) (multiplier, retention uint32) {
 	return multiplier, retention
 }
 
-// recountShared recomputes the memory of shared prefixes; rule 1.7. Called only when membership, residency or
-// quantisation changed.
-func (v *env) recountShared() {
-	var shared, retained uint32
-	for p := 1; p <= int(v.Episode.NumPrefixes) && p <= kv.MaxPrefixes; p++ {
-		m, r := v.prefixState(p)
-		qp := m * uint32(v.Episode.PrefixPages[p])
-		shared += qp
-		retained += r * qp
+// refreshShared brings the memory of the dirty prefixes up to date; rule 1.7.
+func (v *env) refreshShared() {
+	for d := v.dirty &^ 1; d != 0; d &= d - 1 {
+		p := bits.TrailingZeros32(d) & kv.MaxPrefixes
+		m, w := v.prefixState(p)
+		v.setPrefix(p, m, w)
 	}
-	v.SharedQP, v.RetainedShared = shared, retained
+	v.dirty = 0
 }
 
-// removeMemory takes qp quarter pages of slot s off the private totals.
+// setPrefix gives prefix p's pages their multiplier and retention weight.
+func (v *env) setPrefix(p int, multiplier, weight uint32) {
+	p &= kv.MaxPrefixes
+	pages := uint32(v.Episode.PrefixPages[p])
+	was, is := uint32(v.PrefixMul[p])*pages, multiplier*pages
+	v.SharedQP += is - was
+	v.RetainedShared += weight*is - uint32(v.PrefixWeight[p])*was
+	v.PrefixMul[p], v.PrefixWeight[p] = uint8(multiplier), uint8(weight)
+}
+
+// joinPrefix tells prefix p of a new resident member at fp16.
+func (v *env) joinPrefix(p uint8, t kv.BlockType) {
+	if p != 0 {
+		v.setPrefix(int(p), kv.FP16QuarterPages, max(uint32(v.PrefixWeight[p&kv.MaxPrefixes]), t.RetentionTwentieths()))
+	}
+}
+
+// removeMemory takes qp quarter pages of slot s off the private totals, and has its prefix looked at again.
 func (v *env) removeMemory(b *block, s uint, qp uint32) {
+	s &= 63
+	v.dirty |= 1 << (b.Prefix[s] & kv.MaxPrefixes)
 	v.PrivateQP -= qp
 	v.RetainedPrivate -= qp * b.blockType(s).RetentionTwentieths()
 }
 
-// generate is rules 6.4 to 6.8: hotness decays, phases advance, sequences generate, finished ones complete. It tells
-// whether a sequence completed.
-func (v *env) generate() bool {
-	completed := false
+// generate is rules 6.4 to 6.10: hotness decays, phases advance, sequences generate, finished ones complete.
+func (v *env) generate() {
 	used := v.usedQP()
 	for w := range v.blocks {
 		b := &v.blocks[w]
@@ -176,11 +187,9 @@ func (v *env) generate() bool {
 		b.Active |= started
 		b.Prefill = 0
 		if done != 0 {
-			completed = true
 			v.complete(b, done)
 		}
 	}
-	return completed
 }
 
 // decayHotness takes a quarter (rounded down) off all 64 values; dead slots' stale values decay harmlessly.
@@ -215,14 +224,16 @@ func (v *env) rest(b *block, idle uint64) (done uint64) {
 
 // decodeResident generates on resident slots in slot order; rule 6.6. It returns those that completed.
 func (v *env) decodeResident(b *block, active uint64, used *uint32) (done uint64) {
-	total, u := uint32(0), *used
+	total, u, step := uint32(0), *used, int16(v.Step)
+	var stalled, finished uint64
 	for m := active; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
-		tokens := b.Tokens[s]
-		n := min(b.Rate[s], b.Remaining[s])
+		tokens, rest := b.Tokens[s], b.Remaining[s]
+		n := min(b.Rate[s], rest)
 		if grown := kv.Pages(tokens+uint32(n)) - kv.Pages(tokens); grown != 0 {
 			qp := grown * b.quant(uint(s)).QuarterPages()
 			if u+qp > v.Episode.CapacityQP {
+				stalled |= m & -m
 				continue
 			}
 			u += qp
@@ -230,23 +241,35 @@ func (v *env) decodeResident(b *block, active uint64, used *uint32) (done uint64
 			v.RetainedPrivate += qp * b.blockType(uint(s)).RetentionTwentieths()
 		}
 		total += uint32(n)
-		done |= v.advance(b, uint(s), n)
+		rest -= n
+		finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
+		b.Tokens[s] = tokens + uint32(n)
+		b.Remaining[s] = rest
+		b.LastAccess[s] = step
+		b.Hotness[s] += 63 // at most 192 after decay
 	}
 	*used = u
 	v.Tokens += total
-	return done
+	return b.settle(active&^stalled, finished)
 }
 
 // decodeSwapped generates at half the rate on swapped slots and charges the access; rule 6.7.
 func (v *env) decodeSwapped(b *block, swapped uint64) (done uint64) {
+	var finished uint64
 	for m := swapped; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m)) & 63
 		v.readSwapped(b, s)
 		n := min((b.Rate[s]+1)/2, b.Remaining[s])
 		v.Tokens += uint32(n)
-		done |= v.advance(b, s, n)
+		b.Tokens[s] += uint32(n)
+		b.Remaining[s] -= n
+		b.LastAccess[s] = int16(v.Step)
+		b.Hotness[s] += 63
+		if b.Remaining[s] == 0 {
+			finished |= m & -m
+		}
 	}
-	return done
+	return b.settle(swapped, finished)
 }
 
 // readSwapped charges one access to a swapped sequence; rule 6.9.
@@ -255,40 +278,36 @@ func (v *env) readSwapped(b *block, s uint) {
 	v.Counters.SwapReads++
 }
 
-// advance gives slot s its n tokens and moves its phase; rule 6.8. It returns the slot's bit if the sequence completed.
-func (v *env) advance(b *block, s uint, n uint16) (done uint64) {
-	s &= 63
-	bit := uint64(1) << s
-	rest := b.Remaining[s] - n
-	b.Tokens[s] += uint32(n)
-	b.Remaining[s] = rest
-	b.LastAccess[s] = int16(v.Step)
-	b.Hotness[s] += 63
-	t0, t1 := b.Type0>>s&1, b.Type1>>s&1
-	if rest == 0 {
-		if t0 != t1 { // context or generation
-			return bit
-		}
-		b.Active &^= bit // reasoning or ephemeral: lingers
+// settle moves the phases of slots that have generated, of which some have finished, and returns those that completed;
+// rule 6.8. One pass over planes: a test a slot in the loops above would be a branch that nothing predicts.
+func (b *block) settle(generated, finished uint64) (done uint64) {
+	done = finished & (b.context() | b.generation())
+	for m := finished &^ done; m != 0; m &= m - 1 { // reasoning and ephemeral linger
+		s := bits.TrailingZeros64(m) & 63
 		c := b.Cycle[s]
 		b.Cycle[s] = c&^15 | 1 + c>>6
-		return 0
 	}
-	if c := b.Cycle[s]; t0&^t1 != 0 && c&15 != 0 { // context pauses
+	b.Active &^= finished &^ done
+	for m := generated & b.context() &^ done; m != 0; m &= m - 1 { // context pauses
+		s := bits.TrailingZeros64(m) & 63
+		c := b.Cycle[s]
+		if c&15 == 0 {
+			continue
+		}
 		c--
 		if c&15 == 0 {
-			b.Active &^= bit
+			b.Active &^= m & -m
 			c |= 1 + c>>6
 		}
 		b.Cycle[s] = c
 	}
-	return 0
+	return done
 }
 
 // complete removes finished sequences; rule 6.10.
 func (v *env) complete(b *block, done uint64) {
 	for m := done &^ b.Swapped; m != 0; m &= m - 1 {
-		s := uint(bits.TrailingZeros64(m))
+		s := uint(bits.TrailingZeros64(m)) & 63
 		v.removeMemory(b, s, v.privatePages(b, s)*b.quant(s).QuarterPages())
 	}
 	v.Counters.Completed += uint32(bits.OnesCount64(done))

@@ -38,7 +38,7 @@ func ObsLayout(slots int) Layout {
 	return Layout{DType: "float32", Length: ObsLen(slots), Slots: slots, Globals: globalFeatures[:], Slot: slotFeatures[:]}
 }
 
-// MarshalText renders the layout as JSON for people.
+// String renders the layout as JSON for people.
 func (l Layout) String() string {
 	b, _ := json.MarshalIndent(l, "", "  ")
 	return string(b)
@@ -82,11 +82,16 @@ var slotFeatures = [SlotFeatures]Feature{
 var (
 	percentOf  = quotients[[128]float32](100) // priorities and eviction values
 	hotnessOf  = quotients[[256]float32](255)
+	rateOf     = quotients[[256]float32](128)
+	ageOf      = quotients[[32]float32](16)
+	prefixOf   = quotients[[8]float32](8)
 	quantOf    = [4]float32{1, 0.5, 0.25, 0}
 	evictionOf = evictionValues()
+	// phaseOf is indexed by prefill, active and (active and of type reasoning), one bit each.
+	phaseOf = [8]float32{0, 0.25, 0.5, 0, 0, 0, 0.75, 0}
 )
 
-func quotients[T [128]float32 | [256]float32](d float32) (t T) {
+func quotients[T [8]float32 | [32]float32 | [128]float32 | [256]float32](d float32) (t T) {
 	for i := range len(t) {
 		t[i] = float32(i) / d
 	}
@@ -187,32 +192,43 @@ func (v *env) lastHolders() (extra [4]uint64, gain [8]uint32) {
 	return extra, gain
 }
 
-// observeBlock writes the rows of up to 64 slots. Clearing everything and then visiting only live slots beats a test a
-// slot, whose outcome no branch predictor can know.
+// observeBlock writes the rows of up to 64 slots: first the empty ones, then the live ones, since a test a slot would be
+// a branch that nothing predicts. Tables beat conversions.
 func (v *env) observeBlock(b *block, row []float32, inv float32, extra uint64, gain *[8]uint32) {
-	clear(row)
-	step, limit := v.Step, 2*v.Episode.BudgetQP
+	top := bits.Len64(b.Alive)
+	clear(row[min(top*SlotFeatures, len(row)):])
+	for m := ^b.Alive & (1<<top - 1); m != 0; m &= m - 1 {
+		*(*[SlotFeatures]float32)(row[bits.TrailingZeros64(m)*SlotFeatures:]) = [SlotFeatures]float32{}
+	}
+	step, limit, pages := v.Step, 2*v.Episode.BudgetQP, &v.Episode.PrefixPages
+	swapped, int8s, int4s, prefill, active := b.Swapped, b.Int8, b.Int4, b.Prefill, b.Active
+	t0, t1, t2 := b.Type0, b.Type1, b.Type2
 	for m := b.Alive; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m)) & 63
 		f := (*[SlotFeatures]float32)(row[s*SlotFeatures:])
 		prefix := b.Prefix[s] & kv.MaxPrefixes
 		tokens := b.Tokens[s]
-		quant := b.quant(s)
-		swapped := b.Swapped >> s & 1
-		cost := (kv.Pages(tokens) - uint32(v.Episode.PrefixPages[prefix])) * quant.QuarterPages() & (uint32(swapped) - 1)
-		reclaim := cost + gain[prefix]*uint32(extra>>s&1)
-		f[0] = quantOf[quant&3]
-		f[1] = float32(min(cost, limit)) * inv
-		f[2] = float32(min(reclaim, limit)) * inv
+		quant := (int8s>>s&1 | int4s>>s&1<<1) & 3
+		away := swapped >> s & 1
+		cost := (kv.Pages(tokens) - uint32(pages[prefix])) * (kv.FP16QuarterPages >> quant) & (uint32(away) - 1)
+		share := float32(min(cost, limit)) * inv
+		f[0] = quantOf[quant]
+		f[1] = share
+		f[2] = share
 		f[3] = float32(tokens) / float32(tokens+uint32(b.Remaining[s]))
-		f[4] = float32(min(b.Rate[s], 128)) * (1.0 / 128)
+		f[4] = rateOf[uint8(min(b.Rate[s], 128))]
 		f[5] = percentOf[b.Priority[s]&127]
-		f[6] = evictionOf[b.blockType(s)&7]
-		f[7] = float32(b.phase(s)) * 0.25
+		f[6] = evictionOf[t0>>s&1|t1>>s&1<<1|t2>>s&1<<2]
+		f[7] = phaseOf[prefill>>s&1|active>>s&1<<1|active&t0&t1>>s&1<<2]
 		f[8] = hotnessOf[b.Hotness[s]]
-		f[9] = float32(min(step-int32(b.LastAccess[s]), 16)) * (1.0 / 16)
-		f[10] = float32(prefix) * 0.125
-		f[11] = float32(swapped)
+		f[9] = ageOf[min(uint32(step-int32(b.LastAccess[s])), 16)&31]
+		f[10] = prefixOf[prefix]
+		f[11] = float32(away)
+	}
+	for m := extra & b.Alive; m != 0; m &= m - 1 { // at most one slot a prefix
+		s := uint(bits.TrailingZeros64(m)) & 63
+		reclaim := v.privatePages(b, s)*b.quant(s).QuarterPages() + gain[b.Prefix[s]&kv.MaxPrefixes]
+		row[s*SlotFeatures+2] = float32(min(reclaim, limit)) * inv
 	}
 }
 

@@ -38,10 +38,7 @@ func (v *env) serveQueue() {
 	}
 	v.QueueLen = int32(kept)
 	v.PendingQP = pending
-	if admitted != 0 {
-		v.Counters.Admitted += admitted
-		v.recountShared()
-	}
+	v.Counters.Admitted += admitted
 }
 
 // admit places the request, whose private prompt takes qp quarter pages, if a slot is free and its memory fits into the
@@ -70,7 +67,7 @@ func (v *env) admit(word scenario.Word, qp uint32, prefix uint8) bool {
 	b.Hotness[s&63] = 63
 	v.PrivateQP += qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
-	v.SharedQP += shared
+	v.joinPrefix(prefix, q.Type)
 	if prefix != 0 {
 		v.touchSystem(int(prefix))
 	}
@@ -83,11 +80,7 @@ func (v *env) prefixTokens(prefix uint8) uint32 {
 
 // sharedNeed is what a new fp16 member adds to the memory of its prefix; rule 7.2.
 func (v *env) sharedNeed(prefix uint8) uint32 {
-	if prefix == 0 {
-		return 0
-	}
-	m, _ := v.prefixState(int(prefix))
-	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * (kv.FP16QuarterPages - m)
+	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * (kv.FP16QuarterPages - uint32(v.PrefixMul[prefix&kv.MaxPrefixes]))
 }
 
 // freeSlot is the lowest slot that holds no sequence.
@@ -142,7 +135,6 @@ func (v *env) reset(id scenario.Identity) {
 		q := src.Initial(&v.Episode, i)
 		v.placeInitial(&q)
 	}
-	v.recountShared()
 	v.arrive()
 }
 
@@ -165,5 +157,5 @@ func (v *env) placeInitial(q *scenario.InitialSequence) {
 	b.Hotness[s&63] = q.Hotness
 	v.PrivateQP += qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
-	v.SharedQP += shared
+	v.joinPrefix(q.Prefix, q.Type)
 }
