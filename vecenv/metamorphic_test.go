@@ -1,0 +1,243 @@
+package vecenv_test
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math"
+	"runtime"
+	"testing"
+
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/vecenv"
+	"github.com/stretchr/testify/require"
+)
+
+// A play is one way to run the same operations: the matrix below says that none of them may change a bit.
+type play struct {
+	name     string
+	workers  int
+	groups   int
+	splits   int  // batches that the environments are divided into
+	async    bool // groups in flight together, received in another order
+	list     bool // ordered lists instead of op matrices
+	buffers  bool // tensors given by the caller
+	restore  bool // snapshot and restore into a new batch in the middle, twice
+	fork     bool // every environment forked to another row's batch in the middle
+	maxProcs int
+}
+
+var plays = []play{
+	{name: "workers=2", workers: 2},
+	{name: "workers=3", workers: 3},
+	{name: "workers=7/procs=1", workers: 7, maxProcs: 1},
+	{name: "workers=2/procs=4", workers: 2, maxProcs: 4},
+	{name: "split=2", workers: 1, splits: 2},
+	{name: "split=5/workers=2", workers: 2, splits: 5},
+	{name: "groups=2/async", workers: 2, groups: 2, async: true},
+	{name: "groups=5/async", workers: 3, groups: 5, async: true},
+	{name: "groups=3/workers=1", workers: 1, groups: 3, async: true},
+	{name: "list", workers: 2, list: true},
+	{name: "buffers", workers: 2, buffers: true},
+	{name: "restore", workers: 1, restore: true},
+	{name: "fork", workers: 1, fork: true},
+	{name: "everything", workers: 3, splits: 2, groups: 3, async: true, list: true, buffers: true, restore: true, fork: true},
+}
+
+// TestMetamorphic runs one set of operations in every way and compares a digest of each environment's whole history.
+func TestMetamorphic(t *testing.T) {
+	const envs, steps = 150, 30 // enough environments for the workers to be used
+	for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
+		base := vecenv.Config{Envs: envs, Steps: 11, Seed: historySeed(t), FirstEnv: 1000, Source: mustSynthetic(64, 11, scenario.All), Autoreset: mode,
+			Outputs: vecenv.AllOutputs}
+		want := play{workers: 1}.run(t, base, steps)
+		for _, p := range plays {
+			t.Run(fmt.Sprintf("%s/%s", mode, p.name), func(t *testing.T) {
+				require.Equal(t, want, p.run(t, base, steps))
+			})
+		}
+		t.Run(fmt.Sprintf("%s/control", mode), func(t *testing.T) {
+			other := base
+			other.Seed++
+			got := play{workers: 1}.run(t, other, steps)
+			for i := range want {
+				require.NotEqual(t, want[i], got[i], "environment %d of another seed has the same history", i)
+			}
+		})
+	}
+}
+
+// run plays the operations and returns a digest of every environment's history.
+func (p play) run(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
+	if p.maxProcs > 0 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(p.maxProcs))
+	}
+	digests := make([]uint64, 0, cfg.Envs)
+	splits := max(1, p.splits)
+	for k := range splits {
+		part := cfg
+		first, end := cfg.Envs*k/splits, cfg.Envs*(k+1)/splits
+		part.Envs, part.FirstEnv = end-first, cfg.FirstEnv+uint32(first)
+		digests = append(digests, p.runPart(t, part, steps)...)
+	}
+	return digests
+}
+
+func (p play) runPart(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
+	cfg.Workers, cfg.Groups = p.workers, p.groups
+	if p.buffers {
+		cfg.Buffers = ownBuffers(cfg)
+	}
+	b := newBatch(t, cfg)
+	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+	digests := make([]uint64, cfg.Envs)
+	for i := range digests {
+		digests[i] = digest(b, i, 0)
+	}
+	for step := range steps {
+		if p.restore && (step == 3 || step == 25) {
+			b = restored(t, b, cfg)
+		}
+		if p.fork && step == 18 {
+			b = forked(t, b, cfg)
+		}
+		p.step(t, b, step)
+		for i := range digests {
+			digests[i] = digest(b, i, digests[i])
+		}
+	}
+	require.NoError(t, b.Check())
+	return digests
+}
+
+func (p play) step(t *testing.T, b *vecenv.Batch, step int) {
+	if !p.async {
+		require.NoError(t, b.Step(p.actions(b, 0, b.Envs(), step)))
+		return
+	}
+	groups := b.Config().Groups
+	for g := range groups {
+		first, end := b.Group(g)
+		require.NoError(t, b.Send(g, p.actions(b, first, end, step)))
+	}
+	for g := range groups {
+		require.NoError(t, b.Recv((g+1)%groups))
+	}
+}
+
+// actions are a function of environment number and step alone, whatever the form. The list form lists slots from the
+// highest to the lowest, which must not matter since each slot has one operation.
+func (p play) actions(b *vecenv.Batch, first, end, step int) vecenv.Actions {
+	slots := b.Config().Slots
+	a := vecenv.Actions{Ops: make([]uint8, (end-first)*slots)}
+	for i := first; i < end; i++ {
+		key := rng.Key(77, b.Config().FirstEnv+uint32(i), uint32(step))
+		for s := range slots {
+			if w := rng.Mix(key + uint64(s)); w%11 == 0 {
+				a.Ops[(i-first)*slots+s] = uint8(w >> 32 % 4)
+			}
+		}
+	}
+	if !p.list {
+		return a
+	}
+	l := vecenv.Actions{PerEnv: slots}
+	for i := range end - first {
+		for s := slots - 1; s >= 0; s-- {
+			l.List = append(l.List, int32(a.Ops[i*slots+s]), int32(s))
+		}
+	}
+	return l
+}
+
+// digest folds environment i's tensors and whole state into the digest of its history so far.
+func digest(b *vecenv.Batch, i int, before uint64) uint64 {
+	h := fnv.New64a()
+	put := func(words ...uint64) {
+		for _, w := range words {
+			var buf [8]byte
+			for k := range buf {
+				buf[k] = byte(w >> (8 * k))
+			}
+			h.Write(buf[:])
+		}
+	}
+	floats := func(f []float32) {
+		for _, x := range f {
+			put(uint64(math.Float32bits(x)))
+		}
+	}
+	put(before, uint64(math.Float32bits(b.Reward[i])), uint64(b.Terminated[i]), uint64(b.Truncated[i]))
+	perEnv := func(n int) (int, int) { return n / b.Envs() * i, n / b.Envs() * (i + 1) }
+	for _, f := range [][]float32{b.Obs, b.Components, b.Metrics} {
+		lo, hi := perEnv(len(f))
+		floats(f[lo:hi])
+	}
+	lo, hi := perEnv(len(b.Mask))
+	h.Write(b.Mask[lo:hi])
+	if b.FinalObs != nil && b.Terminated[i] != 0 {
+		lo, hi := perEnv(len(b.FinalObs))
+		floats(b.FinalObs[lo:hi])
+	}
+	v := b.View(i)
+	fmt.Fprintf(h, "%+v %+v %+v %d %d", v.Identity(), v.Counters(), v.Totals(), v.Score(), v.Growth())
+	for _, s := range v.AppendLive(nil) {
+		fmt.Fprintf(h, "%+v", s)
+	}
+	for k := range v.QueueLen() {
+		q, arrived := v.Waiting(k)
+		fmt.Fprintf(h, "%+v %d", q, arrived)
+	}
+	return h.Sum64()
+}
+
+func newBatch(t testing.TB, cfg vecenv.Config) *vecenv.Batch {
+	b, err := vecenv.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(b.Close)
+	return b
+}
+
+// ownBuffers gives every tensor, filled with what must be overwritten.
+func ownBuffers(cfg vecenv.Config) vecenv.Buffers {
+	n := cfg.Envs
+	b := vecenv.Buffers{Obs: make([]float32, n*vecenv.ObsLen(64)), Reward: make([]float32, n), Terminated: make([]uint8, n),
+		Truncated: make([]uint8, n), Mask: make([]uint8, n*64*4), Components: make([]float32, n*7), Metrics: make([]float32, n*vecenv.NumMetrics)}
+	if cfg.Autoreset == vecenv.SameStep {
+		b.FinalObs = make([]float32, n*vecenv.ObsLen(64))
+	}
+	for _, f := range [][]float32{b.Obs, b.Reward, b.Components, b.Metrics, b.FinalObs} {
+		for k := range f {
+			f[k] = float32(math.NaN())
+		}
+	}
+	for _, u := range [][]uint8{b.Terminated, b.Truncated, b.Mask} {
+		for k := range u {
+			u[k] = 99
+		}
+	}
+	return b
+}
+
+// restored carries all environments to a new batch through snapshots of two parts.
+func restored(t *testing.T, b *vecenv.Batch, cfg vecenv.Config) *vecenv.Batch {
+	other := newBatch(t, cfg)
+	cut := b.Envs() / 3
+	for _, part := range [][2]int{{0, cut}, {cut, b.Envs()}} {
+		s, err := b.Snapshot(nil, part[0], part[1])
+		require.NoError(t, err)
+		require.NoError(t, other.Restore(s, part[0]))
+	}
+	b.Close()
+	return other
+}
+
+// forked carries all environments to a new batch by forks.
+func forked(t *testing.T, b *vecenv.Batch, cfg vecenv.Config) *vecenv.Batch {
+	other := newBatch(t, cfg)
+	for i := range b.Envs() {
+		require.NoError(t, b.Fork(i, other, i))
+	}
+	b.Close()
+	return other
+}

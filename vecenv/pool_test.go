@@ -1,0 +1,102 @@
+package vecenv_test
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/vecenv"
+	"github.com/stretchr/testify/require"
+)
+
+// explosive is a source that panics when a given environment's arrivals of a given step are asked for.
+type explosive struct {
+	scenario.Source
+	env  uint32
+	step int
+}
+
+func (x explosive) Arrive(e *scenario.Episode, step int, out []scenario.Word) int {
+	if e.Env == x.env && step == x.step {
+		panic("no more requests")
+	}
+	return x.Source.Arrive(e, step, out)
+}
+
+// A panic in a step, on whichever worker, is an error that names the episode, and the batch stays broken.
+func TestPanicIsAnError(t *testing.T) {
+	for _, workers := range []int{1, 3} {
+		for _, env := range []uint32{0, 150, 199} {
+			src := explosive{mustSynthetic(64, 15, scenario.All), env, 2}
+			b := newBatch(t, vecenv.Config{Envs: 200, Workers: workers, Source: src, Seed: 8})
+			require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+			require.NoError(t, b.Step(vecenv.Actions{}))
+			err := b.Step(vecenv.Actions{})
+			var p *vecenv.PanicError
+			require.True(t, errors.As(err, &p), "%v", err)
+			require.Equal(t, int(env), p.Env)
+			require.Equal(t, scenario.Identity{Seed: 8, Env: env}, p.Identity)
+			require.ErrorContains(t, err, fmt.Sprintf("environment %d (seed 8, env %d, episode 0): panic: no more requests", env, env))
+			require.Contains(t, string(p.Stack), "Arrive")
+			require.Equal(t, err, b.Step(vecenv.Actions{}))
+			require.Equal(t, err, b.Reset(vecenv.ResetOptions{}))
+			b.Close()
+		}
+	}
+}
+
+// A step allocates nothing, whatever the form of the actions, the outputs, the workers and the ends of episodes.
+func TestStepAllocatesNothing(t *testing.T) {
+	for _, workers := range []int{1, 2} {
+		for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
+			b := newBatch(t, vecenv.Config{Envs: 256, Workers: workers, Groups: 2, Outputs: vecenv.AllOutputs, Autoreset: mode})
+			require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+			matrix := play{}.actions(b, 0, 256, 1)
+			list := play{list: true}.actions(b, 0, 256, 2)
+			first, second := play{}.actions(b, 0, 128, 3), play{}.actions(b, 128, 256, 3)
+			n := testing.AllocsPerRun(50, func() {
+				_ = b.Step(matrix)
+				_ = b.Step(list)
+				_ = b.Send(0, first)
+				_ = b.Send(1, second)
+				_ = b.Recv(1)
+				_ = b.Recv(0)
+			})
+			require.Zero(t, n, "workers=%d %s", workers, mode)
+		}
+	}
+}
+
+// Steps start no goroutine, and Close ends the workers.
+func TestGoroutines(t *testing.T) {
+	before := runtime.NumGoroutine()
+	b, err := vecenv.New(vecenv.Config{Envs: 512, Workers: 4, NoObs: true})
+	require.NoError(t, err)
+	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+	require.Equal(t, before+3, runtime.NumGoroutine(), "the caller is the fourth worker")
+	for range 100 {
+		require.NoError(t, b.Step(vecenv.Actions{}))
+	}
+	require.Equal(t, before+3, runtime.NumGoroutine())
+	b.Close()
+	require.Equal(t, before, runtime.NumGoroutine())
+}
+
+// Workers that have parked are woken by the next step, and groups may be received long after they are done.
+func TestParkedWorkers(t *testing.T) {
+	b := newBatch(t, vecenv.Config{Envs: 512, Workers: 3, Groups: 2, NoObs: true})
+	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+	for range 20 {
+		require.NoError(t, b.Send(0, vecenv.Actions{}))
+		time.Sleep(2 * time.Millisecond) // ten times what a worker spins
+		require.NoError(t, b.Send(1, vecenv.Actions{}))
+		require.NoError(t, b.Recv(0))
+		require.NoError(t, b.Recv(1))
+	}
+	for i := range 512 {
+		require.Equal(t, 20%16, b.View(i).Step(), "15 steps and a reset, then 4")
+	}
+}
