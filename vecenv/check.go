@@ -11,6 +11,9 @@ import (
 // violation. It is slow and meant for tests, restored snapshots and suspicion.
 func (b *Batch) Check() error {
 	for i := range b.heads {
+		if b.fresh[i] {
+			continue // no state yet
+		}
 		v := b.envAt(i)
 		if err := v.check(); err != nil {
 			return fmt.Errorf("vecenv: environment %d (seed %d, env %d, episode %d): %w", i, b.ids[i].Seed, b.ids[i].Env, b.ids[i].Episode, err)

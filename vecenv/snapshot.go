@@ -134,11 +134,13 @@ func (b *Batch) readStates(r *bytes.Reader, n int) ([]envState, error) {
 				return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
 			}
 		}
+		if st.Fresh != 0 { // there is no state yet
+			*st = envState{snapshotHead: snapshotHead{st.ID, 1}, blocks: make([]block, b.width), queue: make([]scenario.Word, b.rules.queueCap)}
+			continue
+		}
 		v := env{head: &st.head, blocks: st.blocks, queue: st.queue, rules: &b.rules}
-		if st.Fresh == 0 {
-			if err := v.checkRestored(); err != nil {
-				return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
-			}
+		if err := v.checkRestored(); err != nil {
+			return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
 		}
 	}
 	return states, nil

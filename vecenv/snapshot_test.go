@@ -204,6 +204,10 @@ func FuzzRestore(f *testing.F) {
 			return
 		}
 		require.NoError(t, b.Check())
+		if err := b.Step(vecenv.Actions{}); err != nil { // the change was to its flag
+			require.ErrorContains(t, err, "never reset")
+			return
+		}
 		for range 30 {
 			require.NoError(t, b.Step(vecenv.Actions{Ops: make([]uint8, 128)}))
 		}

@@ -1,0 +1,73 @@
+package vecenv_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A mutant is the engine with one rule broken. The comparison with the oracle must notice each of them; a mutant that
+// survives shows a rule that no test watches.
+type mutant struct {
+	rule      string
+	file      string
+	old, new_ string
+}
+
+var mutants = []mutant{
+	{"1.7 finest level of the sharers", "env.go", "case fp16 != 0:\n\t\tmultiplier = 4", "case fp16 != 0:\n\t\tmultiplier = 2"},
+	{"6.2 int4 cannot be compressed", "action.go", "compress&resident&^b.Int4", "compress&resident"},
+	{"6.4 decay of hotness", "env.go", "x-x>>2&0x3F3F3F3F3F3F3F3F", "x-x>>3&0x1F1F1F1F1F1F1F1F"},
+	{"6.6 stall at the capacity", "env.go", "u+qp > v.Episode.CapacityQP", "u+qp > v.Episode.BudgetQP"},
+	{"6.7 swapped sequences at half speed", "env.go", "(b.Rate[s]+1)/2", "b.Rate[s]"},
+	{"6.8 finished reasoning lingers", "env.go", "done = finished & (b.context() | b.generation())", "done = finished"},
+	{"6.9 latency of an access", "env.go", "100 + min(200,", "100 + min(180,"},
+	{"7.2 no head-of-line blocking", "queue.go", "if v.admit(word, qp, prefix) {", "if kept == 0 && v.admit(word, qp, prefix) {"},
+	{"7.4 system entries are accessed", "queue.go", "v.touchSystem(int(prefix))", "_ = prefix"},
+	{"7.5 expiry", "queue.go", "v.Step-birth(word) >= v.rules.maxWait", "v.Step-birth(word) > v.rules.maxWait"},
+	{"9.8 risk", "action.go", "b.Priority[s] >= 70", "b.Priority[s] > 70"},
+	{"10.2 shared gain", "obs.go", "if count[top] != 1 {", "if count[top] > 2 {"},
+}
+
+// TestMutants builds each mutant (an overlay of one file: the tree is not touched) and runs the comparison on it.
+func TestMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("mutants are built without -short only")
+	}
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Skip("no go command in PATH to build mutants with")
+	}
+	for _, m := range mutants {
+		t.Run(m.rule, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command(goTool, "test", "-short", "-count=1", "-overlay", m.overlay(t), "-run", "^TestOracle$", ".")
+			out, err := cmd.CombinedOutput()
+			var exit *exec.ExitError
+			require.ErrorAs(t, err, &exit, "the mutant survived:\n%s", out)
+			require.Contains(t, string(out), "--- FAIL: TestOracle", "the mutant failed otherwise than by the comparison:\n%s", out)
+		})
+	}
+}
+
+func (m mutant) overlay(t *testing.T) string {
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	path := filepath.Join(here, m.file)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(text), m.old), "%s no longer holds %q exactly once", m.file, m.old)
+	dir := t.TempDir()
+	broken := filepath.Join(dir, m.file)
+	require.NoError(t, os.WriteFile(broken, []byte(strings.Replace(string(text), m.old, m.new_, 1)), 0o600))
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: broken}})
+	require.NoError(t, err)
+	file := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(file, overlay, 0o600))
+	return file
+}
