@@ -1,0 +1,148 @@
+package vecenv_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/kvgym/kvgym/vecenv"
+	"github.com/stretchr/testify/require"
+)
+
+// cycle is the number of steps whose operations are prepared: two episodes and their reset steps.
+const cycle = 32
+
+// workload is a batch in the middle of staggered episodes, and valid operations for its next steps, about three an
+// environment and step.
+type workload struct {
+	batch *vecenv.Batch
+	start []byte // snapshot
+	ops   [cycle][]uint8
+	next  int
+}
+
+func newWorkload(tb testing.TB, cfg vecenv.Config) *workload {
+	prepare := cfg
+	prepare.Outputs, prepare.NoObs = vecenv.WithMask, false
+	p := newBatch(tb, prepare)
+	require.NoError(tb, p.Reset(vecenv.ResetOptions{}))
+	stagger(tb, p)
+	w := &workload{batch: newBatch(tb, cfg)}
+	var err error
+	w.start, err = p.Snapshot(nil, 0, cfg.Envs)
+	require.NoError(tb, err)
+	r := rand.New(rand.NewPCG(3, 4))
+	for k := range w.ops {
+		w.ops[k] = validOps(r, p)
+		require.NoError(tb, p.Step(vecenv.Actions{Ops: w.ops[k]}))
+	}
+	w.rewind(tb)
+	return w
+}
+
+// stagger leaves every sixteenth of the environments at another step of its episode.
+func stagger(tb testing.TB, b *vecenv.Batch) {
+	mask := make([]bool, b.Envs())
+	for k := range 16 {
+		for i := range mask {
+			mask[i] = i%16 == k
+		}
+		require.NoError(tb, b.Reset(vecenv.ResetOptions{Mask: mask}))
+		require.NoError(tb, b.Step(vecenv.Actions{}))
+	}
+}
+
+// validOps draws operations that the mask allows, on one slot of ten.
+func validOps(r *rand.Rand, b *vecenv.Batch) []uint8 {
+	ops := make([]uint8, len(b.Mask)/4)
+	for s := range ops {
+		if op := uint8(1 + r.IntN(3)); r.IntN(10) == 0 && b.Mask[4*s+int(op)] != 0 {
+			ops[s] = op
+		}
+	}
+	return ops
+}
+
+func (w *workload) rewind(tb testing.TB) {
+	require.NoError(tb, w.batch.Restore(w.start, 0))
+	w.next = 0
+}
+
+// step makes one step of the prepared cycle; rewinding is not timed.
+func (w *workload) step(b *testing.B) {
+	if w.next == cycle {
+		b.StopTimer()
+		w.rewind(b)
+		b.StartTimer()
+	}
+	if err := w.batch.Step(vecenv.Actions{Ops: w.ops[w.next]}); err != nil {
+		b.Fatal(err)
+	}
+	w.next++
+}
+
+// BenchmarkStep is a whole step: operations, dynamics, reward, observation, autoreset.
+func BenchmarkStep(b *testing.B) {
+	for _, obs := range []string{"f32", "none"} {
+		for _, envs := range []int{64, 1024, 4096, 16384} {
+			for _, workers := range []int{1, 2} {
+				b.Run(fmt.Sprintf("envs=%d/workers=%d/slots=64/obs=%s/simd=generic", envs, workers, obs), func(b *testing.B) {
+					w := newWorkload(b, vecenv.Config{Envs: envs, Workers: workers, NoObs: obs == "none"})
+					b.ReportAllocs()
+					b.SetBytes(int64(4 * len(w.batch.Obs)))
+					b.ResetTimer()
+					for range b.N {
+						w.step(b)
+					}
+					b.ReportMetric(float64(b.N)*float64(envs)/b.Elapsed().Seconds(), "env-steps/s")
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkObserve writes observations of states that do not change.
+func BenchmarkObserve(b *testing.B) {
+	w := newWorkload(b, vecenv.Config{Envs: 256, Workers: 1})
+	row := make([]float32, vecenv.ObsLen(64))
+	b.ResetTimer()
+	for i := range b.N {
+		w.batch.View(i % 256).Observe(row)
+	}
+}
+
+// BenchmarkReset starts episodes.
+func BenchmarkReset(b *testing.B) {
+	batch := newBatch(b, vecenv.Config{Envs: 256, Workers: 1, NoObs: true})
+	b.ReportAllocs()
+	for range b.N {
+		if err := batch.Reset(vecenv.ResetOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/256, "ns/env")
+}
+
+// BenchmarkStores is the physical limit that BenchmarkStep's MB/s stand against: the observation tensor of as many
+// environments written with the runtime's widest plain stores.
+func BenchmarkStores(b *testing.B) {
+	for _, envs := range []int{64, 1024, 4096, 16384} {
+		for _, workers := range []int{1, 2} {
+			b.Run(fmt.Sprintf("envs=%d/workers=%d", envs, workers), func(b *testing.B) {
+				tensor := make([]float32, envs*vecenv.ObsLen(64))
+				b.SetBytes(int64(4 * len(tensor)))
+				var wg sync.WaitGroup
+				for k := range workers {
+					part := tensor[len(tensor)*k/workers : len(tensor)*(k+1)/workers]
+					wg.Go(func() {
+						for range b.N {
+							clear(part)
+						}
+					})
+				}
+				wg.Wait()
+			})
+		}
+	}
+}
