@@ -215,8 +215,8 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 	if a.Ops != nil && len(a.Ops) != envs*b.cfg.Slots {
 		return fmt.Errorf("vecenv: Actions.Ops: %d values: allowed %d, %d environments of %d slots", len(a.Ops), envs*b.cfg.Slots, envs, b.cfg.Slots)
 	}
-	if a.List != nil && (a.PerEnv < 1 || len(a.List) != envs*a.PerEnv*2) {
-		return fmt.Errorf("vecenv: Actions.List: %d values with PerEnv %d: allowed PerEnv at least 1 and %d environments of PerEnv pairs", len(a.List), a.PerEnv, envs)
+	if a.List != nil && (a.PerEnv < 0 || len(a.List) != envs*a.PerEnv*2) {
+		return fmt.Errorf("vecenv: Actions.List: %d values with PerEnv %d: allowed PerEnv at least 0 and %d environments of PerEnv pairs", len(a.List), a.PerEnv, envs)
 	}
 	for i := first; i < end; i++ {
 		if b.fresh[i] {

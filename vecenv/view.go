@@ -74,6 +74,11 @@ func (v View) UsedQP() uint32 { h := &v.batch.heads[v.env]; return h.PrivateQP +
 // SharedQP is the part of it that shared prefixes hold.
 func (v View) SharedQP() uint32 { return v.batch.heads[v.env].SharedQP }
 
+// PrefixMultiplier is what one page of shared prefix p costs now, quarter pages; 0 while no resident sequence shares it.
+func (v View) PrefixMultiplier(p int) uint32 {
+	return uint32(v.batch.heads[v.env].PrefixMul[p&kv.MaxPrefixes])
+}
+
 // BudgetQP is the memory budget, quarter pages.
 func (v View) BudgetQP() uint32 { return v.batch.heads[v.env].Episode.BudgetQP }
 

@@ -1,7 +1,7 @@
 // Package rng gives the counter-based random streams of the simulator: use it wherever a draw must depend on
 // (seed, env, episode, purpose, step, index) and on nothing else, so that scheduling and batch shape cannot reach it.
 //
-// The algorithm is rule R-RNG of docs/simulator.md: SplitMix64's finaliser applied to a keyed counter. It is a pure
+// The algorithm is rules 2.1 to 2.3 of docs/simulator.md: SplitMix64's finaliser applied to a keyed counter. It is a pure
 // function of 64-bit integers, so every machine draws the same bits.
 package rng
 
