@@ -15,9 +15,9 @@ import (
 // Worked is an episode to be written out with every number, for docs/worked-episodes.md.
 type Worked struct {
 	Title    string
-	About    string          // what to look at
-	Flags    string          // of the kvgym inspect that shows the same episode
-	Config   vecenv.Config   // Source, Slots, Steps and MaxWait
+	About    string        // what to look at
+	Flags    string        // of the kvgym inspect that shows the same episode
+	Config   vecenv.Config // Source, Slots, Steps and MaxWait
 	Identity scenario.Identity
 	Actions  [][]int32 // (op, slot) pairs of each step
 }

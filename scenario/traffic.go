@@ -353,7 +353,7 @@ func (t *Traffic) Begin(id Identity, e *Episode) {
 }
 
 // capacityTenths scales the mean unconstrained demand of a window to its capacity.
-const capacityTenths = 11
+const capacityTenths = 8
 
 func (t *Traffic) firstOf(step uint32) uint32 { return t.stepStart[min(int(step), len(t.stepStart)-1)] }
 
