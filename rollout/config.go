@@ -1,0 +1,217 @@
+package rollout
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/kvgym/kvgym/policy"
+	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/vecenv"
+)
+
+// Obs chooses what of the observations is kept.
+type Obs string
+
+// The kinds of observation columns.
+const (
+	ObsNone Obs = "none"
+	ObsF32  Obs = "f32"
+)
+
+// ParseObs returns the kind of that name.
+func ParseObs(s string) (Obs, error) {
+	if s == string(ObsNone) || s == string(ObsF32) {
+		return Obs(s), nil
+	}
+	return "", fmt.Errorf("obs: %.40q: allowed none, f32", s)
+}
+
+// Program names the build that writes, for the manifest.
+type Program struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+}
+
+// Config says what to play and where to write it. The zero value of a field means its default.
+type Config struct {
+	Out          string                // folder to write to; made if it does not exist; no default
+	Episodes     int64                 // for every group; 1 to 2^31; no default
+	Policies     []string              // names known to package policy, each once; no default
+	Difficulties []scenario.Difficulty // of easy, medium, hard, each once; default all three
+	Seed         uint64                // of every episode's identity; any value
+	Slots        int                   // default 64
+	Steps        int                   // default 15
+	MaxWait      int                   // default 5
+	Profile      vecenv.Profile        // default Seed
+	Obs          Obs                   // default ObsNone
+	// Traffic takes the requests from a trace instead of drawing them. Its Slots, Steps and Difficulty are set by Run.
+	Traffic *scenario.TrafficConfig
+
+	Resume  bool // go on with an interrupted rollout of the same configuration
+	Envs    int  // environments stepped together, all workers'; 1 to 1,048,576; default 512; no effect on the data
+	Workers int  // threads; 0 is all cores; at most 1,024; no effect on the data
+	Program Program
+}
+
+// MaxEpisodes bounds the episodes of one group: an episode's number is its environment's.
+const MaxEpisodes = 1 << 31
+
+// Defaults of Config.
+const (
+	DefaultEnvs    = 512
+	defaultSlots   = 64
+	defaultSteps   = 15
+	defaultMaxWait = 5
+)
+
+// RefusedError tells that the output folder cannot be used as asked: it holds another rollout's data, or none to resume.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
+
+func (c *Config) fill() error {
+	set := func(p *int, d int) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	set(&c.Slots, defaultSlots)
+	set(&c.Steps, defaultSteps)
+	set(&c.MaxWait, defaultMaxWait)
+	set(&c.Envs, DefaultEnvs)
+	set(&c.Workers, runtime.GOMAXPROCS(0))
+	if c.Obs == "" {
+		c.Obs = ObsNone
+	}
+	if len(c.Difficulties) == 0 {
+		c.Difficulties = []scenario.Difficulty{scenario.Easy, scenario.Medium, scenario.Hard}
+	}
+	return c.validate()
+}
+
+func (c *Config) validate() error {
+	if c.Out == "" {
+		return errors.New(`rollout: out: "": allowed a folder`)
+	}
+	if err := scenario.CheckShape(c.Slots, c.Steps); err != nil {
+		return fmt.Errorf("rollout: %w", err)
+	}
+	for _, f := range []struct {
+		name      string
+		v, lo, hi int64
+	}{{"episodes", c.Episodes, 1, MaxEpisodes}, {"max wait", int64(c.MaxWait), 1, 4096}, {"envs", int64(c.Envs), 1, vecenv.MaxEnvs}, {"workers", int64(c.Workers), 1, 1024}} {
+		if f.v < f.lo || f.v > f.hi {
+			return fmt.Errorf("rollout: %s: %d: allowed %d to %d", f.name, f.v, f.lo, f.hi)
+		}
+	}
+	if c.Profile != vecenv.Seed {
+		return fmt.Errorf("rollout: profile: %s: allowed seed", c.Profile)
+	}
+	if _, err := ParseObs(string(c.Obs)); err != nil {
+		return fmt.Errorf("rollout: %w", err)
+	}
+	return c.validateGroups()
+}
+
+func (c *Config) validateGroups() error {
+	if len(c.Policies) == 0 {
+		return fmt.Errorf(`rollout: policies: none: allowed %s`, strings.Join(policy.Names(), ", "))
+	}
+	for i, p := range c.Policies {
+		if _, err := policy.New(p); err != nil {
+			return fmt.Errorf("rollout: %w", err)
+		}
+		if slices.Contains(c.Policies[:i], p) {
+			return fmt.Errorf("rollout: policy: %s: allowed each name once", p)
+		}
+	}
+	for i, d := range c.Difficulties {
+		if d > scenario.Hard {
+			return fmt.Errorf("rollout: difficulty: %s: allowed easy, medium, hard", d)
+		}
+		if slices.Contains(c.Difficulties[:i], d) {
+			return fmt.Errorf("rollout: difficulty: %s: allowed each once", d)
+		}
+	}
+	return nil
+}
+
+// identity is the part of a configuration that decides the data, as the manifest and every file state it.
+type identity struct {
+	Format       string   `json:"format"`
+	Simulator    string   `json:"simulator_version"`
+	Profile      string   `json:"profile"`
+	Policies     []string `json:"policies"`
+	Difficulties []string `json:"difficulties"`
+	Episodes     int64    `json:"episodes"` // for every group
+	Seed         uint64   `json:"seed"`
+	Slots        int      `json:"slots"`
+	Steps        int      `json:"steps"`
+	MaxWait      int      `json:"max_wait"`
+	Obs          string   `json:"obs"`
+	Sources      []string `json:"sources"` // one a difficulty
+	Traffic      string   `json:"traffic"` // synthetic, or the trace file's SHA-256
+}
+
+// formatName names the layout of the files. It changes when files of the same configuration would.
+const formatName = "kvgym-rollout-1"
+
+func (c *Config) identity(sources []scenario.Source) identity {
+	id := identity{Format: formatName, Simulator: vecenv.SimulatorVersion, Profile: c.Profile.String(), Policies: c.Policies, Episodes: c.Episodes,
+		Seed: c.Seed, Slots: c.Slots, Steps: c.Steps, MaxWait: c.MaxWait, Obs: string(c.Obs), Traffic: "synthetic"}
+	for i, d := range c.Difficulties {
+		id.Difficulties = append(id.Difficulties, d.String())
+		id.Sources = append(id.Sources, sources[i].Fingerprint())
+		if t, ok := sources[i].(*scenario.Traffic); ok {
+			id.Traffic = t.Info().SHA256
+		}
+	}
+	return id
+}
+
+// json is the canonical text of an identity.
+func (i *identity) json() string {
+	b, err := json.Marshal(i)
+	if err != nil {
+		panic(fmt.Sprintf("rollout: identity: %v", err)) // strings and integers always marshal
+	}
+	return string(b)
+}
+
+// fingerprint is equal for two rollouts exactly when their data files are.
+func (i *identity) fingerprint() string {
+	sum := sha256.Sum256([]byte(i.json()))
+	return hex.EncodeToString(sum[:])
+}
+
+// differences names the fields in which two identities differ, with both values.
+func (i *identity) differences(asked *identity) string {
+	fields := func(x *identity) (names []string, values map[string]json.RawMessage) {
+		values = map[string]json.RawMessage{}
+		if err := json.Unmarshal([]byte(x.json()), &values); err != nil {
+			panic(fmt.Sprintf("rollout: identity: %v", err))
+		}
+		for n := range values {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		return names, values
+	}
+	names, have := fields(i)
+	_, want := fields(asked)
+	var out []string
+	for _, n := range names {
+		if string(have[n]) != string(want[n]) {
+			out = append(out, fmt.Sprintf("%s is %s there and %s here", n, have[n], want[n]))
+		}
+	}
+	return strings.Join(out, "; ")
+}

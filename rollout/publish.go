@@ -1,0 +1,142 @@
+package rollout
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/apache/arrow-go/v18/parquet/file"
+)
+
+// folder is an output folder. A file gets its name only when it is whole and on disk, so a name is a promise.
+type folder struct {
+	path        string
+	fingerprint string
+}
+
+// tempPrefix begins the names of unfinished files.
+const tempPrefix = ".unfinished-"
+
+// create makes the folder and those of the tables.
+func (f *folder) create() error {
+	for _, dir := range []string{f.path, filepath.Join(f.path, stepsTable), filepath.Join(f.path, episodesTable)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("rollout: out: %s: %w: allowed a folder that can be written", f.path, err)
+		}
+	}
+	return nil
+}
+
+// publish writes a file under a temporary name in the same folder, syncs it and renames it. On an error nothing is left.
+func (f *folder) publish(name string, write func(io.Writer) error) (err error) {
+	path := filepath.Join(f.path, name)
+	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	if err != nil {
+		return fmt.Errorf("rollout: %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+			err = fmt.Errorf("rollout: writing %s: %w", path, err)
+		}
+	}()
+	w := bufio.NewWriterSize(tmp, 1<<20)
+	for _, do := range []func() error{func() error { return write(w) }, w.Flush, tmp.Sync, func() error { return tmp.Chmod(0o644) }, tmp.Close,
+		func() error { return os.Rename(tmp.Name(), path) }} {
+		if err = do(); err != nil {
+			return err
+		}
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a rename last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// metaOf is what every data file says of itself.
+func (f *folder) metaOf(id *identity, table string, s shard) []field {
+	return []field{{"kvgym.config", id.json()}, {"kvgym.fingerprint", f.fingerprint}, {"kvgym.table", table},
+		{"kvgym.shard", strconv.FormatInt(s.number, 10)}, {"kvgym.policy", s.group.policy}, {"kvgym.difficulty", s.group.difficulty.String()}}
+}
+
+// finished tells whether both files of a shard are there and are this rollout's. What is torn or foreign is not.
+func (f *folder) finished(s shard, steps int) bool {
+	return f.holds(stepsTable, s, s.n*int64(steps)) && f.holds(episodesTable, s, s.n)
+}
+
+func (f *folder) holds(table string, s shard, rows int64) bool {
+	r, err := file.OpenParquetFile(filepath.Join(f.path, partName(table, s.number)), false)
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	meta := r.MetaData().KeyValueMetadata()
+	says := func(key string) string {
+		if v := meta.FindValue(key); v != nil {
+			return *v
+		}
+		return ""
+	}
+	return r.NumRows() == rows && says("kvgym.fingerprint") == f.fingerprint && says("kvgym.shard") == strconv.FormatInt(s.number, 10) &&
+		says("kvgym.table") == table
+}
+
+// clean removes unfinished files, and the files of shards that are not finished.
+func (f *folder) clean(kept func(number int64) bool) error {
+	for _, table := range []string{stepsTable, episodesTable} {
+		entries, err := os.ReadDir(filepath.Join(f.path, table))
+		if err != nil {
+			return fmt.Errorf("rollout: %w", err)
+		}
+		for _, e := range entries {
+			number, isPart := partNumber(e.Name())
+			if !strings.HasPrefix(e.Name(), tempPrefix) && (!isPart || kept(number)) {
+				continue
+			}
+			if err := os.Remove(filepath.Join(f.path, table, e.Name())); err != nil {
+				return fmt.Errorf("rollout: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// partNumber reads the number out of a part's name.
+func partNumber(name string) (int64, bool) {
+	middle, ok := strings.CutPrefix(name, "part-")
+	middle, isParquet := strings.CutSuffix(middle, ".parquet")
+	n, err := strconv.ParseInt(middle, 10, 64)
+	return n, ok && isParquet && err == nil && n >= 0
+}
+
+// used tells whether the folder holds data of some rollout: a manifest, or a part (the manifest is written first).
+func (f *folder) used() (bool, error) {
+	for _, dir := range []string{"", stepsTable, episodesTable} {
+		entries, err := os.ReadDir(filepath.Join(f.path, dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("rollout: out: %s: %w: allowed a folder that can be written", f.path, err)
+		}
+		for _, e := range entries {
+			if _, isPart := partNumber(e.Name()); isPart || e.Name() == manifestName {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,253 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvgym/kvgym/scenario"
+	"golang.org/x/sync/errgroup"
+)
+
+// run is one rollout on its way.
+type run struct {
+	cfg    Config
+	id     identity
+	plan   *plan
+	folder folder
+	trace  *scenario.TrafficInfo
+	start  time.Time
+
+	stop     atomic.Bool
+	done     atomic.Int64 // environment steps
+	progress func(done, total int64)
+}
+
+// Run plays the rollout and returns its summary. progress, which may be nil, is called from several goroutines with the
+// environment steps that are done, kept ones included, and the total. When ctx is cancelled Run stops between two steps,
+// leaves the finished parts, and returns the context's error.
+func Run(ctx context.Context, cfg Config, progress func(done, total int64)) (Summary, error) {
+	if err := cfg.fill(); err != nil {
+		return Summary{}, err
+	}
+	sources, err := cfg.sources()
+	if err != nil {
+		return Summary{}, err
+	}
+	r := &run{cfg: cfg, id: cfg.identity(sources), plan: newPlan(&cfg, sources), start: time.Now(), progress: progress}
+	r.folder = folder{path: cfg.Out, fingerprint: r.id.fingerprint()}
+	if t, ok := sources[0].(*scenario.Traffic); ok {
+		info := t.Info()
+		r.trace = &info
+	}
+	if err := r.admit(); err != nil {
+		return Summary{}, err
+	}
+	if err := r.folder.create(); err != nil {
+		return Summary{}, err
+	}
+	release, err := r.folder.lock()
+	if err != nil {
+		return Summary{}, err
+	}
+	defer release()
+	return r.play(ctx)
+}
+
+// sources makes one source a difficulty; a trace is read once.
+func (c *Config) sources() ([]scenario.Source, error) {
+	var out []scenario.Source
+	var traffic *scenario.Traffic
+	if c.Traffic != nil {
+		t := *c.Traffic
+		t.Slots, t.Steps, t.Difficulty = c.Slots, c.Steps, c.Difficulties[0]
+		var err error
+		if traffic, err = scenario.LoadTraffic(t); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range c.Difficulties {
+		var s scenario.Source
+		var err error
+		if traffic != nil {
+			s, err = traffic.WithDifficulty(d)
+		} else {
+			s, err = scenario.NewSynthetic(c.Slots, c.Steps, d)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// admit tells whether the folder may be written to.
+func (r *run) admit() error {
+	used, err := r.folder.used()
+	if err != nil || !used {
+		return err
+	}
+	if !r.cfg.Resume {
+		return refuse("rollout: out: %s: holds a rollout already: allowed another folder, or resuming that one", r.cfg.Out)
+	}
+	m, err := r.folder.readManifest()
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return refuse("rollout: out: %s: holds parts but no %s: allowed a folder that a rollout wrote", r.cfg.Out, manifestName)
+	}
+	if m.Fingerprint != r.folder.fingerprint {
+		return refuse("rollout: out: %s: holds a rollout of another configuration, which cannot be resumed with this one: %s", r.cfg.Out, m.Config.differences(&r.id))
+	}
+	return nil
+}
+
+// play plays the shards that are missing and writes the manifest.
+func (r *run) play(ctx context.Context) (Summary, error) {
+	missing, kept, err := r.survey()
+	if err != nil {
+		return Summary{}, err
+	}
+	m := r.manifest("running", nil)
+	if err := r.folder.writeManifest(&m); err != nil {
+		return Summary{}, err
+	}
+	r.count(kept * int64(r.cfg.Steps))
+	if err := r.work(ctx, missing); err != nil {
+		return Summary{}, err
+	}
+	seconds := time.Since(r.start).Seconds()
+	groups, err := r.summarize()
+	if err != nil {
+		return Summary{}, err
+	}
+	sum := Summary{Episodes: r.plan.total(), EnvSteps: r.plan.total() * int64(r.cfg.Steps), Kept: kept, Seconds: seconds, Out: r.cfg.Out, Groups: groups,
+		Trace: r.trace, Complete: len(missing) == 0}
+	sum.StepsPerSec = float64((sum.Episodes-kept)*int64(r.cfg.Steps)) / seconds
+	if sum.Bytes, err = r.size(); err != nil {
+		return Summary{}, err
+	}
+	m = r.manifest("done", &sum)
+	return sum, r.folder.writeManifest(&m)
+}
+
+// survey finds out which shards are missing and how many episodes are kept, and removes what is left of the missing.
+func (r *run) survey() (missing []int64, kept int64, err error) {
+	finished := map[int64]bool{}
+	for i := range r.plan.shards() {
+		s := r.plan.shard(i)
+		if r.cfg.Resume && r.folder.finished(s, r.cfg.Steps) {
+			finished[i] = true
+			kept += s.n
+			continue
+		}
+		missing = append(missing, i)
+	}
+	return missing, kept, r.folder.clean(func(number int64) bool { return finished[number] })
+}
+
+// work plays shards on all workers. The first error stops them all.
+func (r *run) work(ctx context.Context, missing []int64) error {
+	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { r.stop.Store(true) })()
+	var next atomic.Int64
+	for range min(r.cfg.Workers, len(missing)) {
+		g.Go(func() error {
+			w := worker{run: r, player: player{cfg: &r.cfg, envs: max(1, r.cfg.Envs/r.cfg.Workers), stop: &r.stop, done: r.count}, rec: shardRecorder{plan: r.plan}}
+			defer w.player.close()
+			for i := next.Add(1) - 1; i < int64(len(missing)); i = next.Add(1) - 1 {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := w.shard(r.plan.shard(missing[i])); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (r *run) count(steps int64) {
+	done := r.done.Add(steps)
+	if r.progress != nil {
+		r.progress(done, r.plan.total()*int64(r.cfg.Steps))
+	}
+}
+
+// worker plays and writes shards. It belongs to one goroutine.
+type worker struct {
+	run    *run
+	player player
+	rec    shardRecorder
+	table  tableWriter
+}
+
+// shard plays a shard and publishes its two files, the episodes last: their name is the mark that it is finished.
+func (w *worker) shard(s shard) error {
+	w.rec.start(s)
+	if err := w.player.play(s, &w.rec); err != nil {
+		return err
+	}
+	steps, episodes := w.rec.tables()
+	for _, t := range []struct {
+		name string
+		cols []column
+	}{{stepsTable, steps}, {episodesTable, episodes}} {
+		meta := w.run.folder.metaOf(&w.run.id, t.name, s)
+		if err := w.run.folder.publish(partName(t.name, s.number), func(out io.Writer) error { return w.write(out, t.cols, meta) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes a table; arrow-go panics on some errors of the writer below it.
+func (w *worker) write(out io.Writer, cols []column, meta []field) (err error) {
+	watched := &watchedWriter{w: out}
+	defer func() {
+		if r := recover(); r != nil {
+			err = watched.err
+			if err == nil {
+				err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			}
+		}
+	}()
+	return w.table.write(watched, cols, meta)
+}
+
+// watchedWriter remembers the first error.
+type watchedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	return n, err
+}
+
+// size is the number of bytes of all data files.
+func (r *run) size() (bytes int64, err error) {
+	for i := range r.plan.shards() {
+		for _, table := range []string{stepsTable, episodesTable} {
+			info, err := os.Stat(filepath.Join(r.folder.path, partName(table, i)))
+			if err != nil {
+				return 0, fmt.Errorf("rollout: %w", err)
+			}
+			bytes += info.Size()
+		}
+	}
+	return bytes, nil
+}
