@@ -17,11 +17,32 @@ func target(v vecenv.View) int {
 	return max(free, int(v.BudgetQP())/2)
 }
 
-// ranked evicts in one order until memory is at its target.
+// ranking sorts sequences without moving them.
+type ranking struct {
+	keys  []uint64
+	order []int
+}
+
+// ascending returns the indices of live by ascending key, equal ones as they stand in live. It is valid until the next
+// call. Keys must lie between -2^40 and 2^40.
+func (r *ranking) ascending(live []vecenv.SlotState, key func(s *vecenv.SlotState) int) []int {
+	r.keys, r.order = r.keys[:0], r.order[:0]
+	for i := range live {
+		r.keys = append(r.keys, uint64(key(&live[i])+1<<40)<<16|uint64(i))
+	}
+	slices.Sort(r.keys)
+	for _, k := range r.keys {
+		r.order = append(r.order, int(k&(1<<16-1)))
+	}
+	return r.order
+}
+
+// ranked evicts in the order of a key until memory is at its target.
 type ranked struct {
-	name string
-	less func(v vecenv.View, a, b *vecenv.SlotState) int
-	live []vecenv.SlotState
+	name  string
+	key   func(v vecenv.View, s *vecenv.SlotState) int
+	live  []vecenv.SlotState
+	order ranking
 }
 
 func (r *ranked) Name() string { return r.name }
@@ -32,31 +53,23 @@ func (r *ranked) Act(v vecenv.View, a *Actions) {
 		return
 	}
 	r.live = v.AppendLive(r.live[:0])
-	slices.SortStableFunc(r.live, func(x, y vecenv.SlotState) int { return r.less(v, &x, &y) })
-	for i := range r.live {
-		if used <= goal {
-			return
-		}
-		if s := &r.live[i]; s.CostQP > 0 {
+	for _, i := range r.order.ascending(r.live, func(s *vecenv.SlotState) int { return r.key(v, s) }) {
+		if s := &r.live[i]; used > goal && s.CostQP > 0 {
 			a.Evict(s.Slot)
 			used -= int(s.CostQP)
 		}
 	}
 }
 
-func leastRecent(_ vecenv.View, a, b *vecenv.SlotState) int { return a.LastAccess - b.LastAccess }
-
-func largest(_ vecenv.View, a, b *vecenv.SlotState) int { return int(b.CostQP) - int(a.CostQP) }
-
-func leastValuable(v vecenv.View, a, b *vecenv.SlotState) int { return worth(v, a) - worth(v, b) }
+func smallness(_ vecenv.View, s *vecenv.SlotState) int { return -int(s.CostQP) }
 
 // worth is what evicting a sequence loses, for each quarter page it holds: the tokens it would still give before the
 // episode ends, and the retention value of its block weighed by its priority.
 func worth(v vecenv.View, s *vecenv.SlotState) int {
 	if s.Type == kv.System {
-		return 1 << 30
+		return 1 << 39
 	}
 	tokens := min(s.Remaining, s.Rate*uint32(v.Steps()-v.Step()))
 	value := 100*tokens + (100-s.Type.EvictionPercent())*(50+s.Priority)/50
-	return int(1000 * value / max(1, s.CostQP))
+	return 1000 * int(value) / int(max(1, s.CostQP))
 }

@@ -16,12 +16,13 @@ type search struct {
 	candidates []Policy
 	forks      *vecenv.Batch // one environment a candidate
 	like       *vecenv.Batch // the batch that forks was made for
-	acts       []Actions
+	acts       []Actions     // of each candidate in the present step
+	first      []Actions     // of each candidate in the first step
 	list       []int32
 }
 
 func newSearch() Policy {
-	s := &search{acts: make([]Actions, len(searchCandidates))}
+	s := &search{acts: make([]Actions, len(searchCandidates)), first: make([]Actions, len(searchCandidates))}
 	for _, n := range searchCandidates {
 		p, err := New(n)
 		if err != nil {
@@ -38,12 +39,11 @@ func (s *search) Act(v vecenv.View, a *Actions) {
 	if err := s.fork(v); err != nil {
 		panic(fmt.Sprintf("policy: search: %v", err))
 	}
-	first := make([]Actions, len(s.candidates))
 	for step := v.Step(); step < v.Steps(); step++ {
 		s.play()
 		if step == v.Step() {
 			for c := range s.acts {
-				first[c].pairs = append(first[c].pairs, s.acts[c].pairs...)
+				s.first[c].pairs = append(s.first[c].pairs[:0], s.acts[c].pairs...)
 			}
 		}
 	}
@@ -53,7 +53,7 @@ func (s *search) Act(v vecenv.View, a *Actions) {
 			best = c
 		}
 	}
-	a.pairs = append(a.pairs, first[best].pairs...)
+	a.pairs = append(a.pairs, s.first[best].pairs...)
 }
 
 // fork copies the environment once for every candidate.

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/apache/arrow-go/v18/parquet"
 	"github.com/apache/arrow-go/v18/parquet/schema"
@@ -56,6 +57,20 @@ func leaves(cols []column) []leaf {
 	}
 	return out
 }
+
+// encoding is how a column's values are written.
+func (c *column) encoding() parquet.Encoding {
+	switch c.data.(type) {
+	case []int32, []int64, []uint64:
+		return parquet.Encodings.DeltaBinaryPacked
+	case words:
+		return parquet.Encodings.RLEDict
+	}
+	return parquet.Encodings.Plain
+}
+
+// codeBits is the width of a dictionary index.
+func (w *words) codeBits() int { return max(1, bits.Len(uint(len(w.names)-1))) }
 
 // typeName is a column's type for the manifest.
 func (c *column) typeName() string {

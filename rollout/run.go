@@ -201,9 +201,10 @@ func (w *worker) shard(s shard) error {
 	for _, t := range []struct {
 		name string
 		cols []column
-	}{{stepsTable, steps}, {episodesTable, episodes}} {
+		rows int64
+	}{{stepsTable, steps, s.n * int64(w.run.cfg.Steps)}, {episodesTable, episodes, s.n}} {
 		meta := w.run.folder.metaOf(&w.run.id, t.name, s)
-		if err := w.run.folder.publish(partName(t.name, s.number), func(out io.Writer) error { return w.write(out, t.cols, meta) }); err != nil {
+		if err := w.run.folder.publish(partName(t.name, s.number), func(out io.Writer) error { return w.write(out, t.cols, int(t.rows), meta) }); err != nil {
 			return err
 		}
 	}
@@ -211,7 +212,7 @@ func (w *worker) shard(s shard) error {
 }
 
 // write writes a table; arrow-go panics on some errors of the writer below it.
-func (w *worker) write(out io.Writer, cols []column, meta []field) (err error) {
+func (w *worker) write(out io.Writer, cols []column, rows int, meta []field) (err error) {
 	watched := &watchedWriter{w: out}
 	defer func() {
 		if r := recover(); r != nil {
@@ -221,7 +222,7 @@ func (w *worker) write(out io.Writer, cols []column, meta []field) (err error) {
 			}
 		}
 	}()
-	return w.table.write(watched, cols, meta)
+	return w.table.write(watched, cols, rows, meta)
 }
 
 // watchedWriter remembers the first error.

@@ -210,9 +210,9 @@ func (a *actionRows) list() list {
 type actionRecorder struct {
 	stamp uint32
 	seen  [256]uint32 // stamp of the step in which the slot was last looked up
-	was   [256]vecenv.SlotState
-	live  [256]bool // just before the step
+	was   [256]action // what is known of the slot's sequence just before the step
 	now   [256]place
+	slot  vecenv.SlotState // scratch
 }
 
 // place is what an operation depends on.
@@ -223,35 +223,38 @@ type place struct {
 
 // record stores the operations that environment i's policy asks for in its next step.
 func (r *actionRecorder) record(a *actionRows, row int, v vecenv.View, pairs []int32) {
-	a.first[row], a.lengths[row] = int32(len(a.all)), 0
+	a.first[row] = int32(len(a.all))
 	r.stamp++
+	slots := v.Slots()
 	for k := 0; k+1 < len(pairs); k += 2 {
-		if pairs[k] == int32(kv.Keep) {
+		op, slot := pairs[k], pairs[k+1]
+		if op == int32(kv.Keep) {
 			continue
 		}
-		a.all = append(a.all, r.judge(v, pairs[k], pairs[k+1]))
-		a.lengths[row]++
+		if slot < 0 || int(slot) >= slots {
+			a.all = append(a.all, action{op: op, slot: slot, kind: -1, quant: -1})
+			continue
+		}
+		if r.seen[slot] != r.stamp {
+			r.seen[slot] = r.stamp
+			r.lookUp(v, slot)
+		}
+		a.all = append(a.all, r.was[slot])
+		x := &a.all[len(a.all)-1]
+		x.op, x.valid = op, r.now[slot].apply(op)
 	}
+	a.lengths[row] = int32(len(a.all)) - a.first[row]
 }
 
-func (r *actionRecorder) judge(v vecenv.View, op, slot int32) action {
-	out := action{op: op, slot: slot, kind: -1, quant: -1}
-	if slot < 0 || int(slot) >= v.Slots() {
-		return out
+// lookUp remembers a slot as it stands before the step.
+func (r *actionRecorder) lookUp(v vecenv.View, slot int32) {
+	s := &r.slot
+	if !v.ReadSlot(int(slot), s) {
+		r.was[slot], r.now[slot] = action{slot: slot, kind: -1, quant: -1}, place{}
+		return
 	}
-	if r.seen[slot] != r.stamp {
-		r.seen[slot] = r.stamp
-		s, ok := v.Slot(int(slot))
-		r.was[slot], r.live[slot] = s, ok
-		r.now[slot] = place{live: ok, swapped: s.Swapped, quant: s.Quant}
-	}
-	if r.live[slot] {
-		s := &r.was[slot]
-		out.kind, out.quant, out.priority = int8(s.Type), int8(s.Quant), uint8(s.Priority)
-		out.tokens, out.target, out.cost = s.Tokens, s.Target(), s.CostQP
-	}
-	out.valid = r.now[slot].apply(op)
-	return out
+	r.was[slot] = action{slot: slot, kind: int8(s.Type), quant: int8(s.Quant), priority: uint8(s.Priority), tokens: s.Tokens, target: s.Target(), cost: s.CostQP}
+	r.now[slot] = place{live: true, swapped: s.Swapped, quant: s.Quant}
 }
 
 // apply does an operation if it can be done.

@@ -37,7 +37,7 @@ func (v *env) slotMask(w int) uint64 {
 	return ^uint64(0)
 }
 
-func (v *env) usedQP() uint32 { return v.PrivateQP + v.SharedQP }
+func (v *head) usedQP() uint32 { return v.PrivateQP + v.SharedQP }
 
 // step runs the phases of one step in order; rule 6.1. ops is the environment's row of an op matrix, list its ordered
 // actions; one of them is nil.
@@ -80,16 +80,18 @@ func terms(t *reward.Totals, step int32) reward.Terms {
 	return reward.Compute(t)
 }
 
-func (v *env) totals() reward.Totals {
+func (v *env) totals() reward.Totals { return v.head.totals(v.rules.steps) }
+
+func (v *head) totals(steps int32) reward.Totals {
 	return reward.Totals{
-		Steps: uint32(v.rules.steps), TokenNorm: v.Episode.TokenNorm, Failures: v.Counters.Failures, Tokens: v.Tokens,
+		Steps: uint32(steps), TokenNorm: v.Episode.TokenNorm, Failures: v.Counters.Failures, Tokens: v.Tokens,
 		HeadroomTenths: v.HeadroomTenths, LatencyMilli: v.LatencyMilli, RiskHundredths: v.RiskHundredths,
 		UsedQP: v.usedQP(), BudgetQP: v.Episode.BudgetQP, RetainedTwenty: v.RetainedPrivate + v.RetainedShared,
 	}
 }
 
 // privatePages is what slot s of a block holds alone; rule 1.5.
-func (v *env) privatePages(b *block, s uint) uint32 {
+func (v *head) privatePages(b *block, s uint) uint32 {
 	s &= 63
 	return kv.Pages(b.Tokens[s]) - uint32(v.Episode.PrefixPages[b.Prefix[s]&kv.MaxPrefixes])
 }

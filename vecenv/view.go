@@ -101,7 +101,7 @@ func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
 func (v View) Counters() Counters { return v.batch.heads[v.env].Counters }
 
 // Totals are the facts the score is made of.
-func (v View) Totals() reward.Totals { e := v.state(); return e.totals() }
+func (v View) Totals() reward.Totals { return v.batch.heads[v.env].totals(v.batch.rules.steps) }
 
 // Score is the weighted score so far, in units of 2^-20.
 func (v View) Score() int64 { return v.batch.heads[v.env].Score }
@@ -134,15 +134,21 @@ func (v View) AppendLive(out []SlotState) []SlotState {
 
 // Slot returns the state of a slot; ok is false when it is empty or does not exist.
 func (v View) Slot(slot int) (s SlotState, ok bool) {
+	ok = v.ReadSlot(slot, &s)
+	return s, ok
+}
+
+// ReadSlot is Slot into memory of the caller's; it leaves s alone when it returns false.
+func (v View) ReadSlot(slot int, s *SlotState) bool {
 	if slot < 0 || slot >= v.batch.cfg.Slots {
-		return s, false
+		return false
 	}
-	e := v.state()
-	if e.blocks[slot/64].Alive>>(slot&63)&1 == 0 {
-		return s, false
+	b := &v.batch.blocks[v.env*v.batch.width+slot/64]
+	if b.Alive>>(slot&63)&1 == 0 {
+		return false
 	}
-	e.slot(&s, slot/64, uint(slot&63))
-	return s, true
+	v.batch.heads[v.env].slot(s, b, slot&^63, uint(slot))
+	return true
 }
 
 // Allowed tells whether an operation on a slot would do something; rule 8.1.
@@ -168,12 +174,14 @@ func (v View) Observe(row []float32) { e := v.state(); e.observe(row[:v.batch.ru
 // ObserveMask writes the environment's action mask into row, which must hold 4 bytes a slot.
 func (v View) ObserveMask(row []uint8) { e := v.state(); e.maskRow(row[:v.batch.cfg.Slots*kv.NumOps]) }
 
-func (v *env) slot(st *SlotState, w int, s uint) {
-	b := &v.blocks[w]
+func (v *env) slot(st *SlotState, w int, s uint) { v.head.slot(st, &v.blocks[w], 64*w, s) }
+
+// slot describes live slot s of a block whose first slot has number first.
+func (v *head) slot(st *SlotState, b *block, first int, s uint) {
 	s &= 63
 	c := b.Cycle[s]
 	*st = SlotState{
-		Slot: 64*w + int(s), Type: b.blockType(s), Phase: b.phase(s), Quant: b.quant(s), Swapped: b.Swapped>>s&1 != 0,
+		Slot: first + int(s), Type: b.blockType(s), Phase: b.phase(s), Quant: b.quant(s), Swapped: b.Swapped>>s&1 != 0,
 		Tokens: b.Tokens[s], Remaining: uint32(b.Remaining[s]), Rate: uint32(b.Rate[s]), Priority: uint32(b.Priority[s]),
 		Prefix: b.Prefix[s], LastAccess: int(b.LastAccess[s]), Hotness: b.Hotness[s],
 		Timer: c & 15, OnCode: c >> 4 & 3, OffCode: c >> 6, PrivatePages: v.privatePages(b, s),
