@@ -172,7 +172,7 @@ func (e *episodeRows) recordLeft(v vecenv.View, ep *scenario.Episode) {
 	}
 }
 
-// columns describes the episodes table of one group's shard; docs/rollout.md explains it.
+// columns describes the episodes table of one group's shard; docs/rollout.md shows it.
 func (e *episodeRows) columns(policy, difficulty string) []column {
 	out := []column{
 		{name: "episode", unit: "number of the episode in the rollout", data: e.episode, key: true},

@@ -5,6 +5,7 @@ import "github.com/kvgym/kvgym/vecenv"
 // shardRecorder collects one shard's two tables. Its memory is used again for the next shard.
 type shardRecorder struct {
 	plan     *plan
+	seed     uint64
 	shard    shard
 	steps    stepRows
 	episodes episodeRows
@@ -17,7 +18,7 @@ type shardRecorder struct {
 func (r *shardRecorder) start(s shard) {
 	r.shard = s
 	r.steps.resize(int(s.n)*r.plan.steps, r.plan.obsBytes)
-	r.steps.number(s.group.index, r.plan.firstEpisode(s.group), s.first, r.plan.steps)
+	r.steps.number(r.seed, s.group.index, r.plan.firstEpisode(s.group), s.first, r.plan.steps)
 	r.episodes.clear()
 	fit(&r.live0, int(s.n))
 	fit(&r.returned, int(s.n))
@@ -51,5 +52,6 @@ func (r *shardRecorder) after(episode int64, i int, b *vecenv.Batch) {
 
 // tables are the columns of the recorded shard.
 func (r *shardRecorder) tables() (steps, episodes []column) {
-	return r.steps.columns(), r.episodes.columns(r.shard.group.policy, r.shard.group.difficulty.String())
+	policy, difficulty := r.shard.group.policy, r.shard.group.difficulty.String()
+	return r.steps.columns(policy, difficulty), r.episodes.columns(policy, difficulty)
 }

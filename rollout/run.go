@@ -160,7 +160,7 @@ func (r *run) work(ctx context.Context, missing []int64) error {
 	var next atomic.Int64
 	for range min(r.cfg.Workers, len(missing)) {
 		g.Go(func() error {
-			w := worker{run: r, player: player{cfg: &r.cfg, envs: max(1, r.cfg.Envs/r.cfg.Workers), stop: &r.stop, done: r.count}, rec: shardRecorder{plan: r.plan}}
+			w := worker{run: r, player: player{cfg: &r.cfg, envs: max(1, r.cfg.Envs/r.cfg.Workers), stop: &r.stop, done: r.count}, rec: shardRecorder{plan: r.plan, seed: r.cfg.Seed}}
 			defer w.player.close()
 			for i := next.Add(1) - 1; i < int64(len(missing)); i = next.Add(1) - 1 {
 				if err := ctx.Err(); err != nil {

@@ -11,7 +11,9 @@ import (
 // stepRows holds the steps of one shard as columns; row episode*steps+step-1, in the order of the file, whatever the
 // order in which the waves bring them.
 type stepRows struct {
-	episode, tokens, score                             []int64
+	episode, tokens, score, tokenNorm                  []int64
+	seed                                               []uint64
+	policy, difficulty                                 []uint8
 	group, env, step                                   []int32
 	used, shared, budget, queue, growth                []int32
 	arrived, admitted, completed, failures, rejected   []int32
@@ -32,9 +34,12 @@ func (s *stepRows) int32s() []*[]int32 {
 
 // resize makes room for rows, of obsBytes of observation each, and forgets the actions.
 func (s *stepRows) resize(rows, obsBytes int) {
-	for _, p := range []*[]int64{&s.episode, &s.tokens, &s.score} {
+	for _, p := range []*[]int64{&s.episode, &s.tokens, &s.score, &s.tokenNorm} {
 		fit(p, rows)
 	}
+	fit(&s.seed, rows)
+	fit(&s.policy, rows)
+	fit(&s.difficulty, rows)
 	for _, p := range s.int32s() {
 		fit(p, rows)
 	}
@@ -64,6 +69,7 @@ func (s *stepRows) record(row int, b *vecenv.Batch, i int, live0 int32) {
 	s.queue[row] = int32(v.QueueLen())
 	s.growth[row] = int32(v.Growth())
 	s.tokens[row] = int64(t.Tokens)
+	s.tokenNorm[row] = int64(t.TokenNorm)
 	s.score[row] = v.Score()
 	s.arrived[row] = int32(c.Arrived)
 	s.admitted[row] = int32(c.Admitted)
@@ -95,7 +101,10 @@ func (s *stepRows) observe(row int, obs []float32) {
 }
 
 // number fills the columns that name rows: episodes first, first+1, ... of a group, each of the given steps.
-func (s *stepRows) number(group int, firstOfGroup, first int64, steps int) {
+func (s *stepRows) number(seed uint64, group int, firstOfGroup, first int64, steps int) {
+	for row := range s.seed {
+		s.seed[row] = seed
+	}
 	for row := 0; row < len(s.episode); first++ {
 		for t := range steps {
 			s.episode[row+t] = firstOfGroup + first
@@ -107,12 +116,15 @@ func (s *stepRows) number(group int, firstOfGroup, first int64, steps int) {
 	}
 }
 
-// columns describes the steps table; docs/rollout.md explains it.
-func (s *stepRows) columns() []column {
+// columns describes the steps table of one group's shard; docs/rollout.md shows it.
+func (s *stepRows) columns(policy, difficulty string) []column {
 	out := []column{
 		{name: "episode", unit: "number of the episode in the rollout", data: s.episode, key: true},
 		{name: "group", unit: "index into the manifest's groups", data: s.group, key: true},
-		{name: "env", unit: "environment number of the episode's identity", data: s.env, key: true},
+		{name: "policy", unit: "name", data: words{s.policy, []string{policy}}},
+		{name: "difficulty", unit: "name", data: words{s.difficulty, []string{difficulty}}},
+		{name: "seed", unit: "of the episode's identity", data: s.seed},
+		{name: "env", unit: "of the episode's identity, whose episode number is 0", data: s.env, key: true},
 		{name: "step", unit: "number of the step, 1 to steps; the row shows the state after it", data: s.step, key: true},
 		{name: "used_qp", unit: "quarter pages in use", data: s.used},
 		{name: "shared_qp", unit: "quarter pages, the part of used_qp that shared prefixes hold", data: s.shared},
@@ -120,6 +132,7 @@ func (s *stepRows) columns() []column {
 		{name: "queue_len", unit: "requests waiting", data: s.queue},
 		{name: "queue_growth", unit: "requests, change of queue_len in this step", data: s.growth},
 		{name: "tokens", unit: "tokens generated so far", data: s.tokens},
+		{name: "token_norm", unit: "tokens that make a throughput of 1", data: s.tokenNorm},
 		{name: "arrived", unit: "requests so far", data: s.arrived},
 		{name: "admitted", unit: "requests so far", data: s.admitted},
 		{name: "completed", unit: "sequences so far", data: s.completed},
