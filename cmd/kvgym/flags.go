@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"runtime"
 
 	"github.com/kvgym/kvgym/policy"
@@ -64,7 +66,7 @@ func (f *envFlags) check() error {
 		return usage("--profile", f.profile, "seed")
 	}
 	if f.simd != "auto" && f.simd != "generic" {
-		return usage("--simd", f.simd, "auto, generic")
+		return usage("--simd", f.simd, "auto, generic (this build has no other level)")
 	}
 	if _, err := scenario.ParseDifficulty(f.difficulty); err != nil {
 		return usage("--difficulty", f.difficulty, "easy, medium, hard, all")
@@ -83,6 +85,29 @@ func (f *envFlags) check() error {
 	}
 	if _, err := trace.ParseFormat(f.trace.format); err != nil {
 		return usage("--trace-format", f.trace.format, "auto, mooncake, dynamo, bailian, azure, burstgpt, vidur")
+	}
+	if f.trace.path != "" {
+		return readable("--trace", f.trace.path)
+	}
+	return nil
+}
+
+// readable tells whether a file that a command line names can be read; what names the flag or argument.
+func readable(what, path string) error {
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		var info os.FileInfo
+		if info, err = f.Stat(); err == nil && info.IsDir() {
+			err = errors.New("is a folder")
+		}
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w: allowed a file that can be read", what, path, err)
 	}
 	return nil
 }

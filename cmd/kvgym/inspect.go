@@ -39,7 +39,7 @@ Actions come from a policy or from a file with one JSON array a step, for exampl
 (keep, evict, compress, swap, or any number) and slot, applied in order. Missing lines keep everything.`,
 		Example: "  kvgym inspect --difficulty hard --env 7 --policy greedy\n" +
 			"  printf '[[\"compress\",4],[\"compress\",4]]\\n[]\\n' | kvgym inspect --actions - --steps 2 --no-obs",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return inspect(cmd, &f) },
 	}
 	f.env.register(cmd)
@@ -152,6 +152,9 @@ const maxActionLine = 1 << 20
 func readActions(path string, stdin io.Reader) ([][]int32, error) {
 	r := stdin
 	if path != "-" {
+		if err := readable("--actions", path); err != nil {
+			return nil, err
+		}
 		file, err := os.Open(path)
 		if err != nil {
 			return nil, err

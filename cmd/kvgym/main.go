@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Exit statuses, as the documentation promises them.
@@ -50,12 +51,14 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitDone
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		fmt.Fprintf(stderr, "%s: interrupted\n", cmd.CommandPath())
+		text := strings.TrimPrefix(oneLine(err.Error()), context.Canceled.Error())
+		fmt.Fprintf(stderr, "%s: interrupted%s\n", cmd.CommandPath(), text)
 		return exitInterrupted
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", cmd.CommandPath(), oneLine(err.Error()))
+	text := strings.TrimPrefix(oneLine(err.Error()), cmd.Name()+": ") // the package's name is the command's already
+	fmt.Fprintf(stderr, "%s: %s\n", cmd.CommandPath(), text)
 	var u usageError
-	if errors.As(err, &u) || isCobraUsage(err) {
+	if errors.As(err, &u) {
 		return exitUsage
 	}
 	return exitFailed
@@ -69,25 +72,84 @@ func newRoot() *cobra.Command {
 		Example:       "  kvgym rollout --episodes 1000 --policy noop,greedy --out out/first",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newRolloutCmd(), newInspectCmd(), newTraceCmd(), newVersionCmd())
 	return root
 }
 
-// isCobraUsage tells whether cobra itself refused the command line (it has no error types for that).
-func isCobraUsage(err error) bool {
-	s := err.Error()
-	for _, p := range []string{"unknown command", "unknown flag", "unknown shorthand", "accepts ", "required flag", "requires at least", "invalid argument"} {
-		if strings.HasPrefix(s, p) {
-			return true
+// noArgs refuses arguments: those of a command with subcommands are unknown commands.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !cmd.HasSubCommands() {
+		return usage("argument", quote(args[0]), "flags only")
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
 		}
 	}
-	return false
+	return usage("command", quote(args[0]), strings.Join(names, ", "))
 }
+
+// oneArg wants exactly one argument, of which it says what it is.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usage("arguments", fmt.Sprintf("%d given", len(args)), "one, "+what)
+		}
+		return nil
+	}
+}
+
+// flagError says what is wrong with a flag, and what is allowed.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var invalid *pflag.InvalidValueError
+	var missing *pflag.ValueRequiredError
+	var syntax *pflag.InvalidSyntaxError
+	switch {
+	case errors.As(err, &unknown):
+		dashes := "--"
+		if unknown.GetSpecifiedShortnames() != "" {
+			dashes = "-"
+		}
+		return usage("flag", dashes+unknown.GetSpecifiedName(), "those that "+cmd.CommandPath()+" --help lists")
+	case errors.As(err, &invalid):
+		return usage("--"+invalid.GetFlag().Name, quote(invalid.GetValue()), kindOf(invalid.GetFlag()))
+	case errors.As(err, &missing):
+		return usage("--"+missing.GetFlag().Name, "no value", kindOf(missing.GetFlag()))
+	case errors.As(err, &syntax):
+		return usage("flag", quote(syntax.GetSpecifiedFlag()), "--name or --name=value")
+	}
+	return usageError{err}
+}
+
+// kindOf says in words what values a flag takes.
+func kindOf(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "bool":
+		return "true or false"
+	case "uint64":
+		return "a whole number from 0 to 18446744073709551615"
+	case "uint32":
+		return "a whole number from 0 to 4294967295"
+	case "int", "int64":
+		return "a whole number"
+	case "float64":
+		return "a number"
+	}
+	return f.Usage
+}
+
+// quote shows a value as it was given, cut where it is long.
+func quote(s string) string { return fmt.Sprintf("%.60q", s) }
 
 // oneLine keeps an error on one line.
 func oneLine(s string) string {

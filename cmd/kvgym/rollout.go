@@ -51,7 +51,7 @@ Policies:
 ` + policyHelp(),
 		Example: "  kvgym rollout --episodes 10000 --policy noop,greedy --difficulty hard --out out/hard\n" +
 			"  kvgym rollout --episodes 1000 --policy greedy --trace conversation.jsonl.zst --out out/trace --json",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRollout(cmd, &f) },
 	}
 	f.env.register(cmd)

@@ -18,7 +18,7 @@ func newTraceCmd() *cobra.Command {
 		Use:     "trace",
 		Short:   "Summarise a trace file, or write a synthetic one",
 		Example: "  kvgym trace info conversation.jsonl\n  kvgym trace synth --requests 5000 --out traffic.jsonl",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newTraceInfoCmd(), newTraceSynthCmd())
@@ -32,11 +32,14 @@ func newTraceInfoCmd() *cobra.Command {
 		Use:     "info FILE",
 		Short:   "Count requests, sessions, blocks and tokens of a trace, in one streaming pass",
 		Example: "  kvgym trace info --json conversation.jsonl.zst",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArg("the trace file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := trace.ParseFormat(format)
 			if err != nil {
 				return usageError{fmt.Errorf("--trace-%w", err)}
+			}
+			if err := readable("FILE", args[0]); err != nil {
+				return err
 			}
 			bar := newByteBar(cmd.ErrOrStderr(), "reading", quiet)
 			info, err := trace.Summarize(args[0], trace.Options{Format: f, SkipBadLines: skip}, bar.set)
@@ -88,7 +91,7 @@ func newTraceSynthCmd() *cobra.Command {
 		Long: `synth writes requests of tenants that share system prompts, with sessions of several turns, think times and bursts. The file
 is a function of the flags alone.`,
 		Example: "  kvgym trace synth --requests 5000 --seed 7 --out traffic.jsonl",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
 				return usage("--out", `""`, "a file to write")
@@ -109,7 +112,9 @@ is a function of the flags alone.`,
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(info)
 			}
-			printTraceInfo(cmd.OutOrStdout(), out, &info)
+			if !quiet {
+				printTraceInfo(cmd.OutOrStdout(), out, &info)
+			}
 			return nil
 		},
 	}
@@ -121,7 +126,7 @@ is a function of the flags alone.`,
 	fl.IntVar(&c.Tenants, "tenants", 8, "tenants, each with its own system prompt")
 	fl.BoolVar(&force, "force", false, "replace an existing file")
 	fl.BoolVar(&asJSON, "json", false, "one JSON document on standard output")
-	fl.BoolVar(&quiet, "quiet", false, "print no messages; accepted everywhere")
+	fl.BoolVar(&quiet, "quiet", false, "print no summary")
 	return cmd
 }
 

@@ -49,7 +49,7 @@ func newVersionCmd() *cobra.Command {
 		Use:     "version",
 		Short:   "Show the version of the program and of the simulator's rules",
 		Example: "  kvgym version --json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := currentVersion()
 			if asJSON {

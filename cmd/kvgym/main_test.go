@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+)
+
+// kvgym runs a command line.
+func kvgym(stdin string, args ...string) (status int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	status = run(args, strings.NewReader(stdin), &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// done runs a command line that must succeed without a message.
+func done(t *testing.T, args ...string) string {
+	status, out, errs := kvgym("", args...)
+	require.Equal(t, exitDone, status, errs)
+	require.Empty(t, errs)
+	return out
+}
+
+// refused runs a command line that must fail with one line.
+func refused(t *testing.T, want int, says string, args ...string) {
+	status, out, errs := kvgym("", args...)
+	require.Equal(t, want, status, "%v: %s", args, errs)
+	require.Empty(t, out)
+	require.Equal(t, 1, strings.Count(errs, "\n"), errs)
+	require.Contains(t, errs, says)
+	require.Contains(t, errs, "kvgym")
+	require.NotContains(t, errs, "goroutine")
+}
+
+func TestHelp(t *testing.T) {
+	var visit func(c *cobra.Command, path []string)
+	visit = func(c *cobra.Command, path []string) {
+		out := done(t, append(path, "--help")...)
+		require.Contains(t, out, "Examples:", "%v", path)
+		require.Contains(t, out, "kvgym "+strings.Join(path, " "), "%v", path)
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() && sub.Name() != "help" {
+				visit(sub, append(append([]string{}, path...), sub.Name()))
+			}
+		}
+	}
+	visit(newRoot(), nil)
+	require.Contains(t, done(t), "Available Commands:")
+}
+
+func TestWrongUse(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+	for _, c := range []struct {
+		says string
+		args []string
+	}{
+		{`kvgym: command: "foo": allowed inspect, rollout, trace, version`, []string{"foo"}},
+		{`kvgym trace: command: "foo": allowed info, synth`, []string{"trace", "foo"}},
+		{`kvgym inspect: argument: "foo": allowed flags only`, []string{"inspect", "foo"}},
+		{`kvgym trace info: arguments: 0 given: allowed one, the trace file`, []string{"trace", "info"}},
+		{"kvgym rollout: flag: --episods: allowed those that kvgym rollout --help lists", []string{"rollout", "--episods", "3"}},
+		{"kvgym rollout: flag: -x: allowed", []string{"rollout", "-x"}},
+		{`kvgym rollout: --episodes: "NaN": allowed a whole number`, []string{"rollout", "--episodes", "NaN"}},
+		{`kvgym rollout: --seed: "-1": allowed a whole number from 0 to 18446744073709551615`, []string{"rollout", "--seed", "-1"}},
+		{"kvgym rollout: --out: no value", []string{"rollout", "--out"}},
+		{`kvgym rollout: --resume: "perhaps": allowed true or false`, []string{"rollout", "--resume=perhaps"}},
+		{`kvgym rollout: --out: "": allowed a folder`, []string{"rollout"}},
+		{"kvgym rollout: --episodes: 0: allowed 1 to 2147483648", []string{"rollout", "--episodes", "0", "--out", dir}},
+		{"kvgym rollout: --envs: 0: allowed 1 to 1048576", []string{"rollout", "--envs", "0", "--out", dir}},
+		{"kvgym rollout: --obs: u8: allowed none, f32", []string{"rollout", "--obs", "u8", "--out", dir}},
+		{`kvgym rollout: --policy: "best": allowed noop, random`, []string{"rollout", "--policy", "best", "--out", dir}},
+		{"kvgym rollout: --policy: noop: allowed each name once", []string{"rollout", "--policy", "noop,noop", "--out", dir}},
+		{"kvgym rollout: --steps: 4097: allowed 1 to 4096", []string{"rollout", "--steps", "4097", "--out", dir}},
+		{"kvgym rollout: --slots: 65: allowed a multiple of 16 from 16 to 256", []string{"rollout", "--slots", "65", "--out", dir}},
+		{"kvgym inspect: --difficulty: brutal: allowed easy, medium, hard, all", []string{"inspect", "--difficulty", "brutal"}},
+		{"kvgym inspect: --profile: serving: allowed seed", []string{"inspect", "--profile", "serving"}},
+		{"kvgym inspect: --simd: avx512: allowed auto, generic", []string{"inspect", "--simd", "avx512"}},
+		{"kvgym inspect: --workers: -1: allowed 0 to 1024", []string{"inspect", "--workers", "-1"}},
+		{"kvgym inspect: --max-wait: 0: allowed 1 to 4096", []string{"inspect", "--max-wait", "0"}},
+		{"kvgym inspect: --trace-format: csv: allowed auto, mooncake", []string{"inspect", "--trace-format", "csv"}},
+		{"kvgym inspect: --trace-sample: 1001: allowed 0 to 1000", []string{"inspect", "--trace-sample", "1001"}},
+		{`kvgym inspect: --env: "4294967296": allowed a whole number from 0 to 4294967295`, []string{"inspect", "--env", "4294967296"}},
+		{"kvgym inspect: --actions and --policy: both given: allowed one of them", []string{"inspect", "--actions", "-", "--policy", "noop"}},
+		{`kvgym trace synth: --out: "": allowed a file to write`, []string{"trace", "synth"}},
+		{"kvgym trace synth: --out: " + file + ": allowed a new file, or --force to replace it", []string{"trace", "synth", "--out", file}},
+		{"requests: 0: allowed", []string{"trace", "synth", "--requests", "0", "--out", filepath.Join(dir, "new")}},
+		{"rate: NaN: allowed", []string{"trace", "synth", "--rate", "NaN", "--out", filepath.Join(dir, "new")}},
+	} {
+		refused(t, exitUsage, c.says, c.args...)
+	}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "wrong use leaves nothing behind")
+}
+
+func TestFailures(t *testing.T) {
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "missing")
+	broken := filepath.Join(dir, "broken.jsonl")
+	require.NoError(t, os.WriteFile(broken, []byte(`{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}`+"\n"+
+		`{"timestamp": 1, "input_length": -600, "output_length": 5, "hash_ids": [1, 2]}`+"\n"), 0o600))
+	for _, args := range [][]string{{"trace", "info"}, {"inspect", "--trace"}, {"inspect", "--actions"}, {"rollout", "--out", filepath.Join(dir, "out"), "--trace"}} {
+		refused(t, exitFailed, missing+": no such file or directory: allowed a file that can be read", append(args, missing)...)
+		refused(t, exitFailed, dir+": is a folder: allowed a file that can be read", append(args, dir)...)
+	}
+	for _, args := range [][]string{{"trace", "info", broken}, {"inspect", "--trace", broken}, {"rollout", "--out", filepath.Join(dir, "out"), "--trace", broken}} {
+		refused(t, exitFailed, "broken.jsonl line 2", args...)
+	}
+	refused(t, exitFailed, "not a directory", "trace", "synth", "--out", filepath.Join(broken, "new"))
+	refused(t, exitFailed, "allowed a folder that can be written", "rollout", "--out", broken)
+}
+
+func TestVersion(t *testing.T) {
+	var v map[string]any
+	require.NoError(t, json.Unmarshal([]byte(done(t, "version", "--json")), &v))
+	for _, key := range []string{"version", "commit", "go", "simd_levels", "simulator_version"} {
+		require.NotEmpty(t, v[key], key)
+	}
+	require.Contains(t, done(t, "version"), "simulator rules version")
+}
+
+func TestTraceCommands(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "traffic.jsonl")
+	var made, info map[string]any
+	require.NoError(t, json.Unmarshal([]byte(done(t, "trace", "synth", "--requests", "300", "--seed", "5", "--out", path, "--json")), &made))
+	require.NoError(t, json.Unmarshal([]byte(done(t, "trace", "info", "--json", path)), &info))
+	require.Equal(t, made, info)
+	for _, key := range []string{"format", "requests", "sessions", "blocks", "distinct_blocks", "input_tokens", "output_tokens", "seconds_covered", "bad_lines", "sha256"} {
+		require.Contains(t, info, key)
+	}
+	require.EqualValues(t, 300, info["requests"])
+	require.Contains(t, done(t, "trace", "info", path), "hit share")
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Empty(t, done(t, "trace", "synth", "--requests", "300", "--seed", "5", "--out", path, "--force", "--quiet"))
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, before, after, "a function of the flags alone")
+
+	require.NoError(t, os.WriteFile(path, append(before, "nonsense\n"...), 0o600))
+	require.NoError(t, json.Unmarshal([]byte(done(t, "trace", "info", "--json", "--skip-bad-lines", path)), &info))
+	require.EqualValues(t, 1, info["bad_lines"])
+	require.NoError(t, os.WriteFile(path, []byte("\x1f\x8b\x08\x00truncated"), 0o600))
+	refused(t, exitFailed, path, "trace", "info", path)
+}

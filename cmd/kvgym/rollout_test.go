@@ -1,0 +1,85 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRolloutJSON(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	args := []string{"rollout", "--episodes", "40", "--policy", "noop,greedy", "--seed", "7", "--out", out, "--json"}
+	var sum map[string]any
+	require.NoError(t, json.Unmarshal([]byte(done(t, args...)), &sum))
+	require.EqualValues(t, 240, sum["episodes"])
+	require.EqualValues(t, 3600, sum["env_steps"])
+	require.Equal(t, out, sum["out"])
+	require.Positive(t, sum["seconds"])
+	require.Positive(t, sum["env_steps_per_second"])
+	groups := sum["groups"].([]any)
+	require.Len(t, groups, 6)
+	g := groups[5].(map[string]any)
+	require.Equal(t, []any{"greedy", "hard", 40.0}, []any{g["policy"], g["difficulty"], g["episodes"]})
+	for _, key := range []string{"reward_mean", "failures_mean", "tokens_mean", "latency_mean", "pressure_steps_mean"} {
+		require.Contains(t, g, key)
+	}
+	require.Len(t, g["reward_ci95"], 2)
+	require.Len(t, g["components"], 7)
+	require.NotContains(t, sum, "trace")
+
+	refused(t, exitUsage, "kvgym rollout: out: "+out+": holds a rollout already: allowed another folder, or resuming that one: --resume", args...)
+	refused(t, exitUsage, "seed is 7 there and 8 here", append(args, "--resume", "--seed", "8")...)
+	var again map[string]any
+	require.NoError(t, json.Unmarshal([]byte(done(t, append(args, "--resume")...)), &again))
+	require.Equal(t, sum["groups"], again["groups"])
+	require.EqualValues(t, 240, again["episodes_kept"])
+}
+
+func TestRolloutTable(t *testing.T) {
+	dir := t.TempDir()
+	trace := filepath.Join(dir, "traffic.jsonl")
+	done(t, "trace", "synth", "--requests", "400", "--out", trace, "--quiet")
+	out := done(t, "rollout", "--episodes", "20", "--policy", "lru", "--difficulty", "easy", "--trace", trace, "--out", filepath.Join(dir, "out"))
+	require.Contains(t, out, "lru")
+	require.Contains(t, out, "hit share of an infinite prefix cache")
+	require.Contains(t, out, "MB of Parquet in "+filepath.Join(dir, "out"))
+	require.Empty(t, done(t, "rollout", "--episodes", "20", "--policy", "lru", "--out", filepath.Join(dir, "quiet"), "--quiet"))
+}
+
+// TestInterrupt sends a real signal to a real process: status 130, one line, and --resume goes on.
+func TestInterrupt(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no interrupt signal for child processes here")
+	}
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "kvgym")
+	build, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
+	require.NoError(t, err, string(build))
+	out := filepath.Join(dir, "out")
+	args := []string{"rollout", "--episodes", "200000", "--policy", "greedy", "--difficulty", "hard", "--out", out}
+	cmd := exec.Command(binary, args...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		parts, _ := filepath.Glob(filepath.Join(out, "episodes", "part-*"))
+		return len(parts) > 0
+	}, time.Minute, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &exit)
+	require.Equal(t, exitInterrupted, exit.ExitCode())
+	require.Equal(t, "kvgym rollout: interrupted: what is finished stays in "+out+": --resume goes on\n", errs.String())
+	left, err := filepath.Glob(filepath.Join(out, "*", ".unfinished-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, os.RemoveAll(out))
+}
