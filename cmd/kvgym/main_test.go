@@ -91,8 +91,8 @@ func TestWrongUse(t *testing.T) {
 		{"kvgym inspect: --actions and --policy: both given: allowed one of them", []string{"inspect", "--actions", "-", "--policy", "noop"}},
 		{`kvgym trace synth: --out: "": allowed a file to write`, []string{"trace", "synth"}},
 		{"kvgym trace synth: --out: " + file + ": allowed a new file, or --force to replace it", []string{"trace", "synth", "--out", file}},
-		{"requests: 0: allowed", []string{"trace", "synth", "--requests", "0", "--out", filepath.Join(dir, "new")}},
-		{"rate: NaN: allowed", []string{"trace", "synth", "--rate", "NaN", "--out", filepath.Join(dir, "new")}},
+		{"kvgym trace synth: --requests: 0: allowed 1 to 10000000", []string{"trace", "synth", "--requests", "0", "--out", filepath.Join(dir, "new")}},
+		{"kvgym trace synth: --rate: NaN: allowed 0.01 to 100000", []string{"trace", "synth", "--rate", "NaN", "--out", filepath.Join(dir, "new")}},
 	} {
 		refused(t, exitUsage, c.says, c.args...)
 	}
@@ -112,7 +112,7 @@ func TestFailures(t *testing.T) {
 		refused(t, exitFailed, dir+": is a folder: allowed a file that can be read", append(args, dir)...)
 	}
 	for _, args := range [][]string{{"trace", "info", broken}, {"inspect", "--trace", broken}, {"rollout", "--out", filepath.Join(dir, "out"), "--trace", broken}} {
-		refused(t, exitFailed, "broken.jsonl line 2", args...)
+		refused(t, exitFailed, "broken.jsonl:2: input_length: -600: allowed 1 to 2147483647", args...)
 	}
 	refused(t, exitFailed, "not a directory", "trace", "synth", "--out", filepath.Join(broken, "new"))
 	refused(t, exitFailed, "allowed a folder that can be written", "rollout", "--out", broken)

@@ -99,8 +99,8 @@ is a function of the flags alone.`,
 			if _, err := os.Stat(out); err == nil && !force {
 				return usage("--out", out, "a new file, or --force to replace it")
 			}
-			if err := c.Validate(); err != nil {
-				return usageError{err}
+			if err := checkSynth(&c); err != nil {
+				return err
 			}
 			if err := writeAtomically(out, func(w io.Writer) error { return trace.Synthesize(w, c) }); err != nil {
 				return err
@@ -128,6 +128,22 @@ is a function of the flags alone.`,
 	fl.BoolVar(&asJSON, "json", false, "one JSON document on standard output")
 	fl.BoolVar(&quiet, "quiet", false, "print no summary")
 	return cmd
+}
+
+// checkSynth refuses what the library would take for a default, and names flags.
+func checkSynth(c *trace.SynthConfig) error {
+	switch {
+	case c.Requests < 1 || c.Requests > 10_000_000:
+		return usage("--requests", c.Requests, "1 to 10000000")
+	case c.Tenants < 1 || c.Tenants > 65_536:
+		return usage("--tenants", c.Tenants, "1 to 65536")
+	case !(c.Rate >= 0.01 && c.Rate <= 100_000): // NaN too
+		return usage("--rate", c.Rate, "0.01 to 100000")
+	}
+	if err := c.Validate(); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 // writeAtomically writes a file under a temporary name and renames it when it is whole and on disk.
