@@ -164,7 +164,7 @@ func (t *Traffic) read() error {
 
 // lineDraw is the fixed draw of a request that the trace says nothing about; rule 5.4.
 func lineDraw(rec *trace.Record) uint64 {
-	return rng.Draw(0, rng.Window, 0, 0) ^ rng.Mix(uint64(rec.Line))
+	return rng.Mix(uint64(rec.Line))
 }
 
 // typeAtArrival uses only what is known when the request arrives; rule 5.3.
