@@ -11,7 +11,7 @@ KVGYM_TRACES ?= $(abspath $(wildcard ../shared/traces))
 export KVGYM_TRACES
 
 # Prints every skipped test at the end, which go test alone hides.
-GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output --
+GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
 .PHONY: help build run test test-go test-race test-arm64 lint meta fuzz bench clean
 .DEFAULT_GOAL := help
@@ -44,16 +44,19 @@ lint: ## gofmt and vet
 	$(GO) vet ./...
 
 test-go: ## all tests, with 105,000 histories against the oracle
-	$(GOTESTSUM) -timeout 20m ./...
+	$(GOTESTSUM) -- -timeout 20m ./...
 
 test-race: ## the short tests under the race detector (needs a C compiler)
-	$(GOTESTSUM) -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace
+	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace
+
+# Packages whose numbers must not depend on the machine.
+EXACT := ./kv ./internal/... ./reward ./trace ./scenario ./report ./vecenv
 
 test-arm64: ## the short tests of everything that must give the same bits, on arm64 under emulation
 	@command -v qemu-aarch64-static >/dev/null || [ "$$(id -u)" != 0 ] || \
 		(apt-get install -y -q qemu-user-static || (apt-get update -q && apt-get install -y -q qemu-user-static)) >/dev/null 2>&1 || true
 	@if command -v qemu-aarch64-static >/dev/null; then \
-		GOARCH=arm64 $(GO) test -short -exec qemu-aarch64-static ./kv ./internal/... ./reward ./scenario ./report ./vecenv; \
+		$(GOTESTSUM) --raw-command -- env GOARCH=arm64 CGO_ENABLED=0 $(GO) test -json -short -exec qemu-aarch64-static $(EXACT); \
 	else echo "SKIP test-arm64: qemu-aarch64-static is missing: apt-get install qemu-user-static"; fi
 
 meta: ## a million histories against the oracle and the metamorphic matrix, with a fresh seed

@@ -67,6 +67,9 @@ func childOf(t *testing.T, cfg rollout.Config, env ...string) *exec.Cmd {
 func TestKill(t *testing.T) {
 	whole := small(filepath.Join(t.TempDir(), "whole"))
 	whole.Episodes = 4000
+	if testing.Short() {
+		whole.Episodes = 600
+	}
 	start := time.Now()
 	want := run(t, whole)
 	took := time.Since(start)

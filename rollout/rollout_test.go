@@ -194,7 +194,7 @@ func TestUnwritableFolders(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	cfg := small(filepath.Join(t.TempDir(), "out"))
-	cfg.Episodes = 2000
+	cfg.Episodes = 1000
 	ctx, cancel := context.WithCancel(context.Background())
 	_, err := rollout.Run(ctx, cfg, func(done, total int64) {
 		if done > total/3 {

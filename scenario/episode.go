@@ -128,7 +128,7 @@ func newEpisode(id Identity) Episode {
 // 0.65-0.80).
 var budgetPermille = [3][2]uint32{{900, 1000}, {750, 900}, {650, 800}}
 
-// drawDifficulty resolves All and draws the budget; rules 4.1 and 4.2.
+// drawTier resolves All and draws the budget; rules 4.1 and 4.2.
 func (e *Episode) drawTier(d Difficulty, w uint64) {
 	if d == All {
 		d = Difficulty(rng.Scale(rng.Field(w, 0, 16), 16, 3))

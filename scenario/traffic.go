@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +47,8 @@ type TrafficInfo struct {
 	Sharing      string  `json:"sharing"`   // "blocks" when the trace has block ids, else "modelled"
 }
 
-// maxTraceSteps bounds the tables that are indexed by step.
+// maxTraceSteps bounds the tables that are indexed by step: 20 bytes each, 1.3 GB in all. Tables of the steps where
+// something changes would not be smaller for real traces, in which something happens in most steps.
 const maxTraceSteps = 1 << 26
 
 // maxPromptTokens bounds a prompt, so that no sum of waiting prompts can overflow; longer ones are cut to it.
@@ -77,13 +79,19 @@ type Traffic struct {
 	info        TrafficInfo
 }
 
-// LoadTraffic reads a trace once, from front to back, and keeps 28 bytes a request.
+// LoadTraffic reads a trace once, from front to back, and keeps 28 bytes a request and 20 a step.
 func LoadTraffic(cfg TrafficConfig) (*Traffic, error) {
+	return LoadTrafficContext(context.Background(), cfg)
+}
+
+// LoadTrafficContext is LoadTraffic that gives up with the context's error when ctx ends.
+func LoadTrafficContext(ctx context.Context, cfg TrafficConfig) (*Traffic, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	t := &Traffic{cfg: cfg, rate: uint16(min(65535, max(1, cfg.DecodeRate*cfg.StepMillis/1000))), prefixPages: []uint16{0}}
-	if err := t.read(); err != nil {
+	rate := int64(cfg.DecodeRate) * int64(cfg.StepMillis) / 1000
+	t := &Traffic{cfg: cfg, rate: uint16(min(65535, max(1, rate))), prefixPages: []uint16{0}}
+	if err := t.read(ctx); err != nil {
 		return nil, err
 	}
 	if len(t.requests) == 0 {
@@ -121,8 +129,8 @@ func (c *TrafficConfig) fill() error {
 	return nil
 }
 
-// read fills requests and prefixPages; rules 5.2 to 5.5.
-func (t *Traffic) read() error {
+// read fills requests and prefixPages; rules 5.2 to 5.4.
+func (t *Traffic) read(ctx context.Context) error {
 	r, err := trace.Open(t.cfg.Path, trace.Options{Format: t.cfg.Format, SkipBadLines: t.cfg.SkipBadLines})
 	if err != nil {
 		return err
@@ -133,6 +141,9 @@ func (t *Traffic) read() error {
 	t.info.Sharing = "modelled"
 	var rec trace.Record
 	for {
+		if len(t.requests)%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		err := r.Next(&rec)
 		if errors.Is(err, io.EOF) {
 			break
@@ -260,9 +271,10 @@ func (t *Traffic) index() {
 	for ; next <= steps; next++ {
 		t.stepStart[next] = uint32(len(t.requests))
 	}
-	accumulate(t.demand) // pages a step
-	accumulate(t.demand) // and their running sum
-	accumulate(t.generated)
+	accumulate(t.demand)    // pages a step
+	accumulate(t.demand)    // and their running sum
+	accumulate(t.generated) // tokens a step
+	accumulate(t.generated) // and their running sum
 	t.info.Requests, t.info.Sessions = int64(len(t.requests)), int64(len(seen))
 	t.info.Windows = int64(t.windows())
 	t.info.HitShare = float64(known) / float64(input)
@@ -270,18 +282,21 @@ func (t *Traffic) index() {
 	t.info.StepMillis, t.info.DecodeRate = t.cfg.StepMillis, t.cfg.DecodeRate
 }
 
-// addLife adds a request's unconstrained life: its pages as differences, its tokens step by step.
+// addLife adds a request's unconstrained life to the tables, as differences between steps: so it takes the same time
+// however long the request lives.
 func (t *Traffic) addLife(q *request) {
 	pages := uint64(kv.Pages(q.input+uint32(q.output)) - uint32(t.prefixPages[q.prefixKey]))
-	first, end := int(q.step)+1, int(q.step+t.life(q))
-	t.demand[min(first, len(t.demand)-1)] += pages
-	t.demand[min(end, len(t.demand)-1)] -= pages
-	rest := uint64(q.output)
-	for s := int(q.step) + 3; rest > 0 && s < len(t.generated); s++ {
-		n := min(rest, uint64(t.rate))
-		t.generated[s] += n
-		rest -= n
-	}
+	step := int(q.step)
+	addBetween(t.demand, step+1, step+int(t.life(q)), pages)
+	full := step + 3 + int(q.output/t.rate) // the first step that does not generate at the full rate
+	addBetween(t.generated, step+3, full, uint64(t.rate))
+	addBetween(t.generated, full, full+1, uint64(q.output%t.rate))
+}
+
+// addBetween adds x to the steps from first to before end of a table of differences, whose last entry is a sink.
+func addBetween(a []uint64, first, end int, x uint64) {
+	a[min(first, len(a)-1)] += x
+	a[min(end, len(a)-1)] -= x
 }
 
 func accumulate(a []uint64) {
@@ -311,12 +326,12 @@ func (t *Traffic) Shape() Shape { return Shape{Slots: t.cfg.Slots, Steps: t.cfg.
 
 // CheckEpisode implements Source.
 func (t *Traffic) CheckEpisode(e *Episode) error {
-	if int(e.WindowStep) >= t.windows() || int(e.Cursor) > len(t.requests) || e.NumPrefixes > kv.MaxPrefixes {
+	if int64(e.WindowStep) >= int64(t.windows()) || int64(e.Cursor) > int64(len(t.requests)) || e.NumPrefixes > kv.MaxPrefixes {
 		return fmt.Errorf("episode: window %d, cursor %d, %d prefixes: allowed below %d, up to %d, up to %d", e.WindowStep, e.Cursor, e.NumPrefixes,
 			t.windows(), len(t.requests), kv.MaxPrefixes)
 	}
 	for p := 1; p <= int(e.NumPrefixes); p++ {
-		if int(e.PrefixKeys[p]) >= len(t.prefixPages) || e.PrefixPages[p] != t.prefixPages[e.PrefixKeys[p]] {
+		if int64(e.PrefixKeys[p]) >= int64(len(t.prefixPages)) || e.PrefixPages[p] != t.prefixPages[e.PrefixKeys[p]] {
 			return fmt.Errorf("episode: prefix %d: key %d of %d pages: allowed the trace's", p, e.PrefixKeys[p], e.PrefixPages[p])
 		}
 	}
@@ -329,7 +344,7 @@ func (t *Traffic) Fingerprint() string {
 		t.info.Format, t.cfg.SkipBadLines, t.cfg.Slots, t.cfg.Steps, t.cfg.Difficulty, t.cfg.StepMillis, t.cfg.DecodeRate, t.info.SampleMillis)
 }
 
-// Begin implements Source; rules 5.1, 5.7 and 5.8.
+// Begin implements Source; rules 5.1, 5.7 and 5.9.
 func (t *Traffic) Begin(id Identity, e *Episode) {
 	*e = newEpisode(id)
 	hi, _ := bits.Mul64(rng.Draw(e.Key, rng.Window, 0, 0), uint64(t.windows()))
@@ -409,11 +424,11 @@ func (t *Traffic) prefixID(e *Episode, q *request) uint8 {
 }
 
 func (t *Traffic) sequence(e *Episode, q *request, prefix uint8) Sequence {
-	return Sequence{PromptTokens: q.input - uint32(e.PrefixPages[prefix])*kv.PageTokens, OutputTokens: q.output, RateTokens: t.rate,
+	return Sequence{PromptTokens: privatePrompt(e, q, prefix), OutputTokens: q.output, RateTokens: t.rate,
 		Priority: q.priority, Prefix: prefix, Type: q.typ, Steady: true, OffCode: q.offCode}
 }
 
-// Arrive implements Source; rule 5.9. The low 32 bits of a word are the request's number, the next 3 its prefix id.
+// Arrive implements Source; rules 5.1 and 5.8. The low 32 bits of a word are the request's number, the next 3 its prefix id.
 func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
 	at := e.WindowStep + uint32(step)
 	first, end := t.firstOf(at), t.firstOf(at+1)
@@ -430,11 +445,21 @@ func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
 // Demand implements Source.
 func (t *Traffic) Demand(e *Episode, w Word) (uint32, uint8) {
 	prefix := uint8(w >> 32 & 7)
-	q := &t.requests[min(int(uint32(w)), len(t.requests)-1)]
-	return q.input - uint32(e.PrefixPages[prefix])*kv.PageTokens, prefix
+	return privatePrompt(e, t.requestOf(w), prefix), prefix
 }
 
 // Decode implements Source.
 func (t *Traffic) Decode(e *Episode, w Word) Sequence {
-	return t.sequence(e, &t.requests[min(int(uint32(w)), len(t.requests)-1)], uint8(w>>32&7))
+	return t.sequence(e, t.requestOf(w), uint8(w>>32&7))
+}
+
+// requestOf finds a word's request; a word from outside may name one that the trace does not have.
+func (t *Traffic) requestOf(w Word) *request {
+	return &t.requests[min(uint64(uint32(w)), uint64(len(t.requests)-1))]
+}
+
+// privatePrompt is what a request's prompt holds beyond its prefix. Only a word from outside can pair a request with a
+// prefix that leaves it nothing; it gets one token, so that the bound of maxPromptTokens holds for it too.
+func privatePrompt(e *Episode, q *request, prefix uint8) uint32 {
+	return q.input - min(q.input-1, uint32(e.PrefixPages[prefix])*kv.PageTokens)
 }

@@ -27,8 +27,8 @@ type plain struct {
 	pause                        uint8
 }
 
-// readPlain follows rules 5.0 to 5.4 for a Mooncake file with a step of one second, comparing whole prefixes as text.
-func readPlain(t *testing.T, path string) (out []plain) {
+// readPlain follows rules 5.0 to 5.4 for a Mooncake file, comparing whole prefixes as text.
+func readPlain(t *testing.T, path string, stepMillis int) (out []plain) {
 	f, err := os.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
@@ -47,7 +47,7 @@ func readPlain(t *testing.T, path string) (out []plain) {
 		if first < 0 {
 			first = row.Timestamp
 		}
-		q := plain{step: int((row.Timestamp - first) / 1000), input: row.Input_length, output: row.Output_length, pause: uint8(mix(line) >> 4 & 3)}
+		q := plain{step: int(row.Timestamp-first) / stepMillis, input: row.Input_length, output: min(row.Output_length, 65535), pause: uint8(mix(line) >> 4 & 3)}
 		known, system := 0, 0
 		var paths []string
 		path := ""
@@ -91,15 +91,38 @@ func (q *plain) life(rate int) int { return 2 + (q.output+rate-1)/rate }
 // TestTrafficWindows compares episodes of a trace with rules 5.1 to 5.9 computed again from the file.
 func TestTrafficWindows(t *testing.T) {
 	path := filepath.Join("..", "vecenv", "testdata", "traffic.jsonl")
-	all := readPlain(t, path)
-	for _, c := range []struct{ slots, steps, rate, sample int }{{64, 15, 30, 0}, {16, 5, 7, 0}, {32, 20, 90, 500}, {64, 60, 30, 1000}} {
-		src, err := LoadTraffic(TrafficConfig{Path: path, Slots: c.slots, Steps: c.steps, DecodeRate: c.rate, SampleMillis: c.sample, Difficulty: Medium})
-		require.NoError(t, err)
-		kept := samplePlain(all, c.slots, c.rate, c.sample)
-		require.EqualValues(t, len(kept), src.Info().Requests)
-		for n := range uint32(60) {
-			requireWindow(t, src, kept, Identity{Seed: 9, Env: n}, c.slots, c.steps, c.rate)
+	for _, c := range []TrafficConfig{{}, {Slots: 16, Steps: 5, DecodeRate: 7}, {Slots: 32, Steps: 20, DecodeRate: 90, SampleMillis: 500}, {Steps: 60, SampleMillis: 1000},
+		{Steps: 40, StepMillis: 250}, {StepMillis: 33, DecodeRate: 20}, {StepMillis: 4000, DecodeRate: 9999, SampleMillis: 999}} {
+		c.Path, c.Difficulty = path, Medium
+		requireWindows(t, c)
+	}
+}
+
+// Very short traces, ones with requests that outlive every window, and windows that reach far beyond the end.
+func TestTrafficShort(t *testing.T) {
+	one := `{"timestamp": 7, "input_length": 1, "output_length": 1, "hash_ids": [9]}` + "\n"
+	long := ""
+	for k := range 12 {
+		long += fmt.Sprintf(`{"timestamp": %d, "input_length": %d, "output_length": %d, "hash_ids": [1, %d]}`+"\n", k*700, 513+k, 1+k*9000, k+2)
+	}
+	for _, rows := range []string{one, strings.Repeat(one, 40), long} {
+		for _, c := range []TrafficConfig{{SampleMillis: 1000}, {Steps: 1, SampleMillis: 1000}, {Steps: 300, SampleMillis: 1000}, {Steps: 2, StepMillis: 10, DecodeRate: 50, SampleMillis: 1000},
+			{Steps: 4, DecodeRate: 10_000, StepMillis: 3_600_000, SampleMillis: 1000}, {Steps: 9}, {Steps: 5, SampleMillis: 1}} {
+			c.Path, c.Difficulty = write(t, "short.jsonl", []byte(rows)), Medium
+			requireWindows(t, c)
 		}
+	}
+}
+
+func requireWindows(t *testing.T, c TrafficConfig) {
+	src, err := LoadTraffic(c)
+	require.NoError(t, err)
+	require.NoError(t, c.fill())
+	rate := min(65535, max(1, c.DecodeRate*c.StepMillis/1000))
+	kept := samplePlain(readPlain(t, c.Path, c.StepMillis), c.Slots, rate, c.SampleMillis)
+	require.EqualValues(t, len(kept), src.Info().Requests)
+	for n := range uint32(60) {
+		requireWindow(t, src, kept, Identity{Seed: 9, Env: n}, c.Slots, c.Steps, rate)
 	}
 }
 
@@ -116,6 +139,9 @@ func samplePlain(all []plain, slots, rate, sample int) (kept []plain) {
 		if mix(uint64(q.session)+1)%1000 < uint64(sample) {
 			kept = append(kept, q)
 		}
+	}
+	if kept == nil {
+		return all // a share too small for any session keeps all of them
 	}
 	return kept
 }

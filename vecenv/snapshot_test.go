@@ -2,10 +2,12 @@ package vecenv_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/kvgym/kvgym/scenario"
@@ -103,6 +105,9 @@ func TestSnapshotInAnotherProcess(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestSnapshotInAnotherProcess$")
 	cmd.Env = append(os.Environ(), childSnapshot+"="+path)
 	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.ENOEXEC) {
+		t.Skip("the kernel cannot start a child of this architecture: user-mode emulation")
+	}
 	require.NoError(t, err, string(out))
 	s, err := os.ReadFile(path)
 	require.NoError(t, err)
