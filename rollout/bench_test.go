@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -26,7 +27,7 @@ func benchmarkShard(b *testing.B, name, sink string, obs Obs) {
 	if err := cfg.fill(); err != nil {
 		b.Fatal(err)
 	}
-	sources, err := cfg.sources()
+	sources, err := cfg.sources(context.Background())
 	if err != nil {
 		b.Fatal(err)
 	}

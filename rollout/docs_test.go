@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -46,7 +47,7 @@ This page is written by ` + "`go test ./rollout -run TestDocs -update`" + ` and 
 func TestDocs(t *testing.T) {
 	cfg := Config{Out: "unused", Episodes: 1, Policies: []string{"noop"}, Difficulties: []scenario.Difficulty{scenario.Easy}, Obs: ObsF32}
 	require.NoError(t, cfg.fill())
-	sources, err := cfg.sources()
+	sources, err := cfg.sources(context.Background())
 	require.NoError(t, err)
 	r := run{cfg: cfg, plan: newPlan(&cfg, sources)}
 	m := r.manifest("running", nil)

@@ -32,7 +32,16 @@ type manifest struct {
 	Tables      map[string][]columnOf `json:"tables"`
 	Names       names                 `json:"names"`
 	Observation *vecenv.Layout        `json:"observation,omitempty"`
+	Files       []fileOf              `json:"files,omitempty"` // when done
 	Summary     *Summary              `json:"summary,omitempty"`
+}
+
+// fileOf describes one data file.
+type fileOf struct {
+	Path   string `json:"path"` // within the folder
+	Rows   int64  `json:"rows"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
 }
 
 type host struct {
@@ -71,6 +80,9 @@ func (r *run) manifest(status string, sum *Summary) manifest {
 	m := manifest{Status: status, Fingerprint: r.folder.fingerprint, Config: r.id, Program: c.Program,
 		Host: host{runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()}, Workers: c.Workers, Envs: c.Envs, Trace: r.trace,
 		Shards: p.shards(), Tables: map[string][]columnOf{}, Names: allNames(), Summary: sum}
+	if sum != nil {
+		m.Files = r.listed()
+	}
 	for i := range p.groups {
 		g := &p.groups[i]
 		m.Groups = append(m.Groups, manifestGroup{g.policy, g.difficulty.String(), p.firstEpisode(g), p.episodes, int64(g.index) * p.perGroup, p.perGroup})

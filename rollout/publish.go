@@ -2,8 +2,11 @@ package rollout
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -64,6 +67,36 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// digest takes a file's bytes as they are written or read.
+type digest struct {
+	hash  hash.Hash
+	bytes int64
+}
+
+func newDigest() *digest { return &digest{hash: sha256.New()} }
+
+func (d *digest) Write(p []byte) (int, error) {
+	d.bytes += int64(len(p))
+	return d.hash.Write(p)
+}
+
+// file describes the file whose bytes have been taken.
+func (d *digest) file(name string, rows int64) fileOf {
+	return fileOf{Path: filepath.ToSlash(name), Rows: rows, Bytes: d.bytes, SHA256: hex.EncodeToString(d.hash.Sum(nil))}
+}
+
+// describe reads a data file.
+func (f *folder) describe(name string, rows int64) (fileOf, error) {
+	in, err := os.Open(filepath.Join(f.path, name))
+	if err != nil {
+		return fileOf{Path: filepath.ToSlash(name)}, err
+	}
+	defer in.Close()
+	d := newDigest()
+	_, err = io.Copy(d, in)
+	return d.file(name, rows), err
 }
 
 // metaOf is what every data file says of itself.

@@ -135,9 +135,27 @@ func TestResume(t *testing.T) {
 	require.Less(t, got.Kept, got.Episodes)
 	require.Positive(t, got.Kept)
 
+	manifest, err := os.ReadFile(filepath.Join(cfg.Out, "manifest.json"))
+	require.NoError(t, err)
 	again := run(t, cfg)
 	require.True(t, again.Complete)
+	kept, err := os.ReadFile(filepath.Join(cfg.Out, "manifest.json"))
+	require.NoError(t, err)
+	require.Equal(t, string(manifest), string(kept), "a finished rollout's manifest is left alone")
 	require.Equal(t, want.Groups, again.Groups)
+
+	flip(t, filepath.Join(cfg.Out, "steps", "part-00004.parquet"))
+	again = run(t, cfg)
+	require.False(t, again.Complete, "a changed byte is noticed")
+	require.Equal(t, files, contents(t, cfg.Out))
+}
+
+// flip changes one byte in the middle of a file, where no footer tells.
+func flip(t *testing.T, path string) {
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	b[len(b)/2] ^= 1
+	require.NoError(t, os.WriteFile(path, b, 0o644))
 }
 
 // tear leaves what kills, full disks and accidents leave.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +24,7 @@ type run struct {
 	folder folder
 	trace  *scenario.TrafficInfo
 	start  time.Time
+	files  sync.Map // of this run and of those kept: name within the folder to fileOf
 
 	stop     atomic.Bool
 	done     atomic.Int64 // environment steps
@@ -35,7 +38,7 @@ func Run(ctx context.Context, cfg Config, progress func(done, total int64)) (Sum
 	if err := cfg.fill(); err != nil {
 		return Summary{}, err
 	}
-	sources, err := cfg.sources()
+	sources, err := cfg.sources(ctx)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -60,14 +63,14 @@ func Run(ctx context.Context, cfg Config, progress func(done, total int64)) (Sum
 }
 
 // sources makes one source a difficulty; a trace is read once.
-func (c *Config) sources() ([]scenario.Source, error) {
+func (c *Config) sources(ctx context.Context) ([]scenario.Source, error) {
 	var out []scenario.Source
 	var traffic *scenario.Traffic
 	if c.Traffic != nil {
 		t := *c.Traffic
 		t.Slots, t.Steps, t.Difficulty = c.Slots, c.Steps, c.Difficulties[0]
 		var err error
-		if traffic, err = scenario.LoadTraffic(t); err != nil {
+		if traffic, err = scenario.LoadTrafficContext(ctx, t); err != nil {
 			return nil, err
 		}
 	}
@@ -111,13 +114,21 @@ func (r *run) admit() error {
 
 // play plays the shards that are missing and writes the manifest.
 func (r *run) play(ctx context.Context) (Summary, error) {
-	missing, kept, err := r.survey()
+	was, err := r.folder.readManifest()
 	if err != nil {
 		return Summary{}, err
 	}
-	m := r.manifest("running", nil)
-	if err := r.folder.writeManifest(&m); err != nil {
+	missing, kept, err := r.survey(was)
+	if err != nil {
 		return Summary{}, err
+	}
+	// The manifest of a finished rollout keeps the rates of the run that played it.
+	finished := len(missing) == 0 && was != nil && was.Status == "done"
+	if !finished {
+		m := r.manifest("running", nil)
+		if err := r.folder.writeManifest(&m); err != nil {
+			return Summary{}, err
+		}
 	}
 	r.count(kept * int64(r.cfg.Steps))
 	if err := r.work(ctx, missing); err != nil {
@@ -131,19 +142,27 @@ func (r *run) play(ctx context.Context) (Summary, error) {
 	sum := Summary{Episodes: r.plan.total(), EnvSteps: r.plan.total() * int64(r.cfg.Steps), Kept: kept, Seconds: seconds, Out: r.cfg.Out, Groups: groups,
 		Trace: r.trace, Complete: len(missing) == 0}
 	sum.StepsPerSec = float64((sum.Episodes-kept)*int64(r.cfg.Steps)) / seconds
-	if sum.Bytes, err = r.size(); err != nil {
-		return Summary{}, err
+	sum.Bytes = r.size()
+	if finished {
+		return sum, nil
 	}
-	m = r.manifest("done", &sum)
+	m := r.manifest("done", &sum)
 	return sum, r.folder.writeManifest(&m)
 }
 
-// survey finds out which shards are missing and how many episodes are kept, and removes what is left of the missing.
-func (r *run) survey() (missing []int64, kept int64, err error) {
+// survey finds out which shards are missing and how many episodes are kept, and removes what is left of the missing. A
+// shard is kept when both its files are there, whole, and as the manifest lists them where it lists them.
+func (r *run) survey(was *manifest) (missing []int64, kept int64, err error) {
+	listed := map[string]fileOf{}
+	if was != nil {
+		for _, f := range was.Files {
+			listed[f.Path] = f
+		}
+	}
 	finished := map[int64]bool{}
 	for i := range r.plan.shards() {
 		s := r.plan.shard(i)
-		if r.cfg.Resume && r.folder.finished(s, r.cfg.Steps) {
+		if r.cfg.Resume && r.folder.finished(s, r.cfg.Steps) && r.keep(s, listed) {
 			finished[i] = true
 			kept += s.n
 			continue
@@ -151,6 +170,30 @@ func (r *run) survey() (missing []int64, kept int64, err error) {
 		missing = append(missing, i)
 	}
 	return missing, kept, r.folder.clean(func(number int64) bool { return finished[number] })
+}
+
+// keep takes the two files of a finished shard into the list, unless they are not what the manifest lists.
+func (r *run) keep(s shard, listed map[string]fileOf) bool {
+	var found [2]fileOf
+	for k, table := range []string{stepsTable, episodesTable} {
+		f, err := r.folder.describe(partName(table, s.number), r.rows(table, s))
+		if was, ok := listed[f.Path]; err != nil || ok && was != f {
+			return false
+		}
+		found[k] = f
+	}
+	for _, f := range found {
+		r.files.Store(f.Path, f)
+	}
+	return true
+}
+
+// rows is the number of rows of a shard's file.
+func (r *run) rows(table string, s shard) int64 {
+	if table == stepsTable {
+		return s.n * int64(r.cfg.Steps)
+	}
+	return s.n
 }
 
 // work plays shards on all workers. The first error stops them all.
@@ -201,12 +244,12 @@ func (w *worker) shard(s shard) error {
 	for _, t := range []struct {
 		name string
 		cols []column
-		rows int64
-	}{{stepsTable, steps, s.n * int64(w.run.cfg.Steps)}, {episodesTable, episodes, s.n}} {
-		meta := w.run.folder.metaOf(&w.run.id, t.name, s)
-		if err := w.run.folder.publish(partName(t.name, s.number), func(out io.Writer) error { return w.write(out, t.cols, int(t.rows), meta) }); err != nil {
+	}{{stepsTable, steps}, {episodesTable, episodes}} {
+		name, rows, meta, sum := partName(t.name, s.number), w.run.rows(t.name, s), w.run.folder.metaOf(&w.run.id, t.name, s), newDigest()
+		if err := w.run.folder.publish(name, func(out io.Writer) error { return w.write(io.MultiWriter(out, sum), t.cols, int(rows), meta) }); err != nil {
 			return err
 		}
+		w.run.files.Store(filepath.ToSlash(name), sum.file(name, rows))
 	}
 	return nil
 }
@@ -240,15 +283,19 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 }
 
 // size is the number of bytes of all data files.
-func (r *run) size() (bytes int64, err error) {
-	for i := range r.plan.shards() {
-		for _, table := range []string{stepsTable, episodesTable} {
-			info, err := os.Stat(filepath.Join(r.folder.path, partName(table, i)))
-			if err != nil {
-				return 0, fmt.Errorf("rollout: %w", err)
-			}
-			bytes += info.Size()
-		}
+func (r *run) size() (bytes int64) {
+	for _, f := range r.listed() {
+		bytes += f.Bytes
 	}
-	return bytes, nil
+	return bytes
+}
+
+// listed are all data files, by path.
+func (r *run) listed() (out []fileOf) {
+	r.files.Range(func(_, f any) bool {
+		out = append(out, f.(fileOf))
+		return true
+	})
+	slices.SortFunc(out, func(a, b fileOf) int { return strings.Compare(a.Path, b.Path) })
+	return out
 }
