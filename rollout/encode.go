@@ -73,25 +73,23 @@ func unsigned[T int32 | int64](d T) uint64 {
 	return uint64(d)
 }
 
-// appendPacked appends 32 values of width bits, lowest bits first.
+// appendPacked appends 32 values of width bits, lowest bits first: 4 * width bytes.
 func appendPacked(out []byte, values *[deltaMini]uint64, width int) []byte {
+	var packed [8 * (deltaMini + 1)]byte
 	var word uint64
-	filled := 0
+	filled, at := 0, 0
 	for _, x := range values {
-		word |= x << filled
+		word |= x << (filled & 63)
 		filled += width
-		if filled < 64 {
-			continue
+		if filled >= 64 {
+			binary.LittleEndian.PutUint64(packed[at:], word)
+			at += 8
+			filled -= 64
+			word = x >> (width - filled) // a shift by the whole width, when nothing is left over, gives 0
 		}
-		out = binary.LittleEndian.AppendUint64(out, word)
-		filled -= 64
-		word = x >> (width - filled) // a shift by the whole width, when nothing is left over, gives 0
 	}
-	for ; filled > 0; filled -= 8 {
-		out = append(out, byte(word))
-		word >>= 8
-	}
-	return out
+	binary.LittleEndian.PutUint64(packed[at:], word)
+	return append(out, packed[:4*width]...)
 }
 
 // appendRuns appends values of at most 8 bits in the run-length part of the hybrid encoding.
