@@ -223,9 +223,12 @@ func (b *stepBar) set(done, total int64) {
 	}
 	b.shown = now
 	if b.bar == nil {
-		b.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(b.w), progressbar.OptionSetDescription("env-steps"), progressbar.OptionShowCount(),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
+		b.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(b.w), progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(false),
+			progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish())
 	}
+	// The bar begins late, so its own forecast would be wrong.
+	left := time.Duration(float64(now.Sub(b.start)) / float64(max(done, 1)) * float64(total-done))
+	b.bar.Describe(fmt.Sprintf("env-steps, %s left", left.Round(time.Second)))
 	_ = b.bar.Set64(done)
 }
 
