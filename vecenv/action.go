@@ -103,7 +103,7 @@ func (v *env) apply(op kv.Op, slot uint) bool {
 	return bit != 0
 }
 
-// evict drops live slots; rule 6.2.1, and the risk of rule 9.8.
+// evict drops live slots; rule 6.2, and the risk of rule 9.8.
 func (v *env) evict(b *block, mask uint64) {
 	if mask == 0 {
 		return
@@ -129,7 +129,7 @@ func (v *env) evict(b *block, mask uint64) {
 	b.clear(mask)
 }
 
-// compress takes resident slots one quantisation level down, which halves their memory; rule 6.2.2.
+// compress takes resident slots one quantisation level down, which halves their memory; rule 6.2.
 func (v *env) compress(b *block, mask uint64) {
 	for m := mask; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m))
@@ -140,7 +140,7 @@ func (v *env) compress(b *block, mask uint64) {
 	v.Counters.Compressions += uint32(bits.OnesCount64(mask))
 }
 
-// swap moves resident slots to CPU memory; rule 6.2.3.
+// swap moves resident slots to CPU memory; rule 6.2.
 func (v *env) swap(b *block, mask uint64) {
 	for m := mask; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m))

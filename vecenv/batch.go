@@ -59,7 +59,7 @@ func New(cfg Config) (*Batch, error) {
 	}
 	last := cfg.Slots - 64*(b.width-1)
 	b.rules = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
-		queueCap: cfg.Slots / 2, firstMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
+		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
 	b.heads = make([]head, cfg.Envs)
 	b.blocks = make([]block, cfg.Envs*b.width)
 	b.queues = make([]scenario.Word, cfg.Envs*b.rules.queueCap)

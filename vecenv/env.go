@@ -24,7 +24,7 @@ type rules struct {
 	steps     int32
 	maxWait   int32
 	queueCap  int
-	firstMask uint64 // the slots that exist in the last block
+	lastMask uint64 // the slots that exist in the last block
 	truncate  bool
 	obsLen    int
 }
@@ -32,7 +32,7 @@ type rules struct {
 // slotMask is the mask of the slots that exist in block w.
 func (v *env) slotMask(w int) uint64 {
 	if w == len(v.blocks)-1 {
-		return v.rules.firstMask
+		return v.rules.lastMask
 	}
 	return ^uint64(0)
 }
