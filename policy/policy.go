@@ -52,13 +52,13 @@ type entry struct {
 func init() {
 	registry = []entry{
 		{"noop", "keeps everything", func() Policy { return noop{} }},
-		{"random", "one of the possible operations for every slot, uniformly", func() Policy { return random{} }},
+		{"random", "one of the possible operations for every slot, uniformly", func() Policy { return &random{} }},
 		{"lru", "evicts the least recently used until there is headroom", func() Policy { return &lru{} }},
 		{"largest-first", "evicts the largest until there is headroom", func() Policy { return &ranked{name: "largest-first", key: smallness} }},
 		{"value-aware", "evicts the least valuable (block type, priority, progress) until there is headroom", func() Policy { return &ranked{name: "value-aware", key: worth} }},
 		{"compress-first", "compresses the largest until there is headroom, evicts by value only when that is not enough", func() Policy { return &compressor{name: "compress-first"} }},
-		{"compress-int8", "compresses everything to int8 at once", func() Policy { return constant{name: "compress-int8", level: kv.INT8} }},
-		{"compress-all", "compresses everything to int4 at once", func() Policy { return constant{name: "compress-all", level: kv.INT4} }},
+		{"compress-int8", "compresses everything to int8 at once", func() Policy { return &constant{name: "compress-int8", level: kv.INT8} }},
+		{"compress-all", "compresses everything to int4 at once", func() Policy { return &constant{name: "compress-all", level: kv.INT4} }},
 		{"greedy", "batches evictions of dead blocks, then compressions, by pressure, as the seed advises", func() Policy { return &compressor{name: "greedy", dropDead: true} }},
 		{"search", "plays the other policies' moves out to the end on forks and takes the best; knows the future, so an upper reference", func() Policy { return newSearch() }},
 	}

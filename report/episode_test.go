@@ -3,6 +3,7 @@ package report_test
 import (
 	"encoding/json"
 	"math"
+	"path/filepath"
 	"testing"
 
 	"github.com/kvgym/kvgym/report"
@@ -14,9 +15,13 @@ import (
 // What DrawScenario says was drawn is what the batch plays: the initial sequences that fit stand in slots in their order,
 // and every step's arrivals are in the queue, or admitted or rejected.
 func TestDrawScenario(t *testing.T) {
-	for _, d := range []scenario.Difficulty{scenario.Easy, scenario.Hard} {
-		src, err := scenario.NewSynthetic(64, 15, d)
-		require.NoError(t, err)
+	easy, err := scenario.NewSynthetic(64, 15, scenario.Easy)
+	require.NoError(t, err)
+	hard, err := scenario.NewSynthetic(64, 15, scenario.Hard)
+	require.NoError(t, err)
+	traffic, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: filepath.Join("..", "vecenv", "testdata", "traffic.jsonl")})
+	require.NoError(t, err)
+	for _, src := range []scenario.Source{easy, hard, traffic} {
 		b, err := vecenv.New(vecenv.Config{Envs: 20, Workers: 1, Source: src, Outputs: vecenv.WithMetrics, Autoreset: vecenv.Disabled})
 		require.NoError(t, err)
 		defer b.Close()
@@ -25,6 +30,7 @@ func TestDrawScenario(t *testing.T) {
 		for i := range drawn {
 			drawn[i] = report.DrawScenario(b, i, true)
 			requireInitial(t, &drawn[i])
+			requireRoundTrip(t, &drawn[i])
 		}
 		score := make([]int64, 20)
 		for range 15 {
@@ -35,14 +41,24 @@ func TestDrawScenario(t *testing.T) {
 				require.Equal(t, st.State.ScoreFixed-score[i], st.RewardFixed)
 				require.Equal(t, float64(st.RewardFixed)/(1<<20), float64(st.Reward))
 				score[i] = st.State.ScoreFixed
-				text, err := json.Marshal(st)
-				require.NoError(t, err, "no NaN")
-				var back report.Step
-				require.NoError(t, json.Unmarshal(text, &back))
-				for k, x := range st.Obs {
-					require.Equal(t, math.Float32bits(x), math.Float32bits(back.Obs[k]), "float32 survive JSON")
-				}
+				requireRoundTrip(t, &st)
 			}
+		}
+	}
+}
+
+// requireRoundTrip asserts that a document survives JSON bit for bit, which it could not with a NaN or an infinity in it.
+func requireRoundTrip[T any](t *testing.T, document *T) {
+	text, err := json.Marshal(document)
+	require.NoError(t, err)
+	var back T
+	require.NoError(t, json.Unmarshal(text, &back))
+	again, err := json.Marshal(&back)
+	require.NoError(t, err)
+	require.Equal(t, string(text), string(again))
+	if st, ok := any(document).(*report.Step); ok {
+		for k, x := range st.Obs {
+			require.Equal(t, math.Float32bits(x), math.Float32bits(any(&back).(*report.Step).Obs[k]))
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unit is a value in 2^-24, rounded toward zero as the rules do: hundredths h of one.
+// hundredths is h hundredths in units of 2^-24, rounded toward zero as the rules do.
 func hundredths(h int64) int64 { return h * TermOne / 100 }
 
 // Hand-computed from the seed's definitions.
@@ -45,7 +45,7 @@ func TestHeadroom(t *testing.T) {
 
 func TestEfficiency(t *testing.T) {
 	for used, want := range map[uint32]int64{0: 20, 849: 20, 850: 10, 949: 10, 950: 0, 999: 0, 1000: -20, 3000: -20} {
-		require.InDelta(t, hundredths(want), Efficiency(used, 1000), 1, "%d of 1000", used)
+		require.Equal(t, hundredths(want), Efficiency(used, 1000), "%d of 1000", used)
 	}
 }
 
@@ -74,9 +74,32 @@ func TestScore(t *testing.T) {
 	require.EqualValues(t, ScoreOne, all.Score())
 	one := Terms{FailurePenalty: -1}
 	require.EqualValues(t, -1, one.Score(), "rounded down")
+	// 0.4*-0.15 + 0.25*0.5 + 0.18*0.4*0.5 + 0.07*0.2 + 0.05*0.5 + 0.03*-0.1 + 0.02*-0.15
+	some := Totals{Steps: 15, TokenNorm: 500, Failures: 1, Tokens: 250, HeadroomTenths: 75, UsedQP: 60, BudgetQP: 100, RetainedTwenty: 600, LatencyMilli: 500, RiskHundredths: 15}
+	terms := Compute(&some)
+	require.InDelta(t, 0.134, float64(terms.Score())/ScoreOne, 1.0/ScoreOne)
 	best := Totals{Steps: 15, TokenNorm: 500, Tokens: 500, HeadroomTenths: 150, UsedQP: 10, BudgetQP: 100, RetainedTwenty: 200}
-	terms := Compute(&best)
+	terms = Compute(&best)
 	require.InDelta(t, 0.25+0.18*0.4+0.07*0.2+0.05, float64(terms.Score())/ScoreOne, 1e-6, "the most that an episode can give")
+}
+
+// Whatever happens, every term stays in its range.
+func TestRanges(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 20_000 {
+		steps := 1 + r.Uint32N(4096)
+		used := r.Uint32() >> r.IntN(32)
+		totals := Totals{Steps: steps, TokenNorm: 1 + r.Uint32()>>r.IntN(32)>>1, Failures: r.Uint32() >> r.IntN(32), Tokens: r.Uint32() >> r.IntN(32),
+			HeadroomTenths: int32(r.Uint32N(15*steps+1)) - int32(5*steps), LatencyMilli: r.Uint32() >> r.IntN(32), RiskHundredths: r.Uint32() >> r.IntN(32),
+			UsedQP: used, BudgetQP: 1 + r.Uint32()>>r.IntN(32)>>1, RetainedTwenty: uint32(uint64(used) * r.Uint64N(20) / 20)}
+		terms := Compute(&totals)
+		for term, bounds := range map[Term][2]int64{FailurePenalty: {-100, 0}, ThroughputReward: {0, 100}, HeadroomBonus: {-20, 40}, MemoryEfficiency: {-20, 20},
+			EvictionQuality: {0, 100}, LatencyPenalty: {-30, 0}} {
+			require.GreaterOrEqual(t, terms[term], hundredths(bounds[0])-1, "%s of %+v", Names[term], totals)
+			require.LessOrEqual(t, terms[term], hundredths(bounds[1]), "%s of %+v", Names[term], totals)
+		}
+		require.Equal(t, hundredths(int64(totals.RiskHundredths)), -terms[RiskyEvictionPenalty])
+	}
 }
 
 // An episode's rewards in float32 add up to its score without rounding.

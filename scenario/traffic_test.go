@@ -114,7 +114,22 @@ func TestTrafficShort(t *testing.T) {
 	}
 }
 
-func requireWindows(t *testing.T, c TrafficConfig) {
+// Crowded traffic: more prefixes than an episode has ids for, and more live requests than become initial sequences.
+func TestTrafficCrowded(t *testing.T) {
+	var text bytes.Buffer
+	require.NoError(t, trace.Synthesize(&text, trace.SynthConfig{Requests: 1500, Seed: 3, Rate: 40, Tenants: 20}))
+	src := requireWindows(t, TrafficConfig{Path: write(t, "crowd.jsonl", text.Bytes()), Slots: 16, SampleMillis: 1000, Difficulty: Medium})
+	var e Episode
+	src.Begin(Identity{Seed: 9, Env: 1}, &e)
+	for i := range int(e.NumInitial) {
+		src.Initial(&e, i)
+	}
+	require.Greater(t, e.WindowStep, uint32(4))
+	require.Greater(t, e.NumInitial, uint16(40), "most of the last 64 requests are live")
+	require.EqualValues(t, kv.MaxPrefixes, e.NumPrefixes)
+}
+
+func requireWindows(t *testing.T, c TrafficConfig) *Traffic {
 	src, err := LoadTraffic(c)
 	require.NoError(t, err)
 	require.NoError(t, c.fill())
@@ -124,6 +139,7 @@ func requireWindows(t *testing.T, c TrafficConfig) {
 	for n := range uint32(60) {
 		requireWindow(t, src, kept, Identity{Seed: 9, Env: n}, c.Slots, c.Steps, rate)
 	}
+	return src
 }
 
 // samplePlain is rule 5.5.
@@ -389,6 +405,12 @@ func TestRealTraffic(t *testing.T) {
 		if i.Format == string(trace.Mooncake) {
 			require.Equal(t, "blocks", i.Sharing)
 			require.Less(t, i.Sessions, i.Requests)
+		}
+		if entry.Name() == "mooncake_conversation.jsonl" {
+			whole, err := LoadTraffic(TrafficConfig{Path: i.Path, SampleMillis: 1000})
+			require.NoError(t, err)
+			require.EqualValues(t, 7_373, whole.Info().Sessions)
+			require.Equal(t, 54_098_411.0/144_793_823, whole.Info().HitShare, "of an infinite prefix cache")
 		}
 	}
 }

@@ -19,14 +19,14 @@ type env struct {
 
 // rules is what all environments of a batch share.
 type rules struct {
-	source    scenario.Source
-	slots     int
-	steps     int32
-	maxWait   int32
-	queueCap  int
+	source   scenario.Source
+	slots    int
+	steps    int32
+	maxWait  int32
+	queueCap int
 	lastMask uint64 // the slots that exist in the last block
-	truncate  bool
-	obsLen    int
+	truncate bool
+	obsLen   int
 }
 
 // slotMask is the mask of the slots that exist in block w.

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -18,9 +19,11 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// byteBar shows how much of a file has been read, on a terminal and after barDelay only.
+// byteBar shows how much of a file has been read, on a terminal and after barDelay only. After an interruption, finish may
+// come while another goroutine still reads.
 type byteBar struct {
-	w     io.Writer // nil: never shown
+	mu    sync.Mutex
+	w     io.Writer // nil: never shown, or finished
 	title string
 	start time.Time
 	bar   *progressbar.ProgressBar
@@ -34,6 +37,8 @@ func newByteBar(w io.Writer, title string, quiet bool) *byteBar {
 }
 
 func (b *byteBar) set(done, total int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.w == nil || time.Since(b.start) < barDelay {
 		return
 	}
@@ -45,6 +50,9 @@ func (b *byteBar) set(done, total int64) {
 }
 
 func (b *byteBar) finish() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.w = nil
 	if b.bar != nil {
 		_ = b.bar.Finish()
 	}

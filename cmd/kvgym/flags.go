@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -120,7 +121,7 @@ func (f *envFlags) threads() int {
 }
 
 // source makes what arrives, for one difficulty.
-func (f *envFlags) source(d scenario.Difficulty) (scenario.Source, error) {
+func (f *envFlags) source(ctx context.Context, d scenario.Difficulty) (scenario.Source, error) {
 	if f.trace.path == "" {
 		return scenario.NewSynthetic(f.slots, f.steps, d)
 	}
@@ -128,7 +129,7 @@ func (f *envFlags) source(d scenario.Difficulty) (scenario.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return scenario.LoadTraffic(scenario.TrafficConfig{Path: f.trace.path, Format: format, SkipBadLines: f.trace.skipBadLines, Slots: f.slots,
+	return scenario.LoadTrafficContext(ctx, scenario.TrafficConfig{Path: f.trace.path, Format: format, SkipBadLines: f.trace.skipBadLines, Slots: f.slots,
 		Steps: f.steps, Difficulty: d, StepMillis: f.trace.stepMillis, DecodeRate: f.trace.decodeRate, SampleMillis: f.trace.sample})
 }
 

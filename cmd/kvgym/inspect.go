@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func inspect(cmd *cobra.Command, f *inspectFlags) error {
 	if f.actions != "" && f.policy != "" {
 		return usage("--actions and --policy", "both given", "one of them")
 	}
-	decide, err := f.decider(cmd.InOrStdin())
+	decide, err := f.decider(cmd.Context(), cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func inspect(cmd *cobra.Command, f *inspectFlags) error {
 	if err != nil {
 		return err
 	}
-	src, err := f.env.source(d)
+	src, err := f.env.source(cmd.Context(), d)
 	if err != nil {
 		return err
 	}
@@ -84,18 +85,23 @@ func inspect(cmd *cobra.Command, f *inspectFlags) error {
 		return err
 	}
 	out := bufio.NewWriter(cmd.OutOrStdout())
-	enc := json.NewEncoder(out)
+	err = f.play(cmd.Context(), b, decide, json.NewEncoder(out))
+	if flushed := out.Flush(); err == nil { // after an interruption too: what is printed are whole lines
+		err = flushed
+	}
+	return err
+}
+
+// play prints the episode as it goes.
+func (f *inspectFlags) play(ctx context.Context, b *vecenv.Batch, decide decider, enc *json.Encoder) error {
 	if err := enc.Encode(report.DrawScenario(b, 0, !f.noObs)); err != nil {
 		return err
 	}
 	for range f.env.steps {
-		if err := cmd.Context().Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		pairs, err := decide(b.View(0))
-		if err != nil {
-			return err
-		}
+		pairs := decide(b.View(0))
 		a := vecenv.Actions{}
 		if len(pairs) > 0 {
 			a = vecenv.Actions{List: pairs, PerEnv: len(pairs) / 2}
@@ -107,11 +113,13 @@ func inspect(cmd *cobra.Command, f *inspectFlags) error {
 			return err
 		}
 	}
-	return out.Flush()
+	return nil
 }
 
-// decider gives the actions of one step after another.
-func (f *inspectFlags) decider(stdin io.Reader) (func(vecenv.View) ([]int32, error), error) {
+// decider gives the actions of one step after another, as (op, slot) pairs.
+type decider func(vecenv.View) []int32
+
+func (f *inspectFlags) decider(ctx context.Context, stdin io.Reader) (decider, error) {
 	switch {
 	case f.policy != "":
 		if err := checkPolicies([]string{f.policy}); err != nil {
@@ -122,27 +130,27 @@ func (f *inspectFlags) decider(stdin io.Reader) (func(vecenv.View) ([]int32, err
 			return nil, err
 		}
 		var a policy.Actions
-		return func(v vecenv.View) ([]int32, error) {
+		return func(v vecenv.View) []int32 {
 			a.Clear()
 			p.Act(v, &a)
-			return a.Pairs(), nil
+			return a.Pairs()
 		}, nil
 	case f.actions != "":
-		lines, err := readActions(f.actions, stdin)
+		lines, err := interruptible(ctx, func() ([][]int32, error) { return readActions(f.actions, stdin) })
 		if err != nil {
 			return nil, err
 		}
 		if len(lines) > f.env.steps {
 			return nil, usage("--actions", fmt.Sprintf("%d lines in %s", len(lines), f.actions), fmt.Sprintf("at most --steps, %d", f.env.steps))
 		}
-		return func(v vecenv.View) ([]int32, error) {
+		return func(v vecenv.View) []int32 {
 			if v.Step() < len(lines) {
-				return lines[v.Step()], nil
+				return lines[v.Step()]
 			}
-			return nil, nil
+			return nil
 		}, nil
 	}
-	return func(vecenv.View) ([]int32, error) { return nil, nil }, nil
+	return func(vecenv.View) []int32 { return nil }, nil
 }
 
 // maxActionLine bounds one line of an actions file.
@@ -197,11 +205,11 @@ func parseActionLine(line []byte) ([]int32, error) {
 		if err != nil {
 			return nil, err
 		}
-		var slot int32
-		if err := json.Unmarshal(pair[1], &slot); err != nil {
+		var slot *int32 // nil after null, which would leave a number as it was
+		if err := json.Unmarshal(pair[1], &slot); err != nil || slot == nil {
 			return nil, fmt.Errorf("slot: %.40q: allowed a whole number", pair[1])
 		}
-		pairs = append(pairs, op, slot)
+		pairs = append(pairs, op, *slot)
 	}
 	return pairs, nil
 }

@@ -66,6 +66,9 @@ func TestInspectBadActions(t *testing.T) {
 		"null":                       `"null": allowed an array`,
 		"{\"evict\":3}":              "allowed an array",
 		"[[null,3]]":                 "operation",
+		"[[\"evict\",null]]":         `slot: "null": allowed a whole number`,
+		"[null]":                     "0 values in an operation",
+		"[]\n\n":                     `actions: -:2: "": allowed an array`,
 		strings.Repeat("[]\n", 16):   "16 lines in -: allowed at most --steps, 15",
 		strings.Repeat("[", 1<<20+1): "a longer line: allowed 1048576 bytes",
 	} {
@@ -86,7 +89,7 @@ func TestInspectTrace(t *testing.T) {
 
 // FuzzParseActions feeds arbitrary files: no panic, and what parses means the same when it is written out again.
 func FuzzParseActions(f *testing.F) {
-	for _, s := range []string{"", "[]", "[[\"compress\",3],[\"evict\",7]]\n[[3,-2]]\n", "[[1e3,4]]", "[[\"\\u0065vict\",3]]", "[[2147483648,1]]", "null\n", "[[\"keep\",0],null]"} {
+	for _, s := range []string{"", "[]", "[[\"compress\",3],[\"evict\",7]]\n[[3,-2]]\n", "[[1e3,4]]", "[[\"\\u0065vict\",3]]", "[[2147483648,1]]", "[[1,null]]", "null\n", "[[\"keep\",0],null]"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {

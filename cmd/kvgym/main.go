@@ -41,11 +41,14 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once, whatever it is doing
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	root.InitDefaultCompletionCmd() // it keeps the output that is set now
+	refuseArguments(root, "completion")
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
@@ -78,7 +81,40 @@ func newRoot() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newRolloutCmd(), newInspectCmd(), newTraceCmd(), newVersionCmd())
+	root.SetHelpCommand(newHelpCmd(root))
 	return root
+}
+
+// newHelpCmd replaces cobra's help command, which shows the whole program's help for an unknown command and succeeds.
+func newHelpCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show the help of a command",
+		Example: "  kvgym help trace info",
+		RunE: func(_ *cobra.Command, args []string) error {
+			target, rest, err := root.Find(args)
+			if err != nil {
+				return usageError{err}
+			}
+			if err := noArgs(target, rest); err != nil {
+				return err
+			}
+			target.InitDefaultHelpFlag()
+			return target.Help()
+		},
+	}
+}
+
+// refuseArguments makes a command of cobra's own, and those below it, refuse arguments as ours do.
+func refuseArguments(root *cobra.Command, name string) {
+	cmd, _, err := root.Find([]string{name})
+	if err != nil {
+		return
+	}
+	cmd.Args, cmd.RunE = noArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	for _, sub := range cmd.Commands() {
+		sub.Args = noArgs
+	}
 }
 
 // noArgs refuses arguments: those of a command with subcommands are unknown commands.
@@ -146,6 +182,27 @@ func kindOf(f *pflag.Flag) string {
 		return "a number"
 	}
 	return f.Usage
+}
+
+// interruptible does work that knows no context, and gives up waiting for it when ctx ends. The work may go on until the
+// program ends, which is at once.
+func interruptible[T any](ctx context.Context, work func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := work()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 // quote shows a value as it was given, cut where it is long.

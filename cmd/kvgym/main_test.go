@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -52,6 +53,9 @@ func TestHelp(t *testing.T) {
 	}
 	visit(newRoot(), nil)
 	require.Contains(t, done(t), "Available Commands:")
+	require.Equal(t, done(t, "trace", "info", "--help"), done(t, "help", "trace", "info"))
+	require.Equal(t, done(t), done(t, "help"))
+	require.Contains(t, done(t, "completion", "bash"), "bash completion")
 }
 
 func TestWrongUse(t *testing.T) {
@@ -64,6 +68,10 @@ func TestWrongUse(t *testing.T) {
 	}{
 		{`kvgym: command: "foo": allowed inspect, rollout, trace, version`, []string{"foo"}},
 		{`kvgym trace: command: "foo": allowed info, synth`, []string{"trace", "foo"}},
+		{`kvgym help: command: "foo": allowed `, []string{"help", "foo"}},
+		{`kvgym help: command: "foo": allowed info, synth`, []string{"help", "trace", "foo"}},
+		{`kvgym completion: command: "foo": allowed bash, fish`, []string{"completion", "foo"}},
+		{`kvgym completion bash: argument: "foo": allowed flags only`, []string{"completion", "bash", "foo"}},
 		{`kvgym inspect: argument: "foo": allowed flags only`, []string{"inspect", "foo"}},
 		{`kvgym trace info: arguments: 0 given: allowed one, the trace file`, []string{"trace", "info"}},
 		{"kvgym rollout: flag: --episods: allowed those that kvgym rollout --help lists", []string{"rollout", "--episods", "3"}},
@@ -114,8 +122,32 @@ func TestFailures(t *testing.T) {
 	for _, args := range [][]string{{"trace", "info", broken}, {"inspect", "--trace", broken}, {"rollout", "--out", filepath.Join(dir, "out"), "--trace", broken}} {
 		refused(t, exitFailed, "broken.jsonl:2: input_length: -600: allowed 1 to 2147483647", args...)
 	}
-	refused(t, exitFailed, "not a directory", "trace", "synth", "--out", filepath.Join(broken, "new"))
+	for path, why := range map[string]string{filepath.Join(broken, "new"): "not a directory", filepath.Join(missing, "new"): "no such file or directory"} {
+		refused(t, exitFailed, "kvgym trace synth: --out: "+path+": "+why+": allowed a file in a folder that can be written\n", "trace", "synth", "--out", path)
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "folder"), 0o700))
+	refused(t, exitFailed, "--out: "+filepath.Join(dir, "folder")+": ", "trace", "synth", "--force", "--out", filepath.Join(dir, "folder"))
+	left, err := filepath.Glob(filepath.Join(dir, ".*"))
+	require.NoError(t, err)
+	require.Empty(t, left, "no temporary file stays")
 	refused(t, exitFailed, "allowed a folder that can be written", "rollout", "--out", broken)
+}
+
+// full is an output that takes nothing, like a full disk.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// What cannot be printed is a failure, not a success without output.
+func TestFullOutput(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "traffic.jsonl")
+	for _, args := range [][]string{{"trace", "synth", "--requests", "9", "--out", path}, {"trace", "info", path}, {"trace", "info", "--json", path}, {"version"},
+		{"version", "--json"}, {"inspect", "--steps", "1", "--no-obs"}, {"inspect"},
+		{"rollout", "--episodes", "5", "--out", filepath.Join(t.TempDir(), "a")}, {"rollout", "--episodes", "5", "--json", "--out", filepath.Join(t.TempDir(), "b")}} {
+		var errs strings.Builder
+		require.Equal(t, exitFailed, run(args, strings.NewReader(""), full{}, &errs), "%v", args)
+		require.Contains(t, errs.String(), "no space left on device", "%v", args)
+	}
 }
 
 func TestVersion(t *testing.T) {

@@ -144,10 +144,11 @@ func runRollout(cmd *cobra.Command, f *rolloutFlags) error {
 	if f.json {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(sum)
 	}
-	if !f.quiet {
-		printSummary(cmd.OutOrStdout(), &sum)
+	if f.quiet {
+		return nil
 	}
-	return nil
+	_, err = io.WriteString(cmd.OutOrStdout(), summaryText(&sum))
+	return err
 }
 
 // withFlags says how the command line allows what the library speaks of.
@@ -158,9 +159,11 @@ func withFlags(err error) error {
 	return err
 }
 
-func printSummary(w io.Writer, s *rollout.Summary) {
+// summaryText is the summary for people: a table, and where the data lie.
+func summaryText(s *rollout.Summary) string {
+	var w strings.Builder
 	t := table.NewWriter()
-	t.SetOutputMirror(w)
+	t.SetOutputMirror(&w)
 	t.SetStyle(table.StyleLight)
 	t.AppendHeader(table.Row{"policy", "difficulty", "episodes", "score", "± 95 %", "failures", "tokens", "swap latency", "steps above 95 %"})
 	right := []table.ColumnConfig{}
@@ -177,22 +180,23 @@ func printSummary(w io.Writer, s *rollout.Summary) {
 	}
 	t.Render()
 	if s.Trace != nil {
-		fmt.Fprintf(w, "trace %s (%s): %d of %d requests and %d of %d sessions used, %d windows, %d bad lines; shared prefixes from %s", s.Trace.Path, s.Trace.Format,
+		fmt.Fprintf(&w, "trace %s (%s): %d of %d requests and %d of %d sessions used, %d windows, %d bad lines; shared prefixes from %s", s.Trace.Path, s.Trace.Format,
 			s.Trace.Requests, s.Trace.FileRequests, s.Trace.Sessions, s.Trace.FileSessions, s.Trace.Windows, s.Trace.BadLines, s.Trace.Sharing)
 		if s.Trace.Sharing == "blocks" {
-			fmt.Fprintf(w, "; hit share of an infinite prefix cache %.3f", s.Trace.HitShare)
+			fmt.Fprintf(&w, "; hit share of an infinite prefix cache %.3f", s.Trace.HitShare)
 		}
-		fmt.Fprintln(w)
+		fmt.Fprintln(&w)
 	}
 	if s.Complete {
-		fmt.Fprintf(w, "%d episodes, all of them finished earlier; in %s\n", s.Episodes, s.Out)
-		return
+		fmt.Fprintf(&w, "%d episodes, all of them finished earlier; in %s\n", s.Episodes, s.Out)
+		return w.String()
 	}
-	fmt.Fprintf(w, "%d episodes, %d steps", s.Episodes, s.EnvSteps)
+	fmt.Fprintf(&w, "%d episodes, %d steps", s.Episodes, s.EnvSteps)
 	if s.Kept > 0 {
-		fmt.Fprintf(w, " (%d episodes kept from an earlier run)", s.Kept)
+		fmt.Fprintf(&w, " (%d episodes kept from an earlier run)", s.Kept)
 	}
-	fmt.Fprintf(w, " in %.1f s: %.2f M steps/s; %.1f MB of Parquet in %s\n", s.Seconds, s.StepsPerSec/1e6, float64(s.Bytes)/1e6, s.Out)
+	fmt.Fprintf(&w, " in %.1f s: %.2f M steps/s; %.1f MB of Parquet in %s\n", s.Seconds, s.StepsPerSec/1e6, float64(s.Bytes)/1e6, s.Out)
+	return w.String()
 }
 
 // stepBar shows how many environment steps are done, on a terminal and after barDelay only. set may be called from several

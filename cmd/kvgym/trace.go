@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -42,7 +45,7 @@ func newTraceInfoCmd() *cobra.Command {
 				return err
 			}
 			bar := newByteBar(cmd.ErrOrStderr(), "reading", quiet)
-			info, err := trace.Summarize(args[0], trace.Options{Format: f, SkipBadLines: skip}, bar.set)
+			info, err := summarize(cmd.Context(), args[0], trace.Options{Format: f, SkipBadLines: skip}, bar.set)
 			bar.finish()
 			if err != nil {
 				return err
@@ -50,8 +53,7 @@ func newTraceInfoCmd() *cobra.Command {
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(info)
 			}
-			printTraceInfo(cmd.OutOrStdout(), args[0], &info)
-			return nil
+			return printTraceInfo(cmd.OutOrStdout(), args[0], &info)
 		},
 	}
 	fl := cmd.Flags()
@@ -62,9 +64,8 @@ func newTraceInfoCmd() *cobra.Command {
 	return cmd
 }
 
-func printTraceInfo(w io.Writer, path string, i *trace.Info) {
+func printTraceInfo(w io.Writer, path string, i *trace.Info) error {
 	t := table.NewWriter()
-	t.SetOutputMirror(w)
 	t.SetStyle(table.StyleLight)
 	t.SetTitle("%s", path)
 	t.AppendRows([]table.Row{
@@ -78,7 +79,8 @@ func printTraceInfo(w io.Writer, path string, i *trace.Info) {
 	if i.FirstBadLine != "" {
 		t.AppendRow(table.Row{"first bad line", i.FirstBadLine})
 	}
-	t.Render()
+	_, err := fmt.Fprintln(w, t.Render())
+	return err
 }
 
 func newTraceSynthCmd() *cobra.Command {
@@ -102,20 +104,21 @@ is a function of the flags alone.`,
 			if err := checkSynth(&c); err != nil {
 				return err
 			}
-			if err := writeAtomically(out, func(w io.Writer) error { return trace.Synthesize(w, c) }); err != nil {
-				return err
+			ctx := cmd.Context()
+			if err := writeAtomically(out, func(w io.Writer) error { return trace.Synthesize(contextWriter{ctx, w}, c) }); err != nil {
+				return outError(out, err)
 			}
-			info, err := trace.Summarize(out, trace.Options{}, nil)
+			info, err := summarize(ctx, out, trace.Options{}, nil)
 			if err != nil {
 				return err
 			}
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(info)
 			}
-			if !quiet {
-				printTraceInfo(cmd.OutOrStdout(), out, &info)
+			if quiet {
+				return nil
 			}
-			return nil
+			return printTraceInfo(cmd.OutOrStdout(), out, &info)
 		},
 	}
 	fl := cmd.Flags()
@@ -144,6 +147,39 @@ func checkSynth(c *trace.SynthConfig) error {
 		return usageError{err}
 	}
 	return nil
+}
+
+// summarize is trace.Summarize that an interruption ends.
+func summarize(ctx context.Context, path string, o trace.Options, progress func(done, total int64)) (trace.Info, error) {
+	return interruptible(ctx, func() (trace.Info, error) { return trace.Summarize(path, o, progress) })
+}
+
+// contextWriter fails when its context ends.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c contextWriter) Write(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
+}
+
+// outError says what is allowed where a file cannot be written, and names that file, not a temporary one beside it.
+func outError(path string, err error) error {
+	var p *fs.PathError
+	var l *os.LinkError
+	switch {
+	case errors.As(err, &p):
+		err = p.Err
+	case errors.As(err, &l):
+		err = l.Err
+	default:
+		return err
+	}
+	return fmt.Errorf("--out: %s: %w: allowed a file in a folder that can be written", path, err)
 }
 
 // writeAtomically writes a file under a temporary name and renames it when it is whole and on disk.

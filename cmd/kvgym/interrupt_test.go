@@ -1,0 +1,103 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// interrupt runs a command line and sends this process real interrupts from when ready is closed until the command ends:
+// again and again, since a first one may come before the command listens. The test listens too, and never stops, so that none
+// ends the process, however late it comes.
+func interrupt(t *testing.T, stdin io.Reader, stdout io.Writer, ready <-chan struct{}, args ...string) {
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	ended := make(chan struct{})
+	go func() {
+		<-ready
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(5 * time.Millisecond):
+				_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
+			}
+		}
+	}()
+	var errs strings.Builder
+	status := run(args, stdin, stdout, &errs)
+	close(ended)
+	require.Equal(t, exitInterrupted, status, errs.String())
+	require.Regexp(t, `^kvgym `+args[0]+`( info| synth)?: interrupted\n$`, errs.String())
+}
+
+func now() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// blocked is an input that never comes.
+type blocked struct{ forever chan struct{} }
+
+func (b blocked) Read([]byte) (int, error) {
+	<-b.forever
+	return 0, io.EOF
+}
+
+func TestInterruptWaitingForActions(t *testing.T) {
+	b := blocked{make(chan struct{})}
+	defer close(b.forever)
+	interrupt(t, b, io.Discard, now(), "inspect", "--actions", "-")
+}
+
+// first tells when something is printed.
+type first struct {
+	bytes.Buffer
+	ready chan struct{}
+}
+
+func (f *first) Write(p []byte) (int, error) {
+	if f.Len() == 0 {
+		close(f.ready)
+	}
+	return f.Buffer.Write(p)
+}
+
+// An interrupted inspect has printed whole lines.
+func TestInterruptInspect(t *testing.T) {
+	out := first{ready: make(chan struct{})}
+	interrupt(t, strings.NewReader(""), &out, out.ready, "inspect", "--policy", "search", "--steps", "4096", "--no-obs")
+	require.True(t, strings.HasSuffix(out.String(), "}\n"))
+	for line := range strings.Lines(out.String()) {
+		require.True(t, json.Valid([]byte(line)))
+	}
+}
+
+func TestInterruptTraceSynth(t *testing.T) {
+	dir := t.TempDir()
+	interrupt(t, strings.NewReader(""), io.Discard, now(), "trace", "synth", "--requests", "10000000", "--out", filepath.Join(dir, "big.jsonl"))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// A named pipe that nobody writes to is a file that never ends.
+func TestInterruptTraceInfo(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	f, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	interrupt(t, strings.NewReader(""), io.Discard, now(), "trace", "info", pipe)
+}
