@@ -261,7 +261,7 @@ func (v *env) decodeSwapped(b *block, swapped uint64) (done uint64) {
 	for m := swapped; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m)) & 63
 		v.readSwapped(b, s)
-		n := min((b.Rate[s]+1)/2, b.Remaining[s])
+		n := min(b.Rate[s]-b.Rate[s]/2, b.Remaining[s]) // half, rounded up without overflow
 		v.Tokens += uint32(n)
 		b.Tokens[s] += uint32(n)
 		b.Remaining[s] -= n

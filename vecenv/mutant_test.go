@@ -24,7 +24,7 @@ var mutants = []mutant{
 	{"6.2 int4 cannot be compressed", "action.go", "compress&resident&^b.Int4", "compress&resident"},
 	{"6.4 decay of hotness", "env.go", "x-x>>2&0x3F3F3F3F3F3F3F3F", "x-x>>3&0x1F1F1F1F1F1F1F1F"},
 	{"6.6 stall at the capacity", "env.go", "u+qp > v.Episode.CapacityQP", "u+qp > v.Episode.BudgetQP"},
-	{"6.7 swapped sequences at half speed", "env.go", "(b.Rate[s]+1)/2", "b.Rate[s]"},
+	{"6.7 swapped sequences at half speed", "env.go", "b.Rate[s]-b.Rate[s]/2", "b.Rate[s]"},
 	{"6.8 finished reasoning lingers", "env.go", "done = finished & (b.context() | b.generation())", "done = finished"},
 	{"6.9 latency of an access", "env.go", "100 + min(200,", "100 + min(180,"},
 	{"7.2 no head-of-line blocking", "queue.go", "if v.admit(word, qp, prefix) {", "if kept == 0 && v.admit(word, qp, prefix) {"},

@@ -215,3 +215,20 @@ func mustSlot(t *testing.T, b *vecenv.Batch, slot int) vecenv.SlotState {
 	require.True(t, ok)
 	return s
 }
+
+// A swapped sequence of the fastest rate, 65,535 tokens a step, generates half of it: the sum must not wrap in 16 bits.
+func TestFastestRateSwapped(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fast.csv")
+	require.NoError(t, os.WriteFile(path, []byte("arrived_at,num_prefill_tokens,num_decode_tokens\n0,300,40\n1,300,40\n9,300,40\n"), 0o600))
+	src, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: path, Slots: 16, Steps: 6, StepMillis: 10_000, DecodeRate: 10_000, SampleMillis: 1000})
+	require.NoError(t, err)
+	b := oneEnv(t, vecenv.Config{Slots: 16, Steps: 6, Seed: 42, Source: src})
+	require.NoError(t, b.Step(vecenv.Actions{}))
+	require.NoError(t, b.Step(vecenv.Actions{List: []int32{3, 0}, PerEnv: 1}))
+	require.EqualValues(t, 1, b.View(0).Counters().Swaps)
+	for range 3 {
+		require.NoError(t, b.Step(vecenv.Actions{}))
+	}
+	require.EqualValues(t, 3, b.View(0).Counters().Completed)
+	require.EqualValues(t, 120, b.View(0).Totals().Tokens)
+}
