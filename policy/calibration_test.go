@@ -6,7 +6,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/stretchr/testify/require"
@@ -71,7 +70,7 @@ func measureAll(t *testing.T, n, searched int) map[string][3]tier {
 			}
 		})
 	}
-	for _, name := range policy.Names() {
+	for _, name := range baselines {
 		for d := range scenario.All {
 			jobs <- func() {
 				count := n
@@ -94,7 +93,7 @@ func measureAll(t *testing.T, n, searched int) map[string][3]tier {
 
 func logTable(t *testing.T, all map[string][3]tier) {
 	text := fmt.Sprintf("\n%-15s %-7s %9s %8s %9s %8s %7s %8s %9s %9s %6s\n", "policy", "tier", "score", "±99.9%", "failures", "tokens", "latency", "pressure", "evictions", "compress", "swaps")
-	for _, name := range policy.Names() {
+	for _, name := range baselines {
 		for d, m := range all[name] {
 			text += fmt.Sprintf("%-15s %-7s %9.4f %8.4f %9.2f %8.0f %7.2f %8.1f %9.1f %9.1f %6.1f\n", name, scenario.Difficulty(d), m.score, m.half, m.failures, m.tokens,
 				m.latency, m.pressure, m.evictions, m.compressions, m.swaps)

@@ -17,6 +17,6 @@ func TestReadme(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(readme), "```go\n"+string(lru)+"```\n", "README.md shows another lru.go")
 	for _, n := range policy.Names() {
-		require.Contains(t, string(readme), "| `"+n+"` |")
+		require.Contains(t, string(readme), "| `"+n+"` |", "README.md's table of policies lacks %s", n)
 	}
 }

@@ -30,14 +30,14 @@ A group is a policy at a difficulty. Episode e of every group is the one that ` 
 range of one group's episodes; the parts of both tables correspond. Memory is in quarter pages (qp). The data files are a function of the
 configuration alone: not of workers, machine, time or interruptions. Terms and scores stand in fixed point too, exactly: 2^-24 and 2^-20.
 
-Actions and the optional observation are from just before the step, everything else from after it, so ` + "`obs`, `actions`" + ` and ` + "`reward`" + ` of a row
+Actions and the observation (with ` + "`--obs f32`" + ` only) are from just before the step, everything else from after it, so ` + "`obs`, `actions`" + ` and ` + "`reward`" + ` of a row
 belong together. Read an observation with ` + "`numpy.frombuffer(value, '<f4')`" + `; its layout is that of
 [section 10](simulator.md#10-observation). For example:
 
 ` + "```python" + `
 import duckdb
-duckdb.sql("select policy, difficulty, avg(reward), avg(total_failures_metric) from 'OUT/episodes/*.parquet' group by all order by all")
-duckdb.sql("select policy, a.op, a.block_type, count(*) from (select policy, unnest(actions) a from 'OUT/steps/*.parquet') where a.valid group by all")
+duckdb.sql("select policy, difficulty, avg(reward), avg(total_failures_metric) from 'OUT/episodes/*.parquet' group by all order by all").show()
+duckdb.sql("select policy, a.op, a.block_type, count(*) from (select policy, unnest(actions) a from 'OUT/steps/*.parquet') where a.valid group by all").show()
 ` + "```" + `
 
 This page is written by ` + "`go test ./rollout -run TestDocs -update`" + ` and kept true by that test.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/scenario"
@@ -17,6 +18,7 @@ import (
 
 // envFlags are the flags that describe environments; they mean the same in every command that has them.
 type envFlags struct {
+	set        func(flag string) bool // was the flag given?
 	seed       uint64
 	difficulty string
 	profile    string
@@ -40,6 +42,7 @@ type traceFlags struct {
 
 func (f *envFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
+	f.set = fl.Changed
 	fl.Uint64Var(&f.seed, "seed", 42, "seed of all random streams")
 	fl.StringVar(&f.difficulty, "difficulty", "all", "easy, medium, hard, or all (each episode drawn from the three)")
 	fl.StringVar(&f.profile, "profile", "seed", "rules and rewards: seed")
@@ -90,6 +93,11 @@ func (f *envFlags) check() error {
 	if f.trace.path != "" {
 		return readable("--trace", f.trace.path)
 	}
+	for _, name := range []string{"trace-format", "skip-bad-lines", "trace-step-ms", "trace-decode-rate", "trace-sample"} {
+		if f.set(name) {
+			return usage("--"+name, "no --trace", "together with --trace FILE")
+		}
+	}
 	return nil
 }
 
@@ -136,10 +144,12 @@ func (f *envFlags) source(ctx context.Context, d scenario.Difficulty) (scenario.
 // checkPolicies validates a list of policy names.
 func checkPolicies(names []string) error {
 	if len(names) == 0 {
-		return usage("--policy", `""`, "one or more policy names")
+		return usage("--policy", "none given", "one or more policy names")
 	}
 	seen := map[string]bool{}
-	for _, n := range names {
+	for i, n := range names {
+		n = strings.TrimSpace(n) // people write "noop, greedy"
+		names[i] = n
 		if _, err := policy.New(n); err != nil {
 			return usageError{errors.New("--" + err.Error())}
 		}

@@ -37,8 +37,8 @@ drawn and the state after the reset, then one line {"type":"step"} for every ste
 docs/simulator.md; memory is in quarter pages (qp).
 
 Actions come from a policy or from a file with one JSON array a step, for example [["compress",3],["evict",7]]: operation
-(keep, evict, compress, swap, or any number) and slot, applied in order. Missing lines keep everything.`,
-		Example: "  kvgym inspect --difficulty hard --env 7 --policy greedy\n" +
+(keep, evict, compress, swap, or any number) and slot, applied in order. Missing lines keep everything. Lines are long: --no-obs and a tool such as jq make them readable.`,
+		Example: "  kvgym inspect --difficulty hard --env 7 --policy greedy --no-obs | jq -c '[.type, .step, .state.used_qp, .reward]'\n" +
 			"  printf '[[\"compress\",4],[\"compress\",4]]\\n[]\\n' | kvgym inspect --actions - --steps 2 --no-obs",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return inspect(cmd, &f) },

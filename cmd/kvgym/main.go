@@ -73,6 +73,7 @@ func newRoot() *cobra.Command {
 		Short:         "An environment for KV-cache eviction policies of LLM servers",
 		Long:          "kvgym simulates LLM servers whose GPU memory for KV cache runs out, and lets policies decide what to evict,\ncompress, swap or keep: thousands of servers at once, on synthetic traffic or real traces.",
 		Example:       "  kvgym rollout --episodes 1000 --policy noop,greedy --out out/first",
+		Version:       currentVersion().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
@@ -100,6 +101,7 @@ func newHelpCmd(root *cobra.Command) *cobra.Command {
 				return err
 			}
 			target.InitDefaultHelpFlag()
+			target.InitDefaultVersionFlag()
 			return target.Help()
 		},
 	}

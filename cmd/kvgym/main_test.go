@@ -80,7 +80,7 @@ func TestWrongUse(t *testing.T) {
 		{`kvgym rollout: --seed: "-1": allowed a whole number from 0 to 18446744073709551615`, []string{"rollout", "--seed", "-1"}},
 		{"kvgym rollout: --out: no value", []string{"rollout", "--out"}},
 		{`kvgym rollout: --resume: "perhaps": allowed true or false`, []string{"rollout", "--resume=perhaps"}},
-		{`kvgym rollout: --out: "": allowed a folder`, []string{"rollout"}},
+		{`kvgym rollout: --out: none given: allowed a folder`, []string{"rollout"}},
 		{"kvgym rollout: --episodes: 0: allowed 1 to 2147483648", []string{"rollout", "--episodes", "0", "--out", dir}},
 		{"kvgym rollout: --envs: 0: allowed 1 to 1048576", []string{"rollout", "--envs", "0", "--out", dir}},
 		{"kvgym rollout: --obs: u8: allowed none, f32", []string{"rollout", "--obs", "u8", "--out", dir}},

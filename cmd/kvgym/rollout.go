@@ -42,7 +42,7 @@ func newRolloutCmd() *cobra.Command {
 
   OUT/steps/part-NNNNN.parquet     one row an environment step
   OUT/episodes/part-NNNNN.parquet  one row an episode
-  OUT/manifest.json                configuration, columns with units, files, host, rates
+  OUT/manifest.json                configuration, columns, files, host, rates
 
 Episode e of every group is the one that kvgym inspect --env e shows. The data files are a function of the configuration alone,
 whatever --workers and --envs are. An interrupted or killed rollout goes on with --resume and ends with the same files.
@@ -50,7 +50,7 @@ whatever --workers and --envs are. An interrupted or killed rollout goes on with
 Policies:
 ` + policyHelp(),
 		Example: "  kvgym rollout --episodes 10000 --policy noop,greedy --difficulty hard --out out/hard\n" +
-			"  kvgym rollout --episodes 1000 --policy greedy --trace conversation.jsonl.zst --out out/trace --json",
+			"  kvgym trace synth --out traffic.jsonl && kvgym rollout --policy greedy --trace traffic.jsonl --out out/trace --json",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRollout(cmd, &f) },
 	}
@@ -86,7 +86,7 @@ func (f *rolloutFlags) check() error {
 	}
 	switch {
 	case f.out == "":
-		return usage("--out", `""`, "a folder to write to")
+		return usage("--out", "none given", "a folder to write to")
 	case f.episodes < 1 || f.episodes > rollout.MaxEpisodes:
 		return usage("--episodes", f.episodes, fmt.Sprintf("1 to %d", int64(rollout.MaxEpisodes)))
 	case f.envs < 1 || f.envs > vecenv.MaxEnvs:
@@ -180,7 +180,7 @@ func summaryText(s *rollout.Summary) string {
 	}
 	t.Render()
 	if s.Trace != nil {
-		fmt.Fprintf(&w, "trace %s (%s): %d of %d requests and %d of %d sessions used, %d windows, %d bad lines; shared prefixes from %s", s.Trace.Path, s.Trace.Format,
+		fmt.Fprintf(&w, "trace %s (%s): %d of %d requests and %d of %d sessions used, %d windows to start at, %d bad lines; shared prefixes: %s", s.Trace.Path, s.Trace.Format,
 			s.Trace.Requests, s.Trace.FileRequests, s.Trace.Sessions, s.Trace.FileSessions, s.Trace.Windows, s.Trace.BadLines, s.Trace.Sharing)
 		if s.Trace.Sharing == "blocks" {
 			fmt.Fprintf(&w, "; hit share of an infinite prefix cache %.3f", s.Trace.HitShare)
