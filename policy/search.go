@@ -63,8 +63,8 @@ func (s *search) fork(v vecenv.View) error {
 			s.forks.Close()
 		}
 		cfg := v.Batch().Config()
-		forks, err := vecenv.New(vecenv.Config{Envs: len(s.candidates), Slots: cfg.Slots, Steps: cfg.Steps, Source: cfg.Source,
-			MaxWait: cfg.MaxWait, Profile: cfg.Profile, Autoreset: vecenv.Disabled, NoObs: true, Workers: 1})
+		forks, err := vecenv.New(vecenv.Config{Envs: len(s.candidates), Slots: cfg.Slots, Steps: cfg.Steps, Source: v.Source(), ServingSource: v.Source(),
+			MaxWait: cfg.MaxWait, Profile: v.Profile(), Preset: cfg.Preset, Autoreset: vecenv.Disabled, NoObs: true, Workers: 1})
 		if err != nil {
 			return err
 		}

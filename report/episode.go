@@ -137,7 +137,7 @@ type Step struct {
 // environment's present state, which must be that after the reset.
 func DrawScenario(b *vecenv.Batch, i int, withObs bool) Scenario {
 	cfg, v := b.Config(), b.View(i)
-	src := cfg.Source
+	src := v.Source()
 	var e scenario.Episode
 	src.Begin(v.Identity(), &e)
 	s := Scenario{Kind: "scenario", Simulator: vecenv.SimulatorVersion, Seed: e.Seed, Env: e.Env, Episode: e.Identity.Episode, Key: e.Key,

@@ -171,8 +171,8 @@ func (p *page) step(b *vecenv.Batch, s *Step) {
 		t.Tokens, t.LatencyMilli, t.HeadroomTenths, t.RiskHundredths, t.RetainedTwenty, t.QueueGrowth, t.Arrived, t.Admitted, t.Completed, t.Failures, t.Rejected,
 		t.Evictions, t.Compressions, t.Swaps, t.Invalid, t.SwapReads, t.PressureSteps)
 	p.header("term", "weight", "value / 2^24", "value")
-	for k, name := range reward.Names {
-		p.row(name, reward.WeightPercent[k], s.ComponentsFixed[name], s.Components[name])
+	for k, name := range reward.Names[:reward.SeedTerms] {
+		p.row(name, reward.SeedWeights[k], s.ComponentsFixed[name], s.Components[name])
 	}
 	p.printf("\nScore %d / 2^20; reward %d / 2^20 = %v; terminated: %v.\n\n", t.ScoreFixed, s.RewardFixed, s.Reward, s.Terminated)
 	p.observation(s.Obs, t)

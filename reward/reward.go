@@ -1,15 +1,17 @@
-// Package reward says what is good: the seven functions of the seed, their weights, and the score they add up to. Use it
-// on an episode's totals; it knows no environment.
+// Package reward says what is good: the seven functions of the seed, the four of the serving profile, their weights, and
+// the score they add up to. Use it on an episode's totals; it knows no environment.
 //
-// Every term is an integer in units of 2^-24, and the score one in units of 2^-20 (docs/simulator.md, section 9), so
+// Every term is an integer in units of 2^-24, and the score one in units of 2^-20 (docs/simulator.md, sections 9 and 13), so
 // that per-step rewards, the differences of consecutive scores, are exact in float32 and add up to the episode's score
 // without rounding.
 package reward
 
-// Term numbers one of the seven functions.
+import "math/bits"
+
+// Term numbers one of the functions.
 type Term int
 
-// The terms, in the order of their weights.
+// The terms: the seed's seven in the order of their weights, then the serving profile's.
 const (
 	FailurePenalty Term = iota
 	ThroughputReward
@@ -18,15 +20,26 @@ const (
 	EvictionQuality
 	LatencyPenalty
 	RiskyEvictionPenalty
-	NumTerms = 7
+	Goodput
+	RequestPenalty
+	FirstTokenPenalty
+	WastePenalty
+	NumTerms  = 11
+	SeedTerms = 7 // the first of them are the seed's
 )
 
-// Names are the seed's names of the terms.
+// Names are the names of the terms.
 var Names = [NumTerms]string{"failure_penalty", "throughput_reward", "headroom_bonus", "memory_efficiency",
-	"eviction_quality", "latency_penalty", "risky_eviction_penalty"}
+	"eviction_quality", "latency_penalty", "risky_eviction_penalty", "goodput", "request_penalty", "first_token_penalty", "waste_penalty"}
 
-// WeightPercent are the weights in hundredths; they sum to 100.
-var WeightPercent = [NumTerms]int64{40, 25, 18, 7, 5, 3, 2}
+// Weights are hundredths; they sum to 100.
+type Weights [NumTerms]int64
+
+// The weights of the two profiles.
+var (
+	SeedWeights    = Weights{40, 25, 18, 7, 5, 3, 2}
+	ServingWeights = Weights{7: 70, 8: 20, 9: 7, 10: 3}
+)
 
 // Fixed-point formats.
 const (
@@ -48,6 +61,27 @@ type Totals struct {
 	UsedQP         uint32 // memory in use now, quarter pages
 	BudgetQP       uint32 // memory budget, quarter pages, at least 1
 	RetainedTwenty uint32 // sum over resident memory of 20*(1-eviction value)*quarter pages
+	Serving        ServingTotals
+}
+
+// ServingTotals are the facts that the serving profile adds; all 0 in the seed profile.
+type ServingTotals struct {
+	Goodput     uint64 // tokens, weighted by priority and quality, late ones by half
+	GoodNorm    uint64 // what an unconstrained server delivers, at least 1
+	WasteUS     uint64 // work done again and time of transfers, microseconds
+	WindowUS    uint64 // steps * length of a step, microseconds, at least 1
+	FirstWaits  uint32 // steps that requests waited for the first token of a turn
+	Late        uint32 // turns whose first token came after the deadline
+	RequestNorm uint32 // requests of the episode, at least 1
+	MaxWait     uint32 // the deadline, steps, at least 1
+}
+
+// Weights are the weights of the profile that the totals come from.
+func (t *Totals) Weights() *Weights {
+	if t.Serving.GoodNorm != 0 {
+		return &ServingWeights
+	}
+	return &SeedWeights
 }
 
 // Terms holds the value of each term in units of 2^-24.
@@ -55,17 +89,31 @@ type Terms [NumTerms]int64
 
 // Compute evaluates every term as if the episode ended now.
 func Compute(t *Totals) Terms {
-	return Terms{
+	terms := Terms{
 		Failure(t.Failures), Throughput(t.Tokens, t.TokenNorm), Headroom(t.HeadroomTenths, t.Steps),
 		Efficiency(t.UsedQP, t.BudgetQP), Quality(t.RetainedTwenty, t.UsedQP), Latency(t.LatencyMilli),
 		Risk(t.RiskHundredths),
 	}
+	if s := &t.Serving; s.GoodNorm != 0 {
+		terms[Goodput] = share(s.Goodput, s.GoodNorm)
+		terms[RequestPenalty] = -share(2*uint64(t.Failures)+uint64(s.Late), 2*uint64(s.RequestNorm))
+		terms[FirstTokenPenalty] = -share(uint64(s.FirstWaits), uint64(s.MaxWait)*uint64(s.RequestNorm))
+		terms[WastePenalty] = -share(s.WasteUS, s.WindowUS)
+	}
+	return terms
+}
+
+// share is min(a/b, 1) in units of 2^-24, rounded toward zero.
+func share(a, b uint64) int64 {
+	hi, lo := bits.Mul64(min(a, b), TermOne)
+	q, _ := bits.Div64(hi, lo, b)
+	return int64(q)
 }
 
 // Score is the weighted sum of the terms in units of 2^-20, rounded down.
-func (t *Terms) Score() int64 {
+func (t *Terms) Score(weights *Weights) int64 {
 	var sum int64
-	for i, w := range WeightPercent {
+	for i, w := range weights {
 		sum += w * t[i]
 	}
 	return floorDiv(sum, scoreDivisor)

@@ -66,21 +66,21 @@ func TestLatencyAndRisk(t *testing.T) {
 
 func TestScore(t *testing.T) {
 	sum := int64(0)
-	for _, w := range WeightPercent {
+	for _, w := range SeedWeights {
 		sum += w
 	}
 	require.EqualValues(t, 100, sum)
 	all := Terms{TermOne, TermOne, TermOne, TermOne, TermOne, TermOne, TermOne}
-	require.EqualValues(t, ScoreOne, all.Score())
+	require.EqualValues(t, ScoreOne, all.Score(&SeedWeights))
 	one := Terms{FailurePenalty: -1}
-	require.EqualValues(t, -1, one.Score(), "rounded down")
+	require.EqualValues(t, -1, one.Score(&SeedWeights), "rounded down")
 	// 0.4*-0.15 + 0.25*0.5 + 0.18*0.4*0.5 + 0.07*0.2 + 0.05*0.5 + 0.03*-0.1 + 0.02*-0.15
 	some := Totals{Steps: 15, TokenNorm: 500, Failures: 1, Tokens: 250, HeadroomTenths: 75, UsedQP: 60, BudgetQP: 100, RetainedTwenty: 600, LatencyMilli: 500, RiskHundredths: 15}
 	terms := Compute(&some)
-	require.InDelta(t, 0.134, float64(terms.Score())/ScoreOne, 1.0/ScoreOne)
+	require.InDelta(t, 0.134, float64(terms.Score(&SeedWeights))/ScoreOne, 1.0/ScoreOne)
 	best := Totals{Steps: 15, TokenNorm: 500, Tokens: 500, HeadroomTenths: 150, UsedQP: 10, BudgetQP: 100, RetainedTwenty: 200}
 	terms = Compute(&best)
-	require.InDelta(t, 0.25+0.18*0.4+0.07*0.2+0.05, float64(terms.Score())/ScoreOne, 1e-6, "the most that an episode can give")
+	require.InDelta(t, 0.25+0.18*0.4+0.07*0.2+0.05, float64(terms.Score(&SeedWeights))/ScoreOne, 1e-6, "the most that an episode can give")
 }
 
 // Whatever happens, every term stays in its range.
@@ -118,7 +118,7 @@ func TestRewardsAddUp(t *testing.T) {
 			totals.RetainedTwenty = totals.UsedQP * r.Uint32N(20)
 			totals.HeadroomTenths += HeadroomTenths(totals.UsedQP, totals.BudgetQP)
 			terms := Compute(&totals)
-			now := terms.Score()
+			now := terms.Score(&SeedWeights)
 			sum += float32(now-score) * (1.0 / ScoreOne)
 			score = now
 		}

@@ -56,6 +56,8 @@ type Episode struct {
 	CapacityQP   uint32                     // GPU memory for KV cache, quarter pages
 	BudgetQP     uint32                     // what the policy may use of it, quarter pages
 	TokenNorm    uint32                     // tokens that make a throughput of 1
+	RequestNorm  uint32                     // serving: requests of the episode, at least 1; seed: 0
+	GoodNorm     uint64                     // serving: weighted tokens that an unconstrained server delivers, at least 1; seed: 0
 	WindowStep   uint32                     // Traffic: step of the trace before the episode's first
 	Cursor       uint32                     // Traffic: next request of the trace to arrive
 	PrefixKeys   [kv.MaxPrefixes + 1]uint32 // Traffic: what each prefix id stands for; 0 none
@@ -78,6 +80,15 @@ type Sequence struct {
 	Steady       bool         // a context sequence that never pauses
 	OnCode       uint8        // 0-3: a context sequence decodes 2+OnCode steps between pauses
 	OffCode      uint8        // 0-3: it pauses, or a finished thinker lingers, 1+OffCode steps
+	Ref          uint32       // serving: names the turn for Source.Next, 0 for what has no session
+}
+
+// Turn is what a session goes on with after one of its turns has ended; serving profile only.
+type Turn struct {
+	PauseSteps   uint16 // steps from the end of the last turn to its start, at least 1
+	OutputTokens uint16 // tokens it will generate, at least 1
+	PromptTokens uint32 // tokens that it adds to the context before it generates, at least 1
+	Ref          uint32 // names it for Source.Next
 }
 
 // InitialSequence is a sequence that is already in the cache when the episode starts.
@@ -111,6 +122,8 @@ type Source interface {
 	Demand(e *Episode, w Word) (promptTokens uint32, prefix uint8)
 	// Decode tells what a request brings.
 	Decode(e *Episode, w Word) Sequence
+	// Next tells how a session goes on after the turn named ref; ok is false when it does not.
+	Next(e *Episode, ref uint32) (t Turn, ok bool)
 	// Shape is the slots and steps that the source draws for.
 	Shape() Shape
 	// CheckEpisode tells whether an Episode that came from outside could have been drawn by this source, as far as safety

@@ -25,6 +25,12 @@ type TrafficConfig struct {
 	// SampleMillis is the share of sessions kept, thousandths, 1 to 1000. 0 chooses the largest share at which an
 	// unconstrained server would hold at most half of Slots sequences on average.
 	SampleMillis int
+	// Serving makes episodes of the serving profile on a server like this preset, whose step must be StepMillis long: norms and
+	// capacity are those of rule 13.5, and the default sample is what its prefill can carry, too.
+	Serving *kv.Preset
+	// Closed replays sessions in a closed loop (Serving only): a turn starts its think time after the end of the one before
+	// it, in the sequence that holds that one's cache, instead of at its timestamp as a request of its own.
+	Closed bool
 }
 
 // TrafficInfo tells what a trace gave.
@@ -65,6 +71,8 @@ type request struct {
 	priority  uint8
 	offCode   uint8
 	knownTok  uint32
+	previous  uint32 // number of the session's request before this one, from 1; 0 none
+	next      uint32 // and of the one after it
 }
 
 // Traffic draws episodes as windows of a trace; docs/simulator.md, section 5.
@@ -76,10 +84,12 @@ type Traffic struct {
 	prefixPages []uint16 // by prefix key
 	demand      []uint64 // cumulative unconstrained private pages over steps
 	generated   []uint64 // cumulative unconstrained tokens over steps
+	good        []uint64 // the same, weighted; serving only
+	delay       uint32   // steps from arrival to generation on an unconstrained server
 	info        TrafficInfo
 }
 
-// LoadTraffic reads a trace once, from front to back, and keeps 28 bytes a request and 20 a step.
+// LoadTraffic reads a trace once, from front to back, and keeps 36 bytes a request and 20 a step.
 func LoadTraffic(cfg TrafficConfig) (*Traffic, error) {
 	return LoadTrafficContext(context.Background(), cfg)
 }
@@ -90,7 +100,10 @@ func LoadTrafficContext(ctx context.Context, cfg TrafficConfig) (*Traffic, error
 		return nil, err
 	}
 	rate := int64(cfg.DecodeRate) * int64(cfg.StepMillis) / 1000
-	t := &Traffic{cfg: cfg, rate: uint16(min(65535, max(1, rate))), prefixPages: []uint16{0}}
+	t := &Traffic{cfg: cfg, rate: uint16(min(65535, max(1, rate))), prefixPages: []uint16{0}, delay: 3}
+	if cfg.Serving != nil {
+		t.delay = firstTokenSteps
+	}
 	if err := t.read(ctx); err != nil {
 		return nil, err
 	}
@@ -98,6 +111,7 @@ func LoadTrafficContext(ctx context.Context, cfg TrafficConfig) (*Traffic, error
 		return nil, fmt.Errorf("scenario: trace %s: 0 requests: allowed at least 1", cfg.Path)
 	}
 	t.sample()
+	t.link()
 	t.index()
 	return t, nil
 }
@@ -125,6 +139,18 @@ func (c *TrafficConfig) fill() error {
 		if f.v < f.lo || f.v > f.hi {
 			return fmt.Errorf("scenario: %s: %d: allowed %d to %d", f.name, f.v, f.lo, f.hi)
 		}
+	}
+	if c.Serving == nil {
+		if c.Closed {
+			return errors.New("scenario: closed loop: without a preset: allowed with the serving profile")
+		}
+		return nil
+	}
+	if err := c.Serving.Validate(); err != nil {
+		return err
+	}
+	if c.Serving.StepMillis != int64(c.StepMillis) {
+		return fmt.Errorf("scenario: trace step milliseconds: %d: allowed the preset's, %d", c.StepMillis, c.Serving.StepMillis)
 	}
 	return nil
 }
@@ -218,7 +244,7 @@ func (t *Traffic) prefixKey(rec *trace.Record, p *trace.Placement, keys map[uint
 
 // life is the number of steps after arrival at which an unconstrained server has finished the request; rule 5.6.
 func (t *Traffic) life(q *request) uint32 {
-	return 2 + (uint32(q.output)+uint32(t.rate)-1)/uint32(t.rate)
+	return t.delay - 1 + (uint32(q.output)+uint32(t.rate)-1)/uint32(t.rate)
 }
 
 // sample keeps whole sessions; rule 5.5.
@@ -231,6 +257,9 @@ func (t *Traffic) sample() {
 			live += uint64(t.life(&t.requests[i]) - 1)
 		}
 		keep = min(1000, max(1, 1000*steps*uint64(t.cfg.Slots)/2/max(1, live)))
+		if p := t.cfg.Serving; p != nil {
+			keep = min(keep, max(1, t.prefillShare(p, steps)))
+		}
 	}
 	t.info.SampleMillis = int(keep)
 	kept := t.requests[:0]
@@ -244,6 +273,34 @@ func (t *Traffic) sample() {
 	}
 }
 
+// prefillShare is how many thousandths of the sessions the preset can prefill in seven tenths of the time it has for that;
+// rule 13.7.
+func (t *Traffic) prefillShare(p *kv.Preset, steps uint64) uint64 {
+	var work uint64 // microseconds
+	for i := range t.requests {
+		q := &t.requests[i]
+		prefix := int64(t.prefixPages[q.prefixKey]) * kv.PageTokens
+		work += uint64(p.PrefillUS(int64(q.input)-prefix, prefix))
+	}
+	return 1000 * steps * uint64(p.StepMillis*p.PrefillPermille) * 7 / 10 / max(1, work)
+}
+
+// link connects the requests of every session.
+func (t *Traffic) link() {
+	if !t.cfg.Closed {
+		return
+	}
+	last := map[uint32]uint32{}
+	for i := range t.requests {
+		q := &t.requests[i]
+		if p := last[q.session]; p != 0 {
+			q.previous = p
+			t.requests[p-1].next = uint32(i + 1)
+		}
+		last[q.session] = uint32(i + 1)
+	}
+}
+
 // index builds the tables over steps; rules 5.1 and 5.6.
 func (t *Traffic) index() {
 	steps := int(t.requests[len(t.requests)-1].step) + 1
@@ -254,6 +311,9 @@ func (t *Traffic) index() {
 	last = min(last, steps+1+t.cfg.Steps)
 	t.stepStart = make([]uint32, steps+1)
 	t.demand, t.generated = make([]uint64, last+1), make([]uint64, last+1)
+	if t.cfg.Serving != nil {
+		t.good = make([]uint64, last+1)
+	}
 	seen := map[uint32]struct{}{}
 	var input, known, live uint64
 	next := 0
@@ -275,6 +335,8 @@ func (t *Traffic) index() {
 	accumulate(t.demand)    // and their running sum
 	accumulate(t.generated) // tokens a step
 	accumulate(t.generated) // and their running sum
+	accumulate(t.good)
+	accumulate(t.good)
 	t.info.Requests, t.info.Sessions = int64(len(t.requests)), int64(len(seen))
 	t.info.Windows = int64(t.windows())
 	t.info.HitShare = float64(known) / float64(input)
@@ -288,9 +350,15 @@ func (t *Traffic) addLife(q *request) {
 	pages := uint64(kv.Pages(q.input+uint32(q.output)) - uint32(t.prefixPages[q.prefixKey]))
 	step := int(q.step)
 	addBetween(t.demand, step+1, step+int(t.life(q)), pages)
-	full := step + 3 + int(q.output/t.rate) // the first step that does not generate at the full rate
-	addBetween(t.generated, step+3, full, uint64(t.rate))
+	first := step + int(t.delay)
+	full := first + int(q.output/t.rate) // the first step that does not generate at the full rate
+	addBetween(t.generated, first, full, uint64(t.rate))
 	addBetween(t.generated, full, full+1, uint64(q.output%t.rate))
+	if t.good != nil {
+		weight := uint64(servingWeightBase) + uint64(q.priority)
+		addBetween(t.good, first, full, weight*uint64(t.rate))
+		addBetween(t.good, full, full+1, weight*uint64(q.output%t.rate))
+	}
 }
 
 // addBetween adds x to the steps from first to before end of a table of differences, whose last entry is a sink.
@@ -340,8 +408,12 @@ func (t *Traffic) CheckEpisode(e *Episode) error {
 
 // Fingerprint implements Source.
 func (t *Traffic) Fingerprint() string {
-	return fmt.Sprintf("traffic/sha256=%s/format=%s/skip=%v/slots=%d/steps=%d/difficulty=%s/step_ms=%d/rate=%d/sample=%d", t.info.SHA256,
+	fp := fmt.Sprintf("traffic/sha256=%s/format=%s/skip=%v/slots=%d/steps=%d/difficulty=%s/step_ms=%d/rate=%d/sample=%d", t.info.SHA256,
 		t.info.Format, t.cfg.SkipBadLines, t.cfg.Slots, t.cfg.Steps, t.cfg.Difficulty, t.cfg.StepMillis, t.cfg.DecodeRate, t.info.SampleMillis)
+	if p := t.cfg.Serving; p != nil {
+		fp += fmt.Sprintf("/serving/capacity=%d/closed=%v", p.CapacityTokens, t.cfg.Closed)
+	}
+	return fp
 }
 
 // Begin implements Source; rules 5.1, 5.7 and 5.9.
@@ -364,6 +436,12 @@ func (t *Traffic) Begin(id Identity, e *Episode) {
 		if t.liveAt(&t.requests[i], e.WindowStep) {
 			e.NumInitial++
 		}
+	}
+	if p := t.cfg.Serving; p != nil {
+		sum := demandSum{pageSteps: pages, good: t.good[min(end, len(t.good)-1)] - t.good[first]}
+		sum.requests = uint32(e.NumInitial) + t.firstOf(uint32(first+t.cfg.Steps)+1) - t.firstOf(uint32(first))
+		e.setServing(sum, t.cfg.Steps, t.cfg.Slots, p)
+		e.drawTier(t.cfg.Difficulty, rng.Draw(e.Key, rng.Episode, 0, tierWord))
 	}
 }
 
@@ -397,8 +475,8 @@ func (t *Traffic) Initial(e *Episode, _ int) InitialSequence {
 	case q.typ == kv.Reasoning:
 		out.Phase = kv.Thinking
 	}
-	if e.WindowStep > q.step+2 {
-		out.DoneTokens = uint16((e.WindowStep - q.step - 2) * uint32(t.rate))
+	if e.WindowStep >= q.step+t.delay {
+		out.DoneTokens = uint16((e.WindowStep - q.step - t.delay + 1) * uint32(t.rate))
 	}
 	return out
 }
@@ -425,21 +503,61 @@ func (t *Traffic) prefixID(e *Episode, q *request) uint8 {
 
 func (t *Traffic) sequence(e *Episode, q *request, prefix uint8) Sequence {
 	return Sequence{PromptTokens: privatePrompt(e, q, prefix), OutputTokens: q.output, RateTokens: t.rate,
-		Priority: q.priority, Prefix: prefix, Type: q.typ, Steady: true, OffCode: q.offCode}
+		Priority: q.priority, Prefix: prefix, Type: q.typ, Steady: true, OffCode: q.offCode, Ref: t.refOf(q)}
+}
+
+// refOf names a request's turn; 0 in an open loop.
+func (t *Traffic) refOf(q *request) uint32 {
+	if !t.cfg.Closed {
+		return 0
+	}
+	if q.next != 0 {
+		return t.requests[q.next-1].previous
+	}
+	return refLast
+}
+
+// refLast names the last turn of any session.
+const refLast = 1<<32 - 1
+
+// Next implements Source; rule 13.7.
+func (t *Traffic) Next(_ *Episode, ref uint32) (Turn, bool) {
+	if ref == 0 || int64(ref) > int64(len(t.requests)) || t.requests[ref-1].next == 0 {
+		return Turn{}, false
+	}
+	q := &t.requests[ref-1]
+	f := &t.requests[q.next-1]
+	end := q.step + t.life(q) - 1 // on an unconstrained server
+	pause := max(1, int64(f.step+t.delay)-int64(end))
+	return Turn{PauseSteps: uint16(min(65535, pause)), PromptTokens: f.input - min(f.input-1, q.input+uint32(q.output)), OutputTokens: f.output, Ref: t.refOf(f)}, true
+}
+
+// continued tells whether a request is a turn of a session that the episode already holds, so that it does not arrive by
+// itself; rule 13.7.
+func (t *Traffic) continued(e *Episode, q *request) bool {
+	if q.previous == 0 {
+		return false
+	}
+	p := &t.requests[q.previous-1]
+	return p.step >= e.WindowStep || t.liveAt(p, e.WindowStep)
 }
 
 // Arrive implements Source; rules 5.1 and 5.8. The low 32 bits of a word are the request's number, the next 3 its prefix id.
 func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
 	at := e.WindowStep + uint32(step)
 	first, end := t.firstOf(at), t.firstOf(at+1)
-	for i := range int(end - first) {
-		prefix := t.prefixID(e, &t.requests[int(first)+i])
-		if i < len(out) {
-			out[i] = Word(first+uint32(i)) | Word(prefix)<<32
+	n := 0
+	for i := first; i < end; i++ {
+		if q := &t.requests[i]; !t.continued(e, q) {
+			prefix := t.prefixID(e, q)
+			if n < len(out) {
+				out[n] = Word(i) | Word(prefix)<<32
+			}
+			n++
 		}
 	}
 	e.Cursor = end
-	return int(end - first)
+	return n
 }
 
 // Demand implements Source.

@@ -103,7 +103,7 @@ func (v *env) apply(op kv.Op, slot uint) bool {
 	return bit != 0
 }
 
-// evict drops live slots; rule 6.2, and the risk of rule 9.8.
+// evict drops live slots; rule 6.2.
 func (v *env) evict(b *block, mask uint64) {
 	if mask == 0 {
 		return
@@ -112,6 +112,13 @@ func (v *env) evict(b *block, mask uint64) {
 		s := uint(bits.TrailingZeros64(m))
 		v.removeMemory(b, s, v.privatePages(b, s)*b.quant(s).QuarterPages())
 	}
+	v.countRisk(b, mask)
+	v.Counters.Evictions += uint32(bits.OnesCount64(mask))
+	b.clear(mask)
+}
+
+// countRisk adds the risk of evicting slots; rule 9.8.
+func (v *env) countRisk(b *block, mask uint64) {
 	v.RiskHundredths += 30 * uint32(bits.OnesCount64(mask&b.system()))
 	for m := mask & b.context(); m != 0; m &= m - 1 {
 		if b.Priority[bits.TrailingZeros64(m)&63] >= 50 {
@@ -125,8 +132,6 @@ func (v *env) evict(b *block, mask uint64) {
 			v.RiskHundredths += 20
 		}
 	}
-	v.Counters.Evictions += uint32(bits.OnesCount64(mask))
-	b.clear(mask)
 }
 
 // compress takes resident slots one quantisation level down, which halves their memory; rule 6.2.

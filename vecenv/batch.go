@@ -3,6 +3,7 @@ package vecenv
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
@@ -14,10 +15,16 @@ type Batch struct {
 	Buffers // the tensors, row i for environment i
 
 	cfg    Config
-	rules  rules
+	rules  [2]rules // by profile
 	heads  []head
 	blocks []block
 	queues []scenario.Word
+
+	profiles []Profile // nil: cfg.Profile for all
+	lanes    []lane    // nil: no environment has the serving profile
+	tickets  []ticket
+	tallies  []tally
+
 	ids    []scenario.Identity // of the running episode; ended environments keep theirs
 	fresh  []bool              // never reset
 	width  int                 // blocks an environment
@@ -57,12 +64,10 @@ func New(cfg Config) (*Batch, error) {
 	if err := b.Buffers.prepare(&cfg); err != nil {
 		return nil, err
 	}
-	last := cfg.Slots - 64*(b.width-1)
-	b.rules = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
-		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
+	b.makeRules()
 	b.heads = make([]head, cfg.Envs)
 	b.blocks = make([]block, cfg.Envs*b.width)
-	b.queues = make([]scenario.Word, cfg.Envs*b.rules.queueCap)
+	b.queues = make([]scenario.Word, cfg.Envs*b.rules[Seed].queueCap)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
 	for i := range b.fresh {
@@ -76,6 +81,32 @@ func New(cfg Config) (*Batch, error) {
 	}
 	b.pool = newPool(b, cfg.Workers)
 	return b, nil
+}
+
+// makeRules makes the rules of both profiles, and the memory that the serving profile adds.
+func (b *Batch) makeRules() {
+	cfg := &b.cfg
+	last := cfg.Slots - 64*(b.width-1)
+	b.rules[Seed] = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
+		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
+	if !cfg.plays(Serving) {
+		return
+	}
+	s := &b.rules[Serving]
+	*s = b.rules[Seed]
+	s.profile, s.source, s.serving = Serving, cfg.ServingSource, newServingRules(&cfg.Preset)
+	b.profiles = slices.Clone(cfg.Profiles)
+	b.lanes = make([]lane, cfg.Envs*b.width)
+	b.tickets = make([]ticket, cfg.Envs*ticketCap(cfg.Slots))
+	b.tallies = make([]tally, cfg.Envs)
+}
+
+// rulesOf are the rules of environment i.
+func (b *Batch) rulesOf(i int) *rules {
+	if b.profiles != nil {
+		return &b.rules[b.profiles[i]&1]
+	}
+	return &b.rules[b.cfg.Profile&1]
 }
 
 // Config returns the configuration with every default filled in.
@@ -231,9 +262,17 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 
 // envAt assembles environment i.
 func (b *Batch) envAt(i int) env {
-	q := b.rules.queueCap
-	return env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
-		queue: b.queues[i*q : (i+1)*q : (i+1)*q], rules: &b.rules}
+	r := b.rulesOf(i)
+	q := r.queueCap
+	v := env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
+		queue: b.queues[i*q : (i+1)*q : (i+1)*q], rules: r}
+	if r.serving != nil {
+		n := ticketCap(r.slots)
+		v.lanes = b.lanes[i*b.width : (i+1)*b.width : (i+1)*b.width]
+		v.tickets = b.tickets[i*n : (i+1)*n : (i+1)*n]
+		v.tally = &b.tallies[i]
+	}
+	return v
 }
 
 // stepEnv steps environment i, writes its rows and resets it when its mode says so. row is its place in the actions.
@@ -248,11 +287,11 @@ func (b *Batch) stepEnv(i, row int, a *Actions) {
 	v.step(actionRows(a, row, b.cfg.Slots))
 	terms, gain := v.account()
 	b.Reward[i] = float32(gain) * (1.0 / reward.ScoreOne)
-	ended := v.Step >= b.rules.steps
+	ended := v.Step >= v.rules.steps
 	b.Terminated[i], b.Truncated[i] = 0, 0
 	if ended {
 		v.Ended = 1
-		if b.rules.truncate {
+		if v.rules.truncate {
 			b.Truncated[i] = 1
 		} else {
 			b.Terminated[i] = 1
@@ -280,7 +319,8 @@ func actionRows(a *Actions, row, slots int) (ops []uint8, list []int32) {
 }
 
 func (b *Batch) obsRow(t []float32, i int) []float32 {
-	return t[i*b.rules.obsLen : (i+1)*b.rules.obsLen]
+	n := b.rules[Seed].obsLen
+	return t[i*n : (i+1)*n]
 }
 
 // writeView writes what describes the present state: observation and mask.

@@ -17,23 +17,28 @@ type Buffers struct {
 	Terminated []uint8   // [envs] 0 or 1
 	Truncated  []uint8   // [envs] 0 or 1
 	Mask       []uint8   // [envs][slots][4] 0 or 1: keep, evict, compress, swap
-	Components []float32 // [envs][7] in the order of reward.Names
+	Components []float32 // [envs][11] in the order of reward.Names
 	Metrics    []float32 // [envs][NumMetrics] in the order of MetricNames
 }
 
 // NumMetrics is the number of metrics of an environment.
-const NumMetrics = 14
+const NumMetrics = 19
 
 // MetricNames are the metrics' names; the first four are the seed's. All are totals of the episode so far, but for
-// memory_usage, which is memory in use over the budget.
+// memory_usage, which is memory in use over the budget. Those after it are 0 in the seed profile.
 var MetricNames = [NumMetrics]string{"total_tokens_metric", "total_failures_metric", "total_latency_metric", "pressure_steps_metric",
-	"arrived", "admitted", "completed", "rejected", "evictions", "compressions", "swaps", "invalid_actions", "swap_reads", "memory_usage"}
+	"arrived", "admitted", "completed", "rejected", "evictions", "compressions", "swaps", "invalid_actions", "swap_reads", "memory_usage",
+	"forced_preemptions", "late_turns", "first_tokens", "first_token_waits", "waste_us"}
 
 func (v *env) metrics(out *[NumMetrics]float32) {
 	c := &v.Counters
 	*out = [NumMetrics]float32{float32(v.Tokens), float32(c.Failures), float32(v.LatencyMilli) / 1000, float32(c.PressureSteps),
 		float32(c.Arrived), float32(c.Admitted), float32(c.Completed), float32(c.Rejected), float32(c.Evictions),
-		float32(c.Compressions), float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), ratio(v.usedQP(), v.Episode.BudgetQP)}
+		float32(c.Compressions), float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), ratio(v.usedQP(), v.Episode.BudgetQP),
+		float32(c.Forced), float32(c.Late), float32(c.FirstTokens), 0, 0}
+	if v.tally != nil {
+		out[17], out[18] = float32(v.tally.FirstWaits), float32(v.tally.WasteUS)
+	}
 }
 
 func writeComponents(out *[reward.NumTerms]float32, t *reward.Terms) {

@@ -46,18 +46,14 @@ func (v *env) check() error {
 	if err != nil {
 		return err
 	}
-	pending := uint32(0)
-	for _, w := range v.queue[:v.QueueLen] {
-		prompt, _ := v.rules.source.Demand(&v.Episode, w)
-		pending += kv.Pages(prompt) * kv.FP16QuarterPages
-	}
+	pending := v.pending()
 	for _, c := range []struct {
 		name      string
 		have, sum uint32
 	}{
 		{"PrivateQP", v.PrivateQP, private}, {"RetainedPrivate", v.RetainedPrivate, retained}, {"SharedQP", v.SharedQP, shared},
 		{"RetainedShared", v.RetainedShared, retainedShared}, {"PendingQP", v.PendingQP, pending},
-		{"Arrived", v.Counters.Arrived, v.Counters.Admitted + v.Counters.Failures + uint32(v.QueueLen)},
+		{"Arrived", v.Counters.Arrived, v.arrivedSum()},
 	} {
 		if c.have != c.sum {
 			return fmt.Errorf("%s: %d: allowed %d, what the state adds up to", c.name, c.have, c.sum)
@@ -66,12 +62,41 @@ func (v *env) check() error {
 	return nil
 }
 
+// pending recomputes what the private prompts of waiting requests need.
+func (v *env) pending() (qp uint32) {
+	if v.rules.serving != nil {
+		for i := range v.tickets[:v.QueueLen] {
+			qp += kv.Pages(v.tickets[i].Private) * kv.FP16QuarterPages
+		}
+		return qp
+	}
+	for _, w := range v.queue[:v.QueueLen] {
+		prompt, _ := v.rules.source.Demand(&v.Episode, w)
+		qp += kv.Pages(prompt) * kv.FP16QuarterPages
+	}
+	return qp
+}
+
+// arrivedSum is what Arrived must be. In the serving profile a request may be admitted several times, so it is no sum.
+func (v *env) arrivedSum() uint32 {
+	if v.rules.serving != nil {
+		return v.Counters.Arrived
+	}
+	return v.Counters.Admitted + v.Counters.Failures + uint32(v.QueueLen)
+}
+
 // checkPrefixes recomputes the state of every shared prefix and what they add up to.
 func (v *env) checkPrefixes() (shared, retained uint32, err error) {
 	for p := range v.PrefixMul {
 		var m, w uint32
 		if p > 0 {
 			m, w = v.prefixState(p)
+		}
+		if v.rules.serving != nil && m != 0 { // the level is the prefix's own
+			w = prefixWeight
+			if have := v.PrefixMul[p]; have == 1 || have == 2 || have == 4 {
+				m = uint32(have)
+			}
 		}
 		if uint32(v.PrefixMul[p]) != m || uint32(v.PrefixWeight[p]) != w {
 			return 0, 0, fmt.Errorf("prefix %d: multiplier %d, weight %d: allowed %d and %d, what its members give", p, v.PrefixMul[p], v.PrefixWeight[p], m, w)
@@ -88,8 +113,8 @@ func (v *env) checkHead() error {
 	switch {
 	case v.Step < 0 || v.Step > v.rules.steps:
 		return fmt.Errorf("Step: %d: allowed 0 to %d", v.Step, v.rules.steps)
-	case v.QueueLen < 0 || int(v.QueueLen) > v.rules.queueCap:
-		return fmt.Errorf("QueueLen: %d: allowed 0 to %d", v.QueueLen, v.rules.queueCap)
+	case v.QueueLen < 0 || int(v.QueueLen) > v.queueRoom():
+		return fmt.Errorf("QueueLen: %d: allowed 0 to %d", v.QueueLen, v.queueRoom())
 	case e.BudgetQP == 0 || e.BudgetQP > e.CapacityQP || e.CapacityQP > 1<<28:
 		return fmt.Errorf("BudgetQP: %d of capacity %d: allowed 1 to the capacity, at most 2^28", e.BudgetQP, e.CapacityQP)
 	case e.TokenNorm == 0:
@@ -98,6 +123,9 @@ func (v *env) checkHead() error {
 		return fmt.Errorf("NumPrefixes: %d with %d pages of prefix 0: allowed at most %d with 0", e.NumPrefixes, e.PrefixPages[0], kv.MaxPrefixes)
 	case v.Ended > 1 || v.Ended == 1 && v.Step != v.rules.steps:
 		return fmt.Errorf("Ended: %d at step %d of %d: allowed 1 after the last step only", v.Ended, v.Step, v.rules.steps)
+	}
+	if v.rules.serving != nil {
+		return v.checkServing()
 	}
 	for i, w := range v.queue[:v.QueueLen] {
 		if age := v.Step - birth(w); age < 0 || age >= v.rules.maxWait && v.Step > 0 {
@@ -112,6 +140,62 @@ func (v *env) checkHead() error {
 	}
 	return nil
 }
+
+// queueRoom is how many waiting requests there may be.
+func (v *env) queueRoom() int {
+	if v.rules.serving != nil {
+		return len(v.tickets)
+	}
+	return v.rules.queueCap
+}
+
+// checkServing checks what the serving profile holds of an environment beside its head and blocks.
+func (v *env) checkServing() error {
+	if e := &v.Episode; e.GoodNorm == 0 || e.RequestNorm == 0 {
+		return fmt.Errorf("GoodNorm: %d, RequestNorm: %d: allowed at least 1", e.GoodNorm, e.RequestNorm)
+	}
+	for i := range v.tickets[:v.QueueLen] {
+		k := &v.tickets[i]
+		switch {
+		case k.Private < 1 || k.Private > maxTokens || k.Remaining == 0:
+			return fmt.Errorf("ticket %d: %d private tokens, %d to generate: allowed 1 to 2^30, at least 1", i, k.Private, k.Remaining)
+		case k.Priority > 100 || k.Prefix > v.Episode.NumPrefixes || k.Type < uint8(kv.Context) || k.Type >= kv.NumBlockTypes:
+			return fmt.Errorf("ticket %d: priority %d, prefix %d, type %d: allowed up to 100, up to %d, 1 to %d", i, k.Priority, k.Prefix, k.Type, v.Episode.NumPrefixes, kv.NumBlockTypes-1)
+		case k.Born < 0 || k.Since < 0 || k.Flags > ticketFirst|ticketLate|ticketAgain:
+			return fmt.Errorf("ticket %d: born %d, since %d, flags %d: allowed 0 or more, up to 7", i, k.Born, k.Since, k.Flags)
+		case v.Step > 0 && v.Step-int32(k.Since) >= v.rules.maxWait:
+			return fmt.Errorf("ticket %d: since step %d: allowed less than %d steps ago", i, k.Since, v.rules.maxWait)
+		}
+	}
+	for w := range v.lanes {
+		if err := v.checkLane(&v.blocks[w], &v.lanes[w]); err != nil {
+			return fmt.Errorf("lane %d: %w", w, err)
+		}
+	}
+	return nil
+}
+
+func (v *env) checkLane(b *block, l *lane) error {
+	all := l.Out | l.In | l.Fresh | l.Wanted | l.First | l.Late
+	switch {
+	case all&^b.Alive != 0:
+		return fmt.Errorf("planes: %x: allowed subsets of Alive %x", all, b.Alive)
+	case l.Out&l.In != 0 || (l.Out|l.In)&b.Swapped != 0:
+		return fmt.Errorf("planes: Out, In and Swapped: allowed disjoint")
+	case (l.Fresh|l.Wanted)&^b.Swapped != 0:
+		return fmt.Errorf("planes: Fresh and Wanted: allowed subsets of Swapped %x", b.Swapped)
+	}
+	for m := b.Alive; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		if l.Wake[s] < 0 || l.Born[s] < 0 || l.Admit[s] < 0 || int32(l.Admit[s]) > v.Step || b.Prefill>>s&1 != 0 && l.Work[s] == 0 || l.Work[s] > 1<<31 {
+			return fmt.Errorf("slot %d: wake %d, born %d, admitted %d, work %d: allowed 0 or more, admitted up to step %d, work while in prefill", s, l.Wake[s], l.Born[s], l.Admit[s], l.Work[s], v.Step)
+		}
+	}
+	return nil
+}
+
+// maxTokens bounds the tokens of a sequence.
+const maxTokens = 1 << 30
 
 func (v *env) checkPlanes(b *block, exists uint64) error {
 	var members uint64
@@ -141,16 +225,20 @@ func (v *env) checkSlot(s *SlotState) error {
 		return fmt.Errorf("prefix: %d: allowed 0 to %d", s.Prefix, v.Episode.NumPrefixes)
 	case v.memberOf(s.Slot) != s.Prefix:
 		return fmt.Errorf("prefix: %d: allowed %d, whose members plane holds the slot", s.Prefix, v.memberOf(s.Slot))
-	case kv.Pages(s.Tokens) < uint32(v.Episode.PrefixPages[s.Prefix]) || s.Tokens > 1<<30:
+	case kv.Pages(s.Tokens) < uint32(v.Episode.PrefixPages[s.Prefix]) || s.Tokens > maxTokens:
 		return fmt.Errorf("tokens: %d: allowed from its prefix's %d pages to 2^30", s.Tokens, v.Episode.PrefixPages[s.Prefix])
 	case s.Priority > 100:
 		return fmt.Errorf("priority: %d: allowed 0 to 100", s.Priority)
 	case s.LastAccess > int(v.Step) || s.LastAccess < -16:
 		return fmt.Errorf("last access: %d: allowed -16 to %d", s.LastAccess, v.Step)
-	case s.Type != kv.System && s.Remaining > 0 && s.Rate == 0:
+	case v.rules.serving == nil && s.Type != kv.System && s.Remaining > 0 && s.Rate == 0:
 		return fmt.Errorf("rate: 0: allowed at least 1")
 	case s.Timer > 5:
 		return fmt.Errorf("timer: %d: allowed 0 to 5", s.Timer)
+	case v.rules.serving != nil:
+		if s.Type != kv.System && (s.PrivatePages == 0 || (s.Remaining == 0) != (s.Phase == kv.Idle)) {
+			return fmt.Errorf("serving: %d private pages, %d tokens to generate in phase %s: allowed some pages, and none to generate exactly while idle", s.PrivatePages, s.Remaining, s.Phase)
+		}
 	case s.Type != kv.System && s.Remaining == 0 && (s.Phase != kv.Idle || s.Timer == 0 || s.Type == kv.Context || s.Type == kv.Generation):
 		return fmt.Errorf("remaining: 0 in phase %s: allowed only while lingering", s.Phase)
 	}

@@ -74,6 +74,9 @@ type Counters struct {
 	Invalid       uint32 // operations that could not be done
 	SwapReads     uint32 // accesses to swapped sequences
 	PressureSteps uint32 // steps above 95 % of the budget
+	Forced        uint32 // serving: sequences that growth has preempted
+	Late          uint32 // serving: turns whose first token came after the deadline
+	FirstTokens   uint32 // serving: turns that have given their first token
 }
 
 // Column describes one column of the state.
@@ -88,6 +91,11 @@ type Column struct {
 // Columns lists the state: the columns of a block of 64 slots, then those of an environment's head.
 func Columns() (slots, env []Column) {
 	return columnsOf(reflect.TypeFor[block]()), columnsOf(reflect.TypeFor[head]())
+}
+
+// ServingColumns lists what the serving profile adds: the columns of 64 slots, of an environment, and of a waiting request.
+func ServingColumns() (slots, env, waiting []Column) {
+	return columnsOf(reflect.TypeFor[lane]()), columnsOf(reflect.TypeFor[tally]()), columnsOf(reflect.TypeFor[ticket]())
 }
 
 func columnsOf(t reflect.Type) []Column {

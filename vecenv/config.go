@@ -3,7 +3,9 @@ package vecenv
 import (
 	"fmt"
 	"runtime"
+	"slices"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 )
 
@@ -14,24 +16,34 @@ const SimulatorVersion = "1"
 // Profile chooses which rules of the book apply.
 type Profile uint8
 
-// The profiles. Seed is the seed's rules and rewards.
-const Seed Profile = 0
+// The profiles. Seed is the seed's rules and rewards; Serving gives every action the price that it has in a real engine.
+const (
+	Seed Profile = iota
+	Serving
+)
+
+var profileNames = [...]string{"seed", "serving"}
 
 // String returns the profile's name.
 func (p Profile) String() string {
-	if p == Seed {
-		return "seed"
+	if int(p) < len(profileNames) {
+		return profileNames[p]
 	}
 	return fmt.Sprintf("Profile(%d)", uint8(p))
 }
 
 // ParseProfile returns the profile of that name.
 func ParseProfile(s string) (Profile, error) {
-	if s == "seed" {
-		return Seed, nil
+	for i, n := range profileNames {
+		if n == s {
+			return Profile(i), nil
+		}
 	}
-	return 0, fmt.Errorf("profile: %.40q: allowed seed", s)
+	return 0, fmt.Errorf("profile: %.40q: allowed seed, serving", s)
 }
+
+// DefaultPreset is the server of the serving profile where none is named.
+const DefaultPreset = "llama3-8b.a100"
 
 // Autoreset says what happens to an environment whose episode has ended; rule 11.1.
 type Autoreset uint8
@@ -79,6 +91,10 @@ type Config struct {
 	MaxWait  int             // steps a request waits before it fails; 1 to 4,096; default 5
 	Profile  Profile         // default Seed
 
+	Profiles      []Profile       // one an environment, for a batch of both profiles; default Profile for all
+	Preset        kv.Preset       // serving: what operations cost; default that named DefaultPreset
+	ServingSource scenario.Source // serving: what arrives; default Source if that is given, else scenario.NewAgents for Preset
+
 	Autoreset Autoreset // default NextStep
 	Truncate  bool      // report the last step of the horizon as truncated instead of terminated
 	Outputs   Outputs   // default WithObs
@@ -115,17 +131,57 @@ func (c Config) withDefaults() (Config, error) {
 	if err := c.validate(); err != nil {
 		return c, err
 	}
-	if c.Source == nil {
-		s, err := scenario.NewSynthetic(c.Slots, c.Steps, scenario.All)
-		if err != nil {
-			return c, err
-		}
-		c.Source = s
+	if err := c.fillSources(); err != nil {
+		return c, err
 	}
-	if got, want := c.Source.Shape(), (scenario.Shape{Slots: c.Slots, Steps: c.Steps}); got != want {
-		return c, fmt.Errorf("vecenv: Source: made for %d slots and %d steps: allowed the batch's %d and %d", got.Slots, got.Steps, want.Slots, want.Steps)
+	for _, f := range []struct {
+		name string
+		src  scenario.Source
+	}{{"Source", c.Source}, {"ServingSource", c.ServingSource}} {
+		if f.src == nil {
+			continue
+		}
+		if got, want := f.src.Shape(), (scenario.Shape{Slots: c.Slots, Steps: c.Steps}); got != want {
+			return c, fmt.Errorf("vecenv: %s: made for %d slots and %d steps: allowed the batch's %d and %d", f.name, got.Slots, got.Steps, want.Slots, want.Steps)
+		}
 	}
 	return c, nil
+}
+
+// plays tells whether any environment has the profile.
+func (c *Config) plays(p Profile) bool {
+	if c.Profiles == nil {
+		return c.Profile == p
+	}
+	return slices.Contains(c.Profiles, p)
+}
+
+// fillSources gives every profile that is played its preset and its source.
+func (c *Config) fillSources() (err error) {
+	if c.plays(Serving) {
+		if c.Preset.Name == "" {
+			if c.Preset, err = kv.PresetNamed(DefaultPreset); err != nil {
+				return err
+			}
+		}
+		if err := c.Preset.Validate(); err != nil {
+			return fmt.Errorf("vecenv: Preset: %w", err)
+		}
+		if c.ServingSource == nil {
+			c.ServingSource = c.Source
+		}
+		if c.ServingSource == nil {
+			if c.ServingSource, err = scenario.NewAgents(c.Slots, c.Steps, scenario.All, c.Preset); err != nil {
+				return err
+			}
+		}
+	}
+	if c.plays(Seed) && c.Source == nil {
+		if c.Source, err = scenario.NewSynthetic(c.Slots, c.Steps, scenario.All); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c Config) validate() error {
@@ -147,8 +203,16 @@ func (c Config) validate() error {
 	if int(c.Autoreset) >= len(autoresetNames) {
 		return fmt.Errorf("vecenv: Autoreset: %d: allowed NextStep, SameStep, Disabled", c.Autoreset)
 	}
-	if c.Profile != Seed {
-		return fmt.Errorf("vecenv: Profile: %d: allowed Seed", c.Profile)
+	if c.Profile > Serving {
+		return fmt.Errorf("vecenv: Profile: %d: allowed Seed, Serving", c.Profile)
+	}
+	if c.Profiles != nil && len(c.Profiles) != c.Envs {
+		return fmt.Errorf("vecenv: Profiles: %d values: allowed %d, one an environment", len(c.Profiles), c.Envs)
+	}
+	for i, p := range c.Profiles {
+		if p > Serving {
+			return fmt.Errorf("vecenv: Profiles[%d]: %d: allowed Seed, Serving", i, p)
+		}
 	}
 	if c.Outputs > AllOutputs {
 		return fmt.Errorf("vecenv: Outputs: %d: allowed 0 to %d", c.Outputs, AllOutputs)

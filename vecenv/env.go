@@ -15,6 +15,11 @@ type env struct {
 	dirty  uint32          // bit p: a member of prefix p came, went, moved or was compressed since refreshShared
 	queue  []scenario.Word // room for Slots/2 waiting requests; the high 16 bits hold the step of arrival
 	rules  *rules
+
+	// Of the serving profile, whose waiting requests are tickets.
+	lanes   []lane // as blocks
+	tickets []ticket
+	tally   *tally
 }
 
 // rules is what all environments of a batch share.
@@ -27,6 +32,8 @@ type rules struct {
 	lastMask uint64 // the slots that exist in the last block
 	truncate bool
 	obsLen   int
+	profile  Profile
+	serving  *servingRules // nil in the seed profile
 }
 
 // slotMask is the mask of the slots that exist in block w.
@@ -44,6 +51,11 @@ func (v *head) usedQP() uint32 { return v.PrivateQP + v.SharedQP }
 func (v *env) step(ops []uint8, list []int32) {
 	v.Step++
 	waiting := v.QueueLen
+	if v.rules.serving != nil {
+		v.stepServing(ops, list)
+		v.Growth = v.QueueLen - waiting
+		return
+	}
 	if ops != nil {
 		v.applyMatrix(ops)
 	} else {
@@ -66,7 +78,7 @@ func (v *env) account() (reward.Terms, int64) {
 	}
 	t := v.totals()
 	terms := reward.Compute(&t)
-	score := terms.Score()
+	score := terms.Score(t.Weights())
 	gain := score - v.Score
 	v.Score = score
 	return terms, gain
@@ -80,7 +92,15 @@ func terms(t *reward.Totals, step int32) reward.Terms {
 	return reward.Compute(t)
 }
 
-func (v *env) totals() reward.Totals { return v.head.totals(v.rules.steps) }
+func (v *env) totals() reward.Totals {
+	t := v.head.totals(v.rules.steps)
+	if s := v.rules.serving; s != nil {
+		t.Serving = reward.ServingTotals{Goodput: v.tally.Goodput, GoodNorm: v.Episode.GoodNorm, WasteUS: v.tally.WasteUS,
+			WindowUS: uint64(v.rules.steps) * uint64(s.stepUS), FirstWaits: v.tally.FirstWaits, Late: v.Counters.Late,
+			RequestNorm: v.Episode.RequestNorm, MaxWait: uint32(v.rules.maxWait)}
+	}
+	return t
+}
 
 func (v *head) totals(steps int32) reward.Totals {
 	return reward.Totals{
@@ -156,6 +176,10 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 
 // joinPrefix tells prefix p of a new resident member at fp16.
 func (v *env) joinPrefix(p uint8, t kv.BlockType) {
+	if v.rules.serving != nil {
+		v.hold(p)
+		return
+	}
 	if p != 0 {
 		v.setPrefix(int(p), kv.FP16QuarterPages, max(uint32(v.PrefixWeight[p&kv.MaxPrefixes]), t.RetentionTwentieths()))
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
@@ -84,6 +85,9 @@ func goldenLines(t *testing.T, cfg vecenv.Config) string {
 	return out.String()
 }
 
+// seedMetrics is how many metrics the seed profile has.
+const seedMetrics = 14
+
 // goldenDigest depends on published numbers only, not on names or layouts in Go.
 func goldenDigest(b *vecenv.Batch, i int, before uint64) uint64 {
 	h := fnv.New64a()
@@ -94,8 +98,12 @@ func goldenDigest(b *vecenv.Batch, i int, before uint64) uint64 {
 	}
 	put(before, uint64(b.View(i).Score()), uint64(b.Terminated[i]))
 	n := b.Envs()
-	for _, f := range [][]float32{b.Obs, b.Reward, b.Components, b.Metrics} {
-		for _, x := range f[len(f)/n*i : len(f)/n*(i+1)] {
+	for k, f := range [][]float32{b.Obs, b.Reward, b.Components, b.Metrics} {
+		row := f[len(f)/n*i : len(f)/n*(i+1)]
+		if b.View(i).Profile() == vecenv.Seed { // which has no more terms and metrics than these
+			row = row[:min(len(row), []int{len(row), 1, reward.SeedTerms, seedMetrics}[k])]
+		}
+		for _, x := range row {
 			put(uint64(math.Float32bits(x)))
 		}
 	}

@@ -44,6 +44,9 @@ func newLockstep(cfg vecenv.Config, seed uint64) (*lockstep, error) {
 	}
 	for i := range l.oracles {
 		l.oracles[i] = oracle.New(cfg.Source, cfg.Slots, cfg.Steps, cfg.MaxWait)
+		if v := b.View(i); v.Profile() == vecenv.Serving {
+			l.oracles[i] = oracle.NewServing(v.Source(), cfg.Slots, cfg.Steps, cfg.MaxWait, v.Preset())
+		}
 		l.oracles[i].Reset(b.Identity(i))
 	}
 	return l, l.compareAll()
@@ -205,7 +208,7 @@ func compareState(o *oracle.Env, v vecenv.View) error {
 	c, t := v.Counters(), v.Totals()
 	if err := compareNumbers(
 		number{"step", o.Step, v.Step()}, number{"used", int(o.Used()), int(v.UsedQP())}, number{"shared", int(o.SharedCost()), int(v.SharedQP())},
-		number{"queue", len(o.Queue), v.QueueLen()}, number{"growth", o.Growth, v.Growth()}, number{"score", int(o.Score), int(v.Score())},
+		number{"queue", len(o.Queue) + len(o.Tickets), v.QueueLen()}, number{"growth", o.Growth, v.Growth()}, number{"score", int(o.Score), int(v.Score())},
 		number{"capacity", int(o.Episode.CapacityQP), int(v.Episode().CapacityQP)}, number{"budget", int(o.Episode.BudgetQP), int(v.BudgetQP())},
 	); err != nil {
 		return err
@@ -226,8 +229,21 @@ func compareState(o *oracle.Env, v vecenv.View) error {
 	}
 	for k, r := range o.Queue {
 		q, arrived := v.Waiting(k)
-		if decoded := v.Batch().Config().Source.Decode(&o.Episode, r.Payload()); arrived != r.Birth || q != decoded {
+		if decoded := v.Source().Decode(&o.Episode, r.Payload()); arrived != r.Birth || q != decoded {
 			return fmt.Errorf("queue %d: %+v of step %d, oracle %+v of step %d", k, q, arrived, decoded, r.Birth)
+		}
+	}
+	return compareTickets(o, v)
+}
+
+func compareTickets(o *oracle.Env, v vecenv.View) error {
+	for k, r := range o.Tickets {
+		q, since := v.Waiting(k)
+		t := v.Ticket(k)
+		got := oracle.Ticket{Private: q.PromptTokens, Remaining: uint32(q.OutputTokens), Priority: uint32(q.Priority), Ref: q.Ref, Prefix: q.Prefix, Type: q.Type,
+			OnCode: int(q.OnCode), OffCode: int(q.OffCode), Born: t.Born, Since: since, First: t.First, Late: t.Late, Again: t.Again}
+		if got != r {
+			return fmt.Errorf("ticket %d: %+v, oracle %+v", k, got, r)
 		}
 	}
 	return nil
@@ -256,6 +272,9 @@ func compareSlots(o *oracle.Env, v vecenv.View) error {
 		got := oracle.Entry{Alive: true, Type: s.Type, Phase: s.Phase, Quant: s.Quant, Swapped: s.Swapped, Tokens: s.Tokens,
 			Remaining: s.Remaining, Rate: s.Rate, Priority: s.Priority, Prefix: s.Prefix, LastAccess: s.LastAccess,
 			Hotness: uint32(s.Hotness), Timer: int(s.Timer), OnCode: int(s.OnCode), OffCode: int(s.OffCode)}
+		if o.Serving() {
+			got.Serving = served(s, &e)
+		}
 		if got != e {
 			failed = fmt.Errorf("slot %d: %+v, oracle %+v", s.Slot, got, e)
 		} else if s.CostQP != o.Cost(&e) || s.PrivatePages != o.PrivatePages(&e) {
@@ -275,6 +294,17 @@ func compareSlots(o *oracle.Env, v vecenv.View) error {
 		return fmt.Errorf("live slots: %d more than the oracle", live)
 	}
 	return nil
+}
+
+// served is what a slot's state tells of the serving profile. Fresh and what an idle sequence wakes for in other phases are
+// not told; they show in what follows from them.
+func served(s *vecenv.SlotState, e *oracle.Entry) oracle.Served {
+	out := oracle.Served{Work: s.WorkUS, Moving: s.MoveQP, Ref: s.TurnRef, Wake: s.Wake, Born: s.Born, Admit: s.Admit, Out: s.Moving && !s.Back,
+		In: s.Moving && s.Back, Fresh: e.Serving.Fresh, Wanted: s.Wanted, First: s.First, Late: s.Late}
+	if s.Phase != kv.Idle {
+		out.Wake = e.Serving.Wake
+	}
+	return out
 }
 
 func equalBits(name string, want, got []float32) error {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
@@ -202,7 +203,7 @@ func newBatch(t testing.TB, cfg vecenv.Config) *vecenv.Batch {
 func ownBuffers(cfg vecenv.Config) vecenv.Buffers {
 	n := cfg.Envs
 	b := vecenv.Buffers{Obs: make([]float32, n*vecenv.ObsLen(64)), Reward: make([]float32, n), Terminated: make([]uint8, n),
-		Truncated: make([]uint8, n), Mask: make([]uint8, n*64*4), Components: make([]float32, n*7), Metrics: make([]float32, n*vecenv.NumMetrics)}
+		Truncated: make([]uint8, n), Mask: make([]uint8, n*64*4), Components: make([]float32, n*reward.NumTerms), Metrics: make([]float32, n*vecenv.NumMetrics)}
 	if cfg.Autoreset == vecenv.SameStep {
 		b.FinalObs = make([]float32, n*vecenv.ObsLen(64))
 	}

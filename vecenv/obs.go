@@ -130,10 +130,27 @@ func (v *env) observe(row []float32) {
 	v.observeGlobals((*[GlobalFeatures]float32)(row))
 	inv := float32(1) / float32(v.Episode.BudgetQP)
 	row = row[GlobalFeatures:]
+	if v.rules.serving != nil {
+		v.observeServingSlots(row, inv)
+		return
+	}
 	extra, gain := v.lastHolders()
 	for w := range v.blocks {
 		n := min(64, v.rules.slots-64*w)
 		v.observeBlock(&v.blocks[w], row[64*w*SlotFeatures:][:n*SlotFeatures], inv, extra[w&3], &gain)
+	}
+}
+
+// observeServingSlots writes the slots' rows of the serving profile; rule 13.22.
+func (v *env) observeServingSlots(row []float32, inv float32) {
+	extra, gain := v.lastHoldersServing()
+	for w := range v.blocks {
+		n := min(64, v.rules.slots-64*w)
+		rows := row[64*w*SlotFeatures:][:n*SlotFeatures]
+		v.observeBlock(&v.blocks[w], rows, inv, extra[w&3], &gain)
+		for m := v.lanes[w].Out | v.lanes[w].In; m != 0; m &= m - 1 {
+			rows[bits.TrailingZeros64(m)*SlotFeatures+11] = 0.5
+		}
 	}
 }
 
@@ -149,7 +166,7 @@ func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
 		swapped += bits.OnesCount64(b.Swapped)
 	}
 	oldest := int32(0)
-	if v.QueueLen > 0 {
+	if v.QueueLen > 0 && r.serving == nil {
 		oldest = v.Step - birth(v.queue[0])
 	}
 	slots, steps, queue := float32(r.slots), float32(r.steps), float32(r.queueCap)
@@ -169,6 +186,46 @@ func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
 	g[13] = float32(min(v.Counters.Failures, 16)) / 16
 	g[14] = ratio(min(v.Tokens, e.TokenNorm), e.TokenNorm)
 	g[15] = float32(min(v.LatencyMilli, 1500)) / 1500
+	if r.serving != nil {
+		v.observeServing(g)
+	}
+}
+
+// observeServing writes the global values that mean something else in the serving profile; rule 13.22.
+func (v *env) observeServing(g *[GlobalFeatures]float32) {
+	r, e := v.rules, &v.Episode
+	queue, oldest := int32(r.queueCap), int32(0)
+	for i := range v.tickets[:v.QueueLen] {
+		oldest = max(oldest, v.Step-int32(v.tickets[i].Since))
+	}
+	g[4] = float32(min(v.QueueLen, queue)) / float32(queue)
+	g[5] = float32(max(-queue, min(queue, v.Growth))) / float32(queue)
+	g[6] = float32(min(oldest, r.maxWait)) / float32(r.maxWait)
+	g[14] = float32(min(v.tally.Goodput, e.GoodNorm)) / float32(e.GoodNorm)
+	most := uint64(r.maxWait) * uint64(e.RequestNorm)
+	g[15] = float32(min(uint64(v.tally.FirstWaits), most)) / float32(most)
+}
+
+// lastHoldersServing is lastHolders where a prefix has a level of its own: the only one who holds it.
+func (v *env) lastHoldersServing() (extra [4]uint64, gain [8]uint32) {
+	for p := 1; p <= kv.MaxPrefixes; p++ {
+		if v.PrefixMul[p] == 0 {
+			continue
+		}
+		n := 0
+		var mask [4]uint64
+		for w := range v.blocks {
+			mask[w&3] = v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped
+			n += bits.OnesCount64(mask[w&3])
+		}
+		if n == 1 {
+			gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p])
+			for w := range extra {
+				extra[w] |= mask[w]
+			}
+		}
+	}
+	return extra, gain
 }
 
 // lastHolders finds, for every shared prefix, the slot whose eviction would free or cheapen the prefix's pages, because
@@ -280,9 +337,7 @@ func (b *block) phase(s uint) kv.Phase {
 // leaves keep alone possible.
 func (v *env) maskRow(row []uint8) {
 	for w := range v.blocks {
-		b := &v.blocks[w]
-		resident := b.Alive &^ b.Swapped
-		evict, compress := b.Alive, resident&^b.Int4
+		evict, compress, swap := v.allowed(w)
 		n := min(64, v.rules.slots-64*w)
 		out := row[64*w*kv.NumOps:][:n*kv.NumOps]
 		for s := uint(0); len(out) >= kv.NumOps; s++ {
@@ -291,7 +346,7 @@ func (v *env) maskRow(row []uint8) {
 			m[0] = 1
 			m[1] = uint8(evict >> (s & 63) & 1)
 			m[2] = uint8(compress >> (s & 63) & 1)
-			m[3] = uint8(resident >> (s & 63) & 1)
+			m[3] = uint8(swap >> (s & 63) & 1)
 		}
 	}
 }

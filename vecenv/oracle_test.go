@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/trace"
 	"github.com/kvgym/kvgym/vecenv"
@@ -48,6 +49,54 @@ func historyCases(synthetic, traffic sourceMaker) []historyCase {
 	return out
 }
 
+// servingMaker makes a source of the serving profile for a shape and a preset.
+type servingMaker func(slots, steps int, d scenario.Difficulty, p kv.Preset) scenario.Source
+
+// mixedCases are batches in which every other environment has the serving profile, and a few of that alone.
+func mixedCases(synthetic sourceMaker, agents, open, closed servingMaker) []historyCase {
+	var out []historyCase
+	add := func(share int, kind string, from servingMaker, slots, steps, wait int, d scenario.Difficulty, p kv.Preset, mode vecenv.Autoreset) {
+		out = append(out, historyCase{fmt.Sprintf("mixed/%s/%s/%s/slots=%d/steps=%d/wait=%d/%s", kind, p.Name, d, slots, steps, wait, mode), share,
+			vecenv.Config{Slots: slots, Steps: steps, MaxWait: wait, Source: synthetic(slots, steps, d), ServingSource: from(slots, steps, d, p), Preset: p, Autoreset: mode}})
+	}
+	a := kv.Presets()[0]
+	for k, d := range []scenario.Difficulty{scenario.Easy, scenario.Medium, scenario.Hard, scenario.All} {
+		add(60, "agents", agents, 64, 15, 5, d, a, vecenv.NextStep)
+		add(30, "agents", agents, 64, 15, 5, d, slowLink(a), vecenv.SameStep)
+		add(20, "agents", agents, 64, 15, 5, d, kv.Presets()[k], vecenv.NextStep)
+	}
+	add(60, "agents", agents, 16, 9, 2, scenario.Hard, slowLink(a), vecenv.NextStep)
+	add(20, "agents", agents, 80, 20, 1, scenario.Hard, a, vecenv.SameStep)
+	add(5, "agents", agents, 256, 15, 5, scenario.Hard, slowLink(a), vecenv.NextStep)
+	add(5, "agents", agents, 32, 300, 5, scenario.Hard, a, vecenv.NextStep)
+	add(15, "open trace", open, 64, 15, 5, scenario.All, a, vecenv.NextStep)
+	add(15, "closed trace", closed, 64, 15, 5, scenario.All, slowLink(a), vecenv.NextStep)
+	add(15, "closed trace", closed, 32, 60, 3, scenario.Hard, a, vecenv.SameStep)
+	return out
+}
+
+// slowLink is a preset on whose link a sequence needs several steps.
+func slowLink(p kv.Preset) kv.Preset {
+	p.Name, p.LinkPS = "slow-link", 200*p.LinkPS
+	return p
+}
+
+func mustAgents(slots, steps int, d scenario.Difficulty, p kv.Preset) scenario.Source {
+	s, err := scenario.NewAgents(slots, steps, d, p)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+func servingTraffic(t testing.TB, path string, closed bool) servingMaker {
+	return func(slots, steps int, d scenario.Difficulty, p kv.Preset) scenario.Source {
+		s, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: path, Slots: slots, Steps: steps, Difficulty: d, Serving: &p, StepMillis: int(p.StepMillis), Closed: closed})
+		require.NoError(t, err)
+		return s
+	}
+}
+
 // histories is the number of histories of the whole comparison: KVGYM_HISTORIES, or what make test shows.
 func histories(t *testing.T) int {
 	if s := os.Getenv("KVGYM_HISTORIES"); s != "" {
@@ -79,7 +128,10 @@ func TestOracle(t *testing.T) {
 	t.Logf("KVGYM_SEED=%d KVGYM_HISTORIES=%d", seed, n)
 	var done atomic.Int64
 	t.Run("cases", func(t *testing.T) {
-		for k, c := range historyCases(mustSynthetic, trafficMaker(t, synthesizedTrace(t))) {
+		path := synthesizedTrace(t)
+		cases := historyCases(mustSynthetic, trafficMaker(t, path))
+		cases = append(cases, mixedCases(mustSynthetic, mustAgents, servingTraffic(t, path, false), servingTraffic(t, path, true))...)
+		for k, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
 				done.Add(int64(playHistories(t, c.cfg, max(1, n*c.share/1000), seed+uint64(k))))
@@ -93,6 +145,12 @@ func TestOracle(t *testing.T) {
 // playHistories plays at least n episodes and returns how many.
 func playHistories(t *testing.T, cfg vecenv.Config, n int, seed uint64) int {
 	cfg.Envs, cfg.Workers, cfg.Seed = min(n, 40), 1, seed*1_000_003
+	if cfg.ServingSource != nil {
+		cfg.Profiles = make([]vecenv.Profile, cfg.Envs)
+		for i := range cfg.Profiles {
+			cfg.Profiles[i] = vecenv.Profile((i + 1) % 2)
+		}
+	}
 	l, err := newLockstep(cfg, seed)
 	require.NoError(t, err)
 	defer l.batch.Close()

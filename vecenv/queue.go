@@ -99,7 +99,7 @@ func (v *env) touchSystem(p int) {
 		b := &v.blocks[w]
 		for m := b.Members[p-1] & b.system(); m != 0; m &= m - 1 {
 			s := uint(bits.TrailingZeros64(m)) & 63
-			if b.Swapped>>s&1 != 0 {
+			if b.Swapped>>s&1 != 0 && v.rules.serving == nil {
 				v.readSwapped(b, s)
 			}
 			b.LastAccess[s] = int16(v.Step)
@@ -129,11 +129,19 @@ func (v *env) arrive() {
 func (v *env) reset(id scenario.Identity) {
 	*v.head = head{}
 	clear(v.blocks)
+	if v.rules.serving != nil {
+		clear(v.lanes)
+		*v.tally = tally{}
+	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
 	for i := range int(v.Episode.NumInitial) {
 		q := src.Initial(&v.Episode, i)
 		v.placeInitial(&q)
+	}
+	if v.rules.serving != nil {
+		v.arriveTickets()
+		return
 	}
 	v.arrive()
 }
@@ -157,5 +165,9 @@ func (v *env) placeInitial(q *scenario.InitialSequence) {
 	b.Hotness[s&63] = q.Hotness
 	v.PrivateQP += qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
+	resident := v.PrefixMul[q.Prefix&kv.MaxPrefixes] != 0
 	v.joinPrefix(q.Prefix, q.Type)
+	if v.rules.serving != nil {
+		v.placeServing(w, s, q, resident)
+	}
 }

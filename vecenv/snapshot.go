@@ -12,7 +12,8 @@ import (
 
 // A snapshot is, little-endian: magic, format version, then the length of and the text of a fingerprint (rules, shape,
 // profile, max wait, source), the number of environments, for each its identity, fresh flag, head, blocks and queue as
-// declared in columns.go, and a CRC-32 (IEEE) of everything before it.
+// declared in columns.go, with lanes, tickets and tally as declared in serving.go if the batch has any serving environment, and
+// a CRC-32 (IEEE) of everything before it.
 const (
 	snapshotMagic   = "KVGYMSNP"
 	snapshotVersion = 1
@@ -20,14 +21,57 @@ const (
 
 // snapshotHead is the fixed part of an environment beside its head and blocks.
 type snapshotHead struct {
-	ID    scenario.Identity
-	Fresh uint32
+	ID      scenario.Identity
+	Fresh   uint16
+	Profile uint16
 }
 
 // fingerprint is what must agree between two batches that exchange environments.
 func (b *Batch) fingerprint() string {
-	return fmt.Sprintf("simulator=%s/profile=%s/slots=%d/steps=%d/max_wait=%d/source=%s", SimulatorVersion, b.cfg.Profile,
-		b.cfg.Slots, b.cfg.Steps, b.cfg.MaxWait, b.cfg.Source.Fingerprint())
+	fp := fmt.Sprintf("simulator=%s/slots=%d/steps=%d/max_wait=%d", SimulatorVersion, b.cfg.Slots, b.cfg.Steps, b.cfg.MaxWait)
+	for p := Seed; p <= Serving; p++ {
+		if b.cfg.plays(p) {
+			fp += "/" + b.rules[p].fingerprint()
+		}
+	}
+	return fp
+}
+
+// fingerprint is what must agree beside the shape between two environments of which one becomes the other.
+func (r *rules) fingerprint() string {
+	fp := fmt.Sprintf("profile=%s/source=%s", r.profile, r.source.Fingerprint())
+	if r.serving != nil {
+		fp += "/preset=" + r.serving.id
+	}
+	return fp
+}
+
+// parts are the state of an environment as it stands in a snapshot.
+func (v *env) parts(withServing bool) []any {
+	out := []any{v.head, v.blocks, v.queue}
+	if withServing {
+		out = append(out, v.lanes, v.tickets, v.tally)
+	}
+	return out
+}
+
+// emptyEnv is memory for one environment outside the batch.
+func (b *Batch) emptyEnv() env {
+	v := env{head: &head{}, blocks: make([]block, b.width), queue: make([]scenario.Word, b.rules[Seed].queueCap)}
+	if b.lanes != nil {
+		v.lanes, v.tickets, v.tally = make([]lane, b.width), make([]ticket, ticketCap(b.cfg.Slots)), &tally{}
+	}
+	return v
+}
+
+// whole is environment i with its serving part even where the profile has none.
+func (b *Batch) whole(i int) env {
+	v := b.envAt(i)
+	if b.lanes != nil && v.tally == nil {
+		n := ticketCap(b.cfg.Slots)
+		v.lanes, v.tickets, v.tally = b.lanes[i*b.width:(i+1)*b.width], b.tickets[i*n:(i+1)*n], &b.tallies[i]
+	}
+	return v
 }
 
 // Snapshot appends the state of environments [first, end) to buf. Actions, tensors, modes and workers are no part of it.
@@ -46,12 +90,12 @@ func (b *Batch) Snapshot(buf []byte, first, end int) ([]byte, error) {
 	buf = append(buf, fp...)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(end-first))
 	for i := first; i < end; i++ {
-		h := snapshotHead{ID: b.ids[i]}
+		v := b.whole(i)
+		h := snapshotHead{ID: b.ids[i], Profile: uint16(v.rules.profile)}
 		if b.fresh[i] {
 			h.Fresh = 1
 		}
-		v := b.envAt(i)
-		for _, part := range []any{&h, v.head, v.blocks, v.queue} {
+		for _, part := range append([]any{&h}, v.parts(b.lanes != nil)...) {
 			var err error
 			if buf, err = binary.Append(buf, binary.LittleEndian, part); err != nil {
 				return buf, fmt.Errorf("vecenv: Snapshot: environment %d: %w", i, err)
@@ -75,7 +119,7 @@ func (b *Batch) Restore(snapshot []byte, first int) error {
 	if first < 0 || first+n > b.cfg.Envs {
 		return fmt.Errorf("vecenv: Restore: %d environments at %d: allowed within 0 to %d", n, first, b.cfg.Envs)
 	}
-	states, err := b.readStates(r, n)
+	states, err := b.readStates(r, n, first)
 	if err != nil {
 		return fmt.Errorf("vecenv: Restore: %w", err)
 	}
@@ -88,9 +132,7 @@ func (b *Batch) Restore(snapshot []byte, first int) error {
 // envState is one environment outside a batch.
 type envState struct {
 	snapshotHead
-	head   head
-	blocks []block
-	queue  []scenario.Word
+	env
 }
 
 func (b *Batch) openSnapshot(s []byte) (*bytes.Reader, int, error) {
@@ -115,31 +157,37 @@ func (b *Batch) openSnapshot(s []byte) (*bytes.Reader, int, error) {
 	}
 	rest := body[fixed+int(n):]
 	envs := binary.LittleEndian.Uint32(rest)
-	var one envState
-	size := binary.Size(one.snapshotHead) + binary.Size(one.head) + b.width*binary.Size(block{}) + b.rules.queueCap*8
+	one := b.emptyEnv()
+	size := binary.Size(snapshotHead{})
+	for _, part := range one.parts(b.lanes != nil) {
+		size += binary.Size(part)
+	}
 	if uint64(len(rest)-4) != uint64(envs)*uint64(size) {
 		return nil, 0, fmt.Errorf("snapshot: %d bytes for %d environments: allowed %d", len(rest)-4, envs, uint64(envs)*uint64(size))
 	}
 	return bytes.NewReader(rest[4:]), int(envs), nil
 }
 
-// readStates reads and checks n environments.
-func (b *Batch) readStates(r *bytes.Reader, n int) ([]envState, error) {
+// readStates reads and checks n environments that are to become first, first+1, ...
+func (b *Batch) readStates(r *bytes.Reader, n, first int) ([]envState, error) {
 	states := make([]envState, n)
 	for k := range states {
 		st := &states[k]
-		st.blocks, st.queue = make([]block, b.width), make([]scenario.Word, b.rules.queueCap)
-		for _, part := range []any{&st.snapshotHead, &st.head, st.blocks, st.queue} {
+		st.env = b.emptyEnv()
+		for _, part := range append([]any{&st.snapshotHead}, st.parts(b.lanes != nil)...) {
 			if err := binary.Read(r, binary.LittleEndian, part); err != nil {
 				return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
 			}
 		}
+		st.rules = b.rulesOf(first + k)
+		if st.Profile != uint16(st.rules.profile) {
+			return nil, fmt.Errorf("snapshot: environment %d: profile %s into environment %d: allowed %s", k, Profile(st.Profile), first+k, st.rules.profile)
+		}
 		if st.Fresh != 0 { // there is no state yet
-			*st = envState{snapshotHead: snapshotHead{st.ID, 1}, blocks: make([]block, b.width), queue: make([]scenario.Word, b.rules.queueCap)}
+			st.env = b.emptyEnv()
 			continue
 		}
-		v := env{head: &st.head, blocks: st.blocks, queue: st.queue, rules: &b.rules}
-		if err := v.checkRestored(); err != nil {
+		if err := st.checkRestored(); err != nil {
 			return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
 		}
 	}
@@ -160,10 +208,9 @@ func (v *env) checkRestored() error {
 // adopt makes environment i the given state.
 func (b *Batch) adopt(st *envState, i int) {
 	b.ids[i], b.fresh[i] = st.ID, st.Fresh != 0
-	v := b.envAt(i)
-	*v.head = st.head
-	copy(v.blocks, st.blocks)
-	copy(v.queue, st.queue)
+	v := b.whole(i)
+	v.become(&st.env)
+	v = b.envAt(i)
 	if st.Fresh == 0 {
 		b.writeRestored(&v, i)
 	}
@@ -190,23 +237,44 @@ func (b *Batch) Fork(from int, dst *Batch, to int) error {
 	if from < 0 || from >= b.cfg.Envs || to < 0 || to >= dst.cfg.Envs {
 		return fmt.Errorf("vecenv: Fork: environment %d to %d: allowed 0 to %d and 0 to %d", from, to, b.cfg.Envs-1, dst.cfg.Envs-1)
 	}
-	if b != dst && !b.sameRules(dst) {
-		return fmt.Errorf("vecenv: Fork: batch %q into batch %q: allowed equal ones", b.fingerprint(), dst.fingerprint())
-	}
 	src, v := b.envAt(from), dst.envAt(to)
+	if !src.rules.same(v.rules) {
+		return fmt.Errorf("vecenv: Fork: environment %q into %q: allowed equal ones", src.rules.describe(), v.rules.describe())
+	}
 	dst.ids[to], dst.fresh[to] = b.ids[from], b.fresh[from]
-	*v.head = *src.head
-	copy(v.blocks, src.blocks)
-	copy(v.queue, src.queue)
+	v.become(&src)
 	if !dst.fresh[to] {
 		dst.writeRestored(&v, to)
 	}
 	return nil
 }
 
-func (b *Batch) sameRules(o *Batch) bool {
-	if b.cfg.Slots != o.cfg.Slots || b.cfg.Steps != o.cfg.Steps || b.cfg.MaxWait != o.cfg.MaxWait || b.cfg.Profile != o.cfg.Profile {
+// become copies the state of another environment of the same rules.
+func (v *env) become(o *env) {
+	*v.head = *o.head
+	copy(v.blocks, o.blocks)
+	copy(v.queue, o.queue)
+	if v.tally != nil && o.tally != nil {
+		copy(v.lanes, o.lanes)
+		copy(v.tickets, o.tickets)
+		*v.tally = *o.tally
+	}
+}
+
+// same tells whether environments of the two rules may become each other.
+func (r *rules) same(o *rules) bool {
+	if r == o {
+		return true
+	}
+	if r.slots != o.slots || r.steps != o.steps || r.maxWait != o.maxWait || r.profile != o.profile {
 		return false
 	}
-	return b.cfg.Source == o.cfg.Source || b.cfg.Source.Fingerprint() == o.cfg.Source.Fingerprint()
+	if r.source == o.source && (r.serving == nil || r.serving.id == o.serving.id) {
+		return true
+	}
+	return r.fingerprint() == o.fingerprint()
+}
+
+func (r *rules) describe() string {
+	return fmt.Sprintf("slots=%d/steps=%d/max_wait=%d/%s", r.slots, r.steps, r.maxWait, r.fingerprint())
 }

@@ -37,6 +37,19 @@ type SlotState struct {
 	OffCode      uint8  // rule 4.5
 	PrivatePages uint32 // pages it holds alone
 	CostQP       uint32 // private memory now, quarter pages; 0 while swapped
+
+	// Serving profile only.
+	Moving  bool   // on the way to or from CPU memory
+	Back    bool   // of that, from it
+	Wanted  bool   // swapped, and asked back
+	WorkUS  uint32 // microseconds of prefill left
+	First   bool   // its turn has given its first token
+	Late    bool   // after the deadline
+	Born    int    // step in which its turn began
+	Admit   int    // step of admission
+	MoveQP  uint32 // quarter pages still to cross the link
+	TurnRef uint32 // name of its session's present turn; what that leads to is for the rules, not for policies
+	Wake    int    // step in which an idle sequence goes on or ends; for the rules, not for policies
 }
 
 // Target is the sequence length it will have reached when it completes.
@@ -91,17 +104,51 @@ func (v View) QueueLen() int { return int(v.batch.heads[v.env].QueueLen) }
 // Growth is the change of QueueLen in the last step.
 func (v View) Growth() int { return int(v.batch.heads[v.env].Growth) }
 
-// Waiting returns waiting request i, oldest first, and the step it arrived in.
+// Waiting returns waiting request i, oldest first, and the step it arrived in. In the serving profile: its private tokens, the
+// tokens it has left to generate, and the step since which it waits, which is in the future while it pauses.
 func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
-	w := v.batch.queues[v.env*v.batch.rules.queueCap+i]
-	return v.batch.rules.source.Decode(&v.batch.heads[v.env].Episode, w), int(birth(w))
+	e := v.state()
+	if e.rules.serving != nil {
+		k := &e.tickets[i]
+		return scenario.Sequence{PromptTokens: k.Private, OutputTokens: k.Remaining, Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type),
+			Steady: true, OnCode: k.Codes >> 4 & 3, OffCode: k.Codes >> 6, Ref: k.Ref}, int(k.Since)
+	}
+	w := e.queue[i]
+	return e.rules.source.Decode(&e.Episode, w), int(birth(w))
 }
+
+// Ticket is what the serving profile knows of a waiting request beyond Waiting.
+type Ticket struct {
+	Born               int // step in which its turn began
+	First, Late, Again bool
+}
+
+// Ticket returns it for waiting request i of a serving environment.
+func (v View) Ticket(i int) Ticket {
+	e := v.state()
+	k := &e.tickets[i]
+	return Ticket{Born: int(k.Born), First: k.Flags&ticketFirst != 0, Late: k.Flags&ticketLate != 0, Again: k.Flags&ticketAgain != 0}
+}
+
+// Profile is the environment's profile.
+func (v View) Profile() Profile { return v.batch.rulesOf(v.env).profile }
+
+// Preset is what operations cost in a serving environment, nil in others.
+func (v View) Preset() *kv.Preset {
+	if s := v.batch.rulesOf(v.env).serving; s != nil {
+		return &s.preset
+	}
+	return nil
+}
+
+// Source is what arrives in the environment.
+func (v View) Source() scenario.Source { return v.batch.rulesOf(v.env).source }
 
 // Counters are the events so far.
 func (v View) Counters() Counters { return v.batch.heads[v.env].Counters }
 
 // Totals are the facts the score is made of.
-func (v View) Totals() reward.Totals { return v.batch.heads[v.env].totals(v.batch.rules.steps) }
+func (v View) Totals() reward.Totals { e := v.state(); return e.totals() }
 
 // Score is the weighted score so far, in units of 2^-20.
 func (v View) Score() int64 { return v.batch.heads[v.env].Score }
@@ -147,34 +194,59 @@ func (v View) ReadSlot(slot int, s *SlotState) bool {
 	if b.Alive>>(slot&63)&1 == 0 {
 		return false
 	}
-	v.batch.heads[v.env].slot(s, b, slot&^63, uint(slot))
+	e := v.state()
+	e.slot(s, slot/64, uint(slot&63))
 	return true
 }
 
 // Allowed tells whether an operation on a slot would do something; rule 8.1.
 func (v View) Allowed(op kv.Op, slot int) bool {
-	s, ok := v.Slot(slot)
-	switch op {
-	case kv.Keep:
+	if op == kv.Keep {
 		return true
+	}
+	if slot < 0 || slot >= v.batch.cfg.Slots {
+		return false
+	}
+	e := v.state()
+	evict, compress, swap := e.allowed(slot / 64)
+	switch op {
 	case kv.Evict:
-		return ok
+		return evict>>(slot&63)&1 != 0
 	case kv.Compress:
-		return ok && !s.Swapped && s.Quant != kv.INT4
+		return compress>>(slot&63)&1 != 0
 	case kv.Swap:
-		return ok && !s.Swapped
+		return swap>>(slot&63)&1 != 0
 	}
 	return false
 }
 
 // Observe writes the environment's observation into row, which must hold ObsLen(slots) values, whether or not the batch
 // has an Obs tensor.
-func (v View) Observe(row []float32) { e := v.state(); e.observe(row[:v.batch.rules.obsLen]) }
+func (v View) Observe(row []float32) { e := v.state(); e.observe(row[:e.rules.obsLen]) }
 
 // ObserveMask writes the environment's action mask into row, which must hold 4 bytes a slot.
 func (v View) ObserveMask(row []uint8) { e := v.state(); e.maskRow(row[:v.batch.cfg.Slots*kv.NumOps]) }
 
-func (v *env) slot(st *SlotState, w int, s uint) { v.head.slot(st, &v.blocks[w], 64*w, s) }
+func (v *env) slot(st *SlotState, w int, s uint) {
+	v.head.slot(st, &v.blocks[w], 64*w, s)
+	if v.rules.serving == nil {
+		return
+	}
+	s &= 63
+	l := &v.lanes[w]
+	st.Moving, st.Back, st.Wanted = (l.Out|l.In)>>s&1 != 0, l.In>>s&1 != 0, l.Wanted>>s&1 != 0
+	st.First, st.Late = l.First>>s&1 != 0, l.Late>>s&1 != 0
+	st.TurnRef, st.Born, st.Admit = l.Ref[s], int(l.Born[s]), int(l.Admit[s])
+	if st.Moving {
+		st.MoveQP = l.Moving[s]
+	}
+	switch st.Phase {
+	case kv.Prefill:
+		st.WorkUS = l.Work[s]
+	case kv.Idle:
+		st.Wake = int(l.Wake[s])
+	}
+}
 
 // slot describes live slot s of a block whose first slot has number first.
 func (v *head) slot(st *SlotState, b *block, first int, s uint) {

@@ -44,13 +44,28 @@ func (v *Env) globals() []float32 {
 		demand += 4 * int(kv.Pages(v.source.Decode(&v.Episode, r.Word).PromptTokens))
 	}
 	budget, slots, queue := int(v.Episode.BudgetQP), len(v.Slots), v.queueCap
+	waiting, growth := len(v.Queue), v.Growth
+	throughput := quotient(int(min(v.Totals.Tokens, v.Totals.TokenNorm)), int(v.Totals.TokenNorm))
+	latency := quotient(int(min(v.Totals.LatencyMilli, 1500)), 1500)
+	if v.preset != nil { // rule 13.22
+		oldest, demand = 0, 0
+		for _, r := range v.Tickets {
+			oldest = max(oldest, min(v.Step-r.Since, v.maxWait))
+			demand += 4 * int(kv.Pages(r.Private))
+		}
+		waiting, growth = min(len(v.Tickets), queue), max(-queue, min(queue, v.Growth))
+		s := &v.Totals.Serving
+		throughput = quotient(int(min(s.Goodput, s.GoodNorm)), int(s.GoodNorm))
+		most := int(s.MaxWait) * int(s.RequestNorm)
+		latency = quotient(min(int(s.FirstWaits), most), most)
+	}
 	return []float32{
 		quotient(min(int(v.Used()), 2*budget), budget),
 		quotient(budget, int(v.Episode.CapacityQP)),
 		quotient(v.Steps-v.Step, v.Steps),
 		quotient(int(v.Count.PressureSteps), v.Steps),
-		quotient(len(v.Queue), queue),
-		quotient(v.Growth, queue),
+		quotient(waiting, queue),
+		quotient(growth, queue),
 		quotient(oldest, v.maxWait),
 		quotient(min(demand, 4*budget), budget),
 		quotient(live, slots),
@@ -59,8 +74,8 @@ func (v *Env) globals() []float32 {
 		quotient(swapped, slots),
 		quotient(min(int(v.SharedCost()), 2*budget), budget),
 		quotient(min(int(v.Count.Failures), 16), 16),
-		quotient(int(min(v.Totals.Tokens, v.Totals.TokenNorm)), int(v.Totals.TokenNorm)),
-		quotient(int(min(v.Totals.LatencyMilli, 1500)), 1500),
+		throughput,
+		latency,
 	}
 }
 
@@ -73,8 +88,11 @@ func (v *Env) slotFeatures(slot int) []float32 {
 	inv := quotient(1, int(v.Episode.BudgetQP))
 	share := func(qp uint32) float32 { return float32(float32(min(int(qp), limit)) * inv) }
 	swapped := float32(0)
-	if e.Swapped {
+	switch {
+	case e.Swapped:
 		swapped = 1
+	case e.Serving.Out || e.Serving.In:
+		swapped = 0.5
 	}
 	return []float32{
 		quotient(int(e.Quant.QuarterPages()), 4),
@@ -97,7 +115,7 @@ func (v *Env) sharedGain(e *Entry) uint32 {
 	if e.Swapped || e.Prefix == 0 {
 		return 0
 	}
-	with := v.PrefixMultiplier(e.Prefix)
+	with := v.PrefixMultiplier(e.Prefix) // in the serving profile the level is the prefix's own, so the gain is all or nothing
 	e.Swapped = true
 	without := v.PrefixMultiplier(e.Prefix)
 	e.Swapped = false
@@ -115,6 +133,10 @@ func (v *Env) Mask() []uint8 {
 			}
 			return 0
 		}
+		if v.preset != nil {
+			out = append(out, 1, can(v.allowed(kv.Evict, i)), can(v.allowed(kv.Compress, i)), can(v.allowed(kv.Swap, i)))
+			continue
+		}
 		out = append(out, 1, can(e.Alive), can(e.Alive && !e.Swapped && e.Quant != kv.INT4), can(e.Alive && !e.Swapped))
 	}
 	return out
@@ -125,7 +147,8 @@ func (v *Env) Metrics() []float32 {
 	c := &v.Count
 	return []float32{float32(v.Totals.Tokens), float32(c.Failures), quotient(int(v.Totals.LatencyMilli), 1000), float32(c.PressureSteps),
 		float32(c.Arrived), float32(c.Admitted), float32(c.Completed), float32(c.Rejected), float32(c.Evictions), float32(c.Compressions),
-		float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), quotient(int(v.Used()), int(v.Episode.BudgetQP))}
+		float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), quotient(int(v.Used()), int(v.Episode.BudgetQP)),
+		float32(c.Forced), float32(c.Late), float32(c.FirstTokens), float32(v.Totals.Serving.FirstWaits), float32(v.Totals.Serving.WasteUS)}
 }
 
 // Payload is a waiting request without the step of its arrival.

@@ -27,6 +27,7 @@ type Entry struct {
 	Timer      int
 	OnCode     int
 	OffCode    int
+	Serving    Served
 }
 
 // Waiting is one queued request.
@@ -46,6 +47,7 @@ type Counters struct {
 	Arrived, Admitted, Completed, Failures, Rejected   uint32
 	Evictions, Compressions, Swaps, Invalid, SwapReads uint32
 	PressureSteps                                      uint32
+	Forced, Late, FirstTokens                          uint32
 }
 
 // Env is one environment.
@@ -65,6 +67,11 @@ type Env struct {
 	source   scenario.Source
 	queueCap int
 	maxWait  int
+
+	preset  *kv.Preset // nil: seed profile
+	Tickets []Ticket   // the queue of the serving profile
+	levels  [kv.MaxPrefixes + 1]kv.Quant
+	busyQP  int64 // memory traffic of this step's compressions
 }
 
 // New makes an environment that draws from the source; Reset must follow.
@@ -80,18 +87,27 @@ func (v *Env) Reset(id scenario.Identity) {
 	v.Count, v.Terms = Counters{}, reward.Terms{}
 	clear(v.Slots)
 	v.Totals = reward.Totals{Steps: uint32(v.Steps), TokenNorm: v.Episode.TokenNorm, BudgetQP: v.Episode.BudgetQP}
+	v.resetServing()
 	for i := 0; i < int(v.Episode.NumInitial); i++ {
 		q := v.source.Initial(&v.Episode, i)
 		slot := v.freeSlot()
 		if slot < 0 || v.Used()+v.need(q.Sequence, uint32(q.DoneTokens)) > v.Episode.BudgetQP {
 			continue
 		}
+		shared := v.PrefixMultiplier(q.Prefix) != 0
 		v.Slots[slot] = Entry{Alive: true, Type: q.Type, Phase: q.Phase, Tokens: v.startTokens(q.Sequence) + uint32(q.DoneTokens),
 			Remaining: uint32(q.OutputTokens) - uint32(q.DoneTokens), Rate: uint32(q.RateTokens), Priority: uint32(q.Priority),
 			Prefix: q.Prefix, LastAccess: int(q.LastAccess), Hotness: uint32(q.Hotness), Timer: int(q.Timer),
 			OnCode: int(q.OnCode), OffCode: int(q.OffCode)}
+		if v.preset != nil {
+			v.startInitial(&v.Slots[slot], q, shared)
+		}
 	}
-	v.arrive(0)
+	if v.preset != nil {
+		v.arriveServing()
+	} else {
+		v.arrive(0)
+	}
 	v.Totals.UsedQP = v.Used()
 }
 
@@ -101,6 +117,10 @@ func (v *Env) Done() bool { return v.Step == v.Steps }
 // StepOnce runs the phases of one step in order; rule 6.1.
 func (v *Env) StepOnce(actions []Action) {
 	v.Step++
+	if v.preset != nil {
+		v.stepServing(actions)
+		return
+	}
 	before := len(v.Queue)
 	for _, a := range actions {
 		v.act(a)
@@ -134,6 +154,9 @@ func (v *Env) PrefixMultiplier(p uint8) uint32 {
 		if e := &v.Slots[i]; e.Alive && !e.Swapped && e.Prefix == p {
 			m = max(m, e.Quant.QuarterPages())
 		}
+	}
+	if m != 0 && v.preset != nil { // rule 13.13: the level is the prefix's own
+		m = v.levels[p].QuarterPages()
 	}
 	return m
 }
@@ -380,7 +403,7 @@ func (v *Env) account() {
 	}
 	t.RetainedTwenty = v.retained()
 	v.Terms = reward.Compute(t)
-	score := v.Terms.Score()
+	score := v.Terms.Score(t.Weights())
 	v.Reward, v.Score = score-v.Score, score
 }
 
@@ -395,6 +418,9 @@ func (v *Env) retained() uint32 {
 			if e := &v.Slots[i]; e.Alive && !e.Swapped && e.Prefix == p {
 				w = max(w, e.Type.RetentionTwentieths())
 			}
+		}
+		if v.preset != nil {
+			w = kv.System.RetentionTwentieths() // rule 13.21
 		}
 		sum += w * v.PrefixMultiplier(p) * uint32(v.Episode.PrefixPages[p])
 	}
