@@ -30,7 +30,9 @@ type Preset struct {
 	CtxPS   int64  `json:"ctx_ps" toml:"ctx_ps"`     // attention of a decode step, picoseconds a token of context
 	CurveNS int64  `json:"curve_ns" toml:"curve_ns"` // taken off a decode step: CurveNS * (context / 2^20)^2
 
-	LinkPS     int64 `json:"link_ps" toml:"link_ps"`         // moving a 16-bit token over the host link, one way, picoseconds
+	LinkPS       int64 `json:"link_ps" toml:"link_ps"`             // moving a 16-bit token over the host link, one way, picoseconds
+	HostPermille int64 `json:"host_permille" toml:"host_permille"` // CPU memory for swapped sequences, thousandths of the GPU's budget
+
 	CompressPS int64 `json:"compress_ps" toml:"compress_ps"` // reading or writing a 16-bit token's KV in GPU memory, picoseconds
 
 	QualityPermille [NumQuants]int64 `json:"quality_permille" toml:"quality_permille"` // worth of a token generated on fp16, int8, int4
@@ -56,6 +58,9 @@ func PresetNamed(name string) (Preset, error) {
 // naiveQuality is what a token generated on quantised KV is worth: a simple per-token scheme on a grouped-query model.
 var naiveQuality = [NumQuants]int64{1000, 980, 750}
 
+// hostShare is small on purpose: engines reserve some gigabytes of pinned memory for swapping, not a second cache.
+const hostShare = 250
+
 func llama8bA100() Preset {
 	mlp := []Knot{{1, 9_700_000}, {32, 10_910_000}, {64, 11_230_000}, {128, 13_180_000}, {256, 19_490_000}, {512, 34_640_000}, {1024, 75_140_000},
 		{2048, 143_680_000}, {4096, 273_250_000}, {8192, 545_224_400}}
@@ -65,7 +70,7 @@ func llama8bA100() Preset {
 	}
 	return Preset{Name: "llama3-8b.a100", Source: "Vidur's profile of one A100-80; FlashAttention-2 at 60 % of peak; PCIe 4 at 25 GB/s",
 		KVBytes: 131_072, CapacityTokens: 467_000, StepMillis: 1000, PrefillPermille: 600, Prefill: mlp, PairPS: 2800, Decode: decode, CtxPS: 92_000,
-		LinkPS: 5_243_000, CompressPS: 91_787, QualityPermille: naiveQuality}
+		LinkPS: 5_243_000, CompressPS: 91_787, HostPermille: hostShare, QualityPermille: naiveQuality}
 }
 
 func llama70bH100() Preset {
@@ -73,21 +78,21 @@ func llama70bH100() Preset {
 		{2048, 95_020_000}, {4096, 173_820_000}, {8192, 345_032_800}}
 	return Preset{Name: "llama3-70b.8xh100", Source: "Vidur's profiles of 8 H100 with tensor parallelism, all-reduce included; PCIe 5 at 8 x 50 GB/s",
 		KVBytes: 327_680, CapacityTokens: 1_450_000, StepMillis: 1000, PrefillPermille: 600, Prefill: mlp, PairPS: 552, Decode: mlp, CtxPS: 17_500,
-		LinkPS: 819_200, CompressPS: 17_467, QualityPermille: naiveQuality}
+		LinkPS: 819_200, CompressPS: 17_467, HostPermille: hostShare, QualityPermille: naiveQuality}
 }
 
 func deepseekH800() Preset {
 	return Preset{Name: "deepseek-v3.h800-node", Source: "DeepSeek's published day of serving: one prefill and one decode node of 8 H800; 8 x 50 GB/s to the host",
 		KVBytes: 70_272, CapacityTokens: 3_500_000, StepMillis: 1000, PrefillPermille: 1000, Disaggregated: true,
 		Prefill: []Knot{{1, 31_000}, {4096, 126_976_000}}, Decode: []Knot{{1, 34_000_000}, {1024, 34_000_000}}, CtxPS: 3750,
-		LinkPS: 175_680, CompressPS: 3746, QualityPermille: naiveQuality}
+		LinkPS: 175_680, CompressPS: 3746, HostPermille: hostShare, QualityPermille: naiveQuality}
 }
 
 func dynamoMocker() Preset {
 	return Preset{Name: "dynamo-mocker", Source: "the polynomials of NVIDIA Dynamo's mocker; link of its default 14 GB/s with Llama-3-8B's KV",
 		KVBytes: 131_072, CapacityTokens: 1_048_576, StepMillis: 1000, PrefillPermille: 600,
 		Prefill: []Knot{{1, 16_516_603}, {65_536, 1_011_563_345}}, PairPS: 842, Decode: []Knot{{1, 5_740_000}, {1024, 5_740_000}}, CtxPS: 51_508,
-		CurveNS: 25_740_000, LinkPS: 9_362_286, CompressPS: 91_787, QualityPermille: naiveQuality}
+		CurveNS: 25_740_000, LinkPS: 9_362_286, CompressPS: 91_787, HostPermille: hostShare, QualityPermille: naiveQuality}
 }
 
 // at evaluates a piecewise linear time at n tokens, which continues beyond its last knot as between its last two.
@@ -171,7 +176,7 @@ func (p *Preset) Validate() error {
 	}{
 		{"kv_bytes", p.KVBytes, 1, 1 << 30}, {"capacity_tokens", p.CapacityTokens, 1, 1 << 40}, {"step_ms", p.StepMillis, 1, 3_600_000},
 		{"prefill_permille", p.PrefillPermille, 1, 1000}, {"pair_ps", p.PairPS, 0, 1_000_000}, {"ctx_ps", p.CtxPS, 0, 100_000_000},
-		{"curve_ns", p.CurveNS, 0, 1_000_000_000}, {"link_ps", p.LinkPS, 1, 1_000_000_000_000}, {"compress_ps", p.CompressPS, 0, 100_000_000},
+		{"curve_ns", p.CurveNS, 0, 1_000_000_000}, {"host_permille", p.HostPermille, 0, 100_000}, {"link_ps", p.LinkPS, 1, 1_000_000_000_000}, {"compress_ps", p.CompressPS, 0, 100_000_000},
 		{"quality_permille[0]", p.QualityPermille[0], 0, 1000}, {"quality_permille[1]", p.QualityPermille[1], 0, 1000}, {"quality_permille[2]", p.QualityPermille[2], 0, 1000},
 	} {
 		if f.v < f.lo || f.v > f.hi {

@@ -35,7 +35,7 @@ func (c *compressor) evictDead(used, goal int, a *Actions) int {
 	kept := c.live[:0]
 	for i := range c.live {
 		s := &c.live[i]
-		if used > goal && s.CostQP > 0 && s.Phase == kv.Idle && s.Remaining == 0 && s.Type != kv.System {
+		if used > goal && s.CostQP > 0 && dead(s) {
 			a.Evict(s.Slot)
 			used -= int(s.CostQP)
 			continue

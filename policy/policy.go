@@ -60,6 +60,8 @@ func init() {
 		{"compress-int8", "compresses everything to int8 at once", func() Policy { return &constant{name: "compress-int8", level: kv.INT8} }},
 		{"compress-all", "compresses everything to int4 at once", func() Policy { return &constant{name: "compress-all", level: kv.INT4} }},
 		{"greedy", "batches evictions of dead blocks, then compressions, by pressure, as the seed advises", func() Policy { return &compressor{name: "greedy", dropDead: true} }},
+		{"swap-idle", "evicts dead blocks, then swaps out what pauses, until there is room; of use in the serving profile", func() Policy { return &tiered{name: "swap-idle"} }},
+		{"tiered", "evicts dead blocks, swaps out what pauses, compresses to int8, each only until there is room", func() Policy { return &tiered{name: "tiered", compress: true} }},
 		{"search", "plays the other policies' moves out to the end on forks and takes the best; knows the future, so an upper reference", func() Policy { return newSearch() }},
 	}
 }

@@ -13,8 +13,17 @@ const headroomPercent = 80
 // target is the memory a policy wants to be at after its operations: below 80 % of the budget once the waiting requests
 // have come in, as far as that leaves something to run.
 func target(v vecenv.View) int {
+	if v.Profile() == vecenv.Serving {
+		return servingTarget(v)
+	}
 	free := int(v.BudgetQP())*headroomPercent/100 - int(v.PendingQP())
 	return max(free, int(v.BudgetQP())/2)
+}
+
+// servingTarget leaves room for the requests that wait and for what one step grows, about a quarter page a sequence.
+func servingTarget(v vecenv.View) int {
+	budget := int(v.BudgetQP())
+	return max(budget-budget/64-int(v.PendingQP())-v.Slots()/2, budget/2)
 }
 
 // ranking sorts sequences without moving them.

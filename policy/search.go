@@ -3,34 +3,56 @@ package policy
 import (
 	"fmt"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/vecenv"
 )
 
 // searchCandidates are the policies whose moves search tries, each played out to the end by itself.
 var searchCandidates = []string{"noop", "greedy", "compress-first", "compress-int8", "compress-all", "value-aware", "lru", "largest-first"}
 
+// servingCandidates are those of the serving profile, where rules of thumb differ in which measures they take.
+func servingCandidates() []Policy {
+	return []Policy{noop{}, &tiered{name: "swap-idle"}, &tiered{name: "tiered", compress: true}, &constant{name: "compress-int8", level: kv.INT8},
+		&tiered{name: "int8, swap", eager: kv.INT8}, &tiered{name: "int8, swap, int4", eager: kv.INT8, deep: true}, &tiered{name: "tiered, int4", compress: true, deep: true},
+		&tiered{name: "swap running", running: true}, &tiered{name: "int8, swap running", eager: kv.INT8, running: true}, &compressor{name: "greedy", dropDead: true},
+		&constant{name: "compress-all", level: kv.INT4}}
+}
+
 // search forks the environment once for every candidate, plays that candidate to the episode's end, and makes the first
 // move of the best. The forks see the arrivals that will really come: it is not a fair competitor but a reference for how
 // much there is to gain, and at least as good as any candidate on every episode.
 type search struct {
 	candidates []Policy
-	forks      *vecenv.Batch // one environment a candidate
-	like       *vecenv.Batch // the batch that forks was made for
-	acts       []Actions     // of each candidate in the present step
-	first      []Actions     // of each candidate in the first step
+	profile    vecenv.Profile                  // that the candidates are for
+	restrict   func(v vecenv.View, a *Actions) // nil; tests take operations away with it
+	forks      *vecenv.Batch                   // one environment a candidate
+	like       *vecenv.Batch                   // the batch that forks was made for
+	acts       []Actions                       // of each candidate in the present step
+	first      []Actions                       // of each candidate in the first step
 	list       []int32
 }
 
 func newSearch() Policy {
-	s := &search{acts: make([]Actions, len(searchCandidates)), first: make([]Actions, len(searchCandidates))}
-	for _, n := range searchCandidates {
-		p, err := New(n)
-		if err != nil {
-			panic(fmt.Sprintf("policy: search candidate: %v", err))
-		}
-		s.candidates = append(s.candidates, p)
-	}
+	s := &search{}
+	s.choose(vecenv.Seed)
 	return s
+}
+
+// choose makes the candidates of a profile.
+func (s *search) choose(p vecenv.Profile) {
+	s.profile, s.candidates = p, nil
+	if p == vecenv.Serving {
+		s.candidates = servingCandidates()
+	} else {
+		for _, n := range searchCandidates {
+			p, err := New(n)
+			if err != nil {
+				panic(fmt.Sprintf("policy: search candidate: %v", err))
+			}
+			s.candidates = append(s.candidates, p)
+		}
+	}
+	s.acts, s.first = make([]Actions, len(s.candidates)), make([]Actions, len(s.candidates))
 }
 
 func (*search) Name() string { return "search" }
@@ -58,7 +80,10 @@ func (s *search) Act(v vecenv.View, a *Actions) {
 
 // fork copies the environment once for every candidate.
 func (s *search) fork(v vecenv.View) error {
-	if s.like != v.Batch() {
+	if s.like != v.Batch() || s.profile != v.Profile() {
+		if s.profile != v.Profile() {
+			s.choose(v.Profile())
+		}
 		if s.forks != nil {
 			s.forks.Close()
 		}
@@ -86,6 +111,9 @@ func (s *search) play() {
 	for c, p := range s.candidates {
 		s.acts[c].Clear()
 		p.Act(s.forks.View(c), &s.acts[c])
+		if s.restrict != nil {
+			s.restrict(s.forks.View(c), &s.acts[c])
+		}
 		copy(s.list[c*row:(c+1)*row], s.acts[c].Pairs())
 	}
 	if err := s.forks.Step(vecenv.Actions{List: s.list, PerEnv: row / 2}); err != nil {

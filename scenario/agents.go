@@ -29,7 +29,7 @@ const (
 )
 
 // servingCapacityPermille is capacity over the mean unconstrained demand, by tier; rule 13.5.
-var servingCapacityPermille = [3]uint64{1000, 800, 600}
+var servingCapacityPermille = [3]uint64{750, 600, 450}
 
 // NewAgents makes a source for environments of the serving profile on a server like the preset.
 func NewAgents(slots, steps int, d Difficulty, p kv.Preset) (*Agents, error) {
@@ -194,7 +194,7 @@ func (s *Agents) Next(_ *Episode, ref uint32) (Turn, bool) {
 		return Turn{}, false
 	}
 	pause := ref >> 2 & 3
-	return Turn{PauseSteps: 1 << pause, PromptTokens: toolTokens << pause, OutputTokens: uint16(max(1, ref>>4&0xFFFF)), Ref: ref - 1}, true
+	return Turn{PauseSteps: 2 << pause, PromptTokens: toolTokens << pause, OutputTokens: uint16(max(1, ref>>4&0xFFFF)), Ref: ref - 1}, true
 }
 
 // Next implements Source: requests of the seed profile have one turn.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
@@ -21,7 +22,10 @@ var update = flag.Bool("update", false, "rewrite golden files; refused while Sim
 
 // goldenFile holds one line an episode: its configuration and identity, how it ended, and a digest of every tensor and of
 // every slot after every step. testdata/traffic.jsonl was written by `kvgym trace synth --requests 160 --rate 5 --tenants 3`.
-var goldenFile = filepath.Join("testdata", "golden.txt")
+var (
+	goldenFile        = filepath.Join("testdata", "golden.txt")
+	goldenServingFile = filepath.Join("testdata", "golden-serving.txt")
+)
 
 func goldenCases(t *testing.T) []vecenv.Config {
 	traffic := trafficMaker(t, filepath.Join("testdata", "traffic.jsonl"))
@@ -36,16 +40,40 @@ func goldenCases(t *testing.T) []vecenv.Config {
 		vecenv.Config{Envs: 2, Seed: 3, Slots: 80, Steps: 20, MaxWait: 5, Source: traffic(80, 20, scenario.Hard)})
 }
 
+func goldenServingCases(t *testing.T) []vecenv.Config {
+	path := filepath.Join("testdata", "traffic.jsonl")
+	open, closed := servingTraffic(t, path, false), servingTraffic(t, path, true)
+	var out []vecenv.Config
+	for k, p := range kv.Presets() {
+		d := scenario.Difficulty(k)
+		out = append(out, vecenv.Config{Envs: 4, Seed: 42, Preset: p, Source: mustAgents(64, 15, d, p)},
+			vecenv.Config{Envs: 2, Seed: 9, Preset: p, Source: open(64, 15, d, p)},
+			vecenv.Config{Envs: 2, Seed: 1 << 63, FirstEnv: 1 << 31, Slots: 32, Steps: 30, Preset: p, Source: closed(32, 30, d, p)})
+	}
+	slow := slowLink(kv.Presets()[0])
+	out = append(out, vecenv.Config{Envs: 3, Slots: 16, Steps: 9, MaxWait: 2, Preset: slow, Source: mustAgents(16, 9, scenario.Hard, slow)},
+		vecenv.Config{Envs: 2, Seed: 7, Slots: 256, Steps: 40, MaxWait: 9, Preset: slow, Source: mustAgents(256, 40, scenario.All, slow)})
+	for i := range out {
+		out[i].Profile = vecenv.Serving
+	}
+	return out
+}
+
 // TestGolden fails when the same identity and actions give other bits than the file, which the simulator version promises.
-func TestGolden(t *testing.T) {
+func TestGolden(t *testing.T) { checkGolden(t, goldenFile, goldenCases(t)) }
+
+// TestGoldenServing does it for the serving profile.
+func TestGoldenServing(t *testing.T) { checkGolden(t, goldenServingFile, goldenServingCases(t)) }
+
+func checkGolden(t *testing.T, file string, cases []vecenv.Config) {
 	got := fmt.Sprintf("simulator version %s\n", vecenv.SimulatorVersion)
-	for _, cfg := range goldenCases(t) {
+	for _, cfg := range cases {
 		got += goldenLines(t, cfg)
 	}
-	raw, err := os.ReadFile(goldenFile)
+	raw, err := os.ReadFile(file)
 	want := string(raw)
 	if *update && (os.IsNotExist(err) || !strings.HasPrefix(want, strings.SplitAfter(got, "\n")[0])) {
-		require.NoError(t, os.WriteFile(goldenFile, []byte(got), 0o644))
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
 		return
 	}
 	require.NoError(t, err)
@@ -72,7 +100,10 @@ func goldenLines(t *testing.T, cfg vecenv.Config) string {
 				digests[i] = goldenDigest(b, i, digests[i])
 			}
 		}
-		source, _, _ := strings.Cut(cfg.Source.Fingerprint(), "/")
+		source, _, _ := strings.Cut(b.View(0).Source().Fingerprint(), "/")
+		if cfg.Profile == vecenv.Serving {
+			source += " " + cfg.Preset.Name
+		}
 		for i, d := range digests {
 			id, v := b.Identity(i), b.View(i)
 			c := v.Counters()
@@ -110,6 +141,9 @@ func goldenDigest(b *vecenv.Batch, i int, before uint64) uint64 {
 	h.Write(b.Mask[len(b.Mask)/n*i : len(b.Mask)/n*(i+1)])
 	b.View(i).Live(func(s *vecenv.SlotState) bool {
 		put(uint64(s.Slot), uint64(s.Tokens), uint64(s.Remaining), uint64(s.Rate), uint64(s.Timer), uint64(s.OnCode), uint64(s.OffCode), uint64(s.LastAccess))
+		if b.View(i).Profile() == vecenv.Serving {
+			put(uint64(s.WorkUS), uint64(s.MoveQP), uint64(s.TurnRef), uint64(s.Wake), uint64(s.Born), uint64(s.Admit))
+		}
 		return true
 	})
 	return h.Sum64()

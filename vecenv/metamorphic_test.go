@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
@@ -47,25 +48,51 @@ var plays = []play{
 
 // TestMetamorphic runs one set of operations in every way and compares a digest of each environment's whole history.
 func TestMetamorphic(t *testing.T) {
-	const envs, steps = 150, 30 // enough environments for the workers to be used
 	for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
-		base := vecenv.Config{Envs: envs, Steps: 11, Seed: historySeed(t), FirstEnv: 1000, Source: mustSynthetic(64, 11, scenario.All), Autoreset: mode,
-			Outputs: vecenv.AllOutputs}
-		want := play{workers: 1}.run(t, base, steps)
-		for _, p := range plays {
-			t.Run(fmt.Sprintf("%s/%s", mode, p.name), func(t *testing.T) {
-				require.Equal(t, want, p.run(t, base, steps))
-			})
+		testMetamorphic(t, vecenv.Config{Envs: metamorphicEnvs, Steps: 11, Seed: historySeed(t), FirstEnv: 1000, Source: mustSynthetic(64, 11, scenario.All),
+			Autoreset: mode, Outputs: vecenv.AllOutputs})
+	}
+}
+
+// TestMetamorphicMixed does it with environments of both profiles in one batch.
+func TestMetamorphicMixed(t *testing.T) {
+	p := slowLink(kv.Presets()[0])
+	for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
+		testMetamorphic(t, vecenv.Config{Envs: metamorphicEnvs, Steps: 11, Seed: historySeed(t), FirstEnv: 1000, Source: mustSynthetic(64, 11, scenario.All),
+			Profiles: mixed(metamorphicEnvs), Preset: p, ServingSource: mustAgents(64, 11, scenario.All, p), Autoreset: mode, Outputs: vecenv.AllOutputs})
+	}
+}
+
+// mixed gives two of three environments the serving profile.
+func mixed(n int) []vecenv.Profile {
+	out := make([]vecenv.Profile, n)
+	for i := range out {
+		if i%3 != 0 {
+			out[i] = vecenv.Serving
 		}
-		t.Run(fmt.Sprintf("%s/control", mode), func(t *testing.T) {
-			other := base
-			other.Seed++
-			got := play{workers: 1}.run(t, other, steps)
-			for i := range want {
-				require.NotEqual(t, want[i], got[i], "environment %d of another seed has the same history", i)
-			}
+	}
+	return out
+}
+
+const metamorphicEnvs = 150 // enough for the workers to be used
+
+func testMetamorphic(t *testing.T, base vecenv.Config) {
+	const steps = 30
+	mode := base.Autoreset
+	want := play{workers: 1}.run(t, base, steps)
+	for _, p := range plays {
+		t.Run(fmt.Sprintf("%s/%s", mode, p.name), func(t *testing.T) {
+			require.Equal(t, want, p.run(t, base, steps))
 		})
 	}
+	t.Run(fmt.Sprintf("%s/control", mode), func(t *testing.T) {
+		other := base
+		other.Seed++
+		got := play{workers: 1}.run(t, other, steps)
+		for i := range want {
+			require.NotEqual(t, want[i], got[i], "environment %d of another seed has the same history", i)
+		}
+	})
 }
 
 // run plays the operations and returns a digest of every environment's history.
@@ -79,6 +106,9 @@ func (p play) run(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
 		part := cfg
 		first, end := cfg.Envs*k/splits, cfg.Envs*(k+1)/splits
 		part.Envs, part.FirstEnv = end-first, cfg.FirstEnv+uint32(first)
+		if cfg.Profiles != nil {
+			part.Profiles = cfg.Profiles[first:end]
+		}
 		digests = append(digests, p.runPart(t, part, steps)...)
 	}
 	return digests
@@ -127,7 +157,8 @@ func (p play) step(t *testing.T, b *vecenv.Batch, step int) {
 }
 
 // actions are a function of environment number and step alone, whatever the form. The list form lists slots from the
-// highest to the lowest, which must not matter since each slot has one operation.
+// highest to the lowest, which must not matter since each slot has one operation; but in the serving profile what is evicted
+// waits in the order of the operations.
 func (p play) actions(b *vecenv.Batch, first, end, step int) vecenv.Actions {
 	slots := b.Config().Slots
 	a := vecenv.Actions{Ops: make([]uint8, (end-first)*slots)}
@@ -144,7 +175,11 @@ func (p play) actions(b *vecenv.Batch, first, end, step int) vecenv.Actions {
 	}
 	l := vecenv.Actions{PerEnv: slots}
 	for i := range end - first {
-		for s := slots - 1; s >= 0; s-- {
+		for k := range slots {
+			s := slots - 1 - k
+			if b.View(first+i).Profile() == vecenv.Serving {
+				s = k
+			}
 			l.List = append(l.List, int32(a.Ops[i*slots+s]), int32(s))
 		}
 	}
@@ -188,6 +223,9 @@ func digest(b *vecenv.Batch, i int, before uint64) uint64 {
 	for k := range v.QueueLen() {
 		q, arrived := v.Waiting(k)
 		fmt.Fprintf(h, "%+v %d", q, arrived)
+		if v.Profile() == vecenv.Serving {
+			fmt.Fprintf(h, "%+v", v.Ticket(k))
+		}
 	}
 	return h.Sum64()
 }

@@ -32,6 +32,22 @@ var mutants = []mutant{
 	{"7.5 expiry", "queue.go", "v.Step-birth(word) >= v.rules.maxWait", "v.Step-birth(word) > v.rules.maxWait"},
 	{"9.8 risk", "action.go", "b.Priority[s] >= 70", "b.Priority[s] > 70"},
 	{"10.2 shared gain", "obs.go", "if count[top] != 1 {", "if count[top] > 2 {"},
+	{"13.12 a dropped prefill is not work done again", "serving.go", "if b.Prefill&bit == 0 {\n\t\t\tk.Flags |= ticketAgain\n\t\t}", "k.Flags |= ticketAgain"},
+	{"13.12 a parked session waits from its wake", "serving.go", "max(now, wake-1)", "max(now, wake)"},
+	{"13.13 shared pages go down with a sharer", "serving.go", "v.lowerPrefixes(&sc)\n", "_ = v.lowerPrefixes\n"},
+	{"13.13 compression takes time", "serving.go", "sc.busyQP += int64(pages) * int64(before+after)", "sc.busyQP += int64(pages) * int64(before)"},
+	{"13.14 the CPU's memory ends", "serving.go", "if host+uint64(l.Moving[s]) <= limit {", "if host <= limit {"},
+	{"13.14 the link has a budget each way", "serving.go", "budget := &in\n", "budget := &out\n\t\t\t_ = &in\n"},
+	{"13.15 first token anew in every turn", "serving.go", "l.First &^= bit\n\tl.Late &^= bit\n\tb.LastAccess", "b.LastAccess"},
+	{"13.16 the newest is preempted", "serving.go", "l.Admit[k] >= best", "l.Admit[k] > best"},
+	{"13.17 prefill in order of admission", "serving.go", "a < best {", "a <= best {"},
+	{"13.17 a resident prefix is not computed", "serving.go", "return p.PrefillUS(int64(private), int64(prefix))", "return p.PrefillUS(int64(private+prefix), 0)"},
+	{"13.18 quality of the shared pages", "serving.go", "level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])", "level := b.quant(s)"},
+	{"13.18 late tokens count half", "serving.go", "worth <<= 1 &^ (l.Late >> s & 1)", "worth <<= 1"},
+	{"13.19 the end lingers", "serving.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},
+	{"13.20 swapped out in this step, not brought back in it", "serving.go", "b.Swapped &^ l.Fresh &", "b.Swapped &"},
+	{"13.20 the watermark", "serving.go", "v.usedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.usedQP()+need > v.Episode.BudgetQP"},
+	{"13.21 waiting for the first token", "serving.go", "if k.Since < step && k.Flags&ticketFirst == 0 {", "if k.Flags&ticketFirst == 0 {"},
 }
 
 // TestMutants builds each mutant (an overlay of one file: the tree is not touched) and runs the comparison on it.

@@ -338,6 +338,7 @@ func (b *block) phase(s uint) kv.Phase {
 func (v *env) maskRow(row []uint8) {
 	for w := range v.blocks {
 		evict, compress, swap := v.allowed(w)
+		swap = v.swappable(w, swap)
 		n := min(64, v.rules.slots-64*w)
 		out := row[64*w*kv.NumOps:][:n*kv.NumOps]
 		for s := uint(0); len(out) >= kv.NumOps; s++ {

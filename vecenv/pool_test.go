@@ -53,7 +53,7 @@ func TestPanicIsAnError(t *testing.T) {
 func TestStepAllocatesNothing(t *testing.T) {
 	for _, workers := range []int{1, 2} {
 		for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
-			b := newBatch(t, vecenv.Config{Envs: 256, Workers: workers, Groups: 2, Outputs: vecenv.AllOutputs, Autoreset: mode})
+			b := newBatch(t, vecenv.Config{Envs: 256, Workers: workers, Groups: 2, Outputs: vecenv.AllOutputs, Autoreset: mode, Profiles: mixed(256)})
 			require.NoError(t, b.Reset(vecenv.ResetOptions{}))
 			matrix := play{}.actions(b, 0, 256, 1)
 			list := play{list: true}.actions(b, 0, 256, 2)

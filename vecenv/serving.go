@@ -103,7 +103,8 @@ func settled(b *block, l *lane) uint64 {
 	return b.Alive &^ (b.Swapped | l.Out | l.In | b.Prefill)
 }
 
-// allowed gives the slots of block w on which each operation would do something; rules 8.1 and 13.11.
+// allowed gives the slots of block w on which each operation is possible; rules 8.1 and 13.11. Whether the CPU has memory for
+// one that swaps out is for refuseSwaps and swappable to say.
 func (v *env) allowed(w int) (evict, compress, swap uint64) {
 	b := &v.blocks[w]
 	if v.rules.serving == nil {
@@ -118,6 +119,7 @@ func (v *env) allowed(w int) (evict, compress, swap uint64) {
 // scratch is what one step of a serving environment remembers from its actions.
 type scratch struct {
 	busyQP   int64                     // memory traffic of compressions
+	asked    [4]uint64                 // planes: to leave in this step
 	wantedQP [kv.MaxPrefixes + 1]uint8 // quarter pages a page that the coarsest compressed member asks of its prefix; 0 none
 }
 
@@ -135,6 +137,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	} else {
 		v.applyServingList(list, &sc)
 	}
+	v.refuseSwaps(&sc)
 	v.lowerPrefixes(&sc)
 	v.transfer()
 	for w := range v.blocks {
@@ -216,7 +219,63 @@ func (v *env) applyServing(w int, evict, compress, swap uint64, sc *scratch) {
 		l.Moving[s] = v.privatePages(b, s) * b.quant(s).QuarterPages()
 	}
 	l.Out |= swap &^ back
+	sc.asked[w&3] |= swap &^ back
 	v.Counters.Swaps += uint32(bits.OnesCount64(swap))
+}
+
+// hostLimit is the CPU's memory for swapped sequences, quarter pages; rule 13.14.
+func (v *env) hostLimit() uint64 {
+	return uint64(v.Episode.BudgetQP) * uint64(v.rules.serving.preset.HostPermille) / 1000
+}
+
+// hostQP is what swapped and leaving sequences take of it, but for those of some planes.
+func (v *env) hostQP(but *[4]uint64) (qp uint64) {
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		for m := (b.Swapped | v.lanes[w].Out) &^ but[w&3]; m != 0; m &= m - 1 {
+			s := uint(bits.TrailingZeros64(m))
+			qp += uint64(v.privatePages(b, s) * b.quant(s).QuarterPages())
+		}
+	}
+	return qp
+}
+
+// refuseSwaps takes back swaps that the CPU has no memory for, in slot order; rule 13.14.
+func (v *env) refuseSwaps(sc *scratch) {
+	if sc.asked[0]|sc.asked[1]|sc.asked[2]|sc.asked[3] == 0 {
+		return
+	}
+	host, limit := v.hostQP(&sc.asked), v.hostLimit()
+	for w := range v.lanes {
+		l := &v.lanes[w]
+		for m := sc.asked[w&3] & l.Out; m != 0; m &= m - 1 {
+			s := bits.TrailingZeros64(m) & 63
+			if host+uint64(l.Moving[s]) <= limit {
+				host += uint64(l.Moving[s])
+				continue
+			}
+			l.Out &^= m & -m
+			l.Moving[s] = 0
+			v.Counters.Swaps--
+			v.Counters.Invalid++
+		}
+	}
+}
+
+// swappable takes those slots out of a plane that are to leave and that the CPU has no memory for.
+func (v *env) swappable(w int, plane uint64) uint64 {
+	if v.rules.serving == nil {
+		return plane
+	}
+	b := &v.blocks[w]
+	limit, used := v.hostLimit(), v.hostQP(&[4]uint64{})
+	for m := plane &^ b.Swapped; m != 0; m &= m - 1 {
+		s := uint(bits.TrailingZeros64(m))
+		if used+uint64(v.privatePages(b, s)*b.quant(s).QuarterPages()) > limit {
+			plane &^= m & -m
+		}
+	}
+	return plane
 }
 
 // compressServing takes one slot a level down; rule 13.13.
@@ -605,7 +664,7 @@ func (v *env) endTurn(w int, s uint) {
 		return
 	}
 	b.Active &^= 1 << s
-	pause := int32(1 + b.Cycle[s]>>6)
+	pause := 2 * int32(1+b.Cycle[s]>>6)
 	if ok {
 		pause = int32(turn.PauseSteps)
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
@@ -185,14 +186,26 @@ func reseal(s []byte) []byte {
 
 // FuzzRestore changes bytes of a good snapshot and reseals it: Restore must refuse it, or accept a state that is consistent
 // and can be stepped to its end and beyond.
-func FuzzRestore(f *testing.F) {
-	cfg := snapshotConfig()
+func FuzzRestore(f *testing.F) { fuzzRestore(f, snapshotConfig(), vecenv.Actions{}) }
+
+// FuzzRestoreServing does it for the serving profile, with operations before and after.
+func FuzzRestoreServing(f *testing.F) {
+	p := slowLink(kv.Presets()[0])
+	ops := make([]uint8, 128)
+	for s := range ops {
+		ops[s] = uint8(s % 7 % 4)
+	}
+	fuzzRestore(f, vecenv.Config{Steps: 12, Seed: 3, Workers: 1, Profile: vecenv.Serving, Preset: p, Source: mustAgents(64, 12, scenario.Hard, p), Outputs: vecenv.AllOutputs},
+		vecenv.Actions{Ops: ops})
+}
+
+func fuzzRestore(f *testing.F, cfg vecenv.Config, a vecenv.Actions) {
 	cfg.Envs = 2
 	b, err := vecenv.New(cfg)
 	require.NoError(f, err)
 	require.NoError(f, b.Reset(vecenv.ResetOptions{}))
 	for range 6 {
-		require.NoError(f, b.Step(vecenv.Actions{}))
+		require.NoError(f, b.Step(a))
 	}
 	good, err := b.Snapshot(nil, 0, 1)
 	require.NoError(f, err)
@@ -214,7 +227,7 @@ func FuzzRestore(f *testing.F) {
 			return
 		}
 		for range 30 {
-			require.NoError(t, b.Step(vecenv.Actions{Ops: make([]uint8, 128)}))
+			require.NoError(t, b.Step(a))
 		}
 		require.NoError(t, b.Check())
 	})

@@ -141,6 +141,16 @@ func (v View) Preset() *kv.Preset {
 	return nil
 }
 
+// HostFreeQP is the CPU memory left for swapped sequences in a serving environment, quarter pages. It is boundless in others.
+func (v View) HostFreeQP() uint64 {
+	e := v.state()
+	if e.rules.serving == nil {
+		return 1 << 40
+	}
+	limit, used := e.hostLimit(), e.hostQP(&[4]uint64{})
+	return limit - min(limit, used)
+}
+
 // Source is what arrives in the environment.
 func (v View) Source() scenario.Source { return v.batch.rulesOf(v.env).source }
 
@@ -209,6 +219,9 @@ func (v View) Allowed(op kv.Op, slot int) bool {
 	}
 	e := v.state()
 	evict, compress, swap := e.allowed(slot / 64)
+	if op == kv.Swap {
+		swap = e.swappable(slot/64, swap)
+	}
 	switch op {
 	case kv.Evict:
 		return evict>>(slot&63)&1 != 0

@@ -134,12 +134,24 @@ func (v *Env) Mask() []uint8 {
 			return 0
 		}
 		if v.preset != nil {
-			out = append(out, 1, can(v.allowed(kv.Evict, i)), can(v.allowed(kv.Compress, i)), can(v.allowed(kv.Swap, i)))
+			out = append(out, 1, can(v.allowed(kv.Evict, i)), can(v.allowed(kv.Compress, i)), can(v.allowed(kv.Swap, i) && v.hostHas(i)))
 			continue
 		}
 		out = append(out, 1, can(e.Alive), can(e.Alive && !e.Swapped && e.Quant != kv.INT4), can(e.Alive && !e.Swapped))
 	}
 	return out
+}
+
+// hostHas tells whether the CPU has memory for a sequence that is asked to leave; rule 13.14.
+func (v *Env) hostHas(slot int) bool {
+	if v.Slots[slot].Swapped {
+		return true
+	}
+	host := uint64(v.Cost(&v.Slots[slot]))
+	for i := range v.Slots {
+		host += uint64(v.hostCost(&v.Slots[i]))
+	}
+	return host <= v.hostLimit()
 }
 
 // Metrics are the metrics of rule 9.5.

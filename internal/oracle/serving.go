@@ -107,6 +107,7 @@ func (v *Env) stepServing(actions []Action) {
 func (v *Env) actServing(actions []Action) {
 	v.busyQP = 0
 	wanted := v.levels
+	asked := make([]bool, len(v.Slots)) // to leave in this step
 	for _, a := range actions {
 		if a.Op == int(kv.Keep) {
 			continue
@@ -132,15 +133,53 @@ func (v *Env) actServing(actions []Action) {
 				e.Serving.Wanted = true
 			} else {
 				e.Serving.Out, e.Serving.Moving = true, v.Cost(e)
+				asked[a.Slot] = true
 			}
 			v.Count.Swaps++
 		}
 	}
+	v.refuseSwaps(asked)
 	for p := uint8(1); p <= v.Episode.NumPrefixes; p++ {
 		if before := v.PrefixMultiplier(p); before != 0 && wanted[p] > v.levels[p] {
 			v.levels[p] = wanted[p]
 			v.busyQP += int64(v.Episode.PrefixPages[p]) * int64(before+v.PrefixMultiplier(p))
 		}
+	}
+}
+
+// hostCost is what a sequence takes of the CPU's memory, quarter pages; rule 13.14.
+func (v *Env) hostCost(e *Entry) uint32 {
+	if !e.Alive || !e.Swapped && !e.Serving.Out {
+		return 0
+	}
+	return v.PrivatePages(e) * e.Quant.QuarterPages()
+}
+
+// hostLimit is the CPU's memory for swapped sequences, quarter pages.
+func (v *Env) hostLimit() uint64 {
+	return uint64(v.Episode.BudgetQP) * uint64(v.preset.HostPermille) / 1000
+}
+
+// refuseSwaps takes back swaps that the CPU has no memory for, in slot order; rule 13.14.
+func (v *Env) refuseSwaps(asked []bool) {
+	var host uint64
+	for i := range v.Slots {
+		if !asked[i] {
+			host += uint64(v.hostCost(&v.Slots[i]))
+		}
+	}
+	for i := range v.Slots {
+		e := &v.Slots[i]
+		if !asked[i] || !e.Serving.Out {
+			continue
+		}
+		if cost := uint64(v.hostCost(e)); host+cost <= v.hostLimit() {
+			host += cost
+			continue
+		}
+		e.Serving.Out, e.Serving.Moving = false, 0
+		v.Count.Swaps--
+		v.Count.Invalid++
 	}
 }
 
@@ -379,7 +418,7 @@ func (v *Env) endTurn(i int) {
 		return
 	}
 	e.Phase = kv.Idle
-	e.Serving.Wake = v.Step + 1 + e.OffCode
+	e.Serving.Wake = v.Step + 2*(1+e.OffCode)
 	if ok {
 		e.Serving.Wake = min(32_767, v.Step+int(turn.PauseSteps))
 	}
