@@ -15,7 +15,7 @@ func servingCandidates() []Policy {
 	return []Policy{noop{}, &tiered{name: "swap-idle"}, &tiered{name: "tiered", compress: true}, &constant{name: "compress-int8", level: kv.INT8},
 		&tiered{name: "int8, swap", eager: kv.INT8}, &tiered{name: "int8, swap, int4", eager: kv.INT8, deep: true}, &tiered{name: "tiered, int4", compress: true, deep: true},
 		&tiered{name: "swap running", running: true}, &tiered{name: "int8, swap running", eager: kv.INT8, running: true}, &compressor{name: "greedy", dropDead: true},
-		&constant{name: "compress-all", level: kv.INT4}}
+		&constant{name: "compress-all", level: kv.INT4}, &tiered{name: "evict idle", recompute: true}, &tiered{name: "evict idle, int8", recompute: true, compress: true}}
 }
 
 // search forks the environment once for every candidate, plays that candidate to the episode's end, and makes the first

@@ -9,14 +9,15 @@ import (
 // evicts what is dead, swaps out what pauses, compresses what loses least by it, and at last swaps out or compresses again
 // what runs. It is the rule of thumb of the serving profile; its options leave measures out.
 type tiered struct {
-	name     string
-	compress bool     // to int8
-	deep     bool     // to int4 when that is not enough
-	running  bool     // swap out running sequences of low weight when that is not enough
-	eager    kv.Quant // compress every sequence to this level at once, first
-	prefix   [kv.MaxPrefixes + 1]prefixState
-	live     []vecenv.SlotState
-	order    ranking
+	name      string
+	compress  bool     // to int8
+	deep      bool     // to int4 when that is not enough
+	recompute bool     // evict what pauses instead of swapping it out
+	running   bool     // swap out running sequences of low weight when that is not enough
+	eager     kv.Quant // compress every sequence to this level at once, first
+	prefix    [kv.MaxPrefixes + 1]prefixState
+	live      []vecenv.SlotState
+	order     ranking
 }
 
 func (p *tiered) Name() string { return p.name }
@@ -28,7 +29,11 @@ func (p *tiered) Act(v vecenv.View, a *Actions) {
 	}
 	p.live = v.AppendLive(p.live[:0])
 	used = p.evictDead(used, goal, a)
-	used = p.swapIdle(v, used, goal, a)
+	if p.recompute {
+		used = p.evictIdle(used, goal, a)
+	} else {
+		used = p.swapIdle(v, used, goal, a)
+	}
 	if p.eager != kv.FP16 {
 		used = p.compressTo(v, p.eager, used, 0, a)
 	}
@@ -60,6 +65,22 @@ func (p *tiered) evictDead(used, goal int, a *Actions) int {
 		kept = append(kept, *s)
 	}
 	p.live = kept
+	return used
+}
+
+// evictIdle evicts sequences that pause, largest first.
+func (p *tiered) evictIdle(used, goal int, a *Actions) int {
+	if used <= goal {
+		return used
+	}
+	for _, i := range p.order.ascending(p.live, func(s *vecenv.SlotState) int { return -int(s.CostQP) }) {
+		s := &p.live[i]
+		if used > goal && s.CostQP > 0 && s.Phase == kv.Idle && s.Type != kv.System {
+			a.Evict(s.Slot)
+			used -= int(s.CostQP)
+			s.Moving = true // gone: nothing else is done to it
+		}
+	}
 	return used
 }
 

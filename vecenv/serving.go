@@ -139,13 +139,14 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	}
 	v.refuseSwaps(&sc)
 	v.lowerPrefixes(&sc)
-	v.transfer()
+	v.transferOut()
 	for w := range v.blocks {
 		decayHotness(&v.blocks[w].Hotness)
 	}
 	v.wake()
-	v.decodeServing(v.prefill(), sc.busyQP)
 	v.swapIn()
+	v.transferIn()
+	v.decodeServing(v.prefill(), sc.busyQP)
 	v.serveTickets()
 	v.arriveTickets()
 	for w := range v.blocks {
@@ -393,37 +394,52 @@ func (v *env) park(k *ticket, wake int16) bool {
 	return true
 }
 
-// transfer moves memory over the link, each direction with its own budget; rule 13.14.
-func (v *env) transfer() {
-	out, in := v.rules.serving.linkQP, v.rules.serving.linkQP
-	moved := int64(0)
+// transferOut moves leaving sequences to CPU memory as far as the link's budget goes; rule 13.14.
+func (v *env) transferOut() {
+	budget := v.rules.serving.linkQP
 	for w := range v.blocks {
 		b, l := &v.blocks[w], &v.lanes[w]
-		for m := l.Out | l.In; m != 0; m &= m - 1 {
+		for m := l.Out; m != 0; m &= m - 1 {
 			s := uint(bits.TrailingZeros64(m)) & 63
-			bit := m & -m
-			budget := &in
-			if l.Out&bit != 0 {
-				budget = &out
-			}
-			x := min(*budget, int64(l.Moving[s]))
-			l.Moving[s] -= uint32(x)
-			*budget -= x
-			moved += x
-			if l.Moving[s] != 0 {
+			if !l.move(s, &budget) {
 				continue
 			}
-			if l.Out&bit != 0 {
-				v.free(b, s)
-				b.Swapped |= bit
-				l.Fresh |= bit
-				v.leave(b.Prefix[s])
-			}
-			l.Out &^= bit
-			l.In &^= bit
+			v.free(b, s)
+			l.Out &^= m & -m
+			l.Fresh |= m & -m
+			b.Swapped |= m & -m
+			v.leave(b.Prefix[s])
 		}
 	}
-	if moved != 0 {
+	v.countTransfer(budget)
+}
+
+// transferIn does it for returning ones.
+func (v *env) transferIn() {
+	budget := v.rules.serving.linkQP
+	for w := range v.lanes {
+		l := &v.lanes[w]
+		for m := l.In; m != 0; m &= m - 1 {
+			if l.move(uint(bits.TrailingZeros64(m)), &budget) {
+				l.In &^= m & -m
+			}
+		}
+	}
+	v.countTransfer(budget)
+}
+
+// move takes what a slot still has to move from the link's budget, and tells whether it has arrived.
+func (l *lane) move(s uint, budget *int64) bool {
+	s &= 63
+	x := min(*budget, int64(l.Moving[s]))
+	l.Moving[s] -= uint32(x)
+	*budget -= x
+	return l.Moving[s] == 0
+}
+
+// countTransfer counts the time of what a direction of the link has moved in a step, of which budget was left.
+func (v *env) countTransfer(budget int64) {
+	if moved := v.rules.serving.linkQP - budget; moved != 0 {
 		v.tally.WasteUS += uint64(v.rules.serving.preset.LinkNS(moved) / 1000)
 	}
 }

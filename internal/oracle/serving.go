@@ -87,14 +87,15 @@ func (v *Env) stepServing(actions []Action) {
 		v.Slots[i].Serving.Fresh = false
 	}
 	v.actServing(actions)
-	v.transfer()
+	v.transferOut()
 	for i := range v.Slots {
 		v.Slots[i].Hotness -= v.Slots[i].Hotness / 4
 	}
 	v.wake()
+	v.swapIn()
+	v.transferIn()
 	prefilled := v.prefill()
 	v.decodeServing(prefilled)
-	v.swapIn()
 	v.admitServing()
 	v.expireServing()
 	v.arriveServing()
@@ -230,31 +231,34 @@ func followUp(t kv.BlockType) kv.BlockType {
 	return t
 }
 
-// transfer moves memory over the link, each direction with its own budget; rule 13.14.
-func (v *Env) transfer() {
-	out, in := v.preset.LinkQP(), v.preset.LinkQP()
-	var moved int64
+// transferOut moves leaving sequences to CPU memory as far as the link's budget goes; rule 13.14.
+func (v *Env) transferOut() {
+	budget := v.preset.LinkQP()
 	for i := range v.Slots {
-		e := &v.Slots[i]
-		s := &e.Serving
-		switch {
-		case s.Out:
-			x := min(out, int64(s.Moving))
-			s.Moving -= uint32(x)
-			out, moved = out-x, moved+x
-			if s.Moving == 0 {
-				s.Out, s.Fresh, e.Swapped = false, true, true
-			}
-		case s.In:
-			x := min(in, int64(s.Moving))
-			s.Moving -= uint32(x)
-			in, moved = in-x, moved+x
-			if s.Moving == 0 {
-				s.In = false
-			}
+		if e := &v.Slots[i]; e.Serving.Out && v.move(&e.Serving, &budget) {
+			e.Serving.Out, e.Serving.Fresh, e.Swapped = false, true, true
 		}
 	}
-	v.Totals.Serving.WasteUS += uint64(v.preset.LinkNS(moved) / 1000)
+	v.Totals.Serving.WasteUS += uint64(v.preset.LinkNS(v.preset.LinkQP()-budget) / 1000)
+}
+
+// transferIn does it for returning ones.
+func (v *Env) transferIn() {
+	budget := v.preset.LinkQP()
+	for i := range v.Slots {
+		if e := &v.Slots[i]; e.Serving.In && v.move(&e.Serving, &budget) {
+			e.Serving.In = false
+		}
+	}
+	v.Totals.Serving.WasteUS += uint64(v.preset.LinkNS(v.preset.LinkQP()-budget) / 1000)
+}
+
+// move takes what a sequence still has to move from the link's budget, and tells whether it has arrived.
+func (v *Env) move(s *Served, budget *int64) bool {
+	x := min(*budget, int64(s.Moving))
+	s.Moving -= uint32(x)
+	*budget -= x
+	return s.Moving == 0
 }
 
 // wake lets idle sequences go on or end; rule 13.15.
