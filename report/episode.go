@@ -18,6 +18,7 @@ type Request struct {
 	RunCode      uint8  `json:"run_code"`
 	PauseCode    uint8  `json:"pause_code"`
 	Pauses       bool   `json:"pauses"`
+	*Session
 }
 
 // Initial is one drawn initial sequence.
@@ -40,6 +41,7 @@ type Arrivals struct {
 type Scenario struct {
 	Kind         string     `json:"type"` // "scenario"
 	Simulator    string     `json:"simulator_version"`
+	Profile      string     `json:"profile"`
 	Seed         uint64     `json:"seed"`
 	Env          uint32     `json:"env"`
 	Episode      uint32     `json:"episode"`
@@ -53,7 +55,10 @@ type Scenario struct {
 	BudgetQP     uint32     `json:"budget_qp"`
 	TokenNorm    uint32     `json:"token_norm"`
 	WindowStep   uint32     `json:"window_step"`
-	PrefixPages  []uint16   `json:"prefix_pages"` // entry p-1 is prefix p, as known when the episode ends
+	Preset       *kv.Preset `json:"preset,omitempty"`       // serving
+	GoodNorm     uint64     `json:"good_norm,omitempty"`    // serving
+	RequestNorm  uint32     `json:"request_norm,omitempty"` // serving
+	PrefixPages  []uint16   `json:"prefix_pages"`           // entry p-1 is prefix p, as known when the episode ends
 	Initial      []Initial  `json:"initial"`
 	Arrivals     []Arrivals `json:"arrivals"`
 	State        State      `json:"state"`
@@ -80,12 +85,15 @@ type Slot struct {
 	PauseCode    uint8  `json:"pause_code"`
 	PrivatePages uint32 `json:"private_pages"`
 	CostQP       uint32 `json:"cost_qp"`
+
+	Serving *ServingSlot `json:"serving,omitempty"`
 }
 
 // Waiting is one queued request.
 type Waiting struct {
-	Arrived int `json:"arrived"`
+	Arrived int `json:"arrived"` // serving: the step since which it waits
 	Request
+	*Ticket
 }
 
 // State is the whole state of an environment.
@@ -114,6 +122,8 @@ type State struct {
 	ScoreFixed     int64     `json:"score_fixed"` // 2^-20
 	Slots          []Slot    `json:"slots"`
 	Queue          []Waiting `json:"queue"`
+
+	Serving *ServingState `json:"serving,omitempty"`
 }
 
 // Step is one step of an episode.
@@ -140,12 +150,13 @@ func DrawScenario(b *vecenv.Batch, i int, withObs bool) Scenario {
 	src := v.Source()
 	var e scenario.Episode
 	src.Begin(v.Identity(), &e)
-	s := Scenario{Kind: "scenario", Simulator: vecenv.SimulatorVersion, Seed: e.Seed, Env: e.Env, Episode: e.Identity.Episode, Key: e.Key,
+	s := Scenario{Kind: "scenario", Simulator: vecenv.SimulatorVersion, Profile: v.Profile().String(), Seed: e.Seed, Env: e.Env, Episode: e.Identity.Episode, Key: e.Key,
 		Slots: cfg.Slots, Steps: cfg.Steps, MaxWait: cfg.MaxWait, Difficulty: e.DrawnFrom.String(), ArrivalLevel: e.ArrivalLevel.String(),
-		CapacityQP: e.CapacityQP, BudgetQP: e.BudgetQP, TokenNorm: e.TokenNorm, WindowStep: e.WindowStep, Initial: []Initial{}, PrefixPages: []uint16{}}
+		CapacityQP: e.CapacityQP, BudgetQP: e.BudgetQP, TokenNorm: e.TokenNorm, WindowStep: e.WindowStep, GoodNorm: e.GoodNorm, RequestNorm: e.RequestNorm,
+		Preset: presetOf(v), Initial: []Initial{}, PrefixPages: []uint16{}}
 	for k := range int(e.NumInitial) {
 		q := src.Initial(&e, k)
-		s.Initial = append(s.Initial, Initial{Request: request(&q.Sequence), DoneTokens: q.DoneTokens, LastAccess: q.LastAccess,
+		s.Initial = append(s.Initial, Initial{Request: drawn(v, &e, &q.Sequence), DoneTokens: q.DoneTokens, LastAccess: q.LastAccess,
 			Hotness: q.Hotness, Timer: q.Timer, Phase: q.Phase.String()})
 	}
 	words := make([]scenario.Word, 0)
@@ -159,7 +170,7 @@ func DrawScenario(b *vecenv.Batch, i int, withObs bool) Scenario {
 		a := Arrivals{Step: t, Requests: []Request{}}
 		for _, w := range words[:n] {
 			q := src.Decode(&e, w)
-			a.Requests = append(a.Requests, request(&q))
+			a.Requests = append(a.Requests, drawn(v, &e, &q))
 		}
 		s.Arrivals = append(s.Arrivals, a)
 	}
@@ -181,11 +192,15 @@ func StepOf(b *vecenv.Batch, i int, pairs []int32, withObs bool) Step {
 	s := Step{Kind: "step", Step: v.Step(), Actions: actions(pairs), State: StateOf(v), Mask: mask(v), Reward: b.Reward[i],
 		RewardFixed: int64(float64(b.Reward[i]) * reward.ScoreOne), Components: map[string]float64{}, ComponentsFixed: map[string]int64{},
 		Metrics: map[string]float32{}, Terminated: b.Terminated[i] != 0, Truncated: b.Truncated[i] != 0}
-	for k, name := range reward.Names {
+	names, metrics := reward.Names[:], vecenv.MetricNames[:]
+	if v.Profile() == vecenv.Seed {
+		names, metrics = names[:reward.SeedTerms], metrics[:seedMetrics]
+	}
+	for k, name := range names {
 		s.Components[name] = float64(terms[k]) / reward.TermOne
 		s.ComponentsFixed[name] = terms[k]
 	}
-	for k, name := range vecenv.MetricNames {
+	for k, name := range metrics {
 		s.Metrics[name] = b.Metrics[i*vecenv.NumMetrics+k]
 	}
 	if withObs {
@@ -194,6 +209,9 @@ func StepOf(b *vecenv.Batch, i int, pairs []int32, withObs bool) Step {
 	return s
 }
 
+// seedMetrics is how many of vecenv.MetricNames the seed profile has; the others are 0 in it.
+const seedMetrics = 14
+
 // StateOf copies an environment's whole state.
 func StateOf(v vecenv.View) State {
 	c, t := v.Counters(), v.Totals()
@@ -201,22 +219,22 @@ func StateOf(v vecenv.View) State {
 		LatencyMilli: t.LatencyMilli, HeadroomTenths: t.HeadroomTenths, RiskHundredths: t.RiskHundredths, RetainedTwenty: t.RetainedTwenty,
 		Arrived: c.Arrived, Admitted: c.Admitted, Completed: c.Completed, Failures: c.Failures, Rejected: c.Rejected, Evictions: c.Evictions,
 		Compressions: c.Compressions, Swaps: c.Swaps, Invalid: c.Invalid, SwapReads: c.SwapReads, PressureSteps: c.PressureSteps,
-		ScoreFixed: v.Score(), Slots: []Slot{}, Queue: []Waiting{}}
+		ScoreFixed: v.Score(), Slots: []Slot{}, Queue: []Waiting{}, Serving: servingState(v)}
 	v.Live(func(q *vecenv.SlotState) bool {
 		s.Slots = append(s.Slots, Slot{q.Slot, q.Type.String(), q.Phase.String(), q.Quant.String(), q.Swapped, q.Tokens, q.Remaining, q.Rate,
-			q.Priority, q.Prefix, q.LastAccess, q.Hotness, q.Timer, q.OnCode, q.OffCode, q.PrivatePages, q.CostQP})
+			q.Priority, q.Prefix, q.LastAccess, q.Hotness, q.Timer, q.OnCode, q.OffCode, q.PrivatePages, q.CostQP, servingSlot(v, q)})
 		return true
 	})
 	for k := range v.QueueLen() {
 		q, arrived := v.Waiting(k)
-		s.Queue = append(s.Queue, Waiting{arrived, request(&q)})
+		s.Queue = append(s.Queue, Waiting{arrived, request(v, &q), ticket(v, k)})
 	}
 	return s
 }
 
-func request(q *scenario.Sequence) Request {
+func request(v vecenv.View, q *scenario.Sequence) Request {
 	return Request{q.PromptTokens, q.OutputTokens, q.RateTokens, q.Priority, q.Prefix, q.Type.String(), q.OnCode, q.OffCode,
-		q.Type == kv.Context && !q.Steady}
+		q.Type == kv.Context && !q.Steady, session(v, q)}
 }
 
 func mask(v vecenv.View) []int {
