@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
@@ -49,8 +50,10 @@ type Config struct {
 	Steps        int                   // default 15
 	MaxWait      int                   // default 5
 	Profile      vecenv.Profile        // default Seed
+	Preset       kv.Preset             // serving only: what operations cost; default that named vecenv.DefaultPreset
 	Obs          Obs                   // default ObsNone
-	// Traffic takes the requests from a trace instead of drawing them. Its Slots, Steps and Difficulty are set by Run.
+	// Traffic takes the requests from a trace instead of drawing them. Its Slots, Steps, Difficulty and Serving are set by Run,
+	// and in the serving profile a StepMillis of 0 means the preset's.
 	Traffic *scenario.TrafficConfig
 
 	Resume  bool // go on with an interrupted rollout of the same configuration
@@ -94,6 +97,12 @@ func (c *Config) fill() error {
 	if len(c.Difficulties) == 0 {
 		c.Difficulties = []scenario.Difficulty{scenario.Easy, scenario.Medium, scenario.Hard}
 	}
+	if c.Profile == vecenv.Serving && c.Preset.Name == "" {
+		var err error
+		if c.Preset, err = kv.PresetNamed(vecenv.DefaultPreset); err != nil {
+			return err
+		}
+	}
 	return c.validate()
 }
 
@@ -112,13 +121,25 @@ func (c *Config) validate() error {
 			return fmt.Errorf("rollout: %s: %d: allowed %d to %d", f.name, f.v, f.lo, f.hi)
 		}
 	}
-	if c.Profile != vecenv.Seed {
-		return fmt.Errorf("rollout: profile: %s: allowed seed", c.Profile)
+	if err := c.validateProfile(); err != nil {
+		return fmt.Errorf("rollout: %w", err)
 	}
 	if _, err := ParseObs(string(c.Obs)); err != nil {
 		return fmt.Errorf("rollout: %w", err)
 	}
 	return c.validateGroups()
+}
+
+func (c *Config) validateProfile() error {
+	switch {
+	case c.Profile > vecenv.Serving:
+		return fmt.Errorf("profile: %s: allowed seed, serving", c.Profile)
+	case c.Profile == vecenv.Serving:
+		return c.Preset.Validate()
+	case c.Preset.Name != "":
+		return fmt.Errorf("preset: %.60q: allowed with the serving profile", c.Preset.Name)
+	}
+	return nil
 }
 
 func (c *Config) validateGroups() error {
@@ -159,10 +180,13 @@ type identity struct {
 	Obs          string   `json:"obs"`
 	Sources      []string `json:"sources"` // one a difficulty
 	Traffic      string   `json:"traffic"` // synthetic, or the trace file's SHA-256
+
+	Preset *kv.Preset `json:"preset,omitempty"` // serving
+	Loop   string     `json:"loop,omitempty"`   // serving, of a trace: open or closed
 }
 
 // formatName names the layout of the files. It changes when files of the same configuration would.
-const formatName = "kvgym-rollout-1"
+const formatName = "kvgym-rollout-2"
 
 func (c *Config) identity(sources []scenario.Source) identity {
 	id := identity{Format: formatName, Simulator: vecenv.SimulatorVersion, Profile: c.Profile.String(), Policies: c.Policies, Episodes: c.Episodes,
@@ -174,7 +198,21 @@ func (c *Config) identity(sources []scenario.Source) identity {
 			id.Traffic = t.Info().SHA256
 		}
 	}
+	if c.Profile == vecenv.Serving {
+		id.Preset, id.Loop = &c.Preset, c.loop()
+	}
 	return id
+}
+
+// loop names how a trace's sessions go on; empty without a trace.
+func (c *Config) loop() string {
+	switch {
+	case c.Traffic == nil:
+		return ""
+	case c.Traffic.Closed:
+		return "closed"
+	}
+	return "open"
 }
 
 // json is the canonical text of an identity.
@@ -194,24 +232,51 @@ func (i *identity) fingerprint() string {
 
 // differences names the fields in which two identities differ, with both values.
 func (i *identity) differences(asked *identity) string {
-	fields := func(x *identity) (names []string, values map[string]json.RawMessage) {
-		values = map[string]json.RawMessage{}
-		if err := json.Unmarshal([]byte(x.json()), &values); err != nil {
-			panic(fmt.Sprintf("rollout: identity: %v", err))
-		}
-		for n := range values {
+	have, want := i.fields(), asked.fields()
+	var names []string
+	for n := range have {
+		names = append(names, n)
+	}
+	for n := range want {
+		if _, ok := have[n]; !ok {
 			names = append(names, n)
 		}
-		slices.Sort(names)
-		return names, values
 	}
-	names, have := fields(i)
-	_, want := fields(asked)
+	slices.Sort(names)
 	var out []string
 	for _, n := range names {
-		if string(have[n]) != string(want[n]) {
-			out = append(out, fmt.Sprintf("%s is %s there and %s here", n, have[n], want[n]))
+		if have[n] != want[n] {
+			out = append(out, fmt.Sprintf("%s is %s there and %s here", n, stated(have[n]), stated(want[n])))
 		}
 	}
 	return strings.Join(out, "; ")
+}
+
+// stated is a field's value for people.
+func stated(value string) string {
+	if value == "" {
+		return "not given"
+	}
+	return value
+}
+
+// fields maps the names of an identity's fields to their JSON texts, those of the preset one by one.
+func (i *identity) fields() map[string]string {
+	out := map[string]string{}
+	addFields(out, "", []byte(i.json()))
+	return out
+}
+
+func addFields(out map[string]string, prefix string, object json.RawMessage) {
+	values := map[string]json.RawMessage{}
+	if err := json.Unmarshal(object, &values); err != nil {
+		panic(fmt.Sprintf("rollout: identity: %v", err))
+	}
+	for n, v := range values {
+		if v[0] == '{' {
+			addFields(out, prefix+n+".", v)
+			continue
+		}
+		out[prefix+n] = string(v)
+	}
 }

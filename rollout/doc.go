@@ -10,8 +10,9 @@
 //	OUT/manifest.json                configuration, columns with units, files, host, rates
 //
 // Episode e of every group is the one with identity (Config.Seed, env e, episode 0), so policies are compared on the same
-// episodes, and kvgym inspect --env e shows any of them whole. Together the two tables hold every number that the seven
-// reward functions and the four metrics need (docs/simulator.md, section 9); nothing has to be simulated again.
+// episodes, and kvgym inspect --env e shows any of them whole. Together the two tables hold every number that the reward
+// functions of both profiles and the four metrics need (docs/simulator.md, section 9 and rule 13.21); nothing has to be
+// simulated again. Both profiles have the same columns; those that only the serving profile fills are 0 in the seed profile.
 //
 // A row of the steps table shows the state after its step, and the actions and, when asked for, the observation from just
 // before it: obs, actions and reward of one row belong together. An observation is a fixed-size binary of little-endian

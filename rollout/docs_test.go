@@ -17,8 +17,8 @@ var update = flag.Bool("update", false, "rewrite docs/rollout.md")
 
 const docIntro = `# The files of a rollout
 
-` + "`kvgym rollout --out OUT`" + ` writes Parquet tables that hold all that is needed to recompute the seven rewards and the four metrics without kvgym
-([rules, section 9](simulator.md#9-score-and-reward)):
+` + "`kvgym rollout --out OUT`" + ` writes Parquet tables that hold all that is needed to recompute every reward function and the four metrics without kvgym
+(rules, [section 9](simulator.md#9-score-and-reward), for the seed profile; [section 13](simulator.md#13-the-serving-profile), rule 13.21, for the serving profile):
 
 ` + "```" + `
 OUT/steps/part-NNNNN.parquet     one row an environment step, in the order of group, episode, step
@@ -29,6 +29,8 @@ OUT/manifest.json                configuration, groups, columns, names of small 
 A group is a policy at a difficulty. Episode e of every group is the one that ` + "`kvgym inspect --env e`" + ` shows with the same flags. A part holds a
 range of one group's episodes; the parts of both tables correspond. Memory is in quarter pages (qp). The data files are a function of the
 configuration alone: not of workers, machine, time or interruptions. Terms and scores stand in fixed point too, exactly: 2^-24 and 2^-20.
+Both profiles have the same columns: those marked serving, and the terms from goodput on, are 0 in the seed profile. The manifest's ` + "`config`" + ` holds the
+profile, and with the serving profile the whole preset and, for a trace, the loop.
 
 Actions and the observation (with ` + "`--obs f32`" + ` only) are from just before the step, everything else from after it, so ` + "`obs`, `actions`" + ` and ` + "`reward`" + ` of a row
 belong together. Read an observation with ` + "`numpy.frombuffer(value, '<f4')`" + `; its layout is that of
@@ -38,6 +40,17 @@ belong together. Read an observation with ` + "`numpy.frombuffer(value, '<f4')`"
 import duckdb
 duckdb.sql("select policy, difficulty, avg(reward), avg(total_failures_metric) from 'OUT/episodes/*.parquet' group by all order by all").show()
 duckdb.sql("select policy, a.op, a.block_type, count(*) from (select policy, unnest(actions) a from 'OUT/steps/*.parquet') where a.valid group by all").show()
+` + "```" + `
+
+The four terms of the serving profile after any step are, with integer divisions toward zero and the columns of both tables:
+
+` + "```python" + `
+duckdb.sql("""with one as (select (1 << 24)::bigint as one)
+  select s.episode, s.step, least(s.good_tokens, e.good_norm) * one // e.good_norm as goodput,
+  -least((2 * s.failures + s.late) * one // (2 * e.request_norm), one) as request_penalty,
+  -least(s.first_waits * one // (e.max_wait * e.request_norm), one) as first_token_penalty,
+  -least(s.waste_us * one // (e.steps * e.step_us), one) as waste_penalty
+  from one, 'OUT/steps/*.parquet' s join 'OUT/episodes/*.parquet' e using (episode)""").show()
 ` + "```" + `
 
 This page is written by ` + "`go test ./rollout -run TestDocs -update`" + ` and kept true by that test.

@@ -9,12 +9,14 @@ import (
 // episodeRows holds the episodes of one shard as columns, in the order of the file.
 type episodeRows struct {
 	episode, tokenNorm, windowStep, tokens, score          []int64
+	goodNorm, requestNorm, stepUS, good, wasteUS           []int64
 	seed                                                   []uint64
 	group, env, number, slots, steps, maxWait              []int32
 	capacity, budget, used, shared, queue                  []int32
 	arrived, admitted, completed, failures, rejected       []int32
 	evictions, compressions, swaps, invalid, swapReads     []int32
 	latency, headroom, pressure, risk, retained, liveFirst []int32
+	firstWaits, late, forced, firstTokens                  []int32
 	policy, difficulty, level                              []uint8
 	reward, returned, latencyMetric                        []float64
 	fixed                                                  [reward.NumTerms][]int64
@@ -40,7 +42,7 @@ type prefixRows struct {
 }
 
 func (e *episodeRows) int64s() []*[]int64 {
-	out := []*[]int64{&e.episode, &e.tokenNorm, &e.windowStep, &e.tokens, &e.score}
+	out := []*[]int64{&e.episode, &e.tokenNorm, &e.windowStep, &e.tokens, &e.score, &e.goodNorm, &e.requestNorm, &e.stepUS, &e.good, &e.wasteUS}
 	for k := range e.fixed {
 		out = append(out, &e.fixed[k])
 	}
@@ -50,7 +52,8 @@ func (e *episodeRows) int64s() []*[]int64 {
 func (e *episodeRows) int32s() []*[]int32 {
 	return []*[]int32{&e.group, &e.env, &e.number, &e.slots, &e.steps, &e.maxWait, &e.capacity, &e.budget, &e.used, &e.shared, &e.queue,
 		&e.arrived, &e.admitted, &e.completed, &e.failures, &e.rejected, &e.evictions, &e.compressions, &e.swaps, &e.invalid,
-		&e.swapReads, &e.latency, &e.headroom, &e.pressure, &e.risk, &e.retained, &e.liveFirst, &e.live.lengths, &e.prefixes.lengths}
+		&e.swapReads, &e.latency, &e.headroom, &e.pressure, &e.risk, &e.retained, &e.liveFirst, &e.firstWaits, &e.late, &e.forced,
+		&e.firstTokens, &e.live.lengths, &e.prefixes.lengths}
 }
 
 func (l *liveRows) int32s() []*[]int32 {
@@ -121,6 +124,7 @@ func (e *episodeRows) record(v vecenv.View, x ended) {
 	push(&e.reward, float64(v.Score())/reward.ScoreOne)
 	push(&e.returned, x.returned)
 	e.recordCounters(&c)
+	e.recordServing(v, &t)
 	terms := reward.Compute(&t)
 	for k, term := range terms {
 		push(&e.fixed[k], term)
@@ -141,6 +145,20 @@ func (e *episodeRows) recordCounters(c *vecenv.Counters) {
 	push(&e.invalid, int32(c.Invalid))
 	push(&e.swapReads, int32(c.SwapReads))
 	push(&e.pressure, int32(c.PressureSteps))
+	push(&e.late, int32(c.Late))
+	push(&e.forced, int32(c.Forced))
+	push(&e.firstTokens, int32(c.FirstTokens))
+}
+
+// recordServing appends what the serving profile's terms are made of; 0 in the seed profile.
+func (e *episodeRows) recordServing(v vecenv.View, t *reward.Totals) {
+	s := &t.Serving
+	push(&e.goodNorm, int64(s.GoodNorm))
+	push(&e.requestNorm, int64(s.RequestNorm))
+	push(&e.stepUS, int64(s.WindowUS)/int64(t.Steps))
+	push(&e.good, int64(s.Goodput))
+	push(&e.firstWaits, int32(s.FirstWaits))
+	push(&e.wasteUS, int64(s.WasteUS))
 }
 
 // recordLeft appends what the cache holds at the episode's end, from which memory_efficiency and eviction_quality can be
@@ -188,6 +206,9 @@ func (e *episodeRows) columns(policy, difficulty string) []column {
 		{name: "capacity_qp", unit: "GPU memory for KV cache, quarter pages", data: e.capacity},
 		{name: "budget_qp", unit: "quarter pages that the policy may use", data: e.budget},
 		{name: "token_norm", unit: "tokens that make a throughput of 1", data: e.tokenNorm},
+		{name: "good_norm", unit: "serving: weighted tokens that make a goodput of 1", data: e.goodNorm},
+		{name: "request_norm", unit: "serving: requests that the penalties are shares of", data: e.requestNorm},
+		{name: "step_us", unit: "serving: length of a step, microseconds", data: e.stepUS},
 		{name: "arrival_level", unit: "name", data: words{e.level, levelNames}},
 		{name: "window_step", unit: "step of the trace at which the episode starts; 0 for synthetic traffic", data: e.windowStep},
 		{name: "live_at_start", unit: "sequences in the cache after the reset", data: e.liveFirst},
@@ -226,6 +247,12 @@ func (e *episodeRows) metricColumns() []column {
 		{name: "swaps", unit: "operations done", data: e.swaps},
 		{name: "invalid_actions", unit: "operations that could not be done", data: e.invalid},
 		{name: "swap_reads", unit: "accesses to swapped sequences", data: e.swapReads},
+		{name: "good_tokens", unit: "serving: tokens weighted by priority and quality, late ones by half", data: e.good},
+		{name: "first_waits", unit: "serving: steps that requests waited for the first token of a turn", data: e.firstWaits},
+		{name: "late", unit: "serving: turns whose first token came after max_wait steps", data: e.late},
+		{name: "forced", unit: "serving: sequences dropped because another one needed their memory", data: e.forced},
+		{name: "waste_us", unit: "serving: transfers and work done again, microseconds", data: e.wasteUS},
+		{name: "first_tokens", unit: "serving: turns that have given their first token", data: e.firstTokens},
 	}
 }
 

@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -79,23 +80,75 @@ func TestRecompute(t *testing.T) {
 	cfg := small(filepath.Join(t.TempDir(), "out"))
 	cfg.Policies = []string{"noop", "random", "lru", "greedy", "compress-all"}
 	cfg.Episodes = 60
-	run(t, cfg)
-	for k := range 15 {
-		name := "part-0000" + string(rune('0'+k))
-		if k > 9 {
-			name = "part-0001" + string(rune('0'+k-10))
-		}
-		steps := readPart(t, filepath.Join(cfg.Out, "steps", name+".parquet"))
-		episodes := readPart(t, filepath.Join(cfg.Out, "episodes", name+".parquet"))
-		require.Equal(t, 60, episodes.rows)
-		require.Equal(t, 60*15, steps.rows)
+	eachPart(t, cfg, 15, func(steps, episodes part) {
 		for e := range episodes.rows {
-			recompute(t, steps, episodes, e)
+			recompute(t, steps, episodes, e, false)
+			for _, name := range []string{"good_norm", "request_norm", "step_us", "good_tokens", "first_waits", "late", "forced", "waste_us", "first_tokens"} {
+				require.Zero(t, episodes.int(name, e), name)
+			}
 		}
+	})
+}
+
+// The same for the serving profile, on a server whose link is slow and whose CPU memory is small, so that transfers take
+// several steps and swaps are refused.
+func TestRecomputeServing(t *testing.T) {
+	cfg := serving(t, filepath.Join(t.TempDir(), "out"))
+	cfg.Policies = []string{"noop", "random", "lru", "tiered", "swap-idle"}
+	cfg.Episodes = 60
+	sums := map[string]int64{}
+	eachPart(t, cfg, 15, func(steps, episodes part) {
+		for e := range episodes.rows {
+			recompute(t, steps, episodes, e, true)
+			require.EqualValues(t, 1_000_000, episodes.int("step_us", e))
+			for _, name := range []string{"late", "forced", "waste_us", "first_tokens", "first_waits"} {
+				require.Equal(t, steps.int(name, e*15+14), episodes.int(name, e), name)
+				sums[name] += episodes.int(name, e)
+			}
+		}
+		for row := range steps.rows {
+			sums["moving"] += steps.int("moving", row)
+			require.LessOrEqual(t, steps.int("moving", row), steps.int("live", row))
+			steps.each("actions", row, func(get func(string) int64) {
+				if get("op") == 3 && get("block_type") >= 0 && get("valid") == 0 {
+					sums["refused"]++
+				}
+			})
+		}
+	})
+	for _, name := range []string{"late", "forced", "waste_us", "first_tokens", "first_waits", "moving", "refused"} {
+		require.Positive(t, sums[name], name)
 	}
 }
 
-func recompute(t *testing.T, steps, episodes part, e int) {
+// eachPart plays a rollout of 60 episodes a part and calls f for each.
+func eachPart(t *testing.T, cfg rollout.Config, parts int, f func(steps, episodes part)) {
+	run(t, cfg)
+	for k := range parts {
+		name := fmt.Sprintf("part-%05d.parquet", k)
+		steps, episodes := readPart(t, filepath.Join(cfg.Out, "steps", name)), readPart(t, filepath.Join(cfg.Out, "episodes", name))
+		require.Equal(t, 60, episodes.rows)
+		require.Equal(t, 60*15, steps.rows)
+		f(steps, episodes)
+	}
+}
+
+// terms are the names of the reward functions, the seed's first; weights are those of the two profiles.
+var (
+	terms = []string{"failure_penalty", "throughput_reward", "headroom_bonus", "memory_efficiency", "eviction_quality", "latency_penalty",
+		"risky_eviction_penalty", "goodput", "request_penalty", "first_token_penalty", "waste_penalty"}
+	weights = map[bool][]int64{false: {40, 25, 18, 7, 5, 3, 2, 0, 0, 0, 0}, true: {0, 0, 0, 0, 0, 0, 0, 70, 20, 7, 3}}
+)
+
+func scoreOf(values []int64, serving bool) int64 {
+	sum := int64(0)
+	for k, w := range weights[serving] {
+		sum += w * values[k]
+	}
+	return floor(sum, 1600)
+}
+
+func recompute(t *testing.T, steps, episodes part, e int, serving bool) {
 	first, last := e*15, e*15+14
 	budget := episodes.int("budget_qp", e)
 	require.Equal(t, episodes.int("episode", e), steps.int("episode", first))
@@ -108,34 +161,21 @@ func recompute(t *testing.T, steps, episodes part, e int) {
 		if used*100 > budget*95 {
 			pressure++
 		}
-		done, asked := [4]int64{}, int64(0)
-		steps.each("actions", row, func(get func(string) int64) {
-			asked++
-			if get("valid") == 1 {
-				done[get("op")]++
-				if get("op") == 1 {
-					risk += riskOf(get("block_type"), get("priority"), get("tokens"), get("target_tokens"))
-				}
-			}
-		})
-		for op, name := range map[int]string{1: "evictions", 2: "compressions", 3: "swaps"} {
-			before := int64(0)
-			if row > first {
-				before = steps.int(name, row-1)
-			}
-			require.Equal(t, done[op], steps.int(name, row)-before, name)
-		}
+		risk += recomputeActions(t, steps, row, first)
 		require.Equal(t, risk, steps.int("risk_hundredths", row))
 		gain := float64(steps.cols["reward"].(*array.Float32).Value(row)) * (1 << 20)
 		score += int64(gain)
 		require.Equal(t, score, steps.int("score_fixed", row), "rewards add up to the score")
+		if serving {
+			require.Equal(t, score, scoreOf(append(make([]int64, 7), servingTerms(steps, row, episodes, e)...), true))
+		}
 	}
 	used := episodes.int("used_qp", e)
 	require.Equal(t, steps.int("used_qp", last), used)
 	f, tokens, norm, latency := steps.int("failures", last), steps.int("tokens", last), episodes.int("token_norm", e), steps.int("latency_milli", last)
-	left, retained := left(episodes, e)
-	require.Equal(t, used, left)
-	terms := []int64{
+	left, retained, live := left(episodes, e, serving)
+	require.Equal(t, []int64{left, live}, []int64{used, steps.int("live", last)})
+	values := []int64{
 		-(min(15*f+10*max(0, f-2), 100) * one / 100),
 		min(tokens, norm) * one / norm,
 		floor(tenths*4*one, 1500),
@@ -143,23 +183,62 @@ func recompute(t *testing.T, steps, episodes part, e int) {
 		retained * one / max(1, 20*used),
 		-(min(2*latency, 3000) * one / 10000),
 		-(risk * one / 100),
+		0, 0, 0, 0,
 	}
-	sum := int64(0)
-	for k, name := range []string{"failure_penalty", "throughput_reward", "headroom_bonus", "memory_efficiency", "eviction_quality", "latency_penalty", "risky_eviction_penalty"} {
-		require.Equal(t, terms[k], episodes.int(name+"_fixed", e), name)
-		sum += terms[k] * []int64{40, 25, 18, 7, 5, 3, 2}[k]
+	if serving {
+		copy(values[7:], servingTerms(steps, last, episodes, e))
 	}
-	require.Equal(t, floor(sum, 1600), episodes.int("score_fixed", e))
+	for k, name := range terms {
+		require.Equal(t, values[k], episodes.int(name+"_fixed", e), name)
+		require.Equal(t, float64(values[k])/one, episodes.cols[name].(*array.Float64).Value(e), name)
+	}
+	require.Equal(t, scoreOf(values, serving), episodes.int("score_fixed", e))
 	require.Equal(t, score, episodes.int("score_fixed", e))
 	require.Equal(t, []int64{tokens, f, pressure}, []int64{episodes.int("total_tokens_metric", e), episodes.int("total_failures_metric", e), episodes.int("pressure_steps_metric", e)})
 	require.Equal(t, float64(latency)/1000, episodes.cols["total_latency_metric"].(*array.Float64).Value(e))
 }
 
-// left adds up what the cache holds at the end, and 20 (1 - eviction value) times it.
-func left(episodes part, e int) (used, retained int64) {
+// recomputeActions compares a step's operations with what the counters say of it, and returns the risk of its evictions.
+func recomputeActions(t *testing.T, steps part, row, first int) (risk int64) {
+	done, invalid := [4]int64{}, int64(0)
+	steps.each("actions", row, func(get func(string) int64) {
+		if get("valid") == 0 {
+			invalid++
+			return
+		}
+		done[get("op")]++
+		if get("op") == 1 {
+			risk += riskOf(get("block_type"), get("priority"), get("tokens"), get("target_tokens"))
+		}
+	})
+	for name, n := range map[string]int64{"evictions": done[1], "compressions": done[2], "swaps": done[3], "invalid_actions": invalid} {
+		before := int64(0)
+		if row > first {
+			before = steps.int(name, row-1)
+		}
+		require.Equal(t, n, steps.int(name, row)-before, name)
+	}
+	return risk
+}
+
+// servingTerms are the four terms of the serving profile as they stand after a step.
+func servingTerms(steps part, row int, episodes part, e int) []int64 {
+	requests, length, wait := episodes.int("request_norm", e), episodes.int("step_us", e)*episodes.int("steps", e), episodes.int("max_wait", e)
+	norm := episodes.int("good_norm", e)
+	return []int64{
+		min(steps.int("good_tokens", row), norm) * one / norm,
+		-min((2*steps.int("failures", row)+steps.int("late", row))*one/(2*requests), one),
+		-min(steps.int("first_waits", row)*one/(wait*requests), one),
+		-min(steps.int("waste_us", row)*one/length, one),
+	}
+}
+
+// left adds up what the cache holds at the end, and 20 (1 - eviction value) times it, and counts the sequences.
+func left(episodes part, e int, serving bool) (used, retained, live int64) {
 	weight := []int64{20, 15, 10, 2, 0}
 	best := map[int64]int64{}
 	episodes.each("live", e, func(get func(string) int64) {
+		live++
 		used += get("cost_qp")
 		retained += get("cost_qp") * weight[get("block_type")]
 		if get("swapped") == 0 {
@@ -168,9 +247,13 @@ func left(episodes part, e int) (used, retained int64) {
 	})
 	episodes.each("prefixes", e, func(get func(string) int64) {
 		used += get("cost_qp")
+		if serving {
+			retained += get("cost_qp") * 20
+			return
+		}
 		retained += get("cost_qp") * best[get("prefix")]
 	})
-	return used, retained
+	return used, retained, live
 }
 
 func riskOf(kind, priority, tokens, target int64) int64 {

@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/rollout"
@@ -23,6 +25,17 @@ import (
 // small is a rollout of some 20 shards that takes a moment.
 func small(out string) rollout.Config {
 	return rollout.Config{Out: out, Episodes: 500, Policies: []string{"noop", "random", "greedy"}, Seed: 7, Workers: 2}
+}
+
+// serving is a small rollout of the serving profile, on a server whose link is slow and whose CPU memory is small.
+func serving(t testing.TB, out string) rollout.Config {
+	cfg := small(out)
+	cfg.Profile, cfg.Policies = vecenv.Serving, []string{"noop", "random", "tiered"}
+	var err error
+	cfg.Preset, err = kv.PresetNamed(vecenv.DefaultPreset)
+	require.NoError(t, err)
+	cfg.Preset.Name, cfg.Preset.LinkPS, cfg.Preset.HostPermille = "slow-link", 40*cfg.Preset.LinkPS, 150
+	return cfg
 }
 
 func run(t testing.TB, cfg rollout.Config) rollout.Summary {
@@ -47,7 +60,12 @@ func contents(t testing.TB, out string) map[string]string {
 }
 
 func TestSameBytes(t *testing.T) {
-	base := small(filepath.Join(t.TempDir(), "base"))
+	for _, base := range []rollout.Config{small(filepath.Join(t.TempDir(), "seed")), serving(t, filepath.Join(t.TempDir(), "serving"))} {
+		t.Run(base.Profile.String(), func(t *testing.T) { testSameBytes(t, base) })
+	}
+}
+
+func testSameBytes(t *testing.T, base rollout.Config) {
 	base.Obs = rollout.ObsF32
 	base.Episodes = 150
 	want := run(t, base)
@@ -70,8 +88,14 @@ func TestSameBytes(t *testing.T) {
 
 // The summary is what the episodes give when they are played in memory.
 func TestSummary(t *testing.T) {
-	cfg := small(filepath.Join(t.TempDir(), "out"))
+	for _, cfg := range []rollout.Config{small(filepath.Join(t.TempDir(), "seed")), serving(t, filepath.Join(t.TempDir(), "serving"))} {
+		t.Run(cfg.Profile.String(), func(t *testing.T) { testSummary(t, cfg) })
+	}
+}
+
+func testSummary(t *testing.T, cfg rollout.Config) {
 	got := run(t, cfg)
+	require.Equal(t, cfg.Profile.String(), got.Profile)
 	require.EqualValues(t, 9*500, got.Episodes)
 	require.EqualValues(t, 9*500*15, got.EnvSteps)
 	k := 0
@@ -80,43 +104,55 @@ func TestSummary(t *testing.T) {
 			g := got.Groups[k]
 			k++
 			require.Equal(t, []any{name, d.String(), int64(500)}, []any{g.Policy, g.Difficulty, g.Episodes})
-			scores, failures, terms := inMemory(t, name, d, 500, 7)
-			mean, sd := stat.MeanStdDev(scores, nil)
+			played := inMemory(t, &cfg, name, d)
+			mean, sd := stat.MeanStdDev(played["score"], nil)
 			half := 1.96 * sd / 22.360679774997898
 			require.InDelta(t, mean, g.Reward, 1e-12)
 			require.InDelta(t, mean-half, g.RewardCI95[0], 1e-12)
 			require.InDelta(t, mean+half, g.RewardCI95[1], 1e-12)
-			require.InDelta(t, stat.Mean(failures, nil), g.Failures, 1e-12)
-			for i, n := range reward.Names {
-				require.InDelta(t, stat.Mean(terms[i], nil), g.Components[n], 1e-12, n)
+			for n, x := range map[string]float64{"failures": g.Failures, "late": g.Late, "forced": g.Forced, "first waits": g.FirstWaits, "waste": g.WasteUS} {
+				require.InEpsilon(t, 1+stat.Mean(played[n], nil), 1+x, 1e-12, n)
+			}
+			for _, n := range reward.Names {
+				require.InDelta(t, stat.Mean(played[n], nil), g.Components[n], 1e-12, n)
 			}
 		}
 	}
 }
 
-func inMemory(t *testing.T, name string, d scenario.Difficulty, n int, seed uint64) (scores, failures []float64, terms [reward.NumTerms][]float64) {
-	src, err := scenario.NewSynthetic(64, 15, d)
+// inMemory plays a group's episodes and returns what the summary speaks of, one value an episode.
+func inMemory(t *testing.T, cfg *rollout.Config, name string, d scenario.Difficulty) map[string][]float64 {
+	c := vecenv.Config{Envs: int(cfg.Episodes), Seed: cfg.Seed, Profile: cfg.Profile, Preset: cfg.Preset, Autoreset: vecenv.Disabled, NoObs: true}
+	var err error
+	if cfg.Profile == vecenv.Serving {
+		c.Source, err = scenario.NewAgents(64, 15, d, cfg.Preset)
+	} else {
+		c.Source, err = scenario.NewSynthetic(64, 15, d)
+	}
 	require.NoError(t, err)
-	b, err := vecenv.New(vecenv.Config{Envs: n, Source: src, Seed: seed, Autoreset: vecenv.Disabled, NoObs: true})
+	b, err := vecenv.New(c)
 	require.NoError(t, err)
 	defer b.Close()
 	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
 	p, err := policy.New(name)
 	require.NoError(t, err)
-	driver := policy.NewDriver(p, n, 64)
+	driver := policy.NewDriver(p, c.Envs, 64)
 	for range 15 {
 		require.NoError(t, b.Step(driver.Decide(b)))
 	}
-	for i := range n {
+	out := map[string][]float64{}
+	for i := range c.Envs {
 		v := b.View(i)
-		totals := v.Totals()
-		scores = append(scores, float64(v.Score())/reward.ScoreOne)
-		failures = append(failures, float64(v.Counters().Failures))
+		n, totals := v.Counters(), v.Totals()
+		for key, x := range map[string]float64{"score": float64(v.Score()) / reward.ScoreOne, "failures": float64(n.Failures), "late": float64(n.Late),
+			"forced": float64(n.Forced), "first waits": float64(totals.Serving.FirstWaits), "waste": float64(totals.Serving.WasteUS)} {
+			out[key] = append(out[key], x)
+		}
 		for k, x := range reward.Compute(&totals) {
-			terms[k] = append(terms[k], float64(x)/reward.TermOne)
+			out[reward.Names[k]] = append(out[reward.Names[k]], float64(x)/reward.TermOne)
 		}
 	}
-	return scores, failures, terms
+	return out
 }
 
 func TestResume(t *testing.T) {
@@ -193,11 +229,50 @@ func TestRefusedFolders(t *testing.T) {
 	other := cfg
 	other.Seed, other.MaxWait = 8, 6
 	refused(other, "seed is 7 there and 8 here", "max_wait is 5 there and 6 here")
+	other = cfg
+	other.Profile = vecenv.Serving
+	refused(other, `profile is "seed" there and "serving" here`, `preset.name is not given there and "llama3-8b.a100" here`)
 	manifest := filepath.Join(cfg.Out, "manifest.json")
 	require.NoError(t, os.WriteFile(manifest, []byte("{"), 0o644))
 	refused(cfg, "manifest.json", "unexpected end of JSON")
 	require.NoError(t, os.Remove(manifest))
 	refused(cfg, "holds parts but no manifest.json")
+}
+
+// A rollout of the serving profile is not resumed with another preset or another loop.
+func TestRefusedServing(t *testing.T) {
+	cfg := serving(t, filepath.Join(t.TempDir(), "out"))
+	cfg.Episodes = 10
+	cfg.Traffic = &scenario.TrafficConfig{Path: writeTrace(t), StepMillis: 1000}
+	open := run(t, cfg)
+	files := contents(t, cfg.Out)
+	cfg.Resume = true
+	require.True(t, run(t, cfg).Complete)
+	preset, loop := cfg, cfg
+	preset.Preset.LinkPS++
+	loop.Traffic = &scenario.TrafficConfig{Path: cfg.Traffic.Path, Closed: true}
+	for says, c := range map[string]rollout.Config{"preset.link_ps is 209720000 there and 209720001 here": preset, `loop is "open" there and "closed" here`: loop} {
+		_, err := rollout.Run(context.Background(), c, nil)
+		var r *rollout.RefusedError
+		require.ErrorAs(t, err, &r)
+		require.ErrorContains(t, err, says)
+		require.Equal(t, files, contents(t, cfg.Out))
+	}
+	loop.Out = filepath.Join(t.TempDir(), "closed")
+	closed := run(t, loop)
+	require.Equal(t, open.Trace.Requests, closed.Trace.Requests)
+	require.NotEqual(t, open.Groups, closed.Groups)
+
+	text, err := os.ReadFile(filepath.Join(loop.Out, "manifest.json"))
+	require.NoError(t, err)
+	var manifest struct {
+		Config struct {
+			Profile, Loop string
+			Preset        kv.Preset
+		}
+	}
+	require.NoError(t, json.Unmarshal(text, &manifest))
+	require.Equal(t, []any{"serving", "closed", cfg.Preset}, []any{manifest.Config.Profile, manifest.Config.Loop, manifest.Config.Preset})
 }
 
 func TestUnwritableFolders(t *testing.T) {
@@ -242,12 +317,18 @@ func TestProgressEndsAtTotal(t *testing.T) {
 	require.Equal(t, total, last)
 }
 
-func TestTrafficRollout(t *testing.T) {
+// writeTrace writes a trace of 1,500 requests.
+func writeTrace(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "traffic.jsonl")
 	f, err := os.Create(path)
 	require.NoError(t, err)
 	require.NoError(t, trace.Synthesize(f, trace.SynthConfig{Requests: 1500, Seed: 1, Rate: 6, Tenants: 4}))
 	require.NoError(t, f.Close())
+	return path
+}
+
+func TestTrafficRollout(t *testing.T) {
+	path := writeTrace(t)
 	cfg := small(filepath.Join(t.TempDir(), "out"))
 	cfg.Traffic, cfg.Episodes = &scenario.TrafficConfig{Path: path}, 100
 	sum := run(t, cfg)
@@ -257,7 +338,7 @@ func TestTrafficRollout(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat(`{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}`+"\n", 50)), 0o644))
 	cfg.Resume = true
-	_, err = rollout.Run(context.Background(), cfg, nil)
+	_, err := rollout.Run(context.Background(), cfg, nil)
 	var r *rollout.RefusedError
 	require.ErrorAs(t, err, &r, "the trace has changed")
 	require.ErrorContains(t, err, "traffic is")
@@ -269,21 +350,27 @@ func TestTrafficRollout(t *testing.T) {
 
 func TestBadConfigs(t *testing.T) {
 	for says, change := range map[string]func(*rollout.Config){
-		`out: ""`:                              func(c *rollout.Config) { c.Out = "" },
-		"episodes: 0: allowed 1 to 2147483648": func(c *rollout.Config) { c.Episodes = 0 },
-		"episodes: 2147483649":                 func(c *rollout.Config) { c.Episodes = 1<<31 + 1 },
-		"envs: -1: allowed 1 to 1048576":       func(c *rollout.Config) { c.Envs = -1 },
-		"workers: 2000":                        func(c *rollout.Config) { c.Workers = 2000 },
-		"slots: 60":                            func(c *rollout.Config) { c.Slots = 60 },
-		"steps: 5000":                          func(c *rollout.Config) { c.Steps = 5000 },
-		"max wait: -3":                         func(c *rollout.Config) { c.MaxWait = -3 },
-		"policies: none: allowed noop":         func(c *rollout.Config) { c.Policies = nil },
-		`policy: "best": allowed noop`:         func(c *rollout.Config) { c.Policies = []string{"best"} },
-		"policy: noop: allowed each name once": func(c *rollout.Config) { c.Policies = []string{"noop", "noop"} },
-		"difficulty: all: allowed easy":        func(c *rollout.Config) { c.Difficulties = []scenario.Difficulty{scenario.All} },
-		"difficulty: easy: allowed each once":  func(c *rollout.Config) { c.Difficulties = []scenario.Difficulty{0, 0} },
-		`obs: "u8": allowed none, f32`:         func(c *rollout.Config) { c.Obs = "u8" },
-		"profile: Profile(4): allowed seed":    func(c *rollout.Config) { c.Profile = 4 },
+		`out: ""`:                               func(c *rollout.Config) { c.Out = "" },
+		"episodes: 0: allowed 1 to 2147483648":  func(c *rollout.Config) { c.Episodes = 0 },
+		"episodes: 2147483649":                  func(c *rollout.Config) { c.Episodes = 1<<31 + 1 },
+		"envs: -1: allowed 1 to 1048576":        func(c *rollout.Config) { c.Envs = -1 },
+		"workers: 2000":                         func(c *rollout.Config) { c.Workers = 2000 },
+		"slots: 60":                             func(c *rollout.Config) { c.Slots = 60 },
+		"steps: 5000":                           func(c *rollout.Config) { c.Steps = 5000 },
+		"max wait: -3":                          func(c *rollout.Config) { c.MaxWait = -3 },
+		"policies: none: allowed noop":          func(c *rollout.Config) { c.Policies = nil },
+		`policy: "best": allowed noop`:          func(c *rollout.Config) { c.Policies = []string{"best"} },
+		"policy: noop: allowed each name once":  func(c *rollout.Config) { c.Policies = []string{"noop", "noop"} },
+		"difficulty: all: allowed easy":         func(c *rollout.Config) { c.Difficulties = []scenario.Difficulty{scenario.All} },
+		"difficulty: easy: allowed each once":   func(c *rollout.Config) { c.Difficulties = []scenario.Difficulty{0, 0} },
+		`obs: "u8": allowed none, f32`:          func(c *rollout.Config) { c.Obs = "u8" },
+		"profile: Profile(4): allowed seed":     func(c *rollout.Config) { c.Profile = 4 },
+		`preset: "x": allowed with the serving`: func(c *rollout.Config) { c.Preset.Name = "x" },
+		`preset "x": kv_bytes: 0: allowed 1 to`: func(c *rollout.Config) { c.Profile, c.Preset.Name = vecenv.Serving, "x" },
+		"closed loop: without a preset":         func(c *rollout.Config) { c.Traffic = &scenario.TrafficConfig{Path: "none", Closed: true} },
+		"trace step milliseconds: 500: allowed the preset's, 1000": func(c *rollout.Config) {
+			c.Profile, c.Traffic = vecenv.Serving, &scenario.TrafficConfig{Path: "none", StepMillis: 500}
+		},
 	} {
 		cfg := small(filepath.Join(t.TempDir(), "out"))
 		change(&cfg)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/vecenv"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -69,6 +70,13 @@ func (c *Config) sources(ctx context.Context) ([]scenario.Source, error) {
 	if c.Traffic != nil {
 		t := *c.Traffic
 		t.Slots, t.Steps, t.Difficulty = c.Slots, c.Steps, c.Difficulties[0]
+		t.Serving = nil
+		if c.Profile == vecenv.Serving {
+			t.Serving = &c.Preset
+			if t.StepMillis == 0 {
+				t.StepMillis = int(c.Preset.StepMillis)
+			}
+		}
 		var err error
 		if traffic, err = scenario.LoadTrafficContext(ctx, t); err != nil {
 			return nil, err
@@ -77,9 +85,12 @@ func (c *Config) sources(ctx context.Context) ([]scenario.Source, error) {
 	for _, d := range c.Difficulties {
 		var s scenario.Source
 		var err error
-		if traffic != nil {
+		switch {
+		case traffic != nil:
 			s, err = traffic.WithDifficulty(d)
-		} else {
+		case c.Profile == vecenv.Serving:
+			s, err = scenario.NewAgents(c.Slots, c.Steps, d, c.Preset)
+		default:
 			s, err = scenario.NewSynthetic(c.Slots, c.Steps, d)
 		}
 		if err != nil {
@@ -140,7 +151,7 @@ func (r *run) play(ctx context.Context) (Summary, error) {
 		return Summary{}, err
 	}
 	sum := Summary{Episodes: r.plan.total(), EnvSteps: r.plan.total() * int64(r.cfg.Steps), Kept: kept, Seconds: seconds, Out: r.cfg.Out, Groups: groups,
-		Trace: r.trace, Complete: len(missing) == 0}
+		Profile: r.id.Profile, Trace: r.trace, Complete: len(missing) == 0}
 	sum.StepsPerSec = float64((sum.Episodes-kept)*int64(r.cfg.Steps)) / seconds
 	sum.Bytes = r.size()
 	if finished {

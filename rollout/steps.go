@@ -3,15 +3,17 @@ package rollout
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/vecenv"
 )
 
 // stepRows holds the steps of one shard as columns; row episode*steps+step-1, in the order of the file, whatever the
 // order in which the waves bring them.
 type stepRows struct {
-	episode, tokens, score, tokenNorm                  []int64
+	episode, tokens, score, tokenNorm, good, wasteUS   []int64
 	seed                                               []uint64
 	policy, difficulty                                 []uint8
 	group, env, step                                   []int32
@@ -19,6 +21,7 @@ type stepRows struct {
 	arrived, admitted, completed, failures, rejected   []int32
 	evictions, compressions, swaps, invalid, swapReads []int32
 	latency, headroom, pressure, risk, retained, live  []int32
+	firstWaits, late, forced, firstTokens, moving      []int32
 	reward                                             []float32
 	terminated, truncated                              []bool
 	acts                                               actionRows
@@ -29,12 +32,12 @@ type stepRows struct {
 func (s *stepRows) int32s() []*[]int32 {
 	return []*[]int32{&s.group, &s.env, &s.step, &s.used, &s.shared, &s.budget, &s.queue, &s.growth, &s.arrived, &s.admitted, &s.completed,
 		&s.failures, &s.rejected, &s.evictions, &s.compressions, &s.swaps, &s.invalid, &s.swapReads, &s.latency, &s.headroom, &s.pressure,
-		&s.risk, &s.retained, &s.live}
+		&s.risk, &s.retained, &s.live, &s.firstWaits, &s.late, &s.forced, &s.firstTokens, &s.moving}
 }
 
 // resize makes room for rows, of obsBytes of observation each, and forgets the actions.
 func (s *stepRows) resize(rows, obsBytes int) {
-	for _, p := range []*[]int64{&s.episode, &s.tokens, &s.score, &s.tokenNorm} {
+	for _, p := range []*[]int64{&s.episode, &s.tokens, &s.score, &s.tokenNorm, &s.good, &s.wasteUS} {
 		fit(p, rows)
 	}
 	fit(&s.seed, rows)
@@ -86,10 +89,30 @@ func (s *stepRows) record(row int, b *vecenv.Batch, i int, live0 int32) {
 	s.pressure[row] = int32(c.PressureSteps)
 	s.risk[row] = int32(t.RiskHundredths)
 	s.retained[row] = int32(t.RetainedTwenty)
-	s.live[row] = live0 + int32(c.Admitted) - int32(c.Completed) - int32(c.Evictions)
+	s.live[row] = live0 + int32(c.Admitted) - int32(c.Completed) - int32(c.Evictions) - int32(c.Forced)
 	s.reward[row] = b.Reward[i]
 	s.terminated[row] = b.Terminated[i] != 0
 	s.truncated[row] = b.Truncated[i] != 0
+	s.recordServing(row, v, &c, &t.Serving)
+}
+
+// recordServing stores what the serving profile counts; 0 in the seed profile.
+func (s *stepRows) recordServing(row int, v vecenv.View, c *vecenv.Counters, t *reward.ServingTotals) {
+	s.good[row] = int64(t.Goodput)
+	s.firstWaits[row] = int32(t.FirstWaits)
+	s.late[row] = int32(c.Late)
+	s.forced[row] = int32(c.Forced)
+	s.firstTokens[row] = int32(c.FirstTokens)
+	s.wasteUS[row] = int64(t.WasteUS)
+	s.moving[row] = 0
+	if v.Profile() == vecenv.Serving {
+		v.Live(func(q *vecenv.SlotState) bool {
+			if q.Moving {
+				s.moving[row]++
+			}
+			return true
+		})
+	}
 }
 
 // observe stores what the policy saw before the step of that row.
@@ -148,7 +171,14 @@ func (s *stepRows) columns(policy, difficulty string) []column {
 		{name: "pressure_steps", unit: "steps so far above 95 % of the budget", data: s.pressure},
 		{name: "risk_hundredths", unit: "sum of the evictions' risks so far, hundredths", data: s.risk},
 		{name: "retained_twentieths", unit: "retention value of memory in use, twentieths of quarter pages", data: s.retained},
+		{name: "good_tokens", unit: "serving: tokens so far, weighted by priority and quality, late ones by half", data: s.good},
+		{name: "first_waits", unit: "serving: steps so far that requests waited for the first token of a turn", data: s.firstWaits},
+		{name: "late", unit: "serving: turns so far whose first token came after max_wait steps", data: s.late},
+		{name: "forced", unit: "serving: sequences so far dropped because another one needed their memory", data: s.forced},
+		{name: "waste_us", unit: "serving: transfers and work done again so far, microseconds", data: s.wasteUS},
+		{name: "first_tokens", unit: "serving: turns so far that have given their first token", data: s.firstTokens},
 		{name: "live", unit: "sequences in the cache", data: s.live},
+		{name: "moving", unit: "serving: of live, sequences on the way to or from CPU memory", data: s.moving},
 		{name: "reward", unit: "increase of the score in this step", data: s.reward},
 		{name: "score_fixed", unit: "score as if the episode ended here, 2^-20", data: s.score},
 		{name: "terminated", unit: "the episode ends with this step", data: s.terminated},
@@ -209,7 +239,7 @@ func (a *actionRows) list() list {
 	return list{lengths: a.lengths, fields: []column{
 		{name: "op", unit: "operation: 1 evict, 2 compress, 3 swap", data: a.op},
 		{name: "slot", unit: "slot", data: a.slot},
-		{name: "valid", unit: "the operation was done; earlier ones of the same step count", data: a.valid},
+		{name: "valid", unit: "the operation was done; earlier ones of the same step count, and in the serving profile whether the CPU had memory for a swap", data: a.valid},
 		{name: "block_type", unit: "of the sequence just before the step: 0 system, 1 context, 2 generation, 3 reasoning, 4 ephemeral; -1: empty slot", data: a.kind},
 		{name: "priority", unit: "percent", data: a.priority},
 		{name: "tokens", unit: "tokens cached just before the step", data: a.tokens},
@@ -219,26 +249,37 @@ func (a *actionRows) list() list {
 	}}
 }
 
-// actionRecorder judges operations one after another as rule 6.2 does, before the batch applies them.
+// actionRecorder judges operations one after another as rules 6.2 and 13.11 do, before the batch applies them.
 type actionRecorder struct {
 	stamp uint32
 	seen  [256]uint32 // stamp of the step in which the slot was last looked up
 	was   [256]action // what is known of the slot's sequence just before the step
 	now   [256]place
 	slot  vecenv.SlotState // scratch
+	asked []leaving        // of the present step
 }
 
 // place is what an operation depends on.
 type place struct {
 	live, swapped bool
 	quant         kv.Quant
+	pages         uint32 // private
+	// Serving profile only.
+	moving, prefill, wanted bool
+}
+
+// leaving is a swap out: the CPU may have no memory for it.
+type leaving struct {
+	slot int32
+	at   int // its operation in actionRows.all
 }
 
 // record stores the operations that environment i's policy asks for in its next step.
 func (r *actionRecorder) record(a *actionRows, row int, v vecenv.View, pairs []int32) {
 	a.first[row] = int32(len(a.all))
 	r.stamp++
-	slots := v.Slots()
+	r.asked = r.asked[:0]
+	slots, serving := v.Slots(), v.Profile() == vecenv.Serving
 	for k := 0; k+1 < len(pairs); k += 2 {
 		op, slot := pairs[k], pairs[k+1]
 		if op == int32(kv.Keep) {
@@ -254,7 +295,15 @@ func (r *actionRecorder) record(a *actionRows, row int, v vecenv.View, pairs []i
 		}
 		a.all = append(a.all, r.was[slot])
 		x := &a.all[len(a.all)-1]
-		x.op, x.valid = op, r.now[slot].apply(op)
+		x.op = op
+		if serving {
+			x.valid = r.applyServing(op, slot, len(a.all)-1)
+		} else {
+			x.valid = r.now[slot].apply(op)
+		}
+	}
+	if len(r.asked) > 0 {
+		r.refuse(a, v)
 	}
 	a.lengths[row] = int32(len(a.all)) - a.first[row]
 }
@@ -267,10 +316,10 @@ func (r *actionRecorder) lookUp(v vecenv.View, slot int32) {
 		return
 	}
 	r.was[slot] = action{slot: slot, kind: int8(s.Type), quant: int8(s.Quant), priority: uint8(s.Priority), tokens: s.Tokens, target: s.Target(), cost: s.CostQP}
-	r.now[slot] = place{live: true, swapped: s.Swapped, quant: s.Quant}
+	r.now[slot] = place{live: true, swapped: s.Swapped, quant: s.Quant, pages: s.PrivatePages, moving: s.Moving, prefill: s.Phase == kv.Prefill, wanted: s.Wanted}
 }
 
-// apply does an operation if it can be done.
+// apply does an operation of the seed profile if it can be done.
 func (p *place) apply(op int32) bool {
 	switch {
 	case op == int32(kv.Evict) && p.live:
@@ -283,4 +332,54 @@ func (p *place) apply(op int32) bool {
 		return false
 	}
 	return true
+}
+
+// applyServing does an operation of the serving profile, number at in the rows, if it can be done; rule 13.11. A swap out stays
+// to be judged by refuse.
+func (r *actionRecorder) applyServing(op, slot int32, at int) bool {
+	p := &r.now[slot]
+	runs := p.live && !p.swapped && !p.moving && !p.prefill
+	switch {
+	case op == int32(kv.Evict) && p.live:
+		p.live = false
+	case op == int32(kv.Compress) && runs && p.quant != kv.INT4:
+		p.quant++
+	case op == int32(kv.Swap) && runs:
+		p.moving = true
+		r.asked = append(r.asked, leaving{slot, at})
+	case op == int32(kv.Swap) && p.live && p.swapped && !p.wanted:
+		p.wanted = true
+	default:
+		return false
+	}
+	return true
+}
+
+// refuse marks the swaps out for which the CPU has no memory; rule 13.14.
+func (r *actionRecorder) refuse(a *actionRows, v vecenv.View) {
+	host, limit := r.hostQP(v), uint64(v.BudgetQP())*uint64(v.Preset().HostPermille)/1000
+	slices.SortFunc(r.asked, func(x, y leaving) int { return int(x.slot - y.slot) })
+	for _, x := range r.asked {
+		p := &r.now[x.slot]
+		if !p.live {
+			continue
+		}
+		if qp := uint64(p.pages * p.quant.QuarterPages()); host+qp <= limit {
+			host += qp
+		} else {
+			a.all[x.at].valid = false
+		}
+	}
+}
+
+// hostQP is the CPU memory that those take which had left or were leaving before the step, without those evicted in it.
+func (r *actionRecorder) hostQP(v vecenv.View) (qp uint64) {
+	v.Live(func(s *vecenv.SlotState) bool {
+		evicted := r.seen[s.Slot] == r.stamp && !r.now[s.Slot].live
+		if (s.Swapped || s.Moving && !s.Back) && !evicted {
+			qp += uint64(s.PrivatePages * s.Quant.QuarterPages())
+		}
+		return true
+	})
+	return qp
 }

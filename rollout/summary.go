@@ -18,6 +18,7 @@ type Summary struct {
 	Seconds     float64               `json:"seconds"`       // of this run
 	StepsPerSec float64               `json:"env_steps_per_second"`
 	Out         string                `json:"out"`
+	Profile     string                `json:"profile"`
 	Groups      []Group               `json:"groups"`
 	Trace       *scenario.TrafficInfo `json:"trace,omitempty"`
 	Bytes       int64                 `json:"bytes"` // of the data files
@@ -35,6 +36,10 @@ type Group struct {
 	Tokens        float64            `json:"tokens_mean"`
 	Latency       float64            `json:"latency_mean"`
 	PressureSteps float64            `json:"pressure_steps_mean"`
+	Late          float64            `json:"late_mean"`
+	Forced        float64            `json:"forced_mean"`
+	FirstWaits    float64            `json:"first_waits_mean"`
+	WasteUS       float64            `json:"waste_us_mean"`
 	Components    map[string]float64 `json:"components"` // before weighting
 }
 
@@ -55,7 +60,8 @@ func (r *run) summarize() ([]Group, error) {
 }
 
 // summed are the columns whose sums the summary needs; the terms follow.
-var summed = [...]string{"score_fixed", "total_failures_metric", "total_tokens_metric", "latency_milli", "pressure_steps_metric"}
+var summed = [...]string{"score_fixed", "total_failures_metric", "total_tokens_metric", "latency_milli", "pressure_steps_metric",
+	"late", "forced", "first_waits", "waste_us"}
 
 // tally adds up episodes: exactly, but for the squares.
 type tally struct {
@@ -157,7 +163,7 @@ func (t *tally) group(g *group) Group {
 	n := float64(t.n)
 	mean := func(k int, one float64) float64 { return float64(t.sums[k]) / n / one }
 	out := Group{Policy: g.policy, Difficulty: g.difficulty.String(), Episodes: t.n, Reward: mean(0, reward.ScoreOne), Failures: mean(1, 1), Tokens: mean(2, 1),
-		Latency: mean(3, 1000), PressureSteps: mean(4, 1), Components: map[string]float64{}}
+		Latency: mean(3, 1000), PressureSteps: mean(4, 1), Late: mean(5, 1), Forced: mean(6, 1), FirstWaits: mean(7, 1), WasteUS: mean(8, 1), Components: map[string]float64{}}
 	half := 0.0
 	if t.n > 1 {
 		half = 1.96 * math.Sqrt(t.spread/(n-1)/n)
