@@ -40,3 +40,6 @@ func touchAll(v vecenv.View, a *Actions) {
 		return true
 	})
 }
+
+// EvictIdle is swap-idle that evicts what pauses instead, so that it has to be computed again.
+func EvictIdle() Policy { return &tiered{name: "evict-idle", recompute: true} }

@@ -10,12 +10,49 @@ import (
 // searchCandidates are the policies whose moves search tries, each played out to the end by itself.
 var searchCandidates = []string{"noop", "greedy", "compress-first", "compress-int8", "compress-all", "value-aware", "lru", "largest-first"}
 
-// servingCandidates are those of the serving profile, where rules of thumb differ in which measures they take.
-func servingCandidates() []Policy {
-	return []Policy{noop{}, &tiered{name: "swap-idle"}, &tiered{name: "tiered", compress: true}, &constant{name: "compress-int8", level: kv.INT8},
-		&tiered{name: "int8, swap", eager: kv.INT8}, &tiered{name: "int8, swap, int4", eager: kv.INT8, deep: true}, &tiered{name: "tiered, int4", compress: true, deep: true},
-		&tiered{name: "swap running", running: true}, &tiered{name: "int8, swap running", eager: kv.INT8, running: true}, &compressor{name: "greedy", dropDead: true},
-		&constant{name: "compress-all", level: kv.INT4}, &tiered{name: "evict idle", recompute: true}, &tiered{name: "evict idle, int8", recompute: true, compress: true}}
+// servingCandidates are those of the serving profile: every measure, followed by each of some rules of thumb.
+func servingCandidates(now *int) []Policy {
+	measures := []func() Policy{
+		func() Policy { return noop{} },
+		func() Policy { return &tiered{hold: 101} },
+		func() Policy { return &tiered{hold: 60} },
+		func() Policy { return &tiered{hold: 30} },
+		func() Policy { return &tiered{} },
+		func() Policy { return &tiered{compress: true} },
+		func() Policy { return &tiered{compress: true, deep: true} },
+		func() Policy { return &tiered{eager: kv.INT8} },
+		func() Policy { return &tiered{running: true} },
+		func() Policy { return &tiered{recompute: true} },
+		func() Policy { return &constant{level: kv.INT4} },
+	}
+	rests := []func() Policy{
+		func() Policy { return noop{} },
+		func() Policy { return &tiered{compress: true} },
+		func() Policy { return &tiered{eager: kv.INT8, deep: true} },
+	}
+	var out []Policy
+	for _, first := range measures {
+		for _, rest := range rests {
+			out = append(out, &once{now: now, first: first(), rest: rest()})
+		}
+	}
+	return append(out, &constant{level: kv.INT8}, &constant{level: kv.INT4})
+}
+
+// once takes one policy's measure in the step that is decided now, and another's from then on.
+type once struct {
+	now         *int
+	first, rest Policy
+}
+
+func (*once) Name() string { return "once" }
+
+func (o *once) Act(v vecenv.View, a *Actions) {
+	if v.Step() == *o.now {
+		o.first.Act(v, a)
+		return
+	}
+	o.rest.Act(v, a)
 }
 
 // search forks the environment once for every candidate, plays that candidate to the episode's end, and makes the first
@@ -23,6 +60,7 @@ func servingCandidates() []Policy {
 // much there is to gain, and at least as good as any candidate on every episode.
 type search struct {
 	candidates []Policy
+	now        int                             // step that is decided
 	profile    vecenv.Profile                  // that the candidates are for
 	restrict   func(v vecenv.View, a *Actions) // nil; tests take operations away with it
 	forks      *vecenv.Batch                   // one environment a candidate
@@ -42,7 +80,7 @@ func newSearch() Policy {
 func (s *search) choose(p vecenv.Profile) {
 	s.profile, s.candidates = p, nil
 	if p == vecenv.Serving {
-		s.candidates = servingCandidates()
+		s.candidates = servingCandidates(&s.now)
 	} else {
 		for _, n := range searchCandidates {
 			p, err := New(n)
@@ -61,6 +99,7 @@ func (s *search) Act(v vecenv.View, a *Actions) {
 	if err := s.fork(v); err != nil {
 		panic(fmt.Sprintf("policy: search: %v", err))
 	}
+	s.now = v.Step()
 	for step := v.Step(); step < v.Steps(); step++ {
 		s.play()
 		if step == v.Step() {

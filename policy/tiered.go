@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/vecenv"
 )
@@ -14,6 +16,7 @@ type tiered struct {
 	deep      bool     // to int4 when that is not enough
 	recompute bool     // evict what pauses instead of swapping it out
 	running   bool     // swap out running sequences of low weight when that is not enough
+	hold      int      // first send back what is still in its first prefill and has a priority below this, so that decoding gets that time
 	eager     kv.Quant // compress every sequence to this level at once, first
 	prefix    [kv.MaxPrefixes + 1]prefixState
 	live      []vecenv.SlotState
@@ -24,10 +27,12 @@ func (p *tiered) Name() string { return p.name }
 
 func (p *tiered) Act(v vecenv.View, a *Actions) {
 	used, goal := int(v.UsedQP()), target(v)
+	used -= p.holdBack(v, a)
 	if used <= goal && p.eager == kv.FP16 {
 		return
 	}
 	p.live = v.AppendLive(p.live[:0])
+	p.live = slices.DeleteFunc(p.live, func(s vecenv.SlotState) bool { return p.holds(&s) })
 	used = p.evictDead(used, goal, a)
 	if p.recompute {
 		used = p.evictIdle(used, goal, a)
@@ -46,6 +51,25 @@ func (p *tiered) Act(v vecenv.View, a *Actions) {
 	if p.deep {
 		p.compressTo(v, kv.INT4, used, goal+int(v.PendingQP())*3/4, a)
 	}
+}
+
+// holdBack sends back what it holds and returns the memory that this frees.
+func (p *tiered) holdBack(v vecenv.View, a *Actions) (freed int) {
+	if p.hold == 0 {
+		return 0
+	}
+	v.Live(func(s *vecenv.SlotState) bool {
+		if p.holds(s) {
+			a.Evict(s.Slot)
+			freed += int(s.CostQP)
+		}
+		return true
+	})
+	return freed
+}
+
+func (p *tiered) holds(s *vecenv.SlotState) bool {
+	return s.Phase == kv.Prefill && !s.First && int(s.Priority) < p.hold
 }
 
 // dead tells whether a sequence holds memory that nobody will read again.
