@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/trace"
@@ -22,12 +24,16 @@ type envFlags struct {
 	seed       uint64
 	difficulty string
 	profile    string
+	preset     string
 	simd       string
 	steps      int
 	slots      int
 	workers    int
 	maxWait    int
 	trace      traceFlags
+
+	// Of the serving profile, once checked.
+	server kv.Preset
 }
 
 // traceFlags choose real traffic instead of synthetic.
@@ -38,6 +44,7 @@ type traceFlags struct {
 	stepMillis   int
 	decodeRate   int
 	sample       int
+	loop         string
 }
 
 func (f *envFlags) register(cmd *cobra.Command) {
@@ -45,7 +52,8 @@ func (f *envFlags) register(cmd *cobra.Command) {
 	f.set = fl.Changed
 	fl.Uint64Var(&f.seed, "seed", 42, "seed of all random streams")
 	fl.StringVar(&f.difficulty, "difficulty", "all", "easy, medium, hard, or all (each episode drawn from the three)")
-	fl.StringVar(&f.profile, "profile", "seed", "rules and rewards: seed")
+	fl.StringVar(&f.profile, "profile", "seed", "rules and rewards: seed, or serving (actions at the prices of a real engine)")
+	fl.StringVar(&f.preset, "preset", vecenv.DefaultPreset, "server of --profile serving: "+strings.Join(presetNames(), ", ")+", or a .toml or .json file")
 	fl.StringVar(&f.simd, "simd", "auto", "SIMD level: auto or generic")
 	fl.IntVar(&f.steps, "steps", 15, "steps an episode, 1 to 4096")
 	fl.IntVar(&f.slots, "slots", 64, "sequences an environment can hold, a multiple of 16 from 16 to 256")
@@ -59,15 +67,16 @@ func (f *traceFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.path, "trace", "", "replay windows of this trace file instead of synthetic traffic (gzip and zstd are read as they are)")
 	fl.StringVar(&f.format, "trace-format", "auto", "auto, mooncake, dynamo, bailian, azure, burstgpt or vidur")
 	fl.BoolVar(&f.skipBadLines, "skip-bad-lines", false, "count and report bad lines of the trace instead of failing")
-	fl.IntVar(&f.stepMillis, "trace-step-ms", 1000, "length of a step in the trace's time, milliseconds")
+	fl.IntVar(&f.stepMillis, "trace-step-ms", 1000, "length of a step in the trace's time, milliseconds; --profile serving has that of its preset if none is given")
 	fl.IntVar(&f.decodeRate, "trace-decode-rate", 30, "tokens a sequence generates a second")
 	fl.IntVar(&f.sample, "trace-sample", 0, "sessions kept, of 1000; 0 chooses so that half the slots are busy on average")
+	fl.StringVar(&f.loop, "trace-loop", "open", "a session's next turn comes at its timestamp (open) or its think time after the last one's end (closed, --profile serving)")
 }
 
 // check validates what the library would only find later, and names flags.
 func (f *envFlags) check() error {
 	if _, err := vecenv.ParseProfile(f.profile); err != nil {
-		return usage("--profile", f.profile, "seed")
+		return usage("--profile", f.profile, "seed, serving")
 	}
 	if f.simd != "auto" && f.simd != "generic" {
 		return usage("--simd", f.simd, "auto, generic (this build has no other level)")
@@ -90,15 +99,79 @@ func (f *envFlags) check() error {
 	if _, err := trace.ParseFormat(f.trace.format); err != nil {
 		return usage("--trace-format", f.trace.format, "auto, mooncake, dynamo, bailian, azure, burstgpt, vidur")
 	}
+	if err := f.checkTrace(); err != nil {
+		return err
+	}
+	return f.checkPreset()
+}
+
+func (f *envFlags) checkTrace() error {
+	if f.trace.loop != "open" && f.trace.loop != "closed" {
+		return usage("--trace-loop", f.trace.loop, "open, closed")
+	}
 	if f.trace.path != "" {
+		if f.trace.loop == "closed" && !f.serving() {
+			return usage("--trace-loop", "closed without --profile serving", "open, or closed together with it")
+		}
 		return readable("--trace", f.trace.path)
 	}
-	for _, name := range []string{"trace-format", "skip-bad-lines", "trace-step-ms", "trace-decode-rate", "trace-sample"} {
+	for _, name := range []string{"trace-format", "skip-bad-lines", "trace-step-ms", "trace-decode-rate", "trace-sample", "trace-loop"} {
 		if f.set(name) {
 			return usage("--"+name, "no --trace", "together with --trace FILE")
 		}
 	}
 	return nil
+}
+
+// checkPreset finds the server. Its step is that of the trace, whichever of them is given.
+func (f *envFlags) checkPreset() (err error) {
+	if !f.serving() {
+		if f.set("preset") {
+			return usage("--preset", "no --profile serving", "together with --profile serving")
+		}
+		return nil
+	}
+	if f.server, err = findPreset(f.preset); err != nil {
+		return err
+	}
+	if f.set("trace-step-ms") {
+		f.server.StepMillis = int64(f.trace.stepMillis)
+	}
+	f.trace.stepMillis = int(f.server.StepMillis)
+	return nil
+}
+
+// findPreset is the preset that --preset names, or that its file holds.
+func findPreset(name string) (kv.Preset, error) {
+	if e := strings.ToLower(filepath.Ext(name)); e == ".toml" || e == ".json" {
+		if err := readable("--preset", name); err != nil {
+			return kv.Preset{}, err
+		}
+		return scenario.LoadPreset(name)
+	}
+	p, err := kv.PresetNamed(name)
+	if err != nil {
+		return p, usageError{errors.New("--" + err.Error())}
+	}
+	return p, nil
+}
+
+func presetNames() (names []string) {
+	for _, p := range kv.Presets() {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// serving tells whether the environments have the serving profile.
+func (f *envFlags) serving() bool { return f.profile == vecenv.Serving.String() }
+
+// rules are the profile and the preset, which is empty in the seed profile.
+func (f *envFlags) rules() (vecenv.Profile, kv.Preset) {
+	if f.serving() {
+		return vecenv.Serving, f.server
+	}
+	return vecenv.Seed, kv.Preset{}
 }
 
 // readable tells whether a file that a command line names can be read; what names the flag or argument.
@@ -130,15 +203,30 @@ func (f *envFlags) threads() int {
 
 // source makes what arrives, for one difficulty.
 func (f *envFlags) source(ctx context.Context, d scenario.Difficulty) (scenario.Source, error) {
-	if f.trace.path == "" {
+	switch {
+	case f.trace.path == "" && f.serving():
+		return scenario.NewAgents(f.slots, f.steps, d, f.server)
+	case f.trace.path == "":
 		return scenario.NewSynthetic(f.slots, f.steps, d)
 	}
-	format, err := trace.ParseFormat(f.trace.format)
+	c, err := f.traffic()
 	if err != nil {
 		return nil, err
 	}
-	return scenario.LoadTrafficContext(ctx, scenario.TrafficConfig{Path: f.trace.path, Format: format, SkipBadLines: f.trace.skipBadLines, Slots: f.slots,
-		Steps: f.steps, Difficulty: d, StepMillis: f.trace.stepMillis, DecodeRate: f.trace.decodeRate, SampleMillis: f.trace.sample})
+	c.Slots, c.Steps, c.Difficulty = f.slots, f.steps, d
+	return scenario.LoadTrafficContext(ctx, c)
+}
+
+// traffic says how the trace becomes episodes, of whatever shape and difficulty.
+func (f *envFlags) traffic() (scenario.TrafficConfig, error) {
+	t := &f.trace
+	format, err := trace.ParseFormat(t.format)
+	c := scenario.TrafficConfig{Path: t.path, Format: format, SkipBadLines: t.skipBadLines, StepMillis: t.stepMillis, DecodeRate: t.decodeRate,
+		SampleMillis: t.sample, Closed: t.loop == "closed"}
+	if f.serving() {
+		c.Serving = &f.server
+	}
+	return c, err
 }
 
 // checkPolicies validates a list of policy names.

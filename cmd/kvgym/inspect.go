@@ -34,12 +34,14 @@ func newInspectCmd() *cobra.Command {
 		Short: "Show one episode whole: everything drawn, and the state after every step, as JSON lines",
 		Long: `inspect is the door for anyone who checks the simulator. It prints one line {"type":"scenario"} with everything that was
 drawn and the state after the reset, then one line {"type":"step"} for every step. Names and units are those of
-docs/simulator.md; memory is in quarter pages (qp).
+docs/simulator.md; memory is in quarter pages (qp). With --profile serving the preset, sessions, prefill left, transfers and the
+profile's counts are there, too.
 
 Actions come from a policy or from a file with one JSON array a step, for example [["compress",3],["evict",7]]: operation
 (keep, evict, compress, swap, or any number) and slot, applied in order. Missing lines keep everything. Lines are long: --no-obs and a tool such as jq make them readable.`,
 		Example: "  kvgym inspect --difficulty hard --env 7 --policy greedy --no-obs | jq -c '[.type, .step, .state.used_qp, .reward]'\n" +
-			"  printf '[[\"compress\",4],[\"compress\",4]]\\n[]\\n' | kvgym inspect --actions - --steps 2 --no-obs",
+			"  printf '[[\"compress\",4],[\"compress\",4]]\\n[]\\n' | kvgym inspect --actions - --steps 2 --no-obs\n" +
+			"  kvgym inspect --profile serving --policy tiered --no-obs | jq -c '[.step, .state.serving, .reward]'",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return inspect(cmd, &f) },
 	}
@@ -74,8 +76,9 @@ func inspect(cmd *cobra.Command, f *inspectFlags) error {
 	if err != nil {
 		return err
 	}
+	profile, preset := f.env.rules()
 	b, err := vecenv.New(vecenv.Config{Envs: 1, Slots: f.env.slots, Steps: f.env.steps, MaxWait: f.env.maxWait, Source: src, Workers: 1,
-		Autoreset: vecenv.Disabled, Outputs: vecenv.WithMetrics})
+		Profile: profile, Preset: preset, ServingSource: src, Autoreset: vecenv.Disabled, Outputs: vecenv.WithMetrics})
 	if err != nil {
 		return err
 	}

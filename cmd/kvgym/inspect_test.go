@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -85,6 +86,56 @@ func TestInspectTrace(t *testing.T) {
 	lines := inspectLines(t, "", "--trace", path, "--difficulty", "medium", "--no-obs")
 	require.Equal(t, "trace", lines[0]["arrival_level"])
 	require.Len(t, lines, 16)
+}
+
+func TestInspectServing(t *testing.T) {
+	preset := filepath.Join(t.TempDir(), "slow.toml")
+	require.NoError(t, os.WriteFile(preset, []byte("base = \"llama3-8b.a100\"\nname = \"slow\"\nlink_ps = 209720000\n"), 0o600))
+	lines := inspectLines(t, "", "--profile", "serving", "--preset", preset, "--difficulty", "hard", "--policy", "tiered", "--no-obs")
+	require.Len(t, lines, 16)
+	require.Equal(t, "serving", lines[0]["profile"])
+	got := lines[0]["preset"].(map[string]any)
+	require.Equal(t, []any{"slow", 209720000.0, 1000.0}, []any{got["name"], got["link_ps"], got["step_ms"]})
+	require.Positive(t, lines[0]["good_norm"])
+	require.Positive(t, lines[0]["request_norm"])
+	require.Len(t, lines[15]["components"], 11)
+	require.Len(t, lines[15]["metrics"], 19)
+	seed := inspectLines(t, "", "--steps", "1", "--no-obs")
+	require.Equal(t, "seed", seed[0]["profile"])
+	require.NotContains(t, seed[0], "preset")
+	require.Len(t, seed[1]["components"], 7)
+	require.Len(t, seed[1]["metrics"], 14)
+}
+
+// The step of a trace is that of the preset, unless it is given: then it is the preset's, too.
+func TestInspectServingTrace(t *testing.T) {
+	dir := t.TempDir()
+	path, preset := filepath.Join(dir, "traffic.jsonl"), filepath.Join(dir, "long.json")
+	done(t, "trace", "synth", "--requests", "400", "--out", path, "--quiet")
+	require.NoError(t, os.WriteFile(preset, []byte(`{"base": "dynamo-mocker", "step_ms": 2000}`), 0o600))
+	for _, c := range []struct {
+		args []string
+		step float64
+	}{{nil, 2000}, {[]string{"--trace-step-ms", "500"}, 500}, {[]string{"--trace-step-ms", "1000"}, 1000}} {
+		args := append([]string{"--profile", "serving", "--preset", preset, "--trace", path, "--no-obs"}, c.args...)
+		open, closed := inspectLines(t, "", args...), inspectLines(t, "", append(args, "--trace-loop", "closed")...)
+		require.Equal(t, c.step, open[0]["preset"].(map[string]any)["step_ms"])
+		require.Equal(t, open[0]["preset"], closed[0]["preset"])
+		require.Zero(t, turnsIn(open[0]))
+		require.Positive(t, turnsIn(closed[0]))
+	}
+}
+
+// turnsIn counts the further turns of all initial sequences and requests that a scenario draws.
+func turnsIn(s map[string]any) (n int) {
+	requests := s["initial"].([]any)
+	for _, a := range s["arrivals"].([]any) {
+		requests = append(requests, a.(map[string]any)["requests"].([]any)...)
+	}
+	for _, q := range requests {
+		n += len(q.(map[string]any)["turns"].([]any))
+	}
+	return n
 }
 
 // FuzzParseActions feeds arbitrary files: no panic, and what parses means the same when it is written out again.

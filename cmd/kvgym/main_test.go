@@ -89,7 +89,15 @@ func TestWrongUse(t *testing.T) {
 		{"kvgym rollout: --steps: 4097: allowed 1 to 4096", []string{"rollout", "--steps", "4097", "--out", dir}},
 		{"kvgym rollout: --slots: 65: allowed a multiple of 16 from 16 to 256", []string{"rollout", "--slots", "65", "--out", dir}},
 		{"kvgym inspect: --difficulty: brutal: allowed easy, medium, hard, all", []string{"inspect", "--difficulty", "brutal"}},
-		{"kvgym inspect: --profile: serving: allowed seed", []string{"inspect", "--profile", "serving"}},
+		{"kvgym inspect: --profile: server: allowed seed, serving", []string{"inspect", "--profile", "server"}},
+		{"kvgym inspect: --preset: no --profile serving: allowed together with --profile serving", []string{"inspect", "--preset", "dynamo-mocker"}},
+		{"kvgym rollout: --preset: no --profile serving: allowed together", []string{"rollout", "--out", dir, "--profile", "seed", "--preset", "llama3-8b.a100"}},
+		{`kvgym rollout: --preset: "a100": allowed llama3-8b.a100, llama3-70b.8xh100, `, []string{"rollout", "--out", dir, "--profile", "serving", "--preset", "a100"}},
+		{`kvgym inspect: --preset: "": allowed llama3-8b.a100, `, []string{"inspect", "--profile", "serving", "--preset", ""}},
+		{"kvgym inspect: --trace-loop: half: allowed open, closed", []string{"inspect", "--profile", "serving", "--trace", file, "--trace-loop", "half"}},
+		{"kvgym inspect: --trace-loop: closed without --profile serving: allowed open, or closed together with it", []string{"inspect", "--trace", file, "--trace-loop", "closed"}},
+		{"kvgym inspect: --trace-loop: no --trace: allowed together with --trace FILE", []string{"inspect", "--profile", "serving", "--trace-loop", "closed"}},
+		{"kvgym inspect: --trace-step-ms: no --trace: allowed together", []string{"inspect", "--profile", "serving", "--trace-step-ms", "500"}},
 		{"kvgym inspect: --simd: avx512: allowed auto, generic", []string{"inspect", "--simd", "avx512"}},
 		{"kvgym inspect: --workers: -1: allowed 0 to 1024", []string{"inspect", "--workers", "-1"}},
 		{"kvgym inspect: --max-wait: 0: allowed 1 to 4096", []string{"inspect", "--max-wait", "0"}},
@@ -131,6 +139,13 @@ func TestFailures(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left, "no temporary file stays")
 	refused(t, exitFailed, "allowed a folder that can be written", "rollout", "--out", broken)
+
+	preset := filepath.Join(dir, "preset.toml")
+	require.NoError(t, os.WriteFile(preset, []byte("base = \"llama3-8b.a100\"\nlink_ps = 0\n"), 0o600))
+	for _, args := range [][]string{{"inspect", "--profile", "serving", "--preset"}, {"rollout", "--profile", "serving", "--out", filepath.Join(dir, "out"), "--preset"}} {
+		refused(t, exitFailed, "link_ps: 0: allowed 1 to ", append(args, preset)...)
+		refused(t, exitFailed, missing+".json: no such file or directory: allowed a file that can be read", append(args, missing+".json")...)
+	}
 }
 
 // full is an output that takes nothing, like a full disk.
@@ -156,6 +171,9 @@ func TestVersion(t *testing.T) {
 	for _, key := range []string{"version", "commit", "go", "simd_levels", "simulator_version"} {
 		require.NotEmpty(t, v[key], key)
 	}
+	require.Equal(t, []any{"seed", "serving"}, v["profiles"])
+	require.Equal(t, []any{"llama3-8b.a100", "llama3-70b.8xh100", "deepseek-v3.h800-node", "dynamo-mocker"}, v["presets"])
+	require.Contains(t, done(t, "version"), "\nprofiles: seed, serving\npresets: llama3-8b.a100, ")
 	require.Contains(t, done(t, "version"), "simulator rules version")
 }
 

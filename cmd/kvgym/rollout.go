@@ -13,9 +13,9 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/kvgym/kvgym/policy"
+	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/rollout"
 	"github.com/kvgym/kvgym/scenario"
-	"github.com/kvgym/kvgym/trace"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -50,7 +50,8 @@ whatever --workers and --envs are. An interrupted or killed rollout goes on with
 Policies:
 ` + policyHelp(),
 		Example: "  kvgym rollout --episodes 10000 --policy noop,greedy --difficulty hard --out out/hard\n" +
-			"  kvgym trace synth --out traffic.jsonl && kvgym rollout --policy greedy --trace traffic.jsonl --out out/trace --json",
+			"  kvgym trace synth --out traffic.jsonl && kvgym rollout --policy greedy --trace traffic.jsonl --out out/trace --json\n" +
+			"  kvgym rollout --profile serving --preset llama3-70b.8xh100 --policy noop,tiered --out out/serving",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRollout(cmd, &f) },
 	}
@@ -111,12 +112,13 @@ func (f *rolloutFlags) config() (rollout.Config, error) {
 	if d != scenario.All {
 		c.Difficulties = []scenario.Difficulty{d}
 	}
-	if t := &f.env.trace; t.path != "" {
-		format, err := trace.ParseFormat(t.format)
+	c.Profile, c.Preset = f.env.rules()
+	if f.env.trace.path != "" {
+		t, err := f.env.traffic()
 		if err != nil {
 			return c, err
 		}
-		c.Traffic = &scenario.TrafficConfig{Path: t.path, Format: format, SkipBadLines: t.skipBadLines, StepMillis: t.stepMillis, DecodeRate: t.decodeRate, SampleMillis: t.sample}
+		c.Traffic = &t
 	}
 	return c, nil
 }
@@ -159,15 +161,47 @@ func withFlags(err error) error {
 	return err
 }
 
+// summaryColumn is one column of the summary's table.
+type summaryColumn struct {
+	name, format string
+	value        func(*rollout.Group) float64
+}
+
+// The columns after the score that matter in each profile.
+var (
+	seedColumns = []summaryColumn{
+		{"failures", "%.2f", func(g *rollout.Group) float64 { return g.Failures }},
+		{"tokens", "%.0f", func(g *rollout.Group) float64 { return g.Tokens }},
+		{"swap latency", "%.2f", func(g *rollout.Group) float64 { return g.Latency }},
+		{"steps above 95 %", "%.1f", func(g *rollout.Group) float64 { return g.PressureSteps }},
+	}
+	servingColumns = []summaryColumn{
+		{"goodput", "%.3f", func(g *rollout.Group) float64 { return g.Components[reward.Names[reward.Goodput]] }},
+		{"failures", "%.2f", func(g *rollout.Group) float64 { return g.Failures }},
+		{"late", "%.2f", func(g *rollout.Group) float64 { return g.Late }},
+		{"first-token waits", "%.1f", func(g *rollout.Group) float64 { return g.FirstWaits }},
+		{"forced", "%.2f", func(g *rollout.Group) float64 { return g.Forced }},
+		{"waste (ms)", "%.0f", func(g *rollout.Group) float64 { return g.WasteUS / 1000 }},
+		{"steps above 95 %", "%.1f", func(g *rollout.Group) float64 { return g.PressureSteps }},
+	}
+)
+
 // summaryText is the summary for people: a table, and where the data lie.
 func summaryText(s *rollout.Summary) string {
 	var w strings.Builder
 	t := table.NewWriter()
 	t.SetOutputMirror(&w)
 	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"policy", "difficulty", "episodes", "score", "± 95 %", "failures", "tokens", "swap latency", "steps above 95 %"})
-	right := []table.ColumnConfig{}
-	for n := 3; n <= 9; n++ {
+	columns := seedColumns
+	if s.Profile == vecenv.Serving.String() {
+		columns = servingColumns
+	}
+	header, right := table.Row{"policy", "difficulty", "episodes", "score", "± 95 %"}, []table.ColumnConfig{}
+	for _, c := range columns {
+		header = append(header, c.name)
+	}
+	t.AppendHeader(header)
+	for n := 3; n <= len(header); n++ {
 		right = append(right, table.ColumnConfig{Number: n, Align: text.AlignRight, AlignHeader: text.AlignRight})
 	}
 	t.SetColumnConfigs(right)
@@ -175,8 +209,11 @@ func summaryText(s *rollout.Summary) string {
 		if i > 0 && g.Policy != s.Groups[i-1].Policy {
 			t.AppendSeparator()
 		}
-		t.AppendRow(table.Row{g.Policy, g.Difficulty, g.Episodes, fmt.Sprintf("%.4f", g.Reward), fmt.Sprintf("%.4f", (g.RewardCI95[1]-g.RewardCI95[0])/2),
-			fmt.Sprintf("%.2f", g.Failures), fmt.Sprintf("%.0f", g.Tokens), fmt.Sprintf("%.2f", g.Latency), fmt.Sprintf("%.1f", g.PressureSteps)})
+		row := table.Row{g.Policy, g.Difficulty, g.Episodes, fmt.Sprintf("%.4f", g.Reward), fmt.Sprintf("%.4f", (g.RewardCI95[1]-g.RewardCI95[0])/2)}
+		for _, c := range columns {
+			row = append(row, fmt.Sprintf(c.format, c.value(&g)))
+		}
+		t.AppendRow(row)
 	}
 	t.Render()
 	if s.Trace != nil {

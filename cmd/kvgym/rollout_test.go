@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvgym/kvgym/reward"
 	"github.com/stretchr/testify/require"
 )
 
@@ -28,11 +29,14 @@ func TestRolloutJSON(t *testing.T) {
 	require.Len(t, groups, 6)
 	g := groups[5].(map[string]any)
 	require.Equal(t, []any{"greedy", "hard", 40.0}, []any{g["policy"], g["difficulty"], g["episodes"]})
-	for _, key := range []string{"reward_mean", "failures_mean", "tokens_mean", "latency_mean", "pressure_steps_mean"} {
+	for _, key := range []string{"reward_mean", "failures_mean", "tokens_mean", "latency_mean", "pressure_steps_mean", "late_mean", "forced_mean", "first_waits_mean", "waste_us_mean"} {
 		require.Contains(t, g, key)
 	}
 	require.Len(t, g["reward_ci95"], 2)
-	require.Len(t, g["components"], 7)
+	for _, name := range reward.Names {
+		require.Contains(t, g["components"], name)
+	}
+	require.Equal(t, "seed", sum["profile"])
 	require.NotContains(t, sum, "trace")
 
 	refused(t, exitUsage, "kvgym rollout: out: "+out+": holds a rollout already: allowed another folder, or resuming that one: --resume", args...)
@@ -52,6 +56,26 @@ func TestRolloutTable(t *testing.T) {
 	require.Contains(t, out, "hit share of an infinite prefix cache")
 	require.Contains(t, out, "MB of Parquet in "+filepath.Join(dir, "out"))
 	require.Empty(t, done(t, "rollout", "--episodes", "20", "--policy", "lru", "--out", filepath.Join(dir, "quiet"), "--quiet"))
+}
+
+// The table of the serving profile has other columns, and its episodes are those that inspect shows with the same flags.
+func TestRolloutServing(t *testing.T) {
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out")
+	flags := []string{"--profile", "serving", "--preset", "dynamo-mocker", "--difficulty", "hard", "--seed", "3"}
+	text := done(t, append([]string{"rollout", "--episodes", "1", "--policy", "tiered", "--out", out}, flags...)...)
+	header := strings.Join(strings.Fields(strings.Split(text, "\n")[1]), " ")
+	require.Equal(t, "│ POLICY │ DIFFICULTY │ EPISODES │ SCORE │ ± 95 % │ GOODPUT │ FAILURES │ LATE │ FIRST-TOKEN WAITS │ FORCED │ WASTE (MS) │ STEPS ABOVE 95 % │", header)
+	var sum struct{ Groups []map[string]any }
+	require.NoError(t, json.Unmarshal([]byte(done(t, append([]string{"rollout", "--episodes", "1", "--policy", "tiered", "--out", out, "--json", "--resume"}, flags...)...)), &sum))
+	lines := inspectLines(t, "", append([]string{"--policy", "tiered", "--no-obs"}, flags...)...)
+	last := lines[15]
+	state, g := last["state"].(map[string]any), sum.Groups[0]
+	serving := state["serving"].(map[string]any)
+	require.Equal(t, []any{state["failures"], serving["late"], serving["forced"], serving["first_waits"], serving["waste_us"], last["components"]},
+		[]any{g["failures_mean"], g["late_mean"], g["forced_mean"], g["first_waits_mean"], g["waste_us_mean"], g["components"]})
+	refused(t, exitUsage, `preset.name is "dynamo-mocker" there and "llama3-8b.a100" here`,
+		"rollout", "--episodes", "1", "--policy", "tiered", "--out", out, "--resume", "--profile", "serving", "--difficulty", "hard", "--seed", "3")
 }
 
 // TestInterrupt sends a real signal to a real process: status 130, one line, and --resume goes on.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/spf13/cobra"
@@ -23,13 +24,15 @@ type buildVersion struct {
 	Commit    string   `json:"commit"`
 	Go        string   `json:"go"`
 	Levels    []string `json:"simd_levels"`
+	Profiles  []string `json:"profiles"`
+	Presets   []string `json:"presets"` // of the serving profile
 	OS        string   `json:"os"`
 	Arch      string   `json:"arch"`
 }
 
 func currentVersion() buildVersion {
 	v := buildVersion{Version: version, Simulator: vecenv.SimulatorVersion, Commit: commit, Go: runtime.Version(), Levels: []string{"generic"},
-		OS: runtime.GOOS, Arch: runtime.GOARCH}
+		Profiles: []string{vecenv.Seed.String(), vecenv.Serving.String()}, Presets: presetNames(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	if info, ok := debug.ReadBuildInfo(); ok && v.Commit == "" {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
@@ -55,8 +58,8 @@ func newVersionCmd() *cobra.Command {
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kvgym %s (commit %s, %s, %s/%s)\nsimulator rules version %s\nSIMD levels: generic\n",
-				v.Version, v.Commit, v.Go, v.OS, v.Arch, v.Simulator)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kvgym %s (commit %s, %s, %s/%s)\nsimulator rules version %s\nSIMD levels: generic\nprofiles: %s\npresets: %s\n",
+				v.Version, v.Commit, v.Go, v.OS, v.Arch, v.Simulator, strings.Join(v.Profiles, ", "), strings.Join(v.Presets, ", "))
 			return err
 		},
 	}
