@@ -4,8 +4,12 @@ import (
 	"encoding/json"
 	"math"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/report"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
@@ -22,33 +26,94 @@ func TestDrawScenario(t *testing.T) {
 	traffic, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: filepath.Join("..", "vecenv", "testdata", "traffic.jsonl")})
 	require.NoError(t, err)
 	for _, src := range []scenario.Source{easy, hard, traffic} {
-		b, err := vecenv.New(vecenv.Config{Envs: 20, Workers: 1, Source: src, Outputs: vecenv.WithMetrics, Autoreset: vecenv.Disabled})
+		testDocuments(t, vecenv.Config{Source: src}, func(text string) {
+			for _, name := range []string{"serving", "preset", "good_norm", "request_norm", "ref", "turns", "born", "again"} {
+				require.False(t, strings.Contains(text, `"`+name+`":`), name)
+			}
+		})
+	}
+}
+
+// The same for the serving profile, whose documents hold more.
+func TestDrawScenarioServing(t *testing.T) {
+	preset, err := scenario.LoadPreset(filepath.Join("testdata", "slow-link.toml"))
+	require.NoError(t, err)
+	var sources []scenario.Source
+	for _, d := range []scenario.Difficulty{scenario.Easy, scenario.Hard} {
+		src, err := scenario.NewAgents(64, 15, d, preset)
 		require.NoError(t, err)
-		defer b.Close()
-		require.NoError(t, b.Reset(vecenv.ResetOptions{}))
-		drawn := make([]report.Scenario, 20)
-		for i := range drawn {
-			drawn[i] = report.DrawScenario(b, i, true)
-			requireInitial(t, &drawn[i])
-			requireRoundTrip(t, &drawn[i])
+		sources = append(sources, src)
+	}
+	for _, closed := range []bool{false, true} {
+		src, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: filepath.Join("..", "vecenv", "testdata", "traffic.jsonl"), Serving: &preset, Closed: closed})
+		require.NoError(t, err)
+		sources = append(sources, src)
+	}
+	for _, src := range sources {
+		testDocuments(t, vecenv.Config{Profile: vecenv.Serving, Preset: preset, ServingSource: src}, func(text string) {
+			for _, name := range []string{"profile", "preset", "good_norm", "request_norm", "ref", "turns", "serving", "prefix_multipliers"} {
+				require.True(t, strings.Contains(text, `"`+name+`":`), name)
+			}
+		})
+	}
+}
+
+// testDocuments plays 20 episodes without actions and compares what their documents say. draws looks at the text of the first.
+func testDocuments(t *testing.T, cfg vecenv.Config, draws func(text string)) {
+	cfg.Envs, cfg.Workers, cfg.Outputs, cfg.Autoreset = 20, 1, vecenv.WithMetrics, vecenv.Disabled
+	b, err := vecenv.New(cfg)
+	require.NoError(t, err)
+	defer b.Close()
+	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+	drawn := make([]report.Scenario, 20)
+	for i := range drawn {
+		drawn[i] = report.DrawScenario(b, i, true)
+		require.Equal(t, cfg.Profile.String(), drawn[i].Profile)
+		requireInitial(t, &drawn[i])
+		text := requireRoundTrip(t, &drawn[i])
+		if i == 0 {
+			draws(text)
 		}
-		score := make([]int64, 20)
-		for range 15 {
-			require.NoError(t, b.Step(vecenv.Actions{}))
-			for i := range drawn {
-				st := report.StepOf(b, i, nil, true)
-				requireArrivals(t, &drawn[i], &st)
-				require.Equal(t, st.State.ScoreFixed-score[i], st.RewardFixed)
-				require.Equal(t, float64(st.RewardFixed)/(1<<20), float64(st.Reward))
-				score[i] = st.State.ScoreFixed
-				requireRoundTrip(t, &st)
+	}
+	score := make([]int64, 20)
+	for range 15 {
+		require.NoError(t, b.Step(vecenv.Actions{}))
+		for i := range drawn {
+			st := report.StepOf(b, i, nil, true)
+			requireArrivals(t, &drawn[i], &st)
+			require.Equal(t, st.State.ScoreFixed-score[i], st.RewardFixed)
+			require.Equal(t, float64(st.RewardFixed)/(1<<20), float64(st.Reward))
+			score[i] = st.State.ScoreFixed
+			requireRoundTrip(t, &st)
+			if cfg.Profile == vecenv.Serving {
+				requireServing(t, b.View(i), &st)
+			} else {
+				require.Len(t, st.Components, 7)
+				require.Len(t, st.Metrics, 14)
 			}
 		}
 	}
 }
 
+// requireServing compares what the profile adds with the view and with the metrics.
+func requireServing(t *testing.T, v vecenv.View, st *report.Step) {
+	s := st.State.Serving
+	require.Len(t, st.Components, 11)
+	require.Equal(t, []float32{float32(s.Forced), float32(s.Late), float32(s.FirstTokens), float32(s.FirstWaits), float32(s.WasteUS)},
+		[]float32{st.Metrics["forced_preemptions"], st.Metrics["late_turns"], st.Metrics["first_tokens"], st.Metrics["first_token_waits"], st.Metrics["waste_us"]})
+	good := v.Totals().Serving
+	require.Equal(t, int64(min(good.Goodput, good.GoodNorm)<<24/good.GoodNorm), st.ComponentsFixed["goodput"])
+	require.Equal(t, good.Goodput, s.Goodput)
+	for k, q := range v.AppendLive(nil) {
+		got := st.State.Slots[k].Serving
+		require.Equal(t, []any{q.WorkUS, q.Moving, q.Back, q.MoveQP, q.Wanted, q.First, q.Late, q.Born, q.Admit, q.TurnRef},
+			[]any{got.WorkUS, got.Moving, got.Back, got.MoveQP, got.Wanted, got.First, got.Late, got.Born, got.Admit, got.Ref})
+		require.Equal(t, q.Phase == kv.Idle && q.Type != kv.System, got.Wake != nil)
+	}
+}
+
 // requireRoundTrip asserts that a document survives JSON bit for bit, which it could not with a NaN or an infinity in it.
-func requireRoundTrip[T any](t *testing.T, document *T) {
+func requireRoundTrip[T any](t *testing.T, document *T) string {
 	text, err := json.Marshal(document)
 	require.NoError(t, err)
 	var back T
@@ -61,6 +126,7 @@ func requireRoundTrip[T any](t *testing.T, document *T) {
 			require.Equal(t, math.Float32bits(x), math.Float32bits(any(&back).(*report.Step).Obs[k]))
 		}
 	}
+	return string(text)
 }
 
 func requireInitial(t *testing.T, s *report.Scenario) {
@@ -74,7 +140,15 @@ func requireInitial(t *testing.T, s *report.Scenario) {
 			}
 			if slot.Tokens == q.PromptTokens+uint32(q.DoneTokens)+prefix && slot.Type == q.Type && slot.Priority == uint32(q.Priority) {
 				require.Equal(t, k, slot.Slot)
-				require.Equal(t, []any{q.Phase, q.Hotness, q.Timer, int(q.LastAccess)}, []any{slot.Phase, slot.Hotness, slot.Timer, slot.LastAccess})
+				timer := int(slot.Timer)
+				if slot.Serving != nil {
+					require.Equal(t, q.Ref, slot.Serving.Ref)
+					timer = int(q.Timer)
+					if slot.Serving.Wake != nil {
+						timer = *slot.Serving.Wake
+					}
+				}
+				require.Equal(t, []any{q.Phase, q.Hotness, int(q.Timer), int(q.LastAccess)}, []any{slot.Phase, slot.Hotness, timer, slot.LastAccess})
 				k++
 			}
 		}
@@ -90,6 +164,14 @@ func requireArrivals(t *testing.T, s *report.Scenario, st *report.Step) {
 	}
 	require.EqualValues(t, arrived, st.State.Arrived)
 	for _, q := range st.State.Queue {
-		require.Contains(t, s.Arrivals[q.Arrived].Requests, q.Request)
+		if q.Ticket == nil {
+			require.Contains(t, s.Arrivals[q.Arrived].Requests, q.Request)
+		} else if q.Born == q.Arrived && !q.Again { // as it arrived, not dropped since
+			require.True(t, slices.ContainsFunc(s.Arrivals[q.Arrived].Requests, func(a report.Request) bool {
+				a.Rate, a.Pauses = 0, false // which have no meaning here
+				a.Session = &report.Session{Ref: a.Ref}
+				return reflect.DeepEqual(a, q.Request)
+			}))
+		}
 	}
 }

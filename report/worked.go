@@ -17,7 +17,7 @@ type Worked struct {
 	Title    string
 	About    string        // what to look at
 	Flags    string        // of the kvgym inspect that shows the same episode
-	Config   vecenv.Config // Source, Slots, Steps and MaxWait
+	Config   vecenv.Config // the sources, Slots, Steps, MaxWait, Profile and Preset
 	Identity scenario.Identity
 	Actions  [][]int32 // (op, slot) pairs of each step
 }
@@ -65,7 +65,12 @@ func WriteWorked(w io.Writer, e *Worked) error {
 		return err
 	}
 	s := DrawScenario(b, 0, false)
-	p.draws(&s)
+	p.randoms(&s)
+	if s.Preset != nil {
+		p.servingDraws(&s)
+	} else {
+		p.draws(&s)
+	}
 	p.printf("### After the reset\n\n")
 	p.state(b.View(0), &s.State)
 	for _, pairs := range e.Actions {
@@ -92,17 +97,26 @@ func (p *page) actionsFile(all [][]int32) error {
 	return p.err
 }
 
-// draws writes what the episode was drawn from and as.
-func (p *page) draws(s *Scenario) {
+// uses tell which rules need the draws that a worked episode shows, by profile.
+var uses = map[string][]string{
+	"seed":    {"4.1 to 4.4", "5.1 (traces)", "4.4", "4.6", "4.7", "4.5"},
+	"serving": {"4.1 to 4.3, 13.3", "5.1 (traces)", "13.3", "4.6, 13.6", "4.7", "13.3"},
+}
+
+// randoms writes what the episode was drawn from.
+func (p *page) randoms(s *Scenario) {
 	p.printf("### What is drawn\n\nKey (rule 2.2): `%#016x`. Some draws (rule 2.3):\n\n", s.Key)
 	p.header("draw", "value", "used by")
-	for _, d := range []struct {
+	for k, d := range []struct {
 		purpose     rng.Purpose
 		step, index uint32
-		use         string
-	}{{rng.Episode, 0, 0, "4.1 to 4.4"}, {rng.Window, 0, 0, "5.1 (traces)"}, {rng.Prefix, 0, 1, "4.4"}, {rng.Initial, 0, 0, "4.6"}, {rng.Arrivals, 1, 0, "4.7"}, {rng.Request, 1, 0, "4.5"}} {
-		p.row(fmt.Sprintf("draw(%d, %d, %d)", d.purpose, d.step, d.index), fmt.Sprintf("`%#016x`", rng.Draw(s.Key, d.purpose, d.step, d.index)), d.use)
+	}{{rng.Episode, 0, 0}, {rng.Window, 0, 0}, {rng.Prefix, 0, 1}, {rng.Initial, 0, 0}, {rng.Arrivals, 1, 0}, {rng.Request, 1, 0}} {
+		p.row(fmt.Sprintf("draw(%d, %d, %d)", d.purpose, d.step, d.index), fmt.Sprintf("`%#016x`", rng.Draw(s.Key, d.purpose, d.step, d.index)), uses[s.Profile][k])
 	}
+}
+
+// draws writes what was drawn in the seed profile.
+func (p *page) draws(s *Scenario) {
 	p.printf("\nDifficulty %s, arrivals %s, capacity %d QP, budget %d QP, throughput norm %d tokens, window step %d, pages of prefixes 1, 2, ...: %v.\n\n",
 		s.Difficulty, s.ArrivalLevel, s.CapacityQP, s.BudgetQP, s.TokenNorm, s.WindowStep, s.PrefixPages)
 	p.printf("Initial sequences, as drawn; those that did not fit are missing from the state below:\n\n")
@@ -122,9 +136,10 @@ func (p *page) draws(s *Scenario) {
 
 // state writes slots, prefixes and queue.
 func (p *page) state(v vecenv.View, s *State) {
-	p.header("slot", "type", "phase", "quant", "swapped", "tokens", "remaining", "rate", "priority", "prefix", "last access", "hotness", "timer", "run", "pause", "private pages", "cost")
-	for _, q := range s.Slots {
-		p.row(q.Slot, q.Type, q.Phase, q.Quant, yes(q.Swapped), q.Tokens, q.Remaining, q.Rate, q.Priority, q.Prefix, q.LastAccess, q.Hotness, q.Timer, q.RunCode, q.PauseCode, q.PrivatePages, q.CostQP)
+	if s.Serving != nil {
+		p.servingSlots(s)
+	} else {
+		p.slots(s)
 	}
 	private := uint32(0)
 	for _, q := range s.Slots {
@@ -140,9 +155,21 @@ func (p *page) state(v vecenv.View, s *State) {
 		if k > 0 {
 			p.printf("; ")
 		}
+		if s.Serving != nil {
+			p.printf("%s", waits(&q))
+			continue
+		}
 		p.printf("%s of step %d (prompt %d, prefix %d)", q.Type, q.Arrived, q.PromptTokens, q.Prefix)
 	}
 	p.printf(". Pending demand %d QP.\n\n", s.PendingQP)
+}
+
+// slots writes the live sequences of the seed profile.
+func (p *page) slots(s *State) {
+	p.header("slot", "type", "phase", "quant", "swapped", "tokens", "remaining", "rate", "priority", "prefix", "last access", "hotness", "timer", "run", "pause", "private pages", "cost")
+	for _, q := range s.Slots {
+		p.row(q.Slot, q.Type, q.Phase, q.Quant, yes(q.Swapped), q.Tokens, q.Remaining, q.Rate, q.Priority, q.Prefix, q.LastAccess, q.Hotness, q.Timer, q.RunCode, q.PauseCode, q.PrivatePages, q.CostQP)
+	}
 }
 
 // prefixes spells out the sum over shared prefixes.
@@ -170,9 +197,14 @@ func (p *page) step(b *vecenv.Batch, s *Step) {
 	p.printf("Totals: tokens %d, swap latency %d thousandths, headroom %d tenths, risk %d hundredths, R = %d, growth %d; arrived %d, admitted %d, completed %d, failures %d, rejected %d, evictions %d, compressions %d, swaps %d, invalid %d, accesses to swapped %d, steps above 0.95 %d.\n\n",
 		t.Tokens, t.LatencyMilli, t.HeadroomTenths, t.RiskHundredths, t.RetainedTwenty, t.QueueGrowth, t.Arrived, t.Admitted, t.Completed, t.Failures, t.Rejected,
 		t.Evictions, t.Compressions, t.Swaps, t.Invalid, t.SwapReads, t.PressureSteps)
+	names, weights := reward.Names[:reward.SeedTerms], &reward.SeedWeights
+	if t.Serving != nil {
+		names, weights = reward.Names[:], &reward.ServingWeights
+		p.servingTotals(t.Serving)
+	}
 	p.header("term", "weight", "value / 2^24", "value")
-	for k, name := range reward.Names[:reward.SeedTerms] {
-		p.row(name, reward.SeedWeights[k], s.ComponentsFixed[name], s.Components[name])
+	for k, name := range names {
+		p.row(name, weights[k], s.ComponentsFixed[name], s.Components[name])
 	}
 	p.printf("\nScore %d / 2^20; reward %d / 2^20 = %v; terminated: %v.\n\n", t.ScoreFixed, s.RewardFixed, s.Reward, s.Terminated)
 	p.observation(s.Obs, t)

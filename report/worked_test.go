@@ -19,7 +19,7 @@ var workedFile = filepath.Join("..", "docs", "worked-episodes.md")
 
 const workedIntro = `# Worked episodes
 
-Three small episodes with every number, to check an implementation of [the rules](simulator.md) by hand. This page is written by
+Three small episodes of the seed profile and one of the serving profile with every number, to check an implementation of [the rules](simulator.md) by hand. This page is written by
 the program (` + "`go test ./report -run TestWorkedEpisodes -update`" + `) and a test keeps it true. Memory is in quarter pages (QP); empty cells
 mean no.
 
@@ -45,6 +45,10 @@ func workedEpisodes(t *testing.T) []report.Worked {
 	traffic, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: filepath.Join("..", "vecenv", "testdata", "traffic.jsonl"), Slots: 16, Steps: 5,
 		Difficulty: scenario.Medium})
 	require.NoError(t, err)
+	preset, err := scenario.LoadPreset(filepath.Join("testdata", "slow-link.toml"))
+	require.NoError(t, err)
+	agents, err := scenario.NewAgents(16, 7, scenario.Hard, preset)
+	require.NoError(t, err)
 	return []report.Worked{
 		{
 			Title: "Doing nothing", About: "Memory fills up, requests wait, two of them fail; two sequences complete and one reasoning block lingers.",
@@ -66,6 +70,13 @@ func workedEpisodes(t *testing.T) []report.Worked {
 			Config:   vecenv.Config{Slots: 16, Steps: 5, Source: traffic},
 			Identity: scenario.Identity{Seed: 5},
 			Actions:  steps(nil, []op{{2, 0}, {2, 1}}, []op{{1, 0}}, nil, nil),
+		},
+		{
+			Title: "The serving profile", About: "The link is so slow that transfers take several steps, and CPU memory is half of the budget. Step 1 swaps out a session that waits for a tool: 62 of its 84 QP cross the link, the others in step 2, in which a sequence on its way cannot be compressed. In step 3 the tool answers: the session wakes with 256 more tokens and comes back; in step 4 it arrives, its answer is prefilled, and it goes on. Compressing slot 2 takes the pages of prefix 3 down with it, for all who share them. What step 4 evicts waits and is prefilled again in step 6, which is waste; in that step another sequence needs memory that is not there and is dropped (rule 13.16), to be prefilled again from step 7 on. A request whose prefix finds no room fails.",
+			Flags:    "--profile serving --preset report/testdata/slow-link.toml --difficulty hard --seed 1 --env 12767 --slots 16 --steps 7 --max-wait 2 --actions FILE",
+			Config:   vecenv.Config{Slots: 16, Steps: 7, MaxWait: 2, Profile: vecenv.Serving, Preset: preset, ServingSource: agents},
+			Identity: scenario.Identity{Seed: 1, Env: 12767},
+			Actions:  steps([]op{{3, 4}}, []op{{2, 4}}, []op{{2, 2}}, []op{{1, 5}}, nil, nil, nil),
 		},
 	}
 }

@@ -144,8 +144,8 @@ func (f *envFlags) checkPreset() (err error) {
 // findPreset is the preset that --preset names, or that its file holds.
 func findPreset(name string) (kv.Preset, error) {
 	if e := strings.ToLower(filepath.Ext(name)); e == ".toml" || e == ".json" {
-		if err := readable("--preset", name); err != nil {
-			return kv.Preset{}, err
+		if info, err := os.Stat(name); err != nil || info.IsDir() {
+			return kv.Preset{}, readable("--preset", name)
 		}
 		return scenario.LoadPreset(name)
 	}
