@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -231,4 +234,156 @@ func FuzzParsePreset(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, p, again)
 	})
+}
+
+func readServingPage(t *testing.T) string {
+	text, err := os.ReadFile(filepath.Join("..", "docs", "serving.md"))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// The page's example of a preset file is one.
+func TestPageExample(t *testing.T) {
+	_, rest, ok := strings.Cut(readServingPage(t), "```toml\n")
+	require.True(t, ok)
+	text, _, ok := strings.Cut(rest, "```")
+	require.True(t, ok)
+	path := filepath.Join(t.TempDir(), "mine.toml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
+	p, err := LoadPreset(path)
+	require.NoError(t, err)
+	require.Equal(t, "llama3-8b.gh200", p.Name)
+	require.InDelta(t, 131_072/300.0*1000, p.LinkPS, 1)
+	require.Len(t, p.Prefill, 3)
+	require.EqualValues(t, 131_072, p.KVBytes)
+}
+
+// The page's tables are what the presets and their functions give.
+func TestPageTables(t *testing.T) {
+	page := readServingPage(t)
+	var missing []string
+	for _, row := range slices.Concat(presetRows(), knotRows(t, page), figureRows(t), breakEvenRows()) {
+		if !strings.Contains(page, "\n"+row) {
+			missing = append(missing, row)
+		}
+	}
+	require.Empty(t, missing, "docs/serving.md does not have these rows:\n%s", strings.Join(missing, "\n"))
+}
+
+// presetRows are the beginnings of the rows of the presets' table.
+func presetRows() (rows []string) {
+	presets := kv.Presets()
+	for i, f := range presetFields(&presets[0]) {
+		row := "| " + f.key
+		if _, ok := f.to.(*[]kv.Knot); ok {
+			row += ", ms"
+		}
+		for k := range presets {
+			p := &presets[k]
+			if f.key == "decode" && slices.Equal(p.Decode, p.Prefill) {
+				row += " | as prefill"
+			} else {
+				row += " | " + cell(presetFields(p)[i].to)
+			}
+		}
+		if f.key != "name" && f.key != "source" {
+			rows = append(rows, row+" | ")
+		}
+	}
+	return rows
+}
+
+func cell(v any) string {
+	switch v := v.(type) {
+	case *int64:
+		return thousands(*v)
+	case *bool:
+		return strconv.FormatBool(*v)
+	case *[]kv.Knot:
+		var out []string
+		for _, k := range *v {
+			out = append(out, fmt.Sprintf("%d: %.2f", k.Tokens, float64(k.NS)/1e6))
+		}
+		return strings.Join(out, ", ")
+	case *[kv.NumQuants]int64:
+		return thousands(v[0]) + ", " + thousands(v[1]) + ", " + thousands(v[2])
+	}
+	return ""
+}
+
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// knotRows makes the rows "ours" and "error %" that belong to the page's rows "measured", whose tables begin with the tokens.
+func knotRows(t *testing.T, page string) (rows []string) {
+	var tokens []string
+	for line := range strings.Lines(page) {
+		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+		if cells[0] == "tokens" {
+			tokens = cells[1:]
+		}
+		name, ok := strings.CutSuffix(cells[0], ", measured")
+		if !ok {
+			continue
+		}
+		p := builtin(t, name)
+		p.PairPS = 0
+		ours, off := "| "+name+", ours", "| "+name+", error %"
+		require.Len(t, cells[1:], len(tokens), line)
+		for i, c := range cells[1:] {
+			n, err := strconv.ParseInt(strings.ReplaceAll(tokens[i], ",", ""), 10, 64)
+			require.NoError(t, err)
+			ms := float64(p.PrefillNS(n, 0)) / 1e6
+			ours += fmt.Sprintf(" | %.2f", ms)
+			if c == "-" {
+				off += " | -"
+				continue
+			}
+			measured, err := strconv.ParseFloat(c, 64)
+			require.NoError(t, err)
+			off += " | " + percentOff(ms, measured)
+		}
+		rows = append(rows, ours+" |\n", off+" |\n")
+	}
+	require.Len(t, rows, 8)
+	return rows
+}
+
+func percentOff(ours, published float64) string {
+	return fmt.Sprintf("%.1f", math.Round(1000*(ours/published-1))/10+0) // + 0 makes -0 a 0
+}
+
+// figureRows compare single figures.
+func figureRows(t *testing.T) (rows []string) {
+	v3, mocker := builtin(t, "deepseek-v3.h800-node"), builtin(t, "dynamo-mocker")
+	add := func(what string, published, ours float64) {
+		rows = append(rows, fmt.Sprintf("| %s | %.2f | %.2f | %s |\n", what, published, ours, percentOff(ours, published)))
+	}
+	add("DeepSeek, thousand prompt tokens computed a second", 73.7*(1-0.563), 1e6/float64(v3.PrefillNS(1000, 0))*1000)
+	add("DeepSeek, a decode step of 705 sequences of 4,989 tokens, ms", 705/14.8, float64(v3.DecodeStepNS(705, 705*4989))/1e6)
+	for _, n := range []float64{1024, 8192} {
+		add("mocker, prefill of "+thousands(int64(n))+" tokens, ms", 4.209989e-07*n*n+1.518344e-02*n+16.50142, float64(mocker.PrefillNS(int64(n), 0))/1e6)
+	}
+	for _, u := range []float64{0.5, 1} {
+		add(fmt.Sprintf("mocker, a decode step at u = %.1f, ms", u), -25.74*u*u+54.01*u+5.74, float64(mocker.DecodeStepNS(32, int64(u*(1<<20))))/1e6)
+	}
+	return rows
+}
+
+// breakEvenRows compare loading a token with computing it again, at the slope beyond the last knot.
+func breakEvenRows() (rows []string) {
+	for _, p := range kv.Presets() {
+		linear := p
+		linear.PairPS = 0
+		slope := float64(linear.PrefillNS(1<<16, 0)-linear.PrefillNS(1<<15, 0)) / (1 << 15)
+		deep := slope + float64(p.PairPS)*32_768/1000
+		link := float64(p.LinkPS) / 1000
+		rows = append(rows, fmt.Sprintf("| %s | %.2f | %.1f | %.1f | %.1f | %.1f | %.1f |\n", p.Name, link/1000, slope/1000, slope/link, deep/1000, deep/link, float64(p.KVBytes)/slope))
+	}
+	return rows
 }
