@@ -233,7 +233,7 @@ func StateOf(v vecenv.View) State {
 }
 
 func request(v vecenv.View, q *scenario.Sequence) Request {
-	return Request{q.PromptTokens, q.OutputTokens, q.RateTokens, q.Priority, q.Prefix, q.Type.String(), q.OnCode, q.OffCode,
+	return Request{q.PromptTokens, q.OutputTokens, q.RateTokens, q.Priority, q.Prefix, q.Type.String(), q.OnCode(), q.OffCode(),
 		q.Type == kv.Context && !q.Steady, session(v, q)}
 }
 

@@ -12,7 +12,8 @@ import (
 type Agents struct {
 	Synthetic
 	preset kv.Preset
-	rate   uint32 // nominal tokens a step
+	rate   uint32     // nominal tokens a step
+	spans  [64]uint16 // steps that a turn takes at that rate, by the index of its output tokens
 }
 
 const (
@@ -40,7 +41,11 @@ func NewAgents(slots, steps int, d Difficulty, p kv.Preset) (*Agents, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	return &Agents{Synthetic: *s, preset: p, rate: nominalRate(&p, slots)}, nil
+	a := &Agents{Synthetic: *s, preset: p, rate: nominalRate(&p, slots)}
+	for k, n := range outputTokens {
+		a.spans[k] = uint16((agentOutputTokens*uint32(n) + a.rate - 1) / a.rate)
+	}
+	return a, nil
 }
 
 // nominalRate is what a sequence generates in a step on a server that half of the slots share; rule 13.4.
@@ -87,59 +92,64 @@ type demandSum struct {
 	requests  uint32
 }
 
-// windowDemand adds up the unconstrained lives of everything that the episode draws; rule 13.4.
+// windowDemand adds up the unconstrained lives of everything that the episode draws; rule 13.4. It reads words instead of
+// decoding them: it is a good part of what a reset costs.
 func (s *Agents) windowDemand(e *Episode) demandSum {
 	var sum demandSum
 	for p := 1; p <= numTenants; p++ {
 		sum.pageSteps += uint64(e.PrefixPages[p]) * uint64(s.steps+1)
 	}
 	for i := numTenants; i < int(e.NumInitial); i++ {
-		q := s.Initial(e, i)
-		sum.requests++
-		s.addInitial(&sum, &q)
+		s.addInitial(&sum, rng.Draw(e.Key, rng.Initial, 0, uint32(i)))
 	}
+	sum.requests += uint32(e.NumInitial) - numTenants
 	var words [256]Word
 	for t := 0; t <= s.steps; t++ {
 		n := s.Synthetic.Arrive(e, t, words[:])
 		sum.requests += uint32(n)
+		if t == s.steps {
+			break // what arrives now is admitted later
+		}
 		for _, w := range words[:min(n, len(words))] {
-			q := s.Decode(e, w)
-			s.addLife(&sum, &q, q.PromptTokens, t+1, t+firstTokenSteps, uint32(q.OutputTokens))
+			k := uint64(w) >> 25 & 63
+			s.addLife(&sum, uint64(w), agentPrompt(uint64(w)), t+1, t+firstTokenSteps, agentOutputTokens*uint32(outputTokens[k]), int(s.spans[k]))
 		}
 	}
 	return sum
 }
 
-func (s *Agents) addInitial(sum *demandSum, q *InitialSequence) {
-	tokens := q.PromptTokens + uint32(q.DoneTokens)
-	if q.Phase != kv.Idle {
-		s.addLife(sum, &q.Sequence, tokens, 0, 1, uint32(q.OutputTokens-q.DoneTokens))
+// addInitial adds the initial sequence that a draw gives.
+func (s *Agents) addInitial(sum *demandSum, w uint64) {
+	out := agentOutputTokens * uint32(outputTokens[w>>25&63])
+	done := rng.Scale(rng.Field(w, 48, 6), 6, out)
+	if typeOf[uint8(w)] != kv.Context || rng.Field(w, 62, 1) == 0 {
+		left := out - done
+		s.addLife(sum, w, agentPrompt(w)+done, 0, 1, left, int((left+s.rate-1)/s.rate))
 		return
 	}
-	if turn, ok := s.Next(nil, q.Ref); ok {
-		next := q.Sequence
-		next.Ref = turn.Ref
-		s.addLife(sum, &next, tokens+turn.PromptTokens, 0, int(q.Timer), uint32(turn.OutputTokens))
+	if turns := rng.Field(w, 40, 2); turns != 0 { // idle: the next turn is the first that counts
+		w -= 1 << 40
+		s.addLife(sum, w, agentPrompt(w)+out+toolTokens<<rng.Field(w, 42, 2), 0, 1+int(rng.Field(w, 54, 3)), out, int(s.spans[w>>25&63]))
 	}
 }
 
-// addLife adds a sequence that holds memory from step held on and generates `left` tokens from step start on, and then its
-// session's further turns.
-func (s *Agents) addLife(sum *demandSum, q *Sequence, tokens uint32, held, start int, left uint32) {
-	if held > s.steps {
-		return
-	}
-	ref, end := q.Ref, 0
-	for {
-		end = start + int((left+s.rate-1)/s.rate) - 1
-		sum.good += uint64(min(left, s.rate*uint32(max(0, s.steps-start+1)))) * uint64(servingWeightBase+uint32(q.Priority))
-		tokens += left
-		turn, ok := s.Next(nil, ref)
-		if !ok || end >= s.steps {
-			break
+// addLife adds the sequence of a word that holds memory from step held on and generates `left` tokens in the `span` steps from
+// start on, and then its session's further turns.
+func (s *Agents) addLife(sum *demandSum, w uint64, tokens uint32, held, start int, left uint32, span int) {
+	good := min(left, s.rate*uint32(max(0, s.steps-start+1)))
+	tokens += left
+	end := start + span - 1
+	if typeOf[uint8(w)] == kv.Context {
+		k := w >> 25 & 63
+		out, pause := agentOutputTokens*uint32(outputTokens[k]), rng.Field(w, 42, 2)
+		for turns := rng.Field(w, 40, 2); turns > 0 && end < s.steps; turns-- {
+			start = end + 2<<pause
+			good += min(out, s.rate*uint32(max(0, s.steps-start+1)))
+			tokens += toolTokens<<pause + out
+			end = start + int(s.spans[k]) - 1
 		}
-		start, tokens, left, ref = end+int(turn.PauseSteps), tokens+turn.PromptTokens, uint32(turn.OutputTokens), turn.Ref
 	}
+	sum.good += uint64(good) * uint64(servingWeightBase+rng.Scale(rng.Field(w, 33, 7), 7, 101))
 	sum.pageSteps += uint64(kv.Pages(tokens)) * uint64(min(end, s.steps)-held+1)
 }
 
@@ -149,7 +159,7 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 		return s.Synthetic.Initial(e, i)
 	}
 	w := rng.Draw(e.Key, rng.Initial, 0, uint32(i))
-	q := InitialSequence{Sequence: agentOf(w), Hotness: uint8(rng.Field(w, 54, 8)), Phase: kv.Decode}
+	q := InitialSequence{Sequence: s.Decode(e, Word(w)), Hotness: uint8(rng.Field(w, 54, 8)), Phase: kv.Decode}
 	q.DoneTokens = uint16(rng.Scale(rng.Field(w, 48, 6), 6, uint32(q.OutputTokens)))
 	switch {
 	case q.Type == kv.Reasoning:
@@ -171,21 +181,20 @@ func (s *Agents) Demand(_ *Episode, w Word) (uint32, uint8) {
 	return agentPrompt(uint64(w)), prefixOf(uint64(w))
 }
 
-// Decode implements Source; rule 13.3.
-func (s *Agents) Decode(_ *Episode, w Word) Sequence { return agentOf(uint64(w)) }
+// Decode implements Source; rule 13.3. One literal: Go builds a struct of so many fields in memory, and copying it there stalls.
+func (s *Agents) Decode(_ *Episode, word Word) Sequence {
+	w := uint64(word)
+	t, out := typeOf[uint8(w)], agentOutputTokens*uint32(outputTokens[w>>25&63])
+	ref := refAgent | out<<4 | rng.Field(w, 40, 4) // turns left, pause code
+	if t != kv.Context {                           // a move without a branch, which nothing could predict
+		ref = 0
+	}
+	return Sequence{PromptTokens: agentPrompt(w), OutputTokens: uint16(out), RateTokens: rateTokens[w>>31&3],
+		Priority: uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)), Prefix: prefixOf(w), Type: t, Codes: uint8(rng.Field(w, 40, 4)) << 4, Ref: ref}
+}
 
 func agentPrompt(w uint64) uint32 {
 	return (agentPromptPages*uint32(promptPages[w>>12&63])-1)*kv.PageTokens + 1 + rng.Field(w, 18, 7)
-}
-
-func agentOf(w uint64) Sequence {
-	q := sequenceOf(w)
-	q.PromptTokens = agentPrompt(w)
-	q.OutputTokens *= agentOutputTokens
-	if q.Type == kv.Context {
-		q.Ref = refAgent | uint32(q.OutputTokens)<<4 | uint32(q.OffCode)<<2 | uint32(q.OnCode)
-	}
-	return q
 }
 
 // Next implements Source: the low two bits of ref are the turns left, then the pause code, then the tokens of a turn; rule 13.3.

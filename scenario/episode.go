@@ -78,10 +78,16 @@ type Sequence struct {
 	Prefix       uint8        // shared prefix id, 0 none
 	Type         kv.BlockType // never System
 	Steady       bool         // a context sequence that never pauses
-	OnCode       uint8        // 0-3: a context sequence decodes 2+OnCode steps between pauses
-	OffCode      uint8        // 0-3: it pauses, or a finished thinker lingers, 1+OffCode steps
+	Codes        uint8        // bits 4-5 the run code, 6-7 the pause code
 	Ref          uint32       // serving: names the turn for Source.Next, 0 for what has no session
+	// No more than nine fields, so that Go passes a Sequence in registers.
 }
+
+// OnCode is the run code, 0-3: a context sequence decodes 2+OnCode steps between pauses.
+func (q *Sequence) OnCode() uint8 { return q.Codes >> 4 & 3 }
+
+// OffCode is the pause code, 0-3: it pauses, or a finished thinker lingers, 1+OffCode steps.
+func (q *Sequence) OffCode() uint8 { return q.Codes >> 6 }
 
 // Turn is what a session goes on with after one of its turns has ended; serving profile only.
 type Turn struct {

@@ -49,8 +49,8 @@ func numbersAfter(t *testing.T, text, mark string, n int) (out []uint64) {
 // request is rule 4.5.
 func (b *book) request(w uint64) Sequence {
 	q := Sequence{PromptTokens: uint32((b.prompt[bitsOf(w, 12, 6)]-1)*128 + 1 + bitsOf(w, 18, 7)), OutputTokens: uint16(b.output[bitsOf(w, 25, 6)]),
-		RateTokens: uint16(1 + bitsOf(w, 31, 2)), Priority: uint8(bitsOf(w, 33, 7) * 101 >> 7), OnCode: uint8(bitsOf(w, 40, 2)),
-		OffCode: uint8(bitsOf(w, 42, 2)), Type: kv.Ephemeral}
+		RateTokens: uint16(1 + bitsOf(w, 31, 2)), Priority: uint8(bitsOf(w, 33, 7) * 101 >> 7), Codes: uint8(bitsOf(w, 40, 2)<<4 | bitsOf(w, 42, 2)<<6),
+		Type: kv.Ephemeral}
 	switch x := bitsOf(w, 0, 8); {
 	case x < 56:
 		q.Type = kv.Context
@@ -79,9 +79,9 @@ func (b *book) initial(id Identity, i uint64) InitialSequence {
 		q.Phase = kv.Thinking
 	}
 	if q.Type == kv.Context {
-		q.Timer = 2 + q.OnCode
+		q.Timer = 2 + q.OnCode()
 		if bitsOf(w, 62, 1) == 1 {
-			q.Phase, q.Timer, q.LastAccess = kv.Idle, 1+q.OffCode, -int16(bitsOf(w, 54, 3))
+			q.Phase, q.Timer, q.LastAccess = kv.Idle, 1+q.OffCode(), -int16(bitsOf(w, 54, 3))
 		}
 	}
 	return q

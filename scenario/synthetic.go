@@ -121,9 +121,9 @@ func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
 	case kv.Reasoning:
 		q.Phase = kv.Thinking
 	case kv.Context:
-		q.Timer = 2 + q.OnCode
+		q.Timer = 2 + q.OnCode()
 		if rng.Field(w, 62, 1) == 1 {
-			q.Phase, q.Timer = kv.Idle, 1+q.OffCode
+			q.Phase, q.Timer = kv.Idle, 1+q.OffCode()
 		}
 	}
 	if q.Phase == kv.Idle {
@@ -181,8 +181,7 @@ func sequenceOf(w uint64) Sequence {
 		OutputTokens: outputTokens[w>>25&63],
 		RateTokens:   rateTokens[w>>31&3],
 		Priority:     uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)),
-		OnCode:       uint8(rng.Field(w, 40, 2)),
-		OffCode:      uint8(rng.Field(w, 42, 2)),
+		Codes:        uint8(rng.Field(w, 40, 4)) << 4,
 	}
 }
 

@@ -87,7 +87,7 @@ func TestSyntheticRequest(t *testing.T) {
 			prefix = 1 + w>>8&3
 		}
 		require.Equal(t, Sequence{PromptTokens: uint32(uint64(promptPages[w>>12&63]-1)*128 + 1 + w>>18&127), OutputTokens: uint16(outputTokens[w>>25&63]),
-			RateTokens: uint16(1 + w>>31&3), Priority: uint8(w >> 33 & 127 * 101 >> 7), Prefix: uint8(prefix), Type: kind, OnCode: uint8(w >> 40 & 3), OffCode: uint8(w >> 42 & 3)}, q)
+			RateTokens: uint16(1 + w>>31&3), Priority: uint8(w >> 33 & 127 * 101 >> 7), Prefix: uint8(prefix), Type: kind, Codes: uint8(w>>40&3<<4 | w>>42&3<<6)}, q)
 		tokens, p := s.Demand(&e, Word(w))
 		require.Equal(t, q.PromptTokens, tokens)
 		require.Equal(t, q.Prefix, p)

@@ -503,7 +503,7 @@ func (t *Traffic) prefixID(e *Episode, q *request) uint8 {
 
 func (t *Traffic) sequence(e *Episode, q *request, prefix uint8) Sequence {
 	return Sequence{PromptTokens: privatePrompt(e, q, prefix), OutputTokens: q.output, RateTokens: t.rate,
-		Priority: q.priority, Prefix: prefix, Type: q.typ, Steady: true, OffCode: q.offCode, Ref: t.refOf(q)}
+		Priority: q.priority, Prefix: prefix, Type: q.typ, Steady: true, Codes: q.offCode << 6, Ref: t.refOf(q)}
 }
 
 // refOf names a request's turn; 0 in an open loop.

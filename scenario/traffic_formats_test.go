@@ -64,7 +64,7 @@ func TestTrafficFormats(t *testing.T) {
 				require.Zero(t, q.Prefix, "%s:%d", file, w.line)
 			}
 			require.Equal(t, Sequence{PromptTokens: private, OutputTokens: w.output, RateTokens: 30, Priority: w.priority, Prefix: q.Prefix, Type: w.typ,
-				Steady: true, OffCode: uint8(mix(w.line) >> 4 & 3)}, q, "%s:%d", file, w.line)
+				Steady: true, Codes: uint8(mix(w.line)>>4&3) << 6}, q, "%s:%d", file, w.line)
 		}
 	}
 }

@@ -233,7 +233,7 @@ func requireArrivals(t *testing.T, src *Traffic, e *Episode, rest []plain, ids p
 type prefixIDs map[uint64]uint8
 
 func (p prefixIDs) sequence(q *plain, rate int) Sequence {
-	s := Sequence{PromptTokens: uint32(q.input), OutputTokens: uint16(q.output), RateTokens: uint16(rate), Priority: 35, Type: kv.Generation, Steady: true, OffCode: q.pause}
+	s := Sequence{PromptTokens: uint32(q.input), OutputTokens: uint16(q.output), RateTokens: uint16(rate), Priority: 35, Type: kv.Generation, Steady: true, Codes: q.pause << 6}
 	if q.followUp {
 		s.Type = kv.Context
 	}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
@@ -142,6 +143,37 @@ func BenchmarkStores(b *testing.B) {
 					})
 				}
 				wg.Wait()
+			})
+		}
+	}
+}
+
+// BenchmarkProfiles steps a batch of each profile in turn, so that what disturbs the machine disturbs both: the metric
+// serving/seed is the ratio of their speeds.
+func BenchmarkProfiles(b *testing.B) {
+	for _, obs := range []string{"f32", "none"} {
+		for _, envs := range []int{64, 1024, 4096} {
+			b.Run(fmt.Sprintf("envs=%d/workers=1/slots=64/obs=%s/simd=generic", envs, obs), func(b *testing.B) {
+				var loads [2]*workload
+				for p := range loads {
+					loads[p] = newWorkload(b, vecenv.Config{Envs: envs, Workers: 1, NoObs: obs == "none", Profile: vecenv.Profile(p)})
+				}
+				b.ReportAllocs()
+				var took [2]time.Duration
+				for range b.N {
+					for p, w := range loads {
+						if w.next == cycle {
+							w.rewind(b)
+						}
+						start := time.Now()
+						w.step(b)
+						took[p] += time.Since(start)
+					}
+				}
+				rate := func(p int) float64 { return float64(b.N) * float64(envs) / took[p].Seconds() }
+				b.ReportMetric(rate(0), "seed-steps/s")
+				b.ReportMetric(rate(1), "serving-steps/s")
+				b.ReportMetric(rate(1)/rate(0), "serving/seed")
 			})
 		}
 	}

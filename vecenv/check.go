@@ -154,6 +154,13 @@ func (v *env) checkServing() error {
 	if e := &v.Episode; e.GoodNorm == 0 || e.RequestNorm == 0 {
 		return fmt.Errorf("GoodNorm: %d, RequestNorm: %d: allowed at least 1", e.GoodNorm, e.RequestNorm)
 	}
+	oldest := int32(maxWake)
+	for i := range v.tickets[:v.QueueLen] {
+		oldest = min(oldest, int32(v.tickets[i].Since))
+	}
+	if oldest != v.tally.Oldest {
+		return fmt.Errorf("Oldest: %d: allowed %d, what the tickets give", v.tally.Oldest, oldest)
+	}
 	for i := range v.tickets[:v.QueueLen] {
 		k := &v.tickets[i]
 		switch {

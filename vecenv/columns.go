@@ -148,7 +148,7 @@ func (b *block) place(s uint, q *scenario.Sequence, tokens uint32, phase kv.Phas
 	b.Rate[s] = q.RateTokens
 	b.Priority[s] = q.Priority
 	b.Prefix[s] = q.Prefix
-	b.Cycle[s] = timer | q.OnCode<<4 | q.OffCode<<6
+	b.Cycle[s] = timer | q.Codes
 	b.Alive |= bit
 	t := uint64(q.Type)
 	b.Type0 |= t & 1 << s

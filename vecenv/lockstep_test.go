@@ -241,7 +241,7 @@ func compareTickets(o *oracle.Env, v vecenv.View) error {
 		q, since := v.Waiting(k)
 		t := v.Ticket(k)
 		got := oracle.Ticket{Private: q.PromptTokens, Remaining: uint32(q.OutputTokens), Priority: uint32(q.Priority), Ref: q.Ref, Prefix: q.Prefix, Type: q.Type,
-			OnCode: int(q.OnCode), OffCode: int(q.OffCode), Born: t.Born, Since: since, First: t.First, Late: t.Late, Again: t.Again}
+			OnCode: int(q.OnCode()), OffCode: int(q.OffCode()), Born: t.Born, Since: since, First: t.First, Late: t.Late, Again: t.Again}
 		if got != r {
 			return fmt.Errorf("ticket %d: %+v, oracle %+v", k, got, r)
 		}

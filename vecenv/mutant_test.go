@@ -43,7 +43,7 @@ var mutants = []mutant{
 	{"13.17 prefill in order of admission", "serving.go", "a < best {", "a <= best {"},
 	{"13.17 a resident prefix is not computed", "serving.go", "return p.PrefillUS(int64(private), int64(prefix))", "return p.PrefillUS(int64(private+prefix), 0)"},
 	{"13.18 quality of the shared pages", "serving.go", "level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])", "level := b.quant(s)"},
-	{"13.18 late tokens count half", "serving.go", "worth <<= 1 &^ (l.Late >> s & 1)", "worth <<= 1"},
+	{"13.18 late tokens count half", "serving.go", " << (1 &^ (l.Late >> s & 1))", " << 1"},
 	{"13.19 the end lingers", "serving.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},
 	{"13.20 swapped out in this step, not brought back in it", "serving.go", "b.Swapped &^ l.Fresh &", "b.Swapped &"},
 	{"13.20 the watermark", "serving.go", "v.usedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.usedQP()+need > v.Episode.BudgetQP"},

@@ -194,10 +194,7 @@ func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
 // observeServing writes the global values that mean something else in the serving profile; rule 13.22.
 func (v *env) observeServing(g *[GlobalFeatures]float32) {
 	r, e := v.rules, &v.Episode
-	queue, oldest := int32(r.queueCap), int32(0)
-	for i := range v.tickets[:v.QueueLen] {
-		oldest = max(oldest, v.Step-int32(v.tickets[i].Since))
-	}
+	queue, oldest := int32(r.queueCap), max(0, v.Step-v.tally.Oldest)
 	g[4] = float32(min(v.QueueLen, queue)) / float32(queue)
 	g[5] = float32(max(-queue, min(queue, v.Growth))) / float32(queue)
 	g[6] = float32(min(oldest, r.maxWait)) / float32(r.maxWait)

@@ -59,7 +59,7 @@ func (v *env) admit(word scenario.Word, qp uint32, prefix uint8) bool {
 	b := &v.blocks[w]
 	timer := uint8(0)
 	if q.Type == kv.Context && !q.Steady {
-		timer = 2 + q.OnCode
+		timer = 2 + q.OnCode()
 	}
 	b.place(s, &q, q.PromptTokens+v.prefixTokens(prefix), kv.Prefill, timer)
 	b.Remaining[s&63] = q.OutputTokens
@@ -131,7 +131,7 @@ func (v *env) reset(id scenario.Identity) {
 	clear(v.blocks)
 	if v.rules.serving != nil {
 		clear(v.lanes)
-		*v.tally = tally{}
+		*v.tally = tally{Oldest: maxWake}
 	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)

@@ -58,7 +58,7 @@ type tally struct {
 	Goodput    uint64 `unit:"weighted tokens"`
 	WasteUS    uint64 `unit:"microseconds"`
 	FirstWaits uint32 `unit:"steps"`
-	Reserved   uint32 `unit:"0"`
+	Oldest     int32  `unit:"step since which the oldest ticket waits; 32767 without any"`
 }
 
 // servingRules is what all serving environments of a batch share.
@@ -68,12 +68,16 @@ type servingRules struct {
 	stepUS     int64
 	prefillUS  int64 // what prefill may take of a step
 	linkQP     int64
+	quality    [4]uint64  // thousandths, by level
 	decodeBase [257]int64 // nanoseconds, by running sequences
 }
 
 func newServingRules(p *kv.Preset) *servingRules {
 	r := &servingRules{preset: *p, id: p.Fingerprint(), stepUS: p.StepMillis * 1000, linkQP: p.LinkQP()}
 	r.prefillUS = r.stepUS * p.PrefillPermille / 1000
+	for level, permille := range p.QualityPermille {
+		r.quality[level] = uint64(permille)
+	}
 	for n := range r.decodeBase {
 		r.decodeBase[n] = p.DecodeBaseNS(int64(n))
 	}
@@ -599,13 +603,7 @@ func (v *env) decodeServing(prefilled, busyQP int64) {
 	}
 	good := uint64(0)
 	for w := range v.blocks {
-		b := &v.blocks[w]
-		for m := set[w&3]; m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			if b.Active>>s&1 != 0 { // an earlier slot may have preempted this one
-				good += v.decodeSlot(w, s, n)
-			}
-		}
+		good += v.decodeBlock(w, set[w&3], n)
 	}
 	v.tally.Goodput += good / 2000
 }
@@ -627,30 +625,39 @@ func (v *env) decodeTokens(running int, context, prefilled, busyQP int64) uint32
 	return uint32(min(65_535, left*1000/r.preset.AttentionNS(r.decodeBase[running&511%257], context)))
 }
 
-// decodeSlot generates up to n tokens on one slot and returns their worth; rule 13.18.
-func (v *env) decodeSlot(w int, s uint, n uint32) uint64 {
-	s &= 63
+// decodeBlock generates up to n tokens on every slot of a set and returns their worth; rule 13.18.
+func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 	b, l := &v.blocks[w], &v.lanes[w]
-	bit := uint64(1) << s
-	n = min(n, uint32(b.Remaining[s]))
-	if !v.grow(w, s, n) {
-		return 0
+	quality := &v.rules.serving.quality
+	step, total := int16(v.Step), uint32(0)
+	for m := set; m != 0; m &= m - 1 {
+		s := uint(bits.TrailingZeros64(m)) & 63
+		bit := m & -m
+		if b.Active&bit == 0 {
+			continue // an earlier slot has preempted this one
+		}
+		tokens, rest := b.Tokens[s], b.Remaining[s]
+		k := min(n, uint32(rest))
+		if kv.Pages(tokens+k) != kv.Pages(tokens) && !v.grow(w, s, k) {
+			continue
+		}
+		rest -= uint16(k)
+		total += k
+		b.Tokens[s] = tokens + k
+		b.Remaining[s] = rest
+		b.Rate[s] = uint16(k)
+		b.LastAccess[s] = step
+		b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63))
+		if l.First&bit == 0 {
+			v.firstToken(l, s)
+		}
+		level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])
+		worth += uint64(k) * uint64(servingWeightBase+uint32(b.Priority[s])) * quality[level&3] << (1 &^ (l.Late >> s & 1))
+		if rest == 0 {
+			v.endTurn(w, s)
+		}
 	}
-	b.Tokens[s] += n
-	b.Remaining[s] -= uint16(n)
-	b.Rate[s] = uint16(n)
-	v.Tokens += n
-	b.LastAccess[s] = int16(v.Step)
-	b.Hotness[s] = uint8(min(255, int(b.Hotness[s])+63))
-	if l.First&bit == 0 {
-		v.firstToken(l, s)
-	}
-	level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])
-	worth := uint64(n) * uint64(servingWeightBase+uint32(b.Priority[s])) * uint64(v.rules.serving.preset.QualityPermille[min(level, kv.INT4)])
-	worth <<= 1 &^ (l.Late >> s & 1)
-	if b.Remaining[s] == 0 {
-		v.endTurn(w, s)
-	}
+	v.Tokens += total
 	return worth
 }
 
@@ -734,10 +741,10 @@ func (v *env) swapIn() {
 
 // serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
 func (v *env) serveTickets() {
-	n := int(v.QueueLen)
-	kept, pending, step := 0, uint32(0), int16(v.Step)
-	for i := 0; i < n && i < len(v.tickets); i++ {
-		k := &v.tickets[i]
+	kept, pending, step, oldest := 0, uint32(0), int16(v.Step), int16(maxWake)
+	tickets := v.tickets[:v.QueueLen]
+	for i := range tickets {
+		k := &tickets[i]
 		qp := kv.Pages(k.Private) * kv.FP16QuarterPages
 		if k.Since < step && v.admitTicket(k, qp) {
 			continue
@@ -749,12 +756,16 @@ func (v *env) serveTickets() {
 		if k.Since < step && k.Flags&ticketFirst == 0 {
 			v.tally.FirstWaits++
 		}
-		v.tickets[kept] = *k
+		if kept != i {
+			tickets[kept] = *k
+		}
+		oldest = min(oldest, k.Since)
 		kept++
 		pending += qp
 	}
 	v.QueueLen = int32(kept)
 	v.PendingQP = pending
+	v.tally.Oldest = int32(oldest)
 }
 
 // admitTicket places a waiting request if a slot is free and its memory fits.
@@ -768,7 +779,7 @@ func (v *env) admitTicket(k *ticket, qp uint32) bool {
 		return false
 	}
 	prefix := v.prefixTokens(k.Prefix)
-	q := scenario.Sequence{Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type), OnCode: k.Codes >> 4 & 3, OffCode: k.Codes >> 6}
+	q := scenario.Sequence{Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type), Codes: k.Codes}
 	b, l := &v.blocks[w], &v.lanes[w]
 	l.Work[s&63] = v.promptWork(k.Private, prefix, k.Prefix)
 	if k.Flags&ticketAgain != 0 {
@@ -818,9 +829,12 @@ func (v *env) arriveTickets() {
 			break
 		}
 		v.tickets[n] = ticket{Private: q.PromptTokens, Ref: q.Ref, Remaining: q.OutputTokens, Born: int16(v.Step), Since: int16(v.Step), Priority: q.Priority,
-			Prefix: q.Prefix, Type: uint8(q.Type), Codes: q.OnCode<<4 | q.OffCode<<6}
+			Prefix: q.Prefix, Type: uint8(q.Type), Codes: q.Codes}
 		n++
 		v.PendingQP += kv.Pages(q.PromptTokens) * kv.FP16QuarterPages
+	}
+	if taken > 0 {
+		v.tally.Oldest = min(v.tally.Oldest, v.Step)
 	}
 	v.QueueLen = int32(n)
 	v.Counters.Arrived += uint32(arrived)

@@ -111,7 +111,7 @@ func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
 	if e.rules.serving != nil {
 		k := &e.tickets[i]
 		return scenario.Sequence{PromptTokens: k.Private, OutputTokens: k.Remaining, Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type),
-			Steady: true, OnCode: k.Codes >> 4 & 3, OffCode: k.Codes >> 6, Ref: k.Ref}, int(k.Since)
+			Steady: true, Codes: k.Codes, Ref: k.Ref}, int(k.Since)
 	}
 	w := e.queue[i]
 	return e.rules.source.Decode(&e.Episode, w), int(birth(w))

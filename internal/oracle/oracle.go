@@ -98,7 +98,7 @@ func (v *Env) Reset(id scenario.Identity) {
 		v.Slots[slot] = Entry{Alive: true, Type: q.Type, Phase: q.Phase, Tokens: v.startTokens(q.Sequence) + uint32(q.DoneTokens),
 			Remaining: uint32(q.OutputTokens) - uint32(q.DoneTokens), Rate: uint32(q.RateTokens), Priority: uint32(q.Priority),
 			Prefix: q.Prefix, LastAccess: int(q.LastAccess), Hotness: uint32(q.Hotness), Timer: int(q.Timer),
-			OnCode: int(q.OnCode), OffCode: int(q.OffCode)}
+			OnCode: int(q.OnCode()), OffCode: int(q.OffCode())}
 		if v.preset != nil {
 			v.startInitial(&v.Slots[slot], q, shared)
 		}
@@ -340,7 +340,7 @@ func (v *Env) admit() {
 		}
 		e := Entry{Alive: true, Type: q.Type, Phase: kv.Prefill, Tokens: v.startTokens(q), Remaining: uint32(q.OutputTokens),
 			Rate: uint32(q.RateTokens), Priority: uint32(q.Priority), Prefix: q.Prefix, LastAccess: v.Step, Hotness: 63,
-			OnCode: int(q.OnCode), OffCode: int(q.OffCode)}
+			OnCode: int(q.OnCode()), OffCode: int(q.OffCode())}
 		if q.Type == kv.Context && !q.Steady {
 			e.Timer = 2 + e.OnCode
 		}

@@ -526,7 +526,7 @@ func (v *Env) arriveServing() {
 	for _, w := range words[:min(n, room)] {
 		q := v.source.Decode(&v.Episode, w)
 		v.Tickets = append(v.Tickets, Ticket{Private: q.PromptTokens, Remaining: uint32(q.OutputTokens), Priority: uint32(q.Priority), Ref: q.Ref, Prefix: q.Prefix,
-			Type: q.Type, OnCode: int(q.OnCode), OffCode: int(q.OffCode), Born: v.Step, Since: v.Step})
+			Type: q.Type, OnCode: int(q.OnCode()), OffCode: int(q.OffCode()), Born: v.Step, Since: v.Step})
 	}
 	v.Count.Arrived += uint32(n)
 	if n > room {
