@@ -20,10 +20,8 @@ type Batch struct {
 	blocks []block
 	queues []scenario.Word
 
-	profiles []Profile // nil: cfg.Profile for all
-	lanes    []lane    // nil: no environment has the serving profile
-	tickets  []ticket
-	tallies  []tally
+	profiles []Profile      // nil: cfg.Profile for all
+	serving  *servingMemory // nil: no environment has the serving profile
 
 	ids    []scenario.Identity // of the running episode; ended environments keep theirs
 	fresh  []bool              // never reset
@@ -96,9 +94,7 @@ func (b *Batch) makeRules() {
 	*s = b.rules[Seed]
 	s.profile, s.source, s.serving = Serving, cfg.ServingSource, newServingRules(&cfg.Preset)
 	b.profiles = slices.Clone(cfg.Profiles)
-	b.lanes = make([]lane, cfg.Envs*b.width)
-	b.tickets = make([]ticket, cfg.Envs*ticketCap(cfg.Slots))
-	b.tallies = make([]tally, cfg.Envs)
+	b.serving = newServingMemory(cfg.Envs, b.width, cfg.Slots)
 }
 
 // rulesOf are the rules of environment i.
@@ -267,10 +263,7 @@ func (b *Batch) envAt(i int) env {
 	v := env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
 		queue: b.queues[i*q : (i+1)*q : (i+1)*q], rules: r}
 	if r.serving != nil {
-		n := ticketCap(r.slots)
-		v.lanes = b.lanes[i*b.width : (i+1)*b.width : (i+1)*b.width]
-		v.tickets = b.tickets[i*n : (i+1)*n : (i+1)*n]
-		v.tally = &b.tallies[i]
+		v.tally, v.lanes, v.tickets = b.serving.at(i)
 	}
 	return v
 }

@@ -2,6 +2,7 @@ package vecenv
 
 import (
 	"math/bits"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
@@ -15,13 +16,6 @@ import (
 // INVARIANT: every plane is a subset of Alive; Out, In and Swapped exclude each other; Fresh and Wanted are subsets of Swapped;
 // Moving is not 0 only in Out or In, Work only in Prefill. Columns of dead slots hold stale values that nothing reads.
 type lane struct {
-	Work   [64]uint32 `unit:"microseconds of prefill left"`
-	Moving [64]uint32 `unit:"quarter pages still to cross the link"`
-	Ref    [64]uint32 `unit:"name of the session's present turn, 0 none"`
-	Wake   [64]int16  `unit:"step in which an idle sequence goes on or ends"`
-	Born   [64]int16  `unit:"step in which the turn began"`
-	Admit  [64]int16  `unit:"step of admission"`
-
 	Out    uint64 `unit:"plane, on the way to CPU memory"`
 	In     uint64 `unit:"plane, on the way back"`
 	Fresh  uint64 `unit:"plane, swapped out in the last step"`
@@ -30,6 +24,13 @@ type lane struct {
 	Late   uint64 `unit:"plane, after the deadline"`
 
 	Reserved [2]uint64 `unit:"0"`
+
+	Work   [64]uint32 `unit:"microseconds of prefill left"`
+	Moving [64]uint32 `unit:"quarter pages still to cross the link"`
+	Ref    [64]uint32 `unit:"name of the session's present turn, 0 none"`
+	Wake   [64]int16  `unit:"step in which an idle sequence goes on or ends"`
+	Born   [64]int16  `unit:"step in which the turn began"`
+	Admit  [64]int16  `unit:"step of admission"`
 }
 
 // ticket is one waiting request of the serving profile.
@@ -59,6 +60,34 @@ type tally struct {
 	WasteUS    uint64 `unit:"microseconds"`
 	FirstWaits uint32 `unit:"steps"`
 	Oldest     int32  `unit:"step since which the oldest ticket waits; 32767 without any"`
+}
+
+// servingMemory holds tally, lanes and tickets of every environment, each environment's in one piece: apart they would lie in
+// as many pages.
+type servingMemory struct {
+	bytes  []uint8
+	stride int // bytes an environment
+	width  int // lanes an environment
+	room   int // tickets an environment
+}
+
+const tallyBytes = 64
+
+func newServingMemory(envs, width, slots int) *servingMemory {
+	m := &servingMemory{width: width, room: ticketCap(slots)}
+	m.stride = tallyBytes + width*int(unsafe.Sizeof(lane{})) + m.room*int(unsafe.Sizeof(ticket{}))
+	m.stride = (m.stride+63)&^63 | 64 // an odd number of lines, or environments would fight for a few sets of the caches
+	m.bytes = aligned[uint8](envs * m.stride)
+	return m
+}
+
+// at is environment i's part. The types hold no pointers, and their sizes are multiples of their alignment.
+func (m *servingMemory) at(i int) (*tally, []lane, []ticket) {
+	part := m.bytes[i*m.stride : (i+1)*m.stride]
+	lanes := part[tallyBytes:]
+	tickets := lanes[m.width*int(unsafe.Sizeof(lane{})):]
+	return (*tally)(unsafe.Pointer(&part[0])), unsafe.Slice((*lane)(unsafe.Pointer(&lanes[0])), m.width),
+		unsafe.Slice((*ticket)(unsafe.Pointer(&tickets[0])), m.room)
 }
 
 // servingRules is what all serving environments of a batch share.
@@ -813,7 +842,7 @@ func (v *env) promptWork(private, prefix uint32, id uint8) uint32 {
 // start gives the columns of a slot that a sequence takes their first values; its planes are clear.
 func (l *lane) start(s uint, ref uint32, born, admit int16) {
 	s &= 63
-	l.Moving[s], l.Ref[s], l.Wake[s], l.Born[s], l.Admit[s] = 0, ref, 0, born, admit
+	l.Ref[s], l.Born[s], l.Admit[s] = ref, born, admit // Moving and Wake are written when they begin to mean something
 }
 
 // arriveTickets lets the step's new requests join the queue; rule 13.20. The words' place in the queue of the seed profile

@@ -58,7 +58,7 @@ func (v *env) parts(withServing bool) []any {
 // emptyEnv is memory for one environment outside the batch.
 func (b *Batch) emptyEnv() env {
 	v := env{head: &head{}, blocks: make([]block, b.width), queue: make([]scenario.Word, b.rules[Seed].queueCap)}
-	if b.lanes != nil {
+	if b.serving != nil {
 		v.lanes, v.tickets, v.tally = make([]lane, b.width), make([]ticket, ticketCap(b.cfg.Slots)), &tally{}
 	}
 	return v
@@ -67,9 +67,8 @@ func (b *Batch) emptyEnv() env {
 // whole is environment i with its serving part even where the profile has none.
 func (b *Batch) whole(i int) env {
 	v := b.envAt(i)
-	if b.lanes != nil && v.tally == nil {
-		n := ticketCap(b.cfg.Slots)
-		v.lanes, v.tickets, v.tally = b.lanes[i*b.width:(i+1)*b.width], b.tickets[i*n:(i+1)*n], &b.tallies[i]
+	if b.serving != nil && v.tally == nil {
+		v.tally, v.lanes, v.tickets = b.serving.at(i)
 	}
 	return v
 }
@@ -95,7 +94,7 @@ func (b *Batch) Snapshot(buf []byte, first, end int) ([]byte, error) {
 		if b.fresh[i] {
 			h.Fresh = 1
 		}
-		for _, part := range append([]any{&h}, v.parts(b.lanes != nil)...) {
+		for _, part := range append([]any{&h}, v.parts(b.serving != nil)...) {
 			var err error
 			if buf, err = binary.Append(buf, binary.LittleEndian, part); err != nil {
 				return buf, fmt.Errorf("vecenv: Snapshot: environment %d: %w", i, err)
@@ -159,7 +158,7 @@ func (b *Batch) openSnapshot(s []byte) (*bytes.Reader, int, error) {
 	envs := binary.LittleEndian.Uint32(rest)
 	one := b.emptyEnv()
 	size := binary.Size(snapshotHead{})
-	for _, part := range one.parts(b.lanes != nil) {
+	for _, part := range one.parts(b.serving != nil) {
 		size += binary.Size(part)
 	}
 	if uint64(len(rest)-4) != uint64(envs)*uint64(size) {
@@ -174,7 +173,7 @@ func (b *Batch) readStates(r *bytes.Reader, n, first int) ([]envState, error) {
 	for k := range states {
 		st := &states[k]
 		st.env = b.emptyEnv()
-		for _, part := range append([]any{&st.snapshotHead}, st.parts(b.lanes != nil)...) {
+		for _, part := range append([]any{&st.snapshotHead}, st.parts(b.serving != nil)...) {
 			if err := binary.Read(r, binary.LittleEndian, part); err != nil {
 				return nil, fmt.Errorf("snapshot: environment %d: %w", k, err)
 			}
