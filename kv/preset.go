@@ -117,8 +117,9 @@ func (p *Preset) PrefillNS(m, cached int64) int64 {
 	return at(p.Prefill, m) + pairs/1000*p.PairPS + pairs%1000*p.PairPS/1000
 }
 
-// PrefillUS is PrefillNS in whole microseconds, rounded up, at most 2^31.
+// PrefillUS is PrefillNS in whole microseconds, rounded up, at most 2^31; it takes any number of tokens above 2^25 for that.
 func (p *Preset) PrefillUS(m, cached int64) uint32 {
+	m, cached = min(m, 1<<25), min(cached, 1<<25)
 	return uint32(min(1<<31, (p.PrefillNS(m, cached)+999)/1000))
 }
 
@@ -175,13 +176,16 @@ func (p *Preset) Validate() error {
 		v, lo, hi int64
 	}{
 		{"kv_bytes", p.KVBytes, 1, 1 << 30}, {"capacity_tokens", p.CapacityTokens, 1, 1 << 40}, {"step_ms", p.StepMillis, 1, 3_600_000},
-		{"prefill_permille", p.PrefillPermille, 1, 1000}, {"pair_ps", p.PairPS, 0, 1_000_000}, {"ctx_ps", p.CtxPS, 0, 100_000_000},
+		{"prefill_permille", p.PrefillPermille, 1, 1000}, {"pair_ps", p.PairPS, 0, 100_000}, {"ctx_ps", p.CtxPS, 0, 100_000_000},
 		{"curve_ns", p.CurveNS, 0, 1_000_000_000}, {"host_permille", p.HostPermille, 0, 100_000}, {"link_ps", p.LinkPS, 1, 1_000_000_000_000}, {"compress_ps", p.CompressPS, 0, 100_000_000},
 		{"quality_permille[0]", p.QualityPermille[0], 0, 1000}, {"quality_permille[1]", p.QualityPermille[1], 0, 1000}, {"quality_permille[2]", p.QualityPermille[2], 0, 1000},
 	} {
 		if f.v < f.lo || f.v > f.hi {
 			return fmt.Errorf("preset %.60q: %s: %d: allowed %d to %d", p.Name, f.name, f.v, f.lo, f.hi)
 		}
+	}
+	if most := p.CtxPS / 1000 << 19; p.CurveNS > most { // or a longer context would take less time
+		return fmt.Errorf("preset %.60q: curve_ns: %d: allowed 0 to %d with ctx_ps %d", p.Name, p.CurveNS, most, p.CtxPS)
 	}
 	if p.Name == "" {
 		return fmt.Errorf("preset: name: none: allowed a name")

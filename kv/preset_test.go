@@ -191,7 +191,7 @@ func anyPreset(r *rand.Rand) *Preset {
 		return lo + r.Int64N(hi-lo+1)
 	}
 	p := &Preset{Name: "any", KVBytes: upTo(1, 1<<30), CapacityTokens: upTo(1, 1<<40), StepMillis: upTo(1, 3_600_000), PrefillPermille: upTo(1, 1000), Disaggregated: r.IntN(2) == 0,
-		Prefill: knots(), PairPS: upTo(0, 1_000_000), Decode: knots(), CtxPS: upTo(0, 100_000_000), LinkPS: upTo(1, 1_000_000_000_000), HostPermille: upTo(0, 100_000),
+		Prefill: knots(), PairPS: upTo(0, 100_000), Decode: knots(), CtxPS: upTo(0, 100_000_000), LinkPS: upTo(1, 1_000_000_000_000), HostPermille: upTo(0, 100_000),
 		CompressPS: upTo(0, 100_000_000), QualityPermille: [NumQuants]int64{upTo(0, 1000), upTo(0, 1000), upTo(0, 1000)}}
 	if r.IntN(3) == 0 {
 		p.CurveNS = min(1_000_000_000, max(0, p.CtxPS/1000-2)<<19)
@@ -252,7 +252,7 @@ func mulDiv(a *big.Int, b, c int64) *big.Int {
 func TestNoOverflow(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 2))
 	steepest := []Knot{{1, 0}, {2, 100_000_000_000}}
-	all := append(Presets(), Preset{Prefill: steepest, Decode: steepest, PairPS: 1_000_000, CtxPS: 100_000_000, StepMillis: 3_600_000, LinkPS: 1, CompressPS: 100_000_000},
+	all := append(Presets(), Preset{Prefill: steepest, Decode: steepest, PairPS: 100_000, CtxPS: 100_000_000, StepMillis: 3_600_000, LinkPS: 1, CompressPS: 100_000_000},
 		Preset{Prefill: steepest, Decode: steepest, CtxPS: 100_000_000, CurveNS: 1_000_000_000, StepMillis: 1, LinkPS: 1_000_000_000_000})
 	for range 300 {
 		all = append(all, *anyPreset(r))
@@ -303,7 +303,7 @@ func TestValidate(t *testing.T) {
 		lo, hi int64
 	}{
 		"kv_bytes": {&p.KVBytes, 1, 1 << 30}, "capacity_tokens": {&p.CapacityTokens, 1, 1 << 40}, "step_ms": {&p.StepMillis, 1, 3_600_000},
-		"prefill_permille": {&p.PrefillPermille, 1, 1000}, "pair_ps": {&p.PairPS, 0, 1_000_000}, "ctx_ps": {&p.CtxPS, 0, 100_000_000}, "curve_ns": {&p.CurveNS, 0, 1_000_000_000},
+		"prefill_permille": {&p.PrefillPermille, 1, 1000}, "pair_ps": {&p.PairPS, 0, 100_000}, "ctx_ps": {&p.CtxPS, 0, 100_000_000}, "curve_ns": {&p.CurveNS, 0, 1_000_000_000},
 		"link_ps": {&p.LinkPS, 1, 1_000_000_000_000}, "host_permille": {&p.HostPermille, 0, 100_000}, "compress_ps": {&p.CompressPS, 0, 100_000_000},
 		"quality_permille[0]": {&p.QualityPermille[0], 0, 1000}, "quality_permille[1]": {&p.QualityPermille[1], 0, 1000}, "quality_permille[2]": {&p.QualityPermille[2], 0, 1000},
 	} {

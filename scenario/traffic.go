@@ -282,7 +282,13 @@ func (t *Traffic) prefillShare(p *kv.Preset, steps uint64) uint64 {
 		prefix := int64(t.prefixPages[q.prefixKey]) * kv.PageTokens
 		work += uint64(p.PrefillUS(int64(q.input)-prefix, prefix))
 	}
-	return 1000 * steps * uint64(p.StepMillis*p.PrefillPermille) * 7 / 10 / max(1, work)
+	hi, lo := bits.Mul64(steps*uint64(p.StepMillis*p.PrefillPermille), 700)
+	work = max(1, work)
+	if hi >= work {
+		return 1000
+	}
+	share, _ := bits.Div64(hi, lo, work)
+	return share
 }
 
 // link connects the requests of every session.
