@@ -27,7 +27,9 @@ RUN_DIR      := out/run
 RUN_TRACE     = $(firstword $(wildcard $(KVGYM_TRACES)/*.jsonl $(KVGYM_TRACES)/*.csv) $(RUN_DIR)/traffic.jsonl)
 RUN_POLICIES := noop,random,lru,largest-first,value-aware,compress-first,compress-int8,compress-all,greedy
 
-run: build ## roll out synthetic traffic and a trace with nine policies; replaces out/run
+SERVING_POLICIES := $(RUN_POLICIES),swap-idle,tiered
+
+run: build ## roll out synthetic traffic and a trace with the baselines, in both profiles; replaces out/run
 	@rm -rf $(RUN_DIR) && mkdir -p $(RUN_DIR)
 	@[ -n "$(KVGYM_TRACES)" ] || $(KVGYM) trace synth --requests 20000 --out $(RUN_DIR)/traffic.jsonl --quiet >/dev/null
 	@echo "== synthetic traffic, all difficulties"
@@ -36,6 +38,8 @@ run: build ## roll out synthetic traffic and a trace with nine policies; replace
 	@$(KVGYM) rollout --episodes 256 --policy search --difficulty all --out $(RUN_DIR)/search
 	@echo; echo "== traffic of $(notdir $(RUN_TRACE))"
 	@$(KVGYM) rollout --episodes 2048 --policy $(RUN_POLICIES) --difficulty all --trace $(RUN_TRACE) --out $(RUN_DIR)/trace
+	@echo; echo "== the serving profile: every operation at its real price"
+	@$(KVGYM) rollout --profile serving --episodes 2048 --policy $(SERVING_POLICIES) --difficulty all --out $(RUN_DIR)/serving
 
 test: lint test-go test-race test-arm64 ## everything that runs for a change, under 15 minutes on 2 cores
 
@@ -43,7 +47,7 @@ lint: ## gofmt and vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
 
-test-go: ## all tests, with 105,000 histories against the oracle
+test-go: ## all tests, with 166,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
 
 test-race: ## the short tests under the race detector (needs a C compiler)

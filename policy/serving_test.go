@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/trace"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
 	"gonum.org/v1/gonum/stat"
@@ -141,7 +144,7 @@ func measureServing(t *testing.T, n int) map[string]*[3]*played {
 	for _, name := range servingRules {
 		makers[name] = named(t, name)
 	}
-	for op := kv.Keep; op < kv.NumOps; op++ {
+	for op := kv.Keep; op < kv.NumOps && !testing.Short(); op++ {
 		makers["search without "+op.String()] = func() policy.Policy { return policy.NewSearchWithout(op) }
 	}
 	out := map[string]*[3]*played{}
@@ -174,7 +177,7 @@ func logServing(t *testing.T, all map[string]*[3]*played) {
 // TestServingCalibration asserts what the serving profile is for: no rule is good enough everywhere, every operation is of use, and
 // the tiers are light, tight and hopeless at peaks.
 func TestServingCalibration(t *testing.T) {
-	all := measureServing(t, episodesFor(2_000, 100))
+	all := measureServing(t, episodesFor(2_000, 60))
 	logServing(t, all)
 	search, noop := all["search"], all["noop"]
 	for d := range 3 {
@@ -219,7 +222,11 @@ func requireEveryOperation(t *testing.T, all map[string]*[3]*played) {
 
 // More memory never lowers what search reaches.
 func TestServingMoreCapacity(t *testing.T) {
-	n, p := episodesFor(200, 40), preset(t)
+	if testing.Short() {
+		t.Skip("plays search without -short only")
+	}
+	const n = 200
+	p := preset(t)
 	sizes := []uint64{500, 700, 1000, 1400, 2000, 4000} // of 1000
 	for d := range scenario.All {
 		results := make([]*played, len(sizes))
@@ -281,7 +288,7 @@ func TestServingBreakEven(t *testing.T) {
 		}
 		mean, se := gain(evict, swap[1])
 		require.Greater(t, mean, significant*se, "%s: evicting what pauses against swapping it over a slow link", d)
-		m := episodesFor(200, 50)
+		m := episodesFor(200, 20)
 		with, without := playServing(t, named(t, "search"), agents(t, d, fast), fast, m), playServing(t, named(t, "search"), agents(t, d, slow), slow, m)
 		t.Logf("%s: search swaps %.2f times an episode, over a slow link %.2f", d, float64(with.counters.Swaps)/float64(m), float64(without.counters.Swaps)/float64(m))
 		require.Greater(t, with.counters.Swaps, 2*without.counters.Swaps, "%s: swaps of search", d)
@@ -324,4 +331,64 @@ func (s scaled) Begin(id scenario.Identity, e *scenario.Episode) {
 
 func (s scaled) Fingerprint() string {
 	return fmt.Sprintf("%s/scaled=%d", s.Source.Fingerprint(), s.permille)
+}
+
+// traces are the files that the serving profile is calibrated on: one that is made here, and the real ones where there are some.
+func traces(t *testing.T) []string {
+	made := filepath.Join(t.TempDir(), "made.jsonl")
+	f, err := os.Create(made)
+	require.NoError(t, err)
+	require.NoError(t, trace.Synthesize(f, trace.SynthConfig{Requests: 4000, Seed: 3, Rate: 8, Tenants: 5}))
+	require.NoError(t, f.Close())
+	out := []string{made}
+	for _, pattern := range []string{"*.jsonl", "*.csv"} {
+		real, err := filepath.Glob(filepath.Join(os.Getenv("KVGYM_TRACES"), pattern))
+		require.NoError(t, err)
+		if os.Getenv("KVGYM_TRACES") != "" {
+			out = append(out, real...)
+		}
+	}
+	return out
+}
+
+// On traces, too, the tiers are ordered and a sensible rule is better than none, for every preset: the default sample is what its
+// prefill can carry.
+func TestServingTraces(t *testing.T) {
+	for _, path := range traces(t) {
+		for _, p := range kv.Presets() {
+			for _, closed := range []bool{false, true} {
+				easy, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: path, Serving: &p, Closed: closed})
+				require.NoError(t, err)
+				requireTiers(t, fmt.Sprintf("%s, %s, closed=%v", filepath.Base(path), p.Name, closed), easy, p)
+			}
+		}
+	}
+	if os.Getenv("KVGYM_TRACES") == "" {
+		t.Skip("on a made trace only: KVGYM_TRACES names no folder with real traces")
+	}
+}
+
+func requireTiers(t *testing.T, what string, easy *scenario.Traffic, p kv.Preset) {
+	n := episodesFor(400, 60)
+	var noop, tiered [3]*played
+	for d := range scenario.All {
+		src, err := easy.WithDifficulty(d)
+		require.NoError(t, err)
+		noop[d], tiered[d] = playServing(t, named(t, "noop"), src, p, n), playServing(t, named(t, "tiered"), src, p, n)
+	}
+	boundless := playServing(t, named(t, "noop"), scaled{easy, 1_000_000}, p, n)
+	t.Logf("%s: noop %.3f %.3f %.3f, tiered %.3f %.3f %.3f; boundless %.3f, goodput %.3f", what, noop[0].mean(), noop[1].mean(), noop[2].mean(),
+		tiered[0].mean(), tiered[1].mean(), tiered[2].mean(), boundless.mean(), boundless.terms[reward.Goodput])
+	require.Greater(t, boundless.terms[reward.Goodput], 0.7, "%s: the server cannot carry the load", what)
+	for d := range 3 {
+		mean, se := gain(tiered[d], noop[d])
+		require.Greater(t, mean, -0.01-confidence*se, "%s: tiered against noop on %s", what, scenario.Difficulty(d)) // where load is light there is nothing to gain
+		if d == int(scenario.Hard) {
+			require.Greater(t, mean, significant*se, "%s: tiered against noop on hard", what)
+		}
+		if d > 0 {
+			require.Greater(t, noop[d-1].mean(), noop[d].mean(), "%s: noop on %s", what, scenario.Difficulty(d))
+			require.Greater(t, tiered[d-1].mean(), tiered[d].mean(), "%s: tiered on %s", what, scenario.Difficulty(d))
+		}
+	}
 }

@@ -5,25 +5,35 @@ import (
 	"testing"
 
 	"github.com/kvgym/kvgym/internal/oracle"
+	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
 )
 
-// fuzzPair is an environment and its oracle, each at the start of the same hard episode.
+// fuzzPair is an environment of each profile, and their oracles, each at the start of a hard episode.
 func fuzzPair(t *testing.T) *lockstep {
-	l, err := newLockstep(vecenv.Config{Envs: 1, Slots: 16, Steps: 6, MaxWait: 2, Workers: 1, Source: mustSynthetic(16, 6, scenario.Hard)}, 1)
+	p := slowLink(kv.Presets()[0])
+	l, err := newLockstep(vecenv.Config{Envs: 2, Slots: 16, Steps: 6, MaxWait: 2, Workers: 1, Source: mustSynthetic(16, 6, scenario.Hard),
+		Profiles: []vecenv.Profile{vecenv.Seed, vecenv.Serving}, Preset: p, ServingSource: mustAgents(16, 6, scenario.Hard, p)}, 1)
 	require.NoError(t, err)
 	t.Cleanup(l.batch.Close)
 	return l
 }
 
+// give steps every environment with the same operations.
 func (l *lockstep) give(a vecenv.Actions, actions []oracle.Action) error {
-	l.actions[0] = actions
-	if err := l.batch.Step(a); err != nil {
+	both := vecenv.Actions{PerEnv: a.PerEnv}
+	for range l.oracles {
+		both.Ops, both.List = append(both.Ops, a.Ops...), append(both.List, a.List...)
+	}
+	if err := l.batch.Step(both); err != nil {
 		return err
 	}
-	l.stepOracle(0, l.oracles[0])
+	for i, o := range l.oracles {
+		l.actions[i] = actions
+		l.stepOracle(i, o)
+	}
 	return l.compareAll()
 }
 

@@ -1,0 +1,178 @@
+package vecenv
+
+import (
+	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/scenario"
+)
+
+// How sequences come into an environment of the serving profile: back from CPU memory, from the queue, at the reset; rule 13.20.
+
+func (v *env) watermark() uint32 { return v.Episode.BudgetQP / 64 }
+
+// prefixNeed is what a prefix adds to the memory when a member comes; rule 13.20.
+func (v *env) prefixNeed(p uint8) uint32 {
+	if p &= kv.MaxPrefixes; v.PrefixMul[p] != 0 {
+		return 0
+	}
+	return uint32(v.Episode.PrefixPages[p]) * kv.FP16QuarterPages
+}
+
+// swapIn brings swapped sequences back, oldest admission first; rule 13.20.
+func (v *env) swapIn() {
+	var set [4]uint64
+	any := uint64(0)
+	for w := range v.blocks {
+		b, l := &v.blocks[w], &v.lanes[w]
+		set[w&3] = b.Swapped &^ l.Fresh & (l.Wanted | b.Active | b.Prefill)
+		any |= set[w&3]
+	}
+	if any == 0 {
+		return
+	}
+	for {
+		w, s, ok := v.oldest(&set)
+		if !ok {
+			return
+		}
+		b, l := &v.blocks[w], &v.lanes[w]
+		bit := uint64(1) << s
+		set[w&3] &^= bit
+		qp := v.privatePages(b, s) * b.quant(s).QuarterPages()
+		need := qp + v.prefixNeed(b.Prefix[s])
+		if v.usedQP()+need+v.watermark() > v.Episode.BudgetQP {
+			continue
+		}
+		v.hold(b.Prefix[s])
+		v.PrivateQP += qp
+		v.RetainedPrivate += qp * b.blockType(s).RetentionTwentieths()
+		b.Swapped &^= bit
+		l.Wanted &^= bit
+		l.In |= bit
+		l.Moving[s] = need
+	}
+}
+
+// serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
+func (v *env) serveTickets() {
+	kept, pending, step, oldest := 0, uint32(0), int16(v.Step), int16(maxWake)
+	tickets := v.tickets[:v.QueueLen]
+	for i := range tickets {
+		k := &tickets[i]
+		qp := kv.Pages(k.Private) * kv.FP16QuarterPages
+		if k.Since < step && v.admitTicket(k, qp) {
+			continue
+		}
+		if int32(step)-int32(k.Since) >= v.rules.maxWait {
+			v.Counters.Failures++
+			continue
+		}
+		if k.Since < step && k.Flags&ticketFirst == 0 {
+			v.tally.FirstWaits++
+		}
+		if kept != i {
+			tickets[kept] = *k
+		}
+		oldest = min(oldest, k.Since)
+		kept++
+		pending += qp
+	}
+	v.QueueLen = int32(kept)
+	v.PendingQP = pending
+	v.tally.Oldest = int32(oldest)
+}
+
+// admitTicket places a waiting request if a slot is free and its memory fits.
+func (v *env) admitTicket(k *ticket, qp uint32) bool {
+	limit := v.Episode.BudgetQP - v.watermark()
+	if v.usedQP()+qp > limit || v.usedQP()+qp+v.prefixNeed(k.Prefix) > limit {
+		return false
+	}
+	w, s, ok := v.freeSlot()
+	if !ok {
+		return false
+	}
+	prefix := v.prefixTokens(k.Prefix)
+	q := scenario.Sequence{Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type), Codes: k.Codes}
+	b, l := &v.blocks[w], &v.lanes[w]
+	l.Work[s&63] = v.promptWork(k.Private, prefix, k.Prefix)
+	if k.Flags&ticketAgain != 0 {
+		v.tally.WasteUS += uint64(l.Work[s&63])
+	}
+	v.hold(k.Prefix)
+	b.place(s, &q, k.Private+prefix, kv.Prefill, 0)
+	b.Remaining[s&63] = k.Remaining
+	b.LastAccess[s&63], b.Hotness[s&63] = int16(v.Step), 63
+	l.start(s, k.Ref, k.Born, int16(v.Step))
+	l.First |= uint64(k.Flags&ticketFirst) << s
+	l.Late |= uint64(k.Flags&ticketLate) >> 1 << s
+	v.PrivateQP += qp
+	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
+	v.Counters.Admitted++
+	if k.Prefix != 0 {
+		v.touchSystem(int(k.Prefix & kv.MaxPrefixes))
+	}
+	return true
+}
+
+// promptWork is the time to compute a prompt of private tokens after a prefix, whose pages a resident member may already hold.
+func (v *env) promptWork(private, prefix uint32, id uint8) uint32 {
+	p := &v.rules.serving.preset
+	if v.PrefixMul[id&kv.MaxPrefixes] != 0 {
+		return p.PrefillUS(int64(private), int64(prefix))
+	}
+	return p.PrefillUS(int64(private+prefix), 0)
+}
+
+// start gives the columns of a slot that a sequence takes their first values; its planes are clear.
+func (l *lane) start(s uint, ref uint32, born, admit int16) {
+	s &= 63
+	l.Ref[s], l.Born[s], l.Admit[s] = ref, born, admit // Moving and Wake are written when they begin to mean something
+}
+
+// arriveTickets lets the step's new requests join the queue; rule 13.20. The words' place in the queue of the seed profile
+// serves as their buffer.
+func (v *env) arriveTickets() {
+	n := int(v.QueueLen)
+	room := v.queue[:max(0, v.rules.queueCap-n)]
+	arrived := v.rules.source.Arrive(&v.Episode, int(v.Step), room)
+	taken := min(arrived, len(room))
+	for _, word := range room[:taken] {
+		q := v.rules.source.Decode(&v.Episode, word)
+		if n >= len(v.tickets) {
+			break
+		}
+		v.tickets[n] = ticket{Private: q.PromptTokens, Ref: q.Ref, Remaining: q.OutputTokens, Born: int16(v.Step), Since: int16(v.Step), Priority: q.Priority,
+			Prefix: q.Prefix, Type: uint8(q.Type), Codes: q.Codes}
+		n++
+		v.PendingQP += kv.Pages(q.PromptTokens) * kv.FP16QuarterPages
+	}
+	if taken > 0 {
+		v.tally.Oldest = min(v.tally.Oldest, v.Step)
+	}
+	v.QueueLen = int32(n)
+	v.Counters.Arrived += uint32(arrived)
+	v.Counters.Rejected += uint32(arrived - taken)
+	v.Counters.Failures += uint32(arrived - taken)
+}
+
+// placeServing completes an initial sequence that has just been placed; rule 13.9. shared tells whether its prefix was
+// resident before.
+func (v *env) placeServing(w int, s uint, q *scenario.InitialSequence, shared bool) {
+	s &= 63
+	b, l := &v.blocks[w], &v.lanes[w]
+	l.start(s, q.Ref, 0, 0)
+	l.Wake[s] = int16(q.Timer)
+	b.Rate[s] = 0
+	b.Cycle[s] &^= 15
+	if q.Phase != kv.Prefill {
+		l.First |= 1 << s
+		return
+	}
+	prefix := v.prefixTokens(q.Prefix)
+	p := &v.rules.serving.preset
+	if shared {
+		l.Work[s] = p.PrefillUS(int64(b.Tokens[s]-prefix), int64(prefix))
+	} else {
+		l.Work[s] = p.PrefillUS(int64(b.Tokens[s]), 0)
+	}
+}
