@@ -47,7 +47,7 @@ lint: ## gofmt and vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
 
-test-go: ## all tests, with 166,000 histories against the oracle
+test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
 
 test-race: ## the short tests under the race detector (needs a C compiler)
@@ -63,7 +63,7 @@ test-arm64: ## the short tests of everything that must give the same bits, on ar
 		$(GOTESTSUM) --raw-command -- env GOARCH=arm64 CGO_ENABLED=0 $(GO) test -json -short -exec qemu-aarch64-static $(EXACT); \
 	else echo "SKIP test-arm64: qemu-aarch64-static is missing: apt-get install qemu-user-static"; fi
 
-meta: ## a million histories against the oracle and the metamorphic matrix, with a fresh seed
+meta: ## two million histories against the oracle and the metamorphic matrix, with a fresh seed
 	KVGYM_HISTORIES=1050000 KVGYM_SEED=$${KVGYM_SEED:-$$(date +%s)} $(GO) test -v -count=1 -timeout 60m -run 'TestOracle|TestMetamorphic' ./vecenv
 
 FUZZ_TIME ?= 30s

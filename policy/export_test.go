@@ -5,6 +5,9 @@ import (
 	"github.com/kvgym/kvgym/vecenv"
 )
 
+// SearchCandidates are the policies that search tries in the seed profile.
+var SearchCandidates = searchCandidates
+
 // NewSearchWithout is search whose candidates may not use one of the operations. Without keep they have to do something to
 // every sequence: what they would keep is compressed, where that is possible, or swapped, or evicted.
 func NewSearchWithout(op kv.Op) Policy {

@@ -10,7 +10,8 @@ import (
 // searchCandidates are the policies whose moves search tries, each played out to the end by itself.
 var searchCandidates = []string{"noop", "greedy", "compress-first", "compress-int8", "compress-all", "value-aware", "lru", "largest-first"}
 
-// servingCandidates are those of the serving profile: every measure, followed by each of some rules of thumb.
+// servingCandidates are those of the serving profile: every measure, followed by each of some rules of thumb. What follows is
+// among the measures, so that search can go on as it has planned.
 func servingCandidates(now *int) []Policy {
 	measures := []func() Policy{
 		func() Policy { return noop{} },
@@ -20,7 +21,7 @@ func servingCandidates(now *int) []Policy {
 		func() Policy { return &tiered{} },
 		func() Policy { return &tiered{compress: true} },
 		func() Policy { return &tiered{compress: true, deep: true} },
-		func() Policy { return &tiered{eager: kv.INT8} },
+		func() Policy { return &tiered{eager: kv.INT8, deep: true} },
 		func() Policy { return &tiered{running: true} },
 		func() Policy { return &tiered{recompute: true} },
 		func() Policy { return &constant{level: kv.INT4} },

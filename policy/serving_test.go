@@ -220,6 +220,20 @@ func requireEveryOperation(t *testing.T, all map[string]*[3]*played) {
 	}
 }
 
+// search is at least as good as the rules that it can follow to the end, on every single episode.
+func TestServingSearchBeatsItsCandidates(t *testing.T) {
+	p := preset(t)
+	for d := range scenario.All {
+		best := playServing(t, named(t, "search"), agents(t, d, p), p, 20)
+		for _, name := range []string{"noop", "tiered", "compress-int8", "compress-all"} {
+			other := playServing(t, named(t, name), agents(t, d, p), p, 20)
+			for i := range best.scores {
+				require.GreaterOrEqual(t, best.scores[i], other.scores[i], "%s on %s, episode %d", name, d, i)
+			}
+		}
+	}
+}
+
 // More memory never lowers what search reaches.
 func TestServingMoreCapacity(t *testing.T) {
 	if testing.Short() {

@@ -105,8 +105,8 @@ func requireServing(t *testing.T, v vecenv.View, st *report.Step) {
 	require.Equal(t, int64(min(good.Goodput, good.GoodNorm)<<24/good.GoodNorm), st.ComponentsFixed["goodput"])
 	require.Equal(t, good.Goodput, s.Goodput)
 	for k, q := range v.AppendLive(nil) {
-		got := st.State.Slots[k].Serving
-		require.Equal(t, []any{q.WorkUS, q.Moving, q.Back, q.MoveQP, q.Wanted, q.First, q.Late, q.Born, q.Admit, q.TurnRef},
+		got, x := st.State.Slots[k].Serving, v.ServingSlot(q.Slot)
+		require.Equal(t, []any{q.WorkUS, q.Moving, q.Back, x.MoveQP, q.Wanted, q.First, x.Late, x.Born, x.Admit, x.TurnRef},
 			[]any{got.WorkUS, got.Moving, got.Back, got.MoveQP, got.Wanted, got.First, got.Late, got.Born, got.Admit, got.Ref})
 		require.Equal(t, q.Phase == kv.Idle && q.Type != kv.System, got.Wake != nil)
 	}

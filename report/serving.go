@@ -108,9 +108,10 @@ func servingSlot(v vecenv.View, q *vecenv.SlotState) *ServingSlot {
 	if v.Profile() != vecenv.Serving {
 		return nil
 	}
-	s := &ServingSlot{q.WorkUS, q.Moving, q.Back, q.MoveQP, q.Wanted, q.First, q.Late, q.Born, q.Admit, q.TurnRef, nil}
+	x := v.ServingSlot(q.Slot)
+	s := &ServingSlot{q.WorkUS, q.Moving, q.Back, x.MoveQP, q.Wanted, q.First, x.Late, x.Born, x.Admit, x.TurnRef, nil}
 	if q.Phase == kv.Idle && q.Type != kv.System {
-		wake := q.Wake
+		wake := x.Wake
 		s.Wake = &wake
 	}
 	return s

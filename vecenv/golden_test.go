@@ -142,7 +142,8 @@ func goldenDigest(b *vecenv.Batch, i int, before uint64) uint64 {
 	b.View(i).Live(func(s *vecenv.SlotState) bool {
 		put(uint64(s.Slot), uint64(s.Tokens), uint64(s.Remaining), uint64(s.Rate), uint64(s.Timer), uint64(s.OnCode), uint64(s.OffCode), uint64(s.LastAccess))
 		if b.View(i).Profile() == vecenv.Serving {
-			put(uint64(s.WorkUS), uint64(s.MoveQP), uint64(s.TurnRef), uint64(s.Wake), uint64(s.Born), uint64(s.Admit))
+			x := b.View(i).ServingSlot(s.Slot)
+			put(uint64(s.WorkUS), uint64(x.MoveQP), uint64(x.TurnRef), uint64(x.Wake), uint64(x.Born), uint64(x.Admit))
 		}
 		return true
 	})

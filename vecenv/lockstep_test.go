@@ -273,7 +273,7 @@ func compareSlots(o *oracle.Env, v vecenv.View) error {
 			Remaining: s.Remaining, Rate: s.Rate, Priority: s.Priority, Prefix: s.Prefix, LastAccess: s.LastAccess,
 			Hotness: uint32(s.Hotness), Timer: int(s.Timer), OnCode: int(s.OnCode), OffCode: int(s.OffCode)}
 		if o.Serving() {
-			got.Serving = served(s, &e)
+			got.Serving = served(v, s, &e)
 		}
 		if got != e {
 			failed = fmt.Errorf("slot %d: %+v, oracle %+v", s.Slot, got, e)
@@ -298,9 +298,10 @@ func compareSlots(o *oracle.Env, v vecenv.View) error {
 
 // served is what a slot's state tells of the serving profile. Fresh and what an idle sequence wakes for in other phases are
 // not told; they show in what follows from them.
-func served(s *vecenv.SlotState, e *oracle.Entry) oracle.Served {
-	out := oracle.Served{Work: s.WorkUS, Moving: s.MoveQP, Ref: s.TurnRef, Wake: s.Wake, Born: s.Born, Admit: s.Admit, Out: s.Moving && !s.Back,
-		In: s.Moving && s.Back, Fresh: e.Serving.Fresh, Wanted: s.Wanted, First: s.First, Late: s.Late}
+func served(v vecenv.View, s *vecenv.SlotState, e *oracle.Entry) oracle.Served {
+	x := v.ServingSlot(s.Slot)
+	out := oracle.Served{Work: s.WorkUS, Moving: x.MoveQP, Ref: x.TurnRef, Wake: x.Wake, Born: x.Born, Admit: x.Admit, Out: s.Moving && !s.Back,
+		In: s.Moving && s.Back, Fresh: e.Serving.Fresh, Wanted: s.Wanted, First: s.First, Late: x.Late}
 	if s.Phase != kv.Idle {
 		out.Wake = e.Serving.Wake
 	}

@@ -218,7 +218,7 @@ func digest(b *vecenv.Batch, i int, before uint64) uint64 {
 	v := b.View(i)
 	fmt.Fprintf(h, "%+v %+v %+v %d %d", v.Identity(), v.Counters(), v.Totals(), v.Score(), v.Growth())
 	for _, s := range v.AppendLive(nil) {
-		fmt.Fprintf(h, "%+v", s)
+		fmt.Fprintf(h, "%+v %+v", s, v.ServingSlot(s.Slot))
 	}
 	for k := range v.QueueLen() {
 		q, arrived := v.Waiting(k)

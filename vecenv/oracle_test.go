@@ -61,17 +61,17 @@ func mixedCases(synthetic sourceMaker, agents, open, closed servingMaker) []hist
 	}
 	a := kv.Presets()[0]
 	for k, d := range []scenario.Difficulty{scenario.Easy, scenario.Medium, scenario.Hard, scenario.All} {
-		add(60, "agents", agents, 64, 15, 5, d, a, vecenv.NextStep)
-		add(30, "agents", agents, 64, 15, 5, d, slowLink(a), vecenv.SameStep)
-		add(20, "agents", agents, 64, 15, 5, d, kv.Presets()[k], vecenv.NextStep)
+		add(100, "agents", agents, 64, 15, 5, d, a, vecenv.NextStep)
+		add(55, "agents", agents, 64, 15, 5, d, slowLink(a), vecenv.SameStep)
+		add(35, "agents", agents, 64, 15, 5, d, kv.Presets()[k], vecenv.NextStep)
 	}
-	add(60, "agents", agents, 16, 9, 2, scenario.Hard, slowLink(a), vecenv.NextStep)
-	add(20, "agents", agents, 80, 20, 1, scenario.Hard, a, vecenv.SameStep)
-	add(5, "agents", agents, 256, 15, 5, scenario.Hard, slowLink(a), vecenv.NextStep)
-	add(5, "agents", agents, 32, 300, 5, scenario.Hard, a, vecenv.NextStep)
-	add(15, "open trace", open, 64, 15, 5, scenario.All, a, vecenv.NextStep)
-	add(15, "closed trace", closed, 64, 15, 5, scenario.All, slowLink(a), vecenv.NextStep)
-	add(15, "closed trace", closed, 32, 60, 3, scenario.Hard, a, vecenv.SameStep)
+	add(110, "agents", agents, 16, 9, 2, scenario.Hard, slowLink(a), vecenv.NextStep)
+	add(40, "agents", agents, 80, 20, 1, scenario.Hard, a, vecenv.SameStep)
+	add(8, "agents", agents, 256, 15, 5, scenario.Hard, slowLink(a), vecenv.NextStep)
+	add(3, "agents", agents, 32, 300, 5, scenario.Hard, a, vecenv.NextStep)
+	add(30, "open trace", open, 64, 15, 5, scenario.All, a, vecenv.NextStep)
+	add(30, "closed trace", closed, 64, 15, 5, scenario.All, slowLink(a), vecenv.NextStep)
+	add(30, "closed trace", closed, 32, 60, 3, scenario.Hard, a, vecenv.SameStep)
 	return out
 }
 
@@ -139,7 +139,7 @@ func TestOracle(t *testing.T) {
 		}
 	})
 	t.Logf("%d histories compared", done.Load())
-	require.GreaterOrEqual(t, int(done.Load()), n*95/100)
+	require.GreaterOrEqual(t, int(done.Load()), 2*n*95/100, "half of them in mixed batches")
 }
 
 // playHistories plays at least n episodes and returns how many.

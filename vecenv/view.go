@@ -39,12 +39,16 @@ type SlotState struct {
 	CostQP       uint32 // private memory now, quarter pages; 0 while swapped
 
 	// Serving profile only.
-	Moving  bool   // on the way to or from CPU memory
-	Back    bool   // of that, from it
-	Wanted  bool   // swapped, and asked back
-	WorkUS  uint32 // microseconds of prefill left
-	First   bool   // its turn has given its first token
-	Late    bool   // after the deadline
+	WorkUS uint32 // microseconds of prefill left
+	Moving bool   // on the way to or from CPU memory
+	Back   bool   // of that, from it
+	Wanted bool   // swapped, and asked back
+	First  bool   // its turn has given its first token
+}
+
+// ServingSlot is what the serving profile holds of a sequence beside its SlotState.
+type ServingSlot struct {
+	Late    bool   // the first token of its turn came after the deadline
 	Born    int    // step in which its turn began
 	Admit   int    // step of admission
 	MoveQP  uint32 // quarter pages still to cross the link
@@ -248,17 +252,27 @@ func (v *env) slot(st *SlotState, w int, s uint) {
 	s &= 63
 	l := &v.lanes[w]
 	st.Moving, st.Back, st.Wanted = (l.Out|l.In)>>s&1 != 0, l.In>>s&1 != 0, l.Wanted>>s&1 != 0
-	st.First, st.Late = l.First>>s&1 != 0, l.Late>>s&1 != 0
-	st.TurnRef, st.Born, st.Admit = l.Ref[s], int(l.Born[s]), int(l.Admit[s])
-	if st.Moving {
+	st.First = l.First>>s&1 != 0
+	if st.Phase == kv.Prefill {
+		st.WorkUS = l.Work[s]
+	}
+}
+
+// ServingSlot returns it for a live slot of a serving environment.
+func (v View) ServingSlot(slot int) (st ServingSlot) {
+	e := v.state()
+	if e.rules.serving == nil || slot < 0 || slot >= v.Slots() {
+		return st
+	}
+	b, l, s := &e.blocks[slot/64], &e.lanes[slot/64], uint(slot&63)
+	st = ServingSlot{Late: l.Late>>s&1 != 0, TurnRef: l.Ref[s], Born: int(l.Born[s]), Admit: int(l.Admit[s])}
+	if (l.Out|l.In)>>s&1 != 0 {
 		st.MoveQP = l.Moving[s]
 	}
-	switch st.Phase {
-	case kv.Prefill:
-		st.WorkUS = l.Work[s]
-	case kv.Idle:
+	if b.phase(s) == kv.Idle {
 		st.Wake = int(l.Wake[s])
 	}
+	return st
 }
 
 // slot describes live slot s of a block whose first slot has number first.
