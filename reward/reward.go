@@ -94,13 +94,30 @@ func Compute(t *Totals) Terms {
 		Efficiency(t.UsedQP, t.BudgetQP), Quality(t.RetainedTwenty, t.UsedQP), Latency(t.LatencyMilli),
 		Risk(t.RiskHundredths),
 	}
-	if s := &t.Serving; s.GoodNorm != 0 {
-		terms[Goodput] = share(s.Goodput, s.GoodNorm)
-		terms[RequestPenalty] = -share(2*uint64(t.Failures)+uint64(s.Late), 2*uint64(s.RequestNorm))
-		terms[FirstTokenPenalty] = -share(uint64(s.FirstWaits), uint64(s.MaxWait)*uint64(s.RequestNorm))
-		terms[WastePenalty] = -share(s.WasteUS, s.WindowUS)
+	if t.Serving.GoodNorm != 0 {
+		terms.addServing(t)
 	}
 	return terms
+}
+
+// Score is Compute(t).Score(t.Weights()) without the terms that have no weight.
+func (t *Totals) Score() int64 {
+	if t.Serving.GoodNorm == 0 {
+		terms := Compute(t)
+		return terms.Score(&SeedWeights)
+	}
+	var terms Terms
+	terms.addServing(t)
+	return terms.Score(&ServingWeights)
+}
+
+// addServing evaluates the terms of the serving profile.
+func (terms *Terms) addServing(t *Totals) {
+	s := &t.Serving
+	terms[Goodput] = share(s.Goodput, s.GoodNorm)
+	terms[RequestPenalty] = -share(2*uint64(t.Failures)+uint64(s.Late), 2*uint64(s.RequestNorm))
+	terms[FirstTokenPenalty] = -share(uint64(s.FirstWaits), uint64(s.MaxWait)*uint64(s.RequestNorm))
+	terms[WastePenalty] = -share(s.WasteUS, s.WindowUS)
 }
 
 // share is min(a/b, 1) in units of 2^-24, rounded toward zero.

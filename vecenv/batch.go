@@ -278,7 +278,12 @@ func (b *Batch) stepEnv(i, row int, a *Actions) {
 		return
 	}
 	v.step(actionRows(a, row, b.cfg.Slots))
-	terms, gain := v.account()
+	var terms reward.Terms
+	var components *reward.Terms
+	if b.Components != nil {
+		components = &terms
+	}
+	gain := v.account(components)
 	b.Reward[i] = float32(gain) * (1.0 / reward.ScoreOne)
 	ended := v.Step >= v.rules.steps
 	b.Terminated[i], b.Truncated[i] = 0, 0

@@ -69,19 +69,25 @@ func (v *env) step(ops []uint8, list []int32) {
 	v.Growth = v.QueueLen - waiting
 }
 
-// account adds the finished step to the totals and returns the terms and the step's reward, in 2^-20; rules 9.1 to 9.9.
-func (v *env) account() (reward.Terms, int64) {
+// account adds the finished step to the totals and returns the step's reward, in 2^-20; rules 9.1 to 9.9. The terms go to
+// components if that is not nil.
+func (v *env) account(components *reward.Terms) int64 {
 	used := v.usedQP()
 	v.HeadroomTenths += reward.HeadroomTenths(used, v.Episode.BudgetQP)
 	if reward.Pressure(used, v.Episode.BudgetQP) {
 		v.Counters.PressureSteps++
 	}
 	t := v.totals()
-	terms := reward.Compute(&t)
-	score := terms.Score(t.Weights())
+	score := int64(0)
+	if components != nil {
+		*components = reward.Compute(&t)
+		score = components.Score(t.Weights())
+	} else {
+		score = t.Score()
+	}
 	gain := score - v.Score
 	v.Score = score
-	return terms, gain
+	return gain
 }
 
 // terms is what the components of an environment are: nothing before its first step.
