@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/vecenv"
@@ -33,8 +34,8 @@ func servingCandidates(now *int) []Policy {
 	}
 	var out []Policy
 	for _, first := range measures {
-		for _, rest := range rests {
-			out = append(out, &once{now: now, first: first(), rest: rest()})
+		for k, rest := range rests {
+			out = append(out, &once{now: now, first: first(), rest: rest(), plan: k})
 		}
 	}
 	return append(out, &constant{level: kv.INT8}, &constant{level: kv.INT4})
@@ -44,6 +45,7 @@ func servingCandidates(now *int) []Policy {
 type once struct {
 	now         *int
 	first, rest Policy
+	plan        int // number of the rest
 }
 
 func (*once) Name() string { return "once" }
@@ -68,7 +70,7 @@ type search struct {
 	like       *vecenv.Batch                   // the batch that forks was made for
 	acts       []Actions                       // of each candidate in the present step
 	first      []Actions                       // of each candidate in the first step
-	list       []int32
+	repeats    []bool                          // does what an earlier candidate does, from the first step on
 }
 
 func newSearch() Policy {
@@ -91,7 +93,8 @@ func (s *search) choose(p vecenv.Profile) {
 			s.candidates = append(s.candidates, p)
 		}
 	}
-	s.acts, s.first = make([]Actions, len(s.candidates)), make([]Actions, len(s.candidates))
+	n := len(s.candidates)
+	s.acts, s.first, s.repeats = make([]Actions, n), make([]Actions, n), make([]bool, n)
 }
 
 func (*search) Name() string { return "search" }
@@ -101,21 +104,38 @@ func (s *search) Act(v vecenv.View, a *Actions) {
 		panic(fmt.Sprintf("policy: search: %v", err))
 	}
 	s.now = v.Step()
-	for step := v.Step(); step < v.Steps(); step++ {
-		s.play()
-		if step == v.Step() {
-			for c := range s.acts {
-				s.first[c].pairs = append(s.first[c].pairs[:0], s.acts[c].pairs...)
-			}
-		}
+	clear(s.repeats)
+	s.decide()
+	for c := range s.acts {
+		s.first[c].pairs = append(s.first[c].pairs[:0], s.acts[c].pairs...)
+		s.repeats[c] = s.repeat(c)
+	}
+	s.step()
+	for step := v.Step() + 1; step < v.Steps(); step++ {
+		s.decide()
+		s.step()
 	}
 	best := 0
 	for c := range s.candidates {
-		if s.forks.View(c).Score() > s.forks.View(best).Score() {
+		if !s.repeats[c] && s.forks.View(c).Score() > s.forks.View(best).Score() {
 			best = c
 		}
 	}
 	a.pairs = append(a.pairs, s.first[best].pairs...)
+}
+
+// repeat tells whether an earlier candidate takes the same measure and goes on in the same way.
+func (s *search) repeat(c int) bool {
+	o, ok := s.candidates[c].(*once)
+	if !ok {
+		return false
+	}
+	for k, p := range s.candidates[:c] {
+		if q, ok := p.(*once); ok && q.plan == o.plan && slices.Equal(s.first[k].pairs, s.first[c].pairs) {
+			return true
+		}
+	}
+	return false
 }
 
 // fork copies the environment once for every candidate.
@@ -129,12 +149,11 @@ func (s *search) fork(v vecenv.View) error {
 		}
 		cfg := v.Batch().Config()
 		forks, err := vecenv.New(vecenv.Config{Envs: len(s.candidates), Slots: cfg.Slots, Steps: cfg.Steps, Source: v.Source(), ServingSource: v.Source(),
-			MaxWait: cfg.MaxWait, Profile: v.Profile(), Preset: cfg.Preset, Autoreset: vecenv.Disabled, NoObs: true, Workers: 1})
+			MaxWait: cfg.MaxWait, Profile: v.Profile(), Preset: cfg.Preset, Autoreset: vecenv.Disabled, NoObs: true, Workers: 1, Groups: len(s.candidates)})
 		if err != nil {
 			return err
 		}
 		s.forks, s.like = forks, v.Batch()
-		s.list = make([]int32, len(s.candidates)*cfg.Slots*4)
 	}
 	for c := range s.candidates {
 		if err := v.Batch().Fork(v.Env(), s.forks, c); err != nil {
@@ -144,19 +163,33 @@ func (s *search) fork(v vecenv.View) error {
 	return nil
 }
 
-// play steps every fork once with its candidate.
-func (s *search) play() {
-	clear(s.list)
-	row := len(s.list) / len(s.candidates)
+// decide asks every candidate that repeats no other for its operations.
+func (s *search) decide() {
 	for c, p := range s.candidates {
+		if s.repeats[c] {
+			continue
+		}
 		s.acts[c].Clear()
 		p.Act(s.forks.View(c), &s.acts[c])
 		if s.restrict != nil {
 			s.restrict(s.forks.View(c), &s.acts[c])
 		}
-		copy(s.list[c*row:(c+1)*row], s.acts[c].Pairs())
 	}
-	if err := s.forks.Step(vecenv.Actions{List: s.list, PerEnv: row / 2}); err != nil {
-		panic(fmt.Sprintf("policy: search: %v", err))
+}
+
+// step steps the fork of every candidate that repeats no other.
+func (s *search) step() {
+	for c := range s.candidates {
+		if s.repeats[c] {
+			continue
+		}
+		pairs := s.acts[c].Pairs()
+		err := s.forks.Send(c, vecenv.Actions{List: pairs, PerEnv: len(pairs) / 2})
+		if err == nil {
+			err = s.forks.Recv(c)
+		}
+		if err != nil {
+			panic(fmt.Sprintf("policy: search: %v", err))
+		}
 	}
 }
