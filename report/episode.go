@@ -103,7 +103,7 @@ type State struct {
 	SharedQP       uint32    `json:"shared_qp"`
 	PendingQP      uint32    `json:"pending_qp"`
 	QueueGrowth    int       `json:"queue_growth"`
-	Tokens         uint32    `json:"tokens"`
+	Tokens         uint64    `json:"tokens"`
 	LatencyMilli   uint32    `json:"latency_milli"`
 	HeadroomTenths int32     `json:"headroom_tenths"`
 	RiskHundredths uint32    `json:"risk_hundredths"`

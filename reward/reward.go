@@ -54,7 +54,7 @@ type Totals struct {
 	Steps          uint32 // steps of the whole episode
 	TokenNorm      uint32 // tokens that make a throughput of 1, at least 1
 	Failures       uint32 // requests that waited too long or were rejected
-	Tokens         uint32 // tokens generated
+	Tokens         uint64 // tokens generated
 	HeadroomTenths int32  // sum over steps of HeadroomTenths
 	LatencyMilli   uint32 // sum of swap latencies, thousandths
 	RiskHundredths uint32 // sum over evictions of RiskHundredths
@@ -143,8 +143,8 @@ func Failure(failures uint32) int64 {
 }
 
 // Throughput is min(tokens/norm, 1); range [0, 1].
-func Throughput(tokens, norm uint32) int64 {
-	return int64(min(tokens, norm)) * TermOne / int64(norm)
+func Throughput(tokens uint64, norm uint32) int64 {
+	return int64(min(tokens, uint64(norm))) * TermOne / int64(norm)
 }
 
 // Headroom is 0.4 times the mean over the episode's steps of the step values; range [-0.2, 0.4]. tenths is ten times

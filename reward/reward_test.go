@@ -19,7 +19,7 @@ func TestFailure(t *testing.T) {
 
 // The seed's author once divided twice, which made throughput 15 times too small: 500 tokens are 1, whatever the steps.
 func TestThroughputIsNormalisedOnce(t *testing.T) {
-	for tokens, want := range map[uint32]int64{0: 0, 125: TermOne / 4, 250: TermOne / 2, 500: TermOne, 501: TermOne, 1 << 30: TermOne} {
+	for tokens, want := range map[uint64]int64{0: 0, 125: TermOne / 4, 250: TermOne / 2, 500: TermOne, 501: TermOne, 1 << 30: TermOne} {
 		require.Equal(t, want, Throughput(tokens, 500), "%d tokens", tokens)
 		totals := Totals{Steps: 15, TokenNorm: 500, Tokens: tokens, BudgetQP: 1}
 		require.Equal(t, want, Compute(&totals)[ThroughputReward])
@@ -89,7 +89,7 @@ func TestRanges(t *testing.T) {
 	for range 20_000 {
 		steps := 1 + r.Uint32N(4096)
 		used := r.Uint32() >> r.IntN(32)
-		totals := Totals{Steps: steps, TokenNorm: 1 + r.Uint32()>>r.IntN(32)>>1, Failures: r.Uint32() >> r.IntN(32), Tokens: r.Uint32() >> r.IntN(32),
+		totals := Totals{Steps: steps, TokenNorm: 1 + r.Uint32()>>r.IntN(32)>>1, Failures: r.Uint32() >> r.IntN(32), Tokens: r.Uint64() >> r.IntN(64),
 			HeadroomTenths: int32(r.Uint32N(15*steps+1)) - int32(5*steps), LatencyMilli: r.Uint32() >> r.IntN(32), RiskHundredths: r.Uint32() >> r.IntN(32),
 			UsedQP: used, BudgetQP: 1 + r.Uint32()>>r.IntN(32)>>1, RetainedTwenty: uint32(uint64(used) * r.Uint64N(20) / 20)}
 		terms := Compute(&totals)
@@ -111,7 +111,7 @@ func TestRewardsAddUp(t *testing.T) {
 		var sum float32
 		for range 15 {
 			totals.Failures += r.Uint32N(3)
-			totals.Tokens += r.Uint32N(60)
+			totals.Tokens += uint64(r.Uint32N(60))
 			totals.LatencyMilli += r.Uint32N(400)
 			totals.RiskHundredths += 15 * r.Uint32N(3)
 			totals.UsedQP = r.Uint32N(1200)

@@ -439,7 +439,7 @@ func (t *Traffic) Begin(id Identity, e *Episode) {
 	e.TokenNorm = uint32(min(1<<31, max(1, t.generated[min(end, len(t.generated)-1)]-t.generated[first])))
 	e.Cursor = t.scanStart(e)
 	for i := e.Cursor; i < t.firstOf(e.WindowStep); i++ {
-		if t.liveAt(&t.requests[i], e.WindowStep) {
+		if t.initial(e, i) {
 			e.NumInitial++
 		}
 	}
@@ -469,7 +469,7 @@ func (t *Traffic) liveAt(q *request, step uint32) bool {
 
 // Initial implements Source; i must go up from 0 one by one. Rule 5.7.
 func (t *Traffic) Initial(e *Episode, _ int) InitialSequence {
-	for !t.liveAt(&t.requests[e.Cursor], e.WindowStep) {
+	for !t.initial(e, e.Cursor) {
 		e.Cursor++
 	}
 	q := &t.requests[e.Cursor]
@@ -544,8 +544,18 @@ func (t *Traffic) continued(e *Episode, q *request) bool {
 	if q.previous == 0 {
 		return false
 	}
-	p := &t.requests[q.previous-1]
-	return p.step >= e.WindowStep || t.liveAt(p, e.WindowStep)
+	return t.requests[q.previous-1].step >= e.WindowStep || t.held(e, q.previous-1)
+}
+
+// held tells whether a request from before the window is still running, and near enough to be looked at; rule 5.7.
+func (t *Traffic) held(e *Episode, i uint32) bool {
+	return i >= t.scanStart(e) && t.liveAt(&t.requests[i], e.WindowStep)
+}
+
+// initial tells whether a request from before the window is an initial sequence: it is held, and not a turn of one that is.
+func (t *Traffic) initial(e *Episode, i uint32) bool {
+	previous := t.requests[i].previous
+	return t.held(e, i) && (previous == 0 || !t.held(e, previous-1))
 }
 
 // Arrive implements Source; rules 5.1 and 5.8. The low 32 bits of a word are the request's number, the next 3 its prefix id.

@@ -414,3 +414,45 @@ func TestRealTraffic(t *testing.T) {
 		}
 	}
 }
+
+// In a closed loop every request of a trace is played at most once: as an initial sequence, as a turn of one, or as an arrival.
+func TestClosedLoopPlaysOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "busy.jsonl")
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	require.NoError(t, trace.Synthesize(f, trace.SynthConfig{Requests: 1500, Seed: 1, Rate: 7, Tenants: 3}))
+	require.NoError(t, f.Close())
+	p := kv.Presets()[0]
+	for _, c := range []TrafficConfig{{SampleMillis: 1000}, {}, {Slots: 16, DecodeRate: 3, SampleMillis: 1000}} {
+		c.Path, c.Serving, c.Closed = path, &p, true
+		src, err := LoadTraffic(c)
+		require.NoError(t, err)
+		turns := 0
+		for env := range uint32(300) {
+			var e Episode
+			src.Begin(Identity{Seed: 1, Env: env}, &e)
+			var sessions []Sequence
+			for i := range int(e.NumInitial) {
+				sessions = append(sessions, src.Initial(&e, i).Sequence)
+			}
+			words := make([]Word, 4096)
+			for step := range src.Shape().Steps + 1 {
+				n := src.Arrive(&e, step, words)
+				for _, w := range words[:n] {
+					sessions = append(sessions, src.Decode(&e, w))
+				}
+			}
+			played := map[uint32]bool{}
+			for _, q := range sessions {
+				for ref, ok := q.Ref, true; ok && ref != refLast; turns++ {
+					require.False(t, played[ref], "env %d: request %d is played twice", env, ref)
+					played[ref] = true
+					var turn Turn
+					turn, ok = src.Next(&e, ref)
+					ref = turn.Ref
+				}
+			}
+		}
+		require.Greater(t, turns, 300)
+	}
+}

@@ -43,6 +43,7 @@ type block struct {
 type head struct {
 	Episode         scenario.Episode          `unit:"what was drawn once"`
 	Score           int64                     `unit:"2^-20"`
+	Tokens          uint64                    `unit:"tokens"`
 	Step            int32                     `unit:"steps done"`
 	QueueLen        int32                     `unit:"requests"`
 	Growth          int32                     `unit:"requests, change of the queue in the last step"`
@@ -52,7 +53,6 @@ type head struct {
 	RetainedPrivate uint32                    `unit:"1/20 quarter pages"`
 	RetainedShared  uint32                    `unit:"1/20 quarter pages"`
 	PendingQP       uint32                    `unit:"quarter pages that waiting requests need for their private prompts"`
-	Tokens          uint32                    `unit:"tokens"`
 	LatencyMilli    uint32                    `unit:"1/1000"`
 	RiskHundredths  uint32                    `unit:"1/100"`
 	PrefixMul       [kv.MaxPrefixes + 1]uint8 `unit:"quarter pages a page of each shared prefix; rule 1.7"`

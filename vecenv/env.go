@@ -281,7 +281,7 @@ func (v *env) decodeResident(b *block, active uint64, used *uint32) (done uint64
 		b.Hotness[s] += 63 // at most 192 after decay
 	}
 	*used = u
-	v.Tokens += total
+	v.Tokens += uint64(total)
 	return b.settle(active&^stalled, finished)
 }
 
@@ -292,7 +292,7 @@ func (v *env) decodeSwapped(b *block, swapped uint64) (done uint64) {
 		s := uint(bits.TrailingZeros64(m)) & 63
 		v.readSwapped(b, s)
 		n := min(b.Rate[s]-b.Rate[s]/2, b.Remaining[s]) // half, rounded up without overflow
-		v.Tokens += uint32(n)
+		v.Tokens += uint64(n)
 		b.Tokens[s] += uint32(n)
 		b.Remaining[s] -= n
 		b.LastAccess[s] = int16(v.Step)

@@ -184,7 +184,7 @@ func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
 	g[11] = float32(swapped) / slots
 	g[12] = ratio(min(v.SharedQP, 2*e.BudgetQP), e.BudgetQP)
 	g[13] = float32(min(v.Counters.Failures, 16)) / 16
-	g[14] = ratio(min(v.Tokens, e.TokenNorm), e.TokenNorm)
+	g[14] = ratio(uint32(min(v.Tokens, uint64(e.TokenNorm))), e.TokenNorm)
 	g[15] = float32(min(v.LatencyMilli, 1500)) / 1500
 	if r.serving != nil {
 		v.observeServing(g)

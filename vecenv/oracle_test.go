@@ -290,3 +290,30 @@ func TestFastestRateSwapped(t *testing.T) {
 	require.EqualValues(t, 3, b.View(0).Counters().Completed)
 	require.EqualValues(t, 120, b.View(0).Totals().Tokens)
 }
+
+// An episode may generate more tokens than 32 bits hold.
+func TestTokensBeyond32Bits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "long.csv")
+	rows := []byte("arrived_at,num_prefill_tokens,num_decode_tokens\n")
+	for hour := range 640 {
+		for range 128 {
+			rows = fmt.Appendf(rows, "%d,50,65535\n", 3600*hour)
+		}
+	}
+	require.NoError(t, os.WriteFile(path, rows, 0o600))
+	src, err := scenario.LoadTraffic(scenario.TrafficConfig{Path: path, Slots: 256, Steps: 600, StepMillis: 3_600_000, DecodeRate: 10_000, SampleMillis: 1000, Difficulty: scenario.Easy})
+	require.NoError(t, err)
+	ops := make([]uint8, 256)
+	for s := range ops {
+		ops[s] = 2
+	}
+	b := oneEnv(t, vecenv.Config{Slots: 256, Steps: 600, Source: src, NoObs: true})
+	before := uint64(0)
+	for range 600 {
+		require.NoError(t, b.Step(vecenv.Actions{Ops: ops}))
+		now := b.View(0).Totals().Tokens
+		require.GreaterOrEqual(t, now, before)
+		before = now
+	}
+	require.Greater(t, before, uint64(1)<<32)
+}

@@ -267,7 +267,7 @@ func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 			v.endTurn(w, s)
 		}
 	}
-	v.Tokens += total
+	v.Tokens += uint64(total)
 	return worth
 }
 

@@ -45,7 +45,7 @@ func (v *Env) globals() []float32 {
 	}
 	budget, slots, queue := int(v.Episode.BudgetQP), len(v.Slots), v.queueCap
 	waiting, growth := len(v.Queue), v.Growth
-	throughput := quotient(int(min(v.Totals.Tokens, v.Totals.TokenNorm)), int(v.Totals.TokenNorm))
+	throughput := quotient(int(min(v.Totals.Tokens, uint64(v.Totals.TokenNorm))), int(v.Totals.TokenNorm))
 	latency := quotient(int(min(v.Totals.LatencyMilli, 1500)), 1500)
 	if v.preset != nil { // rule 13.22
 		oldest, demand = 0, 0

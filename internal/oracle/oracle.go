@@ -271,7 +271,7 @@ func (v *Env) decode(e *Entry) {
 	}
 	e.Tokens += n
 	e.Remaining -= n
-	v.Totals.Tokens += n
+	v.Totals.Tokens += uint64(n)
 	e.LastAccess = v.Step
 	e.Hotness += 63
 	switch e.Type {

@@ -387,7 +387,7 @@ func (v *Env) decodeSlot(i int, n uint32) uint64 {
 	e.Tokens += n
 	e.Remaining -= n
 	e.Rate = n
-	v.Totals.Tokens += n
+	v.Totals.Tokens += uint64(n)
 	e.LastAccess = v.Step
 	e.Hotness = min(255, e.Hotness+63)
 	if !s.First {
