@@ -105,7 +105,7 @@ func histories(t *testing.T) int {
 		return n
 	}
 	if testing.Short() {
-		return 4_000
+		return 1_500
 	}
 	return 105_000
 }
