@@ -40,6 +40,9 @@ var evictionPercent = [NumBlockTypes]uint32{0, 25, 50, 90, 100}
 // RetentionTwentieths is 20 times (1 - eviction value): how much it is worth to still hold a block of this type.
 func (t BlockType) RetentionTwentieths() uint32 { return 20 - evictionPercent[t]/5 }
 
+// TokenWeight is what a token of a priority (percent) counts in the goodput of the serving profile; rule 13.18.
+func TokenWeight(priority uint32) uint32 { return 50 + priority }
+
 // Quant is the quantisation level of a sequence's cache.
 type Quant uint8
 

@@ -24,17 +24,22 @@ func (c *compressor) Act(v vecenv.View, a *Actions) {
 	}
 	c.live = v.AppendLive(c.live[:0])
 	if c.dropDead {
-		used = c.evictDead(used, goal, a)
+		c.live, used = evictDead(c.live, used, goal, a)
 	}
 	used = c.compressLargest(used, goal, a)
 	c.evictWorthless(v, used, goal, a)
 }
 
-// evictDead drops sequences that have nothing left to generate but linger, and returns the memory left.
-func (c *compressor) evictDead(used, goal int, a *Actions) int {
-	kept := c.live[:0]
-	for i := range c.live {
-		s := &c.live[i]
+// dead tells whether a sequence holds memory that nobody will read again.
+func dead(s *vecenv.SlotState) bool {
+	return s.Phase == kv.Idle && s.Remaining == 0 && (s.Type == kv.Reasoning || s.Type == kv.Ephemeral)
+}
+
+// evictDead drops sequences that are dead while memory is above its goal, and returns the others and the memory left.
+func evictDead(live []vecenv.SlotState, used, goal int, a *Actions) ([]vecenv.SlotState, int) {
+	kept := live[:0]
+	for i := range live {
+		s := &live[i]
 		if used > goal && s.CostQP > 0 && dead(s) {
 			a.Evict(s.Slot)
 			used -= int(s.CostQP)
@@ -42,8 +47,7 @@ func (c *compressor) evictDead(used, goal int, a *Actions) int {
 		}
 		kept = append(kept, *s)
 	}
-	c.live = kept
-	return used
+	return kept, used
 }
 
 // compressLargest takes the largest sequences one level down, then again, until memory is at its goal. It updates the

@@ -33,7 +33,7 @@ func (p *tiered) Act(v vecenv.View, a *Actions) {
 	}
 	p.live = v.AppendLive(p.live[:0])
 	p.live = slices.DeleteFunc(p.live, func(s vecenv.SlotState) bool { return p.holds(&s) })
-	used = p.evictDead(used, goal, a)
+	p.live, used = evictDead(p.live, used, goal, a)
 	if p.recompute {
 		used = p.evictIdle(used, goal, a)
 	} else {
@@ -70,26 +70,6 @@ func (p *tiered) holdBack(v vecenv.View, a *Actions) (freed int) {
 
 func (p *tiered) holds(s *vecenv.SlotState) bool {
 	return s.Phase == kv.Prefill && !s.First && int(s.Priority) < p.hold
-}
-
-// dead tells whether a sequence holds memory that nobody will read again.
-func dead(s *vecenv.SlotState) bool {
-	return s.Phase == kv.Idle && s.Remaining == 0 && (s.Type == kv.Reasoning || s.Type == kv.Ephemeral)
-}
-
-func (p *tiered) evictDead(used, goal int, a *Actions) int {
-	kept := p.live[:0]
-	for i := range p.live {
-		s := &p.live[i]
-		if used > goal && s.CostQP > 0 && dead(s) {
-			a.Evict(s.Slot)
-			used -= int(s.CostQP)
-			continue
-		}
-		kept = append(kept, *s)
-	}
-	p.live = kept
-	return used
 }
 
 // evictIdle evicts sequences that pause, largest first.
@@ -176,7 +156,7 @@ type prefixState struct {
 	weight int    // of the tokens that all sharers have still to generate
 }
 
-func weight(s *vecenv.SlotState) int { return int(s.Remaining) * (50 + int(s.Priority)) }
+func weight(s *vecenv.SlotState) int { return int(s.Remaining) * int(kv.TokenWeight(s.Priority)) }
 
 func (p *tiered) weighPrefixes(v vecenv.View) {
 	for k := range p.prefix {

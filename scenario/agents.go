@@ -24,8 +24,7 @@ const (
 	toolTokens         = 256 // shifted by the pause code
 	nominalContext     = 4096
 	refAgent           = 1 << 31
-	servingWeightBase  = 50 // a token's weight is this plus its priority
-	firstTokenSteps    = 2  // an unconstrained server generates from the second step after a request's arrival
+	firstTokenSteps    = 2 // an unconstrained server generates from the second step after a request's arrival
 	servingWindowScale = 1000
 )
 
@@ -149,7 +148,7 @@ func (s *Agents) addLife(sum *demandSum, w uint64, tokens uint32, held, start in
 			end = start + int(s.spans[k]) - 1
 		}
 	}
-	sum.good += uint64(good) * uint64(servingWeightBase+rng.Scale(rng.Field(w, 33, 7), 7, 101))
+	sum.good += uint64(good) * uint64(kv.TokenWeight(rng.Scale(rng.Field(w, 33, 7), 7, 101)))
 	sum.pageSteps += uint64(kv.Pages(tokens)) * uint64(min(end, s.steps)-held+1)
 }
 

@@ -361,7 +361,7 @@ func (t *Traffic) addLife(q *request) {
 	addBetween(t.generated, first, full, uint64(t.rate))
 	addBetween(t.generated, full, full+1, uint64(q.output%t.rate))
 	if t.good != nil {
-		weight := uint64(servingWeightBase) + uint64(q.priority)
+		weight := uint64(kv.TokenWeight(uint32(q.priority)))
 		addBetween(t.good, first, full, weight*uint64(t.rate))
 		addBetween(t.good, full, full+1, weight*uint64(q.output%t.rate))
 	}

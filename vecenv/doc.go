@@ -11,7 +11,7 @@
 // # Memory
 //
 // An environment is a head (totals, the episode drawn), one 1,024-byte block for every 64 slots, and a queue of waiting
-// requests: about 1.5 KiB at 64 slots, and 3.6 KiB more in the serving profile. Flags are bits of uint64 planes, one bit a slot. New allocates everything; Step,
+// requests: about 1.5 KiB at 64 slots, and 3.2 KiB more in the serving profile. Flags are bits of uint64 planes, one bit a slot. New allocates everything; Step,
 // Send and Recv allocate nothing and start no goroutine.
 //
 // # Who owns which bytes when

@@ -6,13 +6,13 @@ import (
 	"github.com/kvgym/kvgym/kv"
 )
 
-// The state and the step of the serving profile; docs/simulator.md, section 13. A batch without serving environments has none
+// The state of the serving profile; docs/simulator.md, section 13. A batch without serving environments has none
 // of the memory declared here.
 
 // lane is what the serving profile holds of 64 slots beside their block.
 //
 // INVARIANT: every plane is a subset of Alive; Out, In and Swapped exclude each other; Fresh and Wanted are subsets of Swapped;
-// Moving is not 0 only in Out or In, Work only in Prefill. Columns of dead slots hold stale values that nothing reads.
+// Moving means something only in Out or In, Work only in Prefill, Wake only while idle. Columns of dead slots hold stale values that nothing reads.
 type lane struct {
 	Out    uint64 `unit:"plane, on the way to CPU memory"`
 	In     uint64 `unit:"plane, on the way back"`

@@ -59,7 +59,8 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	}
 }
 
-// applyServingBlock turns up to 64 op bytes into planes and applies them; on different slots the order cannot matter.
+// applyServingBlock turns up to 64 op bytes into planes and applies them, kind by kind. Only the order of evictions can matter,
+// which the queue shows, and those go in slot order.
 func (v *env) applyServingBlock(w int, row []uint8, sc *scratch) {
 	lo, hi, high := opPlanes(row)
 	var unknown uint64

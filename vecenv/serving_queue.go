@@ -94,7 +94,7 @@ func (v *env) admitTicket(k *ticket, qp uint32) bool {
 	prefix := v.prefixTokens(k.Prefix)
 	q := scenario.Sequence{Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type), Codes: k.Codes}
 	b, l := &v.blocks[w], &v.lanes[w]
-	l.Work[s&63] = v.promptWork(k.Private, prefix, k.Prefix)
+	l.Work[s&63] = v.promptWork(k.Private, prefix, v.PrefixMul[k.Prefix&kv.MaxPrefixes] != 0)
 	if k.Flags&ticketAgain != 0 {
 		v.tally.WasteUS += uint64(l.Work[s&63])
 	}
@@ -114,10 +114,10 @@ func (v *env) admitTicket(k *ticket, qp uint32) bool {
 	return true
 }
 
-// promptWork is the time to compute a prompt of private tokens after a prefix, whose pages a resident member may already hold.
-func (v *env) promptWork(private, prefix uint32, id uint8) uint32 {
+// promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it; rule 13.17.
+func (v *env) promptWork(private, prefix uint32, shared bool) uint32 {
 	p := &v.rules.serving.preset
-	if v.PrefixMul[id&kv.MaxPrefixes] != 0 {
+	if shared {
 		return p.PrefillUS(int64(private), int64(prefix))
 	}
 	return p.PrefillUS(int64(private+prefix), 0)
@@ -169,10 +169,5 @@ func (v *env) placeServing(w int, s uint, q *scenario.InitialSequence, shared bo
 		return
 	}
 	prefix := v.prefixTokens(q.Prefix)
-	p := &v.rules.serving.preset
-	if shared {
-		l.Work[s] = p.PrefillUS(int64(b.Tokens[s]-prefix), int64(prefix))
-	} else {
-		l.Work[s] = p.PrefillUS(int64(b.Tokens[s]), 0)
-	}
+	l.Work[s] = v.promptWork(b.Tokens[s]-prefix, prefix, shared)
 }

@@ -262,7 +262,7 @@ func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 			v.firstToken(l, s)
 		}
 		level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])
-		worth += uint64(k) * uint64(servingWeightBase+uint32(b.Priority[s])) * quality[level&3] << (1 &^ (l.Late >> s & 1))
+		worth += uint64(k) * uint64(kv.TokenWeight(uint32(b.Priority[s]))) * quality[level&3] << (1 &^ (l.Late >> s & 1))
 		if rest == 0 {
 			v.endTurn(w, s)
 		}
@@ -270,9 +270,6 @@ func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 	v.Tokens += uint64(total)
 	return worth
 }
-
-// servingWeightBase is added to a priority to give a token's weight; rule 13.18.
-const servingWeightBase = 50
 
 // levelOf turns quarter pages a page into the level; no prefix counts as fp16.
 var levelOf = [8]kv.Quant{0: kv.FP16, 1: kv.INT4, 2: kv.INT8, 4: kv.FP16}
