@@ -70,19 +70,19 @@ var slotFeatures = [SlotFeatures]Feature{
 	{"reclaim", "min(memory that evicting would free, 2 budget) * (1 / budget)", 0, 2},
 	{"progress", "tokens cached / target tokens", 0, 1},
 	{"rate", "min(rate, 128) / 128", 0, 1},
-	{"priority", "priority percent / 100", 0, 1},
+	{"priority", "priority percent * (1 / 100)", 0, 1},
 	{"eviction_value", "eviction percent / 100", 0, 1},
 	{"phase", "idle 0, prefill 0.25, decode 0.5, reasoning 0.75", 0, 0.75},
-	{"hotness", "hotness / 255", 0, 1},
+	{"hotness", "hotness * (1 / 255)", 0, 1},
 	{"age", "min(step - last access, 16) / 16", 0, 1},
 	{"prefix", "shared prefix id / 8", 0, 0.875},
 	{"swapped", "1 while in CPU memory", 0, 1},
 }
 
-// Tables of single-rounded float32 quotients: one division each, made once.
+// Tables of float32 values, each rounded once.
 var (
-	percentOf  = quotients[[128]float32](100) // priorities and eviction values
-	hotnessOf  = quotients[[256]float32](255)
+	percentOf  = multiples[[128]float32](1.0 / 100) // priorities
+	hotnessOf  = multiples[[256]float32](1.0 / 255)
 	rateOf     = quotients[[256]float32](128)
 	ageOf      = quotients[[32]float32](16)
 	prefixOf   = quotients[[8]float32](8)
@@ -116,9 +116,16 @@ func quotients[T [8]float32 | [32]float32 | [128]float32 | [256]float32](d float
 	return t
 }
 
+func multiples[T [128]float32 | [256]float32](unit float32) (t T) {
+	for i := range len(t) {
+		t[i] = float32(i) * unit
+	}
+	return t
+}
+
 func evictionValues() (t [8]float32) {
 	for i := range kv.NumBlockTypes {
-		t[i] = percentOf[kv.BlockType(i).EvictionPercent()]
+		t[i] = float32(kv.BlockType(i).EvictionPercent()) / 100
 	}
 	return t
 }
