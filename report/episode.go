@@ -162,11 +162,11 @@ func DrawScenario(b *vecenv.Batch, i int, withObs bool) Scenario {
 	words := make([]scenario.Word, 0)
 	for t := 0; t <= cfg.Steps; t++ {
 		at := e
-		n := src.Arrive(&at, t, nil)
+		n := src.Arrive(&at, t, nil, nil)
 		if n > len(words) {
 			words = make([]scenario.Word, n)
 		}
-		src.Arrive(&e, t, words)
+		src.Arrive(&e, t, words, nil)
 		a := Arrivals{Step: t, Requests: []Request{}}
 		for _, w := range words[:n] {
 			q := src.Decode(&e, w)

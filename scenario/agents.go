@@ -104,7 +104,7 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 	sum.requests += uint32(e.NumInitial) - numTenants
 	var words [256]Word
 	for t := 0; t <= s.steps; t++ {
-		n := s.Synthetic.Arrive(e, t, words[:])
+		n := s.Synthetic.Arrive(e, t, words[:], nil)
 		sum.requests += uint32(n)
 		if t == s.steps {
 			break // what arrives now is admitted later
@@ -171,8 +171,12 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 }
 
 // Arrive implements Source.
-func (s *Agents) Arrive(e *Episode, step int, out []Word) int {
-	return s.Synthetic.Arrive(e, step, out)
+func (s *Agents) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
+	n := s.Synthetic.Arrive(e, step, out, nil)
+	for i := range needs[:min(n, len(needs))] {
+		needs[i] = Need(s.Demand(e, out[i]))
+	}
+	return n
 }
 
 // Demand implements Source.

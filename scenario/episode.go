@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 )
 
@@ -107,8 +108,7 @@ type InitialSequence struct {
 	Phase      kv.Phase
 }
 
-// Word carries one waiting request: the low 48 bits belong to the Source, the high 16 to whoever queues it (the step
-// it arrived in).
+// Word carries one waiting request: the low 48 bits belong to the Source, the high 16 are the step it arrived in.
 type Word uint64
 
 // PayloadBits is how many low bits of a Word belong to the Source.
@@ -121,10 +121,11 @@ type Source interface {
 	// Initial returns initial sequence i, 0 <= i < e.NumInitial, asked for in order, each once.
 	Initial(e *Episode, i int) InitialSequence
 	// Arrive returns how many requests arrive at the end of the step (0 is the reset) and writes the first len(out) of
-	// them, their high 16 bits zero. Steps must be asked for in order, each once: a trace's place is in e.
-	Arrive(e *Episode, step int, out []Word) int
-	// Demand tells the tokens of a request's private prompt and its shared prefix: the part of Decode that the fit test
-	// needs.
+	// them. Steps must be asked for in order, each once: a trace's place is in e. Where needs is not nil, which must then be as
+	// long as out, it gets what each of them needs: the quarter pages of its private prompt at fp16 and its shared prefix, packed
+	// as a kernels.Demand.
+	Arrive(e *Episode, step int, out []Word, needs []uint32) int
+	// Demand tells the tokens of a request's private prompt and its shared prefix: a part of Decode.
 	Demand(e *Episode, w Word) (promptTokens uint32, prefix uint8)
 	// Decode tells what a request brings.
 	Decode(e *Episode, w Word) Sequence
@@ -137,6 +138,14 @@ type Source interface {
 	CheckEpisode(e *Episode) error
 	// Fingerprint identifies the configuration: two Sources with equal fingerprints draw equal episodes.
 	Fingerprint() string
+}
+
+// Birth is the step that the request arrived in.
+func (w Word) Birth() int32 { return int32(w >> PayloadBits) }
+
+// Need packs what a request needs: the quarter pages of its private prompt at fp16 and its shared prefix, as a kernels.Demand.
+func Need(promptTokens uint32, prefix uint8) uint32 {
+	return kv.Pages(promptTokens)*kv.FP16QuarterPages | uint32(prefix)<<kernels.DemandShift
 }
 
 func newEpisode(id Identity) Episode {

@@ -123,11 +123,11 @@ func TestSyntheticDraws(t *testing.T) {
 				seen[e.ArrivalLevel] = true
 				out := make([]Word, 5) // fewer than may arrive: the count must be whole all the same
 				for step := range uint64(31) {
-					count := s.Arrive(&e, int(step), out)
+					count := s.Arrive(&e, int(step), out, nil)
 					require.Equal(t, rules.arrivals(id, levels[e.ArrivalLevel], uint64(slots), step), count, "step %d", step)
 					for k, w := range out[:min(count, len(out))] {
 						want := bitsOf(draw(id, 5, step, uint64(k)), 0, 48)
-						require.EqualValues(t, want, w)
+						require.EqualValues(t, want|step<<48, w)
 						require.Equal(t, rules.request(want), s.Decode(&e, w))
 					}
 				}
@@ -150,7 +150,7 @@ func TestSyntheticFrequencies(t *testing.T) {
 		counts[e.DrawnFrom.String()]++
 		counts["level "+e.ArrivalLevel.String()]++
 		for step := range 15 {
-			for _, w := range out[:s.Arrive(&e, step, out)] {
+			for _, w := range out[:s.Arrive(&e, step, out, nil)] {
 				q := s.Decode(&e, w)
 				total++
 				counts[q.Type.String()]++

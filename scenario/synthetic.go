@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 )
 
@@ -132,35 +133,36 @@ func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
 	return q
 }
 
-// Arrive implements Source; rules 4.7 and 4.8.
-func (s *Synthetic) Arrive(e *Episode, step int, out []Word) int {
-	t := uint32(step)
-	table := &arrivalThresholds[e.ArrivalLevel]
-	if e.ArrivalLevel == Bursty && rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16) < burstChance {
-		table = &burstThresholds
-	}
-	n := 0
-	var w uint64
-	for lane := 0; lane < s.slots/laneSlots; lane++ {
-		if lane%4 == 0 {
-			w = rng.Draw(e.Key, rng.Arrivals, t, uint32(lane/4))
+// Arrive implements Source; rules 4.7 to 4.9.
+func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
+	n := s.arrivals(e, uint32(step))
+	base, stamp := rng.Counter(e.Key, rng.Request, uint32(step), 0), Word(step)<<PayloadBits
+	var w [8]uint64
+	for left := out[:min(n, len(out))]; len(left) > 0; base = rng.After(base, uint64(len(w))) {
+		kernels.Draws(&w, base)
+		for i, x := range w[:min(len(w), len(left))] {
+			left[i] = Word(x&(1<<PayloadBits-1)) | stamp
+			if i < len(needs) {
+				needs[i] = uint32(promptPages[x>>12&63])*kv.FP16QuarterPages | uint32(prefixOf(x))<<kernels.DemandShift
+			}
 		}
-		n += countArrivals(table, uint16(w))
-		w >>= 16
-	}
-	for k := 0; k < min(n, len(out)); k++ {
-		out[k] = Word(rng.Draw(e.Key, rng.Request, t, uint32(k)) & (1<<PayloadBits - 1))
+		left, needs = left[min(len(w), len(left)):], needs[min(len(w), len(needs)):]
 	}
 	return n
 }
 
-func countArrivals(table *[arrivalTableLen]uint16, u uint16) int {
-	n := 0
-	for _, th := range table {
-		if u < th {
-			break
+// arrivals draws how many requests arrive in a step.
+func (s *Synthetic) arrivals(e *Episode, t uint32) (n int) {
+	table := &arrivalThresholds[e.ArrivalLevel]
+	if e.ArrivalLevel == Bursty && rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16) < burstChance {
+		table = &burstThresholds
+	}
+	for lanes, i := s.slots/laneSlots, uint32(0); lanes > 0; lanes, i = lanes-4, i+1 {
+		w := rng.Draw(e.Key, rng.Arrivals, t, i)
+		if lanes < 4 {
+			w &= 1<<(16*lanes) - 1 // a lane of 0 reaches no threshold
 		}
-		n++
+		n += kernels.Counts(w, table)
 	}
 	return n
 }
@@ -189,11 +191,10 @@ func promptOf(w uint64) uint32 {
 	return (uint32(promptPages[w>>12&63])-1)*kv.PageTokens + 1 + rng.Field(w, 18, 7)
 }
 
+// prefixOf has no branch, which nothing could predict.
 func prefixOf(w uint64) uint8 {
-	if rng.Field(w, 10, 2) == 0 {
-		return 0
-	}
-	return uint8(1 + rng.Field(w, 8, 2))
+	shares := (rng.Field(w, 10, 2) + 3) >> 2 // 0 if the field is 0, else 1
+	return uint8(shares * (1 + rng.Field(w, 8, 2)))
 }
 
 // typeOf maps eight random bits to a block type: 56, 110, 51 and 39 of 256. A table, since no predictor knows a draw.

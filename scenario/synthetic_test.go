@@ -105,7 +105,7 @@ func TestArrivalMeans(t *testing.T) {
 				s.Begin(Identity{Seed: 1, Env: n}, &e)
 				out := make([]Word, 0)
 				for step := range 100 {
-					counts[e.ArrivalLevel] += float64(s.Arrive(&e, step, out))
+					counts[e.ArrivalLevel] += float64(s.Arrive(&e, step, out, nil))
 					steps[e.ArrivalLevel]++
 				}
 			}
@@ -127,7 +127,7 @@ func TestIdentities(t *testing.T) {
 		s.Begin(id, &e)
 		out := make([]Word, 32)
 		for step := range 15 {
-			for _, w := range out[:min(32, s.Arrive(&e, step, out))] {
+			for _, w := range out[:min(32, s.Arrive(&e, step, out, nil))] {
 				all = append(all, uint64(w))
 			}
 		}

@@ -190,7 +190,7 @@ func (t *Traffic) initial(e *Episode, i uint32) bool {
 }
 
 // Arrive implements Source; rules 5.1 and 5.8. The low 32 bits of a word are the request's number, the next 3 its prefix id.
-func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
+func (t *Traffic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
 	at := e.WindowStep + uint32(step)
 	first, end := t.firstOf(at), t.firstOf(at+1)
 	n := 0
@@ -198,7 +198,10 @@ func (t *Traffic) Arrive(e *Episode, step int, out []Word) int {
 		if q := &t.requests[i]; !t.continued(e, q) {
 			prefix := t.prefixID(e, q)
 			if n < len(out) {
-				out[n] = Word(i) | Word(prefix)<<32
+				out[n] = Word(i) | Word(prefix)<<32 | Word(step)<<PayloadBits
+				if n < len(needs) {
+					needs[n] = Need(privatePrompt(e, q, prefix), prefix)
+				}
 			}
 			n++
 		}

@@ -1,74 +1,71 @@
 package vecenv
 
 import (
-	"encoding/binary"
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
-)
-
-func load64(h *[64]uint8, i int) uint64     { return binary.LittleEndian.Uint64(h[i&56:]) }
-func store64(h *[64]uint8, i int, x uint64) { binary.LittleEndian.PutUint64(h[i&56:], x) }
-
-const (
-	lowBits  = 0x0101010101010101
-	opBits   = 0x0303030303030303
-	gather64 = 0x0102040810204080 // gathers the low bit of eight bytes into the top byte
 )
 
 // applyMatrix applies one row of an op matrix, one op a slot; rule 6.2. All operations of a row are on different slots,
 // so their order cannot matter.
 func (v *env) applyMatrix(row []uint8) {
 	for w := range v.blocks {
-		n := min(64, len(row)-64*w)
-		v.applyBlock(&v.blocks[w], row[64*w:64*w+n])
+		v.applyBlock(&v.blocks[w], row[64*w:min(len(row), 64*w+64)])
 	}
 }
 
-// applyBlock turns up to 64 op bytes into planes and applies them.
+// planesOf turns up to 64 op bytes into planes.
+func planesOf(row []uint8) (lo, hi, over uint64) {
+	if len(row) == kernels.Lanes {
+		return kernels.OpPlanes((*[kernels.Lanes]uint8)(row))
+	}
+	var ops [kernels.Lanes]uint8
+	copy(ops[:], row)
+	return kernels.OpPlanes(&ops)
+}
+
+// applyBlock applies up to 64 ops, each on a slot of its own, those that free memory in one pass over planes.
 func (v *env) applyBlock(b *block, row []uint8) {
-	lo, hi, high := opPlanes(row)
-	var unknown uint64
-	if high&^opBits != 0 {
-		lo, hi, unknown = checkedPlanes(row)
-	}
-	if lo|hi|unknown == 0 {
-		return
-	}
-	evict, compress, swap := lo&^hi, hi&^lo, lo&hi
+	lo, hi, over := planesOf(row)
 	resident := b.Alive &^ b.Swapped
-	e, c, s := evict&b.Alive, compress&resident&^b.Int4, swap&resident
-	v.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|unknown) - bits.OnesCount64(e|c|s))
-	v.evict(b, e)
-	v.compress(b, c)
-	v.swap(b, s)
+	e, c, s := lo&^hi&b.Alive, hi&^lo&resident&^b.Int4, lo&hi&resident
+	v.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(e|c|s))
+	v.free(b, e&^b.Swapped|s, c)
+	if e != 0 {
+		v.countRisk(b, e)
+		b.clear(e)
+	}
+	b.compress(c)
+	b.Swapped |= s
+	v.count(e, c, s)
 }
 
-// opPlanes gathers the two low bits of every op byte into planes, and all bits of all bytes into high. There is no test
-// for bytes that are all 0: with a few operations a step nothing predicts it.
-func opPlanes(row []uint8) (lo, hi, high uint64) {
-	for i := 0; len(row) >= 8; i += 8 {
-		x := binary.LittleEndian.Uint64(row)
-		row = row[8:]
-		lo |= x & lowBits * gather64 >> 56 << (i & 63)
-		hi |= x >> 1 & lowBits * gather64 >> 56 << (i & 63)
-		high |= x
+// free takes the private memory of resident slots off the totals: all of it, or half of it for those of another plane.
+func (v *env) free(b *block, all, half uint64) {
+	private, retained, dirty := uint32(0), uint32(0), uint32(0)
+	for m := all | half; m != 0; m &= m - 1 {
+		s := uint(bits.TrailingZeros64(m)) & 63
+		qp := v.privatePages(b, s) * b.quant(s).QuarterPages() >> (half >> s & 1)
+		dirty |= 1 << (b.Prefix[s] & kv.MaxPrefixes)
+		private += qp
+		retained += qp * b.blockType(s).RetentionTwentieths()
 	}
-	return lo, hi, high
+	v.PrivateQP -= private
+	v.RetainedPrivate -= retained
+	v.dirty |= dirty
 }
 
-// checkedPlanes is opPlanes for rows that hold unknown ops, whose slots it gathers apart.
-func checkedPlanes(row []uint8) (lo, hi, unknown uint64) {
-	for s, op := range row {
-		switch {
-		case op >= kv.NumOps:
-			unknown |= 1 << s
-		default:
-			lo |= uint64(op&1) << s
-			hi |= uint64(op>>1) << s
-		}
-	}
-	return lo, hi, unknown
+// compress takes slots one quantisation level down.
+func (b *block) compress(mask uint64) {
+	b.Int4 |= mask & b.Int8
+	b.Int8 ^= mask
+}
+
+func (v *env) count(evicted, compressed, swapped uint64) {
+	v.Counters.Evictions += uint32(bits.OnesCount64(evicted))
+	v.Counters.Compressions += uint32(bits.OnesCount64(compressed))
+	v.Counters.Swaps += uint32(bits.OnesCount64(swapped))
 }
 
 // applyList applies ordered pairs (op, slot); rule 6.3.
@@ -84,37 +81,31 @@ func (v *env) applyList(list []int32) {
 	}
 }
 
-// apply does one operation if the slot's state allows it.
+// apply does one operation if the slot's state allows it; rule 6.2.
 func (v *env) apply(op kv.Op, slot uint) bool {
 	b := &v.blocks[slot/64]
 	bit := uint64(1) << (slot & 63)
 	resident := b.Alive &^ b.Swapped
 	switch op {
 	case kv.Evict:
-		bit &= b.Alive
-		v.evict(b, bit)
+		if bit &= b.Alive; bit != 0 {
+			v.free(b, bit&resident, 0)
+			v.countRisk(b, bit)
+			b.clear(bit)
+			v.count(bit, 0, 0)
+		}
 	case kv.Compress:
 		bit &= resident &^ b.Int4
-		v.compress(b, bit)
+		v.free(b, 0, bit)
+		b.compress(bit)
+		v.count(0, bit, 0)
 	case kv.Swap:
 		bit &= resident
-		v.swap(b, bit)
+		v.free(b, bit, 0)
+		b.Swapped |= bit
+		v.count(0, 0, bit)
 	}
 	return bit != 0
-}
-
-// evict drops live slots; rule 6.2.
-func (v *env) evict(b *block, mask uint64) {
-	if mask == 0 {
-		return
-	}
-	for m := mask &^ b.Swapped; m != 0; m &= m - 1 {
-		s := uint(bits.TrailingZeros64(m))
-		v.removeMemory(b, s, v.privatePages(b, s)*b.quant(s).QuarterPages())
-	}
-	v.countRisk(b, mask)
-	v.Counters.Evictions += uint32(bits.OnesCount64(mask))
-	b.clear(mask)
 }
 
 // countRisk adds the risk of evicting slots; rule 9.8.
@@ -132,25 +123,4 @@ func (v *env) countRisk(b *block, mask uint64) {
 			v.RiskHundredths += 20
 		}
 	}
-}
-
-// compress takes resident slots one quantisation level down, which halves their memory; rule 6.2.
-func (v *env) compress(b *block, mask uint64) {
-	for m := mask; m != 0; m &= m - 1 {
-		s := uint(bits.TrailingZeros64(m))
-		v.removeMemory(b, s, v.privatePages(b, s)*b.quant(s).QuarterPages()/2)
-	}
-	b.Int4 |= mask & b.Int8
-	b.Int8 ^= mask
-	v.Counters.Compressions += uint32(bits.OnesCount64(mask))
-}
-
-// swap moves resident slots to CPU memory; rule 6.2.
-func (v *env) swap(b *block, mask uint64) {
-	for m := mask; m != 0; m &= m - 1 {
-		s := uint(bits.TrailingZeros64(m))
-		v.removeMemory(b, s, v.privatePages(b, s)*b.quant(s).QuarterPages())
-	}
-	b.Swapped |= mask
-	v.Counters.Swaps += uint32(bits.OnesCount64(mask))
 }

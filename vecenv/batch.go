@@ -19,6 +19,8 @@ type Batch struct {
 	heads  []head
 	blocks []block
 	queues []scenario.Word
+	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
+	room   int      // of needs an environment
 
 	profiles []Profile      // nil: cfg.Profile for all
 	serving  *servingMemory // nil: no environment has the serving profile
@@ -66,6 +68,8 @@ func New(cfg Config) (*Batch, error) {
 	b.heads = make([]head, cfg.Envs)
 	b.blocks = make([]block, cfg.Envs*b.width)
 	b.queues = make([]scenario.Word, cfg.Envs*b.rules[Seed].queueCap)
+	b.room = (b.rules[Seed].queueCap + scan - 1) &^ (scan - 1)
+	b.needs = make([]uint32, cfg.Envs*b.room)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
 	for i := range b.fresh {
@@ -261,7 +265,7 @@ func (b *Batch) envAt(i int) env {
 	r := b.rulesOf(i)
 	q := r.queueCap
 	v := env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
-		queue: b.queues[i*q : (i+1)*q : (i+1)*q], rules: r}
+		queue: b.queues[i*q : (i+1)*q : (i+1)*q], needs: b.needs[i*b.room : (i+1)*b.room : (i+1)*b.room], rules: r}
 	if r.serving != nil {
 		v.tally, v.lanes, v.tickets = b.serving.at(i)
 	}

@@ -128,14 +128,14 @@ func (v *env) checkHead() error {
 		return v.checkServing()
 	}
 	for i, w := range v.queue[:v.QueueLen] {
-		if age := v.Step - birth(w); age < 0 || age >= v.rules.maxWait && v.Step > 0 {
+		if age := v.Step - w.Birth(); age < 0 || age >= v.rules.maxWait && v.Step > 0 {
 			return fmt.Errorf("queue %d: age %d: allowed 0 to %d", i, age, v.rules.maxWait-1)
 		}
 		if prompt, prefix := v.rules.source.Demand(e, w); prompt < 1 || prompt > 1<<24 || prefix > e.NumPrefixes {
 			return fmt.Errorf("queue %d: prompt of %d tokens with prefix %d: allowed 1 to 2^24 with a prefix up to %d", i, prompt, prefix, e.NumPrefixes)
 		}
-		if i > 0 && birth(w) < birth(v.queue[i-1]) {
-			return fmt.Errorf("queue %d: arrived at step %d: allowed not before its predecessor", i, birth(w))
+		if i > 0 && w.Birth() < v.queue[i-1].Birth() {
+			return fmt.Errorf("queue %d: arrived at step %d: allowed not before its predecessor", i, w.Birth())
 		}
 	}
 	return nil

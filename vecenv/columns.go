@@ -3,37 +3,13 @@ package vecenv
 import (
 	"reflect"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 )
 
-// block holds 64 slots of one environment: exactly 1,024 bytes, per-slot columns first, then bit planes (bit s of a plane
-// is slot s). It is the one declaration of the per-slot state: allocation, snapshots, the checker and Columns follow it.
-//
-// INVARIANT: every plane is a subset of Alive; Prefill and Active exclude each other; Int8 and Int4 exclude each other;
-// Members[p-1] is exactly the live slots whose Prefix is p. Columns of dead slots hold stale values that nothing reads.
-type block struct {
-	Tokens     [64]uint32 `unit:"tokens cached, shared prefix included"`
-	Remaining  [64]uint16 `unit:"tokens still to generate"`
-	LastAccess [64]int16  `unit:"step"`
-	Rate       [64]uint16 `unit:"tokens a step"`
-	Priority   [64]uint8  `unit:"percent"`
-	Prefix     [64]uint8  `unit:"shared prefix id, 0 none"`
-	Hotness    [64]uint8  `unit:"1/255"`
-	Cycle      [64]uint8  `unit:"bits 0-3 timer in steps, 4-5 run code, 6-7 pause code"`
-
-	Alive   uint64 `unit:"plane"`
-	Swapped uint64 `unit:"plane"`
-	Type0   uint64 `unit:"plane, bit 0 of the block type"`
-	Type1   uint64 `unit:"plane, bit 1 of the block type"`
-	Type2   uint64 `unit:"plane, bit 2 of the block type"`
-	Int8    uint64 `unit:"plane"`
-	Int4    uint64 `unit:"plane"`
-	Prefill uint64 `unit:"plane"`
-	Active  uint64 `unit:"plane, generating: decode or reasoning"`
-
-	Members [kv.MaxPrefixes]uint64 `unit:"planes, one a shared prefix"`
-}
+// block holds 64 slots of one environment: the columns and bit planes that kernels.Block declares, with what they mean here.
+type block struct{ kernels.Block }
 
 // head is what an environment holds once.
 //
@@ -102,6 +78,10 @@ func columnsOf(t reflect.Type) []Column {
 	var out []Column
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if f.Anonymous {
+			out = append(out, columnsOf(f.Type)...)
+			continue
+		}
 		out = append(out, Column{f.Name, f.Type.String(), f.Tag.Get("unit"), int(f.Offset), int(f.Type.Size())})
 	}
 	return out

@@ -3,6 +3,7 @@ package vecenv
 import (
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
@@ -13,7 +14,8 @@ type env struct {
 	*head
 	blocks []block         // one for every 64 slots, or part of 64
 	dirty  uint32          // bit p: a member of prefix p came, went, moved or was compressed since refreshShared
-	queue  []scenario.Word // room for Slots/2 waiting requests; the high 16 bits hold the step of arrival
+	queue  []scenario.Word // room for Slots/2 waiting requests
+	needs  []uint32        // what each of them needs, as its source packs it; room for a multiple of 32
 	rules  *rules
 
 	// Of the serving profile, whose waiting requests are tickets.
@@ -191,117 +193,31 @@ func (v *env) joinPrefix(p uint8, t kv.BlockType) {
 	}
 }
 
-// removeMemory takes qp quarter pages of slot s off the private totals, and has its prefix looked at again.
-func (v *env) removeMemory(b *block, s uint, qp uint32) {
-	s &= 63
-	v.dirty |= 1 << (b.Prefix[s] & kv.MaxPrefixes)
-	v.PrivateQP -= qp
-	v.RetainedPrivate -= qp * b.blockType(s).RetentionTwentieths()
-}
-
 // generate is rules 6.4 to 6.10: hotness decays, phases advance, sequences generate, finished ones complete.
 func (v *env) generate() {
 	used := v.usedQP()
 	for w := range v.blocks {
-		b := &v.blocks[w]
-		if b.Alive == 0 {
-			continue
-		}
-		decayHotness(&b.Hotness)
-		started := b.Prefill
-		active := b.Active
-		idle := b.Alive &^ (started | active)
-		done := v.rest(b, idle)
-		done |= v.decodeResident(b, active&^b.Swapped, &used)
-		if swapped := active & b.Swapped; swapped != 0 {
-			done |= v.decodeSwapped(b, swapped)
-		}
-		b.Active |= started
-		b.Prefill = 0
-		if done != 0 {
-			v.complete(b, done)
+		if b := &v.blocks[w]; b.Alive != 0 {
+			used += v.generateBlock(b, used)
 		}
 	}
 }
 
-// decayHotness takes a quarter (rounded down) off all 64 values; dead slots' stale values decay harmlessly.
-func decayHotness(h *[64]uint8) {
-	for i := 0; i < 64; i += 8 {
-		x := load64(h, i)
-		store64(h, i, x-x>>2&0x3F3F3F3F3F3F3F3F)
+// generateBlock does it for one block and returns the quarter pages by which it grew. What completion frees is not taken off that:
+// it prevents no stall in a later block.
+func (v *env) generateBlock(b *block, used uint32) uint32 {
+	for m := b.Active & b.Swapped; m != 0; m &= m - 1 {
+		v.readSwapped(b, uint(bits.TrailingZeros64(m)))
 	}
-}
-
-// rest counts down the timers of idle slots and returns those whose lingering is over; rule 6.5.
-func (v *env) rest(b *block, idle uint64) (done uint64) {
-	for m := idle &^ b.system(); m != 0; m &= m - 1 {
-		s := bits.TrailingZeros64(m) & 63
-		c := b.Cycle[s]
-		if c&15 == 0 {
-			continue
-		}
-		c--
-		if c&15 == 0 {
-			if b.Remaining[s] == 0 {
-				done |= m & -m
-			} else {
-				b.Active |= m & -m
-				c |= 2 + c>>4&3
-			}
-		}
-		b.Cycle[s] = c
+	var a kernels.Advanced
+	kernels.Advance(&b.Block, int16(v.Step), used, v.Episode.CapacityQP, &a)
+	v.PrivateQP += a.QP
+	v.RetainedPrivate += a.Retained
+	v.Tokens += uint64(a.Tokens)
+	if a.Done != 0 {
+		v.complete(b, a.Done)
 	}
-	return done
-}
-
-// decodeResident generates on resident slots in slot order; rule 6.6. It returns those that completed.
-func (v *env) decodeResident(b *block, active uint64, used *uint32) (done uint64) {
-	total, u, step := uint32(0), *used, int16(v.Step)
-	var stalled, finished uint64
-	for m := active; m != 0; m &= m - 1 {
-		s := bits.TrailingZeros64(m) & 63
-		tokens, rest := b.Tokens[s], b.Remaining[s]
-		n := min(b.Rate[s], rest)
-		if grown := kv.Pages(tokens+uint32(n)) - kv.Pages(tokens); grown != 0 {
-			qp := grown * b.quant(uint(s)).QuarterPages()
-			if u+qp > v.Episode.CapacityQP {
-				stalled |= m & -m
-				continue
-			}
-			u += qp
-			v.PrivateQP += qp
-			v.RetainedPrivate += qp * b.blockType(uint(s)).RetentionTwentieths()
-		}
-		total += uint32(n)
-		rest -= n
-		finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
-		b.Tokens[s] = tokens + uint32(n)
-		b.Remaining[s] = rest
-		b.LastAccess[s] = step
-		b.Hotness[s] += 63 // at most 192 after decay
-	}
-	*used = u
-	v.Tokens += uint64(total)
-	return b.settle(active&^stalled, finished)
-}
-
-// decodeSwapped generates at half the rate on swapped slots and charges the access; rule 6.7.
-func (v *env) decodeSwapped(b *block, swapped uint64) (done uint64) {
-	var finished uint64
-	for m := swapped; m != 0; m &= m - 1 {
-		s := uint(bits.TrailingZeros64(m)) & 63
-		v.readSwapped(b, s)
-		n := min(b.Rate[s]-b.Rate[s]/2, b.Remaining[s]) // half, rounded up without overflow
-		v.Tokens += uint64(n)
-		b.Tokens[s] += uint32(n)
-		b.Remaining[s] -= n
-		b.LastAccess[s] = int16(v.Step)
-		b.Hotness[s] += 63
-		if b.Remaining[s] == 0 {
-			finished |= m & -m
-		}
-	}
-	return b.settle(swapped, finished)
+	return a.QP
 }
 
 // readSwapped charges one access to a swapped sequence; rule 6.9.
@@ -310,38 +226,9 @@ func (v *env) readSwapped(b *block, s uint) {
 	v.Counters.SwapReads++
 }
 
-// settle moves the phases of slots that have generated, of which some have finished, and returns those that completed;
-// rule 6.8. One pass over planes: a test a slot in the loops above would be a branch that nothing predicts.
-func (b *block) settle(generated, finished uint64) (done uint64) {
-	done = finished & (b.context() | b.generation())
-	for m := finished &^ done; m != 0; m &= m - 1 { // reasoning and ephemeral linger
-		s := bits.TrailingZeros64(m) & 63
-		c := b.Cycle[s]
-		b.Cycle[s] = c&^15 | 1 + c>>6
-	}
-	b.Active &^= finished &^ done
-	for m := generated & b.context() &^ done; m != 0; m &= m - 1 { // context pauses
-		s := bits.TrailingZeros64(m) & 63
-		c := b.Cycle[s]
-		if c&15 == 0 {
-			continue
-		}
-		c--
-		if c&15 == 0 {
-			b.Active &^= m & -m
-			c |= 1 + c>>6
-		}
-		b.Cycle[s] = c
-	}
-	return done
-}
-
 // complete removes finished sequences; rule 6.10.
 func (v *env) complete(b *block, done uint64) {
-	for m := done &^ b.Swapped; m != 0; m &= m - 1 {
-		s := uint(bits.TrailingZeros64(m)) & 63
-		v.removeMemory(b, s, v.privatePages(b, s)*b.quant(s).QuarterPages())
-	}
+	v.free(b, done&^b.Swapped, 0)
 	v.Counters.Completed += uint32(bits.OnesCount64(done))
 	b.clear(done)
 }

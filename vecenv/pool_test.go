@@ -20,11 +20,11 @@ type explosive struct {
 	step int
 }
 
-func (x explosive) Arrive(e *scenario.Episode, step int, out []scenario.Word) int {
+func (x explosive) Arrive(e *scenario.Episode, step int, out []scenario.Word, needs []uint32) int {
 	if e.Env == x.env && step == x.step {
 		panic("no more requests")
 	}
-	return x.Source.Arrive(e, step, out)
+	return x.Source.Arrive(e, step, out, needs)
 }
 
 // A panic in a step, on whichever worker, is an error that names the episode, and the batch stays broken.

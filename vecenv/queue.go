@@ -3,56 +3,78 @@ package vecenv
 import (
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 )
 
-const birthShift = scenario.PayloadBits
-
-func birth(w scenario.Word) int32 { return int32(w >> birthShift) }
-
-// serveQueue admits what fits, oldest first, and fails what has waited MaxWait steps; rules 7.2 to 7.5. The queue is
-// compacted in the same pass: a ring would still need that, since a later request may pass one that does not fit.
+// serveQueue admits what fits, oldest first, and fails what has waited MaxWait steps; rules 7.2 to 7.5.
 func (v *env) serveQueue() {
 	n := int(v.QueueLen)
 	if n == 0 {
 		return
 	}
-	kept, admitted := 0, uint32(0)
-	pending := uint32(0)
-	for i := 0; i < n && i < len(v.queue); i++ {
-		word := v.queue[i]
-		prompt, prefix := v.rules.source.Demand(&v.Episode, word)
-		qp := kv.Pages(prompt) * kv.FP16QuarterPages
-		if v.admit(word, qp, prefix) {
-			admitted++
-			continue
-		}
-		if v.Step-birth(word) >= v.rules.maxWait {
-			v.Counters.Failures++
-			continue
-		}
-		v.queue[kept] = word
-		kept++
-		pending += qp
+	old := 0 // requests at the queue's head that fail unless they are admitted now
+	for old < n && v.Step-v.queue[old].Birth() >= v.rules.maxWait {
+		old++
+	}
+	kept := 0
+	for first := 0; first < n; first += scan {
+		kept = v.serveChunk(first, min(scan, n-first), old-first, kept)
 	}
 	v.QueueLen = int32(kept)
-	v.PendingQP = pending
-	v.Counters.Admitted += admitted
 }
 
-// admit places the request, whose private prompt takes qp quarter pages, if a slot is free and its memory fits into the
-// budget; rules 7.2 and 7.3.
-func (v *env) admit(word scenario.Word, qp uint32, prefix uint8) bool {
-	if v.usedQP()+qp > v.Episode.BudgetQP {
+// scan is how many waiting requests one call of kernels.Fits looks at.
+const scan = 32
+
+// serveChunk does it for requests first to first+n, of which the first `old` are in their last step, and moves those that stay
+// to kept on. What fits by the memory in use now is a superset of what fits in the end: an admission never lowers what is in
+// use plus what another request needs.
+func (v *env) serveChunk(first, n, old, kept int) int {
+	queue, needs := v.queue[first:first+n], v.needs[first:first+scan]
+	gone := ^uint64(0) >> (64 - uint(max(0, min(old, n))))
+	failed := bits.OnesCount64(gone)
+	if used := v.usedQP(); used < v.Episode.BudgetQP {
+		extra := v.sharedNeeds()
+		for fit := kernels.Fits((*[scan]uint32)(needs), n, &extra, v.Episode.BudgetQP-used); fit != 0; fit &= fit - 1 {
+			i := bits.TrailingZeros64(fit)
+			if v.admit(queue[i], needs[i]) {
+				failed -= int(gone >> i & 1)
+				gone |= fit & -fit
+				v.Counters.Admitted++
+			}
+		}
+	}
+	v.Counters.Failures += uint32(failed)
+	if gone == 0 && kept == first {
+		return first + n
+	}
+	for i := range queue { // a queue that loses requests in its middle is compacted
+		v.queue[kept], v.needs[kept] = queue[i], needs[i]
+		leaves := uint32(gone >> i & 1)
+		kept += int(1 - leaves)
+		v.PendingQP -= needs[i] & kernels.DemandMask & -leaves
+	}
+	return kept
+}
+
+// sharedNeeds is what a new fp16 member of each prefix adds to its memory; rule 7.2.
+func (v *env) sharedNeeds() (extra [8]uint32) {
+	for p := 1; p <= int(v.Episode.NumPrefixes) && p < len(extra); p++ {
+		extra[p] = uint32(v.Episode.PrefixPages[p]) * (kv.FP16QuarterPages - uint32(v.PrefixMul[p]))
+	}
+	return extra
+}
+
+// admit places the request, whose need is given, if a slot is free and its memory fits into the budget; rules 7.2 and 7.3.
+func (v *env) admit(word scenario.Word, need uint32) bool {
+	qp, prefix := need&kernels.DemandMask, uint8(need>>kernels.DemandShift)
+	if v.usedQP()+qp+v.sharedNeed(prefix) > v.Episode.BudgetQP {
 		return false
 	}
 	w, s, ok := v.freeSlot()
 	if !ok {
-		return false
-	}
-	shared := v.sharedNeed(prefix)
-	if v.usedQP()+qp+shared > v.Episode.BudgetQP {
 		return false
 	}
 	q := v.rules.source.Decode(&v.Episode, word)
@@ -112,12 +134,11 @@ func (v *env) touchSystem(p int) {
 func (v *env) arrive() {
 	n := int(v.QueueLen)
 	room := v.queue[n:]
-	arrived := v.rules.source.Arrive(&v.Episode, int(v.Step), room)
+	needs := v.needs[n:][:len(room)]
+	arrived := v.rules.source.Arrive(&v.Episode, int(v.Step), room, needs)
 	taken := min(arrived, len(room))
-	for i := range room[:taken] {
-		prompt, _ := v.rules.source.Demand(&v.Episode, room[i])
-		v.PendingQP += kv.Pages(prompt) * kv.FP16QuarterPages
-		room[i] |= scenario.Word(v.Step) << birthShift
+	for _, need := range needs[:taken] {
+		v.PendingQP += need & kernels.DemandMask
 	}
 	v.QueueLen = int32(n + taken)
 	v.Counters.Arrived += uint32(arrived)

@@ -3,6 +3,7 @@ package vecenv
 import (
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 )
 
@@ -46,7 +47,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	v.lowerPrefixes(&sc)
 	v.transferOut()
 	for w := range v.blocks {
-		decayHotness(&v.blocks[w].Hotness)
+		kernels.Heat(&v.blocks[w].Hotness, 0)
 	}
 	v.wake()
 	v.swapIn()
@@ -62,11 +63,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 // applyServingBlock turns up to 64 op bytes into planes and applies them, kind by kind. Only the order of evictions can matter,
 // which the queue shows, and those go in slot order.
 func (v *env) applyServingBlock(w int, row []uint8, sc *scratch) {
-	lo, hi, high := opPlanes(row)
-	var unknown uint64
-	if high&^opBits != 0 {
-		lo, hi, unknown = checkedPlanes(row)
-	}
+	lo, hi, unknown := planesOf(row)
 	if lo|hi|unknown == 0 {
 		return
 	}
@@ -236,8 +233,8 @@ func (v *env) leave(p uint8) {
 	v.setPrefix(int(p), 0, 0)
 }
 
-// free takes the private memory of a resident slot off the totals.
-func (v *env) free(b *block, s uint) {
+// release takes the private memory of a resident slot off the totals.
+func (v *env) release(b *block, s uint) {
 	qp := v.privatePages(b, s) * b.quant(s).QuarterPages()
 	v.PrivateQP -= qp
 	v.RetainedPrivate -= qp * b.blockType(s).RetentionTwentieths()
@@ -250,7 +247,7 @@ func (v *env) remove(w int, s uint) {
 	bit := uint64(1) << s
 	resident := b.Swapped&bit == 0
 	if resident {
-		v.free(b, s)
+		v.release(b, s)
 	}
 	b.clear(bit)
 	v.lanes[w].clear(bit)

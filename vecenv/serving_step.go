@@ -18,7 +18,7 @@ func (v *env) transferOut() {
 			if !l.move(s, &budget) {
 				continue
 			}
-			v.free(b, s)
+			v.release(b, s)
 			l.Out &^= m & -m
 			l.Fresh |= m & -m
 			b.Swapped |= m & -m

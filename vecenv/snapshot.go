@@ -253,10 +253,21 @@ func (v *env) become(o *env) {
 	*v.head = *o.head
 	copy(v.blocks, o.blocks)
 	copy(v.queue, o.queue)
+	v.findNeeds()
 	if v.tally != nil && o.tally != nil {
 		copy(v.lanes, o.lanes)
 		copy(v.tickets, o.tickets)
 		*v.tally = *o.tally
+	}
+}
+
+// findNeeds derives needs from the waiting requests.
+func (v *env) findNeeds() {
+	if v.rules.serving != nil {
+		return
+	}
+	for i, w := range v.queue[:v.QueueLen] {
+		v.needs[i] = scenario.Need(v.rules.source.Demand(&v.Episode, w))
 	}
 }
 

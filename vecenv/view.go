@@ -118,7 +118,7 @@ func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
 			Steady: true, Codes: k.Codes, Ref: k.Ref}, int(k.Since)
 	}
 	w := e.queue[i]
-	return e.rules.source.Decode(&e.Episode, w), int(birth(w))
+	return e.rules.source.Decode(&e.Episode, w), int(w.Birth())
 }
 
 // Ticket is what the serving profile knows of a waiting request beyond Waiting.

@@ -22,26 +22,26 @@ func slowMix(z uint64) uint64 {
 }
 
 func TestMix(t *testing.T) {
-	for _, z := range []uint64{0, 1, 42, golden, 1 << 63, ^uint64(0)} {
+	for _, z := range []uint64{0, 1, 42, Golden, 1 << 63, ^uint64(0)} {
 		require.Equal(t, slowMix(z), Mix(z))
 	}
 	// The first outputs of SplitMix64 seeded with 1234567, as published with its reference implementation.
 	state := uint64(1234567)
 	for _, want := range []uint64{6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431} {
-		state += golden
+		state += Golden
 		require.Equal(t, want, Mix(state))
 	}
 }
 
 func TestDraw(t *testing.T) {
 	key := Key(7, 8, 9)
-	wrapped := uint64(golden)
+	wrapped := uint64(Golden)
 	hi, counter := bits.Mul64(uint64(5)<<56|3<<24|2, wrapped)
 	_ = hi // modulo 2^64
 	require.Equal(t, Mix(key+counter), Draw(key, Request, 3, 2))
 
 	seen := map[uint64]bool{}
-	for _, id := range [][3]uint64{{0, 0, 0}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {golden, 0, 0}, {0, 1 << 31, 0}, {0, 0, 1<<32 - 1}} {
+	for _, id := range [][3]uint64{{0, 0, 0}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {Golden, 0, 0}, {0, 1 << 31, 0}, {0, 0, 1<<32 - 1}} {
 		k := Key(id[0], uint32(id[1]), uint32(id[2]))
 		for p := Episode; p <= Policy; p++ {
 			for step := range uint32(40) {

@@ -1,0 +1,140 @@
+//go:build amd64 && !purego
+
+package kernels
+
+import "github.com/klauspost/cpuid/v2"
+
+// What each level needs of the processor; cpuid looks at the operating system's support, too.
+var (
+	needsAVX2   = []cpuid.FeatureID{cpuid.AVX, cpuid.AVX2, cpuid.BMI1, cpuid.BMI2, cpuid.POPCNT}
+	needsAVX512 = []cpuid.FeatureID{cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512CD, cpuid.AVX512DQ, cpuid.AVX512VL, cpuid.AVX512VBMI,
+		cpuid.AVX512VBMI2}
+)
+
+func detect() []Level {
+	levels := []Level{Generic}
+	if cpuid.CPU.Supports(needsAVX2...) {
+		levels = append(levels, AVX2)
+		if cpuid.CPU.Supports(needsAVX512...) {
+			levels = append(levels, AVX512)
+		}
+	}
+	return levels
+}
+
+func opPlanes(ops *[Lanes]uint8) (lo, hi, over uint64) {
+	switch active {
+	case AVX512:
+		return opPlanesAVX512(ops)
+	}
+	return opPlanesGeneric(ops)
+}
+
+func heat(h *[Lanes]uint8, warm uint64) {
+	switch active {
+	case AVX512:
+		heatAVX512(h, warm)
+	default:
+		heatGeneric(h, warm)
+	}
+}
+
+func advance(b *Block, step int16, used, limit uint32, a *Advanced) {
+	switch active {
+	case AVX512:
+		if advanceAVX512(b, step, used, limit, a) {
+			return
+		}
+	}
+	advanceGeneric(b, step, used, limit, a)
+}
+
+func fits(demand *[32]uint32, n int, extra *[8]uint32, room uint32) uint64 {
+	switch active {
+	case AVX512:
+		return fitsAVX512(demand, n, extra, room)
+	}
+	return fitsGeneric(demand, n, extra, room)
+}
+
+func draws(dst *[8]uint64, base uint64) {
+	switch active {
+	case AVX512:
+		drawsAVX512(dst, base)
+	default:
+		drawsGeneric(dst, base)
+	}
+}
+
+func counts(u uint64, table *[8]uint16) int {
+	switch active {
+	case AVX512:
+		return countsAVX512(u, table)
+	}
+	return countsGeneric(u, table)
+}
+
+func quotients(dst, num, den *[16]float32) {
+	switch active {
+	case AVX512:
+		quotientsAVX512(dst, num, den)
+	default:
+		quotientsGeneric(dst, num, den)
+	}
+}
+
+func maskRows(dst []uint8, evict, compress, swap uint64) {
+	switch active {
+	case AVX512:
+		maskRowsAVX512(&dst[0], len(dst)/64, evict, compress, swap)
+	default:
+		maskRowsGeneric(dst, evict, compress, swap)
+	}
+}
+
+func rows(dst []float32, b *Block, v *View, stream bool) {
+	groups := len(dst) / (16 * SlotFeatures)
+	switch {
+	case active == AVX512 && stream:
+		rowsStreamAVX512(&dst[0], groups, b, v)
+	case active == AVX512:
+		rowsAVX512(&dst[0], groups, b, v)
+	default:
+		rowsGeneric(dst, b, v)
+	}
+}
+
+func columns(dst []float32, stride, slots int, b *Block, v *View, stream bool) {
+	switch {
+	case active == AVX512 && stream:
+		columnsStreamAVX512(&dst[0], 4*stride, slots/16, b, v)
+	case active == AVX512:
+		columnsAVX512(&dst[0], 4*stride, slots/16, b, v)
+	default:
+		columnsGeneric(dst, stride, slots, b, v)
+	}
+}
+
+func byteRows(dst []uint8, b *Block, v *View) {
+	switch active {
+	case AVX512:
+		byteRowsAVX512(&dst[0], len(dst)/(16*SlotFeatures), b, v)
+	default:
+		byteRowsGeneric(dst, b, v)
+	}
+}
+
+func byteColumns(dst []uint8, stride, slots int, b *Block, v *View) {
+	switch active {
+	case AVX512:
+		byteColumnsAVX512(&dst[0], stride, slots/16, b, v)
+	default:
+		byteColumnsGeneric(dst, stride, slots, b, v)
+	}
+}
+
+func fill(dst []float32, x float32, stream bool) {
+	fillGeneric(dst, x)
+}
+
+func fence() {}

@@ -1,0 +1,45 @@
+//go:build !amd64 || purego
+
+package kernels
+
+// Every kernel is its reference here.
+
+func detect() []Level { return []Level{Generic} }
+
+func opPlanes(ops *[Lanes]uint8) (lo, hi, over uint64) { return opPlanesGeneric(ops) }
+
+func heat(h *[Lanes]uint8, warm uint64) { heatGeneric(h, warm) }
+
+func advance(b *Block, step int16, used, limit uint32, a *Advanced) {
+	advanceGeneric(b, step, used, limit, a)
+}
+
+func fits(demand *[32]uint32, n int, extra *[8]uint32, room uint32) uint64 {
+	return fitsGeneric(demand, n, extra, room)
+}
+
+func draws(dst *[8]uint64, base uint64) { drawsGeneric(dst, base) }
+
+func counts(u uint64, table *[8]uint16) int { return countsGeneric(u, table) }
+
+func quotients(dst, num, den *[16]float32) { quotientsGeneric(dst, num, den) }
+
+func maskRows(dst []uint8, evict, compress, swap uint64) {
+	maskRowsGeneric(dst, evict, compress, swap)
+}
+
+func rows(dst []float32, b *Block, v *View, _ bool) { rowsGeneric(dst, b, v) }
+
+func columns(dst []float32, stride, slots int, b *Block, v *View, _ bool) {
+	columnsGeneric(dst, stride, slots, b, v)
+}
+
+func byteRows(dst []uint8, b *Block, v *View) { byteRowsGeneric(dst, b, v) }
+
+func byteColumns(dst []uint8, stride, slots int, b *Block, v *View) {
+	byteColumnsGeneric(dst, stride, slots, b, v)
+}
+
+func fill(dst []float32, x float32, _ bool) { fillGeneric(dst, x) }
+
+func fence() {}

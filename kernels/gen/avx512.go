@@ -1,0 +1,802 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// Groups of 16 lanes fill one ZMM register of dwords; k registers hold the 16 bits that a plane has for them.
+
+func avx512() {
+	opPlanes512()
+	heat512()
+	advance512()
+	fits512()
+	draws512()
+	counts512()
+	quotients512()
+	maskRows512()
+	for _, stream := range []bool{false, true} {
+		rows512(stream)
+		columns512(stream)
+	}
+	byteRows512()
+	byteColumns512()
+}
+
+// dwords broadcasts a constant to all lanes of a new register.
+func dwords(x uint32) VecVirtual {
+	z := ZMM()
+	VPBROADCASTD(constant(x), z)
+	return z
+}
+
+func opPlanes512() {
+	TEXT("opPlanesAVX512", NOSPLIT, "func(ops *[64]uint8) (lo, hi, over uint64)")
+	Pragma("noescape")
+	Doc("opPlanesAVX512 is OpPlanes.")
+	p := Load(Param("ops"), GP64())
+	ops := ZMM()
+	VMOVDQU8(Mem{Base: p}, ops)
+	plane := func(bits uint8) (GPVirtual, OpmaskVirtual) {
+		c, k, r := ZMM(), K(), GP64()
+		VPBROADCASTB(constant(bits), c)
+		VPTESTMB(c, ops, k)
+		KMOVQ(k, r)
+		return r, k
+	}
+	lo, _ := plane(1)
+	hi, _ := plane(2)
+	over, _ := plane(0xFC)
+	Store(andNot(lo, over), Return("lo"))
+	Store(andNot(hi, over), Return("hi"))
+	Store(over, Return("over"))
+	VZEROUPPER()
+	RET()
+}
+
+// decay512 takes a quarter off every byte and warms those of a mask.
+func decay512(h VecVirtual, warm OpmaskVirtual) {
+	q, m := ZMM(), ZMM()
+	VPSRLW(U8(2), h, q)
+	VPBROADCASTB(constant(uint8(0x3F)), m)
+	VPANDQ(m, q, q)
+	VPSUBB(q, h, h)
+	VPBROADCASTB(constant(uint8(63)), m)
+	VPADDB(m, h, warm, h)
+}
+
+func heat512() {
+	TEXT("heatAVX512", NOSPLIT, "func(h *[64]uint8, warm uint64)")
+	Pragma("noescape")
+	Doc("heatAVX512 is Heat.")
+	p, k, h := Load(Param("h"), GP64()), K(), ZMM()
+	KMOVQ(Load(Param("warm"), GP64()), k)
+	VMOVDQU8(Mem{Base: p}, h)
+	decay512(h, k)
+	VMOVDQU8(h, Mem{Base: p})
+	VZEROUPPER()
+	RET()
+}
+
+// sum512 adds up the dwords of z.
+func sum512(z VecVirtual) GPVirtual {
+	y, y2 := YMM(), YMM()
+	VEXTRACTI64X4(U8(1), z, y)
+	VPADDD(z.AsY(), y, y)
+	VEXTRACTI128(U8(1), y, y2.AsX())
+	x := y.AsX()
+	VPADDD(y2.AsX(), x, x)
+	VPSHUFD(U8(0x4E), x, y2.AsX())
+	VPADDD(y2.AsX(), x, x)
+	VPSHUFD(U8(0xB1), x, y2.AsX())
+	VPADDD(y2.AsX(), x, x)
+	r := GP32()
+	VMOVD(x, r)
+	return r
+}
+
+// part moves the 16 bits of a plane that belong to group g into a k register.
+func part(plane GPVirtual, g int) OpmaskVirtual {
+	k := K()
+	if g == 0 {
+		KMOVW(plane.As32(), k)
+		return k
+	}
+	r := GP64()
+	MOVQ(plane, r)
+	SHRQ(U8(16*g), r)
+	KMOVW(r.As32(), k)
+	return k
+}
+
+// half moves 32 bits of a plane into a k register.
+func half(plane GPVirtual, h int) OpmaskVirtual {
+	k := K()
+	if h == 0 {
+		KMOVD(plane.As32(), k)
+		return k
+	}
+	r := GP64()
+	MOVQ(plane, r)
+	SHRQ(U8(32), r)
+	KMOVD(r.As32(), k)
+	return k
+}
+
+func advance512() {
+	TEXT("advanceAVX512", NOSPLIT, "func(b *Block, step int16, used, limit uint32, a *Advanced) (ok bool)")
+	Pragma("noescape")
+	Doc("advanceAVX512 is Advance, where no lane stalls; else it changes nothing, and ok is false.")
+	b := Load(Param("b"), GP64())
+	out := Load(Param("a"), GP64())
+	active, swapped := planeOf(b, offActive), planeOf(b, offSwapped)
+	slow := and(active, swapped)
+	full := andNot(active, slow)
+
+	// What every lane generates.
+	var rest, n [2]VecVirtual // words, 32 lanes each
+	for h := range 2 {
+		rate, less := ZMM(), ZMM()
+		rest[h], n[h] = ZMM(), ZMM()
+		VMOVDQU16(Mem{Base: b, Disp: offRate + 64*h}, rate)
+		VMOVDQU16(Mem{Base: b, Disp: offRemaining + 64*h}, rest[h])
+		VPSRLW(U8(1), rate, less)
+		VPSUBW(less, rate, half(slow, h), rate)
+		VPMINUW_Z(rest[h], rate, half(active, h), n[h])
+	}
+	var tokens, grown [4]VecVirtual // dwords, 16 lanes each
+	more := [4]VecVirtual{}
+	low := dwords(127)
+	any := GP32()
+	XORL(any, any)
+	for g := range 4 {
+		tokens[g], grown[g], more[g] = ZMM(), ZMM(), ZMM()
+		VMOVDQU32(Mem{Base: b, Disp: offTokens + 64*g}, tokens[g])
+		if g%2 == 0 {
+			VPMOVZXWD(n[g/2].AsY(), more[g])
+		} else {
+			y := YMM()
+			VEXTRACTI64X4(U8(1), n[g/2], y)
+			VPMOVZXWD(y, more[g])
+		}
+		before, after := ZMM(), ZMM()
+		VPADDD(low, tokens[g], before)
+		VPADDD(more[g], before, after)
+		VPSRLD(U8(7), before, before)
+		VPSRLD(U8(7), after, after)
+		VPSUBD_Z(before, after, part(full, g), grown[g])
+		k, r := K(), GP32()
+		VPTESTMD(grown[g], grown[g], k)
+		KMOVW(k, r)
+		ORL(r, any)
+	}
+	qp, retained := GP32(), GP32()
+	XORL(qp, qp)
+	XORL(retained, retained)
+	t0, t1 := planeOf(b, offType0), planeOf(b, offType1)
+	context, generation, reasoning := andNot(t0, t1), andNot(t1, t0), and(t0, t1)
+	TESTL(any, any)
+	JZ(LabelRef("fits"))
+	{
+		sum, worth := ZMM(), ZMM()
+		VPXORD(sum, sum, sum)
+		VPXORD(worth, worth, worth)
+		int8s, int4s := planeOf(b, offInt8), planeOf(b, offInt4)
+		system := andNot(active, or(or(t0, t1), planeOf(b, offType2))) // there is none, but all levels do the same with it
+		for g := range 4 {
+			w := ZMM()
+			VPSLLD(U8(2), grown[g], grown[g])
+			VPSRLD(U8(1), grown[g], part(int8s, g), grown[g])
+			VPSRLD(U8(2), grown[g], part(int4s, g), grown[g])
+			VPADDD(grown[g], sum, sum)
+			VPBROADCASTD_Z(constant(uint32(20)), part(system, g), w)
+			VPBROADCASTD(constant(uint32(15)), part(context, g), w)
+			VPBROADCASTD(constant(uint32(10)), part(generation, g), w)
+			VPBROADCASTD(constant(uint32(2)), part(reasoning, g), w)
+			VPMULLD(w, grown[g], w)
+			VPADDD(w, worth, worth)
+		}
+		MOVL(sum512(sum), qp)
+		MOVL(sum512(worth), retained)
+		total := Load(Param("used"), GP32())
+		ADDL(qp, total)
+		CMPL(total, Load(Param("limit"), GP32()))
+		JLS(LabelRef("fits"))
+		returnBool("ok", 0)
+		VZEROUPPER()
+		RET()
+	}
+	Label("fits")
+	MOVL(qp, Mem{Base: out, Disp: offQP})
+	MOVL(retained, Mem{Base: out, Disp: offRetained})
+
+	// Tokens, remaining, last access.
+	sum := ZMM()
+	VPXORD(sum, sum, sum)
+	for g := range 4 {
+		VPADDD(more[g], tokens[g], tokens[g])
+		VMOVDQU32(tokens[g], Mem{Base: b, Disp: offTokens + 64*g})
+		VPADDD(more[g], sum, sum)
+	}
+	MOVL(sum512(sum), Mem{Base: out, Disp: offAdvTokens})
+	step := ZMM()
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	spent := GP64()
+	for h := range 2 {
+		VPSUBW(n[h], rest[h], rest[h])
+		VMOVDQU16(rest[h], Mem{Base: b, Disp: offRemaining + 64*h})
+		last := ZMM()
+		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, last)
+		VMOVDQU16(step, half(active, h), last)
+		VMOVDQU16(last, Mem{Base: b, Disp: offLastAccess + 64*h})
+		k, r := K(), GP64()
+		VPTESTNMW(rest[h], rest[h], k)
+		KMOVD(k, r.As32())
+		if h == 0 {
+			MOVQ(r, spent)
+		} else {
+			SHLQ(U8(32), r)
+			ORQ(r, spent)
+		}
+	}
+	heat, warm := ZMM(), K()
+	KMOVQ(active, warm)
+	VMOVDQU8(Mem{Base: b, Disp: offHotness}, heat)
+	decay512(heat, warm)
+	VMOVDQU8(heat, Mem{Base: b, Disp: offHotness})
+
+	// Timers.
+	finished := and(spent, active)
+	done := or(context, generation)
+	ANDQ(finished, done)
+	linger := andNot(finished, done)
+	runs := andNot(and(active, context), done)
+	started := planeOf(b, offPrefill)
+	idle := and(planeOf(b, offAlive), or(or(t0, t1), planeOf(b, offType2)))
+	idle = andNot(idle, or(started, active))
+	cycle, fifteen, one := ZMM(), ZMM(), ZMM()
+	VMOVDQU8(Mem{Base: b, Disp: offCycle}, cycle)
+	VPBROADCASTB(constant(uint8(15)), fifteen)
+	VPBROADCASTB(constant(uint8(1)), one)
+	counts, zero := K(), K()
+	KMOVQ(or(idle, runs), counts)
+	VPTESTMB(fifteen, cycle, counts, counts)
+	VPSUBB(one, cycle, counts, cycle)
+	VPTESTNMB(fifteen, cycle, counts, zero)
+	hit := GP64()
+	KMOVQ(zero, hit)
+	rested := and(hit, idle)
+	ended, woke := and(rested, spent), andNot(rested, spent)
+	pauses := and(hit, runs)
+	ORQ(linger, pauses)
+	three, code := ZMM(), ZMM()
+	VPBROADCASTB(constant(uint8(3)), three)
+	k := K()
+	KMOVQ(woke, k)
+	VPSRLW(U8(4), cycle, code)
+	VPANDQ(three, code, code)
+	VPADDB(one, code, code)
+	VPADDB(one, code, code)
+	VPADDB(code, cycle, k, cycle)
+	k2 := K()
+	KMOVQ(pauses, k2)
+	VPSRLW(U8(6), cycle, code)
+	VPANDQ(three, code, code)
+	VPADDB(one, code, code)
+	VPANDNQ(cycle, fifteen, three) // the codes alone
+	VPADDB(three, code, k2, cycle)
+	VMOVDQU8(cycle, Mem{Base: b, Disp: offCycle})
+
+	ORQ(ended, done)
+	MOVQ(done, Mem{Base: out, Disp: offDone})
+	now := andNot(active, pauses)
+	ORQ(woke, now)
+	ORQ(started, now)
+	MOVQ(now, Mem{Base: b, Disp: offActive})
+	MOVQ(U32(0), Mem{Base: b, Disp: offPrefill})
+	returnBool("ok", 1)
+	VZEROUPPER()
+	RET()
+}
+
+func fits512() {
+	TEXT("fitsAVX512", NOSPLIT, "func(demand *[32]uint32, n int, extra *[8]uint32, room uint32) (fit uint64)")
+	Pragma("noescape")
+	Doc("fitsAVX512 is Fits.")
+	d := Load(Param("demand"), GP64())
+	e := Load(Param("extra"), GP64())
+	table, mask, room := ZMM(), ZMM(), ZMM()
+	VBROADCASTI32X8(Mem{Base: e}, table)
+	VPBROADCASTD(constant(uint32(demandMask)), mask)
+	VPBROADCASTD(Load(Param("room"), GP32()), room)
+	var bits [2]GPVirtual
+	for h := range 2 {
+		need, prefix, k := ZMM(), ZMM(), K()
+		VMOVDQU32(Mem{Base: d, Disp: 64 * h}, need)
+		VPSRLD(U8(demandShift), need, prefix)
+		VPANDD(mask, need, need)
+		VPERMD(table, prefix, prefix)
+		VPADDD(prefix, need, need)
+		VPCMPUD(U8(2), room, need, k) // at most
+		bits[h] = GP64()
+		KMOVW(k, bits[h].As32())
+	}
+	SHLQ(U8(16), bits[1])
+	ORQ(bits[1], bits[0])
+	n := Load(Param("n"), GP64())
+	BZHIQ(n, bits[0], bits[0])
+	Store(bits[0], Return("fit"))
+	VZEROUPPER()
+	RET()
+}
+
+// mix512 is rule 2.1 on eight counters.
+func mix512(z VecVirtual) {
+	t, c := ZMM(), ZMM()
+	for _, s := range []struct {
+		shift uint8
+		times uint64
+	}{{30, 0xBF58476D1CE4E5B9}, {27, 0x94D049BB133111EB}} {
+		VPSRLQ(U8(s.shift), z, t)
+		VPXORQ(t, z, z)
+		VPBROADCASTQ(constant(s.times), c)
+		VPMULLQ(c, z, z)
+	}
+	VPSRLQ(U8(31), z, t)
+	VPXORQ(t, z, z)
+}
+
+func goldens() []uint64 {
+	out := make([]uint64, 8)
+	for i := range out {
+		out[i] = uint64(i) * golden
+	}
+	return out
+}
+
+func draws512() {
+	TEXT("drawsAVX512", NOSPLIT, "func(dst *[8]uint64, base uint64)")
+	Pragma("noescape")
+	Doc("drawsAVX512 is Draws.")
+	dst, z := Load(Param("dst"), GP64()), ZMM()
+	VPBROADCASTQ(Load(Param("base"), GP64()), z)
+	VPADDQ(constant(goldens()...), z, z)
+	mix512(z)
+	VMOVDQU64(z, Mem{Base: dst})
+	VZEROUPPER()
+	RET()
+}
+
+func counts512() {
+	TEXT("countsAVX512", NOSPLIT, "func(u uint64, table *[8]uint16) (n int)")
+	Pragma("noescape")
+	Doc("countsAVX512 is Counts.")
+	idx := make([]uint16, 32)
+	for i := range idx {
+		idx[i] = uint16(i / 8)
+	}
+	u, t, i, k, r := ZMM(), ZMM(), ZMM(), K(), GP64()
+	VPBROADCASTQ(Load(Param("u"), GP64()), u)
+	VMOVDQU16(constant(idx...), i)
+	VPERMW(u, i, u)
+	VBROADCASTI32X4(Mem{Base: Load(Param("table"), GP64())}, t)
+	VPCMPUW(U8(5), t, u, k) // not below
+	KMOVD(k, r.As32())
+	ANDL(U32(0x7F7F7F7F), r.As32())
+	POPCNTL(r.As32(), r.As32())
+	Store(r, Return("n"))
+	VZEROUPPER()
+	RET()
+}
+
+func quotients512() {
+	TEXT("quotientsAVX512", NOSPLIT, "func(dst, num, den *[16]float32)")
+	Pragma("noescape")
+	Doc("quotientsAVX512 is Quotients.")
+	dst := Load(Param("dst"), GP64())
+	num := Load(Param("num"), GP64())
+	den := Load(Param("den"), GP64())
+	z := ZMM()
+	VMOVUPS(Mem{Base: num}, z)
+	VDIVPS(Mem{Base: den}, z, z)
+	VMOVUPS(z, Mem{Base: dst})
+	VZEROUPPER()
+	RET()
+}
+
+func maskRows512() {
+	TEXT("maskRowsAVX512", NOSPLIT, "func(dst *uint8, groups int, evict, compress, swap uint64)")
+	Pragma("noescape")
+	Doc("maskRowsAVX512 is MaskRows of 16 lanes a group.")
+	dst := Load(Param("dst"), GP64())
+	groups := Load(Param("groups"), GP64())
+	var planes [3]GPVirtual
+	for i, name := range []string{"evict", "compress", "swap"} {
+		planes[i] = GP64()
+		Load(Param(name), planes[i])
+	}
+	one := dwords(1)
+	var bits [3]VecVirtual
+	for i := range bits {
+		bits[i] = dwords(1 << (8 * (i + 1)))
+	}
+	Label("group")
+	z := ZMM()
+	VMOVDQA32(one, z)
+	for i, p := range planes {
+		k := K()
+		KMOVW(p.As32(), k)
+		VPORD(bits[i], z, k, z)
+		SHRQ(U8(16), p)
+	}
+	VMOVDQU32(z, Mem{Base: dst})
+	ADDQ(U8(64), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// observer512 computes the features of the 16 lanes that index points at.
+type observer512 struct {
+	b             Register
+	lane          GPVirtual // 16 times the group
+	bits          GPVirtual // 2 times the group
+	planes        map[string]Mem
+	pages, gain   VecVirtual
+	limit, inv    VecVirtual
+	step, one, up VecVirtual
+}
+
+// start loads what is the same for all groups, and puts the planes that are not in the block into the frame.
+func (o *observer512) start() {
+	o.b = Load(Param("b"), GP64())
+	v := Load(Param("v"), GP64())
+	o.pages, o.gain, o.limit, o.inv, o.step = ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
+	p, y := GP64(), YMM()
+	MOVQ(Mem{Base: v, Disp: offPages}, p)
+	VPMOVZXWD(Mem{Base: p}, y)
+	VMOVDQA32(y.AsZ(), o.pages)
+	VMOVDQU32(Mem{Base: v, Disp: offGain}, y)
+	VMOVDQA32(y.AsZ(), o.gain)
+	VPBROADCASTD(Mem{Base: v, Disp: offLimit}, o.limit)
+	VBROADCASTSS(Mem{Base: v, Disp: offInv}, o.inv)
+	VPBROADCASTD(Mem{Base: v, Disp: offStep}, o.step)
+	o.one = ZMM()
+	VBROADCASTSS(constant(float32(1)), o.one)
+	o.up = dwords(127)
+
+	alive, swapped, active := planeOf(o.b, offAlive), planeOf(o.b, offSwapped), planeOf(o.b, offActive)
+	t0, t1 := planeOf(o.b, offType0), planeOf(o.b, offType1)
+	reasoning := and(t0, t1)
+	resident := andNot(alive, swapped)
+	o.planes = map[string]Mem{}
+	for _, x := range []struct {
+		name  string
+		plane GPVirtual
+	}{
+		{"context", andNot(t0, t1)}, {"generation", andNot(t1, t0)}, {"reasoning", reasoning}, {"thinking", and(reasoning, active)},
+		{"resident", resident}, {"last", and(resident, planeOf(v, offLast))}, {"moving", and(alive, planeOf(v, offMoving))},
+	} {
+		m := AllocLocal(8)
+		MOVQ(x.plane, m)
+		o.planes[x.name] = m
+	}
+	o.lane, o.bits = GP64(), GP64()
+	XORQ(o.lane, o.lane)
+	XORQ(o.bits, o.bits)
+}
+
+// next moves on to the next group.
+func (o *observer512) next() {
+	ADDQ(U8(16), o.lane)
+	ADDQ(U8(2), o.bits)
+}
+
+// plane loads the group's bits of a plane of the block.
+func (o *observer512) plane(off int) OpmaskVirtual {
+	k := K()
+	KMOVW(Mem{Base: o.b, Disp: off, Index: o.bits, Scale: 1}, k)
+	return k
+}
+
+// derived loads the group's bits of a plane that start made.
+func (o *observer512) derived(name string) OpmaskVirtual {
+	k, m := K(), o.planes[name]
+	m.Index, m.Scale = o.bits, 1
+	KMOVW(m, k)
+	return k
+}
+
+func (o *observer512) bytes(off int) Mem  { return Mem{Base: o.b, Disp: off, Index: o.lane, Scale: 1} }
+func (o *observer512) words(off int) Mem  { return Mem{Base: o.b, Disp: off, Index: o.lane, Scale: 2} }
+func (o *observer512) dwords(off int) Mem { return Mem{Base: o.b, Disp: off, Index: o.lane, Scale: 4} }
+
+// times converts integers and multiplies by a constant.
+func times512(z VecVirtual, x float32) {
+	VCVTDQ2PS(z, z)
+	VMULPS_BCST(constant(x), z, z)
+}
+
+// features computes all values of the group; lanes that are not alive are 0.
+func (o *observer512) features() (f [12]VecVirtual) {
+	for i := range f {
+		f[i] = ZMM()
+	}
+	alive := o.plane(offAlive)
+	tokens, prefix, cost := ZMM(), ZMM(), ZMM()
+	VMOVDQU32(o.dwords(offTokens), tokens)
+	VPMOVZXBD(o.bytes(offPrefix), prefix)
+
+	// 0 quant, 1 cost, 2 reclaim
+	int8s, int4s := o.plane(offInt8), o.plane(offInt4)
+	VPADDD(o.up, tokens, cost)
+	VPSRLD(U8(7), cost, cost)
+	pages := ZMM()
+	VPERMD(o.pages, prefix, pages)
+	VPSUBD(pages, cost, cost)
+	VPSLLD(U8(2), cost, cost)
+	VPSRLD(U8(1), cost, int8s, cost)
+	VPSRLD(U8(2), cost, int4s, cost)
+	VMOVAPS_Z(o.one, alive, f[0])
+	VBROADCASTSS(constant(float32(0.5)), int8s, f[0])
+	VBROADCASTSS(constant(float32(0.25)), int4s, f[0])
+	VMOVDQA32_Z(cost, o.derived("resident"), cost)
+	VPMINUD(o.limit, cost, f[1])
+	VCVTUDQ2PS(f[1], f[1])
+	VMULPS(o.inv, f[1], f[1])
+	VPERMD_Z(o.gain, prefix, o.derived("last"), f[2])
+	VPADDD(cost, f[2], f[2])
+	VPMINUD(o.limit, f[2], f[2])
+	VCVTUDQ2PS(f[2], f[2])
+	VMULPS(o.inv, f[2], f[2])
+
+	// 3 progress
+	target := ZMM()
+	VPMOVZXWD(o.words(offRemaining), target)
+	VPADDD(tokens, target, target)
+	VCVTUDQ2PS(tokens, tokens)
+	VCVTUDQ2PS(target, target)
+	VDIVPS_Z(target, tokens, alive, f[3])
+
+	// 4 rate, 5 priority
+	VPMOVZXWD_Z(o.words(offRate), alive, f[4])
+	VPMINUD_BCST(constant(uint32(128)), f[4], f[4])
+	times512(f[4], 1.0/128)
+	VPMOVZXBD_Z(o.bytes(offPriority), alive, f[5])
+	times512(f[5], 1.0/100)
+
+	// 6 eviction value, 7 phase
+	VBROADCASTSS_Z(constant(float32(0.25)), o.derived("context"), f[6])
+	VBROADCASTSS(constant(float32(0.5)), o.derived("generation"), f[6])
+	VBROADCASTSS(constant(float32(90)/100), o.derived("reasoning"), f[6])
+	VMOVAPS(o.one, o.plane(offType2), f[6])
+	VBROADCASTSS_Z(constant(float32(0.25)), o.plane(offPrefill), f[7])
+	VBROADCASTSS(constant(float32(0.5)), o.plane(offActive), f[7])
+	VBROADCASTSS(constant(float32(0.75)), o.derived("thinking"), f[7])
+
+	// 8 hotness, 9 age, 10 prefix, 11 swapped
+	VPMOVZXBD_Z(o.bytes(offHotness), alive, f[8])
+	times512(f[8], 1.0/255)
+	VPMOVSXWD(o.words(offLastAccess), f[9])
+	VPSUBD_Z(f[9], o.step, alive, f[9])
+	VPMINUD_BCST(constant(uint32(16)), f[9], f[9])
+	times512(f[9], 1.0/16)
+	VMOVDQA32_Z(prefix, alive, f[10])
+	times512(f[10], 1.0/8)
+	VMOVAPS_Z(o.one, o.plane(offSwapped), f[11])
+	VBROADCASTSS(constant(float32(0.5)), o.derived("moving"), f[11])
+	return f
+}
+
+// store512 stores 16 dwords.
+func store512(z VecVirtual, m Mem, stream bool) {
+	if stream {
+		VMOVNTPS(z, m)
+	} else {
+		VMOVUPS(z, m)
+	}
+}
+
+// ifEmpty jumps to a label if the group holds no sequence.
+func (o *observer512) ifEmpty(label string) {
+	r := GP32()
+	MOVWLZX(Mem{Base: o.b, Disp: offAlive, Index: o.bits, Scale: 1}, r)
+	TESTL(r, r)
+	JZ(LabelRef(label))
+}
+
+// transpose512 turns 12 registers of a feature each into 12 lines of 16 lanes' rows: 4 by 4 dwords within the 128-bit pieces, then
+// 4 by 4 pieces.
+func transpose512(f [12]VecVirtual) (lines [12]VecVirtual) {
+	var m [12]VecVirtual // m[3j+q]: in piece k, features 4q to 4q+3 of lane 4k+j
+	for q := range 3 {
+		a, b, c, d := f[4*q], f[4*q+1], f[4*q+2], f[4*q+3]
+		t := [4]VecVirtual{ZMM(), ZMM(), ZMM(), ZMM()}
+		VUNPCKLPS(b, a, t[0])
+		VUNPCKHPS(b, a, t[1])
+		VUNPCKLPS(d, c, t[2])
+		VUNPCKHPS(d, c, t[3])
+		for j := range 4 {
+			m[3*j+q] = ZMM()
+		}
+		VUNPCKLPD(t[2], t[0], m[q])
+		VUNPCKHPD(t[2], t[0], m[3+q])
+		VUNPCKLPD(t[3], t[1], m[6+q])
+		VUNPCKHPD(t[3], t[1], m[9+q])
+	}
+	for i := range 3 {
+		a, b, c, d := m[4*i], m[4*i+1], m[4*i+2], m[4*i+3]
+		t := [4]VecVirtual{ZMM(), ZMM(), ZMM(), ZMM()}
+		VSHUFF32X4(U8(0x44), b, a, t[0])
+		VSHUFF32X4(U8(0xEE), b, a, t[1])
+		VSHUFF32X4(U8(0x44), d, c, t[2])
+		VSHUFF32X4(U8(0xEE), d, c, t[3])
+		for k := range 4 {
+			lines[3*k+i] = ZMM()
+		}
+		VSHUFF32X4(U8(0x88), t[2], t[0], lines[i])
+		VSHUFF32X4(U8(0xDD), t[2], t[0], lines[3+i])
+		VSHUFF32X4(U8(0x88), t[3], t[1], lines[6+i])
+		VSHUFF32X4(U8(0xDD), t[3], t[1], lines[9+i])
+	}
+	return lines
+}
+
+func named(base string, stream bool) string {
+	if stream {
+		return base + "StreamAVX512"
+	}
+	return base + "AVX512"
+}
+
+func rows512(stream bool) {
+	name := named("rows", stream)
+	TEXT(name, NOSPLIT, "func(dst *float32, groups int, b *Block, v *View)")
+	Pragma("noescape")
+	Doc(name + " is Rows of 16 lanes a group.")
+	var o observer512
+	o.start()
+	dst := Load(Param("dst"), GP64())
+	groups := Load(Param("groups"), GP64())
+	zero := ZMM()
+	VPXORD(zero, zero, zero)
+	Label("group")
+	o.ifEmpty("empty")
+	for i, line := range transpose512(o.features()) {
+		store512(line, Mem{Base: dst, Disp: 64 * i}, stream)
+	}
+	JMP(LabelRef("next"))
+	Label("empty")
+	for i := range 12 {
+		store512(zero, Mem{Base: dst, Disp: 64 * i}, stream)
+	}
+	Label("next")
+	o.next()
+	ADDQ(U32(768), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+func columns512(stream bool) {
+	name := named("columns", stream)
+	TEXT(name, NOSPLIT, "func(dst *float32, stride, groups int, b *Block, v *View)")
+	Pragma("noescape")
+	Doc(name + " is Columns of 16 lanes a group; stride counts bytes.")
+	var o observer512
+	o.start()
+	dst := Load(Param("dst"), GP64())
+	stride := Load(Param("stride"), GP64())
+	groups := Load(Param("groups"), GP64())
+	at := GP64()
+	Label("group")
+	f := o.features()
+	MOVQ(dst, at)
+	for i := range f {
+		store512(f[i], Mem{Base: at}, stream)
+		ADDQ(stride, at)
+	}
+	o.next()
+	ADDQ(U8(64), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// quantise512 turns a feature into integers 0 to 255.
+func quantise512(z VecVirtual, i int, halves VecVirtual) {
+	VMULPS_BCST(constant(byteScale[i]), z, z)
+	VADDPS(halves, z, z)
+	VCVTTPS2DQ(z, z)
+}
+
+func byteRows512() {
+	TEXT("byteRowsAVX512", NOSPLIT, "func(dst *uint8, groups int, b *Block, v *View)")
+	Pragma("noescape")
+	Doc("byteRowsAVX512 is ByteRows of 16 lanes a group.")
+	var o observer512
+	o.start()
+	dst := Load(Param("dst"), GP64())
+	groups := Load(Param("groups"), GP64())
+	halves := ZMM()
+	VBROADCASTSS(constant(float32(0.5)), halves)
+	// Dword 3s+q of the three lines is dword s of quad q.
+	var first, second [3][]uint32
+	for line := range 3 {
+		for i := range 16 {
+			n := 16*line + i
+			s, q := uint32(n/3), n%3
+			if q < 2 {
+				first[line] = append(first[line], s+16*uint32(q))
+				second[line] = append(second[line], uint32(i))
+			} else {
+				first[line] = append(first[line], 0)
+				second[line] = append(second[line], s+16)
+			}
+		}
+	}
+	Label("group")
+	f := o.features()
+	var quads [3]VecVirtual
+	for q := range 3 {
+		quads[q] = f[4*q]
+		for i := range 4 {
+			z := f[4*q+i]
+			quantise512(z, 4*q+i, halves)
+			if i > 0 {
+				VPSLLD(U8(8*i), z, z)
+				VPORD(z, quads[q], quads[q])
+			}
+		}
+	}
+	for line := range 3 {
+		z, i := ZMM(), ZMM()
+		VMOVDQA32(quads[0], z)
+		VMOVDQU32(constant(first[line]...), i)
+		VPERMT2D(quads[1], i, z)
+		VMOVDQU32(constant(second[line]...), i)
+		VPERMT2D(quads[2], i, z)
+		VMOVDQU32(z, Mem{Base: dst, Disp: 64 * line})
+	}
+	o.next()
+	ADDQ(U32(192), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+func byteColumns512() {
+	TEXT("byteColumnsAVX512", NOSPLIT, "func(dst *uint8, stride, groups int, b *Block, v *View)")
+	Pragma("noescape")
+	Doc("byteColumnsAVX512 is ByteColumns of 16 lanes a group.")
+	var o observer512
+	o.start()
+	dst := Load(Param("dst"), GP64())
+	stride := Load(Param("stride"), GP64())
+	groups := Load(Param("groups"), GP64())
+	halves := ZMM()
+	VBROADCASTSS(constant(float32(0.5)), halves)
+	at := GP64()
+	Label("group")
+	f := o.features()
+	MOVQ(dst, at)
+	for i, z := range f {
+		quantise512(z, i, halves)
+		x := XMM()
+		VPMOVDB(z, x)
+		VMOVDQU(x, Mem{Base: at})
+		ADDQ(stride, at)
+	}
+	o.next()
+	ADDQ(U8(16), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}

@@ -1,0 +1,156 @@
+// Command gen writes the assembly of package kernels. It is a module of its own, so that nobody who imports kvgym inherits the
+// generator. Run `make gen` after a change; the output is committed.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"unsafe"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kernels"
+)
+
+var level = flag.String("level", "", "avx2 or avx512")
+
+func main() {
+	flag.Parse()
+	Package("github.com/kvgym/kvgym/kernels")
+	ConstraintExpr("amd64,!purego")
+	switch *level {
+	case "avx512":
+		avx512()
+	case "avx2":
+		avx2()
+	default:
+		fmt.Fprintln(os.Stderr, "gen: -level: allowed avx2, avx512")
+		os.Exit(2)
+	}
+	Generate()
+}
+
+// Offsets of the columns and planes of a block, from the declaration itself.
+var (
+	block kernels.Block
+
+	offTokens     = int(unsafe.Offsetof(block.Tokens))
+	offRemaining  = int(unsafe.Offsetof(block.Remaining))
+	offLastAccess = int(unsafe.Offsetof(block.LastAccess))
+	offRate       = int(unsafe.Offsetof(block.Rate))
+	offPriority   = int(unsafe.Offsetof(block.Priority))
+	offPrefix     = int(unsafe.Offsetof(block.Prefix))
+	offHotness    = int(unsafe.Offsetof(block.Hotness))
+	offCycle      = int(unsafe.Offsetof(block.Cycle))
+	offAlive      = int(unsafe.Offsetof(block.Alive))
+	offSwapped    = int(unsafe.Offsetof(block.Swapped))
+	offType0      = int(unsafe.Offsetof(block.Type0))
+	offType1      = int(unsafe.Offsetof(block.Type1))
+	offType2      = int(unsafe.Offsetof(block.Type2))
+	offInt8       = int(unsafe.Offsetof(block.Int8))
+	offInt4       = int(unsafe.Offsetof(block.Int4))
+	offPrefill    = int(unsafe.Offsetof(block.Prefill))
+	offActive     = int(unsafe.Offsetof(block.Active))
+)
+
+// Offsets of a view.
+var (
+	view kernels.View
+
+	offPages  = int(unsafe.Offsetof(view.PrefixPages))
+	offGain   = int(unsafe.Offsetof(view.Gain))
+	offLast   = int(unsafe.Offsetof(view.Last))
+	offMoving = int(unsafe.Offsetof(view.Moving))
+	offLimit  = int(unsafe.Offsetof(view.Limit))
+	offInv    = int(unsafe.Offsetof(view.Inv))
+	offStep   = int(unsafe.Offsetof(view.Step))
+)
+
+// Offsets of what Advance tells.
+var (
+	advanced kernels.Advanced
+
+	offDone      = int(unsafe.Offsetof(advanced.Done))
+	offAdvTokens = int(unsafe.Offsetof(advanced.Tokens))
+	offQP        = int(unsafe.Offsetof(advanced.QP))
+	offRetained  = int(unsafe.Offsetof(advanced.Retained))
+)
+
+const (
+	golden      = rng.Golden
+	demandShift = kernels.DemandShift
+	demandMask  = kernels.DemandMask
+)
+
+var byteScale = kernels.ByteScale
+
+var symbols int
+
+// constant makes a read-only symbol of values and returns where it stands. Equal contents share a symbol.
+func constant[T uint8 | uint16 | uint32 | uint64 | float32](values ...T) Mem {
+	key := fmt.Sprintf("%T%v", values[0], values)
+	if m, ok := made[key]; ok {
+		return m
+	}
+	symbols++
+	m := GLOBL(fmt.Sprintf("%s_%d", *level, symbols), 8|16) // RODATA, NOPTR
+	size := int(unsafe.Sizeof(values[0]))
+	for i, v := range values {
+		var c Constant
+		switch x := any(v).(type) {
+		case uint8:
+			c = U8(x)
+		case uint16:
+			c = U16(x)
+		case uint32:
+			c = U32(x)
+		case uint64:
+			c = U64(x)
+		case float32:
+			c = F32(x)
+		}
+		DATA(i*size, c)
+	}
+	made[key] = m
+	return m
+}
+
+var made = map[string]Mem{}
+
+// planeOf loads a plane.
+func planeOf(b Register, off int) GPVirtual {
+	r := GP64()
+	MOVQ(Mem{Base: b, Disp: off}, r)
+	return r
+}
+
+// and, andNot and or make new planes; andNot(a, b) is a &^ b.
+func and(a, b GPVirtual) GPVirtual {
+	r := GP64()
+	MOVQ(a, r)
+	ANDQ(b, r)
+	return r
+}
+
+func or(a, b GPVirtual) GPVirtual {
+	r := GP64()
+	MOVQ(a, r)
+	ORQ(b, r)
+	return r
+}
+
+func andNot(a, b GPVirtual) GPVirtual {
+	r := GP64()
+	ANDNQ(a, b, r)
+	return r
+}
+
+func returnBool(name string, x uint8) {
+	r := GP8()
+	MOVB(U8(x), r)
+	Store(r, Return(name))
+}

@@ -1,0 +1,347 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"unsafe"
+
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kv"
+)
+
+// The reference: what every level must give, bit for bit, and what runs where there is no faster one. Where walking the set
+// bits of a plane is as clear as a loop over all lanes, it is done that way, since it is the quicker one.
+
+const (
+	lowBits  = 0x0101010101010101
+	opBits   = 0x0303030303030303
+	gather64 = 0x0102040810204080 // gathers the low bit of eight bytes into the top byte
+)
+
+func opPlanesGeneric(ops *[Lanes]uint8) (lo, hi, over uint64) {
+	high := uint64(0)
+	for i := 0; i < Lanes; i += 8 {
+		x := binary.LittleEndian.Uint64(ops[i:])
+		lo |= x & lowBits * gather64 >> 56 << (i & 63)
+		hi |= x >> 1 & lowBits * gather64 >> 56 << (i & 63)
+		high |= x
+	}
+	if high&^opBits == 0 {
+		return lo, hi, 0
+	}
+	for s, op := range ops {
+		if op >= kv.NumOps {
+			over |= 1 << s
+		}
+	}
+	return lo &^ over, hi &^ over, over
+}
+
+func heatGeneric(h *[Lanes]uint8, warm uint64) {
+	for i := 0; i < Lanes; i += 8 {
+		x := binary.LittleEndian.Uint64(h[i:])
+		x -= x >> 2 & 0x3F3F3F3F3F3F3F3F // now at most 192 in each byte
+		spread := (warm >> i & 0xFF) * lowBits & 0x8040201008040201
+		spread = (spread + 0x7F7F7F7F7F7F7F7F) >> 7 & lowBits // 1 in each byte whose bit is set
+		binary.LittleEndian.PutUint64(h[i:], x+spread*63)
+	}
+}
+
+func advanceGeneric(b *Block, step int16, used, limit uint32, a *Advanced) {
+	started, active := b.Prefill, b.Active
+	g := generate(b, active&^b.Swapped, active&b.Swapped, step, used, limit)
+	generated := active &^ g.stalled
+	heatGeneric(&b.Hotness, generated)
+
+	context, generation := b.Type0&^b.Type1, b.Type1&^b.Type0
+	done := g.finished & (context | generation)
+	linger := g.finished &^ done
+	idle := b.Alive & (b.Type0 | b.Type1 | b.Type2) &^ (started | active)
+	ended, woke, paused := timers(b, idle, generated&context&^done, linger)
+	b.Active = active&^(linger|paused) | woke | started
+	b.Prefill = 0
+	a.Done, a.Tokens, a.QP, a.Retained = done|ended, g.tokens, g.qp, g.retained
+}
+
+// generated is what generate tells.
+type generated struct {
+	finished, stalled    uint64
+	tokens, qp, retained uint32
+}
+
+// generate lets the lanes of full generate at their rate and those of half at half of it.
+func generate(b *Block, full, half uint64, step int16, used, limit uint32) (g generated) {
+	u, total := used, uint32(0)
+	for m := full; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		tokens, rest := b.Tokens[s], b.Remaining[s]
+		n := min(b.Rate[s], rest)
+		if grown := kv.Pages(tokens+uint32(n)) - kv.Pages(tokens); grown != 0 {
+			qp := grown << (b.level(s) & 31)
+			if u+qp > limit {
+				g.stalled |= m & -m
+				continue
+			}
+			u += qp
+			g.retained += qp * retention[b.code(s)]
+		}
+		total += uint32(n)
+		rest -= n
+		g.finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
+		b.Tokens[s] = tokens + uint32(n)
+		b.Remaining[s] = rest
+		b.LastAccess[s] = step
+	}
+	for m := half; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		n := min(b.Rate[s]-b.Rate[s]/2, b.Remaining[s]) // half, rounded up without overflow
+		rest := b.Remaining[s] - n
+		total += uint32(n)
+		g.finished |= uint64((uint32(rest)-1)>>31) << s
+		b.Tokens[s] += uint32(n)
+		b.Remaining[s] = rest
+		b.LastAccess[s] = step
+	}
+	g.qp, g.tokens = u-used, total
+	return g
+}
+
+// level is the power of two that a page of slot s costs in quarter pages.
+func (b *Block) level(s int) uint { return uint(2 - b.Int8>>s&1 - b.Int4>>s&1<<1) }
+
+// code is the block type of slot s.
+func (b *Block) code(s int) uint64 { return (b.Type0>>s&1 | b.Type1>>s&1<<1 | b.Type2>>s&1<<2) & 7 }
+
+// retention is what a quarter page of each block type is worth, twentieths.
+var retention = [8]uint32{kv.System: 20, kv.Context: 15, kv.Generation: 10, kv.Reasoning: 2, kv.Ephemeral: 0}
+
+// timers counts down Cycle of three disjoint planes.
+func timers(b *Block, idle, runs, linger uint64) (ended, woke, paused uint64) {
+	for m := idle; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		c := b.Cycle[s]
+		if c&15 == 0 {
+			continue
+		}
+		c--
+		if c&15 == 0 {
+			if b.Remaining[s] == 0 {
+				ended |= m & -m
+			} else {
+				woke |= m & -m
+				c |= 2 + c>>4&3
+			}
+		}
+		b.Cycle[s] = c
+	}
+	for m := runs; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		c := b.Cycle[s]
+		if c&15 == 0 {
+			continue
+		}
+		c--
+		if c&15 == 0 {
+			paused |= m & -m
+			c |= 1 + c>>6
+		}
+		b.Cycle[s] = c
+	}
+	for m := linger; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		c := b.Cycle[s]
+		b.Cycle[s] = c&^15 | 1 + c>>6
+	}
+	return ended, woke, paused
+}
+
+func fitsGeneric(demand *[32]uint32, n int, extra *[8]uint32, room uint32) (fit uint64) {
+	for i, d := range demand[:min(n, 32)] {
+		if d&DemandMask+extra[d>>DemandShift&7] <= room {
+			fit |= 1 << i
+		}
+	}
+	return fit
+}
+
+func drawsGeneric(dst *[8]uint64, base uint64) {
+	for k := range dst {
+		dst[k] = rng.Mix(base)
+		base += rng.Golden
+	}
+}
+
+func countsGeneric(u uint64, table *[8]uint16) (n int) {
+	for range 4 {
+		for _, th := range table[:7] { // no branch: nothing could predict a draw
+			n += int(1 - (uint32(u&0xFFFF)-uint32(th))>>31)
+		}
+		u >>= 16
+	}
+	return n
+}
+
+func quotientsGeneric(dst, num, den *[16]float32) {
+	for i, n := range num {
+		dst[i] = n / den[i]
+	}
+}
+
+func maskRowsGeneric(dst []uint8, evict, compress, swap uint64) {
+	for s := uint(0); len(dst) >= kv.NumOps; s++ {
+		m := (*[kv.NumOps]uint8)(dst)
+		dst = dst[kv.NumOps:]
+		m[0] = 1
+		m[1] = uint8(evict >> (s & 63) & 1)
+		m[2] = uint8(compress >> (s & 63) & 1)
+		m[3] = uint8(swap >> (s & 63) & 1)
+	}
+}
+
+// Tables of float32 values, each rounded once.
+var (
+	percentOf  = multiples[[128]float32](1.0 / 100) // priorities
+	hotnessOf  = multiples[[256]float32](1.0 / 255)
+	rateOf     = multiples[[256]float32](1.0 / 128)
+	ageOf      = multiples[[32]float32](1.0 / 16)
+	prefixOf   = multiples[[8]float32](1.0 / 8)
+	quantOf    = [4]float32{1, 0.5, 0.25, 0}
+	evictionOf = evictionValues()
+	phaseOf    = phaseValues()
+	swappedOf  = [2]float32{0, 1}
+	pageCost   = [8]uint8{4, 2, 1} // by quantisation level; the upper half is swapped
+)
+
+// phaseValues is indexed by bits 3 to 7 of a slot's code.
+func phaseValues() (t [32]float32) {
+	for code := range t {
+		prefill, active, reasoning := code>>3&1 == 1, code>>4&1 == 1, kv.BlockType(code&7) == kv.Reasoning
+		switch {
+		case prefill:
+			t[code] = 0.25
+		case active && reasoning:
+			t[code] = 0.75
+		case active:
+			t[code] = 0.5
+		}
+	}
+	return t
+}
+
+func multiples[T [8]float32 | [32]float32 | [128]float32 | [256]float32](unit float32) (t T) {
+	for i := range len(t) {
+		t[i] = float32(i) * unit
+	}
+	return t
+}
+
+func evictionValues() (t [8]float32) {
+	for i := range kv.NumBlockTypes {
+		t[i] = float32(kv.BlockType(i).EvictionPercent()) / 100
+	}
+	return t
+}
+
+// rowsGeneric writes slot-major float32 rows. Everything is cleared first, with the widest stores there are, and only live slots
+// are visited then: a test a slot would be a branch that nothing predicts.
+func rowsGeneric(dst []float32, b *Block, v *View) {
+	clear(dst)
+	if len(dst) < SlotFeatures {
+		return
+	}
+	slots := unsafe.Slice((*[SlotFeatures]float32)(unsafe.Pointer(&dst[0])), len(dst)/SlotFeatures)
+	var codes [Lanes]uint8
+	b.codes(&codes)
+	for m := b.Alive; m != 0; m &= m - 1 {
+		s := uint(bits.TrailingZeros64(m)) & 63
+		f := &slots[s]
+		code := codes[s]
+		prefix := b.Prefix[s] & kv.MaxPrefixes
+		tokens := b.Tokens[s]
+		cost := (kv.Pages(tokens) - uint32(v.PrefixPages[prefix])) * uint32(pageCost[code&7])
+		share := float32(min(cost, v.Limit)) * v.Inv
+		f[0] = quantOf[code&3]
+		f[1] = share
+		f[2] = share
+		f[3] = float32(tokens) / float32(tokens+uint32(b.Remaining[s]))
+		f[4] = rateOf[uint8(min(b.Rate[s], 128))]
+		f[5] = percentOf[b.Priority[s]&127]
+		f[6] = evictionOf[code>>3&7]
+		f[7] = phaseOf[code>>3]
+		f[8] = hotnessOf[b.Hotness[s]]
+		f[9] = ageOf[min(uint32(v.Step-int32(b.LastAccess[s])), 16)&31]
+		f[10] = prefixOf[prefix]
+		f[11] = swappedOf[code>>2&1]
+	}
+	for m := v.Last & b.Alive &^ b.Swapped; m != 0; m &= m - 1 { // at most one slot a prefix
+		s := uint(bits.TrailingZeros64(m)) & 63
+		prefix := b.Prefix[s] & kv.MaxPrefixes
+		cost := (kv.Pages(b.Tokens[s]) - uint32(v.PrefixPages[prefix])) << (b.level(int(s)) & 31)
+		slots[s][2] = float32(min(cost+v.Gain[prefix], v.Limit)) * v.Inv
+	}
+	for m := v.Moving & b.Alive; m != 0; m &= m - 1 {
+		slots[bits.TrailingZeros64(m)][11] = 0.5
+	}
+}
+
+// codes packs what eight planes say of a slot into one byte for each of the 64, bit 0 to 7: int8, int4, swapped, the
+// three bits of the type, prefill, active. Eight slots at a time, as an 8 by 8 matrix of bits that is transposed.
+func (b *Block) codes(out *[Lanes]uint8) {
+	for i := uint(0); i < Lanes; i += 8 {
+		if b.Alive>>i&0xFF == 0 {
+			continue
+		}
+		x := b.Int8>>i&0xFF | b.Int4>>i&0xFF<<8 | b.Swapped>>i&0xFF<<16 | b.Type0>>i&0xFF<<24 |
+			b.Type1>>i&0xFF<<32 | b.Type2>>i&0xFF<<40 | b.Prefill>>i&0xFF<<48 | b.Active>>i<<56
+		t := (x ^ x>>7) & 0x00AA00AA00AA00AA
+		x ^= t ^ t<<7
+		t = (x ^ x>>14) & 0x0000CCCC0000CCCC
+		x ^= t ^ t<<14
+		t = (x ^ x>>28) & 0x00000000F0F0F0F0
+		x ^= t ^ t<<28
+		binary.LittleEndian.PutUint64(out[i&56:], x)
+	}
+}
+
+// columnsGeneric writes feature-major float32 rows: the transposition of rowsGeneric.
+func columnsGeneric(dst []float32, stride, slots int, b *Block, v *View) {
+	var rows [Lanes * SlotFeatures]float32
+	rowsGeneric(rows[:slots*SlotFeatures], b, v)
+	for f := range SlotFeatures {
+		column := dst[f*stride:][:slots]
+		for s := range column {
+			column[s] = rows[s*SlotFeatures+f]
+		}
+	}
+}
+
+// Byte is the u8 observation of value x of a feature whose lowest value is low: round((x - low) * scale), half up. Every operation
+// is rounded to float32 by itself.
+func Byte(x, low, scale float32) uint8 {
+	return uint8(float32(float32(float32(x-low)*scale) + 0.5))
+}
+
+func byteRowsGeneric(dst []uint8, b *Block, v *View) {
+	var rows [Lanes * SlotFeatures]float32
+	rowsGeneric(rows[:len(dst)], b, v)
+	for i := range dst {
+		dst[i] = Byte(rows[i], 0, ByteScale[i%SlotFeatures])
+	}
+}
+
+func byteColumnsGeneric(dst []uint8, stride, slots int, b *Block, v *View) {
+	var rows [Lanes * SlotFeatures]float32
+	rowsGeneric(rows[:slots*SlotFeatures], b, v)
+	for f := range SlotFeatures {
+		column := dst[f*stride:][:slots]
+		for s := range column {
+			column[s] = Byte(rows[s*SlotFeatures+f], 0, ByteScale[f])
+		}
+	}
+}
+
+func fillGeneric(dst []float32, x float32) {
+	for i := range dst {
+		dst[i] = x
+	}
+}

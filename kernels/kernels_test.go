@@ -1,0 +1,320 @@
+package kernels_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/kvgym/kvgym/kernels"
+	"github.com/stretchr/testify/require"
+)
+
+func TestOpPlanesLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(1)
+		for range rounds {
+			var ops [kernels.Lanes]uint8
+			for s := range ops {
+				ops[s] = uint8(r.IntN(4))
+				if r.IntN(40) == 0 {
+					ops[s] = uint8(r.Uint32())
+				}
+			}
+			lo, hi, over := kernels.OpPlanes(&ops)
+			generic(func() {
+				a, b, c := kernels.OpPlanes(&ops)
+				require.Equal(t, [3]uint64{a, b, c}, [3]uint64{lo, hi, over})
+			})
+		}
+	})
+}
+
+func TestHeatLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(2)
+		for range rounds {
+			var h, want [kernels.Lanes]uint8
+			for s := range h {
+				h[s] = uint8(r.Uint32())
+			}
+			want = h
+			warm := plane(r)
+			kernels.Heat(&h, warm)
+			generic(func() { kernels.Heat(&want, warm) })
+			require.Equal(t, want, h)
+		}
+	})
+}
+
+func TestAdvanceLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(3)
+		stalls := 0
+		for k := range rounds {
+			pages := randomPages(r)
+			b := randomBlock(r, &pages)
+			want := *b
+			used, limit := numbers(r, 1<<28), numbers(r, 1<<28)
+			if r.IntN(2) == 0 {
+				limit = 1 << 28
+			} else if r.IntN(2) == 0 {
+				limit = used + r.Uint32N(60)
+			}
+			step := int16(20 + r.IntN(4000))
+			var got, ref kernels.Advanced
+			kernels.Advance(b, step, used, limit, &got)
+			generic(func() { kernels.Advance(&want, step, used, limit, &ref) })
+			require.Equal(t, ref, got, "round %d", k)
+			require.Equal(t, want, *b, "round %d", k)
+			if used+ref.QP == limit {
+				stalls++
+			}
+		}
+		require.Positive(t, stalls, "some rounds fill the memory to the brim")
+	})
+}
+
+func TestFitsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(4)
+		for range rounds {
+			var demand [32]uint32
+			var extra [8]uint32
+			for i := range demand {
+				demand[i] = numbers(r, 1<<20) | uint32(r.IntN(8))<<kernels.DemandShift
+			}
+			for i := 1; i < len(extra); i++ {
+				extra[i] = numbers(r, 1<<18)
+			}
+			n, room := r.IntN(33), numbers(r, 1<<20)
+			got := kernels.Fits(&demand, n, &extra, room)
+			generic(func() { require.Equal(t, kernels.Fits(&demand, n, &extra, room), got) })
+		}
+	})
+}
+
+func TestDrawsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(5)
+		for range rounds {
+			var got, want [8]uint64
+			base := r.Uint64()
+			kernels.Draws(&got, base)
+			generic(func() { kernels.Draws(&want, base) })
+			require.Equal(t, want, got)
+		}
+	})
+}
+
+func TestCountsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(6)
+		for range rounds {
+			var table [8]uint16
+			for i := range table {
+				table[i] = uint16(r.Uint32())
+			}
+			u := r.Uint64()
+			if r.IntN(4) == 0 { // thresholds that are met exactly, and both ends
+				u = uint64(table[0]) | uint64(table[6])<<16 | 0xFFFF<<48
+			}
+			got := kernels.Counts(u, &table)
+			generic(func() { require.Equal(t, kernels.Counts(u, &table), got) })
+		}
+	})
+}
+
+func TestQuotientsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(7)
+		for range rounds {
+			var num, den, got, want [16]float32
+			for i := range num {
+				num[i], den[i] = float32(int32(r.Uint32())), float32(1+r.Uint32())
+			}
+			kernels.Quotients(&got, &num, &den)
+			generic(func() { kernels.Quotients(&want, &num, &den) })
+			require.Equal(t, bitsOf(want[:]), bitsOf(got[:]))
+		}
+	})
+}
+
+func TestMaskRowsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(8)
+		for range rounds {
+			n := 64 * (1 + r.IntN(4))
+			buf := newGuarded(t, n)
+			e, c, s := plane(r), plane(r), plane(r)
+			kernels.MaskRows(buf.data, e, c, s)
+			want := make([]uint8, n)
+			generic(func() { kernels.MaskRows(want, e, c, s) })
+			require.Equal(t, want, buf.data)
+			buf.check(t)
+		}
+	})
+}
+
+// The observation kernels, each writing to memory that ends where no more can be read or written.
+func TestObservationLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		for slots := 16; slots <= 64; slots += 16 {
+			for _, stream := range []bool{false, true} {
+				r := random(uint64(slots))
+				values := slots * kernels.SlotFeatures
+				rows, columns := newGuarded(t, 4*values), newGuarded(t, 4*values)
+				byteRows, byteColumns := newGuarded(t, values), newGuarded(t, values)
+				for k := range rounds / 5 {
+					pages := randomPages(r)
+					b, v := randomBlock(r, &pages), randomView(r, &pages)
+					cut(b, slots)
+					before, at := *b, fmt.Sprintf("slots=%d stream=%v round=%d", slots, stream, k)
+					kernels.Rows(rows.floats(), b, v, stream)
+					kernels.Columns(columns.floats(), slots, slots, b, v, stream)
+					kernels.ByteRows(byteRows.data, b, v)
+					kernels.ByteColumns(byteColumns.data, slots, slots, b, v)
+					kernels.Fence()
+					require.Equal(t, before, *b, "%s: the block is only read", at)
+					want, wantBytes := make([]float32, values), make([]uint8, values)
+					generic(func() {
+						kernels.Rows(want, b, v, false)
+						require.Equal(t, bitsOf(want), bitsOf(rows.floats()), at)
+						kernels.Columns(want, slots, slots, b, v, false)
+						require.Equal(t, bitsOf(want), bitsOf(columns.floats()), at)
+						kernels.ByteRows(wantBytes, b, v)
+						require.Equal(t, wantBytes, byteRows.data, at)
+						kernels.ByteColumns(wantBytes, slots, slots, b, v)
+						require.Equal(t, wantBytes, byteColumns.data, at)
+					})
+					for _, g := range []*guarded{rows, columns, byteRows, byteColumns} {
+						g.check(t)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A wider stride leaves what lies between the columns alone.
+func TestColumnsStride(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(9)
+		pages := randomPages(r)
+		b, v := randomBlock(r, &pages), randomView(r, &pages)
+		const stride, slots = 256, 48
+		cut(b, slots)
+		got, want := make([]float32, 12*stride), make([]float32, 12*stride)
+		bytes, wantBytes := make([]uint8, 12*stride), make([]uint8, 12*stride)
+		kernels.Columns(got, stride, slots, b, v, false)
+		kernels.ByteColumns(bytes, stride, slots, b, v)
+		generic(func() {
+			kernels.Columns(want, stride, slots, b, v, false)
+			kernels.ByteColumns(wantBytes, stride, slots, b, v)
+		})
+		require.Equal(t, bitsOf(want), bitsOf(got))
+		require.Equal(t, wantBytes, bytes)
+		for f := range kernels.SlotFeatures {
+			for s := slots; s < stride; s++ {
+				require.Zero(t, math.Float32bits(got[f*stride+s]))
+			}
+		}
+	})
+}
+
+func TestFillLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		for _, stream := range []bool{false, true} {
+			for n := 0; n <= 200; n++ {
+				g := newGuarded(t, 4*n)
+				kernels.Fill(g.floats(), 3.5, stream)
+				kernels.Fence()
+				for _, x := range g.floats() {
+					require.Equal(t, float32(3.5), x)
+				}
+				g.check(t)
+			}
+		}
+	})
+}
+
+// The reference itself against the loops that its documentation gives.
+func TestGenericIsTheDocumentedLoop(t *testing.T) {
+	r := random(10)
+	generic(func() {
+		for range rounds {
+			var ops, h [kernels.Lanes]uint8
+			for s := range ops {
+				ops[s], h[s] = uint8(r.IntN(6)), uint8(r.Uint32())
+			}
+			lo, hi, over := kernels.OpPlanes(&ops)
+			warm := plane(r)
+			was := h
+			kernels.Heat(&h, warm)
+			for s, op := range ops {
+				require.Equal(t, op > 3, over>>s&1 == 1)
+				if op <= 3 {
+					require.Equal(t, uint64(op), lo>>s&1|hi>>s&1<<1)
+				}
+				require.EqualValues(t, was[s]-was[s]/4+63*uint8(warm>>s&1), h[s])
+			}
+			var table [8]uint16
+			for i := range table {
+				table[i] = uint16(r.Uint32())
+			}
+			u, n := r.Uint64(), 0
+			for lane := u; lane != 0; lane >>= 16 {
+				for _, th := range table[:7] {
+					if th <= uint16(lane) {
+						n++
+					}
+				}
+			}
+			require.Equal(t, n, kernels.Counts(u, &table)-countZeros(u, &table))
+		}
+	})
+}
+
+// countZeros is what the lanes that the loop above did not reach, all 0, add.
+func countZeros(u uint64, table *[8]uint16) (n int) {
+	for lane := range 4 {
+		if u>>(16*lane) == 0 {
+			for _, th := range table[:7] {
+				if th == 0 {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
+// A byte observation never leaves its range, and its ends are reached.
+func TestByteScale(t *testing.T) {
+	high := [kernels.SlotFeatures]float32{1, 2, 2, 1, 1, 1, 1, 0.75, 1, 1, 0.875, 1}
+	for f, scale := range kernels.ByteScale {
+		require.EqualValues(t, 0, kernels.Byte(0, 0, scale), "feature %d", f)
+		require.EqualValues(t, 255, kernels.Byte(high[f], 0, scale), "feature %d", f)
+		require.InDelta(t, 127.5, kernels.Byte(high[f]/2, 0, scale), 0.5, "feature %d", f)
+	}
+}
+
+func bitsOf(x []float32) []uint32 {
+	out := make([]uint32, len(x))
+	for i, v := range x {
+		out[i] = math.Float32bits(v)
+	}
+	return out
+}
+
+// fill makes a value of fixed size from fuzzed bytes, repeating them.
+func fillFrom(data []byte, into any) {
+	size := binary.Size(into)
+	buf := make([]byte, size)
+	for i := 0; i < size && len(data) > 0; i += len(data) {
+		copy(buf[i:], data)
+	}
+	if _, err := binary.Decode(buf, binary.LittleEndian, into); err != nil {
+		panic(err)
+	}
+}
