@@ -2,7 +2,11 @@
 
 package kernels
 
-import "github.com/klauspost/cpuid/v2"
+import (
+	"unsafe"
+
+	"github.com/klauspost/cpuid/v2"
+)
 
 // What each level needs of the processor; cpuid looks at the operating system's support, too.
 var (
@@ -66,6 +70,37 @@ func draws(dst *[8]uint64, base uint64) {
 	}
 }
 
+func arrivals(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables) {
+	switch active {
+	case AVX512:
+		arrivalsAVX512(words, needs, base, stamp, t)
+	default:
+		arrivalsGeneric(words, needs, base, stamp, t)
+	}
+}
+
+func requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers) {
+	switch active {
+	case AVX512:
+		requestsAVX512(words, t, prefixPages, last, hotness, n)
+	default:
+		requestsGeneric(words, t, prefixPages, last, hotness, n)
+	}
+}
+
+func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
+	switch active {
+	case AVX512:
+		initialsAVX512(draws, t, prefixPages, n)
+	default:
+		initialsGeneric(draws, t, prefixPages, n)
+	}
+}
+
+func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
+	return placeGeneric(b, slots, n, take)
+}
+
 func counts(u uint64, table *[8]uint16) int {
 	switch active {
 	case AVX512:
@@ -74,10 +109,10 @@ func counts(u uint64, table *[8]uint16) int {
 	return countsGeneric(u, table)
 }
 
-func quotients(dst, num, den *[16]float32) {
+func quotients(dst, num, den *[16]float32, stream bool) {
 	switch active {
 	case AVX512:
-		quotientsAVX512(dst, num, den)
+		quotientsAVX512(dst, num, den, stream)
 	default:
 		quotientsGeneric(dst, num, den)
 	}
@@ -134,7 +169,22 @@ func byteColumns(dst []uint8, stride, slots int, b *Block, v *View) {
 }
 
 func fill(dst []float32, x float32, stream bool) {
-	fillGeneric(dst, x)
+	head := 0 // values before the first whole line
+	if len(dst) > 0 {
+		head = min(len(dst), int(-uintptr(unsafe.Pointer(&dst[0]))&63)/4)
+	}
+	lines := (len(dst) - head) / 16
+	if active != AVX512 || lines == 0 {
+		fillGeneric(dst, x)
+		return
+	}
+	fillGeneric(dst[:head], x)
+	fillAVX512(&dst[head], lines, x, stream)
+	fillGeneric(dst[head+16*lines:], x)
 }
 
-func fence() {}
+func fence() {
+	if active != Generic {
+		storeFence()
+	}
+}

@@ -20,9 +20,25 @@ func fits(demand *[32]uint32, n int, extra *[8]uint32, room uint32) uint64 {
 
 func draws(dst *[8]uint64, base uint64) { drawsGeneric(dst, base) }
 
+func arrivals(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables) {
+	arrivalsGeneric(words, needs, base, stamp, t)
+}
+
+func requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers) {
+	requestsGeneric(words, t, prefixPages, last, hotness, n)
+}
+
+func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
+	initialsGeneric(draws, t, prefixPages, n)
+}
+
+func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
+	return placeGeneric(b, slots, n, take)
+}
+
 func counts(u uint64, table *[8]uint16) int { return countsGeneric(u, table) }
 
-func quotients(dst, num, den *[16]float32) { quotientsGeneric(dst, num, den) }
+func quotients(dst, num, den *[16]float32, _ bool) { quotientsGeneric(dst, num, den) }
 
 func maskRows(dst []uint8, evict, compress, swap uint64) {
 	maskRowsGeneric(dst, evict, compress, swap)

@@ -171,6 +171,114 @@ func drawsGeneric(dst *[8]uint64, base uint64) {
 	}
 }
 
+func arrivalsGeneric(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables) {
+	for k := range words {
+		w := rng.Mix(base)
+		base += rng.Golden
+		words[k] = w&(1<<48-1) | stamp
+		needs[k] = uint32(t.Pages[w>>12&63])*kv.FP16QuarterPages | tenantOf(w)<<DemandShift
+	}
+}
+
+// tenantOf is a request's shared prefix. It has no branch, which nothing could predict.
+func tenantOf(w uint64) uint32 {
+	shares := uint32(w>>10&3+3) >> 2 // 0 if the field is 0, else 1
+	return shares * (1 + uint32(w>>8&3))
+}
+
+func requestsGeneric(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers) {
+	n.Prefill, n.Active = 0xFF, 0
+	n.decode(words, t, prefixPages)
+	for i := range words {
+		n.LastAccess[i], n.Hotness[i] = last, hotness
+	}
+}
+
+// decode cuts the fields that arriving requests and initial sequences have in common.
+func (n *Newcomers) decode(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16) {
+	n.Type0, n.Type1, n.Type2 = 0, 0, 0
+	for i, w := range words {
+		code := t.typeOf(uint32(w & 0xFF))
+		n.Type0 |= uint8(code & 1 << i)
+		n.Type1 |= uint8(code >> 1 & 1 << i)
+		n.Type2 |= uint8(code >> 2 & 1 << i)
+		pages, prefix := uint32(t.Pages[w>>12&63]), tenantOf(w)
+		n.Tokens[i] = (pages-1)*kv.PageTokens + 1 + uint32(w>>18&127) + uint32(prefixPages[prefix&7])*kv.PageTokens
+		n.Need[i] = pages * kv.FP16QuarterPages
+		n.Remaining[i] = t.Output[w>>25&63]
+		n.Rate[i] = 1 + uint16(w>>31&3)
+		n.Priority[i] = uint8(w >> 33 & 127 * 101 >> 7)
+		n.Prefix[i] = uint8(prefix)
+		context := uint8(code & 1 &^ (code >> 1))
+		n.Cycle[i] = uint8(w>>40&15)<<4 | context*(2+uint8(w>>40&3))
+	}
+}
+
+// typeOf is the block type of a draw's lowest eight bits: 1 below the first threshold, one more with each that is reached.
+func (t *RequestTables) typeOf(b uint32) uint32 {
+	code := uint32(kv.Context)
+	for _, th := range t.Types {
+		code += 1 - (b-uint32(th))>>31
+	}
+	return code
+}
+
+func initialsGeneric(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
+	n.decode(draws, t, prefixPages)
+	idle := uint8(0)
+	for i, w := range draws {
+		done := uint32(w>>48&63) * uint32(n.Remaining[i]) >> 6
+		own := n.Tokens[i] - uint32(prefixPages[n.Prefix[i]&7])*kv.PageTokens + done
+		n.Tokens[i] += done
+		n.Remaining[i] -= uint16(done)
+		n.Need[i] = kv.Pages(own) * kv.FP16QuarterPages
+		n.Hotness[i] = uint8(w >> 54)
+		context := n.Type0 &^ n.Type1 >> i & 1
+		pauses := context & uint8(w>>62&1)
+		idle |= pauses << i
+		n.LastAccess[i] = -int16(pauses * uint8(w>>54&7))
+		if pauses != 0 {
+			n.Cycle[i] = n.Cycle[i]&^15 | 1 + uint8(w>>42&3)
+		}
+	}
+	n.Prefill, n.Active = 0, ^idle
+}
+
+func placeGeneric(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32) {
+	var t0, t1, t2, prefill, active uint64
+	for m := take; m != 0; m &= m - 1 {
+		i, s := bits.TrailingZeros8(m)&7, bits.TrailingZeros64(slots)&63
+		slots &= slots - 1
+		b.Tokens[s] = n.Tokens[i]
+		b.Remaining[s] = n.Remaining[i]
+		b.LastAccess[s] = n.LastAccess[i]
+		b.Rate[s] = n.Rate[i]
+		b.Priority[s] = n.Priority[i]
+		b.Hotness[s] = n.Hotness[i]
+		b.Cycle[s] = n.Cycle[i]
+		prefix := n.Prefix[i] & kv.MaxPrefixes
+		b.Prefix[s] = prefix
+		bit := uint64(1) << s
+		if prefix != 0 {
+			b.Members[prefix-1] |= bit
+		}
+		b.Alive |= bit
+		c0, c1, c2 := uint64(n.Type0>>i&1), uint64(n.Type1>>i&1), uint64(n.Type2>>i&1)
+		t0 |= c0 << s
+		t1 |= c1 << s
+		t2 |= c2 << s
+		prefill |= uint64(n.Prefill>>i&1) << s
+		active |= uint64(n.Active>>i&1) << s
+		retained += n.Need[i] * retention[c0|c1<<1|c2<<2]
+	}
+	b.Type0 |= t0
+	b.Type1 |= t1
+	b.Type2 |= t2
+	b.Prefill |= prefill
+	b.Active |= active
+	return retained
+}
+
 func countsGeneric(u uint64, table *[8]uint16) (n int) {
 	for range 4 {
 		for _, th := range table[:7] { // no branch: nothing could predict a draw

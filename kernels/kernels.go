@@ -33,6 +33,28 @@ type View struct {
 // ByteScale is what the u8 observation multiplies each slot feature by: 255 over its highest value.
 var ByteScale = [SlotFeatures]float32{255, 127.5, 127.5, 255, 255, 255, 255, 340, 255, 255, 255.0 / 0.875, 255}
 
+// Newcomers are up to eight sequences that are about to be placed, all at fp16 and resident.
+type Newcomers struct {
+	Tokens     [8]uint32 // shared prefix included
+	Need       [8]uint32 // quarter pages they take alone
+	Remaining  [8]uint16
+	LastAccess [8]int16
+	Rate       [8]uint16
+	Priority   [8]uint8
+	Prefix     [8]uint8
+	Hotness    [8]uint8
+	Cycle      [8]uint8
+
+	Type0, Type1, Type2, Prefill, Active uint8 // planes: bit i is newcomer i
+}
+
+// RequestTables say what the fields of a request's draw mean.
+type RequestTables struct {
+	Pages  [64]uint8  // of a private prompt, at least 1, by bits 12 to 17
+	Output [64]uint16 // tokens to generate, by bits 25 to 30
+	Types  [3]uint8   // bits 0 to 7 below the first: context; below the second: generation; below the third: reasoning; else ephemeral
+}
+
 // OpPlanes turns one op byte a lane into planes.
 //
 //	for s, op := range ops {
@@ -81,15 +103,48 @@ func Fits(demand *[32]uint32, n int, extra *[8]uint32, room uint32) (fit uint64)
 //	for k := range dst { dst[k] = mix(base + k*golden) }
 func Draws(dst *[8]uint64, base uint64) { draws(dst, base) }
 
+// Arrivals draws eight requests and what they need.
+//
+//	for k := range words {
+//		w := mix(base + k*golden)
+//		words[k] = w & (1<<48 - 1) | stamp
+//		needs[k] = 4*Pages[w>>12 & 63] | prefix(w)<<DemandShift
+//	}
+//
+// with prefix(w) = 0 if bits 10 and 11 of w are 0, else 1 + bits 8 and 9.
+func Arrivals(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables) {
+	arrivals(words, needs, base, stamp, t)
+}
+
+// Requests decodes the words of eight requests that are admitted, field by field of rule 4.5. LastAccess and Hotness get the given
+// values, Prefill is full, Active empty.
+//
+//	Tokens = (Pages[...]-1)*128 + 1 + bits 18-24 + 128*prefixPages[prefix]; Need = 4*Pages[...]; Remaining = Output[...]
+//	Cycle = codes in bits 4-7 | the timer: 2 + run code for context, else 0
+func Requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers) {
+	requests(words, t, prefixPages, last, hotness, n)
+}
+
+// Initials decodes the draws of eight initial sequences, field by field of rule 4.6 for those that are no system entries.
+func Initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
+	initials(draws, t, prefixPages, n)
+}
+
+// Place puts the newcomers of a mask into slots, the lowest into the lowest. slots and take have equally many bits, and slots are no
+// lanes of Alive. It returns the sum of Need, each times the retention weight of its block type, twentieths.
+func Place(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32) {
+	return place(b, slots, n, take)
+}
+
 // Counts adds up how many of a table's first seven thresholds each of four 16-bit lanes reaches.
 //
 //	for lane in u { for _, th := range table[:7] { if th <= lane { n++ } } }
 func Counts(u uint64, table *[8]uint16) (n int) { return counts(u, table) }
 
-// Quotients divides.
+// Quotients divides. stream is as in Rows.
 //
 //	for i := range dst { dst[i] = num[i] / den[i] }
-func Quotients(dst, num, den *[16]float32) { quotients(dst, num, den) }
+func Quotients(dst, num, den *[16]float32, stream bool) { quotients(dst, num, den, stream) }
 
 // MaskRows writes four bytes a lane: 1, then a bit of each plane. len(dst) is 4 times the lanes, at most 256.
 //

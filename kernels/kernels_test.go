@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -125,16 +126,82 @@ func TestCountsLevels(t *testing.T) {
 	})
 }
 
+func randomTables(r *rand.Rand) *kernels.RequestTables {
+	t := new(kernels.RequestTables)
+	for i := range t.Pages {
+		t.Pages[i], t.Output[i] = uint8(1+r.IntN(255)), uint16(1+r.IntN(0xFFFF))
+	}
+	t.Types = [3]uint8{uint8(r.IntN(100)), uint8(100 + r.IntN(100)), uint8(200 + r.IntN(56))}
+	return t
+}
+
+func TestArrivalsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(11)
+		for range rounds {
+			tables, base, stamp := randomTables(r), r.Uint64(), r.Uint64N(4097)<<48
+			var words, wantWords [8]uint64
+			var needs, wantNeeds [8]uint32
+			kernels.Arrivals(&words, &needs, base, stamp, tables)
+			generic(func() { kernels.Arrivals(&wantWords, &wantNeeds, base, stamp, tables) })
+			require.Equal(t, wantWords, words)
+			require.Equal(t, wantNeeds, needs)
+		}
+	})
+}
+
+func TestNewcomersLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(12)
+		for range rounds {
+			tables, pages := randomTables(r), randomPages(r)
+			var words [8]uint64
+			for i := range words {
+				words[i] = r.Uint64()
+			}
+			var got, want kernels.Newcomers
+			last, hotness := int16(r.IntN(4097)), uint8(r.Uint32())
+			kernels.Requests(&words, tables, &pages, last, hotness, &got)
+			generic(func() { kernels.Requests(&words, tables, &pages, last, hotness, &want) })
+			require.Equal(t, want, got, "requests")
+			for i := range tables.Output {
+				tables.Output[i] >>= 6 // so that no product leaves 16 bits
+			}
+			kernels.Initials(&words, tables, &pages, &got)
+			generic(func() { kernels.Initials(&words, tables, &pages, &want) })
+			require.Equal(t, want, got, "initial sequences")
+
+			b := randomBlock(r, &pages)
+			ref := *b
+			free := ^b.Alive
+			take, slots := uint8(r.Uint32()), uint64(0)
+			for m := take; m != 0; m &= m - 1 {
+				if free == 0 {
+					take &^= m & -m
+					continue
+				}
+				slots |= free & -free
+				free &= free - 1
+			}
+			retained := kernels.Place(b, slots, &got, take)
+			generic(func() { require.Equal(t, kernels.Place(&ref, slots, &got, take), retained) })
+			require.Equal(t, ref, *b, "placed")
+		}
+	})
+}
+
 func TestQuotientsLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(7)
 		for range rounds {
-			var num, den, got, want [16]float32
+			var num, den, want [16]float32
+			g := newGuarded(t, 64)
+			got := (*[16]float32)(g.floats())
 			for i := range num {
 				num[i], den[i] = float32(int32(r.Uint32())), float32(1+r.Uint32())
 			}
-			kernels.Quotients(&got, &num, &den)
-			generic(func() { kernels.Quotients(&want, &num, &den) })
+			kernels.Quotients(got, &num, &den, r.IntN(2) == 0)
+			generic(func() { kernels.Quotients(&want, &num, &den, false) })
 			require.Equal(t, bitsOf(want[:]), bitsOf(got[:]))
 		}
 	})

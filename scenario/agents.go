@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 )
 
@@ -177,6 +178,16 @@ func (s *Agents) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
 		needs[i] = Need(s.Demand(e, out[i]))
 	}
 	return n
+}
+
+// Initials implements Source.
+func (s *Agents) Initials(e *Episode, first int, n *kernels.Newcomers) int {
+	return initials(s, e, first, n)
+}
+
+// Requests implements Source.
+func (s *Agents) Requests(e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers) {
+	requests(s, e, words, count, step, n)
 }
 
 // Demand implements Source.

@@ -121,12 +121,16 @@ type Source interface {
 	// Initial returns initial sequence i, 0 <= i < e.NumInitial, asked for in order, each once.
 	Initial(e *Episode, i int) InitialSequence
 	// Arrive returns how many requests arrive at the end of the step (0 is the reset) and writes the first len(out) of
-	// them. Steps must be asked for in order, each once: a trace's place is in e. Where needs is not nil, which must then be as
+	// them; what out and needs have beyond their length may be overwritten. Steps must be asked for in order, each once: a trace's place is in e. Where needs is not nil, which must then be as
 	// long as out, it gets what each of them needs: the quarter pages of its private prompt at fp16 and its shared prefix, packed
 	// as a kernels.Demand.
 	Arrive(e *Episode, step int, out []Word, needs []uint32) int
 	// Demand tells the tokens of a request's private prompt and its shared prefix: a part of Decode.
 	Demand(e *Episode, w Word) (promptTokens uint32, prefix uint8)
+	// Initials is Initial for up to eight of them, first, first+1, ..., as they are placed; it returns how many it wrote.
+	Initials(e *Episode, first int, n *kernels.Newcomers) int
+	// Requests is Decode for the first count of eight words, as they are placed at a step.
+	Requests(e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers)
 	// Decode tells what a request brings.
 	Decode(e *Episode, w Word) Sequence
 	// Next tells how a session goes on after the turn named ref; ok is false when it does not.
@@ -146,6 +150,53 @@ func (w Word) Birth() int32 { return int32(w >> PayloadBits) }
 // Need packs what a request needs: the quarter pages of its private prompt at fp16 and its shared prefix, as a kernels.Demand.
 func Need(promptTokens uint32, prefix uint8) uint32 {
 	return kv.Pages(promptTokens)*kv.FP16QuarterPages | uint32(prefix)<<kernels.DemandShift
+}
+
+// newcomer makes sequence i of a group of newcomers.
+func (e *Episode) newcomer(n *kernels.Newcomers, i int, q *Sequence, phase kv.Phase, timer uint8) {
+	i &= 7
+	bit, t := uint8(1)<<i, uint8(q.Type)
+	n.Tokens[i] = q.PromptTokens + uint32(e.PrefixPages[q.Prefix&kv.MaxPrefixes])*kv.PageTokens
+	n.Need[i] = kv.Pages(q.PromptTokens) * kv.FP16QuarterPages
+	n.Remaining[i], n.Rate[i] = q.OutputTokens, q.RateTokens
+	n.Priority[i], n.Prefix[i], n.Cycle[i] = q.Priority, q.Prefix, timer|q.Codes
+	n.Type0 = n.Type0&^bit | t&1<<i
+	n.Type1 = n.Type1&^bit | t>>1&1<<i
+	n.Type2 = n.Type2&^bit | t>>2&1<<i
+	n.Prefill, n.Active = n.Prefill&^bit, n.Active&^bit
+	switch phase {
+	case kv.Prefill:
+		n.Prefill |= bit
+	case kv.Decode, kv.Thinking:
+		n.Active |= bit
+	}
+}
+
+// initials writes initial sequences one by one.
+func initials(src Source, e *Episode, first int, n *kernels.Newcomers) int {
+	count := min(len(n.Tokens), int(e.NumInitial)-first)
+	for i := range count {
+		q := src.Initial(e, first+i)
+		done := q.DoneTokens
+		q.PromptTokens += uint32(done)
+		q.OutputTokens -= done
+		e.newcomer(n, i, &q.Sequence, q.Phase, q.Timer)
+		n.LastAccess[i], n.Hotness[i] = q.LastAccess, q.Hotness
+	}
+	return count
+}
+
+// requests writes admitted requests one by one.
+func requests(src Source, e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers) {
+	for i, w := range words[:count] {
+		q := src.Decode(e, w)
+		timer := uint8(0)
+		if q.Type == kv.Context && !q.Steady {
+			timer = 2 + q.OnCode()
+		}
+		e.newcomer(n, i, &q, kv.Prefill, timer)
+		n.LastAccess[i], n.Hotness[i] = step, 63
+	}
 }
 
 func newEpisode(id Identity) Episode {

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/internal/rng"
 	"github.com/kvgym/kvgym/kernels"
@@ -133,22 +134,58 @@ func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
 	return q
 }
 
+// Initials implements Source.
+func (s *Synthetic) Initials(e *Episode, first int, n *kernels.Newcomers) int {
+	var draws [8]uint64
+	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
+	kernels.Initials(&draws, &requestTables, &e.PrefixPages, n)
+	if first == 0 {
+		e.systemEntries(&draws, n)
+	}
+	return min(len(draws), int(e.NumInitial)-first)
+}
+
+// systemEntries makes the first newcomers the tenants' system prompts.
+func (e *Episode) systemEntries(draws *[8]uint64, n *kernels.Newcomers) {
+	const all = 1<<numTenants - 1
+	n.Type0, n.Type1, n.Type2, n.Active = n.Type0&^all, n.Type1&^all, n.Type2&^all, n.Active&^all
+	for i, w := range draws[:numTenants] {
+		n.Prefix[i] = uint8(i + 1)
+		n.Tokens[i] = uint32(e.PrefixPages[i+1]) * kv.PageTokens
+		n.Need[i], n.Remaining[i], n.Rate[i], n.Cycle[i] = 0, 0, 0, 0
+		n.LastAccess[i] = -int16(rng.Field(w, 62, 2))
+	}
+}
+
+// Requests implements Source.
+func (s *Synthetic) Requests(e *Episode, words *[8]Word, _ int, step int16, n *kernels.Newcomers) {
+	kernels.Requests(raw(words), &requestTables, &e.PrefixPages, step, 63, n)
+}
+
+// raw are words without their name.
+func raw(w *[8]Word) *[8]uint64 { return (*[8]uint64)(unsafe.Pointer(w)) }
+
 // Arrive implements Source; rules 4.7 to 4.9.
 func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
 	n := s.arrivals(e, uint32(step))
-	base, stamp := rng.Counter(e.Key, rng.Request, uint32(step), 0), Word(step)<<PayloadBits
-	var w [8]uint64
-	for left := out[:min(n, len(out))]; len(left) > 0; base = rng.After(base, uint64(len(w))) {
-		kernels.Draws(&w, base)
-		for i, x := range w[:min(len(w), len(left))] {
-			left[i] = Word(x&(1<<PayloadBits-1)) | stamp
-			if i < len(needs) {
-				needs[i] = uint32(promptPages[x>>12&63])*kv.FP16QuarterPages | uint32(prefixOf(x))<<kernels.DemandShift
-			}
-		}
-		left, needs = left[min(len(w), len(left)):], needs[min(len(w), len(needs)):]
+	base, stamp := rng.Counter(e.Key, rng.Request, uint32(step), 0), uint64(step)<<PayloadBits
+	for k := 0; k < min(n, len(out)); k += 8 {
+		arriveEight(out[k:], needs[min(k, len(needs)):], rng.After(base, uint64(k)), stamp)
 	}
 	return n
+}
+
+// arriveEight writes up to eight requests, straight into where they belong if there is room for all.
+func arriveEight(out []Word, needs []uint32, base, stamp uint64) {
+	if cap(out) >= 8 && cap(needs) >= 8 {
+		kernels.Arrivals(raw((*[8]Word)(out[:8])), (*[8]uint32)(needs[:8]), base, stamp, &requestTables)
+		return
+	}
+	var words [8]Word
+	var needed [8]uint32
+	kernels.Arrivals(raw(&words), &needed, base, stamp, &requestTables)
+	copy(out, words[:])
+	copy(needs, needed[:])
 }
 
 // arrivals draws how many requests arrive in a step.
@@ -197,20 +234,19 @@ func prefixOf(w uint64) uint8 {
 	return uint8(shares * (1 + rng.Field(w, 8, 2)))
 }
 
-// typeOf maps eight random bits to a block type: 56, 110, 51 and 39 of 256. A table, since no predictor knows a draw.
+// requestTables are rule 4.5 for the kernels: 56, 110, 51 and 39 of 256 draws are context, generation, reasoning, ephemeral.
+var requestTables = kernels.RequestTables{Pages: promptPages, Output: outputTokens, Types: [3]uint8{56, 166, 217}}
+
+// typeOf maps eight random bits to a block type. A table, since no predictor knows a draw.
 var typeOf = makeTypes()
 
 func makeTypes() (t [256]kv.BlockType) {
 	for b := range t {
-		switch {
-		case b < 56:
-			t[b] = kv.Context
-		case b < 166:
-			t[b] = kv.Generation
-		case b < 217:
-			t[b] = kv.Reasoning
-		default:
-			t[b] = kv.Ephemeral
+		t[b] = kv.Context
+		for _, th := range requestTables.Types {
+			if b >= int(th) {
+				t[b]++
+			}
 		}
 	}
 	return t

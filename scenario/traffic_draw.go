@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 )
 
@@ -208,6 +209,16 @@ func (t *Traffic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
 	}
 	e.Cursor = end
 	return n
+}
+
+// Initials implements Source.
+func (t *Traffic) Initials(e *Episode, first int, n *kernels.Newcomers) int {
+	return initials(t, e, first, n)
+}
+
+// Requests implements Source.
+func (t *Traffic) Requests(e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers) {
+	requests(t, e, words, count, step, n)
 }
 
 // Demand implements Source.

@@ -20,8 +20,11 @@ type Batch struct {
 	blocks []block
 	queues []scenario.Word
 	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
+	words  int      // of queues an environment
 	room   int      // of needs an environment
 
+	scratch  scratch        // of the caller
+	stream   bool           // observations pass the caches by
 	profiles []Profile      // nil: cfg.Profile for all
 	serving  *servingMemory // nil: no environment has the serving profile
 
@@ -64,11 +67,13 @@ func New(cfg Config) (*Batch, error) {
 	if err := b.Buffers.prepare(&cfg); err != nil {
 		return nil, err
 	}
+	b.stream = cfg.Stores.streams(b.Obs)
 	b.makeRules()
 	b.heads = make([]head, cfg.Envs)
 	b.blocks = make([]block, cfg.Envs*b.width)
-	b.queues = make([]scenario.Word, cfg.Envs*b.rules[Seed].queueCap)
-	b.room = (b.rules[Seed].queueCap + scan - 1) &^ (scan - 1)
+	b.words = b.rules[Seed].queueCap + arriving
+	b.queues = make([]scenario.Word, cfg.Envs*b.words)
+	b.room = (b.rules[Seed].queueCap+scan-1)&^(scan-1) + arriving
 	b.needs = make([]uint32, cfg.Envs*b.room)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
@@ -91,6 +96,7 @@ func (b *Batch) makeRules() {
 	last := cfg.Slots - 64*(b.width-1)
 	b.rules[Seed] = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
 		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
+	b.rules[Seed].den = b.rules[Seed].denominators()
 	if !cfg.plays(Serving) {
 		return
 	}
@@ -263,9 +269,8 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 // envAt assembles environment i.
 func (b *Batch) envAt(i int) env {
 	r := b.rulesOf(i)
-	q := r.queueCap
 	v := env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
-		queue: b.queues[i*q : (i+1)*q : (i+1)*q], needs: b.needs[i*b.room : (i+1)*b.room : (i+1)*b.room], rules: r}
+		queue: b.queues[i*b.words:][:r.queueCap:b.words], needs: b.needs[i*b.room:][: b.room-arriving : b.room], rules: r, scratch: &b.scratch}
 	if r.serving != nil {
 		v.tally, v.lanes, v.tickets = b.serving.at(i)
 	}
@@ -273,8 +278,9 @@ func (b *Batch) envAt(i int) env {
 }
 
 // stepEnv steps environment i, writes its rows and resets it when its mode says so. row is its place in the actions.
-func (b *Batch) stepEnv(i, row int, a *Actions) {
+func (b *Batch) stepEnv(i, row int, a *Actions, s *scratch) {
 	v := b.envAt(i)
+	v.scratch = s
 	if v.Ended != 0 { // NextStep: this step is the reset
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
@@ -302,7 +308,7 @@ func (b *Batch) stepEnv(i, row int, a *Actions) {
 	b.writeTotals(&v, i, &terms)
 	if ended && b.cfg.Autoreset == SameStep {
 		if b.FinalObs != nil {
-			v.observe(b.obsRow(b.FinalObs, i))
+			v.observe(b.obsRow(b.FinalObs, i), false)
 		}
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
@@ -328,7 +334,7 @@ func (b *Batch) obsRow(t []float32, i int) []float32 {
 // writeView writes what describes the present state: observation and mask.
 func (b *Batch) writeView(v *env, i int) {
 	if b.Obs != nil {
-		v.observe(b.obsRow(b.Obs, i))
+		v.observe(b.obsRow(b.Obs, i), b.stream)
 	}
 	if b.Mask != nil {
 		n := b.cfg.Slots * kv.NumOps

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
 )
@@ -18,7 +19,7 @@ const cycle = 32
 // environment and step.
 type workload struct {
 	batch *vecenv.Batch
-	start []byte // snapshot
+	start *vecenv.Batch // keeps the state that a cycle starts from
 	ops   [cycle][]uint8
 	next  int
 }
@@ -30,9 +31,10 @@ func newWorkload(tb testing.TB, cfg vecenv.Config) *workload {
 	require.NoError(tb, p.Reset(vecenv.ResetOptions{}))
 	stagger(tb, p)
 	w := &workload{batch: newBatch(tb, cfg)}
-	var err error
-	w.start, err = p.Snapshot(nil, 0, cfg.Envs)
-	require.NoError(tb, err)
+	keep := cfg
+	keep.Outputs, keep.NoObs = 0, true
+	w.start = newBatch(tb, keep)
+	copyState(tb, p, w.start)
 	r := rand.New(rand.NewPCG(3, 4))
 	for k := range w.ops {
 		w.ops[k] = validOps(r, p)
@@ -66,8 +68,14 @@ func validOps(r *rand.Rand, b *vecenv.Batch) []uint8 {
 }
 
 func (w *workload) rewind(tb testing.TB) {
-	require.NoError(tb, w.batch.Restore(w.start, 0))
+	copyState(tb, w.start, w.batch)
 	w.next = 0
+}
+
+func copyState(tb testing.TB, from, to *vecenv.Batch) {
+	for i := range from.Envs() {
+		require.NoError(tb, from.Fork(i, to, i))
+	}
 }
 
 // step makes one step of the prepared cycle; rewinding is not timed.
@@ -88,7 +96,7 @@ func BenchmarkStep(b *testing.B) {
 	for _, obs := range []string{"f32", "none"} {
 		for _, envs := range []int{64, 1024, 4096, 16384} {
 			for _, workers := range []int{1, 2} {
-				b.Run(fmt.Sprintf("envs=%d/workers=%d/slots=64/obs=%s/simd=generic", envs, workers, obs), func(b *testing.B) {
+				b.Run(fmt.Sprintf("envs=%d/workers=%d/slots=64/obs=%s/simd=%s", envs, workers, obs, kernels.Active()), func(b *testing.B) {
 					w := newWorkload(b, vecenv.Config{Envs: envs, Workers: workers, NoObs: obs == "none"})
 					b.ReportAllocs()
 					b.SetBytes(int64(4 * len(w.batch.Obs)))
@@ -153,7 +161,7 @@ func BenchmarkStores(b *testing.B) {
 func BenchmarkProfiles(b *testing.B) {
 	for _, obs := range []string{"f32", "none"} {
 		for _, envs := range []int{64, 1024, 4096} {
-			b.Run(fmt.Sprintf("envs=%d/workers=1/slots=64/obs=%s/simd=generic", envs, obs), func(b *testing.B) {
+			b.Run(fmt.Sprintf("envs=%d/workers=1/slots=64/obs=%s/simd=%s", envs, obs, kernels.Active()), func(b *testing.B) {
 				var loads [2]*workload
 				for p := range loads {
 					loads[p] = newWorkload(b, vecenv.Config{Envs: envs, Workers: 1, NoObs: obs == "none", Profile: vecenv.Profile(p)})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
@@ -80,6 +81,37 @@ const (
 	AllOutputs = WithObs | WithMask | WithComponents | WithMetrics
 )
 
+// Stores says how observations go to memory.
+type Stores uint8
+
+// The ways to store. A stream passes the caches by: that is faster for a tensor that the caches cannot hold anyway, and slower for
+// one that is read at once from them (docs/performance.md has the figures).
+const (
+	AutoStores   Stores = iota // Streams for tensors of at least StreamBytes, else Plain
+	PlainStores                // through the caches
+	StreamStores               // past the caches, where the level can and the tensor starts on a cache line
+)
+
+// StreamBytes is the size of an observation tensor from which AutoStores streams.
+const StreamBytes = 8 << 20
+
+var storesNames = [...]string{"auto", "plain", "stream"}
+
+func (s Stores) String() string {
+	if int(s) < len(storesNames) {
+		return storesNames[s]
+	}
+	return fmt.Sprintf("Stores(%d)", uint8(s))
+}
+
+// streams tells whether stores to a tensor pass the caches by.
+func (s Stores) streams(t []float32) bool {
+	if len(t) == 0 || uintptr(unsafe.Pointer(&t[0]))&63 != 0 {
+		return false
+	}
+	return s == StreamStores || s == AutoStores && 4*len(t) >= StreamBytes
+}
+
 // Config describes a batch. The zero value of a field means its default.
 type Config struct {
 	Envs     int             // number of environments; 1 to 1,048,576; no default
@@ -100,6 +132,7 @@ type Config struct {
 	Outputs   Outputs   // default WithObs
 	NoObs     bool      // with Outputs zero: write no optional tensor at all
 
+	Stores  Stores  // how observations are stored; default AutoStores
 	Workers int     // threads that step, the caller among them; 0 is all cores; at most 1,024
 	Groups  int     // contiguous groups for Send and Recv, as equal as possible; 1 to Envs; default 1
 	Buffers Buffers // tensors to write into; any that is nil is allocated, 64-byte aligned
@@ -213,6 +246,9 @@ func (c Config) validate() error {
 		if p > Serving {
 			return fmt.Errorf("vecenv: Profiles[%d]: %d: allowed Seed, Serving", i, p)
 		}
+	}
+	if int(c.Stores) >= len(storesNames) {
+		return fmt.Errorf("vecenv: Stores: %d: allowed AutoStores, PlainStores, StreamStores", c.Stores)
 	}
 	if c.Outputs > AllOutputs {
 		return fmt.Errorf("vecenv: Outputs: %d: allowed 0 to %d", c.Outputs, AllOutputs)

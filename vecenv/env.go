@@ -18,10 +18,20 @@ type env struct {
 	needs  []uint32        // what each of them needs, as its source packs it; room for a multiple of 32
 	rules  *rules
 
+	scratch *scratch // of the worker that steps
+
 	// Of the serving profile, whose waiting requests are tickets.
 	lanes   []lane // as blocks
 	tickets []ticket
 	tally   *tally
+}
+
+// scratch is what a worker needs for the time of a step.
+type scratch struct {
+	newcomers kernels.Newcomers
+	words     [8]scenario.Word // of requests that become newcomers
+
+	num, den [GlobalFeatures]float32 // of the observation's global values
 }
 
 // rules is what all environments of a batch share.
@@ -34,6 +44,7 @@ type rules struct {
 	lastMask uint64 // the slots that exist in the last block
 	truncate bool
 	obsLen   int
+	den      [GlobalFeatures]float32 // of the observation's global values, where no episode changes them
 	profile  Profile
 	serving  *servingRules // nil in the seed profile
 }
@@ -184,10 +195,6 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 
 // joinPrefix tells prefix p of a new resident member at fp16.
 func (v *env) joinPrefix(p uint8, t kv.BlockType) {
-	if v.rules.serving != nil {
-		v.hold(p)
-		return
-	}
 	if p != 0 {
 		v.setPrefix(int(p), kv.FP16QuarterPages, max(uint32(v.PrefixWeight[p&kv.MaxPrefixes]), t.RetentionTwentieths()))
 	}

@@ -81,15 +81,16 @@ var slotFeatures = [SlotFeatures]Feature{
 
 func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 
-// observe writes the environment's whole observation row; section 10 of the rules.
-func (v *env) observe(row []float32) {
-	v.observeGlobals((*[GlobalFeatures]float32)(row))
+// observe writes the environment's whole observation row; section 10 of the rules. stream is for a row on whole cache lines only.
+func (v *env) observe(row []float32, stream bool) {
+	v.globals()
+	kernels.Quotients((*[GlobalFeatures]float32)(row), &v.scratch.num, &v.scratch.den, stream)
 	row = row[GlobalFeatures:]
 	view := v.view()
 	for w := range v.blocks {
 		v.lookAt(w, &view)
 		n := min(64, v.rules.slots-64*w)
-		kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], &v.blocks[w].Block, &view.View, false)
+		kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], &v.blocks[w].Block, &view.View, stream)
 	}
 }
 
@@ -118,9 +119,9 @@ func (v *env) lookAt(w int, o *view) {
 	}
 }
 
-func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
-	r := v.rules
-	used, e := v.usedQP(), &v.Episode
+// globals puts the global values' numerators and denominators into the scratch.
+func (v *env) globals() {
+	r, e := v.rules, &v.Episode
 	var live, active, compressed, swapped int
 	for w := range v.blocks {
 		b := &v.blocks[w]
@@ -133,38 +134,48 @@ func (v *env) observeGlobals(g *[GlobalFeatures]float32) {
 	if v.QueueLen > 0 && r.serving == nil {
 		oldest = v.Step - v.queue[0].Birth()
 	}
-	slots, steps, queue := float32(r.slots), float32(r.steps), float32(r.queueCap)
-	g[0] = ratio(min(used, 2*e.BudgetQP), e.BudgetQP)
-	g[1] = ratio(e.BudgetQP, e.CapacityQP)
-	g[2] = float32(r.steps-v.Step) / steps
-	g[3] = float32(v.Counters.PressureSteps) / steps
-	g[4] = float32(v.QueueLen) / queue
-	g[5] = float32(v.Growth) / queue
-	g[6] = float32(oldest) / float32(r.maxWait)
-	g[7] = ratio(min(v.PendingQP, 4*e.BudgetQP), e.BudgetQP)
-	g[8] = float32(live) / slots
-	g[9] = float32(active) / slots
-	g[10] = float32(compressed) / slots
-	g[11] = float32(swapped) / slots
-	g[12] = ratio(min(v.SharedQP, 2*e.BudgetQP), e.BudgetQP)
-	g[13] = float32(min(v.Counters.Failures, 16)) / 16
-	g[14] = ratio(uint32(min(v.Tokens, uint64(e.TokenNorm))), e.TokenNorm)
-	g[15] = float32(min(v.LatencyMilli, 1500)) / 1500
+	budget := float32(e.BudgetQP)
+	den := &v.scratch.den
+	*den = r.den
+	den[0], den[1], den[7], den[12], den[14] = budget, float32(e.CapacityQP), budget, budget, float32(e.TokenNorm)
+	num := &v.scratch.num
+	num[0] = float32(min(v.usedQP(), 2*e.BudgetQP))
+	num[1] = budget
+	num[2] = float32(r.steps - v.Step)
+	num[3] = float32(v.Counters.PressureSteps)
+	num[4] = float32(v.QueueLen)
+	num[5] = float32(v.Growth)
+	num[6] = float32(oldest)
+	num[7] = float32(min(v.PendingQP, 4*e.BudgetQP))
+	num[8] = float32(live)
+	num[9] = float32(active)
+	num[10] = float32(compressed)
+	num[11] = float32(swapped)
+	num[12] = float32(min(v.SharedQP, 2*e.BudgetQP))
+	num[13] = float32(min(v.Counters.Failures, 16))
+	num[14] = float32(min(v.Tokens, uint64(e.TokenNorm)))
+	num[15] = float32(min(v.LatencyMilli, 1500))
 	if r.serving != nil {
-		v.observeServing(g)
+		v.servingGlobals(num, den)
 	}
 }
 
-// observeServing writes the global values that mean something else in the serving profile; rule 13.22.
-func (v *env) observeServing(g *[GlobalFeatures]float32) {
+// denominators are those of the global values that no episode changes.
+func (r *rules) denominators() [GlobalFeatures]float32 {
+	slots, steps, queue := float32(r.slots), float32(r.steps), float32(r.queueCap)
+	return [GlobalFeatures]float32{2: steps, 3: steps, 4: queue, 5: queue, 6: float32(r.maxWait), 8: slots, 9: slots, 10: slots, 11: slots, 13: 16, 15: 1500}
+}
+
+// servingGlobals writes those that mean something else in the serving profile; rule 13.22.
+func (v *env) servingGlobals(num, den *[GlobalFeatures]float32) {
 	r, e := v.rules, &v.Episode
 	queue, oldest := int32(r.queueCap), max(0, v.Step-v.tally.Oldest)
-	g[4] = float32(min(v.QueueLen, queue)) / float32(queue)
-	g[5] = float32(max(-queue, min(queue, v.Growth))) / float32(queue)
-	g[6] = float32(min(oldest, r.maxWait)) / float32(r.maxWait)
-	g[14] = float32(min(v.tally.Goodput, e.GoodNorm)) / float32(e.GoodNorm)
+	num[4] = float32(min(v.QueueLen, queue))
+	num[5] = float32(max(-queue, min(queue, v.Growth)))
+	num[6] = float32(min(oldest, r.maxWait))
+	num[14], den[14] = float32(min(v.tally.Goodput, e.GoodNorm)), float32(e.GoodNorm)
 	most := uint64(r.maxWait) * uint64(e.RequestNorm)
-	g[15] = float32(min(uint64(v.tally.FirstWaits), most)) / float32(most)
+	num[15], den[15] = float32(min(uint64(v.tally.FirstWaits), most)), float32(most)
 }
 
 // lastHoldersServing is lastHolders where a prefix has a level of its own: the only one who holds it.
@@ -192,6 +203,12 @@ func (v *env) lastHoldersServing(o *view) {
 // it alone holds them at their present level: a bit in last for the slot, the quarter pages it would free in Gain.
 func (v *env) lastHolders(o *view) {
 	for p := 1; p <= int(v.Episode.NumPrefixes) && p <= kv.MaxPrefixes; p++ {
+		if len(v.blocks) == 1 {
+			b := &v.blocks[0]
+			if f := b.Members[p-1] &^ (b.Swapped | b.Int8 | b.Int4); f&(f-1) != 0 {
+				continue // more than one at fp16, which is by far the commonest
+			}
+		}
 		var count [3]int
 		var mask [3][4]uint64
 		for w := range v.blocks {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/scenario"
 )
 
@@ -84,7 +85,7 @@ func newPool(b *Batch, workers int) *pool {
 	}
 	for range p.workers - 1 {
 		p.exited.Add(1)
-		go p.work()
+		go p.work(new(scratch))
 	}
 	return p
 }
@@ -117,7 +118,7 @@ func (p *pool) start(j *job) {
 
 // wait works on the job until nothing is left to claim, then waits for the others.
 func (p *pool) wait(j *job) {
-	p.run(j)
+	p.run(j, &p.batch.scratch)
 	if j.left.Load() == 0 {
 		j.active.Store(false)
 		return
@@ -150,7 +151,7 @@ func (p *pool) park(j *job) {
 }
 
 // run claims and steps chunks of the job until none is left.
-func (p *pool) run(j *job) bool {
+func (p *pool) run(j *job, s *scratch) bool {
 	worked := false
 	for j.active.Load() {
 		lo := j.next.Add(j.chunk) - j.chunk
@@ -158,7 +159,7 @@ func (p *pool) run(j *job) bool {
 			break
 		}
 		hi := min(lo+j.chunk, j.end)
-		p.steps(j, int(lo), int(hi))
+		p.steps(j, int(lo), int(hi), s)
 		worked = true
 		if j.left.Add(lo-hi) == 0 && j.waiting.Load() {
 			select {
@@ -171,7 +172,7 @@ func (p *pool) run(j *job) bool {
 }
 
 // steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
-func (p *pool) steps(j *job, lo, hi int) {
+func (p *pool) steps(j *job, lo, hi int, s *scratch) {
 	i := lo
 	defer func() {
 		if r := recover(); r != nil {
@@ -179,7 +180,10 @@ func (p *pool) steps(j *job, lo, hi int) {
 		}
 	}()
 	for ; i < hi; i++ {
-		p.batch.stepEnv(i, i-int(j.first), &j.actions)
+		p.batch.stepEnv(i, i-int(j.first), &j.actions, s)
+	}
+	if p.batch.stream {
+		kernels.Fence()
 	}
 }
 
@@ -192,8 +196,8 @@ func (j *job) takePanic() error {
 	return &PanicError{Env: f.env, Identity: f.id, Value: f.value, Stack: f.stack}
 }
 
-// work is the life of one worker.
-func (p *pool) work() {
+// work is the life of one worker, which has a scratch of its own.
+func (p *pool) work(s *scratch) {
 	defer p.exited.Done()
 	var seen uint64
 	for !p.closing.Load() {
@@ -204,7 +208,7 @@ func (p *pool) work() {
 		}
 		seen = now
 		for g := range p.batch.groups {
-			p.run(&p.batch.groups[g].job)
+			p.run(&p.batch.groups[g].job, s)
 		}
 	}
 }

@@ -22,8 +22,8 @@ func (v *env) allowed(w int) (evict, compress, swap uint64) {
 	return b.Alive, s &^ b.Int4, s | b.Swapped&^l.Wanted
 }
 
-// scratch is what one step of a serving environment remembers from its actions.
-type scratch struct {
+// acted is what one step of a serving environment remembers from its actions.
+type acted struct {
 	busyQP   int64                     // memory traffic of compressions
 	asked    [4]uint64                 // planes: to leave in this step
 	wantedQP [kv.MaxPrefixes + 1]uint8 // quarter pages a page that the coarsest compressed member asks of its prefix; 0 none
@@ -34,7 +34,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	for w := range v.lanes {
 		v.lanes[w].Fresh = 0
 	}
-	var sc scratch
+	var sc acted
 	if ops != nil {
 		for w := range v.blocks {
 			n := min(64, len(ops)-64*w)
@@ -62,7 +62,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 
 // applyServingBlock turns up to 64 op bytes into planes and applies them, kind by kind. Only the order of evictions can matter,
 // which the queue shows, and those go in slot order.
-func (v *env) applyServingBlock(w int, row []uint8, sc *scratch) {
+func (v *env) applyServingBlock(w int, row []uint8, sc *acted) {
 	lo, hi, unknown := planesOf(row)
 	if lo|hi|unknown == 0 {
 		return
@@ -74,7 +74,7 @@ func (v *env) applyServingBlock(w int, row []uint8, sc *scratch) {
 }
 
 // applyServingList applies ordered pairs (op, slot).
-func (v *env) applyServingList(list []int32, sc *scratch) {
+func (v *env) applyServingList(list []int32, sc *acted) {
 	for i := 0; i+1 < len(list); i += 2 {
 		op, slot := list[i], list[i+1]
 		if op == int32(kv.Keep) {
@@ -103,7 +103,7 @@ func planeIf(b bool) uint64 {
 }
 
 // applyServing does operations that are allowed; rules 13.12 to 13.14.
-func (v *env) applyServing(w int, evict, compress, swap uint64, sc *scratch) {
+func (v *env) applyServing(w int, evict, compress, swap uint64, sc *acted) {
 	b, l := &v.blocks[w], &v.lanes[w]
 	if evict != 0 {
 		v.countRisk(b, evict)
@@ -145,7 +145,7 @@ func (v *env) hostQP(but *[4]uint64) (qp uint64) {
 }
 
 // refuseSwaps takes back swaps that the CPU has no memory for, in slot order; rule 13.14.
-func (v *env) refuseSwaps(sc *scratch) {
+func (v *env) refuseSwaps(sc *acted) {
 	if sc.asked[0]|sc.asked[1]|sc.asked[2]|sc.asked[3] == 0 {
 		return
 	}
@@ -183,7 +183,7 @@ func (v *env) swappable(w int, plane uint64) uint64 {
 }
 
 // compressServing takes one slot a level down; rule 13.13.
-func (v *env) compressServing(b *block, s uint, sc *scratch) {
+func (v *env) compressServing(b *block, s uint, sc *acted) {
 	s &= 63
 	bit := uint64(1) << s
 	pages, before := v.privatePages(b, s), b.quant(s).QuarterPages()
@@ -200,7 +200,7 @@ func (v *env) compressServing(b *block, s uint, sc *scratch) {
 }
 
 // lowerPrefixes compresses the shared pages of compressed sequences, once for all who share them; rule 13.13.
-func (v *env) lowerPrefixes(sc *scratch) {
+func (v *env) lowerPrefixes(sc *acted) {
 	for p := 1; p <= kv.MaxPrefixes; p++ {
 		want, have := sc.wantedQP[p], v.PrefixMul[p]
 		if want != 0 && want < have {

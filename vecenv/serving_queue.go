@@ -1,6 +1,8 @@
 package vecenv
 
 import (
+	"math/bits"
+
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 )
@@ -153,6 +155,55 @@ func (v *env) arriveTickets() {
 	v.Counters.Arrived += uint32(arrived)
 	v.Counters.Rejected += uint32(arrived - taken)
 	v.Counters.Failures += uint32(arrived - taken)
+}
+
+// resetServing starts an episode in an environment whose head and blocks are empty; rule 13.9.
+func (v *env) resetServing(id scenario.Identity) {
+	clear(v.lanes)
+	*v.tally = tally{Oldest: maxWake}
+	src := v.rules.source
+	src.Begin(id, &v.Episode)
+	for i := range int(v.Episode.NumInitial) {
+		q := src.Initial(&v.Episode, i)
+		v.placeInitial(&q)
+	}
+	v.arriveTickets()
+}
+
+// placeInitial puts an initial sequence into the lowest free slot if it fits into the budget.
+func (v *env) placeInitial(q *scenario.InitialSequence) {
+	w, s, ok := v.freeSlot()
+	if !ok {
+		return
+	}
+	shared := v.sharedNeed(q.Prefix)
+	own := q.PromptTokens + uint32(q.DoneTokens)
+	qp := kv.Pages(own) * kv.FP16QuarterPages
+	if v.usedQP()+qp+shared > v.Episode.BudgetQP {
+		return
+	}
+	b := &v.blocks[w]
+	b.place(s, &q.Sequence, own+v.prefixTokens(q.Prefix), q.Phase, q.Timer)
+	b.Remaining[s&63] = q.OutputTokens - q.DoneTokens
+	b.LastAccess[s&63] = q.LastAccess
+	b.Hotness[s&63] = q.Hotness
+	v.PrivateQP += qp
+	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
+	resident := v.PrefixMul[q.Prefix&kv.MaxPrefixes] != 0
+	v.hold(q.Prefix)
+	v.placeServing(w, s, q, resident)
+}
+
+// touchSystem is the access that an admission makes to its prefix's system entry; rule 7.4, without latency.
+func (v *env) touchSystem(p int) {
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		for m := b.Members[p-1] & b.system(); m != 0; m &= m - 1 {
+			s := uint(bits.TrailingZeros64(m)) & 63
+			b.LastAccess[s] = int16(v.Step)
+			b.Hotness[s] = uint8(min(255, int(b.Hotness[s])+63))
+		}
+	}
 }
 
 // placeServing completes an initial sequence that has just been placed; rule 13.9. shared tells whether its prefix was

@@ -239,7 +239,12 @@ func (v View) Allowed(op kv.Op, slot int) bool {
 
 // Observe writes the environment's observation into row, which must hold ObsLen(slots) values, whether or not the batch
 // has an Obs tensor.
-func (v View) Observe(row []float32) { e := v.state(); e.observe(row[:e.rules.obsLen]) }
+func (v View) Observe(row []float32) {
+	var s scratch // not the batch's: several may read at once
+	e := v.state()
+	e.scratch = &s
+	e.observe(row[:e.rules.obsLen], false)
+}
 
 // ObserveMask writes the environment's action mask into row, which must hold 4 bytes a slot.
 func (v View) ObserveMask(row []uint8) { e := v.state(); e.maskRow(row[:v.batch.cfg.Slots*kv.NumOps]) }

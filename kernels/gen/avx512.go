@@ -17,6 +17,10 @@ func avx512() {
 	counts512()
 	quotients512()
 	maskRows512()
+	arrivals512()
+	requests512()
+	initials512()
+	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
 		columns512(stream)
@@ -392,7 +396,7 @@ func counts512() {
 }
 
 func quotients512() {
-	TEXT("quotientsAVX512", NOSPLIT, "func(dst, num, den *[16]float32)")
+	TEXT("quotientsAVX512", NOSPLIT, "func(dst, num, den *[16]float32, stream bool)")
 	Pragma("noescape")
 	Doc("quotientsAVX512 is Quotients.")
 	dst := Load(Param("dst"), GP64())
@@ -401,7 +405,15 @@ func quotients512() {
 	z := ZMM()
 	VMOVUPS(Mem{Base: num}, z)
 	VDIVPS(Mem{Base: den}, z, z)
+	r := GP32()
+	MOVBLZX(mustAddr("stream"), r)
+	TESTL(r, r)
+	JNZ(LabelRef("stream"))
 	VMOVUPS(z, Mem{Base: dst})
+	VZEROUPPER()
+	RET()
+	Label("stream")
+	VMOVNTPS(z, Mem{Base: dst})
 	VZEROUPPER()
 	RET()
 }
@@ -798,5 +810,252 @@ func byteColumns512() {
 	DECQ(groups)
 	JNZ(LabelRef("group"))
 	VZEROUPPER()
+	RET()
+}
+
+// request512 cuts the fields of eight draws, a qword each; rule 4.5.
+type request512 struct {
+	w                                     VecVirtual
+	context, generation, reasoning, other OpmaskVirtual
+	shares                                OpmaskVirtual
+}
+
+func qwords(x uint64) VecVirtual {
+	z := ZMM()
+	VPBROADCASTQ(constant(x), z)
+	return z
+}
+
+// field is (w >> lo) & (2^n - 1).
+func (r *request512) field(lo, n int) VecVirtual {
+	z := ZMM()
+	VPSRLQ(U8(lo), r.w, z)
+	VPANDQ_BCST(constant(uint64(1)<<n-1), z, z)
+	return z
+}
+
+// prefix is 0 if bits 10 and 11 are 0, else 1 + bits 8 and 9.
+func (r *request512) prefix() VecVirtual {
+	k, z := K(), r.field(8, 2)
+	VPTESTMQ_BCST(constant(uint64(3<<10)), r.w, k)
+	VPADDQ_BCST_Z(constant(uint64(1)), z, k, z)
+	return z
+}
+
+// pages looks up the pages of the private prompt.
+func (r *request512) pages(tables Register) VecVirtual {
+	z, t := r.field(12, 6), ZMM()
+	VMOVDQU64(Mem{Base: tables, Disp: offTabPages}, t)
+	VPERMB(t, z, z)
+	VPANDQ_BCST(constant(uint64(0xFF)), z, z)
+	return z
+}
+
+// output looks up the tokens to generate.
+func (r *request512) output(tables Register) VecVirtual {
+	z, t, u := r.field(25, 6), ZMM(), ZMM()
+	VMOVDQU64(Mem{Base: tables, Disp: offTabOutput}, t)
+	VMOVDQU64(Mem{Base: tables, Disp: offTabOutput + 64}, u)
+	VPERMI2W(u, t, z)
+	VPANDQ_BCST(constant(uint64(0xFFFF)), z, z)
+	return z
+}
+
+// types finds the block types and stores their planes.
+func (r *request512) types(tables, out Register) (context OpmaskVirtual, kc GPVirtual) {
+	b := r.field(0, 8)
+	var below [3]GPVirtual
+	for i := range below {
+		th, x, k := ZMM(), GP64(), K()
+		MOVBQZX(Mem{Base: tables, Disp: offTabTypes + i}, x)
+		VPBROADCASTQ(x, th)
+		VPCMPUQ(U8(1), th, b, k)
+		below[i] = GP64()
+		KMOVB(k, below[i].As32())
+	}
+	t0 := or(below[0], andNot(below[2], below[1]))
+	t1 := andNot(below[2], below[0])
+	t2 := GP64()
+	MOVQ(below[2], t2)
+	NOTQ(t2)
+	MOVB(t0.As8(), Mem{Base: out, Disp: offNewType0})
+	MOVB(t1.As8(), Mem{Base: out, Disp: offNewType0 + 1})
+	MOVB(t2.As8(), Mem{Base: out, Disp: offNewType0 + 2})
+	k := K()
+	KMOVB(below[0].As32(), k)
+	return k, below[0]
+}
+
+func arrivals512() {
+	TEXT("arrivalsAVX512", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables)")
+	Pragma("noescape")
+	Doc("arrivalsAVX512 is Arrivals.")
+	words := Load(Param("words"), GP64())
+	needs := Load(Param("needs"), GP64())
+	tables := Load(Param("t"), GP64())
+	r := request512{w: ZMM()}
+	VPBROADCASTQ(Load(Param("base"), GP64()), r.w)
+	VPADDQ(constant(goldens()...), r.w, r.w)
+	mix512(r.w)
+	z, stamp := ZMM(), ZMM()
+	VPANDQ_BCST(constant(uint64(1)<<48-1), r.w, z)
+	VPBROADCASTQ(Load(Param("stamp"), GP64()), stamp)
+	VPORQ(stamp, z, z)
+	VMOVDQU64(z, Mem{Base: words})
+	need, prefix := r.pages(tables), r.prefix()
+	VPSLLQ(U8(2), need, need)
+	VPSLLQ(U8(demandShift), prefix, prefix)
+	VPORQ(prefix, need, need)
+	y := YMM()
+	VPMOVQD(need, y)
+	VMOVDQU(y, Mem{Base: needs})
+	VZEROUPPER()
+	RET()
+}
+
+// decode512 is what Requests and Initials have in common; it returns what Initials goes on with.
+func decode512(r *request512, tables, pagesOf, out Register) (tokens, prefixTokens, output, cycle VecVirtual, context OpmaskVirtual) {
+	context, _ = r.types(tables, out)
+	pages, prefix := r.pages(tables), r.prefix()
+	prefixTokens = ZMM()
+	y, x, table := YMM(), XMM(), ZMM()
+	VPMOVZXWQ(Mem{Base: pagesOf}, table)
+	VPERMQ(table, prefix, prefixTokens)
+	VPSLLQ(U8(7), prefixTokens, prefixTokens)
+	VPMOVQB(prefix, x)
+	VMOVQ(x, Mem{Base: out, Disp: offNewPrefix})
+	need := ZMM()
+	VPSLLQ(U8(2), pages, need)
+	VPMOVQD(need, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offNewNeed})
+	tokens = r.field(18, 7)
+	VPSLLQ(U8(7), pages, pages)
+	VPADDQ(pages, tokens, tokens)
+	VPSUBQ(qwords(127), tokens, tokens) // private
+	output = r.output(tables)
+	rate := r.field(31, 2)
+	VPADDQ_BCST(constant(uint64(1)), rate, rate)
+	VPMOVQW(rate, x)
+	VMOVDQU(x, Mem{Base: out, Disp: offNewRate})
+	priority := r.field(33, 7)
+	VPMULUDQ_BCST(constant(uint64(101)), priority, priority)
+	VPSRLQ(U8(7), priority, priority)
+	VPMOVQB(priority, x)
+	VMOVQ(x, Mem{Base: out, Disp: offNewPriority})
+	cycle = ZMM()
+	VPSRLQ(U8(36), r.w, cycle)
+	VPANDQ_BCST(constant(uint64(0xF0)), cycle, cycle)
+	return tokens, prefixTokens, output, cycle, context
+}
+
+func requests512() {
+	TEXT("requestsAVX512", NOSPLIT, "func(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers)")
+	Pragma("noescape")
+	Doc("requestsAVX512 is Requests.")
+	words := Load(Param("words"), GP64())
+	tables := Load(Param("t"), GP64())
+	pagesOf := Load(Param("prefixPages"), GP64())
+	out := Load(Param("n"), GP64())
+	r := request512{w: ZMM()}
+	VMOVDQU64(Mem{Base: words}, r.w)
+	tokens, prefixTokens, output, cycle, context := decode512(&r, tables, pagesOf, out)
+	x, y := XMM(), YMM()
+	VPADDQ(prefixTokens, tokens, tokens)
+	VPMOVQD(tokens, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offNewTokens})
+	VPMOVQW(output, x)
+	VMOVDQU(x, Mem{Base: out, Disp: offNewRemaining})
+	run := r.field(40, 2)
+	VPADDQ_BCST_Z(constant(uint64(2)), run, context, run)
+	VPORQ(run, cycle, cycle)
+	VPMOVQB(cycle, x)
+	VMOVQ(x, Mem{Base: out, Disp: offNewCycle})
+	VPBROADCASTW(Load(Param("last"), GP32()), x)
+	VMOVDQU(x, Mem{Base: out, Disp: offNewLast})
+	VPBROADCASTB(Load(Param("hotness"), GP32()), x)
+	VMOVQ(x, Mem{Base: out, Disp: offNewHotness})
+	MOVB(I8(-1), Mem{Base: out, Disp: offNewPrefill})
+	MOVB(I8(0), Mem{Base: out, Disp: offNewPrefill + 1})
+	VZEROUPPER()
+	RET()
+}
+
+func initials512() {
+	TEXT("initialsAVX512", NOSPLIT, "func(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)")
+	Pragma("noescape")
+	Doc("initialsAVX512 is Initials.")
+	words := Load(Param("draws"), GP64())
+	tables := Load(Param("t"), GP64())
+	pagesOf := Load(Param("prefixPages"), GP64())
+	out := Load(Param("n"), GP64())
+	r := request512{w: ZMM()}
+	VMOVDQU64(Mem{Base: words}, r.w)
+	tokens, prefixTokens, output, cycle, context := decode512(&r, tables, pagesOf, out)
+	x, y := XMM(), YMM()
+	done := r.field(48, 6)
+	VPMULUDQ(output, done, done)
+	VPSRLQ(U8(6), done, done)
+	VPSUBQ(done, output, output)
+	VPMOVQW(output, x)
+	VMOVDQU(x, Mem{Base: out, Disp: offNewRemaining})
+	VPADDQ(done, tokens, tokens)
+	need := ZMM()
+	VPADDQ(qwords(127), tokens, need)
+	VPSRLQ(U8(7), need, need)
+	VPSLLQ(U8(2), need, need)
+	VPMOVQD(need, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offNewNeed})
+	VPADDQ(prefixTokens, tokens, tokens)
+	VPMOVQD(tokens, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offNewTokens})
+	hotness := r.field(54, 8)
+	VPMOVQB(hotness, x)
+	VMOVQ(x, Mem{Base: out, Disp: offNewHotness})
+	idle := K()
+	VPTESTMQ_BCST(constant(uint64(1)<<62), r.w, context, idle)
+	last, zero := r.field(54, 3), ZMM()
+	VPXORQ(zero, zero, zero)
+	VPSUBQ_Z(last, zero, idle, last)
+	VPMOVQW(last, x)
+	VMOVDQU(x, Mem{Base: out, Disp: offNewLast})
+	timer, pause := r.field(40, 2), r.field(42, 2)
+	VPADDQ_BCST_Z(constant(uint64(2)), timer, context, timer)
+	VPADDQ_BCST(constant(uint64(1)), pause, idle, timer)
+	VPORQ(timer, cycle, cycle)
+	VPMOVQB(cycle, x)
+	VMOVQ(x, Mem{Base: out, Disp: offNewCycle})
+	active := GP32()
+	KMOVB(idle, active)
+	NOTL(active)
+	MOVB(I8(0), Mem{Base: out, Disp: offNewPrefill})
+	MOVB(active.As8(), Mem{Base: out, Disp: offNewPrefill + 1})
+	VZEROUPPER()
+	RET()
+}
+
+func fill512() {
+	TEXT("fillAVX512", NOSPLIT, "func(dst *float32, lines int, x float32, stream bool)")
+	Pragma("noescape")
+	Doc("fillAVX512 is Fill of whole lines.")
+	dst := Load(Param("dst"), GP64())
+	lines := Load(Param("lines"), GP64())
+	z := ZMM()
+	VBROADCASTSS(Load(Param("x"), XMM()), z)
+	r := GP32()
+	MOVBLZX(mustAddr("stream"), r)
+	TESTL(r, r)
+	JNZ(LabelRef("stream"))
+	for _, name := range []string{"plain", "stream"} {
+		Label(name)
+		store512(z, Mem{Base: dst}, name == "stream")
+		ADDQ(U8(64), dst)
+		DECQ(lines)
+		JNZ(LabelRef(name))
+		VZEROUPPER()
+		RET()
+	}
+	TEXT("storeFence", NOSPLIT, "func()")
+	Doc("storeFence orders streamed stores before all later ones.")
+	SFENCE()
 	RET()
 }

@@ -80,6 +80,27 @@ var (
 	offRetained  = int(unsafe.Offsetof(advanced.Retained))
 )
 
+// Offsets of newcomers, and of the tables of requests.
+var (
+	newcomers kernels.Newcomers
+	tables    kernels.RequestTables
+
+	offNewTokens    = int(unsafe.Offsetof(newcomers.Tokens))
+	offNewNeed      = int(unsafe.Offsetof(newcomers.Need))
+	offNewRemaining = int(unsafe.Offsetof(newcomers.Remaining))
+	offNewLast      = int(unsafe.Offsetof(newcomers.LastAccess))
+	offNewRate      = int(unsafe.Offsetof(newcomers.Rate))
+	offNewPriority  = int(unsafe.Offsetof(newcomers.Priority))
+	offNewPrefix    = int(unsafe.Offsetof(newcomers.Prefix))
+	offNewHotness   = int(unsafe.Offsetof(newcomers.Hotness))
+	offNewCycle     = int(unsafe.Offsetof(newcomers.Cycle))
+	offNewType0     = int(unsafe.Offsetof(newcomers.Type0))   // then Type1 and Type2
+	offNewPrefill   = int(unsafe.Offsetof(newcomers.Prefill)) // then Active
+	offTabPages     = int(unsafe.Offsetof(tables.Pages))
+	offTabOutput    = int(unsafe.Offsetof(tables.Output))
+	offTabTypes     = int(unsafe.Offsetof(tables.Types))
+)
+
 const (
 	golden      = rng.Golden
 	demandShift = kernels.DemandShift
@@ -153,4 +174,13 @@ func returnBool(name string, x uint8) {
 	r := GP8()
 	MOVB(U8(x), r)
 	Store(r, Return(name))
+}
+
+// mustAddr is where a parameter stands in the frame.
+func mustAddr(param string) Mem {
+	c, err := Param(param).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return c.Addr
 }
