@@ -98,7 +98,19 @@ func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *New
 }
 
 func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
+	if active == AVX512 && take&(take+1) == 0 { // the first ones, as is usual
+		return placeAVX512(b, slots, n, take)
+	}
 	return placeGeneric(b, slots, n, take)
+}
+
+func touch(b *Block, plane uint64, warmth *[8]uint8, step int16) {
+	switch active {
+	case AVX512:
+		touchAVX512(b, plane, warmth, step)
+	default:
+		touchGeneric(b, plane, warmth, step)
+	}
 }
 
 func counts(u uint64, table *[8]uint16) int {

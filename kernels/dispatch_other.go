@@ -36,6 +36,10 @@ func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
 	return placeGeneric(b, slots, n, take)
 }
 
+func touch(b *Block, plane uint64, warmth *[8]uint8, step int16) {
+	touchGeneric(b, plane, warmth, step)
+}
+
 func counts(u uint64, table *[8]uint16) int { return countsGeneric(u, table) }
 
 func quotients(dst, num, den *[16]float32, _ bool) { quotientsGeneric(dst, num, den) }

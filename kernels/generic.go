@@ -279,6 +279,16 @@ func placeGeneric(b *Block, slots uint64, n *Newcomers, take uint8) (retained ui
 	return retained
 }
 
+func touchGeneric(b *Block, plane uint64, warmth *[8]uint8, step int16) {
+	for m := plane; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		if w := warmth[b.Prefix[s]&kv.MaxPrefixes]; w != 0 {
+			b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+uint32(w)))
+			b.LastAccess[s] = step
+		}
+	}
+}
+
 func countsGeneric(u uint64, table *[8]uint16) (n int) {
 	for range 4 {
 		for _, th := range table[:7] { // no branch: nothing could predict a draw

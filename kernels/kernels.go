@@ -136,6 +136,13 @@ func Place(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32) {
 	return place(b, slots, n, take)
 }
 
+// Touch warms lanes by what their prefix says, and notes the access.
+//
+//	for s in plane {
+//		if warmth[Prefix[s]] != 0 { Hotness[s] = min(255, Hotness[s] + warmth[Prefix[s]]); LastAccess[s] = step }
+//	}
+func Touch(b *Block, plane uint64, warmth *[8]uint8, step int16) { touch(b, plane, warmth, step) }
+
 // Counts adds up how many of a table's first seven thresholds each of four 16-bit lanes reaches.
 //
 //	for lane in u { for _, th := range table[:7] { if th <= lane { n++ } } }

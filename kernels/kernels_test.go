@@ -175,6 +175,9 @@ func TestNewcomersLevels(t *testing.T) {
 			ref := *b
 			free := ^b.Alive
 			take, slots := uint8(r.Uint32()), uint64(0)
+			if r.IntN(2) == 0 {
+				take = 1<<r.IntN(8) - 1
+			}
 			for m := take; m != 0; m &= m - 1 {
 				if free == 0 {
 					take &^= m & -m
@@ -186,6 +189,24 @@ func TestNewcomersLevels(t *testing.T) {
 			retained := kernels.Place(b, slots, &got, take)
 			generic(func() { require.Equal(t, kernels.Place(&ref, slots, &got, take), retained) })
 			require.Equal(t, ref, *b, "placed")
+		}
+	})
+}
+
+func TestTouchLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(13)
+		for range rounds {
+			pages := randomPages(r)
+			b := randomBlock(r, &pages)
+			ref, p, step := *b, plane(r), int16(r.IntN(4097))
+			var warmth [8]uint8
+			for i := range warmth {
+				warmth[i] = []uint8{0, 63, 126, 255}[r.IntN(4)]
+			}
+			kernels.Touch(b, p, &warmth, step)
+			generic(func() { kernels.Touch(&ref, p, &warmth, step) })
+			require.Equal(t, ref, *b)
 		}
 	})
 }

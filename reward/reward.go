@@ -103,8 +103,9 @@ func Compute(t *Totals) Terms {
 // Score is Compute(t).Score(t.Weights()) without the terms that have no weight.
 func (t *Totals) Score() int64 {
 	if t.Serving.GoodNorm == 0 {
-		terms := Compute(t)
-		return terms.Score(&SeedWeights)
+		w := &SeedWeights // one sum without an array, which Go would build in memory
+		return floorDiv(w[0]*Failure(t.Failures)+w[1]*Throughput(t.Tokens, t.TokenNorm)+w[2]*Headroom(t.HeadroomTenths, t.Steps)+
+			w[3]*Efficiency(t.UsedQP, t.BudgetQP)+w[4]*Quality(t.RetainedTwenty, t.UsedQP)+w[5]*Latency(t.LatencyMilli)+w[6]*Risk(t.RiskHundredths), scoreDivisor)
 	}
 	var terms Terms
 	terms.addServing(t)
@@ -203,10 +204,8 @@ func below(used, budget, percent uint32) bool {
 	return uint64(used)*100 < uint64(budget)*uint64(percent)
 }
 
+// floorDiv has no branch: the sign of a score is anybody's guess.
 func floorDiv(a, b int64) int64 {
 	q := a / b
-	if a%b < 0 {
-		q--
-	}
-	return q
+	return q + (a-q*b)>>63 // the remainder's sign
 }

@@ -145,33 +145,24 @@ func (v *env) prefixState(p int) (multiplier, retention uint32) {
 		any |= r
 		fp16 |= r &^ (b.Int8 | b.Int4)
 		int8 |= r & b.Int8
-		sys |= r & b.system()
-		ctx |= r & b.context()
-		gen |= r & b.generation()
-		rea |= r & b.reasoning()
+		t0, t1 := r&b.Type0, r&b.Type1
+		sys |= r &^ (t0 | t1 | b.Type2)
+		ctx |= t0 &^ t1
+		gen |= t1 &^ t0
+		rea |= t0 & t1
 	}
-	switch {
-	case any == 0:
-		return 0, 0
-	case fp16 != 0:
-		multiplier = 4
-	case int8 != 0:
-		multiplier = 2
-	default:
-		multiplier = 1
-	}
-	switch {
-	case sys != 0:
-		retention = 20
-	case ctx != 0:
-		retention = 15
-	case gen != 0:
-		retention = 10
-	case rea != 0:
-		retention = 2
-	}
-	return multiplier, retention
+	return multiplierOf[isSet(fp16)<<2|isSet(int8)<<1|isSet(any)], weightOf[isSet(sys)<<3|isSet(ctx)<<2|isSet(gen)<<1|isSet(rea)]
 }
+
+// isSet is 1 unless x is 0, without a branch.
+func isSet(x uint64) uint64 { return (x | -x) >> 63 }
+
+// The multiplier of a prefix by what levels its resident members have (fp16, int8, any), and its retention weight by what types they
+// have (system, context, generation, reasoning).
+var (
+	multiplierOf = [8]uint32{0, 1, 2, 2, 4, 4, 4, 4}
+	weightOf     = [16]uint32{0, 2, 10, 10, 15, 15, 15, 15, 20, 20, 20, 20, 20, 20, 20, 20}
+)
 
 // refreshShared brings the memory of the dirty prefixes up to date; rule 1.7.
 func (v *env) refreshShared() {

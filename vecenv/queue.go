@@ -160,22 +160,19 @@ func (v *env) freeSlot() (w int, s uint, ok bool) {
 
 // touchSystems is the access that admissions make to the system entries of their prefixes; rule 7.4.
 func (v *env) touchSystems(joins *[8]uint8) {
-	for p := 1; p < len(joins); p++ {
-		n := uint32(joins[p])
-		if n == 0 {
-			continue
-		}
-		for w := range v.blocks {
-			b := &v.blocks[w]
-			for m := b.Members[p-1] & b.system(); m != 0; m &= m - 1 {
-				s := uint(bits.TrailingZeros64(m)) & 63
-				if b.Swapped>>s&1 != 0 {
-					for range n {
-						v.readSwapped(b, s)
-					}
-				}
-				b.LastAccess[s] = int16(v.Step)
-				b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63*n))
+	var warmth [8]uint8
+	for p, n := range joins {
+		warmth[p] = uint8(min(255, 63*uint32(n)))
+	}
+	warmth[0] = 0
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		system := b.system()
+		kernels.Touch(&b.Block, system, &warmth, int16(v.Step))
+		for m := system & b.Swapped; m != 0; m &= m - 1 {
+			s := uint(bits.TrailingZeros64(m)) & 63
+			for range joins[b.Prefix[s]&kv.MaxPrefixes] {
+				v.readSwapped(b, s)
 			}
 		}
 	}

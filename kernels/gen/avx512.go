@@ -20,6 +20,8 @@ func avx512() {
 	arrivals512()
 	requests512()
 	initials512()
+	place512()
+	touch512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
@@ -1057,5 +1059,136 @@ func fill512() {
 	TEXT("storeFence", NOSPLIT, "func()")
 	Doc("storeFence orders streamed stores before all later ones.")
 	SFENCE()
+	RET()
+}
+
+func place512() {
+	TEXT("placeAVX512", NOSPLIT, "func(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)")
+	Pragma("noescape")
+	Doc("placeAVX512 is Place for the first newcomers: take is 2^k - 1.")
+	b := Load(Param("b"), GP64())
+	slots := argument("slots")
+	n := Load(Param("n"), GP64())
+	take := argument("take")
+
+	// Bytes: all 64 lanes at once.
+	k := K()
+	KMOVQ(slots, k)
+	for _, c := range [][2]int{{offNewPriority, offPriority}, {offNewPrefix, offPrefix}, {offNewHotness, offHotness}, {offNewCycle, offCycle}} {
+		x, z := XMM(), ZMM()
+		VMOVQ(Mem{Base: n, Disp: c[0]}, x)
+		VMOVDQU8(Mem{Base: b, Disp: c[1]}, z)
+		VPEXPANDB(x.AsZ(), k, z)
+		VMOVDQU8(z, Mem{Base: b, Disp: c[1]})
+	}
+	// Words: two halves; the second one's newcomers follow those of the first.
+	words := [][2]int{{offNewRemaining, offRemaining}, {offNewLast, offLastAccess}, {offNewRate, offRate}}
+	before := GP64()
+	for h := range 2 {
+		kh := half(slots, h)
+		if h == 1 {
+			XORQ(before, before)
+			POPCNTL(slots.As32(), before.As32())
+		}
+		for _, c := range words {
+			x, z := XMM(), ZMM()
+			if h == 0 {
+				VMOVDQU(Mem{Base: n, Disp: c[0]}, x)
+			} else {
+				VMOVDQU(Mem{Base: n, Disp: c[0], Index: before, Scale: 2}, x)
+			}
+			VMOVDQU16(Mem{Base: b, Disp: c[1] + 64*h}, z)
+			VPEXPANDW(x.AsZ(), kh, z)
+			VMOVDQU16(z, Mem{Base: b, Disp: c[1] + 64*h})
+		}
+	}
+	// Dwords: four groups.
+	rest := GP64()
+	MOVQ(slots, rest)
+	XORQ(before, before)
+	count, low := GP64(), GP64()
+	for g := range 4 {
+		y, z, kg := YMM(), ZMM(), K()
+		KMOVW(rest.As32(), kg)
+		VMOVDQU(Mem{Base: n, Disp: offNewTokens, Index: before, Scale: 4}, y)
+		VMOVDQU32(Mem{Base: b, Disp: offTokens + 64*g}, z)
+		VPEXPANDD(y.AsZ(), kg, z)
+		VMOVDQU32(z, Mem{Base: b, Disp: offTokens + 64*g})
+		if g < 3 {
+			MOVWLZX(rest.As16(), low.As32())
+			POPCNTL(low.As32(), count.As32())
+			ADDQ(count, before)
+			SHRQ(U8(16), rest)
+		}
+	}
+	// Planes.
+	ORQ(slots, Mem{Base: b, Disp: offAlive})
+	deposit := func(bits GPVirtual, plane int) {
+		ANDL(take.As32(), bits.As32())
+		PDEPQ(slots, bits, bits)
+		ORQ(bits, Mem{Base: b, Disp: plane})
+	}
+	for _, c := range [][2]int{{offNewType0, offType0}, {offNewType0 + 1, offType1}, {offNewType0 + 2, offType2}, {offNewPrefill, offPrefill}, {offNewPrefill + 1, offActive}} {
+		r := GP64()
+		MOVBQZX(Mem{Base: n, Disp: c[0]}, r)
+		deposit(r, c[1])
+	}
+	prefixes, same := XMM(), XMM()
+	VMOVQ(Mem{Base: n, Disp: offNewPrefix}, prefixes)
+	for p := 1; p <= 7; p++ {
+		k, r := K(), GP64()
+		VPBROADCASTB(constant(uint8(p)), same)
+		VPCMPEQB(same, prefixes, k)
+		KMOVD(k, r.As32())
+		deposit(r, offMembers+8*(p-1))
+	}
+	// What they are worth.
+	t0, t1, t2 := GP64(), GP64(), GP64()
+	MOVBQZX(Mem{Base: n, Disp: offNewType0}, t0)
+	MOVBQZX(Mem{Base: n, Disp: offNewType0 + 1}, t1)
+	MOVBQZX(Mem{Base: n, Disp: offNewType0 + 2}, t2)
+	w, need := ZMM(), ZMM()
+	mask := func(plane GPVirtual) OpmaskVirtual {
+		k := K()
+		KMOVW(plane.As32(), k)
+		return k
+	}
+	VPBROADCASTD_Z(constant(uint32(20)), mask(andNot(take, or(or(t0, t1), t2))), w)
+	VPBROADCASTD(constant(uint32(15)), mask(and(take, andNot(t0, t1))), w)
+	VPBROADCASTD(constant(uint32(10)), mask(and(take, andNot(t1, t0))), w)
+	VPBROADCASTD(constant(uint32(2)), mask(and(take, and(t0, t1))), w)
+	VPMOVZXDQ(Mem{Base: n, Disp: offNewNeed}, need) // qwords, so that 8 lanes fill the register
+	VPMOVZXDQ(w.AsY(), w)
+	VPMULUDQ(w, need, need)
+	Store(sum512(need), Return("retained"))
+	VZEROUPPER()
+	RET()
+}
+
+func touch512() {
+	TEXT("touchAVX512", NOSPLIT, "func(b *Block, plane uint64, warmth *[8]uint8, step int16)")
+	Pragma("noescape")
+	Doc("touchAVX512 is Touch.")
+	b := Load(Param("b"), GP64())
+	plane := argument("plane")
+	warmth, prefix, hot, step := ZMM(), ZMM(), ZMM(), ZMM()
+	VPBROADCASTQ(Mem{Base: Load(Param("warmth"), GP64())}, warmth)
+	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, prefix)
+	VPERMB(warmth, prefix, warmth)
+	k, r := K(), GP64()
+	KMOVQ(plane, k)
+	VPTESTMB(warmth, warmth, k, k)
+	KMOVQ(k, r)
+	VMOVDQU8(Mem{Base: b, Disp: offHotness}, hot)
+	VPADDUSB(warmth, hot, k, hot)
+	VMOVDQU8(hot, Mem{Base: b, Disp: offHotness})
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	for h := range 2 {
+		z := ZMM()
+		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, z)
+		VMOVDQU16(step, half(r, h), z)
+		VMOVDQU16(z, Mem{Base: b, Disp: offLastAccess + 64*h})
+	}
+	VZEROUPPER()
 	RET()
 }

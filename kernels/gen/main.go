@@ -55,6 +55,7 @@ var (
 	offInt4       = int(unsafe.Offsetof(block.Int4))
 	offPrefill    = int(unsafe.Offsetof(block.Prefill))
 	offActive     = int(unsafe.Offsetof(block.Active))
+	offMembers    = int(unsafe.Offsetof(block.Members))
 )
 
 // Offsets of a view.
@@ -183,4 +184,11 @@ func mustAddr(param string) Mem {
 		panic(err)
 	}
 	return c.Addr
+}
+
+// argument loads a parameter.
+func argument(name string) GPVirtual {
+	r := GP64()
+	Load(Param(name), r)
+	return r
 }
