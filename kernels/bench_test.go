@@ -48,16 +48,34 @@ func BenchmarkOpPlanes(b *testing.B) {
 }
 
 func BenchmarkAdvance(b *testing.B) {
-	block, _, _ := typical()
+	block, _, pages := typical()
 	var a kernels.Advanced
 	start := *block
-	benchEach(b, func() { *block = start; kernels.Advance(block, 7, 100, 1<<28, &a) })
+	benchEach(b, func() { *block = start; kernels.Advance(block, pages, 7, 100, 1<<28, &a) })
+}
+
+func BenchmarkPrefixes(b *testing.B) {
+	block, _, pages := typical()
+	var s kernels.Shared
+	benchEach(b, func() { kernels.Prefixes(block, 1, pages, &s) })
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	queue, needs := make([]uint64, 40), make([]uint32, 40)
+	var a kernels.Admission
+	benchEach(b, func() {
+		for i := range 5 {
+			needs[i] = uint32(10 + 20*i)
+		}
+		a.Used, a.Budget, a.Free, a.Taken = 0, 70, 30, 0
+		kernels.Admit(queue, needs, 0, 5, 1, 0, &a)
+	})
 }
 
 func BenchmarkTouch(b *testing.B) {
 	block, _, _ := typical()
-	warmth := [8]uint8{0, 63, 0, 126}
-	benchEach(b, func() { kernels.Touch(block, 15, &warmth, 9) })
+	joins := [8]uint8{0, 1, 0, 2}
+	benchEach(b, func() { kernels.Touch(block, 15, &joins, 9) })
 }
 
 func BenchmarkNewcomers(b *testing.B) {
@@ -69,14 +87,16 @@ func BenchmarkNewcomers(b *testing.B) {
 	b.Run("kernel=arrivals", func(b *testing.B) { benchEach(b, func() { kernels.Arrivals(&words, &needs, 77, 1<<48, t) }) })
 	b.Run("kernel=requests", func(b *testing.B) { benchEach(b, func() { kernels.Requests(&words, t, pages, 7, 63, &n) }) })
 	b.Run("kernel=initials", func(b *testing.B) { benchEach(b, func() { kernels.Initials(&words, t, pages, &n) }) })
+	table := [8]uint16{33368, 55892, 63493, 65204, 65492, 65531, 65535}
+	b.Run("kernel=arrive", func(b *testing.B) {
+		benchEach(b, func() { kernels.Arrive(&words, &needs, 77, 1<<48, t, 78, 4, &table, 20) })
+	})
 	start := *block
+	b.Run("kernel=enter", func(b *testing.B) {
+		benchEach(b, func() { *block = start; kernels.Enter(block, 7<<40, &words, 3, t, pages, 7) })
+	})
 	b.Run("kernel=place", func(b *testing.B) { benchEach(b, func() { *block = start; kernels.Place(block, 7<<40, &n, 7) }) })
 	b.Run("kernel=copy", func(b *testing.B) { benchEach(b, func() { *block = start }) })
-}
-
-func BenchmarkFits(b *testing.B) {
-	demand, extra := [32]uint32{20, 30, 40, 50, 60}, [8]uint32{}
-	benchEach(b, func() { kernels.Fits(&demand, 5, &extra, 100) })
 }
 
 func BenchmarkCounts(b *testing.B) {

@@ -33,3 +33,20 @@ type Block struct {
 
 	Members [kv.MaxPrefixes]uint64 `unit:"planes, one a shared prefix"`
 }
+
+// Clear removes the lanes of a mask from every plane.
+func (b *Block) Clear(mask uint64) {
+	keep := ^mask
+	b.Alive &= keep
+	b.Swapped &= keep
+	b.Type0 &= keep
+	b.Type1 &= keep
+	b.Type2 &= keep
+	b.Int8 &= keep
+	b.Int4 &= keep
+	b.Prefill &= keep
+	b.Active &= keep
+	for p := range b.Members {
+		b.Members[p] &= keep
+	}
+}

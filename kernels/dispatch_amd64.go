@@ -43,22 +43,46 @@ func heat(h *[Lanes]uint8, warm uint64) {
 	}
 }
 
-func advance(b *Block, step int16, used, limit uint32, a *Advanced) {
+func advance(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Advanced) {
 	switch active {
 	case AVX512:
-		if advanceAVX512(b, step, used, limit, a) {
+		if advanceAVX512(b, pages, step, used, limit, a) {
 			return
 		}
 	}
-	advanceGeneric(b, step, used, limit, a)
+	advanceGeneric(b, pages, step, used, limit, a)
 }
 
-func fits(demand *[32]uint32, n int, extra *[8]uint32, room uint32) uint64 {
+func prefixes(b *Block, n int, pages *[8]uint16, s *Shared) {
+	if n == 1 && active == AVX512 {
+		prefixesAVX512(b, pages, s)
+		return
+	}
+	prefixesGeneric(b, n, pages, s)
+}
+
+func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
 	switch active {
 	case AVX512:
-		return fitsAVX512(demand, n, extra, room)
+		return admitAVX512(&queue[0], &needs[0], first, n, old, kept, a)
 	}
-	return fitsGeneric(demand, n, extra, room)
+	return admitGeneric(queue, needs, first, n, old, kept, a)
+}
+
+func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) uint32 {
+	switch active {
+	case AVX512:
+		return enterAVX512(b, slots, words, count, t, prefixPages, step)
+	}
+	return enterGeneric(b, slots, words, count, t, prefixPages, step)
+}
+
+func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (int, uint32) {
+	switch active {
+	case AVX512:
+		return arriveAVX512(words, needs, base, stamp, t, count, lanes, table, room)
+	}
+	return arriveGeneric(words, needs, base, stamp, t, count, lanes, table, room)
 }
 
 func draws(dst *[8]uint64, base uint64) {
@@ -104,12 +128,12 @@ func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
 	return placeGeneric(b, slots, n, take)
 }
 
-func touch(b *Block, plane uint64, warmth *[8]uint8, step int16) {
+func touch(b *Block, plane uint64, joins *[8]uint8, step int16) {
 	switch active {
 	case AVX512:
-		touchAVX512(b, plane, warmth, step)
+		touchAVX512(b, plane, joins, step)
 	default:
-		touchGeneric(b, plane, warmth, step)
+		touchGeneric(b, plane, joins, step)
 	}
 }
 

@@ -10,12 +10,22 @@ func opPlanes(ops *[Lanes]uint8) (lo, hi, over uint64) { return opPlanesGeneric(
 
 func heat(h *[Lanes]uint8, warm uint64) { heatGeneric(h, warm) }
 
-func advance(b *Block, step int16, used, limit uint32, a *Advanced) {
-	advanceGeneric(b, step, used, limit, a)
+func advance(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Advanced) {
+	advanceGeneric(b, pages, step, used, limit, a)
 }
 
-func fits(demand *[32]uint32, n int, extra *[8]uint32, room uint32) uint64 {
-	return fitsGeneric(demand, n, extra, room)
+func prefixes(b *Block, n int, pages *[8]uint16, s *Shared) { prefixesGeneric(b, n, pages, s) }
+
+func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
+	return admitGeneric(queue, needs, first, n, old, kept, a)
+}
+
+func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) uint32 {
+	return enterGeneric(b, slots, words, count, t, prefixPages, step)
+}
+
+func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (int, uint32) {
+	return arriveGeneric(words, needs, base, stamp, t, count, lanes, table, room)
 }
 
 func draws(dst *[8]uint64, base uint64) { drawsGeneric(dst, base) }
@@ -36,8 +46,8 @@ func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
 	return placeGeneric(b, slots, n, take)
 }
 
-func touch(b *Block, plane uint64, warmth *[8]uint8, step int16) {
-	touchGeneric(b, plane, warmth, step)
+func touch(b *Block, plane uint64, joins *[8]uint8, step int16) {
+	touchGeneric(b, plane, joins, step)
 }
 
 func counts(u uint64, table *[8]uint16) int { return countsGeneric(u, table) }

@@ -47,7 +47,7 @@ func heatGeneric(h *[Lanes]uint8, warm uint64) {
 	}
 }
 
-func advanceGeneric(b *Block, step int16, used, limit uint32, a *Advanced) {
+func advanceGeneric(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Advanced) {
 	started, active := b.Prefill, b.Active
 	g := generate(b, active&^b.Swapped, active&b.Swapped, step, used, limit)
 	generated := active &^ g.stalled
@@ -60,7 +60,20 @@ func advanceGeneric(b *Block, step int16, used, limit uint32, a *Advanced) {
 	ended, woke, paused := timers(b, idle, generated&context&^done, linger)
 	b.Active = active&^(linger|paused) | woke | started
 	b.Prefill = 0
-	a.Done, a.Tokens, a.QP, a.Retained = done|ended, g.tokens, g.qp, g.retained
+	done |= ended
+	*a = Advanced{Done: done, Tokens: g.tokens, QP: g.qp, Retained: g.retained}
+	for m := done &^ b.Swapped; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		qp := b.own(s, pages)
+		a.Freed += qp
+		a.FreedRetained += qp * retention[b.code(s)]
+	}
+	b.Clear(done)
+}
+
+// own is what slot s holds alone, quarter pages; rules 1.5 and 1.6.
+func (b *Block) own(s int, pages *[8]uint16) uint32 {
+	return (kv.Pages(b.Tokens[s]) - uint32(pages[b.Prefix[s]&kv.MaxPrefixes])) << (b.level(s) & 31)
 }
 
 // generated is what generate tells.
@@ -155,13 +168,97 @@ func timers(b *Block, idle, runs, linger uint64) (ended, woke, paused uint64) {
 	return ended, woke, paused
 }
 
-func fitsGeneric(demand *[32]uint32, n int, extra *[8]uint32, room uint32) (fit uint64) {
-	for i, d := range demand[:min(n, 32)] {
-		if d&DemandMask+extra[d>>DemandShift&7] <= room {
-			fit |= 1 << i
+func prefixesGeneric(b *Block, n int, pages *[8]uint16, s *Shared) {
+	blocks := unsafe.Slice(b, n)
+	*s = Shared{}
+	for p := 1; p <= kv.MaxPrefixes; p++ {
+		if pages[p] != 0 {
+			s.prefix(blocks, p, uint32(pages[p]))
 		}
 	}
-	return fit
+}
+
+// prefix finds the state of prefix p.
+func (s *Shared) prefix(blocks []Block, p int, pages uint32) {
+	var sys, ctx, gen, rea uint64
+	var count [3]int // resident members by level
+	for w := range blocks {
+		b := &blocks[w]
+		r := b.Members[p-1] &^ b.Swapped
+		t0, t1 := r&b.Type0, r&b.Type1
+		sys |= r &^ (t0 | t1 | b.Type2)
+		ctx |= t0 &^ t1
+		gen |= t1 &^ t0
+		rea |= t0 & t1
+		count[0] += bits.OnesCount64(r &^ (b.Int8 | b.Int4))
+		count[1] += bits.OnesCount64(r & b.Int8)
+		count[2] += bits.OnesCount64(r & b.Int4)
+	}
+	multiplier := multiplierOf[isSet(count[0])<<2|isSet(count[1])<<1|isSet(count[2])]
+	weight := weightOf[isSet(sys)<<3|isSet(ctx)<<2|isSet(gen)<<1|isSet(rea)]
+	s.Extra[p] = pages * (kv.FP16QuarterPages - multiplier)
+	s.Mul[p], s.Weight[p] = uint8(multiplier), uint8(weight)
+	s.QP += pages * multiplier
+	s.Retained += weight * pages * multiplier
+	if top := topOf[multiplier&7]; multiplier != 0 && count[top] == 1 {
+		count[top] = 0
+		s.Gain[p] = pages * (multiplier - multiplierOf[isSet(count[0])<<2|isSet(count[1])<<1|isSet(count[2])])
+		for w := range blocks {
+			b := &blocks[w]
+			s.Last[w&3] |= b.Members[p-1] &^ b.Swapped & [3]uint64{^(b.Int8 | b.Int4), b.Int8, b.Int4}[top]
+		}
+	}
+}
+
+// isSet is 1 unless x is 0, without a branch.
+func isSet[T int | uint64](x T) uint64 { y := uint64(x); return (y | -y) >> 63 }
+
+// The multiplier of a prefix by what levels its resident members have (fp16, int8, int4), that level as an index, and the prefix's
+// retention weight by what types they have (system, context, generation, reasoning).
+var (
+	multiplierOf = [8]uint32{0, 1, 2, 2, 4, 4, 4, 4}
+	topOf        = [8]int{1: 2, 2: 1, 4: 0}
+	weightOf     = [16]uint32{0, 2, 10, 10, 15, 15, 15, 15, 20, 20, 20, 20, 20, 20, 20, 20}
+)
+
+func admitGeneric(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
+	for i := first; i < first+n; i++ {
+		need, word := needs[i], queue[i]
+		p, qp := need>>DemandShift&7, need&DemandMask
+		switch {
+		case a.Used < a.Budget && a.Used+qp+a.Extra[p] <= a.Budget && a.Free > 0:
+			a.Used += qp + a.Extra[p]
+			a.Extra[p] = 0
+			a.Joins[p]++
+			a.Free--
+			a.Private += qp
+			a.Gone += qp
+			a.Words[a.Taken&31] = word
+			a.Taken++
+		case i < first+old:
+			a.Failed++
+			a.Gone += qp
+		default:
+			queue[kept], needs[kept] = word, need
+			kept++
+		}
+	}
+	return kept
+}
+
+func enterGeneric(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) uint32 {
+	var n Newcomers
+	requests(words, t, prefixPages, step, 63, &n)
+	return place(b, slots, &n, uint8(1<<count-1))
+}
+
+func arriveGeneric(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32) {
+	n = counts(rng.Mix(count)&(^uint64(0)>>(64-16*lanes)), table)
+	arrivals(words, needs, base, stamp, t)
+	for _, need := range needs[:min(n, room, len(needs))] {
+		qp += need & DemandMask
+	}
+	return n, qp
 }
 
 func drawsGeneric(dst *[8]uint64, base uint64) {
@@ -279,11 +376,11 @@ func placeGeneric(b *Block, slots uint64, n *Newcomers, take uint8) (retained ui
 	return retained
 }
 
-func touchGeneric(b *Block, plane uint64, warmth *[8]uint8, step int16) {
+func touchGeneric(b *Block, plane uint64, joins *[8]uint8, step int16) {
 	for m := plane; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
-		if w := warmth[b.Prefix[s]&kv.MaxPrefixes]; w != 0 {
-			b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+uint32(w)))
+		if n := joins[b.Prefix[s]&kv.MaxPrefixes]; n != 0 {
+			b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63*uint32(n)))
 			b.LastAccess[s] = step
 		}
 	}

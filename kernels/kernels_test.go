@@ -64,8 +64,8 @@ func TestAdvanceLevels(t *testing.T) {
 			}
 			step := int16(20 + r.IntN(4000))
 			var got, ref kernels.Advanced
-			kernels.Advance(b, step, used, limit, &got)
-			generic(func() { kernels.Advance(&want, step, used, limit, &ref) })
+			kernels.Advance(b, &pages, step, used, limit, &got)
+			generic(func() { kernels.Advance(&want, &pages, step, used, limit, &ref) })
 			require.Equal(t, ref, got, "round %d", k)
 			require.Equal(t, want, *b, "round %d", k)
 			if used+ref.QP == limit {
@@ -76,21 +76,55 @@ func TestAdvanceLevels(t *testing.T) {
 	})
 }
 
-func TestFitsLevels(t *testing.T) {
+func TestPrefixesLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
-		r := random(4)
-		for range rounds {
-			var demand [32]uint32
-			var extra [8]uint32
-			for i := range demand {
-				demand[i] = numbers(r, 1<<20) | uint32(r.IntN(8))<<kernels.DemandShift
+		r := random(14)
+		for k := range rounds {
+			pages := randomPages(r)
+			n := 1 + r.IntN(4)
+			blocks := make([]kernels.Block, n)
+			for i := range blocks {
+				blocks[i] = *randomBlock(r, &pages)
+				if r.IntN(2) == 0 { // few members, so that some hold their prefix alone
+					cut(&blocks[i], 8)
+				}
+				members(&blocks[i])
 			}
-			for i := 1; i < len(extra); i++ {
-				extra[i] = numbers(r, 1<<18)
+			var got, want kernels.Shared
+			kernels.Prefixes(&blocks[0], n, &pages, &got)
+			generic(func() { kernels.Prefixes(&blocks[0], n, &pages, &want) })
+			require.Equal(t, want, got, "round %d, %d blocks", k, n)
+		}
+	})
+}
+
+func TestAdmitLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(15)
+		for k := range rounds {
+			const room = 3*32 + 8
+			queue, needs := make([]uint64, room), make([]uint32, room)
+			for i := range queue {
+				queue[i] = r.Uint64()
+				needs[i] = numbers(r, 1<<20) | uint32(r.IntN(8))<<kernels.DemandShift
 			}
-			n, room := r.IntN(33), numbers(r, 1<<20)
-			got := kernels.Fits(&demand, n, &extra, room)
-			generic(func() { require.Equal(t, kernels.Fits(&demand, n, &extra, room), got) })
+			a := kernels.Admission{Used: numbers(r, 1<<22), Budget: numbers(r, 1<<22), Free: r.Uint32N(40)}
+			if r.IntN(2) == 0 {
+				a.Used, a.Budget = 0, 1<<r.IntN(24)
+			}
+			for i := 1; i < len(a.Extra); i++ {
+				a.Extra[i] = numbers(r, 1<<18)
+			}
+			first, n := 32*r.IntN(2), r.IntN(33)
+			old, kept := r.IntN(n+1), r.IntN(first+1)
+			want, wantQueue, wantNeeds := a, append([]uint64(nil), queue...), append([]uint32(nil), needs...)
+			end := kernels.Admit(queue, needs, first, n, old, kept, &a)
+			generic(func() { require.Equal(t, kernels.Admit(wantQueue, wantNeeds, first, n, old, kept, &want), end) })
+			require.Equal(t, wantQueue[:end], queue[:end], "round %d", k)
+			require.Equal(t, wantNeeds[:end], needs[:end], "round %d", k)
+			clear(a.Words[a.Taken:])
+			clear(want.Words[want.Taken:])
+			require.Equal(t, want, a, "round %d", k)
 		}
 	})
 }
@@ -193,6 +227,54 @@ func TestNewcomersLevels(t *testing.T) {
 	})
 }
 
+func TestArriveLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(16)
+		for range rounds {
+			tables, base, count, stamp := randomTables(r), r.Uint64(), r.Uint64(), r.Uint64N(4097)<<48
+			table := [8]uint16{30000, 50000, 60000, 64000, 65000, 65500, 65535}
+			if r.IntN(2) == 0 {
+				table = [8]uint16{100, 200, 300, 400, 500, 600, 60000}
+			}
+			lanes, room := 1+r.IntN(4), r.IntN(33)
+			var words, wantWords [8]uint64
+			var needs, wantNeeds [8]uint32
+			n, qp := kernels.Arrive(&words, &needs, base, stamp, tables, count, lanes, &table, room)
+			generic(func() {
+				a, b := kernels.Arrive(&wantWords, &wantNeeds, base, stamp, tables, count, lanes, &table, room)
+				require.Equal(t, [2]int{a, int(b)}, [2]int{n, int(qp)})
+			})
+			require.Equal(t, wantWords, words)
+			require.Equal(t, wantNeeds, needs)
+		}
+	})
+}
+
+func TestEnterLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(17)
+		for k := range rounds {
+			tables, pages := randomTables(r), randomPages(r)
+			b := randomBlock(r, &pages)
+			members(b)
+			ref := *b
+			var words [8]uint64
+			for i := range words {
+				words[i] = r.Uint64()
+			}
+			slots, count := uint64(0), 0
+			for free := ^b.Alive; free != 0 && count < 8 && r.IntN(4) != 0; free &= free - 1 {
+				slots |= free & -free
+				count++
+			}
+			step := int16(r.IntN(4097))
+			retained := kernels.Enter(b, slots, &words, count, tables, &pages, step)
+			generic(func() { require.Equal(t, kernels.Enter(&ref, slots, &words, count, tables, &pages, step), retained) })
+			require.Equal(t, ref, *b, "round %d", k)
+		}
+	})
+}
+
 func TestTouchLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(13)
@@ -200,12 +282,12 @@ func TestTouchLevels(t *testing.T) {
 			pages := randomPages(r)
 			b := randomBlock(r, &pages)
 			ref, p, step := *b, plane(r), int16(r.IntN(4097))
-			var warmth [8]uint8
-			for i := range warmth {
-				warmth[i] = []uint8{0, 63, 126, 255}[r.IntN(4)]
+			var joins [8]uint8
+			for i := range joins {
+				joins[i] = []uint8{0, 1, 2, 3, 4, 5, 32, 0}[r.IntN(8)]
 			}
-			kernels.Touch(b, p, &warmth, step)
-			generic(func() { kernels.Touch(&ref, p, &warmth, step) })
+			kernels.Touch(b, p, &joins, step)
+			generic(func() { kernels.Touch(&ref, p, &joins, step) })
 			require.Equal(t, ref, *b)
 		}
 	})

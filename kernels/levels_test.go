@@ -103,6 +103,7 @@ func randomBlock(r *rand.Rand, pages *[8]uint16) *kernels.Block {
 			b.Type2 |= t >> 2 & 1 << s
 		}
 	}
+	members(b)
 	return b
 }
 
@@ -127,5 +128,15 @@ func cut(b *kernels.Block, lanes int) {
 	keep := ^uint64(0) >> (64 - lanes)
 	for _, p := range []*uint64{&b.Alive, &b.Swapped, &b.Type0, &b.Type1, &b.Type2, &b.Int8, &b.Int4, &b.Prefill, &b.Active} {
 		*p &= keep
+	}
+}
+
+// members makes the prefixes' planes agree with the column.
+func members(b *kernels.Block) {
+	b.Members = [kv.MaxPrefixes]uint64{}
+	for s, p := range b.Prefix {
+		if p != 0 {
+			b.Members[p-1] |= b.Alive & (1 << s)
+		}
 	}
 }

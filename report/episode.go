@@ -162,7 +162,7 @@ func DrawScenario(b *vecenv.Batch, i int, withObs bool) Scenario {
 	words := make([]scenario.Word, 0)
 	for t := 0; t <= cfg.Steps; t++ {
 		at := e
-		n := src.Arrive(&at, t, nil, nil)
+		n, _ := src.Arrive(&at, t, nil, nil)
 		if n > len(words) {
 			words = make([]scenario.Word, n)
 		}

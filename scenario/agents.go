@@ -105,7 +105,7 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 	sum.requests += uint32(e.NumInitial) - numTenants
 	var words [256]Word
 	for t := 0; t <= s.steps; t++ {
-		n := s.Synthetic.Arrive(e, t, words[:], nil)
+		n, _ := s.Synthetic.Arrive(e, t, words[:], nil)
 		sum.requests += uint32(n)
 		if t == s.steps {
 			break // what arrives now is admitted later
@@ -172,13 +172,17 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 }
 
 // Arrive implements Source.
-func (s *Agents) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
-	n := s.Synthetic.Arrive(e, step, out, nil)
+func (s *Agents) Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32) {
+	n, _ = s.Synthetic.Arrive(e, step, out, nil)
 	for i := range needs[:min(n, len(needs))] {
 		needs[i] = Need(s.Demand(e, out[i]))
+		qp += needs[i] & kernels.DemandMask
 	}
-	return n
+	return n, qp
 }
+
+// Tables implements Source: a turn's ref is no field of a table.
+func (s *Agents) Tables() *kernels.RequestTables { return nil }
 
 // Initials implements Source.
 func (s *Agents) Initials(e *Episode, first int, n *kernels.Newcomers) int {

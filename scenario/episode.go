@@ -109,7 +109,7 @@ type InitialSequence struct {
 }
 
 // Word carries one waiting request: the low 48 bits belong to the Source, the high 16 are the step it arrived in.
-type Word uint64
+type Word = uint64
 
 // PayloadBits is how many low bits of a Word belong to the Source.
 const PayloadBits = 48
@@ -123,14 +123,18 @@ type Source interface {
 	// Arrive returns how many requests arrive at the end of the step (0 is the reset) and writes the first len(out) of
 	// them; what out and needs have beyond their length may be overwritten. Steps must be asked for in order, each once: a trace's place is in e. Where needs is not nil, which must then be as
 	// long as out, it gets what each of them needs: the quarter pages of its private prompt at fp16 and its shared prefix, packed
-	// as a kernels.Demand.
-	Arrive(e *Episode, step int, out []Word, needs []uint32) int
+	// as a kernels.Demand; the memory of them all is then the second result.
+	Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32)
 	// Demand tells the tokens of a request's private prompt and its shared prefix: a part of Decode.
 	Demand(e *Episode, w Word) (promptTokens uint32, prefix uint8)
 	// Initials is Initial for up to eight of them, first, first+1, ..., as they are placed; it returns how many it wrote.
 	Initials(e *Episode, first int, n *kernels.Newcomers) int
 	// Requests is Decode for the first count of eight words, as they are placed at a step.
 	Requests(e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers)
+	// Tables are those by which kernels.Enter decodes words, nil if they are decoded by Requests only.
+	Tables() *kernels.RequestTables
+	// MaxRate bounds the tokens that a sequence of the seed profile generates a step.
+	MaxRate() uint32
 	// Decode tells what a request brings.
 	Decode(e *Episode, w Word) Sequence
 	// Next tells how a session goes on after the turn named ref; ok is false when it does not.
@@ -144,8 +148,8 @@ type Source interface {
 	Fingerprint() string
 }
 
-// Birth is the step that the request arrived in.
-func (w Word) Birth() int32 { return int32(w >> PayloadBits) }
+// Birth is the step that a request arrived in.
+func Birth(w Word) int32 { return int32(w >> PayloadBits) }
 
 // Need packs what a request needs: the quarter pages of its private prompt at fp16 and its shared prefix, as a kernels.Demand.
 func Need(promptTokens uint32, prefix uint8) uint32 {

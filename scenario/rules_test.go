@@ -123,7 +123,7 @@ func TestSyntheticDraws(t *testing.T) {
 				seen[e.ArrivalLevel] = true
 				out := make([]Word, 5) // fewer than may arrive: the count must be whole all the same
 				for step := range uint64(31) {
-					count := s.Arrive(&e, int(step), out, nil)
+					count := arrive(s, &e, int(step), out)
 					require.Equal(t, rules.arrivals(id, levels[e.ArrivalLevel], uint64(slots), step), count, "step %d", step)
 					for k, w := range out[:min(count, len(out))] {
 						want := bitsOf(draw(id, 5, step, uint64(k)), 0, 48)
@@ -150,7 +150,7 @@ func TestSyntheticFrequencies(t *testing.T) {
 		counts[e.DrawnFrom.String()]++
 		counts["level "+e.ArrivalLevel.String()]++
 		for step := range 15 {
-			for _, w := range out[:s.Arrive(&e, step, out, nil)] {
+			for _, w := range out[:arrive(s, &e, step, out)] {
 				q := s.Decode(&e, w)
 				total++
 				counts[q.Type.String()]++

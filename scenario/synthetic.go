@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/kvgym/kvgym/internal/rng"
 	"github.com/kvgym/kvgym/kernels"
@@ -159,49 +158,55 @@ func (e *Episode) systemEntries(draws *[8]uint64, n *kernels.Newcomers) {
 
 // Requests implements Source.
 func (s *Synthetic) Requests(e *Episode, words *[8]Word, _ int, step int16, n *kernels.Newcomers) {
-	kernels.Requests(raw(words), &requestTables, &e.PrefixPages, step, 63, n)
+	kernels.Requests(words, &requestTables, &e.PrefixPages, step, 63, n)
 }
 
-// raw are words without their name.
-func raw(w *[8]Word) *[8]uint64 { return (*[8]uint64)(unsafe.Pointer(w)) }
+// Tables implements Source.
+func (s *Synthetic) Tables() *kernels.RequestTables { return &requestTables }
+
+// MaxRate implements Source.
+func (s *Synthetic) MaxRate() uint32 { return uint32(len(rateTokens)) }
 
 // Arrive implements Source; rules 4.7 to 4.9.
-func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
-	n := s.arrivals(e, uint32(step))
-	base, stamp := rng.Counter(e.Key, rng.Request, uint32(step), 0), uint64(step)<<PayloadBits
-	for k := 0; k < min(n, len(out)); k += 8 {
-		arriveEight(out[k:], needs[min(k, len(needs)):], rng.After(base, uint64(k)), stamp)
+func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32) {
+	t := uint32(step)
+	base, stamp := rng.Counter(e.Key, rng.Request, t, 0), uint64(step)<<PayloadBits
+	table := s.thresholds(e, t)
+	count, lanes := rng.Counter(e.Key, rng.Arrivals, t, 0), s.slots/laneSlots
+	if lanes <= 4 && cap(out) >= 8 && cap(needs) >= 8 {
+		n, qp = kernels.Arrive((*[8]Word)(out[:8]), (*[8]uint32)(needs[:8]), base, stamp, &requestTables, count, lanes, table, len(out))
+	} else {
+		for i := uint64(0); lanes > 0; lanes, i = lanes-4, i+1 {
+			n += kernels.Counts(rng.Mix(rng.After(count, i))&(^uint64(0)>>(64-16*min(lanes, 4))), table)
+		}
+		qp = arriveEight(out, needs, base, stamp, n)
 	}
-	return n
+	for k := 8; k < min(n, len(out)); k += 8 {
+		qp += arriveEight(out[k:], needs[min(k, len(needs)):], rng.After(base, uint64(k)), stamp, n-k)
+	}
+	return n, qp
 }
 
-// arriveEight writes up to eight requests, straight into where they belong if there is room for all.
-func arriveEight(out []Word, needs []uint32, base, stamp uint64) {
-	if cap(out) >= 8 && cap(needs) >= 8 {
-		kernels.Arrivals(raw((*[8]Word)(out[:8])), (*[8]uint32)(needs[:8]), base, stamp, &requestTables)
-		return
+// thresholds chooses the table of a step's arrivals.
+func (s *Synthetic) thresholds(e *Episode, t uint32) *[arrivalTableLen + 1]uint16 {
+	if e.ArrivalLevel == Bursty && rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16) < burstChance {
+		return &burstThresholds
 	}
+	return &arrivalThresholds[e.ArrivalLevel]
+}
+
+// arriveEight writes up to n requests, but no more than eight and no more than there is room for.
+func arriveEight(out []Word, needs []uint32, base, stamp uint64, n int) (qp uint32) {
 	var words [8]Word
 	var needed [8]uint32
-	kernels.Arrivals(raw(&words), &needed, base, stamp, &requestTables)
-	copy(out, words[:])
-	copy(needs, needed[:])
-}
-
-// arrivals draws how many requests arrive in a step.
-func (s *Synthetic) arrivals(e *Episode, t uint32) (n int) {
-	table := &arrivalThresholds[e.ArrivalLevel]
-	if e.ArrivalLevel == Bursty && rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16) < burstChance {
-		table = &burstThresholds
+	kernels.Arrivals(&words, &needed, base, stamp, &requestTables)
+	n = min(n, len(words), len(out))
+	copy(out, words[:n])
+	copy(needs, needed[:n])
+	for _, need := range needed[:min(n, len(needs))] {
+		qp += need & kernels.DemandMask
 	}
-	for lanes, i := s.slots/laneSlots, uint32(0); lanes > 0; lanes, i = lanes-4, i+1 {
-		w := rng.Draw(e.Key, rng.Arrivals, t, i)
-		if lanes < 4 {
-			w &= 1<<(16*lanes) - 1 // a lane of 0 reaches no threshold
-		}
-		n += kernels.Counts(w, table)
-	}
-	return n
+	return qp
 }
 
 // Demand implements Source.

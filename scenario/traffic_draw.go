@@ -191,10 +191,9 @@ func (t *Traffic) initial(e *Episode, i uint32) bool {
 }
 
 // Arrive implements Source; rules 5.1 and 5.8. The low 32 bits of a word are the request's number, the next 3 its prefix id.
-func (t *Traffic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
+func (t *Traffic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32) {
 	at := e.WindowStep + uint32(step)
 	first, end := t.firstOf(at), t.firstOf(at+1)
-	n := 0
 	for i := first; i < end; i++ {
 		if q := &t.requests[i]; !t.continued(e, q) {
 			prefix := t.prefixID(e, q)
@@ -202,14 +201,21 @@ func (t *Traffic) Arrive(e *Episode, step int, out []Word, needs []uint32) int {
 				out[n] = Word(i) | Word(prefix)<<32 | Word(step)<<PayloadBits
 				if n < len(needs) {
 					needs[n] = Need(privatePrompt(e, q, prefix), prefix)
+					qp += needs[n] & kernels.DemandMask
 				}
 			}
 			n++
 		}
 	}
 	e.Cursor = end
-	return n
+	return n, qp
 }
+
+// Tables implements Source.
+func (t *Traffic) Tables() *kernels.RequestTables { return nil }
+
+// MaxRate implements Source.
+func (t *Traffic) MaxRate() uint32 { return uint32(t.rate) }
 
 // Initials implements Source.
 func (t *Traffic) Initials(e *Episode, first int, n *kernels.Newcomers) int {

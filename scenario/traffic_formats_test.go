@@ -24,7 +24,7 @@ func arriving(t *testing.T, c TrafficConfig) (all []Sequence, e Episode) {
 	require.Zero(t, e.WindowStep)
 	out := make([]Word, 300)
 	for step := range 4097 {
-		for _, w := range out[:src.Arrive(&e, step, out, nil)] {
+		for _, w := range out[:arrive(src, &e, step, out)] {
 			all = append(all, src.Decode(&e, w))
 		}
 	}
@@ -145,7 +145,7 @@ func TestTrafficConcurrent(t *testing.T) {
 				src.Initial(&e, i)
 			}
 			for step := range 16 {
-				src.Arrive(&e, step, nil, nil)
+				arrive(src, &e, step, nil)
 			}
 			all = append(all, e)
 		}
@@ -191,7 +191,7 @@ func TestHostileEpisodes(t *testing.T) {
 			passed++
 			out := make([]Word, 8)
 			for step := range 16 {
-				n := src.Arrive(&e, step, out, nil)
+				n := arrive(src, &e, step, out)
 				for _, w := range append(out[:min(n, 8)], Word(r.Uint64())) {
 					q := src.Decode(&e, w)
 					tokens, prefix := src.Demand(&e, w)

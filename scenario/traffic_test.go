@@ -213,7 +213,7 @@ func requireWindow(t *testing.T, src *Traffic, kept []plain, id Identity, slots,
 func requireArrivals(t *testing.T, src *Traffic, e *Episode, rest []plain, ids prefixIDs, s0, steps, rate int) {
 	out := make([]Word, 2) // fewer than arrive: the others must be counted, and their prefixes numbered, all the same
 	for step := range steps + 1 {
-		n := src.Arrive(e, step, out, nil)
+		n := arrive(src, e, step, out)
 		for k := 0; len(rest) > 0 && rest[0].step == s0+step; k++ {
 			want := ids.sequence(&rest[0], rate)
 			if k < len(out) {
@@ -306,7 +306,7 @@ func TestTrafficWithoutBlocks(t *testing.T) {
 	require.LessOrEqual(t, e.CapacityQP, uint32(1<<26))
 	out, shared, longest, most := make([]Word, 64), 0, uint32(0), uint16(0)
 	for step := range 101 {
-		for _, w := range out[:src.Arrive(&e, step, out, nil)] {
+		for _, w := range out[:arrive(src, &e, step, out)] {
 			q := src.Decode(&e, w)
 			require.GreaterOrEqual(t, q.PromptTokens, uint32(1))
 			longest, most = max(longest, q.PromptTokens), max(most, q.OutputTokens)
@@ -437,7 +437,7 @@ func TestClosedLoopPlaysOnce(t *testing.T) {
 			}
 			words := make([]Word, 4096)
 			for step := range src.Shape().Steps + 1 {
-				n := src.Arrive(&e, step, words, nil)
+				n := arrive(src, &e, step, words)
 				for _, w := range words[:n] {
 					sessions = append(sessions, src.Decode(&e, w))
 				}

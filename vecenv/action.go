@@ -25,16 +25,17 @@ func planesOf(row []uint8) (lo, hi, over uint64) {
 	return kernels.OpPlanes(&ops)
 }
 
-// applyBlock applies up to 64 ops, each on a slot of its own, those that free memory in one pass over planes.
+// applyBlock applies up to 64 ops, each on a slot of its own. One pass over the touched slots finds the memory that is freed (all of
+// it, half of it where a slot is compressed) and, which has to come before the sequences generate, what accesses to swapped ones cost.
 func (v *env) applyBlock(b *block, row []uint8) {
 	lo, hi, over := planesOf(row)
 	resident := b.Alive &^ b.Swapped
 	e, c, s := lo&^hi&b.Alive, hi&^lo&resident&^b.Int4, lo&hi&resident
 	v.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(e|c|s))
-	v.free(b, e&^b.Swapped|s, c)
+	v.free(b, e&resident|s, c)
 	if e != 0 {
 		v.countRisk(b, e)
-		b.clear(e)
+		b.Clear(e)
 	}
 	b.compress(c)
 	b.Swapped |= s
@@ -43,17 +44,15 @@ func (v *env) applyBlock(b *block, row []uint8) {
 
 // free takes the private memory of resident slots off the totals: all of it, or half of it for those of another plane.
 func (v *env) free(b *block, all, half uint64) {
-	private, retained, dirty := uint32(0), uint32(0), uint32(0)
+	private, retained := uint32(0), uint32(0)
 	for m := all | half; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m)) & 63
 		qp := v.privatePages(b, s) * b.quant(s).QuarterPages() >> (half >> s & 1)
-		dirty |= 1 << (b.Prefix[s] & kv.MaxPrefixes)
 		private += qp
 		retained += qp * b.blockType(s).RetentionTwentieths()
 	}
 	v.PrivateQP -= private
 	v.RetainedPrivate -= retained
-	v.dirty |= dirty
 }
 
 // compress takes slots one quantisation level down.
@@ -91,7 +90,7 @@ func (v *env) apply(op kv.Op, slot uint) bool {
 		if bit &= b.Alive; bit != 0 {
 			v.free(b, bit&resident, 0)
 			v.countRisk(b, bit)
-			b.clear(bit)
+			b.Clear(bit)
 			v.count(bit, 0, 0)
 		}
 	case kv.Compress:

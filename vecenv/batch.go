@@ -20,8 +20,7 @@ type Batch struct {
 	blocks []block
 	queues []scenario.Word
 	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
-	words  int      // of queues an environment
-	room   int      // of needs an environment
+	words  int      // of queues and of needs an environment
 
 	scratch  scratch        // of the caller
 	stream   bool           // observations pass the caches by
@@ -71,10 +70,9 @@ func New(cfg Config) (*Batch, error) {
 	b.makeRules()
 	b.heads = make([]head, cfg.Envs)
 	b.blocks = make([]block, cfg.Envs*b.width)
-	b.words = b.rules[Seed].queueCap + arriving
+	b.words = (b.rules[Seed].queueCap+scan-1)&^(scan-1) + arriving
 	b.queues = make([]scenario.Word, cfg.Envs*b.words)
-	b.room = (b.rules[Seed].queueCap+scan-1)&^(scan-1) + arriving
-	b.needs = make([]uint32, cfg.Envs*b.room)
+	b.needs = make([]uint32, cfg.Envs*b.words)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
 	for i := range b.fresh {
@@ -97,6 +95,10 @@ func (b *Batch) makeRules() {
 	b.rules[Seed] = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
 		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
 	b.rules[Seed].den = b.rules[Seed].denominators()
+	if cfg.Source != nil {
+		b.rules[Seed].tables = cfg.Source.Tables()
+		b.rules[Seed].growth = kv.FP16QuarterPages * (cfg.Source.MaxRate()/kv.PageTokens + 1)
+	}
 	if !cfg.plays(Serving) {
 		return
 	}
@@ -270,7 +272,7 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 func (b *Batch) envAt(i int) env {
 	r := b.rulesOf(i)
 	v := env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
-		queue: b.queues[i*b.words:][:r.queueCap:b.words], needs: b.needs[i*b.room:][: b.room-arriving : b.room], rules: r, scratch: &b.scratch}
+		queue: b.queues[i*b.words:][:r.queueCap:b.words], needs: b.needs[i*b.words:][:b.words:b.words], rules: r, scratch: &b.scratch}
 	if r.serving != nil {
 		v.tally, v.lanes, v.tickets = b.serving.at(i)
 	}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/scenario"
 )
 
 // Check recomputes every incremental total and verifies every invariant of the environments' state. It returns the first
@@ -87,11 +89,10 @@ func (v *env) arrivedSum() uint32 {
 
 // checkPrefixes recomputes the state of every shared prefix and what they add up to.
 func (v *env) checkPrefixes() (shared, retained uint32, err error) {
+	var state kernels.Shared
+	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &state)
 	for p := range v.PrefixMul {
-		var m, w uint32
-		if p > 0 {
-			m, w = v.prefixState(p)
-		}
+		m, w := uint32(state.Mul[p]), uint32(state.Weight[p])
 		if v.rules.serving != nil && m != 0 { // the level is the prefix's own
 			w = prefixWeight
 			if have := v.PrefixMul[p]; have == 1 || have == 2 || have == 4 {
@@ -128,14 +129,14 @@ func (v *env) checkHead() error {
 		return v.checkServing()
 	}
 	for i, w := range v.queue[:v.QueueLen] {
-		if age := v.Step - w.Birth(); age < 0 || age >= v.rules.maxWait && v.Step > 0 {
+		if age := v.Step - scenario.Birth(w); age < 0 || age >= v.rules.maxWait && v.Step > 0 {
 			return fmt.Errorf("queue %d: age %d: allowed 0 to %d", i, age, v.rules.maxWait-1)
 		}
 		if prompt, prefix := v.rules.source.Demand(e, w); prompt < 1 || prompt > 1<<24 || prefix > e.NumPrefixes {
 			return fmt.Errorf("queue %d: prompt of %d tokens with prefix %d: allowed 1 to 2^24 with a prefix up to %d", i, prompt, prefix, e.NumPrefixes)
 		}
-		if i > 0 && w.Birth() < v.queue[i-1].Birth() {
-			return fmt.Errorf("queue %d: arrived at step %d: allowed not before its predecessor", i, w.Birth())
+		if i > 0 && scenario.Birth(w) < scenario.Birth(v.queue[i-1]) {
+			return fmt.Errorf("queue %d: arrived at step %d: allowed not before its predecessor", i, scenario.Birth(w))
 		}
 	}
 	return nil

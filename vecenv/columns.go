@@ -103,23 +103,6 @@ func (b *block) quant(s uint) kv.Quant {
 	return kv.Quant(b.Int8>>(s&63)&1 | b.Int4>>(s&63)&1<<1)
 }
 
-// clear removes the slots of the mask from every plane.
-func (b *block) clear(mask uint64) {
-	keep := ^mask
-	b.Alive &= keep
-	b.Swapped &= keep
-	b.Type0 &= keep
-	b.Type1 &= keep
-	b.Type2 &= keep
-	b.Int8 &= keep
-	b.Int4 &= keep
-	b.Prefill &= keep
-	b.Active &= keep
-	for p := range b.Members {
-		b.Members[p] &= keep
-	}
-}
-
 // place puts a sequence into slot s, which must be dead.
 func (b *block) place(s uint, q *scenario.Sequence, tokens uint32, phase kv.Phase, timer uint8) {
 	s &= 63

@@ -13,7 +13,6 @@ import (
 type env struct {
 	*head
 	blocks []block         // one for every 64 slots, or part of 64
-	dirty  uint32          // bit p: a member of prefix p came, went, moved or was compressed since refreshShared
 	queue  []scenario.Word // room for Slots/2 waiting requests
 	needs  []uint32        // what each of them needs, as its source packs it; room for a multiple of 32
 	rules  *rules
@@ -29,7 +28,10 @@ type env struct {
 // scratch is what a worker needs for the time of a step.
 type scratch struct {
 	newcomers kernels.Newcomers
-	words     [8]scenario.Word // of requests that become newcomers
+	shared    kernels.Shared // of the prefixes, as refreshShared left it
+	admission kernels.Admission
+	advanced  kernels.Advanced
+	view      kernels.View
 
 	num, den [GlobalFeatures]float32 // of the observation's global values
 }
@@ -41,6 +43,8 @@ type rules struct {
 	steps    int32
 	maxWait  int32
 	queueCap int
+	growth   uint32 // quarter pages by which a sequence can grow in a step, at most
+	tables   *kernels.RequestTables
 	lastMask uint64 // the slots that exist in the last block
 	truncate bool
 	obsLen   int
@@ -74,7 +78,6 @@ func (v *env) step(ops []uint8, list []int32) {
 	} else {
 		v.applyList(list)
 	}
-	v.refreshShared()
 	v.generate()
 	v.refreshShared()
 	v.serveQueue()
@@ -135,43 +138,12 @@ func (v *head) privatePages(b *block, s uint) uint32 {
 	return kv.Pages(b.Tokens[s]) - uint32(v.Episode.PrefixPages[b.Prefix[s]&kv.MaxPrefixes])
 }
 
-// prefixState returns the multiplier of prefix p's pages (rule 1.7) and the retention weight of its most valuable
-// resident member (rule 9.6); both are 0 when no member is resident.
-func (v *env) prefixState(p int) (multiplier, retention uint32) {
-	var fp16, int8, any, sys, ctx, gen, rea uint64
-	for w := range v.blocks {
-		b := &v.blocks[w]
-		r := b.Members[p-1] &^ b.Swapped
-		any |= r
-		fp16 |= r &^ (b.Int8 | b.Int4)
-		int8 |= r & b.Int8
-		t0, t1 := r&b.Type0, r&b.Type1
-		sys |= r &^ (t0 | t1 | b.Type2)
-		ctx |= t0 &^ t1
-		gen |= t1 &^ t0
-		rea |= t0 & t1
-	}
-	return multiplierOf[isSet(fp16)<<2|isSet(int8)<<1|isSet(any)], weightOf[isSet(sys)<<3|isSet(ctx)<<2|isSet(gen)<<1|isSet(rea)]
-}
-
-// isSet is 1 unless x is 0, without a branch.
-func isSet(x uint64) uint64 { return (x | -x) >> 63 }
-
-// The multiplier of a prefix by what levels its resident members have (fp16, int8, any), and its retention weight by what types they
-// have (system, context, generation, reasoning).
-var (
-	multiplierOf = [8]uint32{0, 1, 2, 2, 4, 4, 4, 4}
-	weightOf     = [16]uint32{0, 2, 10, 10, 15, 15, 15, 15, 20, 20, 20, 20, 20, 20, 20, 20}
-)
-
-// refreshShared brings the memory of the dirty prefixes up to date; rule 1.7.
+// refreshShared brings the memory of the shared prefixes up to date; rule 1.7.
 func (v *env) refreshShared() {
-	for d := v.dirty &^ 1; d != 0; d &= d - 1 {
-		p := bits.TrailingZeros32(d) & kv.MaxPrefixes
-		m, w := v.prefixState(p)
-		v.setPrefix(p, m, w)
-	}
-	v.dirty = 0
+	s := &v.scratch.shared
+	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, s)
+	v.SharedQP, v.RetainedShared = s.QP, s.Retained
+	v.PrefixMul, v.PrefixWeight = s.Mul, s.Weight
 }
 
 // setPrefix gives prefix p's pages their multiplier and retention weight.
@@ -184,49 +156,37 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 	v.PrefixMul[p], v.PrefixWeight[p] = uint8(multiplier), uint8(weight)
 }
 
-// joinPrefix tells prefix p of a new resident member at fp16.
-func (v *env) joinPrefix(p uint8, t kv.BlockType) {
-	if p != 0 {
-		v.setPrefix(int(p), kv.FP16QuarterPages, max(uint32(v.PrefixWeight[p&kv.MaxPrefixes]), t.RetentionTwentieths()))
-	}
-}
-
-// generate is rules 6.4 to 6.10: hotness decays, phases advance, sequences generate, finished ones complete.
+// generate is rules 6.4 to 6.10: hotness decays, phases advance, sequences generate, finished ones complete. The shared memory that
+// actions have freed is taken off before only if something might stall otherwise: it can only have fallen.
 func (v *env) generate() {
-	used := v.usedQP()
+	growth := uint32(0)
 	for w := range v.blocks {
-		if b := &v.blocks[w]; b.Alive != 0 {
-			used += v.generateBlock(b, used)
+		b := &v.blocks[w]
+		for m := b.Active & b.Swapped; m != 0; m &= m - 1 {
+			v.readSwapped(b, uint(bits.TrailingZeros64(m)))
 		}
+		growth += v.rules.growth * uint32(bits.OnesCount64(b.Active))
 	}
-}
-
-// generateBlock does it for one block and returns the quarter pages by which it grew. What completion frees is not taken off that:
-// it prevents no stall in a later block.
-func (v *env) generateBlock(b *block, used uint32) uint32 {
-	for m := b.Active & b.Swapped; m != 0; m &= m - 1 {
-		v.readSwapped(b, uint(bits.TrailingZeros64(m)))
+	if v.usedQP()+growth > v.Episode.CapacityQP {
+		v.refreshShared()
 	}
-	var a kernels.Advanced
-	kernels.Advance(&b.Block, int16(v.Step), used, v.Episode.CapacityQP, &a)
-	v.PrivateQP += a.QP
-	v.RetainedPrivate += a.Retained
-	v.Tokens += uint64(a.Tokens)
-	if a.Done != 0 {
-		v.complete(b, a.Done)
+	used, freed, retained := v.usedQP(), uint32(0), uint32(0)
+	a := &v.scratch.advanced
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		kernels.Advance(&b.Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
+		used += a.QP // what completion frees is not taken off: it prevents no stall in a later block
+		freed += a.Freed - a.QP
+		retained += a.FreedRetained - a.Retained
+		v.Tokens += uint64(a.Tokens)
+		v.Counters.Completed += uint32(bits.OnesCount64(a.Done))
 	}
-	return a.QP
+	v.PrivateQP -= freed
+	v.RetainedPrivate -= retained
 }
 
 // readSwapped charges one access to a swapped sequence; rule 6.9.
 func (v *env) readSwapped(b *block, s uint) {
 	v.LatencyMilli += 100 + min(200, 2*v.privatePages(b, s)*b.quant(s).QuarterPages())
 	v.Counters.SwapReads++
-}
-
-// complete removes finished sequences; rule 6.10.
-func (v *env) complete(b *block, done uint64) {
-	v.free(b, done&^b.Swapped, 0)
-	v.Counters.Completed += uint32(bits.OnesCount64(done))
-	b.clear(done)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
+	"github.com/kvgym/kvgym/scenario"
 )
 
 // Shape of an observation row: GlobalFeatures values, then SlotFeatures values for every slot.
@@ -81,42 +82,44 @@ var slotFeatures = [SlotFeatures]Feature{
 
 func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 
-// observe writes the environment's whole observation row; section 10 of the rules. stream is for a row on whole cache lines only.
+// observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
+// is for a row on whole cache lines only.
 func (v *env) observe(row []float32, stream bool) {
 	v.globals()
 	kernels.Quotients((*[GlobalFeatures]float32)(row), &v.scratch.num, &v.scratch.den, stream)
 	row = row[GlobalFeatures:]
-	view := v.view()
+	o := v.view()
 	for w := range v.blocks {
-		v.lookAt(w, &view)
+		v.lookAt(w)
 		n := min(64, v.rules.slots-64*w)
-		kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], &v.blocks[w].Block, &view.View, stream)
+		kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], &v.blocks[w].Block, o, stream)
 	}
 }
 
 // view is what the kernels need to observe the slots.
-type view struct {
-	kernels.View
-	last [4]uint64 // planes of the last holders of a prefix, by block
-}
-
-func (v *env) view() (o view) {
+func (v *env) view() *kernels.View {
+	o, s := &v.scratch.view, &v.scratch.shared
 	o.PrefixPages, o.Limit, o.Step = &v.Episode.PrefixPages, 2*v.Episode.BudgetQP, v.Step
 	o.Inv = float32(1) / float32(v.Episode.BudgetQP)
+	o.Moving = 0
 	if v.rules.serving != nil {
-		v.lastHoldersServing(&o)
-	} else {
-		v.lastHolders(&o)
+		v.lastHoldersServing(s)
 	}
+	o.Gain = s.Gain
 	return o
 }
 
 // lookAt chooses the block that is observed next.
-func (v *env) lookAt(w int, o *view) {
-	o.Last = o.last[w&3]
+func (v *env) lookAt(w int) {
+	v.scratch.view.Last = v.scratch.shared.Last[w&3]
 	if v.rules.serving != nil {
-		o.Moving = v.lanes[w].Out | v.lanes[w].In // rule 13.22
+		v.scratch.view.Moving = v.lanes[w].Out | v.lanes[w].In // rule 13.22
 	}
+}
+
+// look makes an environment ready to be observed that has not just been stepped or reset.
+func (v *env) look() {
+	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &v.scratch.shared)
 }
 
 // globals puts the global values' numerators and denominators into the scratch.
@@ -132,7 +135,7 @@ func (v *env) globals() {
 	}
 	oldest := int32(0)
 	if v.QueueLen > 0 && r.serving == nil {
-		oldest = v.Step - v.queue[0].Birth()
+		oldest = v.Step - scenario.Birth(v.queue[0])
 	}
 	budget := float32(e.BudgetQP)
 	den := &v.scratch.den
@@ -178,8 +181,9 @@ func (v *env) servingGlobals(num, den *[GlobalFeatures]float32) {
 	num[15], den[15] = float32(min(uint64(v.tally.FirstWaits), most)), float32(most)
 }
 
-// lastHoldersServing is lastHolders where a prefix has a level of its own: the only one who holds it.
-func (v *env) lastHoldersServing(o *view) {
+// lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.
+func (v *env) lastHoldersServing(o *kernels.Shared) {
+	o.Gain, o.Last = [8]uint32{}, [4]uint64{}
 	for p := 1; p <= kv.MaxPrefixes; p++ {
 		if v.PrefixMul[p] == 0 {
 			continue
@@ -192,53 +196,9 @@ func (v *env) lastHoldersServing(o *view) {
 		}
 		if n == 1 {
 			o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p])
-			for w := range o.last {
-				o.last[w] |= mask[w]
+			for w := range o.Last {
+				o.Last[w] |= mask[w]
 			}
-		}
-	}
-}
-
-// lastHolders finds, for every shared prefix, the slot whose eviction would free or cheapen the prefix's pages, because
-// it alone holds them at their present level: a bit in last for the slot, the quarter pages it would free in Gain.
-func (v *env) lastHolders(o *view) {
-	for p := 1; p <= int(v.Episode.NumPrefixes) && p <= kv.MaxPrefixes; p++ {
-		if len(v.blocks) == 1 {
-			b := &v.blocks[0]
-			if f := b.Members[p-1] &^ (b.Swapped | b.Int8 | b.Int4); f&(f-1) != 0 {
-				continue // more than one at fp16, which is by far the commonest
-			}
-		}
-		var count [3]int
-		var mask [3][4]uint64
-		for w := range v.blocks {
-			b := &v.blocks[w]
-			r := b.Members[p-1] &^ b.Swapped
-			if r == 0 {
-				continue
-			}
-			f, i8, i4 := r&^(b.Int8|b.Int4), r&b.Int8, r&b.Int4
-			count[0] += bits.OnesCount64(f)
-			count[1] += bits.OnesCount64(i8)
-			count[2] += bits.OnesCount64(i4)
-			mask[0][w&3], mask[1][w&3], mask[2][w&3] = f, i8, i4
-		}
-		top := 0
-		for top < 2 && count[top] == 0 {
-			top++
-		}
-		if count[top] != 1 {
-			continue
-		}
-		next := uint32(0)
-		for q := 2; q > top; q-- {
-			if count[q] != 0 {
-				next = kv.Quant(q).QuarterPages()
-			}
-		}
-		o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * (kv.Quant(top).QuarterPages() - next)
-		for w := range o.last {
-			o.last[w] |= mask[top][w]
 		}
 	}
 }

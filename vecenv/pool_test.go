@@ -20,7 +20,7 @@ type explosive struct {
 	step int
 }
 
-func (x explosive) Arrive(e *scenario.Episode, step int, out []scenario.Word, needs []uint32) int {
+func (x explosive) Arrive(e *scenario.Episode, step int, out []scenario.Word, needs []uint32) (int, uint32) {
 	if e.Env == x.env && step == x.step {
 		panic("no more requests")
 	}

@@ -15,94 +15,66 @@ func (v *env) serveQueue() {
 		return
 	}
 	old := 0 // requests at the queue's head that fail unless they are admitted now
-	for old < n && v.Step-v.queue[old].Birth() >= v.rules.maxWait {
+	for old < n && v.Step-scenario.Birth(v.queue[old]) >= v.rules.maxWait {
 		old++
 	}
-	kept := 0
+	a := &v.scratch.admission
+	v.startAdmission(a)
+	taken, kept := uint32(0), 0
 	for first := 0; first < n; first += scan {
-		kept = v.serveChunk(first, min(scan, n-first), old-first, kept)
+		a.Taken, a.Failed, a.Private, a.Gone = 0, 0, 0, 0
+		kept = kernels.Admit(v.queue[:cap(v.queue)], v.needs, first, min(scan, n-first), max(0, min(scan, old-first)), kept, a)
+		v.PrivateQP += a.Private
+		v.PendingQP -= a.Gone
+		v.Counters.Failures += a.Failed
+		v.enter(a)
+		taken += a.Taken
 	}
 	v.QueueLen = int32(kept)
+	v.Counters.Admitted += taken
+	if taken != 0 {
+		v.touchSystems(&a.Joins)
+		v.refreshShared()
+	}
 }
 
-// scan is how many waiting requests one call of kernels.Fits looks at.
-const scan = 32
+// scan is how many waiting requests one call of kernels.Admit looks at; arriving the room that queues have beyond their capacity, so
+// that requests can be written eight at a time.
+const (
+	scan     = 32
+	arriving = 8
+)
 
-// arriving is the room that queues have beyond their capacity, so that requests can be written eight at a time.
-const arriving = 8
-
-// serveChunk does it for requests first to first+n, of which the first `old` are in their last step, and moves those that stay
-// to kept on.
-func (v *env) serveChunk(first, n, old, kept int) int {
-	taken := v.admit(first, n)
-	gone := uint64(taken) | ^uint64(0)>>(64-uint(max(0, min(old, n))))
-	if gone == 0 && kept == first {
-		return first + n
+// startAdmission says what there is room for. The scratch holds the prefixes' present state.
+func (v *env) startAdmission(a *kernels.Admission) {
+	a.Extra, a.Used, a.Budget, a.Joins = v.scratch.shared.Extra, v.usedQP(), v.Episode.BudgetQP, [8]uint8{}
+	a.Free = 0
+	for w := range v.blocks {
+		a.Free += uint32(bits.OnesCount64(^v.blocks[w].Alive & v.slotMask(w)))
 	}
-	v.Counters.Failures += uint32(bits.OnesCount64(gone &^ uint64(taken)))
-	queue, needs, pending := v.queue[first:first+n], v.needs[first:first+n], uint32(0)
-	for i, word := range queue { // requests leave from the middle, so what stays is moved together
-		need := needs[i]
-		v.queue[kept], v.needs[kept] = word, need
-		leaves := uint32(gone >> (i & 63) & 1)
-		kept += int(1 - leaves)
-		pending += need & kernels.DemandMask & -leaves
-	}
-	v.PendingQP -= pending
-	return kept
 }
 
-// admit admits those of n waiting requests for which there is a slot and memory, and tells which; rules 7.2 and 7.3. What fits by the
-// memory in use at the start is a superset of what fits in the end: an admission never lowers what is in use plus what another
-// request needs.
-func (v *env) admit(first, n int) (taken uint32) {
-	used, budget := v.usedQP(), v.Episode.BudgetQP
-	if used >= budget {
-		return 0
-	}
-	extra := v.sharedNeeds()
-	needs := (*[scan]uint32)(v.needs[first:])
-	free, private := v.freeSlots(), uint32(0)
-	var joins [8]uint8 // requests that joined each prefix
-	for fit := uint32(kernels.Fits(needs, n, &extra, budget-used)); fit != 0 && free > 0; fit &= fit - 1 {
-		need := needs[bits.TrailingZeros32(fit)&(scan-1)]
-		qp, p := need&kernels.DemandMask, need>>kernels.DemandShift&kv.MaxPrefixes
-		if used+qp+extra[p] > budget {
+// enter puts admitted requests into the lowest free slots.
+func (v *env) enter(a *kernels.Admission) {
+	for first := uint32(0); first < a.Taken; first += 8 {
+		words, count := (*[8]scenario.Word)(a.Words[first:]), int(min(8, a.Taken-first))
+		b := &v.blocks[0]
+		if slots, n := lowest(^b.Alive&v.slotMask(0), count); n == count && v.rules.tables != nil {
+			v.RetainedPrivate += kernels.Enter(&b.Block, slots, words, count, v.rules.tables, &v.Episode.PrefixPages, int16(v.Step))
 			continue
-		}
-		used += qp + extra[p]
-		private += qp
-		if extra[p] != 0 || v.PrefixWeight[p] != 20 {
-			v.dirty |= 1 << p
-			extra[p] = 0
-		}
-		joins[p]++
-		taken |= fit & -fit
-		free--
-	}
-	if taken == 0 {
-		return 0
-	}
-	v.PrivateQP += private
-	v.Counters.Admitted += uint32(bits.OnesCount32(taken))
-	v.placeRequests(first, taken)
-	v.refreshShared()
-	v.touchSystems(&joins)
-	return taken
-}
-
-// placeRequests puts the taken ones of the waiting requests into the lowest free slots.
-func (v *env) placeRequests(first int, taken uint32) {
-	queue := v.queue[first:]
-	for taken != 0 {
-		count, words := 0, &v.scratch.words
-		for ; taken != 0 && count < len(words); taken &= taken - 1 {
-			words[count] = queue[bits.TrailingZeros32(taken)]
-			count++
 		}
 		v.rules.source.Requests(&v.Episode, words, count, int16(v.Step), &v.scratch.newcomers)
 		v.place(1<<count - 1)
 	}
+}
+
+// lowest takes up to n of the lowest bits of a plane and tells how many those are.
+func lowest(plane uint64, n int) (bits uint64, taken int) {
+	rest := plane
+	for ; taken < n && rest != 0; taken++ {
+		rest &= rest - 1
+	}
+	return plane &^ rest, taken
 }
 
 // place puts those of the scratch's newcomers that a mask names into the lowest free slots, of which there are enough.
@@ -121,22 +93,6 @@ func (v *env) place(take uint8) {
 			return
 		}
 	}
-}
-
-// freeSlots counts the slots that hold no sequence.
-func (v *env) freeSlots() (n int) {
-	for w := range v.blocks {
-		n += bits.OnesCount64(^v.blocks[w].Alive & v.slotMask(w))
-	}
-	return n
-}
-
-// sharedNeeds is what a new fp16 member of each prefix adds to its memory; rule 7.2.
-func (v *env) sharedNeeds() (extra [8]uint32) {
-	for p := 1; p <= int(v.Episode.NumPrefixes) && p < len(extra); p++ {
-		extra[p] = uint32(v.Episode.PrefixPages[p]) * (kv.FP16QuarterPages - uint32(v.PrefixMul[p]))
-	}
-	return extra
 }
 
 func (v *env) prefixTokens(prefix uint8) uint32 {
@@ -160,15 +116,11 @@ func (v *env) freeSlot() (w int, s uint, ok bool) {
 
 // touchSystems is the access that admissions make to the system entries of their prefixes; rule 7.4.
 func (v *env) touchSystems(joins *[8]uint8) {
-	var warmth [8]uint8
-	for p, n := range joins {
-		warmth[p] = uint8(min(255, 63*uint32(n)))
-	}
-	warmth[0] = 0
+	joins[0] = 0
 	for w := range v.blocks {
 		b := &v.blocks[w]
 		system := b.system()
-		kernels.Touch(&b.Block, system, &warmth, int16(v.Step))
+		kernels.Touch(&b.Block, system, joins, int16(v.Step))
 		for m := system & b.Swapped; m != 0; m &= m - 1 {
 			s := uint(bits.TrailingZeros64(m)) & 63
 			for range joins[b.Prefix[s]&kv.MaxPrefixes] {
@@ -183,13 +135,9 @@ func (v *env) arrive() {
 	n := int(v.QueueLen)
 	room := v.queue[n:v.rules.queueCap]
 	needs := v.needs[n:][:len(room)]
-	arrived := v.rules.source.Arrive(&v.Episode, int(v.Step), room, needs)
+	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), room, needs)
 	taken := min(arrived, len(room))
-	pending := uint32(0)
-	for _, need := range needs[:taken] {
-		pending += need & kernels.DemandMask
-	}
-	v.PendingQP += pending
+	v.PendingQP += qp
 	v.QueueLen = int32(n + taken)
 	v.Counters.Arrived += uint32(arrived)
 	v.Counters.Rejected += uint32(arrived - taken)
@@ -206,25 +154,33 @@ func (v *env) reset(id scenario.Identity) {
 	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
+	v.refreshShared() // nobody is there yet
+	a := &v.scratch.admission
+	v.startAdmission(a)
 	for first := 0; first < int(v.Episode.NumInitial); first += len(v.scratch.newcomers.Need) {
-		v.placeInitials(src.Initials(&v.Episode, first, &v.scratch.newcomers))
+		v.placeInitials(a, src.Initials(&v.Episode, first, &v.scratch.newcomers))
 	}
+	v.refreshShared()
 	v.arrive()
 }
 
 // placeInitials puts those of the first n of the scratch's newcomers that fit into the budget into the lowest free slots; rule 3.2.
-func (v *env) placeInitials(n int) {
-	free, take := v.freeSlots(), uint8(0)
-	for i := range n {
-		need, p := v.scratch.newcomers.Need[i], v.scratch.newcomers.Prefix[i]
-		if free == 0 || v.usedQP()+need+v.sharedNeed(p) > v.Episode.BudgetQP {
+func (v *env) placeInitials(a *kernels.Admission, n int) {
+	take := uint8(0)
+	for i, need := range v.scratch.newcomers.Need[:n] {
+		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
+		whole := need
+		if a.Joins[p] == 0 { // a trace gives a prefix its pages with the first of these sequences that shares it
+			whole += uint32(v.Episode.PrefixPages[p]) * kv.FP16QuarterPages
+		}
+		if a.Free == 0 || a.Used+whole > a.Budget {
 			continue
 		}
-		take |= 1 << i
-		free--
+		a.Used += whole
+		a.Joins[p] = 1
+		a.Free--
 		v.PrivateQP += need
-		t := v.scratch.newcomers.Type0>>i&1 | v.scratch.newcomers.Type1>>i&1<<1 | v.scratch.newcomers.Type2>>i&1<<2
-		v.joinPrefix(p, kv.BlockType(t))
+		take |= 1 << i
 	}
 	v.place(take)
 }

@@ -249,7 +249,7 @@ func (v *env) remove(w int, s uint) {
 	if resident {
 		v.release(b, s)
 	}
-	b.clear(bit)
+	b.Clear(bit)
 	v.lanes[w].clear(bit)
 	if resident {
 		v.leave(b.Prefix[s])

@@ -136,7 +136,7 @@ func (l *lane) start(s uint, ref uint32, born, admit int16) {
 func (v *env) arriveTickets() {
 	n := int(v.QueueLen)
 	room := v.queue[:max(0, v.rules.queueCap-n)]
-	arrived := v.rules.source.Arrive(&v.Episode, int(v.Step), room, nil)
+	arrived, _ := v.rules.source.Arrive(&v.Episode, int(v.Step), room, nil)
 	taken := min(arrived, len(room))
 	for _, word := range room[:taken] {
 		q := v.rules.source.Decode(&v.Episode, word)

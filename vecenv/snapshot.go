@@ -221,6 +221,7 @@ func (b *Batch) writeRestored(v *env, i int) {
 	t := v.totals()
 	terms := terms(&t, v.Step)
 	b.writeTotals(v, i, &terms)
+	v.look()
 	b.writeView(v, i)
 }
 

@@ -118,7 +118,7 @@ func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
 			Steady: true, Codes: k.Codes, Ref: k.Ref}, int(k.Since)
 	}
 	w := e.queue[i]
-	return e.rules.source.Decode(&e.Episode, w), int(w.Birth())
+	return e.rules.source.Decode(&e.Episode, w), int(scenario.Birth(w))
 }
 
 // Ticket is what the serving profile knows of a waiting request beyond Waiting.
@@ -243,6 +243,7 @@ func (v View) Observe(row []float32) {
 	var s scratch // not the batch's: several may read at once
 	e := v.state()
 	e.scratch = &s
+	e.look()
 	e.observe(row[:e.rules.obsLen], false)
 }
 

@@ -382,7 +382,7 @@ func (v *Env) expire() {
 func (v *Env) arrive(step int) {
 	var words [256]scenario.Word
 	room := v.queueCap - len(v.Queue)
-	n := v.source.Arrive(&v.Episode, step, words[:room], nil)
+	n, _ := v.source.Arrive(&v.Episode, step, words[:room], nil)
 	for k := 0; k < min(n, room); k++ {
 		v.Queue = append(v.Queue, Waiting{Word: words[k], Birth: step})
 	}

@@ -522,7 +522,7 @@ func (v *Env) expireServing() {
 func (v *Env) arriveServing() {
 	var words [256]scenario.Word
 	room := max(0, v.queueCap-len(v.Tickets))
-	n := v.source.Arrive(&v.Episode, v.Step, words[:room], nil)
+	n, _ := v.source.Arrive(&v.Episode, v.Step, words[:room], nil)
 	for _, w := range words[:min(n, room)] {
 		q := v.source.Decode(&v.Episode, w)
 		v.Tickets = append(v.Tickets, Ticket{Private: q.PromptTokens, Remaining: uint32(q.OutputTokens), Priority: uint32(q.Priority), Ref: q.Ref, Prefix: q.Prefix,

@@ -12,7 +12,10 @@ func avx512() {
 	opPlanes512()
 	heat512()
 	advance512()
-	fits512()
+	prefixes512()
+	admit512()
+	enter512()
+	arrive512()
 	draws512()
 	counts512()
 	quotients512()
@@ -131,8 +134,15 @@ func half(plane GPVirtual, h int) OpmaskVirtual {
 	return k
 }
 
+// pageTable512 loads the pages of the shared prefixes as dwords.
+func pageTable512() VecVirtual {
+	y := YMM()
+	VPMOVZXWD(Mem{Base: Load(Param("pages"), GP64())}, y)
+	return y.AsZ().(VecVirtual)
+}
+
 func advance512() {
-	TEXT("advanceAVX512", NOSPLIT, "func(b *Block, step int16, used, limit uint32, a *Advanced) (ok bool)")
+	TEXT("advanceAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Advanced) (ok bool)")
 	Pragma("noescape")
 	Doc("advanceAVX512 is Advance, where no lane stalls; else it changes nothing, and ok is false.")
 	b := Load(Param("b"), GP64())
@@ -152,7 +162,7 @@ func advance512() {
 		VPSUBW(less, rate, half(slow, h), rate)
 		VPMINUW_Z(rest[h], rate, half(active, h), n[h])
 	}
-	var tokens, grown [4]VecVirtual // dwords, 16 lanes each
+	var tokens, grown, held [4]VecVirtual // dwords, 16 lanes each
 	more := [4]VecVirtual{}
 	low := dwords(127)
 	any := GP32()
@@ -167,12 +177,13 @@ func advance512() {
 			VEXTRACTI64X4(U8(1), n[g/2], y)
 			VPMOVZXWD(y, more[g])
 		}
-		before, after := ZMM(), ZMM()
+		before := ZMM()
+		held[g] = ZMM()
 		VPADDD(low, tokens[g], before)
-		VPADDD(more[g], before, after)
+		VPADDD(more[g], before, held[g])
 		VPSRLD(U8(7), before, before)
-		VPSRLD(U8(7), after, after)
-		VPSUBD_Z(before, after, part(full, g), grown[g])
+		VPSRLD(U8(7), held[g], held[g])
+		VPSUBD_Z(before, held[g], part(full, g), grown[g])
 		k, r := K(), GP32()
 		VPTESTMD(grown[g], grown[g], k)
 		KMOVW(k, r)
@@ -300,40 +311,276 @@ func advance512() {
 	now := andNot(active, pauses)
 	ORQ(woke, now)
 	ORQ(started, now)
+	keep := GP64()
+	MOVQ(done, keep)
+	NOTQ(keep)
+	ANDQ(keep, now)
 	MOVQ(now, Mem{Base: b, Disp: offActive})
 	MOVQ(U32(0), Mem{Base: b, Disp: offPrefill})
+	freed, worth := GP32(), GP32()
+	XORL(freed, freed)
+	XORL(worth, worth)
+	TESTQ(done, done)
+	JZ(LabelRef("none"))
+	{
+		resident := andNot(done, planeOf(b, offSwapped))
+		t0, t1 := planeOf(b, offType0), planeOf(b, offType1)
+		context, generation, reasoning := andNot(t0, t1), andNot(t1, t0), and(t0, t1)
+		table := pageTable512()
+		sum, value := ZMM(), ZMM()
+		VPXORD(sum, sum, sum)
+		VPXORD(value, value, value)
+		int8s, int4s := planeOf(b, offInt8), planeOf(b, offInt4)
+		for g := range 4 {
+			prefix, w := ZMM(), ZMM()
+			VPMOVZXBD(Mem{Base: b, Disp: offPrefix + 16*g}, prefix)
+			VPERMD(table, prefix, prefix)
+			VPSUBD_Z(prefix, held[g], part(resident, g), held[g])
+			VPSLLD(U8(2), held[g], held[g])
+			VPSRLD(U8(1), held[g], part(int8s, g), held[g])
+			VPSRLD(U8(2), held[g], part(int4s, g), held[g])
+			VPADDD(held[g], sum, sum)
+			VPBROADCASTD_Z(constant(uint32(15)), part(context, g), w)
+			VPBROADCASTD(constant(uint32(10)), part(generation, g), w)
+			VPBROADCASTD(constant(uint32(2)), part(reasoning, g), w)
+			VPMULLD(w, held[g], w)
+			VPADDD(w, value, value)
+		}
+		MOVL(sum512(sum), freed)
+		MOVL(sum512(value), worth)
+		for _, plane := range []int{offAlive, offSwapped, offType0, offType1, offType2, offInt8, offInt4} {
+			ANDQ(keep, Mem{Base: b, Disp: plane})
+		}
+		for p := range 7 {
+			ANDQ(keep, Mem{Base: b, Disp: offMembers + 8*p})
+		}
+	}
+	Label("none")
+	MOVL(freed, Mem{Base: out, Disp: offFreed})
+	MOVL(worth, Mem{Base: out, Disp: offFreedRetained})
 	returnBool("ok", 1)
 	VZEROUPPER()
 	RET()
 }
 
-func fits512() {
-	TEXT("fitsAVX512", NOSPLIT, "func(demand *[32]uint32, n int, extra *[8]uint32, room uint32) (fit uint64)")
+// one512 broadcasts a plane to eight qwords.
+func one512(plane GPVirtual) VecVirtual {
+	z := ZMM()
+	VPBROADCASTQ(plane, z)
+	return z
+}
+
+func prefixes512() {
+	TEXT("prefixesAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, s *Shared)")
 	Pragma("noescape")
-	Doc("fitsAVX512 is Fits.")
-	d := Load(Param("demand"), GP64())
-	e := Load(Param("extra"), GP64())
+	Doc("prefixesAVX512 is Prefixes of one block: qword p of every register is prefix p.")
+	b := Load(Param("b"), GP64())
+	out := Load(Param("s"), GP64())
+	pages, used := ZMM(), K()
+	VPMOVZXWQ(Mem{Base: Load(Param("pages"), GP64())}, pages)
+	VPTESTMQ(pages, pages, used)
+	int8s, int4s := planeOf(b, offInt8), planeOf(b, offInt4)
+	t0, t1, t2 := planeOf(b, offType0), planeOf(b, offType1), planeOf(b, offType2)
+	members := ZMM() // resident ones; the qword before the first plane is no prefix's, which has no pages
+	VMOVDQU64(Mem{Base: b, Disp: offMembers - 8}, members)
+	VPANDNQ_Z(members, one512(planeOf(b, offSwapped)), used, members)
+	test := func(plane VecVirtual) OpmaskVirtual {
+		k := K()
+		VPTESTMQ(plane, members, k)
+		return k
+	}
+	// By level.
+	z8, z4, fine := one512(int8s), one512(int4s), ZMM()
+	has8, has4, has16 := test(z8), test(z4), K()
+	VPORQ(z8, z4, fine)
+	VPANDNQ(members, fine, fine)
+	VPTESTMQ(fine, fine, has16)
+	mul, next := ZMM(), ZMM()
+	VPBROADCASTQ_Z(constant(uint64(1)), has4, mul)
+	VPBROADCASTQ(constant(uint64(2)), has8, mul)
+	VPBROADCASTQ(constant(uint64(4)), has16, mul)
+	top := ZMM()
+	VPANDQ(z4, members, top)
+	VPANDQ(z8, members, has8, top)
+	VMOVDQA64(fine, has16, top)
+	// What a level leaves behind.
+	below, both := K(), K()
+	KORW(has8, has16, below)
+	KANDW(has4, below, below)
+	KANDW(has8, has16, both)
+	VPBROADCASTQ_Z(constant(uint64(1)), below, next)
+	VPBROADCASTQ(constant(uint64(2)), both, next)
+	single, less := K(), ZMM()
+	VPTESTMQ(top, top, single)
+	VPADDQ_BCST(constant(^uint64(0)), top, less)
+	VPTESTNMQ(less, top, single, single)
+	gain, y := ZMM(), YMM()
+	VPSUBQ(next, mul, gain)
+	VPMULUDQ_Z(pages, gain, single, gain)
+	VPMOVQD(gain, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offShGain})
+	last := ZMM()
+	VMOVDQA64_Z(top, single, last)
+	VEXTRACTI64X4(U8(1), last, y)
+	VPOR(last.AsY(), y, y)
+	x := XMM()
+	VEXTRACTI128(U8(1), y, x)
+	VPOR(y.AsX(), x, x)
+	hi := XMM()
+	VPSHUFD(U8(0x4E), x, hi)
+	VPOR(hi, x, x)
+	VMOVQ(x, x)
+	VMOVDQU(x.AsY(), Mem{Base: out, Disp: offShLast})
+	// By type.
+	w := ZMM()
+	VPBROADCASTQ_Z(constant(uint64(2)), test(one512(and(t0, t1))), w)
+	VPBROADCASTQ(constant(uint64(10)), test(one512(andNot(t1, t0))), w)
+	VPBROADCASTQ(constant(uint64(15)), test(one512(andNot(t0, t1))), w)
+	k, sys := K(), ZMM()
+	VPANDNQ(members, one512(or(or(t0, t1), t2)), sys)
+	VPTESTMQ(sys, sys, k)
+	VPBROADCASTQ(constant(uint64(20)), k, w)
+	// Totals.
+	VPMOVQB(mul, x)
+	VMOVQ(x, Mem{Base: out, Disp: offShMul})
+	VPMOVQB(w, x)
+	VMOVQ(x, Mem{Base: out, Disp: offShWeight})
+	qp, extra := ZMM(), ZMM()
+	VPMULUDQ(pages, mul, qp)
+	VPSLLQ(U8(2), pages, extra)
+	VPSUBQ(qp, extra, extra)
+	VPMOVQD(extra, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offShExtra})
+	VPMULUDQ(qp, w, w)
+	MOVL(sum512(qp), Mem{Base: out, Disp: offShQP})
+	MOVL(sum512(w), Mem{Base: out, Disp: offShRetained})
+	VZEROUPPER()
+	RET()
+}
+
+func admit512() {
+	TEXT("admitAVX512", NOSPLIT, "func(queue *uint64, needs *uint32, first, n, old, kept int, a *Admission) (end int)")
+	Pragma("noescape")
+	Doc("admitAVX512 is Admit.")
+	a, demands := argument("a"), argument("needs")
+	LEAQ(Mem{Base: demands, Index: argument("first"), Scale: 4}, demands)
+
+	used, budget, free := GP32(), GP32(), GP32()
+	MOVL(Mem{Base: a, Disp: offAdUsed}, used)
+	MOVL(Mem{Base: a, Disp: offAdBudget}, budget)
+	MOVL(Mem{Base: a, Disp: offAdFree}, free)
+	taken, private := GP64(), GP32()
+	XORQ(taken, taken)
+	XORL(private, private)
 	table, mask, room := ZMM(), ZMM(), ZMM()
-	VBROADCASTI32X8(Mem{Base: e}, table)
+	VBROADCASTI32X8(Mem{Base: a, Disp: offAdExtra}, table)
 	VPBROADCASTD(constant(uint32(demandMask)), mask)
-	VPBROADCASTD(Load(Param("room"), GP32()), room)
+	left := GP32()
+	MOVL(budget, left)
+	SUBL(used, left)
+	VPBROADCASTD(left, room)
+	var memory [2]VecVirtual
 	var bits [2]GPVirtual
 	for h := range 2 {
 		need, prefix, k := ZMM(), ZMM(), K()
-		VMOVDQU32(Mem{Base: d, Disp: 64 * h}, need)
+		memory[h] = ZMM()
+		VMOVDQU32(Mem{Base: demands, Disp: 64 * h}, need)
 		VPSRLD(U8(demandShift), need, prefix)
-		VPANDD(mask, need, need)
+		VPANDD(mask, need, memory[h])
 		VPERMD(table, prefix, prefix)
-		VPADDD(prefix, need, need)
+		VPADDD(prefix, memory[h], need)
 		VPCMPUD(U8(2), room, need, k) // at most
 		bits[h] = GP64()
 		KMOVW(k, bits[h].As32())
 	}
+	fit := bits[0]
 	SHLQ(U8(16), bits[1])
-	ORQ(bits[1], bits[0])
-	n := Load(Param("n"), GP64())
-	BZHIQ(n, bits[0], bits[0])
-	Store(bits[0], Return("fit"))
+	ORQ(bits[1], fit)
+	BZHIQ(argument("n"), fit, fit)
+
+	i, need, p, sum := GP64(), GP32(), GP64(), GP32()
+	Label("next")
+	TESTQ(fit, fit)
+	JZ(LabelRef("served"))
+	CMPL(used, budget)
+	JCC(LabelRef("served"))
+	TESTL(free, free)
+	JZ(LabelRef("served"))
+	TZCNTQ(fit, i)
+	BLSRQ(fit, fit)
+	MOVL(Mem{Base: demands, Index: i, Scale: 4}, need)
+	MOVL(need, p.As32())
+	SHRL(U8(demandShift), p.As32())
+	ANDL(U32(demandMask), need)
+	MOVL(used, sum)
+	ADDL(need, sum)
+	ADDL(Mem{Base: a, Disp: offAdExtra, Index: p, Scale: 4}, sum)
+	CMPL(sum, budget)
+	JHI(LabelRef("next"))
+	MOVL(sum, used)
+	MOVL(U32(0), Mem{Base: a, Disp: offAdExtra, Index: p, Scale: 4})
+	INCB(Mem{Base: a, Disp: offAdJoins, Index: p, Scale: 1})
+	ADDL(need, private)
+	DECL(free)
+	BTSQ(i, taken)
+	JMP(LabelRef("next"))
+	Label("served")
+	MOVL(used, Mem{Base: a, Disp: offAdUsed})
+	MOVL(free, Mem{Base: a, Disp: offAdFree})
+	ADDL(private, Mem{Base: a, Disp: offAdPrivate})
+
+	ones, gone, keep := GP64(), GP64(), GP64()
+	MOVQ(I32(-1), ones)
+	BZHIQ(argument("old"), ones, gone)
+	BZHIQ(argument("n"), ones, keep)
+	failed := andNot(gone, taken)
+	POPCNTQ(failed, failed)
+	ADDL(failed.As32(), Mem{Base: a, Disp: offAdFailed})
+	ORQ(taken, gone)
+	ANDQ(keep, gone)
+	ANDNQ(keep, gone, keep)
+	total := ZMM()
+	VMOVDQA32_Z(memory[0], part(gone, 0), total)
+	VPADDD(memory[1], total, part(gone, 1), total)
+	ADDL(sum512(total), Mem{Base: a, Disp: offAdGone})
+
+	// Eight at a time: the admitted to Words, the rest to its new place.
+	queue, needs, n, from := argument("queue"), argument("needs"), argument("n"), GP64()
+	LEAQ(Mem{Base: queue, Index: argument("first"), Scale: 8}, from)
+	kept, admitted := argument("kept"), GP64()
+	MOVL(Mem{Base: a, Disp: offAdTaken}, admitted.As32())
+	count := GP64()
+	Label("eight")
+	TESTQ(n, n)
+	JLE(LabelRef("end"))
+	words, needed, out := ZMM(), YMM(), ZMM()
+	VMOVDQU64(Mem{Base: from}, words)
+	VMOVDQU(Mem{Base: demands}, needed)
+	k := K()
+	KMOVB(taken.As32(), k)
+	VPCOMPRESSQ_Z(words, k, out)
+	VMOVDQU64(out, Mem{Base: a, Disp: offAdWords, Index: admitted, Scale: 8})
+	MOVBQZX(taken.As8(), count)
+	POPCNTQ(count, count)
+	ADDQ(count, admitted)
+	SHRQ(U8(8), taken)
+	k2 := K()
+	KMOVB(keep.As32(), k2)
+	VPCOMPRESSQ_Z(words, k2, out)
+	VMOVDQU64(out, Mem{Base: queue, Index: kept, Scale: 8})
+	VPCOMPRESSD_Z(needed, k2, needed)
+	VMOVDQU(needed, Mem{Base: needs, Index: kept, Scale: 4})
+	MOVBQZX(keep.As8(), count)
+	POPCNTQ(count, count)
+	ADDQ(count, kept)
+	SHRQ(U8(8), keep)
+	ADDQ(U8(64), from)
+	ADDQ(U8(32), demands)
+	SUBQ(U8(8), n)
+	JMP(LabelRef("eight"))
+	Label("end")
+	MOVL(admitted.As32(), Mem{Base: a, Disp: offAdTaken})
+	Store(kept, Return("end"))
 	VZEROUPPER()
 	RET()
 }
@@ -375,16 +622,14 @@ func draws512() {
 	RET()
 }
 
-func counts512() {
-	TEXT("countsAVX512", NOSPLIT, "func(u uint64, table *[8]uint16) (n int)")
-	Pragma("noescape")
-	Doc("countsAVX512 is Counts.")
+// counted512 counts the thresholds that four lanes of 16 bits reach.
+func counted512(lanes GPVirtual) GPVirtual {
 	idx := make([]uint16, 32)
 	for i := range idx {
 		idx[i] = uint16(i / 8)
 	}
 	u, t, i, k, r := ZMM(), ZMM(), ZMM(), K(), GP64()
-	VPBROADCASTQ(Load(Param("u"), GP64()), u)
+	VPBROADCASTQ(lanes, u)
 	VMOVDQU16(constant(idx...), i)
 	VPERMW(u, i, u)
 	VBROADCASTI32X4(Mem{Base: Load(Param("table"), GP64())}, t)
@@ -392,7 +637,14 @@ func counts512() {
 	KMOVD(k, r.As32())
 	ANDL(U32(0x7F7F7F7F), r.As32())
 	POPCNTL(r.As32(), r.As32())
-	Store(r, Return("n"))
+	return r
+}
+
+func counts512() {
+	TEXT("countsAVX512", NOSPLIT, "func(u uint64, table *[8]uint16) (n int)")
+	Pragma("noescape")
+	Doc("countsAVX512 is Counts.")
+	Store(counted512(argument("u")), Return("n"))
 	VZEROUPPER()
 	RET()
 }
@@ -863,8 +1115,8 @@ func (r *request512) output(tables Register) VecVirtual {
 	return z
 }
 
-// types finds the block types and stores their planes.
-func (r *request512) types(tables, out Register) (context OpmaskVirtual, kc GPVirtual) {
+// types finds the planes of the block types.
+func (r *request512) types(tables Register) (planes [3]GPVirtual, context OpmaskVirtual) {
 	b := r.field(0, 8)
 	var below [3]GPVirtual
 	for i := range below {
@@ -875,23 +1127,18 @@ func (r *request512) types(tables, out Register) (context OpmaskVirtual, kc GPVi
 		below[i] = GP64()
 		KMOVB(k, below[i].As32())
 	}
-	t0 := or(below[0], andNot(below[2], below[1]))
-	t1 := andNot(below[2], below[0])
-	t2 := GP64()
-	MOVQ(below[2], t2)
-	NOTQ(t2)
-	MOVB(t0.As8(), Mem{Base: out, Disp: offNewType0})
-	MOVB(t1.As8(), Mem{Base: out, Disp: offNewType0 + 1})
-	MOVB(t2.As8(), Mem{Base: out, Disp: offNewType0 + 2})
-	k := K()
-	KMOVB(below[0].As32(), k)
-	return k, below[0]
+	context = K()
+	KMOVB(below[0].As32(), context)
+	planes[0] = or(below[0], andNot(below[2], below[1]))
+	planes[1] = andNot(below[2], below[0])
+	planes[2] = GP64()
+	MOVQ(below[2], planes[2])
+	NOTQ(planes[2])
+	return planes, context
 }
 
-func arrivals512() {
-	TEXT("arrivalsAVX512", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables)")
-	Pragma("noescape")
-	Doc("arrivalsAVX512 is Arrivals.")
+// draw512 draws eight requests, stores their words and needs, and returns what memory they need, qwords.
+func draw512() (memory VecVirtual) {
 	words := Load(Param("words"), GP64())
 	needs := Load(Param("needs"), GP64())
 	tables := Load(Param("t"), GP64())
@@ -904,50 +1151,93 @@ func arrivals512() {
 	VPBROADCASTQ(Load(Param("stamp"), GP64()), stamp)
 	VPORQ(stamp, z, z)
 	VMOVDQU64(z, Mem{Base: words})
-	need, prefix := r.pages(tables), r.prefix()
-	VPSLLQ(U8(2), need, need)
+	memory = r.pages(tables)
+	need, prefix := ZMM(), r.prefix()
+	VPSLLQ(U8(2), memory, memory)
 	VPSLLQ(U8(demandShift), prefix, prefix)
-	VPORQ(prefix, need, need)
-	y := YMM()
-	VPMOVQD(need, y)
-	VMOVDQU(y, Mem{Base: needs})
+	VPORQ(prefix, memory, need)
+	dwords512(need, needs, 0)
+	return memory
+}
+
+func arrivals512() {
+	TEXT("arrivalsAVX512", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables)")
+	Pragma("noescape")
+	Doc("arrivalsAVX512 is Arrivals.")
+	draw512()
 	VZEROUPPER()
 	RET()
 }
 
-// decode512 is what Requests and Initials have in common; it returns what Initials goes on with.
-func decode512(r *request512, tables, pagesOf, out Register) (tokens, prefixTokens, output, cycle VecVirtual, context OpmaskVirtual) {
-	context, _ = r.types(tables, out)
-	pages, prefix := r.pages(tables), r.prefix()
-	prefixTokens = ZMM()
-	y, x, table := YMM(), XMM(), ZMM()
+// fields512 are the fields of eight requests, a qword each.
+type fields512 struct {
+	tokens, prefixTokens    VecVirtual // private ones; those of the prefix
+	need, output, rate      VecVirtual
+	priority, prefix, cycle VecVirtual // cycle without its timer
+	types                   [3]GPVirtual
+	context                 OpmaskVirtual
+}
+
+// decode512 cuts the fields that arriving requests and initial sequences have in common.
+func decode512(r *request512, tables, pagesOf Register) (f fields512) {
+	f.types, f.context = r.types(tables)
+	pages, table := r.pages(tables), ZMM()
+	f.prefix, f.prefixTokens = r.prefix(), ZMM()
 	VPMOVZXWQ(Mem{Base: pagesOf}, table)
-	VPERMQ(table, prefix, prefixTokens)
-	VPSLLQ(U8(7), prefixTokens, prefixTokens)
-	VPMOVQB(prefix, x)
-	VMOVQ(x, Mem{Base: out, Disp: offNewPrefix})
-	need := ZMM()
-	VPSLLQ(U8(2), pages, need)
-	VPMOVQD(need, y)
-	VMOVDQU(y, Mem{Base: out, Disp: offNewNeed})
-	tokens = r.field(18, 7)
+	VPERMQ(table, f.prefix, f.prefixTokens)
+	VPSLLQ(U8(7), f.prefixTokens, f.prefixTokens)
+	f.need = ZMM()
+	VPSLLQ(U8(2), pages, f.need)
+	f.tokens = r.field(18, 7)
 	VPSLLQ(U8(7), pages, pages)
-	VPADDQ(pages, tokens, tokens)
-	VPSUBQ(qwords(127), tokens, tokens) // private
-	output = r.output(tables)
-	rate := r.field(31, 2)
-	VPADDQ_BCST(constant(uint64(1)), rate, rate)
-	VPMOVQW(rate, x)
-	VMOVDQU(x, Mem{Base: out, Disp: offNewRate})
-	priority := r.field(33, 7)
-	VPMULUDQ_BCST(constant(uint64(101)), priority, priority)
-	VPSRLQ(U8(7), priority, priority)
-	VPMOVQB(priority, x)
-	VMOVQ(x, Mem{Base: out, Disp: offNewPriority})
-	cycle = ZMM()
-	VPSRLQ(U8(36), r.w, cycle)
-	VPANDQ_BCST(constant(uint64(0xF0)), cycle, cycle)
-	return tokens, prefixTokens, output, cycle, context
+	VPADDQ(pages, f.tokens, f.tokens)
+	VPSUBQ(qwords(127), f.tokens, f.tokens)
+	f.output = r.output(tables)
+	f.rate = r.field(31, 2)
+	VPADDQ_BCST(constant(uint64(1)), f.rate, f.rate)
+	f.priority = r.field(33, 7)
+	VPMULUDQ_BCST(constant(uint64(101)), f.priority, f.priority)
+	VPSRLQ(U8(7), f.priority, f.priority)
+	f.cycle = ZMM()
+	VPSRLQ(U8(36), r.w, f.cycle)
+	VPANDQ_BCST(constant(uint64(0xF0)), f.cycle, f.cycle)
+	return f
+}
+
+// addRun sets the timer of an admitted request: 2 + run code for context, else 0.
+func (r *request512) addRun(f *fields512) {
+	run := r.field(40, 2)
+	VPADDQ_BCST_Z(constant(uint64(2)), run, f.context, run)
+	VPORQ(run, f.cycle, f.cycle)
+}
+
+// bytes512, words512 and dwords512 narrow eight qwords and store them.
+func bytes512(z VecVirtual, out Register, off int) {
+	x := XMM()
+	VPMOVQB(z, x)
+	VMOVQ(x, Mem{Base: out, Disp: off})
+}
+
+func words512(z VecVirtual, out Register, off int) {
+	x := XMM()
+	VPMOVQW(z, x)
+	VMOVDQU(x, Mem{Base: out, Disp: off})
+}
+
+func dwords512(z VecVirtual, out Register, off int) {
+	y := YMM()
+	VPMOVQD(z, y)
+	VMOVDQU(y, Mem{Base: out, Disp: off})
+}
+
+// store puts what needs no more work into newcomers.
+func (f *fields512) store(out Register) {
+	for i, t := range f.types {
+		MOVB(t.As8(), Mem{Base: out, Disp: offNewType0 + i})
+	}
+	bytes512(f.prefix, out, offNewPrefix)
+	words512(f.rate, out, offNewRate)
+	bytes512(f.priority, out, offNewPriority)
 }
 
 func requests512() {
@@ -960,18 +1250,15 @@ func requests512() {
 	out := Load(Param("n"), GP64())
 	r := request512{w: ZMM()}
 	VMOVDQU64(Mem{Base: words}, r.w)
-	tokens, prefixTokens, output, cycle, context := decode512(&r, tables, pagesOf, out)
-	x, y := XMM(), YMM()
-	VPADDQ(prefixTokens, tokens, tokens)
-	VPMOVQD(tokens, y)
-	VMOVDQU(y, Mem{Base: out, Disp: offNewTokens})
-	VPMOVQW(output, x)
-	VMOVDQU(x, Mem{Base: out, Disp: offNewRemaining})
-	run := r.field(40, 2)
-	VPADDQ_BCST_Z(constant(uint64(2)), run, context, run)
-	VPORQ(run, cycle, cycle)
-	VPMOVQB(cycle, x)
-	VMOVQ(x, Mem{Base: out, Disp: offNewCycle})
+	f := decode512(&r, tables, pagesOf)
+	f.store(out)
+	r.addRun(&f)
+	bytes512(f.cycle, out, offNewCycle)
+	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
+	dwords512(f.tokens, out, offNewTokens)
+	dwords512(f.need, out, offNewNeed)
+	words512(f.output, out, offNewRemaining)
+	x := XMM()
 	VPBROADCASTW(Load(Param("last"), GP32()), x)
 	VMOVDQU(x, Mem{Base: out, Disp: offNewLast})
 	VPBROADCASTB(Load(Param("hotness"), GP32()), x)
@@ -992,45 +1279,320 @@ func initials512() {
 	out := Load(Param("n"), GP64())
 	r := request512{w: ZMM()}
 	VMOVDQU64(Mem{Base: words}, r.w)
-	tokens, prefixTokens, output, cycle, context := decode512(&r, tables, pagesOf, out)
-	x, y := XMM(), YMM()
+	f := decode512(&r, tables, pagesOf)
+	f.store(out)
 	done := r.field(48, 6)
-	VPMULUDQ(output, done, done)
+	VPMULUDQ(f.output, done, done)
 	VPSRLQ(U8(6), done, done)
-	VPSUBQ(done, output, output)
-	VPMOVQW(output, x)
-	VMOVDQU(x, Mem{Base: out, Disp: offNewRemaining})
-	VPADDQ(done, tokens, tokens)
+	VPSUBQ(done, f.output, f.output)
+	words512(f.output, out, offNewRemaining)
+	VPADDQ(done, f.tokens, f.tokens)
 	need := ZMM()
-	VPADDQ(qwords(127), tokens, need)
+	VPADDQ(qwords(127), f.tokens, need)
 	VPSRLQ(U8(7), need, need)
 	VPSLLQ(U8(2), need, need)
-	VPMOVQD(need, y)
-	VMOVDQU(y, Mem{Base: out, Disp: offNewNeed})
-	VPADDQ(prefixTokens, tokens, tokens)
-	VPMOVQD(tokens, y)
-	VMOVDQU(y, Mem{Base: out, Disp: offNewTokens})
-	hotness := r.field(54, 8)
-	VPMOVQB(hotness, x)
-	VMOVQ(x, Mem{Base: out, Disp: offNewHotness})
+	dwords512(need, out, offNewNeed)
+	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
+	dwords512(f.tokens, out, offNewTokens)
+	bytes512(r.field(54, 8), out, offNewHotness)
 	idle := K()
-	VPTESTMQ_BCST(constant(uint64(1)<<62), r.w, context, idle)
+	VPTESTMQ_BCST(constant(uint64(1)<<62), r.w, f.context, idle)
 	last, zero := r.field(54, 3), ZMM()
 	VPXORQ(zero, zero, zero)
 	VPSUBQ_Z(last, zero, idle, last)
-	VPMOVQW(last, x)
-	VMOVDQU(x, Mem{Base: out, Disp: offNewLast})
+	words512(last, out, offNewLast)
 	timer, pause := r.field(40, 2), r.field(42, 2)
-	VPADDQ_BCST_Z(constant(uint64(2)), timer, context, timer)
+	VPADDQ_BCST_Z(constant(uint64(2)), timer, f.context, timer)
 	VPADDQ_BCST(constant(uint64(1)), pause, idle, timer)
-	VPORQ(timer, cycle, cycle)
-	VPMOVQB(cycle, x)
-	VMOVQ(x, Mem{Base: out, Disp: offNewCycle})
+	VPORQ(timer, f.cycle, f.cycle)
+	bytes512(f.cycle, out, offNewCycle)
 	active := GP32()
 	KMOVB(idle, active)
 	NOTL(active)
 	MOVB(I8(0), Mem{Base: out, Disp: offNewPrefill})
 	MOVB(active.As8(), Mem{Base: out, Disp: offNewPrefill + 1})
+	VZEROUPPER()
+	RET()
+}
+
+// iotas counts from 0.
+func iotas[T uint16 | uint32](n int) []T {
+	out := make([]T, n)
+	for i := range out {
+		out[i] = T(i)
+	}
+	return out
+}
+
+// deposit512 ORs bits of newcomers, the lowest into the lowest slot, into a plane.
+func deposit512(b Register, plane int, bits, slots, take GPVirtual) {
+	ANDL(take.As32(), bits.As32())
+	PDEPQ(slots, bits, bits)
+	ORQ(bits, Mem{Base: b, Disp: plane})
+}
+
+// members512 enters newcomers into the planes of their prefixes, which are bytes.
+func members512(b Register, prefixes VecVirtual, slots, take GPVirtual) {
+	same := XMM()
+	for p := 1; p <= 7; p++ {
+		k, r := K(), GP64()
+		VPBROADCASTB(constant(uint8(p)), same)
+		VPCMPEQB(same, prefixes, k)
+		KMOVD(k, r.As32())
+		deposit512(b, offMembers+8*(p-1), r, slots, take)
+	}
+}
+
+// worth512 adds up the needs (qwords), each times the retention weight of its type.
+func worth512(need VecVirtual, t [3]GPVirtual, take GPVirtual) GPVirtual {
+	w := ZMM()
+	mask := func(plane GPVirtual) OpmaskVirtual {
+		k, r := K(), and(plane, take)
+		KMOVB(r.As32(), k)
+		return k
+	}
+	system := or(or(t[0], t[1]), t[2])
+	NOTQ(system)
+	VPBROADCASTQ_Z(constant(uint64(20)), mask(system), w)
+	VPBROADCASTQ(constant(uint64(15)), mask(andNot(t[0], t[1])), w)
+	VPBROADCASTQ(constant(uint64(10)), mask(andNot(t[1], t[0])), w)
+	VPBROADCASTQ(constant(uint64(2)), mask(and(t[0], t[1])), w)
+	VPMULUDQ(need, w, w)
+	return sum512(w)
+}
+
+// expander512 puts consecutive elements of narrow registers into the slots of a block's columns.
+type expander512 struct {
+	b      Register
+	bytes  OpmaskVirtual    // all 64 slots
+	words  [2]OpmaskVirtual // halves
+	before VecVirtual       // for the second half: an index that passes over the first's elements
+	dwords [4]OpmaskVirtual
+	skip   [4]VecVirtual // as before, for the second group and on
+}
+
+func newExpander512(b Register, slots GPVirtual) *expander512 {
+	e := &expander512{b: b, bytes: K(), before: XMM()}
+	KMOVQ(slots, e.bytes)
+	e.words[0], e.words[1] = half(slots, 0), half(slots, 1)
+	count := GP64()
+	POPCNTL(slots.As32(), count.As32())
+	VPBROADCASTW(count.As32(), e.before)
+	VPADDW(constant(iotas[uint16](8)...), e.before, e.before)
+	return e
+}
+
+func (e *expander512) byteColumn(x VecVirtual, off int) {
+	z := ZMM()
+	VMOVDQU8(Mem{Base: e.b, Disp: off}, z)
+	VPEXPANDB(x.AsZ(), e.bytes, z)
+	VMOVDQU8(z, Mem{Base: e.b, Disp: off})
+}
+
+func (e *expander512) wordColumn(x VecVirtual, off int) {
+	z, y := ZMM(), ZMM()
+	VMOVDQU16(Mem{Base: e.b, Disp: off}, z)
+	VPEXPANDW(x.AsZ(), e.words[0], z)
+	VMOVDQU16(z, Mem{Base: e.b, Disp: off})
+	rest := XMM()
+	VPERMW(x, e.before, rest)
+	VMOVDQU16(Mem{Base: e.b, Disp: off + 64}, y)
+	VPEXPANDW(rest.AsZ(), e.words[1], y)
+	VMOVDQU16(y, Mem{Base: e.b, Disp: off + 64})
+}
+
+func (e *expander512) dwordColumn(y VecVirtual, slots GPVirtual, off int) {
+	rest, count, low := GP64(), GP64(), GP64()
+	MOVQ(slots, rest)
+	skip := YMM()
+	VMOVDQU(constant(iotas[uint32](8)...), skip)
+	for g := range 4 {
+		z, k, x := ZMM(), K(), YMM()
+		KMOVW(rest.As32(), k)
+		VPERMD(y, skip, x)
+		VMOVDQU32(Mem{Base: e.b, Disp: off + 64*g}, z)
+		VPEXPANDD(x.AsZ(), k, z)
+		VMOVDQU32(z, Mem{Base: e.b, Disp: off + 64*g})
+		if g < 3 {
+			c := YMM()
+			MOVWLZX(rest.As16(), low.As32())
+			POPCNTL(low.As32(), count.As32())
+			VPBROADCASTD(count.As32(), c)
+			VPADDD(c, skip, skip)
+			SHRQ(U8(16), rest)
+		}
+	}
+}
+
+func enter512() {
+	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) (retained uint32)")
+	Pragma("noescape")
+	Doc("enterAVX512 is Enter.")
+	b, slots := Load(Param("b"), GP64()), argument("slots")
+	words := Load(Param("words"), GP64())
+	tables := Load(Param("t"), GP64())
+	pagesOf := Load(Param("prefixPages"), GP64())
+	take := GP64()
+	MOVQ(I32(-1), take)
+	BZHIQ(argument("count"), take, take)
+	r := request512{w: ZMM()}
+	VMOVDQU64(Mem{Base: words}, r.w)
+	f := decode512(&r, tables, pagesOf)
+	r.addRun(&f)
+	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
+
+	e := newExpander512(b, slots)
+	x, y, prefixes := XMM(), YMM(), XMM()
+	VPMOVQB(f.priority, x)
+	e.byteColumn(x, offPriority)
+	VPMOVQB(f.prefix, prefixes)
+	e.byteColumn(prefixes, offPrefix)
+	VPMOVQB(f.cycle, x)
+	e.byteColumn(x, offCycle)
+	hot, warm := ZMM(), ZMM()
+	VMOVDQU8(Mem{Base: b, Disp: offHotness}, hot)
+	VPBROADCASTB(constant(uint8(63)), warm)
+	VMOVDQU8(warm, e.bytes, hot)
+	VMOVDQU8(hot, Mem{Base: b, Disp: offHotness})
+	VPMOVQW(f.output, x)
+	e.wordColumn(x, offRemaining)
+	VPMOVQW(f.rate, x)
+	e.wordColumn(x, offRate)
+	step := ZMM()
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	for h, k := range e.words {
+		z := ZMM()
+		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, z)
+		VMOVDQU16(step, k, z)
+		VMOVDQU16(z, Mem{Base: b, Disp: offLastAccess + 64*h})
+	}
+	VPMOVQD(f.tokens, y)
+	e.dwordColumn(y, slots, offTokens)
+
+	ORQ(slots, Mem{Base: b, Disp: offAlive})
+	ORQ(slots, Mem{Base: b, Disp: offPrefill})
+	members512(b, prefixes, slots, take)
+	worth := worth512(f.need, f.types, take)
+	for i, t := range f.types {
+		deposit512(b, offType0+8*i, t, slots, take)
+	}
+	Store(worth, Return("retained"))
+	VZEROUPPER()
+	RET()
+}
+
+func arrive512() {
+	TEXT("arriveAVX512", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)")
+	Pragma("noescape")
+	Doc("arriveAVX512 is Arrive.")
+	u, x, c := argument("count"), GP64(), GP64()
+	for _, s := range []struct {
+		shift uint8
+		times uint64
+	}{{30, 0xBF58476D1CE4E5B9}, {27, 0x94D049BB133111EB}} {
+		MOVQ(u, x)
+		SHRQ(U8(s.shift), x)
+		XORQ(x, u)
+		MOVQ(U64(s.times), c)
+		IMULQ(c, u)
+	}
+	MOVQ(u, x)
+	SHRQ(U8(31), x)
+	XORQ(x, u)
+	lanes := argument("lanes")
+	SHLQ(U8(4), lanes)
+	BZHIQ(lanes, u, u)
+	n := counted512(u)
+	memory := draw512()
+	room := argument("room")
+	least := GP64()
+	MOVQ(U32(8), least)
+	CMPQ(room, least)
+	CMOVQLT(room, least)
+	CMPQ(n, least)
+	CMOVQLT(n, least)
+	ones, k := GP64(), K()
+	MOVQ(I32(-1), ones)
+	BZHIQ(least, ones, ones)
+	KMOVB(ones.As32(), k)
+	VMOVDQA64_Z(memory, k, memory)
+	Store(sum512(memory), Return("qp"))
+	Store(n, Return("n"))
+	VZEROUPPER()
+	RET()
+}
+
+func place512() {
+	TEXT("placeAVX512", NOSPLIT, "func(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)")
+	Pragma("noescape")
+	Doc("placeAVX512 is Place for the first newcomers: take is 2^k - 1.")
+	b, slots, take := Load(Param("b"), GP64()), argument("slots"), argument("take")
+	n := Load(Param("n"), GP64())
+	e := newExpander512(b, slots)
+	prefixes := XMM()
+	for _, c := range [][2]int{{offNewPriority, offPriority}, {offNewHotness, offHotness}, {offNewCycle, offCycle}, {offNewPrefix, offPrefix}} {
+		VMOVQ(Mem{Base: n, Disp: c[0]}, prefixes)
+		e.byteColumn(prefixes, c[1])
+	}
+	for _, c := range [][2]int{{offNewRemaining, offRemaining}, {offNewLast, offLastAccess}, {offNewRate, offRate}} {
+		x := XMM()
+		VMOVDQU(Mem{Base: n, Disp: c[0]}, x)
+		e.wordColumn(x, c[1])
+	}
+	y := YMM()
+	VMOVDQU(Mem{Base: n, Disp: offNewTokens}, y)
+	e.dwordColumn(y, slots, offTokens)
+	ORQ(slots, Mem{Base: b, Disp: offAlive})
+	members512(b, prefixes, slots, take)
+	var types [3]GPVirtual
+	for i := range types {
+		types[i] = GP64()
+		MOVBQZX(Mem{Base: n, Disp: offNewType0 + i}, types[i])
+	}
+	need := ZMM()
+	VPMOVZXDQ(Mem{Base: n, Disp: offNewNeed}, need)
+	worth := worth512(need, types, take)
+	for i, t := range types {
+		deposit512(b, offType0+8*i, t, slots, take)
+	}
+	for i, plane := range []int{offPrefill, offActive} {
+		r := GP64()
+		MOVBQZX(Mem{Base: n, Disp: offNewPrefill + i}, r)
+		deposit512(b, plane, r, slots, take)
+	}
+	Store(worth, Return("retained"))
+	VZEROUPPER()
+	RET()
+}
+
+func touch512() {
+	TEXT("touchAVX512", NOSPLIT, "func(b *Block, plane uint64, joins *[8]uint8, step int16)")
+	Pragma("noescape")
+	Doc("touchAVX512 is Touch.")
+	b, plane := Load(Param("b"), GP64()), argument("plane")
+	x, c := XMM(), XMM()
+	VPMOVZXBW(Mem{Base: Load(Param("joins"), GP64())}, x)
+	VPBROADCASTW(constant(uint16(63)), c)
+	VPMULLW(c, x, x)
+	VPACKUSWB(x, x, x) // cuts at 255
+	warmth, prefix, hot, step := ZMM(), ZMM(), ZMM(), ZMM()
+	VPBROADCASTQ(x, warmth)
+	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, prefix)
+	VPERMB(warmth, prefix, warmth)
+	k, r := K(), GP64()
+	KMOVQ(plane, k)
+	VPTESTMB(warmth, warmth, k, k)
+	KMOVQ(k, r)
+	VMOVDQU8(Mem{Base: b, Disp: offHotness}, hot)
+	VPADDUSB(warmth, hot, k, hot)
+	VMOVDQU8(hot, Mem{Base: b, Disp: offHotness})
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	for h := range 2 {
+		z := ZMM()
+		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, z)
+		VMOVDQU16(step, half(r, h), z)
+		VMOVDQU16(z, Mem{Base: b, Disp: offLastAccess + 64*h})
+	}
 	VZEROUPPER()
 	RET()
 }
@@ -1059,136 +1621,5 @@ func fill512() {
 	TEXT("storeFence", NOSPLIT, "func()")
 	Doc("storeFence orders streamed stores before all later ones.")
 	SFENCE()
-	RET()
-}
-
-func place512() {
-	TEXT("placeAVX512", NOSPLIT, "func(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)")
-	Pragma("noescape")
-	Doc("placeAVX512 is Place for the first newcomers: take is 2^k - 1.")
-	b := Load(Param("b"), GP64())
-	slots := argument("slots")
-	n := Load(Param("n"), GP64())
-	take := argument("take")
-
-	// Bytes: all 64 lanes at once.
-	k := K()
-	KMOVQ(slots, k)
-	for _, c := range [][2]int{{offNewPriority, offPriority}, {offNewPrefix, offPrefix}, {offNewHotness, offHotness}, {offNewCycle, offCycle}} {
-		x, z := XMM(), ZMM()
-		VMOVQ(Mem{Base: n, Disp: c[0]}, x)
-		VMOVDQU8(Mem{Base: b, Disp: c[1]}, z)
-		VPEXPANDB(x.AsZ(), k, z)
-		VMOVDQU8(z, Mem{Base: b, Disp: c[1]})
-	}
-	// Words: two halves; the second one's newcomers follow those of the first.
-	words := [][2]int{{offNewRemaining, offRemaining}, {offNewLast, offLastAccess}, {offNewRate, offRate}}
-	before := GP64()
-	for h := range 2 {
-		kh := half(slots, h)
-		if h == 1 {
-			XORQ(before, before)
-			POPCNTL(slots.As32(), before.As32())
-		}
-		for _, c := range words {
-			x, z := XMM(), ZMM()
-			if h == 0 {
-				VMOVDQU(Mem{Base: n, Disp: c[0]}, x)
-			} else {
-				VMOVDQU(Mem{Base: n, Disp: c[0], Index: before, Scale: 2}, x)
-			}
-			VMOVDQU16(Mem{Base: b, Disp: c[1] + 64*h}, z)
-			VPEXPANDW(x.AsZ(), kh, z)
-			VMOVDQU16(z, Mem{Base: b, Disp: c[1] + 64*h})
-		}
-	}
-	// Dwords: four groups.
-	rest := GP64()
-	MOVQ(slots, rest)
-	XORQ(before, before)
-	count, low := GP64(), GP64()
-	for g := range 4 {
-		y, z, kg := YMM(), ZMM(), K()
-		KMOVW(rest.As32(), kg)
-		VMOVDQU(Mem{Base: n, Disp: offNewTokens, Index: before, Scale: 4}, y)
-		VMOVDQU32(Mem{Base: b, Disp: offTokens + 64*g}, z)
-		VPEXPANDD(y.AsZ(), kg, z)
-		VMOVDQU32(z, Mem{Base: b, Disp: offTokens + 64*g})
-		if g < 3 {
-			MOVWLZX(rest.As16(), low.As32())
-			POPCNTL(low.As32(), count.As32())
-			ADDQ(count, before)
-			SHRQ(U8(16), rest)
-		}
-	}
-	// Planes.
-	ORQ(slots, Mem{Base: b, Disp: offAlive})
-	deposit := func(bits GPVirtual, plane int) {
-		ANDL(take.As32(), bits.As32())
-		PDEPQ(slots, bits, bits)
-		ORQ(bits, Mem{Base: b, Disp: plane})
-	}
-	for _, c := range [][2]int{{offNewType0, offType0}, {offNewType0 + 1, offType1}, {offNewType0 + 2, offType2}, {offNewPrefill, offPrefill}, {offNewPrefill + 1, offActive}} {
-		r := GP64()
-		MOVBQZX(Mem{Base: n, Disp: c[0]}, r)
-		deposit(r, c[1])
-	}
-	prefixes, same := XMM(), XMM()
-	VMOVQ(Mem{Base: n, Disp: offNewPrefix}, prefixes)
-	for p := 1; p <= 7; p++ {
-		k, r := K(), GP64()
-		VPBROADCASTB(constant(uint8(p)), same)
-		VPCMPEQB(same, prefixes, k)
-		KMOVD(k, r.As32())
-		deposit(r, offMembers+8*(p-1))
-	}
-	// What they are worth.
-	t0, t1, t2 := GP64(), GP64(), GP64()
-	MOVBQZX(Mem{Base: n, Disp: offNewType0}, t0)
-	MOVBQZX(Mem{Base: n, Disp: offNewType0 + 1}, t1)
-	MOVBQZX(Mem{Base: n, Disp: offNewType0 + 2}, t2)
-	w, need := ZMM(), ZMM()
-	mask := func(plane GPVirtual) OpmaskVirtual {
-		k := K()
-		KMOVW(plane.As32(), k)
-		return k
-	}
-	VPBROADCASTD_Z(constant(uint32(20)), mask(andNot(take, or(or(t0, t1), t2))), w)
-	VPBROADCASTD(constant(uint32(15)), mask(and(take, andNot(t0, t1))), w)
-	VPBROADCASTD(constant(uint32(10)), mask(and(take, andNot(t1, t0))), w)
-	VPBROADCASTD(constant(uint32(2)), mask(and(take, and(t0, t1))), w)
-	VPMOVZXDQ(Mem{Base: n, Disp: offNewNeed}, need) // qwords, so that 8 lanes fill the register
-	VPMOVZXDQ(w.AsY(), w)
-	VPMULUDQ(w, need, need)
-	Store(sum512(need), Return("retained"))
-	VZEROUPPER()
-	RET()
-}
-
-func touch512() {
-	TEXT("touchAVX512", NOSPLIT, "func(b *Block, plane uint64, warmth *[8]uint8, step int16)")
-	Pragma("noescape")
-	Doc("touchAVX512 is Touch.")
-	b := Load(Param("b"), GP64())
-	plane := argument("plane")
-	warmth, prefix, hot, step := ZMM(), ZMM(), ZMM(), ZMM()
-	VPBROADCASTQ(Mem{Base: Load(Param("warmth"), GP64())}, warmth)
-	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, prefix)
-	VPERMB(warmth, prefix, warmth)
-	k, r := K(), GP64()
-	KMOVQ(plane, k)
-	VPTESTMB(warmth, warmth, k, k)
-	KMOVQ(k, r)
-	VMOVDQU8(Mem{Base: b, Disp: offHotness}, hot)
-	VPADDUSB(warmth, hot, k, hot)
-	VMOVDQU8(hot, Mem{Base: b, Disp: offHotness})
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
-	for h := range 2 {
-		z := ZMM()
-		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, z)
-		VMOVDQU16(step, half(r, h), z)
-		VMOVDQU16(z, Mem{Base: b, Disp: offLastAccess + 64*h})
-	}
-	VZEROUPPER()
 	RET()
 }

@@ -79,6 +79,34 @@ var (
 	offAdvTokens = int(unsafe.Offsetof(advanced.Tokens))
 	offQP        = int(unsafe.Offsetof(advanced.QP))
 	offRetained  = int(unsafe.Offsetof(advanced.Retained))
+
+	offFreed         = int(unsafe.Offsetof(advanced.Freed))
+	offFreedRetained = int(unsafe.Offsetof(advanced.FreedRetained))
+)
+
+// Offsets of the state of shared prefixes, and of an admission.
+var (
+	shared    kernels.Shared
+	admission kernels.Admission
+
+	offShExtra    = int(unsafe.Offsetof(shared.Extra))
+	offShGain     = int(unsafe.Offsetof(shared.Gain))
+	offShLast     = int(unsafe.Offsetof(shared.Last))
+	offShQP       = int(unsafe.Offsetof(shared.QP))
+	offShRetained = int(unsafe.Offsetof(shared.Retained))
+	offShMul      = int(unsafe.Offsetof(shared.Mul))
+	offShWeight   = int(unsafe.Offsetof(shared.Weight))
+
+	offAdExtra   = int(unsafe.Offsetof(admission.Extra))
+	offAdUsed    = int(unsafe.Offsetof(admission.Used))
+	offAdBudget  = int(unsafe.Offsetof(admission.Budget))
+	offAdFree    = int(unsafe.Offsetof(admission.Free))
+	offAdTaken   = int(unsafe.Offsetof(admission.Taken))
+	offAdFailed  = int(unsafe.Offsetof(admission.Failed))
+	offAdPrivate = int(unsafe.Offsetof(admission.Private))
+	offAdGone    = int(unsafe.Offsetof(admission.Gone))
+	offAdJoins   = int(unsafe.Offsetof(admission.Joins))
+	offAdWords   = int(unsafe.Offsetof(admission.Words))
 )
 
 // Offsets of newcomers, and of the tables of requests.
