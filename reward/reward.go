@@ -103,13 +103,18 @@ func Compute(t *Totals) Terms {
 // Score is Compute(t).Score(t.Weights()) without the terms that have no weight.
 func (t *Totals) Score() int64 {
 	if t.Serving.GoodNorm == 0 {
-		w := &SeedWeights // one sum without an array, which Go would build in memory
-		return floorDiv(w[0]*Failure(t.Failures)+w[1]*Throughput(t.Tokens, t.TokenNorm)+w[2]*Headroom(t.HeadroomTenths, t.Steps)+
-			w[3]*Efficiency(t.UsedQP, t.BudgetQP)+w[4]*Quality(t.RetainedTwenty, t.UsedQP)+w[5]*Latency(t.LatencyMilli)+w[6]*Risk(t.RiskHundredths), scoreDivisor)
+		return SeedScore(t.Failures, t.Tokens, t.TokenNorm, t.HeadroomTenths, t.Steps, t.UsedQP, t.BudgetQP, t.RetainedTwenty, t.LatencyMilli, t.RiskHundredths)
 	}
 	var terms Terms
 	terms.addServing(t)
 	return terms.Score(&ServingWeights)
+}
+
+// SeedScore is the score of the seed profile from the totals of the same names, for those who have no Totals at hand.
+func SeedScore(failures uint32, tokens uint64, norm uint32, tenths int32, steps, used, budget, retained, latency, risk uint32) int64 {
+	w := &SeedWeights // one sum without an array, which Go would build in memory
+	return floorDiv(w[0]*Failure(failures)+w[1]*Throughput(tokens, norm)+w[2]*Headroom(tenths, steps)+
+		w[3]*Efficiency(used, budget)+w[4]*Quality(retained, used)+w[5]*Latency(latency)+w[6]*Risk(risk), scoreDivisor)
 }
 
 // addServing evaluates the terms of the serving profile.
@@ -156,39 +161,23 @@ func Headroom(tenths int32, steps uint32) int64 {
 
 // HeadroomTenths is ten times a step's headroom value: 10 below 80 % of the budget, 5 below 95 %, 2 below 100 %, else -5.
 func HeadroomTenths(usedQP, budgetQP uint32) int32 {
-	switch {
-	case below(usedQP, budgetQP, 80):
-		return 10
-	case below(usedQP, budgetQP, 95):
-		return 5
-	case usedQP < budgetQP:
-		return 2
-	}
-	return -5
+	return int32(-5 + 7*below(usedQP, budgetQP, 100) + 3*below(usedQP, budgetQP, 95) + 5*below(usedQP, budgetQP, 80))
 }
 
-// Pressure tells whether memory stands above 95 % of the budget.
-func Pressure(usedQP, budgetQP uint32) bool { return uint64(usedQP)*100 > uint64(budgetQP)*95 }
+// Pressure is 1 if memory stands above 95 % of the budget, else 0.
+func Pressure(usedQP, budgetQP uint32) uint32 {
+	return uint32((uint64(budgetQP)*95 - uint64(usedQP)*100) >> 63)
+}
 
 // Efficiency judges the memory left at the end: 0.2 below 85 % of the budget, 0.1 below 95 %, 0 below 100 %, else -0.2.
 func Efficiency(usedQP, budgetQP uint32) int64 {
-	switch {
-	case below(usedQP, budgetQP, 85):
-		return TermOne * 2 / 10
-	case below(usedQP, budgetQP, 95):
-		return TermOne / 10
-	case usedQP < budgetQP:
-		return 0
-	}
-	return -(TermOne * 2 / 10)
+	const full, half = TermOne * 2 / 10, TermOne / 10
+	return -full + full*below(usedQP, budgetQP, 100) + half*below(usedQP, budgetQP, 95) + (full-half)*below(usedQP, budgetQP, 85)
 }
 
 // Quality is the mean of (1 - eviction value) over the memory in use, 0 when nothing is; range [0, 1].
 func Quality(retainedTwenty, usedQP uint32) int64 {
-	if usedQP == 0 {
-		return 0
-	}
-	return int64(retainedTwenty) * TermOne / (20 * int64(usedQP))
+	return int64(retainedTwenty) * TermOne / (20 * int64(max(1, usedQP))) // nothing is retained where nothing is used
 }
 
 // Latency is -min(0.2 * swap latency, 0.3); range [-0.3, 0].
@@ -199,9 +188,9 @@ func Latency(milli uint32) int64 {
 // Risk is minus the sum of the evictions' risks; range (-inf, 0].
 func Risk(hundredths uint32) int64 { return -(int64(hundredths) * TermOne / 100) }
 
-// below tells whether used is less than percent of budget.
-func below(used, budget, percent uint32) bool {
-	return uint64(used)*100 < uint64(budget)*uint64(percent)
+// below is 1 if used is less than percent of budget, else 0. No branch: memory wanders about these marks.
+func below(used, budget, percent uint32) int64 {
+	return int64((uint64(used)*100 - uint64(budget)*uint64(percent)) >> 63)
 }
 
 // floorDiv has no branch: the sign of a score is anybody's guess.

@@ -32,9 +32,24 @@ func (v *env) applyBlock(b *block, row []uint8) {
 	resident := b.Alive &^ b.Swapped
 	e, c, s := lo&^hi&b.Alive, hi&^lo&resident&^b.Int4, lo&hi&resident
 	v.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(e|c|s))
-	v.free(b, e&resident|s, c)
 	if e != 0 {
 		v.countRisk(b, e)
+	}
+	private, retained, latency := uint32(0), uint32(0), uint32(0)
+	read := b.Active & (b.Swapped&^e | s)
+	for m := e&resident | s | c | read; m != 0; m &= m - 1 {
+		i := uint(bits.TrailingZeros64(m)) & 63
+		qp := v.privatePages(b, i) * b.quant(i).QuarterPages()
+		latency += accessMilli(qp) * uint32(read>>i&1)
+		freed := qp >> (c >> i & 1) * uint32(resident>>i&1)
+		private += freed
+		retained += freed * b.blockType(i).RetentionTwentieths()
+	}
+	v.PrivateQP -= private
+	v.RetainedPrivate -= retained
+	v.LatencyMilli += latency
+	v.Counters.SwapReads += uint32(bits.OnesCount64(read))
+	if e != 0 {
 		b.Clear(e)
 	}
 	b.compress(c)
@@ -67,7 +82,7 @@ func (v *env) count(evicted, compressed, swapped uint64) {
 	v.Counters.Swaps += uint32(bits.OnesCount64(swapped))
 }
 
-// applyList applies ordered pairs (op, slot); rule 6.3.
+// applyList applies ordered pairs (op, slot), rule 6.3, and then counts the accesses to swapped sequences that generate.
 func (v *env) applyList(list []int32) {
 	for i := 0; i+1 < len(list); i += 2 {
 		op, slot := list[i], list[i+1]
@@ -76,6 +91,12 @@ func (v *env) applyList(list []int32) {
 		}
 		if op < 0 || op >= kv.NumOps || slot < 0 || int(slot) >= v.rules.slots || !v.apply(kv.Op(op), uint(slot)) {
 			v.Counters.Invalid++
+		}
+	}
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		for m := b.Active & b.Swapped; m != 0; m &= m - 1 {
+			v.readSwapped(b, uint(bits.TrailingZeros64(m)))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
@@ -269,20 +270,27 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 }
 
 // envAt assembles environment i.
-func (b *Batch) envAt(i int) env {
+func (b *Batch) envAt(i int) (v env) {
+	b.load(&v, i, &b.scratch)
+	return v
+}
+
+// load assembles environment i for a worker. Bounds are checked by the callers once, not slice by slice.
+func (b *Batch) load(v *env, i int, s *scratch) {
 	r := b.rulesOf(i)
-	v := env{head: &b.heads[i], blocks: b.blocks[i*b.width : (i+1)*b.width : (i+1)*b.width],
-		queue: b.queues[i*b.words:][:r.queueCap:b.words], needs: b.needs[i*b.words:][:b.words:b.words], rules: r, scratch: &b.scratch}
+	v.head, v.rules, v.scratch = &b.heads[i], r, s
+	v.blocks = unsafe.Slice((*block)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.blocks)), i*b.width*int(unsafe.Sizeof(block{})))), b.width)
+	v.queue = unsafe.Slice((*scenario.Word)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.queues)), i*b.words*8)), b.words)[:r.queueCap]
+	v.needs = unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.needs)), i*b.words*4)), b.words)
 	if r.serving != nil {
 		v.tally, v.lanes, v.tickets = b.serving.at(i)
 	}
-	return v
 }
 
 // stepEnv steps environment i, writes its rows and resets it when its mode says so. row is its place in the actions.
 func (b *Batch) stepEnv(i, row int, a *Actions, s *scratch) {
-	v := b.envAt(i)
-	v.scratch = s
+	var v env
+	b.load(&v, i, s)
 	if v.Ended != 0 { // NextStep: this step is the reset
 		b.ids[i].Episode++
 		v.reset(b.ids[i])

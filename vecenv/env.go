@@ -90,20 +90,25 @@ func (v *env) step(ops []uint8, list []int32) {
 func (v *env) account(components *reward.Terms) int64 {
 	used := v.usedQP()
 	v.HeadroomTenths += reward.HeadroomTenths(used, v.Episode.BudgetQP)
-	if reward.Pressure(used, v.Episode.BudgetQP) {
-		v.Counters.PressureSteps++
-	}
-	t := v.totals()
-	score := int64(0)
-	if components != nil {
-		*components = reward.Compute(&t)
-		score = components.Score(t.Weights())
-	} else {
-		score = t.Score()
-	}
+	v.Counters.PressureSteps += reward.Pressure(used, v.Episode.BudgetQP)
+	score := v.score(components)
 	gain := score - v.Score
 	v.Score = score
 	return gain
+}
+
+// score is the score as if the episode ended now.
+func (v *env) score(components *reward.Terms) int64 {
+	if components == nil && v.rules.serving == nil {
+		return reward.SeedScore(v.Counters.Failures, v.Tokens, v.Episode.TokenNorm, v.HeadroomTenths, uint32(v.rules.steps), v.usedQP(),
+			v.Episode.BudgetQP, v.RetainedPrivate+v.RetainedShared, v.LatencyMilli, v.RiskHundredths)
+	}
+	t := v.totals()
+	if components == nil {
+		return t.Score()
+	}
+	*components = reward.Compute(&t)
+	return components.Score(t.Weights())
 }
 
 // terms is what the components of an environment are: nothing before its first step.
@@ -162,9 +167,6 @@ func (v *env) generate() {
 	growth := uint32(0)
 	for w := range v.blocks {
 		b := &v.blocks[w]
-		for m := b.Active & b.Swapped; m != 0; m &= m - 1 {
-			v.readSwapped(b, uint(bits.TrailingZeros64(m)))
-		}
 		growth += v.rules.growth * uint32(bits.OnesCount64(b.Active))
 	}
 	if v.usedQP()+growth > v.Episode.CapacityQP {
@@ -187,6 +189,9 @@ func (v *env) generate() {
 
 // readSwapped charges one access to a swapped sequence; rule 6.9.
 func (v *env) readSwapped(b *block, s uint) {
-	v.LatencyMilli += 100 + min(200, 2*v.privatePages(b, s)*b.quant(s).QuarterPages())
+	v.LatencyMilli += accessMilli(v.privatePages(b, s) * b.quant(s).QuarterPages())
 	v.Counters.SwapReads++
 }
+
+// accessMilli is the latency of an access to a swapped sequence that holds so many quarter pages, thousandths.
+func accessMilli(qp uint32) uint32 { return 100 + min(200, 2*qp) }

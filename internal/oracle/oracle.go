@@ -398,7 +398,7 @@ func (v *Env) account() {
 	t.Failures = v.Count.Failures
 	t.UsedQP = v.Used()
 	t.HeadroomTenths += reward.HeadroomTenths(t.UsedQP, t.BudgetQP)
-	if reward.Pressure(t.UsedQP, t.BudgetQP) {
+	if reward.Pressure(t.UsedQP, t.BudgetQP) == 1 {
 		v.Count.PressureSteps++
 	}
 	t.RetainedTwenty = v.retained()

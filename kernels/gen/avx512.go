@@ -469,9 +469,11 @@ func admit512() {
 	MOVL(Mem{Base: a, Disp: offAdUsed}, used)
 	MOVL(Mem{Base: a, Disp: offAdBudget}, budget)
 	MOVL(Mem{Base: a, Disp: offAdFree}, free)
-	taken, private := GP64(), GP32()
+	taken, private, joins, one := GP64(), GP32(), GP64(), GP64()
 	XORQ(taken, taken)
 	XORL(private, private)
+	MOVQ(Mem{Base: a, Disp: offAdJoins}, joins) // one store at the end: a load of them all must not meet eight stores
+	MOVQ(U32(1), one)
 	table, mask, room := ZMM(), ZMM(), ZMM()
 	VBROADCASTI32X8(Mem{Base: a, Disp: offAdExtra}, table)
 	VPBROADCASTD(constant(uint32(demandMask)), mask)
@@ -479,16 +481,14 @@ func admit512() {
 	MOVL(budget, left)
 	SUBL(used, left)
 	VPBROADCASTD(left, room)
-	var memory [2]VecVirtual
 	var bits [2]GPVirtual
 	for h := range 2 {
 		need, prefix, k := ZMM(), ZMM(), K()
-		memory[h] = ZMM()
 		VMOVDQU32(Mem{Base: demands, Disp: 64 * h}, need)
 		VPSRLD(U8(demandShift), need, prefix)
-		VPANDD(mask, need, memory[h])
+		VPANDD(mask, need, need)
 		VPERMD(table, prefix, prefix)
-		VPADDD(prefix, memory[h], need)
+		VPADDD(prefix, need, need)
 		VPCMPUD(U8(2), room, need, k) // at most
 		bits[h] = GP64()
 		KMOVW(k, bits[h].As32())
@@ -519,7 +519,9 @@ func admit512() {
 	JHI(LabelRef("next"))
 	MOVL(sum, used)
 	MOVL(U32(0), Mem{Base: a, Disp: offAdExtra, Index: p, Scale: 4})
-	INCB(Mem{Base: a, Disp: offAdJoins, Index: p, Scale: 1})
+	SHLQ(U8(3), p)
+	SHLXQ(p, one, p)
+	ADDQ(p, joins)
 	ADDL(need, private)
 	DECL(free)
 	BTSQ(i, taken)
@@ -527,6 +529,7 @@ func admit512() {
 	Label("served")
 	MOVL(used, Mem{Base: a, Disp: offAdUsed})
 	MOVL(free, Mem{Base: a, Disp: offAdFree})
+	MOVQ(joins, Mem{Base: a, Disp: offAdJoins})
 	ADDL(private, Mem{Base: a, Disp: offAdPrivate})
 
 	ones, gone, keep := GP64(), GP64(), GP64()
@@ -539,10 +542,18 @@ func admit512() {
 	ORQ(taken, gone)
 	ANDQ(keep, gone)
 	ANDNQ(keep, gone, keep)
-	total := ZMM()
-	VMOVDQA32_Z(memory[0], part(gone, 0), total)
-	VPADDD(memory[1], total, part(gone, 1), total)
-	ADDL(sum512(total), Mem{Base: a, Disp: offAdGone})
+	ADDL(private, Mem{Base: a, Disp: offAdGone})
+	lost := andNot(gone, taken)
+	Label("lost") // seldom any
+	TESTQ(lost, lost)
+	JZ(LabelRef("counted"))
+	TZCNTQ(lost, i)
+	BLSRQ(lost, lost)
+	MOVL(Mem{Base: demands, Index: i, Scale: 4}, need)
+	ANDL(U32(demandMask), need)
+	ADDL(need, Mem{Base: a, Disp: offAdGone})
+	JMP(LabelRef("lost"))
+	Label("counted")
 
 	// Eight at a time: the admitted to Words, the rest to its new place.
 	queue, needs, n, from := argument("queue"), argument("needs"), argument("n"), GP64()
