@@ -47,6 +47,14 @@ func BenchmarkOpPlanes(b *testing.B) {
 	benchEach(b, func() { kernels.OpPlanes(&ops) })
 }
 
+func BenchmarkAct(b *testing.B) {
+	block, _, pages := typical()
+	ops := [64]uint8{3: 1, 17: 2, 5: 3}
+	var a kernels.Acted
+	start := *block
+	benchEach(b, func() { *block = start; kernels.Act(block, &ops, pages, &a) })
+}
+
 func BenchmarkAdvance(b *testing.B) {
 	block, _, pages := typical()
 	var a kernels.Advanced
@@ -93,7 +101,7 @@ func BenchmarkNewcomers(b *testing.B) {
 	})
 	start := *block
 	b.Run("kernel=enter", func(b *testing.B) {
-		benchEach(b, func() { *block = start; kernels.Enter(block, 7<<40, &words, 3, t, pages, 7) })
+		benchEach(b, func() { *block = start; kernels.Enter(block, 7<<40, &words, 3, t, pages, 7, &[8]uint8{}) })
 	})
 	b.Run("kernel=place", func(b *testing.B) { benchEach(b, func() { *block = start; kernels.Place(block, 7<<40, &n, 7) }) })
 	b.Run("kernel=copy", func(b *testing.B) { benchEach(b, func() { *block = start }) })

@@ -69,12 +69,30 @@ func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission
 	return admitGeneric(queue, needs, first, n, old, kept, a)
 }
 
-func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) uint32 {
+func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) uint32 {
 	switch active {
 	case AVX512:
-		return enterAVX512(b, slots, words, count, t, prefixPages, step)
+		return enterAVX512(b, slots, words, count, t, prefixPages, step, joins)
 	}
-	return enterGeneric(b, slots, words, count, t, prefixPages, step)
+	return enterGeneric(b, slots, words, count, t, prefixPages, step, joins)
+}
+
+func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
+	switch active {
+	case AVX512:
+		actAVX512(b, ops, pages, a)
+	default:
+		actGeneric(b, ops, pages, a)
+	}
+}
+
+func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool) {
+	switch active {
+	case AVX512:
+		globalsAVX512(dst, num, den, budget, capacity, norm, stream)
+	default:
+		globalsGeneric(dst, num, den, budget, capacity, norm)
+	}
 }
 
 func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (int, uint32) {

@@ -20,8 +20,14 @@ func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission
 	return admitGeneric(queue, needs, first, n, old, kept, a)
 }
 
-func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) uint32 {
-	return enterGeneric(b, slots, words, count, t, prefixPages, step)
+func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) uint32 {
+	return enterGeneric(b, slots, words, count, t, prefixPages, step, joins)
+}
+
+func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) { actGeneric(b, ops, pages, a) }
+
+func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, _ bool) {
+	globalsGeneric(dst, num, den, budget, capacity, norm)
 }
 
 func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (int, uint32) {

@@ -37,6 +37,46 @@ func opPlanesGeneric(ops *[Lanes]uint8) (lo, hi, over uint64) {
 	return lo &^ over, hi &^ over, over
 }
 
+func actGeneric(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
+	lo, hi, over := opPlanesGeneric(ops)
+	resident := b.Alive &^ b.Swapped
+	evict, compress, swap := lo&^hi&b.Alive, hi&^lo&resident&^b.Int4, lo&hi&resident
+	*a = Acted{Evicted: evict, Compressed: compress, Swapped: swap, Read: b.Active & (b.Swapped&^evict | swap),
+		Invalid: uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(evict|compress|swap)), RiskHundredths: b.risk(evict)}
+	for m := evict&resident | swap | compress | a.Read; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		qp := b.own(s, pages)
+		a.LatencyMilli += (100 + min(200, 2*qp)) * uint32(a.Read>>s&1)
+		freed := qp >> (compress >> s & 1) * uint32(resident>>s&1)
+		a.Freed += freed
+		a.FreedRetained += freed * retention[b.code(s)]
+	}
+	if evict != 0 {
+		b.Clear(evict)
+	}
+	b.Int4 |= compress & b.Int8
+	b.Int8 ^= compress
+	b.Swapped |= swap
+}
+
+// risk is what evicting lanes risks, hundredths; rule 9.8.
+func (b *Block) risk(evict uint64) (hundredths uint32) {
+	t0, t1 := b.Type0&evict, b.Type1&evict
+	hundredths = 30 * uint32(bits.OnesCount64(evict&^(t0|t1|b.Type2)))
+	for m := t0 &^ t1; m != 0; m &= m - 1 { // context
+		if b.Priority[bits.TrailingZeros64(m)&63] >= 50 {
+			hundredths += 15
+		}
+	}
+	for m := t1 &^ t0; m != 0; m &= m - 1 { // generation
+		s := bits.TrailingZeros64(m) & 63
+		if b.Priority[s] >= 70 && uint64(b.Tokens[s])*3 >= uint64(b.Remaining[s])*7 {
+			hundredths += 20
+		}
+	}
+	return hundredths
+}
+
 func heatGeneric(h *[Lanes]uint8, warm uint64) {
 	for i := 0; i < Lanes; i += 8 {
 		x := binary.LittleEndian.Uint64(h[i:])
@@ -246,7 +286,8 @@ func admitGeneric(queue []uint64, needs []uint32, first, n, old, kept int, a *Ad
 	return kept
 }
 
-func enterGeneric(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) uint32 {
+func enterGeneric(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) uint32 {
+	touch(b, b.Alive&^(b.Type0|b.Type1|b.Type2), joins, step)
 	var n Newcomers
 	requests(words, t, prefixPages, step, 63, &n)
 	return place(b, slots, &n, uint8(1<<count-1))
@@ -379,7 +420,8 @@ func placeGeneric(b *Block, slots uint64, n *Newcomers, take uint8) (retained ui
 func touchGeneric(b *Block, plane uint64, joins *[8]uint8, step int16) {
 	for m := plane; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
-		if n := joins[b.Prefix[s]&kv.MaxPrefixes]; n != 0 {
+		if p := b.Prefix[s] & kv.MaxPrefixes; p != 0 && joins[p] != 0 {
+			n := joins[p]
 			b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63*uint32(n)))
 			b.LastAccess[s] = step
 		}
@@ -400,6 +442,15 @@ func quotientsGeneric(dst, num, den *[16]float32) {
 	for i, n := range num {
 		dst[i] = n / den[i]
 	}
+}
+
+func globalsGeneric(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32) {
+	for i, n := range num {
+		dst[i] = float32(n) / float32(den[i])
+	}
+	b := float32(budget)
+	dst[0], dst[1], dst[7], dst[12] = float32(num[0])/b, float32(num[1])/float32(capacity), float32(num[7])/b, float32(num[12])/b
+	dst[14] = float32(num[14]) / float32(norm)
 }
 
 func maskRowsGeneric(dst []uint8, evict, compress, swap uint64) {

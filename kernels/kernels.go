@@ -21,6 +21,18 @@ type Advanced struct {
 	FreedRetained uint32 // the same by retention weight
 }
 
+// Acted is what Act tells.
+type Acted struct {
+	Evicted, Compressed, Swapped uint64 // planes of the operations that were done
+	Read                         uint64 // plane of swapped lanes that are about to generate
+
+	Invalid        uint32 // operations that could not be done
+	RiskHundredths uint32 // of the evictions; rule 9.8
+	LatencyMilli   uint32 // of the accesses to Read; rule 6.9
+	Freed          uint32 // private quarter pages that resident lanes gave up
+	FreedRetained  uint32 // the same, each by the retention weight of its block type, twentieths
+}
+
 // Shared is the state of the shared prefixes.
 type Shared struct {
 	Extra    [8]uint32 // quarter pages that a new resident member at fp16 adds to a prefix
@@ -90,6 +102,14 @@ type RequestTables struct {
 //	}
 func OpPlanes(ops *[Lanes]uint8) (lo, hi, over uint64) { return opPlanes(ops) }
 
+// Act applies one op a lane, all at once, and finds what accesses to the swapped lanes that are Active then cost; rules 6.2 and 6.9.
+//
+//	resident := Alive &^ Swapped
+//	evict on Alive; compress on resident &^ Int4; swap on resident; other ops, and those above 3, are invalid; 0 is none
+//	Freed = private memory of resident evicted and of swapped lanes + half of that of compressed ones
+//	evicted lanes are cleared, compressed ones go one level down, swapped ones join Swapped
+func Act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) { act(b, ops, pages, a) }
+
 // Heat lets hotness decay and warms the lanes of a plane. Nothing can overflow: after the decay a value is at most 192.
 //
 //	for s := range h {
@@ -142,9 +162,10 @@ func Admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission
 	return admit(queue, needs, first, n, old, kept, a)
 }
 
-// Enter is Requests for the first count of eight words, then Place of these into slots, of which there are as many.
-func Enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) (retained uint32) {
-	return enter(b, slots, words, count, t, prefixPages, step)
+// Enter is Requests for the first count of eight words, then Place of these into slots, of which there are as many, and Touch of the
+// system blocks with joins, the requests that joined each prefix.
+func Enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) (retained uint32) {
+	return enter(b, slots, words, count, t, prefixPages, step, joins)
 }
 
 // Draws mixes eight counters, golden ratio steps apart; rules 2.1 and 2.3.
@@ -194,7 +215,7 @@ func Place(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32) {
 // Touch notes the accesses that the lanes of a plane get through their prefix.
 //
 //	for s in plane {
-//		if joins[Prefix[s]] != 0 { Hotness[s] = min(255, Hotness[s] + 63*joins[Prefix[s]]); LastAccess[s] = step }
+//		if Prefix[s] != 0 && joins[Prefix[s]] != 0 { Hotness[s] = min(255, Hotness[s] + 63*joins[Prefix[s]]); LastAccess[s] = step }
 //	}
 func Touch(b *Block, plane uint64, joins *[8]uint8, step int16) { touch(b, plane, joins, step) }
 
@@ -207,6 +228,12 @@ func Counts(u uint64, table *[8]uint16) (n int) { return counts(u, table) }
 //
 //	for i := range dst { dst[i] = num[i] / den[i] }
 func Quotients(dst, num, den *[16]float32, stream bool) { quotients(dst, num, den, stream) }
+
+// Globals divides integers: Quotients of num by den, where den[0], den[7] and den[12] are budget, den[1] capacity and den[14] norm,
+// whatever den holds there. All must fit into 31 bits.
+func Globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool) {
+	globals(dst, num, den, budget, capacity, norm, stream)
+}
 
 // MaskRows writes four bytes a lane: 1, then a bit of each plane. len(dst) is 4 times the lanes, at most 256.
 //

@@ -31,6 +31,55 @@ func TestOpPlanesLevels(t *testing.T) {
 	})
 }
 
+func TestActLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(18)
+		for k := range rounds {
+			pages := randomPages(r)
+			b := randomBlock(r, &pages)
+			if r.IntN(2) == 0 { // sums of large numbers would wrap, on all levels alike, but that is not the point
+				for s := range b.Tokens {
+					b.Tokens[s] = uint32(pages[b.Prefix[s]])*128 + r.Uint32N(5000)
+				}
+			}
+			ref := *b
+			var ops [kernels.Lanes]uint8
+			for s := range ops {
+				if r.IntN(3) == 0 {
+					ops[s] = uint8(r.IntN(4))
+				}
+				if r.IntN(90) == 0 {
+					ops[s] = uint8(r.Uint32())
+				}
+			}
+			var got, want kernels.Acted
+			kernels.Act(b, &ops, &pages, &got)
+			generic(func() { kernels.Act(&ref, &ops, &pages, &want) })
+			require.Equal(t, want, got, "round %d", k)
+			require.Equal(t, ref, *b, "round %d", k)
+		}
+	})
+}
+
+func TestGlobalsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(19)
+		for range rounds {
+			var num, den [16]int32
+			for i := range num {
+				num[i], den[i] = int32(r.Uint32()), 1+r.Int32N(1<<30)
+			}
+			g := newGuarded(t, 64)
+			var want [16]float32
+			budget, capacity, norm := 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30)
+			kernels.Globals((*[16]float32)(g.floats()), &num, &den, budget, capacity, norm, r.IntN(2) == 0)
+			generic(func() { kernels.Globals(&want, &num, &den, budget, capacity, norm, false) })
+			require.Equal(t, bitsOf(want[:]), bitsOf(g.floats()))
+			g.check(t)
+		}
+	})
+}
+
 func TestHeatLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(2)
@@ -267,9 +316,14 @@ func TestEnterLevels(t *testing.T) {
 				slots |= free & -free
 				count++
 			}
-			step := int16(r.IntN(4097))
-			retained := kernels.Enter(b, slots, &words, count, tables, &pages, step)
-			generic(func() { require.Equal(t, kernels.Enter(&ref, slots, &words, count, tables, &pages, step), retained) })
+			step, joins := int16(r.IntN(4097)), [8]uint8{}
+			for i := range joins {
+				joins[i] = []uint8{0, 1, 2, 3, 4, 5, 32, 0}[r.IntN(8)]
+			}
+			retained := kernels.Enter(b, slots, &words, count, tables, &pages, step, &joins)
+			generic(func() {
+				require.Equal(t, kernels.Enter(&ref, slots, &words, count, tables, &pages, step, &joins), retained)
+			})
 			require.Equal(t, ref, *b, "round %d", k)
 		}
 	})

@@ -25,36 +25,23 @@ func planesOf(row []uint8) (lo, hi, over uint64) {
 	return kernels.OpPlanes(&ops)
 }
 
-// applyBlock applies up to 64 ops, each on a slot of its own. One pass over the touched slots finds the memory that is freed (all of
-// it, half of it where a slot is compressed) and, which has to come before the sequences generate, what accesses to swapped ones cost.
+// applyBlock applies up to 64 ops, each on a slot of its own, and counts the accesses to swapped sequences that are to generate.
 func (v *env) applyBlock(b *block, row []uint8) {
-	lo, hi, over := planesOf(row)
-	resident := b.Alive &^ b.Swapped
-	e, c, s := lo&^hi&b.Alive, hi&^lo&resident&^b.Int4, lo&hi&resident
-	v.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(e|c|s))
-	if e != 0 {
-		v.countRisk(b, e)
+	a := &v.scratch.acted
+	if len(row) == kernels.Lanes {
+		kernels.Act(&b.Block, (*[kernels.Lanes]uint8)(row), &v.Episode.PrefixPages, a)
+	} else {
+		var ops [kernels.Lanes]uint8
+		copy(ops[:], row)
+		kernels.Act(&b.Block, &ops, &v.Episode.PrefixPages, a)
 	}
-	private, retained, latency := uint32(0), uint32(0), uint32(0)
-	read := b.Active & (b.Swapped&^e | s)
-	for m := e&resident | s | c | read; m != 0; m &= m - 1 {
-		i := uint(bits.TrailingZeros64(m)) & 63
-		qp := v.privatePages(b, i) * b.quant(i).QuarterPages()
-		latency += accessMilli(qp) * uint32(read>>i&1)
-		freed := qp >> (c >> i & 1) * uint32(resident>>i&1)
-		private += freed
-		retained += freed * b.blockType(i).RetentionTwentieths()
-	}
-	v.PrivateQP -= private
-	v.RetainedPrivate -= retained
-	v.LatencyMilli += latency
-	v.Counters.SwapReads += uint32(bits.OnesCount64(read))
-	if e != 0 {
-		b.Clear(e)
-	}
-	b.compress(c)
-	b.Swapped |= s
-	v.count(e, c, s)
+	v.PrivateQP -= a.Freed
+	v.RetainedPrivate -= a.FreedRetained
+	v.LatencyMilli += a.LatencyMilli
+	v.RiskHundredths += a.RiskHundredths
+	v.Counters.Invalid += a.Invalid
+	v.Counters.SwapReads += uint32(bits.OnesCount64(a.Read))
+	v.count(a.Evicted, a.Compressed, a.Swapped)
 }
 
 // free takes the private memory of resident slots off the totals: all of it, or half of it for those of another plane.

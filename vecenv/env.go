@@ -30,10 +30,12 @@ type scratch struct {
 	newcomers kernels.Newcomers
 	shared    kernels.Shared // of the prefixes, as refreshShared left it
 	admission kernels.Admission
+	acted     kernels.Acted
 	advanced  kernels.Advanced
 	view      kernels.View
 
-	num, den [GlobalFeatures]float32 // of the observation's global values
+	num        [GlobalFeatures]int32   // of the observation's global values
+	fnum, fden [GlobalFeatures]float32 // the same in the serving profile
 }
 
 // rules is what all environments of a batch share.
@@ -48,7 +50,7 @@ type rules struct {
 	lastMask uint64 // the slots that exist in the last block
 	truncate bool
 	obsLen   int
-	den      [GlobalFeatures]float32 // of the observation's global values, where no episode changes them
+	den      [GlobalFeatures]int32 // of the observation's global values, where no episode changes them
 	profile  Profile
 	serving  *servingRules // nil in the seed profile
 }

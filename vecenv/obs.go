@@ -85,8 +85,7 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, stream bool) {
-	v.globals()
-	kernels.Quotients((*[GlobalFeatures]float32)(row), &v.scratch.num, &v.scratch.den, stream)
+	v.observeGlobals((*[GlobalFeatures]float32)(row), stream)
 	row = row[GlobalFeatures:]
 	o := v.view()
 	for w := range v.blocks {
@@ -122,8 +121,8 @@ func (v *env) look() {
 	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &v.scratch.shared)
 }
 
-// globals puts the global values' numerators and denominators into the scratch.
-func (v *env) globals() {
+// observeGlobals writes the global values.
+func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
 	r, e := v.rules, &v.Episode
 	var live, active, compressed, swapped int
 	for w := range v.blocks {
@@ -137,41 +136,47 @@ func (v *env) globals() {
 	if v.QueueLen > 0 && r.serving == nil {
 		oldest = v.Step - scenario.Birth(v.queue[0])
 	}
-	budget := float32(e.BudgetQP)
-	den := &v.scratch.den
-	*den = r.den
-	den[0], den[1], den[7], den[12], den[14] = budget, float32(e.CapacityQP), budget, budget, float32(e.TokenNorm)
 	num := &v.scratch.num
-	num[0] = float32(min(v.usedQP(), 2*e.BudgetQP))
-	num[1] = budget
-	num[2] = float32(r.steps - v.Step)
-	num[3] = float32(v.Counters.PressureSteps)
-	num[4] = float32(v.QueueLen)
-	num[5] = float32(v.Growth)
-	num[6] = float32(oldest)
-	num[7] = float32(min(v.PendingQP, 4*e.BudgetQP))
-	num[8] = float32(live)
-	num[9] = float32(active)
-	num[10] = float32(compressed)
-	num[11] = float32(swapped)
-	num[12] = float32(min(v.SharedQP, 2*e.BudgetQP))
-	num[13] = float32(min(v.Counters.Failures, 16))
-	num[14] = float32(min(v.Tokens, uint64(e.TokenNorm)))
-	num[15] = float32(min(v.LatencyMilli, 1500))
+	num[0] = int32(min(v.usedQP(), 2*e.BudgetQP))
+	num[1] = int32(e.BudgetQP)
+	num[2] = r.steps - v.Step
+	num[3] = int32(v.Counters.PressureSteps)
+	num[4] = v.QueueLen
+	num[5] = v.Growth
+	num[6] = oldest
+	num[7] = int32(min(v.PendingQP, 4*e.BudgetQP))
+	num[8] = int32(live)
+	num[9] = int32(active)
+	num[10] = int32(compressed)
+	num[11] = int32(swapped)
+	num[12] = int32(min(v.SharedQP, 2*e.BudgetQP))
+	num[13] = int32(min(v.Counters.Failures, 16))
+	num[14] = int32(min(v.Tokens, uint64(e.TokenNorm)))
+	num[15] = int32(min(v.LatencyMilli, 1500))
 	if r.serving != nil {
-		v.servingGlobals(num, den)
+		v.servingGlobals(row, stream)
+		return
 	}
+	kernels.Globals(row, num, &r.den, e.BudgetQP, e.CapacityQP, e.TokenNorm, stream)
 }
 
 // denominators are those of the global values that no episode changes.
-func (r *rules) denominators() [GlobalFeatures]float32 {
-	slots, steps, queue := float32(r.slots), float32(r.steps), float32(r.queueCap)
-	return [GlobalFeatures]float32{2: steps, 3: steps, 4: queue, 5: queue, 6: float32(r.maxWait), 8: slots, 9: slots, 10: slots, 11: slots, 13: 16, 15: 1500}
+func (r *rules) denominators() [GlobalFeatures]int32 {
+	slots, steps, queue := int32(r.slots), r.steps, int32(r.queueCap)
+	return [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
+		12: 1, 13: 16, 14: 1, 15: 1500}
 }
 
-// servingGlobals writes those that mean something else in the serving profile; rule 13.22.
-func (v *env) servingGlobals(num, den *[GlobalFeatures]float32) {
+// servingGlobals writes the global values of the serving profile, some of which mean something else and do not fit into 31 bits;
+// rule 13.22.
+func (v *env) servingGlobals(row *[GlobalFeatures]float32, stream bool) {
 	r, e := v.rules, &v.Episode
+	num, den := &v.scratch.fnum, &v.scratch.fden
+	for i, n := range v.scratch.num {
+		num[i], den[i] = float32(n), float32(r.den[i])
+	}
+	budget := float32(e.BudgetQP)
+	den[0], den[1], den[7], den[12] = budget, float32(e.CapacityQP), budget, budget
 	queue, oldest := int32(r.queueCap), max(0, v.Step-v.tally.Oldest)
 	num[4] = float32(min(v.QueueLen, queue))
 	num[5] = float32(max(-queue, min(queue, v.Growth)))
@@ -179,6 +184,7 @@ func (v *env) servingGlobals(num, den *[GlobalFeatures]float32) {
 	num[14], den[14] = float32(min(v.tally.Goodput, e.GoodNorm)), float32(e.GoodNorm)
 	most := uint64(r.maxWait) * uint64(e.RequestNorm)
 	num[15], den[15] = float32(min(uint64(v.tally.FirstWaits), most)), float32(most)
+	kernels.Quotients(row, num, den, stream)
 }
 
 // lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.

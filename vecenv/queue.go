@@ -22,18 +22,19 @@ func (v *env) serveQueue() {
 	v.startAdmission(a)
 	taken, kept := uint32(0), 0
 	for first := 0; first < n; first += scan {
-		a.Taken, a.Failed, a.Private, a.Gone = 0, 0, 0, 0
+		a.Taken, a.Failed, a.Private, a.Gone, a.Joins = 0, 0, 0, 0, [8]uint8{}
 		kept = kernels.Admit(v.queue[:cap(v.queue)], v.needs, first, min(scan, n-first), max(0, min(scan, old-first)), kept, a)
 		v.PrivateQP += a.Private
 		v.PendingQP -= a.Gone
 		v.Counters.Failures += a.Failed
-		v.enter(a)
-		taken += a.Taken
+		if a.Taken != 0 {
+			v.enter(a)
+			taken += a.Taken
+		}
 	}
 	v.QueueLen = int32(kept)
 	v.Counters.Admitted += taken
 	if taken != 0 {
-		v.touchSystems(&a.Joins)
 		v.refreshShared()
 	}
 }
@@ -54,27 +55,44 @@ func (v *env) startAdmission(a *kernels.Admission) {
 	}
 }
 
-// enter puts admitted requests into the lowest free slots.
+// enter puts admitted requests into the lowest free slots and lets them access the system entries of their prefixes; rules 7.3 and 7.4.
 func (v *env) enter(a *kernels.Admission) {
-	for first := uint32(0); first < a.Taken; first += 8 {
-		words, count := (*[8]scenario.Word)(a.Words[first:]), int(min(8, a.Taken-first))
-		b := &v.blocks[0]
-		if slots, n := lowest(^b.Alive&v.slotMask(0), count); n == count && v.rules.tables != nil {
-			v.RetainedPrivate += kernels.Enter(&b.Block, slots, words, count, v.rules.tables, &v.Episode.PrefixPages, int16(v.Step))
-			continue
+	step, pages := int16(v.Step), &v.Episode.PrefixPages
+	for w := range v.blocks { // seldom is one swapped
+		b := &v.blocks[w]
+		for m := b.system() & b.Swapped; m != 0; m &= m - 1 {
+			s := uint(bits.TrailingZeros64(m)) & 63
+			if p := b.Prefix[s] & kv.MaxPrefixes; p != 0 {
+				for range a.Joins[p] {
+					v.readSwapped(b, s)
+				}
+			}
 		}
-		v.rules.source.Requests(&v.Episode, words, count, int16(v.Step), &v.scratch.newcomers)
+	}
+	if t := v.rules.tables; t != nil && a.Taken <= 8 && len(v.blocks) == 1 {
+		b := &v.blocks[0]
+		slots := lowest(^b.Alive&v.slotMask(0), int(a.Taken))
+		v.RetainedPrivate += kernels.Enter(&b.Block, slots, (*[8]scenario.Word)(a.Words[:]), int(a.Taken), t, pages, step, &a.Joins)
+		return
+	}
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		kernels.Touch(&b.Block, b.system(), &a.Joins, step)
+	}
+	for first := uint32(0); first < a.Taken; first += 8 {
+		count := int(min(8, a.Taken-first))
+		v.rules.source.Requests(&v.Episode, (*[8]scenario.Word)(a.Words[first:]), count, step, &v.scratch.newcomers)
 		v.place(1<<count - 1)
 	}
 }
 
-// lowest takes up to n of the lowest bits of a plane and tells how many those are.
-func lowest(plane uint64, n int) (bits uint64, taken int) {
+// lowest is the lowest n bits of a plane.
+func lowest(plane uint64, n int) uint64 {
 	rest := plane
-	for ; taken < n && rest != 0; taken++ {
+	for range n {
 		rest &= rest - 1
 	}
-	return plane &^ rest, taken
+	return plane &^ rest
 }
 
 // place puts those of the scratch's newcomers that a mask names into the lowest free slots, of which there are enough.
@@ -112,22 +130,6 @@ func (v *env) freeSlot() (w int, s uint, ok bool) {
 		}
 	}
 	return 0, 0, false
-}
-
-// touchSystems is the access that admissions make to the system entries of their prefixes; rule 7.4.
-func (v *env) touchSystems(joins *[8]uint8) {
-	joins[0] = 0
-	for w := range v.blocks {
-		b := &v.blocks[w]
-		system := b.system()
-		kernels.Touch(&b.Block, system, joins, int16(v.Step))
-		for m := system & b.Swapped; m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			for range joins[b.Prefix[s]&kv.MaxPrefixes] {
-				v.readSwapped(b, s)
-			}
-		}
-	}
 }
 
 // arrive appends the step's new requests to the queue and rejects those it has no room for; rule 7.6.

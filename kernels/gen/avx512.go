@@ -10,6 +10,8 @@ import (
 
 func avx512() {
 	opPlanes512()
+	act512()
+	globals512()
 	heat512()
 	advance512()
 	prefixes512()
@@ -61,6 +63,213 @@ func opPlanes512() {
 	Store(andNot(lo, over), Return("lo"))
 	Store(andNot(hi, over), Return("hi"))
 	Store(over, Return("over"))
+	VZEROUPPER()
+	RET()
+}
+
+func act512() {
+	TEXT("actAVX512", NOSPLIT, "func(b *Block, ops *[64]uint8, pages *[8]uint16, a *Acted)")
+	Pragma("noescape")
+	Doc("actAVX512 is Act.")
+	b := Load(Param("b"), GP64())
+	out := Load(Param("a"), GP64())
+	ops := ZMM()
+	VMOVDQU8(Mem{Base: Load(Param("ops"), GP64())}, ops)
+	plane := func(bits uint8) GPVirtual {
+		c, k, r := ZMM(), K(), GP64()
+		VPBROADCASTB(constant(bits), c)
+		VPTESTMB(c, ops, k)
+		KMOVQ(k, r)
+		return r
+	}
+	lo, hi, over := plane(1), plane(2), plane(0xFC)
+	asked := or(or(lo, hi), over)
+	POPCNTQ(asked, asked)
+	lo, hi = andNot(lo, over), andNot(hi, over)
+	alive, swapped := planeOf(b, offAlive), planeOf(b, offSwapped)
+	resident := andNot(alive, swapped)
+	evict := and(andNot(lo, hi), alive)
+	compress := andNot(and(andNot(hi, lo), resident), planeOf(b, offInt4))
+	swap := and(and(lo, hi), resident)
+	done := or(or(evict, compress), swap)
+	POPCNTQ(done, done)
+	SUBL(done.As32(), asked.As32())
+	MOVL(asked.As32(), Mem{Base: out, Disp: offInvalid})
+	MOVQ(evict, Mem{Base: out, Disp: offEvicted})
+	MOVQ(compress, Mem{Base: out, Disp: offCompressed})
+	MOVQ(swap, Mem{Base: out, Disp: offActSwapped})
+	read := andNot(swapped, evict)
+	ORQ(swap, read)
+	ANDQ(Mem{Base: b, Disp: offActive}, read)
+	MOVQ(read, Mem{Base: out, Disp: offRead})
+
+	local := func(p GPVirtual) Mem {
+		m := AllocLocal(8)
+		MOVQ(p, m)
+		return m
+	}
+	freed := or(and(evict, resident), or(swap, compress))
+	touched := local(or(freed, read))
+	freedM, readM, compressM := local(freed), local(read), local(compress)
+	t0, t1, t2 := planeOf(b, offType0), planeOf(b, offType1), planeOf(b, offType2)
+	context, generation := andNot(t0, t1), andNot(t1, t0)
+	system := or(or(t0, t1), t2)
+	system = andNot(alive, system)
+	contextM, generationM, reasoningM, systemM := local(context), local(generation), local(and(t0, t1)), local(system)
+
+	// Risk.
+	risk, r := GP32(), and(evict, system)
+	POPCNTQ(r, r)
+	IMUL3L(U8(30), r.As32(), risk)
+	priority := ZMM()
+	VMOVDQU8(Mem{Base: b, Disp: offPriority}, priority)
+	atLeast := func(x uint8, among GPVirtual) GPVirtual {
+		c, k, r := ZMM(), K(), GP64()
+		VPBROADCASTB(constant(x), c)
+		VPCMPUB(U8(5), c, priority, k)
+		KMOVQ(k, r)
+		ANDQ(among, r)
+		ANDQ(evict, r)
+		return r
+	}
+	r = atLeast(50, context)
+	POPCNTQ(r, r)
+	IMUL3L(U8(15), r.As32(), r.As32())
+	ADDL(r.As32(), risk)
+	r = atLeast(70, generation)
+	Label("generation") // seldom any
+	TESTQ(r, r)
+	JZ(LabelRef("risked"))
+	{
+		i, x, y := GP64(), GP64(), GP64()
+		TZCNTQ(r, i)
+		BLSRQ(r, r)
+		MOVL(Mem{Base: b, Disp: offTokens, Index: i, Scale: 4}, x.As32())
+		LEAQ(Mem{Base: x, Index: x, Scale: 2}, x)
+		MOVWQZX(Mem{Base: b, Disp: offRemaining, Index: i, Scale: 2}, y)
+		IMUL3Q(U8(7), y, y)
+		CMPQ(x, y)
+		JCS(LabelRef("generation"))
+		ADDL(U8(20), risk)
+		JMP(LabelRef("generation"))
+	}
+	Label("risked")
+	MOVL(risk, Mem{Base: out, Disp: offRisk})
+
+	// Memory, in the groups that have any touched lane.
+	table := pageTable512()
+	sum, worth, latency := ZMM(), ZMM(), ZMM()
+	for _, z := range []VecVirtual{sum, worth, latency} {
+		VPXORD(z, z, z)
+	}
+	low, two, hundred := dwords(127), dwords(200), dwords(100)
+	at := func(m Mem, g int) OpmaskVirtual {
+		k := K()
+		KMOVW(m.Offset(2*g), k)
+		return k
+	}
+	for g := range 4 {
+		skip := "skip" + string(rune('0'+g))
+		w := GP32()
+		MOVWLZX(touched.Offset(2*g), w)
+		TESTL(w, w)
+		JZ(LabelRef(skip))
+		own, prefix, l := ZMM(), ZMM(), ZMM()
+		VMOVDQU32(Mem{Base: b, Disp: offTokens + 64*g}, own)
+		VPADDD(low, own, own)
+		VPSRLD(U8(7), own, own)
+		VPMOVZXBD(Mem{Base: b, Disp: offPrefix + 16*g}, prefix)
+		VPERMD(table, prefix, prefix)
+		VPSUBD(prefix, own, own)
+		VPSLLD(U8(2), own, own)
+		VPSRLD(U8(1), own, at(Mem{Base: b, Disp: offInt8}, g), own)
+		VPSRLD(U8(2), own, at(Mem{Base: b, Disp: offInt4}, g), own)
+		VPADDD(own, own, l)
+		VPMINUD(two, l, l)
+		VPADDD(hundred, l, l)
+		VPADDD(l, latency, at(readM, g), latency)
+		VMOVDQA32_Z(own, at(freedM, g), own)
+		VPSRLD(U8(1), own, at(compressM, g), own)
+		VPADDD(own, sum, sum)
+		z := ZMM()
+		VPBROADCASTD_Z(constant(uint32(20)), at(systemM, g), z)
+		VPBROADCASTD(constant(uint32(15)), at(contextM, g), z)
+		VPBROADCASTD(constant(uint32(10)), at(generationM, g), z)
+		VPBROADCASTD(constant(uint32(2)), at(reasoningM, g), z)
+		VPMULLD(z, own, own)
+		VPADDD(own, worth, worth)
+		Label(skip)
+	}
+	MOVL(sum512(sum), Mem{Base: out, Disp: offActFreed})
+	MOVL(sum512(worth), Mem{Base: out, Disp: offActFreedRetained})
+	MOVL(sum512(latency), Mem{Base: out, Disp: offLatency})
+
+	// Planes: evicted lanes leave them all.
+	gone, planes, rest := one512(evict), ZMM(), ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
+	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, rest)
+	lane := func(off int) OpmaskVirtual {
+		k, r := K(), GP32()
+		MOVL(U32(1<<((off-offAlive)/8)), r)
+		KMOVB(r, k)
+		return k
+	}
+	lower := GP64()
+	MOVQ(Mem{Base: b, Disp: offInt8}, lower)
+	ANDQ(compress, lower)
+	VPANDNQ(planes, gone, planes)
+	VPANDNQ(rest, gone, rest)
+	VPORQ(one512(swap), planes, lane(offSwapped), planes)
+	VPXORQ(one512(compress), planes, lane(offInt8), planes)
+	VPORQ(one512(lower), planes, lane(offInt4), planes)
+	VMOVDQU64(planes, Mem{Base: b, Disp: offAlive})
+	VMOVDQU64(rest, Mem{Base: b, Disp: offAlive + 64})
+	VZEROUPPER()
+	RET()
+}
+
+func globals512() {
+	TEXT("globalsAVX512", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool)")
+	Pragma("noescape")
+	Doc("globalsAVX512 is Globals.")
+	dst := Load(Param("dst"), GP64())
+	num := Load(Param("num"), GP64())
+	// The numerators have just been written one by one: one load of them all would wait for all these stores to leave.
+	var quads [4]VecVirtual
+	for q := range quads {
+		quads[q] = XMM()
+		VMOVD(Mem{Base: num, Disp: 16 * q}, quads[q])
+		for i := 1; i < 4; i++ {
+			VPINSRD(U8(i), Mem{Base: num, Disp: 16*q + 4*i}, quads[q], quads[q])
+		}
+	}
+	y, z := YMM(), YMM()
+	VINSERTI128(U8(1), quads[1], quads[0].AsY(), y)
+	VINSERTI128(U8(1), quads[3], quads[2].AsY(), z)
+	n, d := ZMM(), ZMM()
+	VINSERTI64X4(U8(1), z, y.AsZ(), n)
+	VMOVDQU32(Mem{Base: Load(Param("den"), GP64())}, d)
+	for _, x := range []struct {
+		name  string
+		lanes uint32
+	}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}} {
+		k, r := K(), GP32()
+		MOVL(U32(x.lanes), r)
+		KMOVW(r, k)
+		VPBROADCASTD(argument(x.name).As32(), k, d)
+	}
+	VCVTDQ2PS(n, n)
+	VCVTDQ2PS(d, d)
+	VDIVPS(d, n, n)
+	r := GP32()
+	MOVBLZX(mustAddr("stream"), r)
+	TESTL(r, r)
+	JNZ(LabelRef("stream"))
+	VMOVUPS(n, Mem{Base: dst})
+	VZEROUPPER()
+	RET()
+	Label("stream")
+	VMOVNTPS(n, Mem{Base: dst})
 	VZEROUPPER()
 	RET()
 }
@@ -1436,7 +1645,7 @@ func (e *expander512) dwordColumn(y VecVirtual, slots GPVirtual, off int) {
 }
 
 func enter512() {
-	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16) (retained uint32)")
+	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
 	Pragma("noescape")
 	Doc("enterAVX512 is Enter.")
 	b, slots := Load(Param("b"), GP64()), argument("slots")
@@ -1460,21 +1669,33 @@ func enter512() {
 	e.byteColumn(prefixes, offPrefix)
 	VPMOVQB(f.cycle, x)
 	e.byteColumn(x, offCycle)
+	// Hotness and last access, of the newcomers and of the system blocks that they touch.
 	hot, warm := ZMM(), ZMM()
+	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
+	joins := joins512()
+	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, warm) // the newcomers' prefixes in it are no system block's
+	VPERMB(joins, warm, joins)
+	touched := K()
+	KMOVQ(system, touched)
+	VPTESTMB(joins, joins, touched, touched)
 	VMOVDQU8(Mem{Base: b, Disp: offHotness}, hot)
+	VPADDUSB(joins, hot, touched, hot)
 	VPBROADCASTB(constant(uint8(63)), warm)
 	VMOVDQU8(warm, e.bytes, hot)
 	VMOVDQU8(hot, Mem{Base: b, Disp: offHotness})
+	accessed := GP64()
+	KMOVQ(touched, accessed)
+	ORQ(slots, accessed)
 	VPMOVQW(f.output, x)
 	e.wordColumn(x, offRemaining)
 	VPMOVQW(f.rate, x)
 	e.wordColumn(x, offRate)
 	step := ZMM()
 	VPBROADCASTW(Load(Param("step"), GP32()), step)
-	for h, k := range e.words {
+	for h := range 2 {
 		z := ZMM()
 		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, z)
-		VMOVDQU16(step, k, z)
+		VMOVDQU16(step, half(accessed, h), z)
 		VMOVDQU16(z, Mem{Base: b, Disp: offLastAccess + 64*h})
 	}
 	VPMOVQD(f.tokens, y)
@@ -1576,18 +1797,23 @@ func place512() {
 	RET()
 }
 
+// joins512 is the warmth that the joins of each prefix bring, 63 each and at most 255, repeated through a register.
+func joins512() VecVirtual {
+	x, c, z := XMM(), XMM(), ZMM()
+	VPMOVZXBW(Mem{Base: Load(Param("joins"), GP64())}, x)
+	VMOVDQU(constant[uint16](0, 63, 63, 63, 63, 63, 63, 63), c) // prefix 0 is none
+	VPMULLW(c, x, x)
+	VPACKUSWB(x, x, x) // cuts at 255
+	VPBROADCASTQ(x, z)
+	return z
+}
+
 func touch512() {
 	TEXT("touchAVX512", NOSPLIT, "func(b *Block, plane uint64, joins *[8]uint8, step int16)")
 	Pragma("noescape")
 	Doc("touchAVX512 is Touch.")
 	b, plane := Load(Param("b"), GP64()), argument("plane")
-	x, c := XMM(), XMM()
-	VPMOVZXBW(Mem{Base: Load(Param("joins"), GP64())}, x)
-	VPBROADCASTW(constant(uint16(63)), c)
-	VPMULLW(c, x, x)
-	VPACKUSWB(x, x, x) // cuts at 255
-	warmth, prefix, hot, step := ZMM(), ZMM(), ZMM(), ZMM()
-	VPBROADCASTQ(x, warmth)
+	warmth, prefix, hot, step := joins512(), ZMM(), ZMM(), ZMM()
 	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, prefix)
 	VPERMB(warmth, prefix, warmth)
 	k, r := K(), GP64()

@@ -84,6 +84,21 @@ var (
 	offFreedRetained = int(unsafe.Offsetof(advanced.FreedRetained))
 )
 
+// Offsets of what Act tells.
+var (
+	acted kernels.Acted
+
+	offEvicted          = int(unsafe.Offsetof(acted.Evicted))
+	offCompressed       = int(unsafe.Offsetof(acted.Compressed))
+	offActSwapped       = int(unsafe.Offsetof(acted.Swapped))
+	offRead             = int(unsafe.Offsetof(acted.Read))
+	offInvalid          = int(unsafe.Offsetof(acted.Invalid))
+	offRisk             = int(unsafe.Offsetof(acted.RiskHundredths))
+	offLatency          = int(unsafe.Offsetof(acted.LatencyMilli))
+	offActFreed         = int(unsafe.Offsetof(acted.Freed))
+	offActFreedRetained = int(unsafe.Offsetof(acted.FreedRetained))
+)
+
 // Offsets of the state of shared prefixes, and of an admission.
 var (
 	shared    kernels.Shared
