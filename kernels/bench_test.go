@@ -39,7 +39,7 @@ func typical() (*kernels.Block, *kernels.View, *[8]uint16) {
 			b.Members[p-1] |= 1 << s
 		}
 	}
-	return b, &kernels.View{PrefixPages: pages, Limit: 2000, Inv: 1.0 / 1000, Step: 7}, pages
+	return b, &kernels.View{PrefixPages: pages, Limit: 2000, Inv: 1.0 / 1000, Step: 7, Gain: new([8]uint32)}, pages
 }
 
 func BenchmarkOpPlanes(b *testing.B) {
@@ -70,7 +70,7 @@ func BenchmarkPrefixes(b *testing.B) {
 
 func BenchmarkAdmit(b *testing.B) {
 	queue, needs := make([]uint64, 40), make([]uint32, 40)
-	var a kernels.Admission
+	a := kernels.Admission{Extra: new([8]uint32)}
 	benchEach(b, func() {
 		for i := range 5 {
 			needs[i] = uint32(10 + 20*i)

@@ -46,7 +46,7 @@ type Shared struct {
 
 // Admission is what Admit starts from and tells.
 type Admission struct {
-	Extra  [8]uint32 // as in Shared; becomes 0 for prefixes that somebody joined
+	Extra  *[8]uint32 // that of Shared; becomes 0 for prefixes that somebody joined
 	Used   uint32    // quarter pages in use; grows
 	Budget uint32    // quarter pages that may be in use
 	Free   uint32    // empty slots; falls
@@ -62,7 +62,7 @@ type Admission struct {
 // View is what the observation of a block needs beside the block.
 type View struct {
 	PrefixPages *[8]uint16 // pages of each shared prefix, [0] is 0
-	Gain        [8]uint32  // quarter pages that evicting a lane of Last frees of its prefix
+	Gain        *[8]uint32 // quarter pages that evicting a lane of Last frees of its prefix: that of Shared
 	Last        uint64     // plane: lanes whose reclaim includes their prefix's Gain
 	Moving      uint64     // plane: lanes observed as half swapped
 	Limit       uint32     // quarter pages above which cost and reclaim are cut

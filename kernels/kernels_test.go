@@ -157,7 +157,7 @@ func TestAdmitLevels(t *testing.T) {
 				queue[i] = r.Uint64()
 				needs[i] = numbers(r, 1<<20) | uint32(r.IntN(8))<<kernels.DemandShift
 			}
-			a := kernels.Admission{Used: numbers(r, 1<<22), Budget: numbers(r, 1<<22), Free: r.Uint32N(40)}
+			a := kernels.Admission{Extra: new([8]uint32), Used: numbers(r, 1<<22), Budget: numbers(r, 1<<22), Free: r.Uint32N(40)}
 			if r.IntN(2) == 0 {
 				a.Used, a.Budget = 0, 1<<r.IntN(24)
 			}
@@ -167,6 +167,8 @@ func TestAdmitLevels(t *testing.T) {
 			first, n := 32*r.IntN(2), r.IntN(33)
 			old, kept := r.IntN(n+1), r.IntN(first+1)
 			want, wantQueue, wantNeeds := a, append([]uint64(nil), queue...), append([]uint32(nil), needs...)
+			want.Extra = new([8]uint32)
+			*want.Extra = *a.Extra
 			end := kernels.Admit(queue, needs, first, n, old, kept, &a)
 			generic(func() { require.Equal(t, kernels.Admit(wantQueue, wantNeeds, first, n, old, kept, &want), end) })
 			require.Equal(t, wantQueue[:end], queue[:end], "round %d", k)

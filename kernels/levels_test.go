@@ -116,7 +116,7 @@ func randomPages(r *rand.Rand) (p [8]uint16) {
 
 func randomView(r *rand.Rand, pages *[8]uint16) *kernels.View {
 	budget := 1 + numbers(r, 1<<26)
-	v := &kernels.View{PrefixPages: pages, Last: plane(r), Moving: plane(r), Limit: 2 * budget, Inv: 1 / float32(budget), Step: int32(20 + r.IntN(4000))}
+	v := &kernels.View{PrefixPages: pages, Last: plane(r), Moving: plane(r), Limit: 2 * budget, Inv: 1 / float32(budget), Step: int32(20 + r.IntN(4000)), Gain: new([8]uint32)}
 	for i := 1; i < len(v.Gain); i++ {
 		v.Gain[i] = numbers(r, 4*0xFFFF)
 	}

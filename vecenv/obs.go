@@ -104,7 +104,7 @@ func (v *env) view() *kernels.View {
 	if v.rules.serving != nil {
 		v.lastHoldersServing(s)
 	}
-	o.Gain = s.Gain
+	o.Gain = &s.Gain
 	return o
 }
 

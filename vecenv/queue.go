@@ -48,7 +48,7 @@ const (
 
 // startAdmission says what there is room for. The scratch holds the prefixes' present state.
 func (v *env) startAdmission(a *kernels.Admission) {
-	a.Extra, a.Used, a.Budget, a.Joins = v.scratch.shared.Extra, v.usedQP(), v.Episode.BudgetQP, [8]uint8{}
+	a.Extra, a.Used, a.Budget, a.Joins = &v.scratch.shared.Extra, v.usedQP(), v.Episode.BudgetQP, [8]uint8{}
 	a.Free = 0
 	for w := range v.blocks {
 		a.Free += uint32(bits.OnesCount64(^v.blocks[w].Alive & v.slotMask(w)))

@@ -67,6 +67,17 @@ func opPlanes512() {
 	RET()
 }
 
+// lane512 is the mask of planes in the first line of them.
+func lane512(offsets ...int) OpmaskVirtual {
+	k, r, bits := K(), GP32(), uint32(0)
+	for _, off := range offsets {
+		bits |= 1 << ((off - offAlive) / 8)
+	}
+	MOVL(U32(bits), r)
+	KMOVB(r, k)
+	return k
+}
+
 func act512() {
 	TEXT("actAVX512", NOSPLIT, "func(b *Block, ops *[64]uint8, pages *[8]uint16, a *Acted)")
 	Pragma("noescape")
@@ -208,20 +219,14 @@ func act512() {
 	gone, planes, rest := one512(evict), ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
 	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, rest)
-	lane := func(off int) OpmaskVirtual {
-		k, r := K(), GP32()
-		MOVL(U32(1<<((off-offAlive)/8)), r)
-		KMOVB(r, k)
-		return k
-	}
 	lower := GP64()
 	MOVQ(Mem{Base: b, Disp: offInt8}, lower)
 	ANDQ(compress, lower)
 	VPANDNQ(planes, gone, planes)
 	VPANDNQ(rest, gone, rest)
-	VPORQ(one512(swap), planes, lane(offSwapped), planes)
-	VPXORQ(one512(compress), planes, lane(offInt8), planes)
-	VPORQ(one512(lower), planes, lane(offInt4), planes)
+	VPORQ(one512(swap), planes, lane512(offSwapped), planes)
+	VPXORQ(one512(compress), planes, lane512(offInt8), planes)
+	VPORQ(one512(lower), planes, lane512(offInt4), planes)
 	VMOVDQU64(planes, Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(rest, Mem{Base: b, Disp: offAlive + 64})
 	VZEROUPPER()
@@ -520,12 +525,10 @@ func advance512() {
 	now := andNot(active, pauses)
 	ORQ(woke, now)
 	ORQ(started, now)
-	keep := GP64()
-	MOVQ(done, keep)
-	NOTQ(keep)
-	ANDQ(keep, now)
-	MOVQ(now, Mem{Base: b, Disp: offActive})
-	MOVQ(U32(0), Mem{Base: b, Disp: offPrefill})
+	lines := [2]VecVirtual{ZMM(), ZMM()}
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, lines[0])
+	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, lines[1])
+	gone := one512(done)
 	freed, worth := GP32(), GP32()
 	XORL(freed, freed)
 	XORL(worth, worth)
@@ -557,14 +560,13 @@ func advance512() {
 		}
 		MOVL(sum512(sum), freed)
 		MOVL(sum512(value), worth)
-		for _, plane := range []int{offAlive, offSwapped, offType0, offType1, offType2, offInt8, offInt4} {
-			ANDQ(keep, Mem{Base: b, Disp: plane})
-		}
-		for p := range 7 {
-			ANDQ(keep, Mem{Base: b, Disp: offMembers + 8*p})
-		}
 	}
 	Label("none")
+	VPBROADCASTQ(now, lane512(offActive), lines[0])
+	VPANDNQ_Z(lines[0], gone, lane512(offAlive, offSwapped, offType0, offType1, offActive, offInt8, offInt4), lines[0]) // no Prefill
+	VPANDNQ(lines[1], gone, lines[1])
+	VMOVDQU64(lines[0], Mem{Base: b, Disp: offAlive})
+	VMOVDQU64(lines[1], Mem{Base: b, Disp: offAlive + 64})
 	MOVL(freed, Mem{Base: out, Disp: offFreed})
 	MOVL(worth, Mem{Base: out, Disp: offFreedRetained})
 	returnBool("ok", 1)
@@ -684,7 +686,9 @@ func admit512() {
 	MOVQ(Mem{Base: a, Disp: offAdJoins}, joins) // one store at the end: a load of them all must not meet eight stores
 	MOVQ(U32(1), one)
 	table, mask, room := ZMM(), ZMM(), ZMM()
-	VBROADCASTI32X8(Mem{Base: a, Disp: offAdExtra}, table)
+	extra := GP64()
+	MOVQ(Mem{Base: a, Disp: offAdExtra}, extra)
+	VBROADCASTI32X8(Mem{Base: extra}, table)
 	VPBROADCASTD(constant(uint32(demandMask)), mask)
 	left := GP32()
 	MOVL(budget, left)
@@ -723,11 +727,11 @@ func admit512() {
 	ANDL(U32(demandMask), need)
 	MOVL(used, sum)
 	ADDL(need, sum)
-	ADDL(Mem{Base: a, Disp: offAdExtra, Index: p, Scale: 4}, sum)
+	ADDL(Mem{Base: extra, Index: p, Scale: 4}, sum)
 	CMPL(sum, budget)
 	JHI(LabelRef("next"))
 	MOVL(sum, used)
-	MOVL(U32(0), Mem{Base: a, Disp: offAdExtra, Index: p, Scale: 4})
+	MOVL(U32(0), Mem{Base: extra, Index: p, Scale: 4})
 	SHLQ(U8(3), p)
 	SHLXQ(p, one, p)
 	ADDQ(p, joins)
@@ -945,7 +949,8 @@ func (o *observer512) start() {
 	MOVQ(Mem{Base: v, Disp: offPages}, p)
 	VPMOVZXWD(Mem{Base: p}, y)
 	VMOVDQA32(y.AsZ(), o.pages)
-	VMOVDQU32(Mem{Base: v, Disp: offGain}, y)
+	MOVQ(Mem{Base: v, Disp: offGain}, p)
+	VMOVDQU32(Mem{Base: p}, y)
 	VMOVDQA32(y.AsZ(), o.gain)
 	VPBROADCASTD(Mem{Base: v, Disp: offLimit}, o.limit)
 	VBROADCASTSS(Mem{Base: v, Disp: offInv}, o.inv)
@@ -1544,23 +1549,53 @@ func iotas[T uint16 | uint32](n int) []T {
 	return out
 }
 
-// deposit512 ORs bits of newcomers, the lowest into the lowest slot, into a plane.
-func deposit512(b Register, plane int, bits, slots, take GPVirtual) {
+// deposit512 moves bits of newcomers to their slots, the lowest to the lowest.
+func deposit512(bits, slots, take GPVirtual) GPVirtual {
 	ANDL(take.As32(), bits.As32())
 	PDEPQ(slots, bits, bits)
-	ORQ(bits, Mem{Base: b, Disp: plane})
+	return bits
 }
 
-// members512 enters newcomers into the planes of their prefixes, which are bytes.
-func members512(b Register, prefixes VecVirtual, slots, take GPVirtual) {
-	same := XMM()
-	for p := 1; p <= 7; p++ {
-		k, r := K(), GP64()
-		VPBROADCASTB(constant(uint8(p)), same)
-		VPCMPEQB(same, prefixes, k)
-		KMOVD(k, r.As32())
-		deposit512(b, offMembers+8*(p-1), r, slots, take)
+// enterPlanes512 enters newcomers into the planes: all are alive, types and phases are given as bits, prefixes as bytes.
+func enterPlanes512(b Register, prefixes VecVirtual, t [3]GPVirtual, prefill, active, slots, take GPVirtual) {
+	line := ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, line)
+	VPORQ(one512(slots), line, lane512(offAlive), line)
+	VPORQ(one512(deposit512(t[0], slots, take)), line, lane512(offType0), line)
+	VPORQ(one512(deposit512(t[1], slots, take)), line, lane512(offType1), line)
+	VPORQ(one512(prefill), line, lane512(offPrefill), line)
+	if active != nil {
+		VPORQ(one512(active), line, lane512(offActive), line)
 	}
+	VMOVDQU64(line, Mem{Base: b, Disp: offAlive})
+
+	same := XMM()
+	var pairs [4]VecVirtual
+	for i := range pairs {
+		pairs[i] = XMM()
+		for h := range 2 {
+			r := t[2]
+			if p := 2*i + h; p > 0 {
+				k := K()
+				r = GP64()
+				VPBROADCASTB(constant(uint8(p)), same)
+				VPCMPEQB(same, prefixes, k)
+				KMOVD(k, r.As32())
+			}
+			r = deposit512(r, slots, take)
+			if h == 0 {
+				VMOVQ(r, pairs[i])
+			} else {
+				VPINSRQ(U8(1), r, pairs[i], pairs[i])
+			}
+		}
+	}
+	y, z := YMM(), YMM()
+	VINSERTI128(U8(1), pairs[1], pairs[0].AsY(), y)
+	VINSERTI128(U8(1), pairs[3], pairs[2].AsY(), z)
+	VINSERTI64X4(U8(1), z, y.AsZ(), line)
+	VPORQ(Mem{Base: b, Disp: offAlive + 64}, line, line)
+	VMOVDQU64(line, Mem{Base: b, Disp: offAlive + 64})
 }
 
 // worth512 adds up the needs (qwords), each times the retention weight of its type.
@@ -1701,14 +1736,8 @@ func enter512() {
 	VPMOVQD(f.tokens, y)
 	e.dwordColumn(y, slots, offTokens)
 
-	ORQ(slots, Mem{Base: b, Disp: offAlive})
-	ORQ(slots, Mem{Base: b, Disp: offPrefill})
-	members512(b, prefixes, slots, take)
-	worth := worth512(f.need, f.types, take)
-	for i, t := range f.types {
-		deposit512(b, offType0+8*i, t, slots, take)
-	}
-	Store(worth, Return("retained"))
+	Store(worth512(f.need, f.types, take), Return("retained"))
+	enterPlanes512(b, prefixes, f.types, slots, nil, slots, take)
 	VZEROUPPER()
 	RET()
 }
@@ -1774,8 +1803,6 @@ func place512() {
 	y := YMM()
 	VMOVDQU(Mem{Base: n, Disp: offNewTokens}, y)
 	e.dwordColumn(y, slots, offTokens)
-	ORQ(slots, Mem{Base: b, Disp: offAlive})
-	members512(b, prefixes, slots, take)
 	var types [3]GPVirtual
 	for i := range types {
 		types[i] = GP64()
@@ -1783,16 +1810,13 @@ func place512() {
 	}
 	need := ZMM()
 	VPMOVZXDQ(Mem{Base: n, Disp: offNewNeed}, need)
-	worth := worth512(need, types, take)
-	for i, t := range types {
-		deposit512(b, offType0+8*i, t, slots, take)
-	}
-	for i, plane := range []int{offPrefill, offActive} {
-		r := GP64()
+	Store(worth512(need, types, take), Return("retained"))
+	phases := [2]GPVirtual{GP64(), GP64()}
+	for i, r := range phases {
 		MOVBQZX(Mem{Base: n, Disp: offNewPrefill + i}, r)
-		deposit512(b, plane, r, slots, take)
+		deposit512(r, slots, take)
 	}
-	Store(worth, Return("retained"))
+	enterPlanes512(b, prefixes, types, phases[0], phases[1], slots, take)
 	VZEROUPPER()
 	RET()
 }
