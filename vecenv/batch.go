@@ -317,9 +317,7 @@ func (b *Batch) stepEnv(i, row int, a *Actions, s *scratch) {
 	}
 	b.writeTotals(&v, i, &terms)
 	if ended && b.cfg.Autoreset == SameStep {
-		if b.FinalObs != nil {
-			v.observe(b.obsRow(b.FinalObs, i), false)
-		}
+		b.writeObs(&v, i, b.FinalObs, b.FinalObsBytes, false)
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
 	}
@@ -336,16 +334,20 @@ func actionRows(a *Actions, row, slots int) (ops []uint8, list []int32) {
 	return nil, nil
 }
 
-func (b *Batch) obsRow(t []float32, i int) []float32 {
+// writeObs writes environment i's row of whichever observation tensor there is.
+func (b *Batch) writeObs(v *env, i int, floats []float32, bytes []uint8, stream bool) {
 	n := b.rules[Seed].obsLen
-	return t[i*n : (i+1)*n]
+	switch {
+	case floats != nil:
+		v.observe(floats[i*n:(i+1)*n], b.cfg.ObsOrder, stream)
+	case bytes != nil:
+		v.observeBytes(bytes[i*n:(i+1)*n], b.cfg.ObsOrder)
+	}
 }
 
 // writeView writes what describes the present state: observation and mask.
 func (b *Batch) writeView(v *env, i int) {
-	if b.Obs != nil {
-		v.observe(b.obsRow(b.Obs, i), b.stream)
-	}
+	b.writeObs(v, i, b.Obs, b.ObsBytes, b.stream)
 	if b.Mask != nil {
 		n := b.cfg.Slots * kv.NumOps
 		v.maskRow(b.Mask[i*n : (i+1)*n])

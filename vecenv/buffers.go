@@ -11,8 +11,12 @@ import (
 // Buffers are the tensors a batch writes, row i for environment i, all contiguous. A tensor that Config.Outputs leaves
 // out is nil. Terms of Components are cumulative and unweighted, as if the episode ended now.
 type Buffers struct {
-	Obs        []float32 // [envs][ObsLen(slots)]
-	FinalObs   []float32 // [envs][ObsLen(slots)], SameStep only: rows of environments that ended in this step are written
+	Obs      []float32 // [envs][ObsLen(slots)]
+	FinalObs []float32 // [envs][ObsLen(slots)], SameStep only: rows of environments that ended in this step are written
+
+	ObsBytes      []uint8 // [envs][ObsLen(slots)], in place of Obs where Config.ObsType is ObsU8
+	FinalObsBytes []uint8 // the same for FinalObs
+
 	Reward     []float32 // [envs] increase of the weighted score, a multiple of 2^-20
 	Terminated []uint8   // [envs] 0 or 1
 	Truncated  []uint8   // [envs] 0 or 1
@@ -57,6 +61,10 @@ func (b *Buffers) prepare(c *Config) error {
 	if c.Autoreset != SameStep {
 		final = 0
 	}
+	bytes, finalBytes := 0, 0
+	if c.ObsType == ObsU8 {
+		obs, final, bytes, finalBytes = 0, 0, obs, final
+	}
 	with := func(o Outputs, n int) int {
 		if c.Outputs&o == 0 {
 			return 0
@@ -79,7 +87,7 @@ func (b *Buffers) prepare(c *Config) error {
 		name string
 		p    *[]uint8
 		n    int
-	}{{"Terminated", &b.Terminated, c.Envs}, {"Truncated", &b.Truncated, c.Envs}, {"Mask", &b.Mask, with(WithMask, c.Slots*kv.NumOps)}} {
+	}{{"ObsBytes", &b.ObsBytes, bytes}, {"FinalObsBytes", &b.FinalObsBytes, finalBytes}, {"Terminated", &b.Terminated, c.Envs}, {"Truncated", &b.Truncated, c.Envs}, {"Mask", &b.Mask, with(WithMask, c.Slots*kv.NumOps)}} {
 		if err := ensure(t.name, t.p, t.n); err != nil {
 			return err
 		}

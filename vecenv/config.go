@@ -112,6 +112,42 @@ func (s Stores) streams(t []float32) bool {
 	return s == StreamStores || s == AutoStores && 4*len(t) >= StreamBytes
 }
 
+// ObsType is the type of an observation's values.
+type ObsType uint8
+
+// The types. A byte is round((value - low) * scale), half up, with low and scale of its Feature; rule 10.4.
+const (
+	ObsF32 ObsType = iota // Buffers.Obs
+	ObsU8                 // Buffers.ObsBytes: a quarter of the memory
+)
+
+var obsTypeNames = [...]string{"float32", "uint8"}
+
+func (t ObsType) String() string {
+	if int(t) < len(obsTypeNames) {
+		return obsTypeNames[t]
+	}
+	return fmt.Sprintf("ObsType(%d)", uint8(t))
+}
+
+// ObsOrder is how the values of the slots follow each other in a row, behind the global values.
+type ObsOrder uint8
+
+// The orders; rule 10.3.
+const (
+	SlotMajor    ObsOrder = iota // all features of slot 0, of slot 1, ...: [slots][12]
+	FeatureMajor                 // the first feature of all slots, the second, ...: [12][slots]; faster to write
+)
+
+var obsOrderNames = [...]string{"slot-major", "feature-major"}
+
+func (o ObsOrder) String() string {
+	if int(o) < len(obsOrderNames) {
+		return obsOrderNames[o]
+	}
+	return fmt.Sprintf("ObsOrder(%d)", uint8(o))
+}
+
 // Config describes a batch. The zero value of a field means its default.
 type Config struct {
 	Envs     int             // number of environments; 1 to 1,048,576; no default
@@ -131,6 +167,9 @@ type Config struct {
 	Truncate  bool      // report the last step of the horizon as truncated instead of terminated
 	Outputs   Outputs   // default WithObs
 	NoObs     bool      // with Outputs zero: write no optional tensor at all
+
+	ObsType  ObsType  // of the observation; default ObsF32
+	ObsOrder ObsOrder // of the observation; default SlotMajor
 
 	Stores  Stores  // how observations are stored; default AutoStores
 	Workers int     // threads that step, the caller among them; 0 is all cores; at most 1,024
@@ -246,6 +285,12 @@ func (c Config) validate() error {
 		if p > Serving {
 			return fmt.Errorf("vecenv: Profiles[%d]: %d: allowed Seed, Serving", i, p)
 		}
+	}
+	if int(c.ObsType) >= len(obsTypeNames) {
+		return fmt.Errorf("vecenv: ObsType: %d: allowed ObsF32, ObsU8", c.ObsType)
+	}
+	if int(c.ObsOrder) >= len(obsOrderNames) {
+		return fmt.Errorf("vecenv: ObsOrder: %d: allowed SlotMajor, FeatureMajor", c.ObsOrder)
 	}
 	if int(c.Stores) >= len(storesNames) {
 		return fmt.Errorf("vecenv: Stores: %d: allowed AutoStores, PlainStores, StreamStores", c.Stores)

@@ -36,6 +36,7 @@ type scratch struct {
 
 	num        [GlobalFeatures]int32   // of the observation's global values
 	fnum, fden [GlobalFeatures]float32 // the same in the serving profile
+	globals    [GlobalFeatures]float32 // before they become bytes
 }
 
 // rules is what all environments of a batch share.

@@ -26,18 +26,48 @@ type Feature struct {
 	High    float32 `json:"high"`
 }
 
-// Layout describes an observation row.
+// Scale is what a u8 observation multiplies the value by, less Low: 255 over its range.
+func (f *Feature) Scale() float32 { return 255 / (f.High - f.Low) }
+
+// Layout describes an observation row: the global values, then those of the slots in the given order.
 type Layout struct {
-	DType   string    `json:"dtype"`   // "float32"
+	DType   string    `json:"dtype"`   // "float32" or "uint8"
+	Order   string    `json:"order"`   // "slot-major" or "feature-major"
 	Length  int       `json:"length"`  // values a row
 	Slots   int       `json:"slots"`   // slots a row
 	Globals []Feature `json:"globals"` // the first values of the row
-	Slot    []Feature `json:"slot"`    // then these for slot 0, slot 1, ...
+	Slot    []Feature `json:"slot"`    // then these for every slot
+	// Scales of the u8 observation, of the global values and of a slot's: byte = round((value - low) * scale). Absent for float32.
+	GlobalScales []float32 `json:"global_scales,omitempty"`
+	SlotScales   []float32 `json:"slot_scales,omitempty"`
 }
 
-// ObsLayout is the one declaration of the observation; every face of kvgym reads it from here.
-func ObsLayout(slots int) Layout {
-	return Layout{DType: "float32", Length: ObsLen(slots), Slots: slots, Globals: globalFeatures[:], Slot: slotFeatures[:]}
+// ObsLayout is the declaration of the float32, slot-major observation.
+func ObsLayout(slots int) Layout { return LayoutOf(slots, ObsF32, SlotMajor) }
+
+// LayoutOf is the one declaration of the observation; every face of kvgym reads it from here.
+func LayoutOf(slots int, t ObsType, o ObsOrder) Layout {
+	l := Layout{DType: t.String(), Order: o.String(), Length: ObsLen(slots), Slots: slots, Globals: globalFeatures[:], Slot: slotFeatures[:]}
+	if t == ObsU8 {
+		l.GlobalScales, l.SlotScales = scalesOf(globalFeatures[:]), scalesOf(slotFeatures[:])
+	}
+	return l
+}
+
+func scalesOf(features []Feature) []float32 {
+	out := make([]float32, len(features))
+	for i := range features {
+		out[i] = features[i].Scale()
+	}
+	return out
+}
+
+// At is where a row has feature f of slot s.
+func (l *Layout) At(s, f int) int {
+	if l.Order == FeatureMajor.String() {
+		return GlobalFeatures + f*l.Slots + s
+	}
+	return GlobalFeatures + s*SlotFeatures + f
 }
 
 // String renders the layout as JSON for people.
@@ -84,16 +114,42 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
-func (v *env) observe(row []float32, stream bool) {
+func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 	v.observeGlobals((*[GlobalFeatures]float32)(row), stream)
 	row = row[GlobalFeatures:]
-	o := v.view()
+	o, slots := v.view(), v.rules.slots
 	for w := range v.blocks {
 		v.lookAt(w)
-		n := min(64, v.rules.slots-64*w)
-		kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], &v.blocks[w].Block, o, stream)
+		b, n := &v.blocks[w].Block, min(64, slots-64*w)
+		if order == FeatureMajor {
+			kernels.Columns(row[64*w:], slots, n, b, o, stream)
+		} else {
+			kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], b, o, stream)
+		}
 	}
 }
+
+// observeBytes writes the same row as bytes; rule 10.4.
+func (v *env) observeBytes(row []uint8, order ObsOrder) {
+	globals := &v.scratch.globals
+	v.observeGlobals(globals, false)
+	for i, x := range globals {
+		row[i] = kernels.Byte(x, globalFeatures[i].Low, globalScales[i])
+	}
+	row = row[GlobalFeatures:]
+	o, slots := v.view(), v.rules.slots
+	for w := range v.blocks {
+		v.lookAt(w)
+		b, n := &v.blocks[w].Block, min(64, slots-64*w)
+		if order == FeatureMajor {
+			kernels.ByteColumns(row[64*w:], slots, n, b, o)
+		} else {
+			kernels.ByteRows(row[64*w*SlotFeatures:][:n*SlotFeatures], b, o)
+		}
+	}
+}
+
+var globalScales = scalesOf(globalFeatures[:])
 
 // view is what the kernels need to observe the slots.
 func (v *env) view() *kernels.View {

@@ -244,7 +244,7 @@ func (v View) Observe(row []float32) {
 	e := v.state()
 	e.scratch = &s
 	e.look()
-	e.observe(row[:e.rules.obsLen], false)
+	e.observe(row[:e.rules.obsLen], SlotMajor, false)
 }
 
 // ObserveMask writes the environment's action mask into row, which must hold 4 bytes a slot.
