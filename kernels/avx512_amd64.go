@@ -42,7 +42,7 @@ func admitAVX512(queue *uint64, needs *uint32, first int, n int, old int, kept i
 // enterAVX512 is Enter.
 //
 //go:noescape
-func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
+func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
 
 // arriveAVX512 is Arrive.
 //
@@ -93,6 +93,16 @@ func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uin
 //
 //go:noescape
 func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
+
+// passAVX512 is Pass.
+//
+//go:noescape
+func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, used uint32, limit uint32, p *Passed, s *Shared) (ok bool)
+
+// serveAVX512 is Serve.
+//
+//go:noescape
+func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)
 
 // fillAVX512 is Fill of whole lines.
 //

@@ -664,7 +664,7 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	VPADDD         X4, X3, X3
 	VMOVD          X3, SI
 	MOVL           SI, DI
-	MOVL           used+20(FP), SI
+	MOVLQZX        used+20(FP), SI
 	ADDL           BX, SI
 	MOVL           limit+24(FP), R12
 	CMPL           SI, R12
@@ -1220,39 +1220,40 @@ end:
 DATA avx512_23<>+0(SB)/4, $0x00ffffff
 GLOBL avx512_23<>(SB), RODATA|NOPTR, $4
 
-// func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
+// func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·enterAVX512(SB), NOSPLIT, $0-68
-	MOVQ           b+0(FP), AX
-	MOVQ           slots+8(FP), CX
-	MOVQ           words+16(FP), DX
+	MOVQ           $-1, AX
+	MOVQ           count+24(FP), CX
+	BZHIQ          CX, AX, AX
+	MOVQ           b+0(FP), CX
+	MOVQ           slots+8(FP), DX
+	MOVQ           words+16(FP), BX
+	MOVQ           joins+56(FP), SI
+	VMOVDQU64      (BX), Z0
 	MOVQ           t+32(FP), BX
-	MOVQ           prefixPages+40(FP), SI
-	MOVQ           $-1, DI
-	MOVQ           count+24(FP), R8
-	BZHIQ          R8, DI, DI
-	VMOVDQU64      (DX), Z0
+	MOVQ           pages+40(FP), DI
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
-	MOVBQZX        192(BX), DX
-	VPBROADCASTQ   DX, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	KMOVB          K1, DX
-	MOVBQZX        193(BX), R8
+	MOVBQZX        192(BX), R8
 	VPBROADCASTQ   R8, Z2
 	VPCMPUQ        $0x01, Z2, Z1, K1
 	KMOVB          K1, R8
-	MOVBQZX        194(BX), R9
+	MOVBQZX        193(BX), R9
 	VPBROADCASTQ   R9, Z2
 	VPCMPUQ        $0x01, Z2, Z1, K1
 	KMOVB          K1, R9
-	KMOVB          DX, K1
-	ANDNQ          R9, R8, R8
-	MOVQ           DX, R10
-	ORQ            R8, R10
-	ANDNQ          R9, DX, DX
-	MOVQ           R9, R8
-	NOTQ           R8
+	MOVBQZX        194(BX), R10
+	VPBROADCASTQ   R10, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	KMOVB          K1, R10
+	KMOVB          R8, K1
+	ANDNQ          R10, R9, R9
+	MOVQ           R8, R11
+	ORQ            R9, R11
+	ANDNQ          R10, R8, R8
+	MOVQ           R10, R9
+	NOTQ           R9
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
 	VMOVDQU64      (BX), Z2
@@ -1262,7 +1263,7 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPANDQ.BCST    avx512_26<>+0(SB), Z7, Z7
 	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
 	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z7, K2, Z7
-	VPMOVZXWQ      (SI), Z2
+	VPMOVZXWQ      (DI), Z2
 	VPERMQ         Z2, Z7, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z8
@@ -1292,85 +1293,84 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
 	VPORQ          Z0, Z12, Z12
 	VPADDQ         Z2, Z9, Z9
-	KMOVQ          CX, K1
-	KMOVD          CX, K2
-	MOVQ           CX, BX
+	KMOVQ          DX, K1
+	KMOVD          DX, K2
+	MOVQ           DX, BX
 	SHRQ           $0x20, BX
 	KMOVD          BX, K3
-	POPCNTL        CX, BX
+	POPCNTL        DX, BX
 	VPBROADCASTW   BX, X2
 	VPADDW         avx512_32<>+0(SB), X2, X2
 	VPMOVQB        Z11, X3
-	VMOVDQU8       640(AX), Z0
+	VMOVDQU8       640(CX), Z0
 	VPEXPANDB      Z3, K1, Z0
-	VMOVDQU8       Z0, 640(AX)
+	VMOVDQU8       Z0, 640(CX)
 	VPMOVQB        Z7, X4
-	VMOVDQU8       704(AX), Z0
+	VMOVDQU8       704(CX), Z0
 	VPEXPANDB      Z4, K1, Z0
-	VMOVDQU8       Z0, 704(AX)
+	VMOVDQU8       Z0, 704(CX)
 	VPMOVQB        Z12, X3
-	VMOVDQU8       832(AX), Z0
+	VMOVDQU8       832(CX), Z0
 	VPEXPANDB      Z3, K1, Z0
-	VMOVDQU8       Z0, 832(AX)
-	MOVQ           896(AX), BX
-	MOVQ           912(AX), SI
-	MOVQ           920(AX), R9
-	ORQ            R9, SI
-	MOVQ           960(AX), R9
-	ORQ            R9, SI
-	ANDNQ          BX, SI, BX
-	MOVQ           joins+56(FP), SI
+	VMOVDQU8       Z0, 832(CX)
+	MOVQ           896(CX), BX
+	MOVQ           912(CX), DI
+	MOVQ           920(CX), R10
+	ORQ            R10, DI
+	MOVQ           960(CX), R10
+	ORQ            R10, DI
+	ANDNQ          BX, DI, BX
 	VPMOVZXBW      (SI), X0
 	VMOVDQU        avx512_33<>+0(SB), X3
 	VPMULLW        X3, X0, X0
 	VPACKUSWB      X0, X0, X0
 	VPBROADCASTQ   X0, Z11
-	VMOVDQU8       704(AX), Z7
+	VMOVDQU8       704(CX), Z7
 	VPERMB         Z11, Z7, Z11
 	KMOVQ          BX, K4
 	VPTESTMB       Z11, Z11, K4, K4
-	VMOVDQU8       768(AX), Z0
+	VMOVDQU8       768(CX), Z0
 	VPADDUSB       Z11, Z0, K4, Z0
 	VPBROADCASTB   avx512_13<>+0(SB), Z7
 	VMOVDQU8       Z7, K1, Z0
-	VMOVDQU8       Z0, 768(AX)
+	VMOVDQU8       Z0, 768(CX)
 	KMOVQ          K4, BX
-	ORQ            CX, BX
+	ORQ            DX, BX
 	VPMOVQW        Z1, X3
-	VMOVDQU16      256(AX), Z0
+	VMOVDQU16      256(CX), Z0
 	VPEXPANDW      Z3, K2, Z0
-	VMOVDQU16      Z0, 256(AX)
+	VMOVDQU16      Z0, 256(CX)
 	VPERMW         X3, X2, X3
-	VMOVDQU16      320(AX), Z0
+	VMOVDQU16      320(CX), Z0
 	VPEXPANDW      Z3, K3, Z0
-	VMOVDQU16      Z0, 320(AX)
+	VMOVDQU16      Z0, 320(CX)
 	VPMOVQW        Z10, X3
-	VMOVDQU16      512(AX), Z0
+	VMOVDQU16      512(CX), Z0
 	VPEXPANDW      Z3, K2, Z0
-	VMOVDQU16      Z0, 512(AX)
+	VMOVDQU16      Z0, 512(CX)
 	VPERMW         X3, X2, X3
-	VMOVDQU16      576(AX), Z0
+	VMOVDQU16      576(CX), Z0
 	VPEXPANDW      Z3, K3, Z0
-	VMOVDQU16      Z0, 576(AX)
+	VMOVDQU16      Z0, 576(CX)
 	MOVWLSX        step+48(FP), SI
 	VPBROADCASTW   SI, Z0
-	VMOVDQU16      384(AX), Z1
+	VMOVDQU16      384(CX), Z1
 	KMOVD          BX, K1
 	VMOVDQU16      Z0, K1, Z1
-	VMOVDQU16      Z1, 384(AX)
-	VMOVDQU16      448(AX), Z1
+	VMOVDQU16      Z1, 384(CX)
+	VMOVDQU16      448(CX), Z1
 	SHRQ           $0x20, BX
 	KMOVD          BX, K1
 	VMOVDQU16      Z0, K1, Z1
-	VMOVDQU16      Z1, 448(AX)
+	VMOVDQU16      Z1, 448(CX)
 	VPMOVQD        Z9, Y0
-	MOVQ           CX, BX
+	MOVQ           DX, BX
 	VMOVDQU        avx512_34<>+0(SB), Y1
 	KMOVW          BX, K1
 	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      (AX), Z2
+	VMOVDQU32      (CX), Z2
 	VPEXPANDD      Z3, K1, Z2
-	VMOVDQU32      Z2, (AX)
+	VMOVDQU32      Z2, (CX)
 	MOVWLZX        BX, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y2
@@ -1378,9 +1378,9 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	SHRQ           $0x10, BX
 	KMOVW          BX, K1
 	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      64(AX), Z2
+	VMOVDQU32      64(CX), Z2
 	VPEXPANDD      Z3, K1, Z2
-	VMOVDQU32      Z2, 64(AX)
+	VMOVDQU32      Z2, 64(CX)
 	MOVWLZX        BX, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y2
@@ -1388,9 +1388,9 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	SHRQ           $0x10, BX
 	KMOVW          BX, K1
 	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      128(AX), Z2
+	VMOVDQU32      128(CX), Z2
 	VPEXPANDD      Z3, K1, Z2
-	VMOVDQU32      Z2, 128(AX)
+	VMOVDQU32      Z2, 128(CX)
 	MOVWLZX        BX, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y2
@@ -1398,27 +1398,27 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	SHRQ           $0x10, BX
 	KMOVW          BX, K1
 	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      192(AX), Z0
+	VMOVDQU32      192(CX), Z0
 	VPEXPANDD      Z3, K1, Z0
-	VMOVDQU32      Z0, 192(AX)
-	MOVQ           R10, BX
-	ORQ            DX, BX
+	VMOVDQU32      Z0, 192(CX)
+	MOVQ           R11, BX
 	ORQ            R8, BX
+	ORQ            R9, BX
 	NOTQ           BX
-	ANDQ           DI, BX
+	ANDQ           AX, BX
 	KMOVB          BX, K1
 	VPBROADCASTQ.Z avx512_22<>+0(SB), K1, Z0
-	ANDNQ          R10, DX, BX
-	ANDQ           DI, BX
+	ANDNQ          R11, R8, BX
+	ANDQ           AX, BX
 	KMOVB          BX, K1
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z0
-	ANDNQ          DX, R10, BX
-	ANDQ           DI, BX
+	ANDNQ          R8, R11, BX
+	ANDQ           AX, BX
 	KMOVB          BX, K1
 	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z0
-	MOVQ           R10, BX
-	ANDQ           DX, BX
-	ANDQ           DI, BX
+	MOVQ           R11, BX
+	ANDQ           R8, BX
+	ANDQ           AX, BX
 	KMOVB          BX, K1
 	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z0
 	VPMULUDQ       Z8, Z0, Z0
@@ -1432,78 +1432,78 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPADDD         X0, X1, X1
 	VMOVD          X1, BX
 	MOVL           BX, retained+64(FP)
-	VMOVDQU64      896(AX), Z0
-	VPBROADCASTQ   CX, Z1
+	VMOVDQU64      896(CX), Z0
+	VPBROADCASTQ   DX, Z1
 	MOVL           $0x00000001, BX
 	KMOVB          BX, K1
 	VPORQ          Z1, Z0, K1, Z0
-	ANDL           DI, R10
-	PDEPQ          CX, R10, R10
-	VPBROADCASTQ   R10, Z1
+	ANDL           AX, R11
+	PDEPQ          DX, R11, R11
+	VPBROADCASTQ   R11, Z1
 	MOVL           $0x00000004, BX
 	KMOVB          BX, K1
 	VPORQ          Z1, Z0, K1, Z0
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
+	ANDL           AX, R8
+	PDEPQ          DX, R8, R8
+	VPBROADCASTQ   R8, Z1
+	MOVL           $0x00000008, BX
+	KMOVB          BX, K1
+	VPORQ          Z1, Z0, K1, Z0
 	VPBROADCASTQ   DX, Z1
-	MOVL           $0x00000008, DX
-	KMOVB          DX, K1
+	MOVL           $0x00000080, BX
+	KMOVB          BX, K1
 	VPORQ          Z1, Z0, K1, Z0
-	VPBROADCASTQ   CX, Z1
-	MOVL           $0x00000080, DX
-	KMOVB          DX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	VMOVDQU64      Z0, 896(AX)
-	ANDL           DI, R8
-	PDEPQ          CX, R8, R8
-	VMOVQ          R8, X5
+	VMOVDQU64      Z0, 896(CX)
+	ANDL           AX, R9
+	PDEPQ          DX, R9, R9
+	VMOVQ          R9, X5
 	VPBROADCASTB   avx512_1<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VPINSRQ        $0x01, DX, X5, X5
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VPINSRQ        $0x01, BX, X5, X5
 	VPBROADCASTB   avx512_2<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VMOVQ          DX, X2
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VMOVQ          BX, X2
 	VPBROADCASTB   avx512_15<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VPINSRQ        $0x01, DX, X2, X2
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VPINSRQ        $0x01, BX, X2, X2
 	VPBROADCASTB   avx512_35<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VMOVQ          DX, X6
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VMOVQ          BX, X6
 	VPBROADCASTB   avx512_36<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VPINSRQ        $0x01, DX, X6, X6
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VPINSRQ        $0x01, BX, X6, X6
 	VPBROADCASTB   avx512_37<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VMOVQ          DX, X0
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VMOVQ          BX, X0
 	VPBROADCASTB   avx512_38<>+0(SB), X1
 	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, DX
-	ANDL           DI, DX
-	PDEPQ          CX, DX, DX
-	VPINSRQ        $0x01, DX, X0, X0
+	KMOVD          K1, BX
+	ANDL           AX, BX
+	PDEPQ          DX, BX, BX
+	VPINSRQ        $0x01, BX, X0, X0
 	VINSERTI128    $0x01, X2, Y5, Y3
 	VINSERTI128    $0x01, X0, Y6, Y0
 	VINSERTI64X4   $0x01, Y0, Z3, Z0
-	VPORQ          960(AX), Z0, Z0
-	VMOVDQU64      Z0, 960(AX)
+	VPORQ          960(CX), Z0, Z0
+	VMOVDQU64      Z0, 960(CX)
 	VZEROUPPER
 	RET
 
@@ -2317,6 +2317,1447 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	KMOVD        CX, K1
 	VMOVDQU16    Z0, K1, Z1
 	VMOVDQU16    Z1, 448(AX)
+	VZEROUPPER
+	RET
+
+// func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, used uint32, limit uint32, p *Passed, s *Shared) (ok bool)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, BMI, POPCNT
+TEXT ·passAVX512(SB), NOSPLIT, $64-57
+	MOVQ         b+0(FP), AX
+	MOVQ         p+40(FP), CX
+	MOVQ         ops+8(FP), DX
+	VMOVDQU8     (DX), Z0
+	VPBROADCASTB avx512_1<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, DX
+	VPBROADCASTB avx512_2<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, BX
+	VPBROADCASTB avx512_3<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, SI
+	MOVQ         DX, DI
+	ORQ          BX, DI
+	ORQ          SI, DI
+	POPCNTQ      DI, DI
+	ANDNQ        DX, SI, DX
+	ANDNQ        BX, SI, BX
+	MOVQ         896(AX), SI
+	MOVQ         904(AX), R8
+	ANDNQ        SI, R8, R9
+	ANDNQ        DX, BX, R10
+	ANDQ         SI, R10
+	ANDNQ        BX, DX, R11
+	ANDQ         R9, R11
+	MOVQ         944(AX), R12
+	ANDNQ        R11, R12, R11
+	ANDQ         BX, DX
+	ANDQ         R9, DX
+	MOVQ         R10, BX
+	ORQ          R11, BX
+	ORQ          DX, BX
+	POPCNTQ      BX, BX
+	SUBL         BX, DI
+	MOVL         DI, 32(CX)
+	MOVQ         R10, (CX)
+	MOVQ         R11, 8(CX)
+	MOVQ         DX, 16(CX)
+	ANDNQ        R8, R10, BX
+	ORQ          DX, BX
+	ANDQ         928(AX), BX
+	MOVQ         BX, 24(CX)
+	MOVQ         R10, DI
+	ANDQ         R9, DI
+	MOVQ         DX, R8
+	ORQ          R11, R8
+	ORQ          R8, DI
+	MOVQ         DI, R8
+	ORQ          BX, R8
+	MOVQ         R8, (SP)
+	MOVQ         DI, 8(SP)
+	MOVQ         BX, 16(SP)
+	MOVQ         R11, 24(SP)
+	MOVQ         912(AX), BX
+	MOVQ         920(AX), DI
+	MOVQ         960(AX), R8
+	ANDNQ        BX, DI, R9
+	ANDNQ        DI, BX, R12
+	MOVQ         BX, R13
+	ORQ          DI, R13
+	ORQ          R8, R13
+	ANDNQ        SI, R13, SI
+	MOVQ         R9, 32(SP)
+	MOVQ         R12, 40(SP)
+	ANDQ         DI, BX
+	MOVQ         BX, 48(SP)
+	MOVQ         SI, 56(SP)
+	MOVQ         R10, BX
+	ANDQ         SI, BX
+	POPCNTQ      BX, BX
+	IMUL3L       $0x1e, BX, BX
+	VMOVDQU8     640(AX), Z0
+	VPBROADCASTB avx512_4<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
+	KMOVQ        K1, SI
+	ANDQ         R9, SI
+	ANDQ         R10, SI
+	POPCNTQ      SI, SI
+	IMUL3L       $0x0f, SI, SI
+	ADDL         SI, BX
+	VPBROADCASTB avx512_5<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
+	KMOVQ        K1, SI
+	ANDQ         R12, SI
+	ANDQ         R10, SI
+
+generation:
+	TESTQ   SI, SI
+	JZ      risked
+	TZCNTQ  SI, DI
+	BLSRQ   SI, SI
+	MOVL    (AX)(DI*4), R8
+	LEAQ    (R8)(R8*2), R8
+	MOVWQZX 256(AX)(DI*2), DI
+	IMUL3Q  $0x07, DI, DI
+	CMPQ    R8, DI
+	JCS     generation
+	ADDL    $0x14, BX
+	JMP     generation
+
+risked:
+	MOVL           BX, 36(CX)
+	MOVQ           pages+16(FP), BX
+	VPMOVZXWD      (BX), Y2
+	VPXORD         Z3, Z3, Z3
+	VPXORD         Z4, Z4, Z4
+	VPXORD         Z5, Z5, Z5
+	VPBROADCASTD   avx512_6<>+0(SB), Z0
+	VPBROADCASTD   avx512_7<>+0(SB), Z1
+	VPBROADCASTD   avx512_8<>+0(SB), Z12
+	MOVWLZX        (SP), BX
+	TESTL          BX, BX
+	JZ             skip0
+	VMOVDQU32      (AX), Z13
+	VPADDD         Z0, Z13, Z13
+	VPSRLD         $0x07, Z13, Z13
+	VPMOVZXBD      704(AX), Z14
+	VPERMD         Z2, Z14, Z14
+	VPSUBD         Z14, Z13, Z13
+	VPSLLD         $0x02, Z13, Z13
+	KMOVW          936(AX), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	KMOVW          944(AX), K1
+	VPSRLD         $0x02, Z13, K1, Z13
+	VPADDD         Z13, Z13, Z14
+	VPMINUD        Z1, Z14, Z14
+	VPADDD         Z12, Z14, Z14
+	KMOVW          16(SP), K1
+	VPADDD         Z14, Z5, K1, Z5
+	KMOVW          8(SP), K1
+	VMOVDQA32.Z    Z13, K1, Z13
+	KMOVW          24(SP), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	VPADDD         Z13, Z3, Z3
+	KMOVW          56(SP), K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z14
+	KMOVW          32(SP), K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z14
+	KMOVW          40(SP), K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z14
+	KMOVW          48(SP), K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z14
+	VPMULLD        Z14, Z13, Z13
+	VPADDD         Z13, Z4, Z4
+
+skip0:
+	MOVWLZX        2(SP), BX
+	TESTL          BX, BX
+	JZ             skip1
+	VMOVDQU32      64(AX), Z13
+	VPADDD         Z0, Z13, Z13
+	VPSRLD         $0x07, Z13, Z13
+	VPMOVZXBD      720(AX), Z14
+	VPERMD         Z2, Z14, Z14
+	VPSUBD         Z14, Z13, Z13
+	VPSLLD         $0x02, Z13, Z13
+	KMOVW          938(AX), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	KMOVW          946(AX), K1
+	VPSRLD         $0x02, Z13, K1, Z13
+	VPADDD         Z13, Z13, Z14
+	VPMINUD        Z1, Z14, Z14
+	VPADDD         Z12, Z14, Z14
+	KMOVW          18(SP), K1
+	VPADDD         Z14, Z5, K1, Z5
+	KMOVW          10(SP), K1
+	VMOVDQA32.Z    Z13, K1, Z13
+	KMOVW          26(SP), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	VPADDD         Z13, Z3, Z3
+	KMOVW          58(SP), K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z14
+	KMOVW          34(SP), K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z14
+	KMOVW          42(SP), K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z14
+	KMOVW          50(SP), K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z14
+	VPMULLD        Z14, Z13, Z13
+	VPADDD         Z13, Z4, Z4
+
+skip1:
+	MOVWLZX        4(SP), BX
+	TESTL          BX, BX
+	JZ             skip2
+	VMOVDQU32      128(AX), Z13
+	VPADDD         Z0, Z13, Z13
+	VPSRLD         $0x07, Z13, Z13
+	VPMOVZXBD      736(AX), Z14
+	VPERMD         Z2, Z14, Z14
+	VPSUBD         Z14, Z13, Z13
+	VPSLLD         $0x02, Z13, Z13
+	KMOVW          940(AX), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	KMOVW          948(AX), K1
+	VPSRLD         $0x02, Z13, K1, Z13
+	VPADDD         Z13, Z13, Z14
+	VPMINUD        Z1, Z14, Z14
+	VPADDD         Z12, Z14, Z14
+	KMOVW          20(SP), K1
+	VPADDD         Z14, Z5, K1, Z5
+	KMOVW          12(SP), K1
+	VMOVDQA32.Z    Z13, K1, Z13
+	KMOVW          28(SP), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	VPADDD         Z13, Z3, Z3
+	KMOVW          60(SP), K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z14
+	KMOVW          36(SP), K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z14
+	KMOVW          44(SP), K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z14
+	KMOVW          52(SP), K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z14
+	VPMULLD        Z14, Z13, Z13
+	VPADDD         Z13, Z4, Z4
+
+skip2:
+	MOVWLZX        6(SP), BX
+	TESTL          BX, BX
+	JZ             skip3
+	VMOVDQU32      192(AX), Z13
+	VPADDD         Z0, Z13, Z13
+	VPSRLD         $0x07, Z13, Z13
+	VPMOVZXBD      752(AX), Z0
+	VPERMD         Z2, Z0, Z0
+	VPSUBD         Z0, Z13, Z13
+	VPSLLD         $0x02, Z13, Z13
+	KMOVW          942(AX), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	KMOVW          950(AX), K1
+	VPSRLD         $0x02, Z13, K1, Z13
+	VPADDD         Z13, Z13, Z0
+	VPMINUD        Z1, Z0, Z0
+	VPADDD         Z12, Z0, Z0
+	KMOVW          22(SP), K1
+	VPADDD         Z0, Z5, K1, Z5
+	KMOVW          14(SP), K1
+	VMOVDQA32.Z    Z13, K1, Z13
+	KMOVW          30(SP), K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	VPADDD         Z13, Z3, Z3
+	KMOVW          62(SP), K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z0
+	KMOVW          38(SP), K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z0
+	KMOVW          46(SP), K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z0
+	KMOVW          54(SP), K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z0
+	VPMULLD        Z0, Z13, Z13
+	VPADDD         Z13, Z4, Z4
+
+skip3:
+	VEXTRACTI64X4  $0x01, Z3, Y0
+	VPADDD         Y3, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, BX
+	MOVL           BX, 44(CX)
+	VEXTRACTI64X4  $0x01, Z4, Y0
+	VPADDD         Y4, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, BX
+	MOVL           BX, 48(CX)
+	VEXTRACTI64X4  $0x01, Z5, Y0
+	VPADDD         Y5, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, BX
+	MOVL           BX, 40(CX)
+	VPBROADCASTQ   R10, Z0
+	VMOVDQU64      896(AX), Z1
+	VMOVDQU64      960(AX), Z3
+	MOVQ           936(AX), BX
+	ANDQ           R11, BX
+	VPANDNQ        Z1, Z0, Z1
+	VPANDNQ        Z3, Z0, Z3
+	VPBROADCASTQ   DX, Z0
+	MOVL           $0x00000002, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VPBROADCASTQ   R11, Z0
+	MOVL           $0x00000020, DX
+	KMOVB          DX, K1
+	VPXORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ   BX, Z0
+	MOVL           $0x00000040, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	VMOVDQU64      Z3, 960(AX)
+	MOVQ           928(AX), DX
+	MOVQ           904(AX), BX
+	MOVQ           DX, SI
+	ANDQ           BX, SI
+	ANDNQ          DX, SI, BX
+	VMOVDQU16      512(AX), Z0
+	VMOVDQU16      256(AX), Z3
+	VPSRLW         $0x01, Z0, Z1
+	KMOVD          SI, K1
+	VPSUBW         Z1, Z0, K1, Z0
+	KMOVD          DX, K1
+	VPMINUW.Z      Z3, Z0, K1, Z0
+	VMOVDQU16      576(AX), Z1
+	VMOVDQU16      320(AX), Z5
+	VPSRLW         $0x01, Z1, Z4
+	SHRQ           $0x20, SI
+	KMOVD          SI, K1
+	VPSUBW         Z4, Z1, K1, Z1
+	MOVQ           DX, SI
+	SHRQ           $0x20, SI
+	KMOVD          SI, K1
+	VPMINUW.Z      Z5, Z1, K1, Z1
+	VPBROADCASTD   avx512_6<>+0(SB), Z4
+	XORL           SI, SI
+	VMOVDQU32      (AX), Z12
+	VPMOVZXWD      Y0, Z14
+	VPADDD         Z4, Z12, Z13
+	VPADDD         Z14, Z13, Z15
+	VPSRLD         $0x07, Z13, Z13
+	VPSRLD         $0x07, Z15, Z15
+	KMOVW          BX, K1
+	VPSUBD.Z       Z13, Z15, K1, Z13
+	VPTESTMD       Z13, Z13, K1
+	KMOVW          K1, DI
+	ORL            DI, SI
+	VMOVDQU32      64(AX), Z16
+	VEXTRACTI64X4  $0x01, Z0, Y2
+	VPMOVZXWD      Y2, Z18
+	VPADDD         Z4, Z16, Z17
+	VPADDD         Z18, Z17, Z19
+	VPSRLD         $0x07, Z17, Z17
+	VPSRLD         $0x07, Z19, Z19
+	MOVQ           BX, DI
+	SHRQ           $0x10, DI
+	KMOVW          DI, K1
+	VPSUBD.Z       Z17, Z19, K1, Z17
+	VPTESTMD       Z17, Z17, K1
+	KMOVW          K1, DI
+	ORL            DI, SI
+	VMOVDQU32      128(AX), Z20
+	VPMOVZXWD      Y1, Z22
+	VPADDD         Z4, Z20, Z21
+	VPADDD         Z22, Z21, Z23
+	VPSRLD         $0x07, Z21, Z21
+	VPSRLD         $0x07, Z23, Z23
+	MOVQ           BX, DI
+	SHRQ           $0x20, DI
+	KMOVW          DI, K1
+	VPSUBD.Z       Z21, Z23, K1, Z21
+	VPTESTMD       Z21, Z21, K1
+	KMOVW          K1, DI
+	ORL            DI, SI
+	VMOVDQU32      192(AX), Z24
+	VEXTRACTI64X4  $0x01, Z1, Y2
+	VPMOVZXWD      Y2, Z25
+	VPADDD         Z4, Z24, Z4
+	VPADDD         Z25, Z4, Z26
+	VPSRLD         $0x07, Z4, Z4
+	VPSRLD         $0x07, Z26, Z26
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPSUBD.Z       Z4, Z26, K1, Z4
+	VPTESTMD       Z4, Z4, K1
+	KMOVW          K1, BX
+	ORL            BX, SI
+	XORL           BX, BX
+	XORL           DI, DI
+	MOVQ           912(AX), R8
+	MOVQ           920(AX), R9
+	ANDNQ          R8, R9, R10
+	ANDNQ          R9, R8, R11
+	MOVQ           R8, R12
+	ANDQ           R9, R12
+	TESTL          SI, SI
+	JZ             fits
+	VPXORD         Z6, Z6, Z6
+	VPXORD         Z7, Z7, Z7
+	MOVQ           936(AX), BX
+	MOVQ           944(AX), SI
+	MOVQ           R8, DI
+	ORQ            R9, DI
+	MOVQ           960(AX), R13
+	ORQ            R13, DI
+	ANDNQ          DX, DI, DI
+	VPSLLD         $0x02, Z13, Z13
+	KMOVW          BX, K1
+	VPSRLD         $0x01, Z13, K1, Z13
+	KMOVW          SI, K1
+	VPSRLD         $0x02, Z13, K1, Z13
+	VPADDD         Z13, Z6, Z6
+	KMOVW          DI, K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z27
+	KMOVW          R10, K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z27
+	KMOVW          R11, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z27
+	KMOVW          R12, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z27
+	VPMULLD        Z27, Z13, Z27
+	VPADDD         Z27, Z7, Z7
+	VPSLLD         $0x02, Z17, Z17
+	MOVQ           BX, R13
+	SHRQ           $0x10, R13
+	KMOVW          R13, K1
+	VPSRLD         $0x01, Z17, K1, Z17
+	MOVQ           SI, R13
+	SHRQ           $0x10, R13
+	KMOVW          R13, K1
+	VPSRLD         $0x02, Z17, K1, Z17
+	VPADDD         Z17, Z6, Z6
+	MOVQ           DI, R13
+	SHRQ           $0x10, R13
+	KMOVW          R13, K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z13
+	MOVQ           R10, R13
+	SHRQ           $0x10, R13
+	KMOVW          R13, K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z13
+	MOVQ           R11, R13
+	SHRQ           $0x10, R13
+	KMOVW          R13, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z13
+	MOVQ           R12, R13
+	SHRQ           $0x10, R13
+	KMOVW          R13, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z13
+	VPMULLD        Z13, Z17, Z13
+	VPADDD         Z13, Z7, Z7
+	VPSLLD         $0x02, Z21, Z21
+	MOVQ           BX, R13
+	SHRQ           $0x20, R13
+	KMOVW          R13, K1
+	VPSRLD         $0x01, Z21, K1, Z21
+	MOVQ           SI, R13
+	SHRQ           $0x20, R13
+	KMOVW          R13, K1
+	VPSRLD         $0x02, Z21, K1, Z21
+	VPADDD         Z21, Z6, Z6
+	MOVQ           DI, R13
+	SHRQ           $0x20, R13
+	KMOVW          R13, K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z13
+	MOVQ           R10, R13
+	SHRQ           $0x20, R13
+	KMOVW          R13, K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z13
+	MOVQ           R11, R13
+	SHRQ           $0x20, R13
+	KMOVW          R13, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z13
+	MOVQ           R12, R13
+	SHRQ           $0x20, R13
+	KMOVW          R13, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z13
+	VPMULLD        Z13, Z21, Z13
+	VPADDD         Z13, Z7, Z7
+	VPSLLD         $0x02, Z4, Z4
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPSRLD         $0x01, Z4, K1, Z4
+	MOVQ           SI, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPSRLD         $0x02, Z4, K1, Z4
+	VPADDD         Z4, Z6, Z6
+	MOVQ           DI, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z13
+	MOVQ           R10, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD   avx512_10<>+0(SB), K1, Z13
+	MOVQ           R11, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z13
+	MOVQ           R12, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z13
+	VPMULLD        Z13, Z4, Z13
+	VPADDD         Z13, Z7, Z7
+	VEXTRACTI64X4  $0x01, Z6, Y2
+	VPADDD         Y6, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0x4e, X2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0xb1, X2, X4
+	VPADDD         X4, X2, X2
+	VMOVD          X2, BX
+	VEXTRACTI64X4  $0x01, Z7, Y2
+	VPADDD         Y7, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0x4e, X2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0xb1, X2, X4
+	VPADDD         X4, X2, X2
+	VMOVD          X2, SI
+	MOVL           SI, DI
+	MOVLQZX        used+28(FP), SI
+	SUBL           44(CX), SI
+	ADDL           BX, SI
+	MOVL           limit+32(FP), R12
+	CMPL           SI, R12
+	JLS            fits
+	MOVB           $0x00, AL
+	MOVB           AL, ok+56(FP)
+	VZEROUPPER
+	RET
+
+fits:
+	MOVL           BX, 68(CX)
+	MOVL           DI, 72(CX)
+	VPXORD         Z8, Z8, Z8
+	VPADDD         Z14, Z12, Z12
+	VMOVDQU32      Z12, (AX)
+	VPADDD         Z14, Z8, Z8
+	VPADDD         Z18, Z16, Z16
+	VMOVDQU32      Z16, 64(AX)
+	VPADDD         Z18, Z8, Z8
+	VPADDD         Z22, Z20, Z20
+	VMOVDQU32      Z20, 128(AX)
+	VPADDD         Z22, Z8, Z8
+	VPADDD         Z25, Z24, Z24
+	VMOVDQU32      Z24, 192(AX)
+	VPADDD         Z25, Z8, Z8
+	VEXTRACTI64X4  $0x01, Z8, Y2
+	VPADDD         Y8, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0x4e, X2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0xb1, X2, X4
+	VPADDD         X4, X2, X2
+	VMOVD          X2, BX
+	MOVL           BX, 64(CX)
+	MOVWLSX        step+24(FP), BX
+	VPBROADCASTW   BX, Z4
+	VPSUBW         Z0, Z3, Z3
+	VMOVDQU16      Z3, 256(AX)
+	VMOVDQU16      384(AX), Z0
+	KMOVD          DX, K1
+	VMOVDQU16      Z4, K1, Z0
+	VMOVDQU16      Z0, 384(AX)
+	VPTESTNMW      Z3, Z3, K1
+	KMOVD          K1, BX
+	VPSUBW         Z1, Z5, Z5
+	VMOVDQU16      Z5, 320(AX)
+	VMOVDQU16      448(AX), Z0
+	MOVQ           DX, SI
+	SHRQ           $0x20, SI
+	KMOVD          SI, K1
+	VMOVDQU16      Z4, K1, Z0
+	VMOVDQU16      Z0, 448(AX)
+	VPTESTNMW      Z5, Z5, K1
+	KMOVD          K1, SI
+	SHLQ           $0x20, SI
+	ORQ            SI, BX
+	KMOVQ          DX, K1
+	VMOVDQU8       768(AX), Z0
+	VPSRLW         $0x02, Z0, Z1
+	VPBROADCASTB   avx512_13<>+0(SB), Z3
+	VPANDQ         Z3, Z1, Z1
+	VPSUBB         Z1, Z0, Z0
+	VPBROADCASTB   avx512_13<>+0(SB), Z3
+	VPADDB         Z3, Z0, K1, Z0
+	VMOVDQU8       Z0, 768(AX)
+	MOVQ           BX, SI
+	ANDQ           DX, SI
+	MOVQ           R10, DI
+	ORQ            R11, DI
+	ANDQ           SI, DI
+	ANDNQ          SI, DI, SI
+	MOVQ           DX, R11
+	ANDQ           R10, R11
+	ANDNQ          R11, DI, R10
+	MOVQ           952(AX), R11
+	MOVQ           896(AX), R12
+	ORQ            R9, R8
+	MOVQ           960(AX), R9
+	ORQ            R9, R8
+	MOVQ           R12, R9
+	ANDQ           R8, R9
+	MOVQ           R11, R8
+	ORQ            DX, R8
+	ANDNQ          R9, R8, R8
+	VMOVDQU8       832(AX), Z0
+	VPBROADCASTB   avx512_14<>+0(SB), Z1
+	VPBROADCASTB   avx512_1<>+0(SB), Z3
+	MOVQ           R8, R9
+	ORQ            R10, R9
+	KMOVQ          R9, K1
+	VPTESTMB       Z1, Z0, K1, K1
+	VPSUBB         Z3, Z0, K1, Z0
+	VPTESTNMB      Z1, Z0, K1, K1
+	KMOVQ          K1, R9
+	MOVQ           R9, R12
+	ANDQ           R8, R12
+	MOVQ           R12, R8
+	ANDQ           BX, R8
+	ANDNQ          R12, BX, BX
+	ANDQ           R10, R9
+	ORQ            SI, R9
+	VPBROADCASTB   avx512_15<>+0(SB), Z4
+	KMOVQ          BX, K1
+	VPSRLW         $0x04, Z0, Z5
+	VPANDQ         Z4, Z5, Z5
+	VPADDB         Z3, Z5, Z5
+	VPADDB         Z3, Z5, Z5
+	VPADDB         Z5, Z0, K1, Z0
+	KMOVQ          R9, K1
+	VPSRLW         $0x06, Z0, Z5
+	VPANDQ         Z4, Z5, Z5
+	VPADDB         Z3, Z5, Z5
+	VPANDNQ        Z0, Z1, Z4
+	VPADDB         Z4, Z5, K1, Z0
+	VMOVDQU8       Z0, 832(AX)
+	ORQ            R8, DI
+	MOVQ           DI, 56(CX)
+	ANDNQ          DX, R9, DX
+	ORQ            BX, DX
+	ORQ            R11, DX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU64      960(AX), Z1
+	VPBROADCASTQ   DI, Z3
+	XORL           BX, BX
+	XORL           SI, SI
+	TESTQ          DI, DI
+	JZ             none
+	MOVQ           904(AX), BX
+	ANDNQ          DI, BX, BX
+	MOVQ           912(AX), SI
+	MOVQ           920(AX), DI
+	ANDNQ          SI, DI, R8
+	ANDNQ          DI, SI, R9
+	ANDQ           DI, SI
+	MOVQ           pages+16(FP), DI
+	VPMOVZXWD      (DI), Y2
+	VPXORD         Z9, Z9, Z9
+	VPXORD         Z10, Z10, Z10
+	MOVQ           936(AX), DI
+	MOVQ           944(AX), R10
+	VPMOVZXBD      704(AX), Z4
+	VPERMD         Z2, Z4, Z4
+	KMOVW          BX, K1
+	VPSUBD.Z       Z4, Z15, K1, Z15
+	VPSLLD         $0x02, Z15, Z15
+	KMOVW          DI, K1
+	VPSRLD         $0x01, Z15, K1, Z15
+	KMOVW          R10, K1
+	VPSRLD         $0x02, Z15, K1, Z15
+	VPADDD         Z15, Z9, Z9
+	KMOVW          R8, K1
+	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z4
+	KMOVW          R9, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z4
+	KMOVW          SI, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z4
+	VPMULLD        Z4, Z15, Z4
+	VPADDD         Z4, Z10, Z10
+	VPMOVZXBD      720(AX), Z4
+	VPERMD         Z2, Z4, Z4
+	MOVQ           BX, R11
+	SHRQ           $0x10, R11
+	KMOVW          R11, K1
+	VPSUBD.Z       Z4, Z19, K1, Z19
+	VPSLLD         $0x02, Z19, Z19
+	MOVQ           DI, R11
+	SHRQ           $0x10, R11
+	KMOVW          R11, K1
+	VPSRLD         $0x01, Z19, K1, Z19
+	MOVQ           R10, R11
+	SHRQ           $0x10, R11
+	KMOVW          R11, K1
+	VPSRLD         $0x02, Z19, K1, Z19
+	VPADDD         Z19, Z9, Z9
+	MOVQ           R8, R11
+	SHRQ           $0x10, R11
+	KMOVW          R11, K1
+	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z4
+	MOVQ           R9, R11
+	SHRQ           $0x10, R11
+	KMOVW          R11, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z4
+	MOVQ           SI, R11
+	SHRQ           $0x10, R11
+	KMOVW          R11, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z4
+	VPMULLD        Z4, Z19, Z4
+	VPADDD         Z4, Z10, Z10
+	VPMOVZXBD      736(AX), Z4
+	VPERMD         Z2, Z4, Z4
+	MOVQ           BX, R11
+	SHRQ           $0x20, R11
+	KMOVW          R11, K1
+	VPSUBD.Z       Z4, Z23, K1, Z23
+	VPSLLD         $0x02, Z23, Z23
+	MOVQ           DI, R11
+	SHRQ           $0x20, R11
+	KMOVW          R11, K1
+	VPSRLD         $0x01, Z23, K1, Z23
+	MOVQ           R10, R11
+	SHRQ           $0x20, R11
+	KMOVW          R11, K1
+	VPSRLD         $0x02, Z23, K1, Z23
+	VPADDD         Z23, Z9, Z9
+	MOVQ           R8, R11
+	SHRQ           $0x20, R11
+	KMOVW          R11, K1
+	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z4
+	MOVQ           R9, R11
+	SHRQ           $0x20, R11
+	KMOVW          R11, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z4
+	MOVQ           SI, R11
+	SHRQ           $0x20, R11
+	KMOVW          R11, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z4
+	VPMULLD        Z4, Z23, Z4
+	VPADDD         Z4, Z10, Z10
+	VPMOVZXBD      752(AX), Z4
+	VPERMD         Z2, Z4, Z4
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPSUBD.Z       Z4, Z26, K1, Z26
+	VPSLLD         $0x02, Z26, Z26
+	MOVQ           DI, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPSRLD         $0x01, Z26, K1, Z26
+	MOVQ           R10, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPSRLD         $0x02, Z26, K1, Z26
+	VPADDD         Z26, Z9, Z9
+	MOVQ           R8, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z2
+	MOVQ           R9, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD   avx512_11<>+0(SB), K1, Z2
+	MOVQ           SI, BX
+	SHRQ           $0x30, BX
+	KMOVW          BX, K1
+	VPBROADCASTD   avx512_12<>+0(SB), K1, Z2
+	VPMULLD        Z2, Z26, Z2
+	VPADDD         Z2, Z10, Z10
+	VEXTRACTI64X4  $0x01, Z9, Y2
+	VPADDD         Y9, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0x4e, X2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0xb1, X2, X4
+	VPADDD         X4, X2, X2
+	VMOVD          X2, BX
+	VEXTRACTI64X4  $0x01, Z10, Y2
+	VPADDD         Y10, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0x4e, X2, X4
+	VPADDD         X4, X2, X2
+	VPSHUFD        $0xb1, X2, X4
+	VPADDD         X4, X2, X2
+	VMOVD          X2, SI
+
+none:
+	MOVL           $0x00000010, DI
+	KMOVB          DI, K1
+	VPBROADCASTQ   DX, K1, Z0
+	MOVL           $0x0000007f, DX
+	KMOVB          DX, K1
+	VPANDNQ.Z      Z0, Z3, K1, Z0
+	VPANDNQ        Z1, Z3, Z1
+	VMOVDQU64      Z0, 896(AX)
+	VMOVDQU64      Z1, 960(AX)
+	MOVL           BX, 76(CX)
+	MOVL           SI, 80(CX)
+	MOVQ           s+48(FP), CX
+	MOVQ           pages+16(FP), DX
+	VPMOVZXWQ      (DX), Z0
+	VPTESTMQ       Z0, Z0, K1
+	MOVQ           936(AX), DX
+	MOVQ           944(AX), BX
+	MOVQ           912(AX), SI
+	MOVQ           920(AX), DI
+	MOVQ           960(AX), R8
+	VMOVDQU64      960(AX), Z1
+	MOVQ           904(AX), AX
+	VPBROADCASTQ   AX, Z2
+	VPANDNQ.Z      Z1, Z2, K1, Z1
+	VPBROADCASTQ   DX, Z2
+	VPBROADCASTQ   BX, Z3
+	VPTESTMQ       Z2, Z1, K1
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z1, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z5
+	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z5
+	VPANDQ         Z3, Z1, Z3
+	VPANDQ         Z2, Z1, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_19<>+0(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
+	VPSUBQ         Z2, Z5, Z2
+	VPMULUDQ.Z     Z0, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, 32(CX)
+	VMOVDQA64.Z    Z3, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y2
+	VPOR           Y3, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X11
+	VPOR           X2, X11, X11
+	VPSHUFD        $0x4e, X11, X2
+	VPOR           X2, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(CX)
+	MOVQ           SI, AX
+	ANDQ           DI, AX
+	VPBROADCASTQ   AX, Z2
+	VPTESTMQ       Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
+	ANDNQ          DI, SI, AX
+	VPBROADCASTQ   AX, Z2
+	VPTESTMQ       Z2, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
+	ANDNQ          SI, DI, AX
+	VPBROADCASTQ   AX, Z2
+	VPTESTMQ       Z2, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	MOVQ           SI, AX
+	ORQ            DI, AX
+	ORQ            R8, AX
+	VPBROADCASTQ   AX, Z2
+	VPANDNQ        Z1, Z2, Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
+	VPMOVQB        Z5, X11
+	VMOVQ          X11, 104(CX)
+	VPMOVQB        Z3, X11
+	VMOVQ          X11, 112(CX)
+	VPMULUDQ       Z0, Z5, Z1
+	VPSLLQ         $0x02, Z0, Z0
+	VPSUBQ         Z1, Z0, Z0
+	VPMOVQD        Z0, Y2
+	VMOVDQU        Y2, (CX)
+	VPMULUDQ       Z1, Z3, Z3
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, AX
+	MOVL           AX, 96(CX)
+	VEXTRACTI64X4  $0x01, Z3, Y0
+	VPADDD         Y3, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, AX
+	MOVL           AX, 100(CX)
+	MOVB           $0x01, AL
+	MOVB           AL, ok+56(FP)
+	VZEROUPPER
+	RET
+
+// func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
+TEXT ·serveAVX512(SB), NOSPLIT, $8-117
+	MOVQ            a+56(FP), AX
+	MOVQ            needs+16(FP), CX
+	MOVQ            first+24(FP), DX
+	LEAQ            (CX)(DX*4), CX
+	MOVL            8(AX), DX
+	MOVL            12(AX), BX
+	MOVL            16(AX), SI
+	XORQ            DI, DI
+	XORL            R8, R8
+	MOVQ            36(AX), R9
+	MOVQ            $0x00000001, R10
+	MOVQ            (AX), R11
+	VBROADCASTI32X8 (R11), Z0
+	VPBROADCASTD    avx512_23<>+0(SB), Z1
+	MOVL            BX, R12
+	SUBL            DX, R12
+	VPBROADCASTD    R12, Z2
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, R12
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, R13
+	SHLQ            $0x10, R13
+	ORQ             R13, R12
+	MOVQ            n+32(FP), R13
+	BZHIQ           R13, R12, R12
+
+next:
+	TESTQ  R12, R12
+	JZ     served
+	CMPL   DX, BX
+	JCC    served
+	TESTL  SI, SI
+	JZ     served
+	TZCNTQ R12, R13
+	BLSRQ  R12, R12
+	MOVL   (CX)(R13*4), R14
+	MOVL   R14, R15
+	SHRL   $0x18, R15
+	ANDL   $0x00ffffff, R14
+	MOVL   DX, BP
+	ADDL   R14, BP
+	ADDL   (R11)(R15*4), BP
+	CMPL   BP, BX
+	JHI    next
+	MOVL   BP, DX
+	MOVL   $0x00000000, (R11)(R15*4)
+	SHLQ   $0x03, R15
+	SHLXQ  R15, R10, R15
+	ADDQ   R15, R9
+	ADDL   R14, R8
+	DECL   SI
+	BTSQ   R13, DI
+	JMP    next
+
+served:
+	MOVL    DX, 8(AX)
+	MOVL    SI, 16(AX)
+	MOVQ    R9, 36(AX)
+	ADDL    R8, 28(AX)
+	MOVQ    $-1, DX
+	MOVQ    old+40(FP), BX
+	BZHIQ   BX, DX, BX
+	MOVQ    n+32(FP), SI
+	BZHIQ   SI, DX, DX
+	ANDNQ   BX, DI, SI
+	POPCNTQ SI, SI
+	ADDL    SI, 24(AX)
+	ORQ     DI, BX
+	ANDQ    DX, BX
+	ANDNQ   DX, BX, DX
+	ADDL    R8, 32(AX)
+	ANDNQ   BX, DI, BX
+
+lost:
+	TESTQ  BX, BX
+	JZ     counted
+	TZCNTQ BX, R13
+	BLSRQ  BX, BX
+	MOVL   (CX)(R13*4), R14
+	ANDL   $0x00ffffff, R14
+	ADDL   R14, 32(AX)
+	JMP    lost
+
+counted:
+	MOVQ queue+8(FP), BX
+	MOVQ needs+16(FP), SI
+	MOVQ n+32(FP), R8
+	MOVQ first+24(FP), R9
+	LEAQ (BX)(R9*8), R9
+	MOVQ kept+48(FP), R10
+	MOVL 20(AX), R11
+
+eight:
+	TESTQ         R8, R8
+	JLE           end
+	VMOVDQU64     (R9), Z0
+	VMOVDQU       (CX), Y1
+	KMOVB         DI, K1
+	VPCOMPRESSQ.Z Z0, K1, Z2
+	VMOVDQU64     Z2, 48(AX)(R11*8)
+	MOVBQZX       DI, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, R11
+	SHRQ          $0x08, DI
+	KMOVB         DX, K1
+	VPCOMPRESSQ.Z Z0, K1, Z2
+	VMOVDQU64     Z2, (BX)(R10*8)
+	VPCOMPRESSD.Z Y1, K1, Y1
+	VMOVDQU       Y1, (SI)(R10*4)
+	MOVBQZX       DL, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, R10
+	SHRQ          $0x08, DX
+	ADDQ          $0x40, R9
+	ADDQ          $0x20, CX
+	SUBQ          $0x08, R8
+	JMP           eight
+
+end:
+	MOVL           R11, 20(AX)
+	MOVQ           R10, end+104(FP)
+	MOVL           20(AX), CX
+	XORL           DX, DX
+	TESTQ          CX, CX
+	JZ             nobody
+	CMPQ           CX, $0x08
+	JHI            many
+	MOVQ           b+0(FP), DX
+	MOVQ           slots+88(FP), SI
+	MOVQ           $-1, BX
+	BZHIQ          CX, BX, BX
+	MOVQ           896(DX), CX
+	ANDNQ          SI, CX, SI
+	PDEPQ          SI, BX, SI
+	VMOVDQU64      48(AX), Z0
+	MOVQ           t+64(FP), CX
+	MOVQ           pages+72(FP), DI
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	MOVBQZX        192(CX), R8
+	VPBROADCASTQ   R8, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	KMOVB          K1, R8
+	MOVBQZX        193(CX), R9
+	VPBROADCASTQ   R9, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	KMOVB          K1, R9
+	MOVBQZX        194(CX), R10
+	VPBROADCASTQ   R10, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	KMOVB          K1, R10
+	KMOVB          R8, K1
+	ANDNQ          R10, R9, R9
+	MOVQ           R8, R11
+	ORQ            R9, R11
+	ANDNQ          R10, R8, R8
+	MOVQ           R10, R9
+	NOTQ           R9
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      (CX), Z2
+	VPERMB         Z2, Z1, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_26<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z3, K2, Z3
+	VPMOVZXWQ      (DI), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z4
+	VPSRLQ         $0x12, Z0, Z9
+	VPANDQ.BCST    avx512_28<>+0(SB), Z9, Z9
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z9, Z9
+	VPBROADCASTQ   avx512_28<>+0(SB), Z1
+	VPSUBQ         Z1, Z9, Z9
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      64(CX), Z10
+	VMOVDQU64      128(CX), Z11
+	VPERMI2W       Z11, Z10, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z10
+	VPANDQ.BCST    avx512_26<>+0(SB), Z10, Z10
+	VPADDQ.BCST    avx512_16<>+0(SB), Z10, Z10
+	VPSRLQ         $0x21, Z0, Z11
+	VPANDQ.BCST    avx512_28<>+0(SB), Z11, Z11
+	VPMULUDQ.BCST  avx512_30<>+0(SB), Z11, Z11
+	VPSRLQ         $0x07, Z11, Z11
+	VPSRLQ         $0x24, Z0, Z12
+	VPANDQ.BCST    avx512_31<>+0(SB), Z12, Z12
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
+	VPORQ          Z0, Z12, Z12
+	VPADDQ         Z2, Z9, Z9
+	KMOVQ          SI, K1
+	KMOVD          SI, K2
+	MOVQ           SI, CX
+	SHRQ           $0x20, CX
+	KMOVD          CX, K3
+	POPCNTL        SI, CX
+	VPBROADCASTW   CX, X2
+	VPADDW         avx512_32<>+0(SB), X2, X2
+	VPMOVQB        Z11, X5
+	VMOVDQU8       640(DX), Z0
+	VPEXPANDB      Z5, K1, Z0
+	VMOVDQU8       Z0, 640(DX)
+	VPMOVQB        Z3, X6
+	VMOVDQU8       704(DX), Z0
+	VPEXPANDB      Z6, K1, Z0
+	VMOVDQU8       Z0, 704(DX)
+	VPMOVQB        Z12, X5
+	VMOVDQU8       832(DX), Z0
+	VPEXPANDB      Z5, K1, Z0
+	VMOVDQU8       Z0, 832(DX)
+	MOVQ           896(DX), CX
+	MOVQ           912(DX), DI
+	MOVQ           920(DX), R10
+	ORQ            R10, DI
+	MOVQ           960(DX), R10
+	ORQ            R10, DI
+	ANDNQ          CX, DI, CX
+	VPMOVZXBW      36(AX), X0
+	VMOVDQU        avx512_33<>+0(SB), X3
+	VPMULLW        X3, X0, X0
+	VPACKUSWB      X0, X0, X0
+	VPBROADCASTQ   X0, Z11
+	VMOVDQU8       704(DX), Z3
+	VPERMB         Z11, Z3, Z11
+	KMOVQ          CX, K4
+	VPTESTMB       Z11, Z11, K4, K4
+	VMOVDQU8       768(DX), Z0
+	VPADDUSB       Z11, Z0, K4, Z0
+	VPBROADCASTB   avx512_13<>+0(SB), Z3
+	VMOVDQU8       Z3, K1, Z0
+	VMOVDQU8       Z0, 768(DX)
+	KMOVQ          K4, AX
+	ORQ            SI, AX
+	VPMOVQW        Z1, X5
+	VMOVDQU16      256(DX), Z0
+	VPEXPANDW      Z5, K2, Z0
+	VMOVDQU16      Z0, 256(DX)
+	VPERMW         X5, X2, X5
+	VMOVDQU16      320(DX), Z0
+	VPEXPANDW      Z5, K3, Z0
+	VMOVDQU16      Z0, 320(DX)
+	VPMOVQW        Z10, X5
+	VMOVDQU16      512(DX), Z0
+	VPEXPANDW      Z5, K2, Z0
+	VMOVDQU16      Z0, 512(DX)
+	VPERMW         X5, X2, X5
+	VMOVDQU16      576(DX), Z0
+	VPEXPANDW      Z5, K3, Z0
+	VMOVDQU16      Z0, 576(DX)
+	MOVWLSX        step+80(FP), CX
+	VPBROADCASTW   CX, Z0
+	VMOVDQU16      384(DX), Z1
+	KMOVD          AX, K1
+	VMOVDQU16      Z0, K1, Z1
+	VMOVDQU16      Z1, 384(DX)
+	VMOVDQU16      448(DX), Z1
+	SHRQ           $0x20, AX
+	KMOVD          AX, K1
+	VMOVDQU16      Z0, K1, Z1
+	VMOVDQU16      Z1, 448(DX)
+	VPMOVQD        Z9, Y0
+	MOVQ           SI, AX
+	VMOVDQU        avx512_34<>+0(SB), Y1
+	KMOVW          AX, K1
+	VPERMD         Y0, Y1, Y5
+	VMOVDQU32      (DX), Z2
+	VPEXPANDD      Z5, K1, Z2
+	VMOVDQU32      Z2, (DX)
+	MOVWLZX        AX, CX
+	POPCNTL        CX, CX
+	VPBROADCASTD   CX, Y2
+	VPADDD         Y2, Y1, Y1
+	SHRQ           $0x10, AX
+	KMOVW          AX, K1
+	VPERMD         Y0, Y1, Y5
+	VMOVDQU32      64(DX), Z2
+	VPEXPANDD      Z5, K1, Z2
+	VMOVDQU32      Z2, 64(DX)
+	MOVWLZX        AX, CX
+	POPCNTL        CX, CX
+	VPBROADCASTD   CX, Y2
+	VPADDD         Y2, Y1, Y1
+	SHRQ           $0x10, AX
+	KMOVW          AX, K1
+	VPERMD         Y0, Y1, Y5
+	VMOVDQU32      128(DX), Z2
+	VPEXPANDD      Z5, K1, Z2
+	VMOVDQU32      Z2, 128(DX)
+	MOVWLZX        AX, CX
+	POPCNTL        CX, CX
+	VPBROADCASTD   CX, Y2
+	VPADDD         Y2, Y1, Y1
+	SHRQ           $0x10, AX
+	KMOVW          AX, K1
+	VPERMD         Y0, Y1, Y5
+	VMOVDQU32      192(DX), Z0
+	VPEXPANDD      Z5, K1, Z0
+	VMOVDQU32      Z0, 192(DX)
+	MOVQ           R11, AX
+	ORQ            R8, AX
+	ORQ            R9, AX
+	NOTQ           AX
+	ANDQ           BX, AX
+	KMOVB          AX, K1
+	VPBROADCASTQ.Z avx512_22<>+0(SB), K1, Z0
+	ANDNQ          R11, R8, AX
+	ANDQ           BX, AX
+	KMOVB          AX, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z0
+	ANDNQ          R8, R11, AX
+	ANDQ           BX, AX
+	KMOVB          AX, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z0
+	MOVQ           R11, AX
+	ANDQ           R8, AX
+	ANDQ           BX, AX
+	KMOVB          AX, K1
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z0
+	VPMULUDQ       Z4, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDD         X0, X1, X1
+	VPSHUFD        $0xb1, X1, X0
+	VPADDD         X0, X1, X1
+	VMOVD          X1, AX
+	MOVL           AX, retained+112(FP)
+	VMOVDQU64      896(DX), Z0
+	VPBROADCASTQ   SI, Z1
+	MOVL           $0x00000001, AX
+	KMOVB          AX, K1
+	VPORQ          Z1, Z0, K1, Z0
+	ANDL           BX, R11
+	PDEPQ          SI, R11, R11
+	VPBROADCASTQ   R11, Z1
+	MOVL           $0x00000004, AX
+	KMOVB          AX, K1
+	VPORQ          Z1, Z0, K1, Z0
+	ANDL           BX, R8
+	PDEPQ          SI, R8, R8
+	VPBROADCASTQ   R8, Z1
+	MOVL           $0x00000008, AX
+	KMOVB          AX, K1
+	VPORQ          Z1, Z0, K1, Z0
+	VPBROADCASTQ   SI, Z1
+	MOVL           $0x00000080, AX
+	KMOVB          AX, K1
+	VPORQ          Z1, Z0, K1, Z0
+	VMOVDQU64      Z0, 896(DX)
+	ANDL           BX, R9
+	PDEPQ          SI, R9, R9
+	VMOVQ          R9, X7
+	VPBROADCASTB   avx512_1<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VPINSRQ        $0x01, AX, X7, X7
+	VPBROADCASTB   avx512_2<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VMOVQ          AX, X2
+	VPBROADCASTB   avx512_15<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VPINSRQ        $0x01, AX, X2, X2
+	VPBROADCASTB   avx512_35<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VMOVQ          AX, X8
+	VPBROADCASTB   avx512_36<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VPINSRQ        $0x01, AX, X8, X8
+	VPBROADCASTB   avx512_37<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VMOVQ          AX, X0
+	VPBROADCASTB   avx512_38<>+0(SB), X1
+	VPCMPEQB       X1, X6, K1
+	KMOVD          K1, AX
+	ANDL           BX, AX
+	PDEPQ          SI, AX, AX
+	VPINSRQ        $0x01, AX, X0, X0
+	VINSERTI128    $0x01, X2, Y7, Y5
+	VINSERTI128    $0x01, X0, Y8, Y0
+	VINSERTI64X4   $0x01, Y0, Z5, Z0
+	VPORQ          960(DX), Z0, Z0
+	VMOVDQU64      Z0, 960(DX)
+	MOVQ           s+96(FP), AX
+	MOVQ           pages+72(FP), CX
+	VPMOVZXWQ      (CX), Z0
+	VPTESTMQ       Z0, Z0, K1
+	MOVQ           936(DX), CX
+	MOVQ           944(DX), BX
+	MOVQ           912(DX), SI
+	MOVQ           920(DX), DI
+	MOVQ           960(DX), R8
+	VMOVDQU64      960(DX), Z1
+	MOVQ           904(DX), DX
+	VPBROADCASTQ   DX, Z2
+	VPANDNQ.Z      Z1, Z2, K1, Z1
+	VPBROADCASTQ   CX, Z2
+	VPBROADCASTQ   BX, Z3
+	VPTESTMQ       Z2, Z1, K1
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z1, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z5
+	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z5
+	VPANDQ         Z3, Z1, Z3
+	VPANDQ         Z2, Z1, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_19<>+0(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
+	VPSUBQ         Z2, Z5, Z2
+	VPMULUDQ.Z     Z0, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, 32(AX)
+	VMOVDQA64.Z    Z3, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y2
+	VPOR           Y3, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X6
+	VPOR           X2, X6, X6
+	VPSHUFD        $0x4e, X6, X2
+	VPOR           X2, X6, X6
+	VMOVQ          X6, X6
+	VMOVDQU        Y6, 64(AX)
+	MOVQ           SI, CX
+	ANDQ           DI, CX
+	VPBROADCASTQ   CX, Z2
+	VPTESTMQ       Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
+	ANDNQ          DI, SI, CX
+	VPBROADCASTQ   CX, Z2
+	VPTESTMQ       Z2, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
+	ANDNQ          SI, DI, CX
+	VPBROADCASTQ   CX, Z2
+	VPTESTMQ       Z2, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	MOVQ           SI, CX
+	ORQ            DI, CX
+	ORQ            R8, CX
+	VPBROADCASTQ   CX, Z2
+	VPANDNQ        Z1, Z2, Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
+	VPMOVQB        Z5, X6
+	VMOVQ          X6, 104(AX)
+	VPMOVQB        Z3, X6
+	VMOVQ          X6, 112(AX)
+	VPMULUDQ       Z0, Z5, Z1
+	VPSLLQ         $0x02, Z0, Z0
+	VPSUBQ         Z1, Z0, Z0
+	VPMOVQD        Z0, Y2
+	VMOVDQU        Y2, (AX)
+	VPMULUDQ       Z1, Z3, Z3
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, CX
+	MOVL           CX, 96(AX)
+	VEXTRACTI64X4  $0x01, Z3, Y0
+	VPADDD         Y3, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, CX
+	MOVL           CX, 100(AX)
+	MOVB           $0x01, AL
+	MOVB           AL, entered+116(FP)
+	VZEROUPPER
+	RET
+
+nobody:
+	MOVL DX, retained+112(FP)
+	MOVB $0x01, AL
+	MOVB AL, entered+116(FP)
+	VZEROUPPER
+	RET
+
+many:
+	MOVL DX, retained+112(FP)
+	MOVB $0x00, AL
+	MOVB AL, entered+116(FP)
 	VZEROUPPER
 	RET
 

@@ -30,6 +30,8 @@ func opPlanes(ops *[Lanes]uint8) (lo, hi, over uint64) {
 	switch active {
 	case AVX512:
 		return opPlanesAVX512(ops)
+	case AVX2:
+		return opPlanesAVX2(ops)
 	}
 	return opPlanesGeneric(ops)
 }
@@ -38,6 +40,8 @@ func heat(h *[Lanes]uint8, warm uint64) {
 	switch active {
 	case AVX512:
 		heatAVX512(h, warm)
+	case AVX2:
+		heatAVX2(h, warm)
 	default:
 		heatGeneric(h, warm)
 	}
@@ -49,22 +53,31 @@ func advance(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Adva
 		if advanceAVX512(b, pages, step, used, limit, a) {
 			return
 		}
+	case AVX2:
+		if advanceAVX2(b, pages, step, used, limit, a) {
+			return
+		}
 	}
 	advanceGeneric(b, pages, step, used, limit, a)
 }
 
 func prefixes(b *Block, n int, pages *[8]uint16, s *Shared) {
-	if n == 1 && active == AVX512 {
+	switch {
+	case n == 1 && active == AVX512:
 		prefixesAVX512(b, pages, s)
-		return
+	case n == 1 && active == AVX2:
+		prefixesAVX2(b, pages, s)
+	default:
+		prefixesGeneric(b, n, pages, s)
 	}
-	prefixesGeneric(b, n, pages, s)
 }
 
 func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
 	switch active {
 	case AVX512:
 		return admitAVX512(&queue[0], &needs[0], first, n, old, kept, a)
+	case AVX2:
+		return admitAVX2(&queue[0], &needs[0], first, n, old, kept, a)
 	}
 	return admitGeneric(queue, needs, first, n, old, kept, a)
 }
@@ -81,6 +94,8 @@ func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
 	switch active {
 	case AVX512:
 		actAVX512(b, ops, pages, a)
+	case AVX2:
+		actAVX2(b, ops, pages, a)
 	default:
 		actGeneric(b, ops, pages, a)
 	}
@@ -90,6 +105,8 @@ func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint3
 	switch active {
 	case AVX512:
 		globalsAVX512(dst, num, den, budget, capacity, norm, stream)
+	case AVX2:
+		globalsAVX2(dst, num, den, budget, capacity, norm, stream)
 	default:
 		globalsGeneric(dst, num, den, budget, capacity, norm)
 	}
@@ -99,6 +116,8 @@ func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTa
 	switch active {
 	case AVX512:
 		return arriveAVX512(words, needs, base, stamp, t, count, lanes, table, room)
+	case AVX2:
+		return arriveAVX2(words, needs, base, stamp, t, count, lanes, table, room)
 	}
 	return arriveGeneric(words, needs, base, stamp, t, count, lanes, table, room)
 }
@@ -107,6 +126,8 @@ func draws(dst *[8]uint64, base uint64) {
 	switch active {
 	case AVX512:
 		drawsAVX512(dst, base)
+	case AVX2:
+		drawsAVX2(dst, base)
 	default:
 		drawsGeneric(dst, base)
 	}
@@ -116,6 +137,8 @@ func arrivals(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *Request
 	switch active {
 	case AVX512:
 		arrivalsAVX512(words, needs, base, stamp, t)
+	case AVX2:
+		arrivalsAVX2(words, needs, base, stamp, t)
 	default:
 		arrivalsGeneric(words, needs, base, stamp, t)
 	}
@@ -125,6 +148,8 @@ func requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last i
 	switch active {
 	case AVX512:
 		requestsAVX512(words, t, prefixPages, last, hotness, n)
+	case AVX2:
+		requestsAVX2(words, t, prefixPages, last, hotness, n)
 	default:
 		requestsGeneric(words, t, prefixPages, last, hotness, n)
 	}
@@ -134,6 +159,8 @@ func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *New
 	switch active {
 	case AVX512:
 		initialsAVX512(draws, t, prefixPages, n)
+	case AVX2:
+		initialsAVX2(draws, t, prefixPages, n)
 	default:
 		initialsGeneric(draws, t, prefixPages, n)
 	}
@@ -150,6 +177,8 @@ func touch(b *Block, plane uint64, joins *[8]uint8, step int16) {
 	switch active {
 	case AVX512:
 		touchAVX512(b, plane, joins, step)
+	case AVX2:
+		touchAVX2(b, plane, joins, step)
 	default:
 		touchGeneric(b, plane, joins, step)
 	}
@@ -159,6 +188,8 @@ func counts(u uint64, table *[8]uint16) int {
 	switch active {
 	case AVX512:
 		return countsAVX512(u, table)
+	case AVX2:
+		return countsAVX2(u, table)
 	}
 	return countsGeneric(u, table)
 }
@@ -167,6 +198,8 @@ func quotients(dst, num, den *[16]float32, stream bool) {
 	switch active {
 	case AVX512:
 		quotientsAVX512(dst, num, den, stream)
+	case AVX2:
+		quotientsAVX2(dst, num, den, stream)
 	default:
 		quotientsGeneric(dst, num, den)
 	}
@@ -176,6 +209,8 @@ func maskRows(dst []uint8, evict, compress, swap uint64) {
 	switch active {
 	case AVX512:
 		maskRowsAVX512(&dst[0], len(dst)/64, evict, compress, swap)
+	case AVX2:
+		maskRowsAVX2(&dst[0], len(dst)/64, evict, compress, swap)
 	default:
 		maskRowsGeneric(dst, evict, compress, swap)
 	}
@@ -188,6 +223,10 @@ func rows(dst []float32, b *Block, v *View, stream bool) {
 		rowsStreamAVX512(&dst[0], groups, b, v)
 	case active == AVX512:
 		rowsAVX512(&dst[0], groups, b, v)
+	case active == AVX2 && stream:
+		rowsStreamAVX2(&dst[0], groups, b, v)
+	case active == AVX2:
+		rowsAVX2(&dst[0], groups, b, v)
 	default:
 		rowsGeneric(dst, b, v)
 	}
@@ -199,6 +238,10 @@ func columns(dst []float32, stride, slots int, b *Block, v *View, stream bool) {
 		columnsStreamAVX512(&dst[0], 4*stride, slots/16, b, v)
 	case active == AVX512:
 		columnsAVX512(&dst[0], 4*stride, slots/16, b, v)
+	case active == AVX2 && stream:
+		columnsStreamAVX2(&dst[0], 4*stride, slots/16, b, v)
+	case active == AVX2:
+		columnsAVX2(&dst[0], 4*stride, slots/16, b, v)
 	default:
 		columnsGeneric(dst, stride, slots, b, v)
 	}
@@ -208,6 +251,8 @@ func byteRows(dst []uint8, b *Block, v *View) {
 	switch active {
 	case AVX512:
 		byteRowsAVX512(&dst[0], len(dst)/(16*SlotFeatures), b, v)
+	case AVX2:
+		byteRowsAVX2(&dst[0], len(dst)/(16*SlotFeatures), b, v)
 	default:
 		byteRowsGeneric(dst, b, v)
 	}
@@ -217,6 +262,8 @@ func byteColumns(dst []uint8, stride, slots int, b *Block, v *View) {
 	switch active {
 	case AVX512:
 		byteColumnsAVX512(&dst[0], stride, slots/16, b, v)
+	case AVX2:
+		byteColumnsAVX2(&dst[0], stride, slots/16, b, v)
 	default:
 		byteColumnsGeneric(dst, stride, slots, b, v)
 	}
@@ -228,12 +275,16 @@ func fill(dst []float32, x float32, stream bool) {
 		head = min(len(dst), int(-uintptr(unsafe.Pointer(&dst[0]))&63)/4)
 	}
 	lines := (len(dst) - head) / 16
-	if active != AVX512 || lines == 0 {
+	if active == Generic || lines == 0 {
 		fillGeneric(dst, x)
 		return
 	}
 	fillGeneric(dst[:head], x)
-	fillAVX512(&dst[head], lines, x, stream)
+	if active == AVX512 {
+		fillAVX512(&dst[head], lines, x, stream)
+	} else {
+		fillAVX2(&dst[head], lines, x, stream)
+	}
 	fillGeneric(dst[head+16*lines:], x)
 }
 
@@ -241,4 +292,23 @@ func fence() {
 	if active != Generic {
 		storeFence()
 	}
+}
+
+func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, used, limit uint32, p *Passed, s *Shared) bool {
+	if active == AVX512 {
+		return passAVX512(b, ops, pages, step, used, limit, p, s)
+	}
+	act(b, ops, pages, &p.Acted)
+	if active == AVX2 && advanceAVX2(b, pages, step, used-p.Acted.Freed, limit, &p.Advanced) {
+		prefixesAVX2(b, pages, s)
+		return true
+	}
+	return false
+}
+
+func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {
+	if active == AVX512 {
+		return serveAVX512(b, &queue[0], &needs[0], 0, n, old, 0, a, t, pages, step, slots, s)
+	}
+	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }

@@ -79,3 +79,12 @@ func byteColumns(dst []uint8, stride, slots int, b *Block, v *View) {
 func fill(dst []float32, x float32, _ bool) { fillGeneric(dst, x) }
 
 func fence() {}
+
+func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, _ int16, _, _ uint32, p *Passed, _ *Shared) bool {
+	actGeneric(b, ops, pages, &p.Acted)
+	return false
+}
+
+func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {
+	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
+}

@@ -33,6 +33,12 @@ type Acted struct {
 	FreedRetained  uint32 // the same, each by the retention weight of its block type, twentieths
 }
 
+// Passed is what Pass tells.
+type Passed struct {
+	Acted
+	Advanced
+}
+
 // Shared is the state of the shared prefixes.
 type Shared struct {
 	Extra    [8]uint32 // quarter pages that a new resident member at fp16 adds to a prefix
@@ -47,9 +53,9 @@ type Shared struct {
 // Admission is what Admit starts from and tells.
 type Admission struct {
 	Extra  *[8]uint32 // that of Shared; becomes 0 for prefixes that somebody joined
-	Used   uint32    // quarter pages in use; grows
-	Budget uint32    // quarter pages that may be in use
-	Free   uint32    // empty slots; falls
+	Used   uint32     // quarter pages in use; grows
+	Budget uint32     // quarter pages that may be in use
+	Free   uint32     // empty slots; falls
 
 	Taken   uint32     // requests admitted
 	Failed  uint32     // requests that were in their last step and were not admitted
@@ -160,6 +166,19 @@ func Prefixes(b *Block, n int, pages *[8]uint16, s *Shared) { prefixes(b, n, pag
 func Admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
 	_, _ = queue[first+39], needs[first+39]
 	return admit(queue, needs, first, n, old, kept, a)
+}
+
+// Pass is Act, then Advance with used less what Act has Freed, then Prefixes of the block, in one call. ok is false if the level leaves
+// the last two to the caller, as all do where a lane would stall: used is then to be made exact first.
+func Pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, used, limit uint32, p *Passed, s *Shared) (ok bool) {
+	return pass(b, ops, pages, step, used, limit, p, s)
+}
+
+// Serve is Admit of n waiting requests from the first on, then Enter of those admitted into the lowest empty ones of slots, then Prefixes
+// of the block if there were any, in one call. entered is false, and the last two are the caller's, if more than eight are admitted.
+func Serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool) {
+	_, _ = queue[39], needs[39]
+	return serve(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }
 
 // Enter is Requests for the first count of eight words, then Place of these into slots, of which there are as many, and Touch of the

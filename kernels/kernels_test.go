@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -77,6 +79,91 @@ func TestGlobalsLevels(t *testing.T) {
 			require.Equal(t, bitsOf(want[:]), bitsOf(g.floats()))
 			g.check(t)
 		}
+	})
+}
+
+// Pass and Serve are the kernels they consist of.
+func TestPassLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(20)
+		stalls := 0
+		for k := range rounds {
+			pages := randomPages(r)
+			b := randomBlock(r, &pages)
+			for s := range b.Tokens {
+				b.Tokens[s] = uint32(pages[b.Prefix[s]])*128 + r.Uint32N(5000)
+			}
+			ref := *b
+			var ops [kernels.Lanes]uint8
+			for s := range ops {
+				ops[s] = uint8(r.IntN(5)) & uint8(r.IntN(4))
+			}
+			step, used, limit := int16(20+r.IntN(4000)), 200_000+r.Uint32N(1<<20), uint32(1<<28)
+			if r.IntN(3) == 0 {
+				limit = used + r.Uint32N(40)
+			}
+			var got, want kernels.Passed
+			var shared, wantShared kernels.Shared
+			ok := kernels.Pass(b, &ops, &pages, step, used, limit, &got, &shared)
+			generic(func() {
+				kernels.Act(&ref, &ops, &pages, &want.Acted)
+				require.Equal(t, want.Acted, got.Acted, "round %d", k)
+				if ok {
+					kernels.Advance(&ref, &pages, step, used-want.Acted.Freed, limit, &want.Advanced)
+					kernels.Prefixes(&ref, 1, &pages, &wantShared)
+					require.Equal(t, want.Advanced, got.Advanced, "round %d", k)
+					require.Equal(t, wantShared, shared, "round %d", k)
+				} else {
+					stalls++
+				}
+			})
+			require.Equal(t, ref, *b, "round %d", k)
+		}
+		require.Positive(t, stalls)
+	})
+}
+
+func TestServeLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(21)
+		many := 0
+		for k := range rounds {
+			tables, pages := randomTables(r), randomPages(r)
+			b := randomBlock(r, &pages)
+			ref := *b
+			queue, needs := make([]uint64, 40), make([]uint32, 40)
+			for i := range queue {
+				queue[i], needs[i] = r.Uint64(), numbers(r, 1<<12)|uint32(r.IntN(8))<<kernels.DemandShift
+			}
+			n, slots, step := r.IntN(33), ^uint64(0)>>(16*r.IntN(4)), int16(r.IntN(4097))
+			cut(b, bits.OnesCount64(slots))
+			members(b)
+			ref = *b
+			old := r.IntN(n + 1)
+			var shared, wantShared kernels.Shared
+			kernels.Prefixes(b, 1, &pages, &shared)
+			wantShared = shared
+			a := kernels.Admission{Extra: &shared.Extra, Used: 1000, Budget: 1000 + numbers(r, 1<<20), Free: uint32(bits.OnesCount64(slots &^ b.Alive))}
+			want := a
+			want.Extra = &wantShared.Extra
+			wantQueue, wantNeeds := slices.Clone(queue), slices.Clone(needs)
+			end, retained, entered := kernels.Serve(b, queue, needs, n, old, &a, tables, &pages, step, slots, &shared)
+			generic(func() {
+				e, w, ok := kernels.Serve(&ref, wantQueue, wantNeeds, n, old, &want, tables, &pages, step, slots, &wantShared)
+				require.Equal(t, []any{e, w, ok}, []any{end, retained, entered}, "round %d", k)
+			})
+			clear(a.Words[a.Taken:])
+			clear(want.Words[want.Taken:])
+			require.Equal(t, want, a, "round %d", k)
+			require.Equal(t, ref, *b, "round %d", k)
+			require.Equal(t, wantShared, shared, "round %d", k)
+			require.Equal(t, wantQueue[:end], queue[:end])
+			require.Equal(t, wantNeeds[:end], needs[:end])
+			if !entered {
+				many++
+			}
+		}
+		require.Positive(t, many)
 	})
 }
 
@@ -173,6 +260,8 @@ func TestAdmitLevels(t *testing.T) {
 			generic(func() { require.Equal(t, kernels.Admit(wantQueue, wantNeeds, first, n, old, kept, &want), end) })
 			require.Equal(t, wantQueue[:end], queue[:end], "round %d", k)
 			require.Equal(t, wantNeeds[:end], needs[:end], "round %d", k)
+			require.Equal(t, wantQueue[first+32:], queue[first+32:], "round %d: those that the next call looks at", k)
+			require.Equal(t, wantNeeds[first+32:], needs[first+32:], "round %d: those that the next call looks at", k)
 			clear(a.Words[a.Taken:])
 			clear(want.Words[want.Taken:])
 			require.Equal(t, want, a, "round %d", k)

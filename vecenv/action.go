@@ -27,7 +27,7 @@ func planesOf(row []uint8) (lo, hi, over uint64) {
 
 // applyBlock applies up to 64 ops, each on a slot of its own, and counts the accesses to swapped sequences that are to generate.
 func (v *env) applyBlock(b *block, row []uint8) {
-	a := &v.scratch.acted
+	a := &v.scratch.passed.Acted
 	if len(row) == kernels.Lanes {
 		kernels.Act(&b.Block, (*[kernels.Lanes]uint8)(row), &v.Episode.PrefixPages, a)
 	} else {
@@ -35,6 +35,11 @@ func (v *env) applyBlock(b *block, row []uint8) {
 		copy(ops[:], row)
 		kernels.Act(&b.Block, &ops, &v.Episode.PrefixPages, a)
 	}
+	v.acted(a)
+}
+
+// acted adds what the ops on a block have done.
+func (v *env) acted(a *kernels.Acted) {
 	v.PrivateQP -= a.Freed
 	v.RetainedPrivate -= a.FreedRetained
 	v.LatencyMilli += a.LatencyMilli

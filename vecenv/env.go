@@ -30,8 +30,7 @@ type scratch struct {
 	newcomers kernels.Newcomers
 	shared    kernels.Shared // of the prefixes, as refreshShared left it
 	admission kernels.Admission
-	acted     kernels.Acted
-	advanced  kernels.Advanced
+	passed    kernels.Passed
 	view      kernels.View
 
 	num        [GlobalFeatures]int32   // of the observation's global values
@@ -76,13 +75,18 @@ func (v *env) step(ops []uint8, list []int32) {
 		v.Growth = v.QueueLen - waiting
 		return
 	}
-	if ops != nil {
+	switch {
+	case len(ops) == kernels.Lanes:
+		v.pass((*[kernels.Lanes]uint8)(ops))
+	case ops != nil:
 		v.applyMatrix(ops)
-	} else {
+		v.generate()
+		v.refreshShared()
+	default:
 		v.applyList(list)
+		v.generate()
+		v.refreshShared()
 	}
-	v.generate()
-	v.refreshShared()
 	v.serveQueue()
 	v.arrive()
 	v.Growth = v.QueueLen - waiting
@@ -148,8 +152,13 @@ func (v *head) privatePages(b *block, s uint) uint32 {
 
 // refreshShared brings the memory of the shared prefixes up to date; rule 1.7.
 func (v *env) refreshShared() {
+	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &v.scratch.shared)
+	v.takeShared()
+}
+
+// takeShared adopts the state of the prefixes that a kernel has found.
+func (v *env) takeShared() {
 	s := &v.scratch.shared
-	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, s)
 	v.SharedQP, v.RetainedShared = s.QP, s.Retained
 	v.PrefixMul, v.PrefixWeight = s.Mul, s.Weight
 }
@@ -164,6 +173,29 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 	v.PrefixMul[p], v.PrefixWeight[p] = uint8(multiplier), uint8(weight)
 }
 
+// pass applies a row of ops to an environment of one block and lets it generate; rules 6.2 to 6.10. The shared memory that the ops have
+// freed is left in for the test whether something stalls: it can only have fallen.
+func (v *env) pass(ops *[kernels.Lanes]uint8) {
+	b, p := &v.blocks[0], &v.scratch.passed
+	whole := kernels.Pass(&b.Block, ops, &v.Episode.PrefixPages, int16(v.Step), v.usedQP(), v.Episode.CapacityQP, p, &v.scratch.shared)
+	v.acted(&p.Acted)
+	if !whole {
+		v.generate()
+		v.refreshShared()
+		return
+	}
+	v.advanced(&p.Advanced)
+	v.takeShared()
+}
+
+// advanced adds what a block's sequences have done.
+func (v *env) advanced(a *kernels.Advanced) {
+	v.PrivateQP += a.QP - a.Freed
+	v.RetainedPrivate += a.Retained - a.FreedRetained
+	v.Tokens += uint64(a.Tokens)
+	v.Counters.Completed += uint32(bits.OnesCount64(a.Done))
+}
+
 // generate is rules 6.4 to 6.10: hotness decays, phases advance, sequences generate, finished ones complete. The shared memory that
 // actions have freed is taken off before only if something might stall otherwise: it can only have fallen.
 func (v *env) generate() {
@@ -175,19 +207,12 @@ func (v *env) generate() {
 	if v.usedQP()+growth > v.Episode.CapacityQP {
 		v.refreshShared()
 	}
-	used, freed, retained := v.usedQP(), uint32(0), uint32(0)
-	a := &v.scratch.advanced
+	used, a := v.usedQP(), &v.scratch.passed.Advanced
 	for w := range v.blocks {
-		b := &v.blocks[w]
-		kernels.Advance(&b.Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
+		kernels.Advance(&v.blocks[w].Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
 		used += a.QP // what completion frees is not taken off: it prevents no stall in a later block
-		freed += a.Freed - a.QP
-		retained += a.FreedRetained - a.Retained
-		v.Tokens += uint64(a.Tokens)
-		v.Counters.Completed += uint32(bits.OnesCount64(a.Done))
+		v.advanced(a)
 	}
-	v.PrivateQP -= freed
-	v.RetainedPrivate -= retained
 }
 
 // readSwapped charges one access to a swapped sequence; rule 6.9.

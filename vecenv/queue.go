@@ -20,23 +20,46 @@ func (v *env) serveQueue() {
 	}
 	a := &v.scratch.admission
 	v.startAdmission(a)
-	taken, kept := uint32(0), 0
+	if n <= scan && len(v.blocks) == 1 && v.rules.tables != nil && v.blocks[0].system()&v.blocks[0].Swapped == 0 {
+		v.serveAtOnce(n, old, a)
+		return
+	}
+	kept := 0
 	for first := 0; first < n; first += scan {
 		a.Taken, a.Failed, a.Private, a.Gone, a.Joins = 0, 0, 0, 0, [8]uint8{}
 		kept = kernels.Admit(v.queue[:cap(v.queue)], v.needs, first, min(scan, n-first), max(0, min(scan, old-first)), kept, a)
-		v.PrivateQP += a.Private
-		v.PendingQP -= a.Gone
-		v.Counters.Failures += a.Failed
+		v.served(a)
 		if a.Taken != 0 {
 			v.enter(a)
-			taken += a.Taken
 		}
 	}
 	v.QueueLen = int32(kept)
-	v.Counters.Admitted += taken
-	if taken != 0 {
+	v.refreshShared()
+}
+
+// serveAtOnce does it in one call, for an environment of one block, whose queue fits into one scan, and none of whose system entries
+// is swapped: an access to one would cost.
+func (v *env) serveAtOnce(n, old int, a *kernels.Admission) {
+	a.Taken, a.Failed, a.Private, a.Gone = 0, 0, 0, 0
+	end, retained, entered := kernels.Serve(&v.blocks[0].Block, v.queue[:cap(v.queue)], v.needs, n, min(n, old), a, v.rules.tables, &v.Episode.PrefixPages,
+		int16(v.Step), v.rules.lastMask, &v.scratch.shared)
+	v.served(a)
+	v.QueueLen = int32(end)
+	if !entered {
+		v.enter(a)
 		v.refreshShared()
+		return
 	}
+	v.RetainedPrivate += retained
+	v.takeShared()
+}
+
+// served adds what an admission has done.
+func (v *env) served(a *kernels.Admission) {
+	v.PrivateQP += a.Private
+	v.PendingQP -= a.Gone
+	v.Counters.Failures += a.Failed
+	v.Counters.Admitted += a.Taken
 }
 
 // scan is how many waiting requests one call of kernels.Admit looks at; arriving the room that queues have beyond their capacity, so
@@ -57,7 +80,7 @@ func (v *env) startAdmission(a *kernels.Admission) {
 
 // enter puts admitted requests into the lowest free slots and lets them access the system entries of their prefixes; rules 7.3 and 7.4.
 func (v *env) enter(a *kernels.Admission) {
-	step, pages := int16(v.Step), &v.Episode.PrefixPages
+	step := int16(v.Step)
 	for w := range v.blocks { // seldom is one swapped
 		b := &v.blocks[w]
 		for m := b.system() & b.Swapped; m != 0; m &= m - 1 {
@@ -69,12 +92,6 @@ func (v *env) enter(a *kernels.Admission) {
 			}
 		}
 	}
-	if t := v.rules.tables; t != nil && a.Taken <= 8 && len(v.blocks) == 1 {
-		b := &v.blocks[0]
-		slots := lowest(^b.Alive&v.slotMask(0), int(a.Taken))
-		v.RetainedPrivate += kernels.Enter(&b.Block, slots, (*[8]scenario.Word)(a.Words[:]), int(a.Taken), t, pages, step, &a.Joins)
-		return
-	}
 	for w := range v.blocks {
 		b := &v.blocks[w]
 		kernels.Touch(&b.Block, b.system(), &a.Joins, step)
@@ -84,15 +101,6 @@ func (v *env) enter(a *kernels.Admission) {
 		v.rules.source.Requests(&v.Episode, (*[8]scenario.Word)(a.Words[first:]), count, step, &v.scratch.newcomers)
 		v.place(1<<count - 1)
 	}
-}
-
-// lowest is the lowest n bits of a plane.
-func lowest(plane uint64, n int) uint64 {
-	rest := plane
-	for range n {
-		rest &= rest - 1
-	}
-	return plane &^ rest
 }
 
 // place puts those of the scratch's newcomers that a mask names into the lowest free slots, of which there are enough.

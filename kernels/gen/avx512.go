@@ -27,6 +27,8 @@ func avx512() {
 	initials512()
 	place512()
 	touch512()
+	pass512()
+	serve512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
@@ -82,8 +84,13 @@ func act512() {
 	TEXT("actAVX512", NOSPLIT, "func(b *Block, ops *[64]uint8, pages *[8]uint16, a *Acted)")
 	Pragma("noescape")
 	Doc("actAVX512 is Act.")
-	b := Load(Param("b"), GP64())
-	out := Load(Param("a"), GP64())
+	actBody512(Load(Param("b"), GP64()), Load(Param("a"), GP64()))
+	VZEROUPPER()
+	RET()
+}
+
+// actBody512 writes what Act tells to out.
+func actBody512(b, out Register) {
 	ops := ZMM()
 	VMOVDQU8(Mem{Base: Load(Param("ops"), GP64())}, ops)
 	plane := func(bits uint8) GPVirtual {
@@ -229,8 +236,6 @@ func act512() {
 	VPORQ(one512(lower), planes, lane512(offInt4), planes)
 	VMOVDQU64(planes, Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(rest, Mem{Base: b, Disp: offAlive + 64})
-	VZEROUPPER()
-	RET()
 }
 
 func globals512() {
@@ -359,8 +364,15 @@ func advance512() {
 	TEXT("advanceAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Advanced) (ok bool)")
 	Pragma("noescape")
 	Doc("advanceAVX512 is Advance, where no lane stalls; else it changes nothing, and ok is false.")
-	b := Load(Param("b"), GP64())
-	out := Load(Param("a"), GP64())
+	advanceBody512(Load(Param("b"), GP64()), Load(Param("a"), GP64()), 0, func() GPVirtual { return argument("used") })
+	returnBool("ok", 1)
+	VZEROUPPER()
+	RET()
+}
+
+// advanceBody512 writes what Advance tells behind out. If a lane would stall it returns from the function with ok false, and has
+// changed nothing.
+func advanceBody512(b, out Register, at int, used func() GPVirtual) {
 	active, swapped := planeOf(b, offActive), planeOf(b, offSwapped)
 	slow := and(active, swapped)
 	full := andNot(active, slow)
@@ -431,7 +443,7 @@ func advance512() {
 		}
 		MOVL(sum512(sum), qp)
 		MOVL(sum512(worth), retained)
-		total := Load(Param("used"), GP32())
+		total := used().As32()
 		ADDL(qp, total)
 		CMPL(total, Load(Param("limit"), GP32()))
 		JLS(LabelRef("fits"))
@@ -440,8 +452,8 @@ func advance512() {
 		RET()
 	}
 	Label("fits")
-	MOVL(qp, Mem{Base: out, Disp: offQP})
-	MOVL(retained, Mem{Base: out, Disp: offRetained})
+	MOVL(qp, Mem{Base: out, Disp: at + offQP})
+	MOVL(retained, Mem{Base: out, Disp: at + offRetained})
 
 	// Tokens, remaining, last access.
 	sum := ZMM()
@@ -451,7 +463,7 @@ func advance512() {
 		VMOVDQU32(tokens[g], Mem{Base: b, Disp: offTokens + 64*g})
 		VPADDD(more[g], sum, sum)
 	}
-	MOVL(sum512(sum), Mem{Base: out, Disp: offAdvTokens})
+	MOVL(sum512(sum), Mem{Base: out, Disp: at + offAdvTokens})
 	step := ZMM()
 	VPBROADCASTW(Load(Param("step"), GP32()), step)
 	spent := GP64()
@@ -521,7 +533,7 @@ func advance512() {
 	VMOVDQU8(cycle, Mem{Base: b, Disp: offCycle})
 
 	ORQ(ended, done)
-	MOVQ(done, Mem{Base: out, Disp: offDone})
+	MOVQ(done, Mem{Base: out, Disp: at + offDone})
 	now := andNot(active, pauses)
 	ORQ(woke, now)
 	ORQ(started, now)
@@ -567,11 +579,8 @@ func advance512() {
 	VPANDNQ(lines[1], gone, lines[1])
 	VMOVDQU64(lines[0], Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(lines[1], Mem{Base: b, Disp: offAlive + 64})
-	MOVL(freed, Mem{Base: out, Disp: offFreed})
-	MOVL(worth, Mem{Base: out, Disp: offFreedRetained})
-	returnBool("ok", 1)
-	VZEROUPPER()
-	RET()
+	MOVL(freed, Mem{Base: out, Disp: at + offFreed})
+	MOVL(worth, Mem{Base: out, Disp: at + offFreedRetained})
 }
 
 // one512 broadcasts a plane to eight qwords.
@@ -585,8 +594,13 @@ func prefixes512() {
 	TEXT("prefixesAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, s *Shared)")
 	Pragma("noescape")
 	Doc("prefixesAVX512 is Prefixes of one block: qword p of every register is prefix p.")
-	b := Load(Param("b"), GP64())
-	out := Load(Param("s"), GP64())
+	prefixesBody512(Load(Param("b"), GP64()), Load(Param("s"), GP64()))
+	VZEROUPPER()
+	RET()
+}
+
+// prefixesBody512 writes the state of the prefixes to out.
+func prefixesBody512(b, out Register) {
 	pages, used := ZMM(), K()
 	VPMOVZXWQ(Mem{Base: Load(Param("pages"), GP64())}, pages)
 	VPTESTMQ(pages, pages, used)
@@ -665,15 +679,20 @@ func prefixes512() {
 	VPMULUDQ(qp, w, w)
 	MOVL(sum512(qp), Mem{Base: out, Disp: offShQP})
 	MOVL(sum512(w), Mem{Base: out, Disp: offShRetained})
-	VZEROUPPER()
-	RET()
 }
 
 func admit512() {
 	TEXT("admitAVX512", NOSPLIT, "func(queue *uint64, needs *uint32, first, n, old, kept int, a *Admission) (end int)")
 	Pragma("noescape")
 	Doc("admitAVX512 is Admit.")
-	a, demands := argument("a"), argument("needs")
+	admitBody512(argument("a"))
+	VZEROUPPER()
+	RET()
+}
+
+// admitBody512 is Admit; it stores the end.
+func admitBody512(a GPVirtual) {
+	demands := argument("needs")
 	LEAQ(Mem{Base: demands, Index: argument("first"), Scale: 4}, demands)
 
 	used, budget, free := GP32(), GP32(), GP32()
@@ -805,8 +824,6 @@ func admit512() {
 	Label("end")
 	MOVL(admitted.As32(), Mem{Base: a, Disp: offAdTaken})
 	Store(kept, Return("end"))
-	VZEROUPPER()
-	RET()
 }
 
 // mix512 is rule 2.1 on eight counters.
@@ -1680,19 +1697,22 @@ func (e *expander512) dwordColumn(y VecVirtual, slots GPVirtual, off int) {
 }
 
 func enter512() {
-	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, prefixPages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
+	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
 	Pragma("noescape")
 	Doc("enterAVX512 is Enter.")
-	b, slots := Load(Param("b"), GP64()), argument("slots")
-	words := Load(Param("words"), GP64())
-	tables := Load(Param("t"), GP64())
-	pagesOf := Load(Param("prefixPages"), GP64())
 	take := GP64()
 	MOVQ(I32(-1), take)
 	BZHIQ(argument("count"), take, take)
+	enterBody512(Load(Param("b"), GP64()), argument("slots"), take, Mem{Base: argument("words")}, Mem{Base: argument("joins")})
+	VZEROUPPER()
+	RET()
+}
+
+// enterBody512 is Enter of the newcomers of take; it stores what they are worth.
+func enterBody512(b Register, slots, take GPVirtual, words, joined Mem) {
 	r := request512{w: ZMM()}
-	VMOVDQU64(Mem{Base: words}, r.w)
-	f := decode512(&r, tables, pagesOf)
+	VMOVDQU64(words, r.w)
+	f := decode512(&r, Load(Param("t"), GP64()), Load(Param("pages"), GP64()))
 	r.addRun(&f)
 	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
 
@@ -1707,7 +1727,7 @@ func enter512() {
 	// Hotness and last access, of the newcomers and of the system blocks that they touch.
 	hot, warm := ZMM(), ZMM()
 	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
-	joins := joins512()
+	joins := joins512(joined)
 	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, warm) // the newcomers' prefixes in it are no system block's
 	VPERMB(joins, warm, joins)
 	touched := K()
@@ -1738,8 +1758,6 @@ func enter512() {
 
 	Store(worth512(f.need, f.types, take), Return("retained"))
 	enterPlanes512(b, prefixes, f.types, slots, nil, slots, take)
-	VZEROUPPER()
-	RET()
 }
 
 func arrive512() {
@@ -1822,9 +1840,9 @@ func place512() {
 }
 
 // joins512 is the warmth that the joins of each prefix bring, 63 each and at most 255, repeated through a register.
-func joins512() VecVirtual {
+func joins512(joins Mem) VecVirtual {
 	x, c, z := XMM(), XMM(), ZMM()
-	VPMOVZXBW(Mem{Base: Load(Param("joins"), GP64())}, x)
+	VPMOVZXBW(joins, x)
 	VMOVDQU(constant[uint16](0, 63, 63, 63, 63, 63, 63, 63), c) // prefix 0 is none
 	VPMULLW(c, x, x)
 	VPACKUSWB(x, x, x) // cuts at 255
@@ -1837,7 +1855,7 @@ func touch512() {
 	Pragma("noescape")
 	Doc("touchAVX512 is Touch.")
 	b, plane := Load(Param("b"), GP64()), argument("plane")
-	warmth, prefix, hot, step := joins512(), ZMM(), ZMM(), ZMM()
+	warmth, prefix, hot, step := joins512(Mem{Base: argument("joins")}), ZMM(), ZMM(), ZMM()
 	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, prefix)
 	VPERMB(warmth, prefix, warmth)
 	k, r := K(), GP64()
@@ -1882,5 +1900,60 @@ func fill512() {
 	TEXT("storeFence", NOSPLIT, "func()")
 	Doc("storeFence orders streamed stores before all later ones.")
 	SFENCE()
+	RET()
+}
+
+func pass512() {
+	TEXT("passAVX512", NOSPLIT, "func(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, used, limit uint32, p *Passed, s *Shared) (ok bool)")
+	Pragma("noescape")
+	Doc("passAVX512 is Pass.")
+	b, out := argument("b"), argument("p")
+	actBody512(b, out)
+	advanceBody512(b, out, offPassAdvanced, func() GPVirtual {
+		r := argument("used")
+		SUBL(Mem{Base: out, Disp: offActFreed}, r.As32())
+		return r
+	})
+	prefixesBody512(b, argument("s"))
+	returnBool("ok", 1)
+	VZEROUPPER()
+	RET()
+}
+
+func serve512() {
+	TEXT("serveAVX512", NOSPLIT, "func(b *Block, queue *uint64, needs *uint32, first, n, old, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)")
+	Pragma("noescape")
+	Doc("serveAVX512 is Serve.")
+	a := argument("a")
+	admitBody512(a)
+	taken := GP64()
+	MOVL(Mem{Base: a, Disp: offAdTaken}, taken.As32())
+	worth := GP32()
+	XORL(worth, worth)
+	TESTQ(taken, taken)
+	JZ(LabelRef("nobody"))
+	CMPQ(taken, U8(8))
+	JHI(LabelRef("many"))
+	{
+		b, take, slots := argument("b"), GP64(), argument("slots")
+		MOVQ(I32(-1), take)
+		BZHIQ(taken, take, take)
+		ANDNQ(slots, planeOf(b, offAlive), slots) // empty ones
+		PDEPQ(slots, take, slots)                 // the lowest of them
+		enterBody512(b, slots, take, Mem{Base: a, Disp: offAdWords}, Mem{Base: a, Disp: offAdJoins})
+		prefixesBody512(b, argument("s"))
+		returnBool("entered", 1)
+		VZEROUPPER()
+		RET()
+	}
+	Label("nobody")
+	Store(worth, Return("retained"))
+	returnBool("entered", 1)
+	VZEROUPPER()
+	RET()
+	Label("many")
+	Store(worth, Return("retained"))
+	returnBool("entered", 0)
+	VZEROUPPER()
 	RET()
 }

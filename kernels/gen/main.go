@@ -99,6 +99,12 @@ var (
 	offActFreedRetained = int(unsafe.Offsetof(acted.FreedRetained))
 )
 
+var (
+	passed kernels.Passed
+
+	offPassAdvanced = int(unsafe.Offsetof(passed.Advanced))
+)
+
 // Offsets of the state of shared prefixes, and of an admission.
 var (
 	shared    kernels.Shared
