@@ -15,7 +15,7 @@ import (
 func BenchmarkRollout(b *testing.B) {
 	for _, name := range []string{"noop", "random", "greedy"} {
 		for _, sink := range []string{"memory", "parquet"} {
-			for _, obs := range []Obs{ObsNone, ObsF32} {
+			for _, obs := range []Obs{ObsNone, ObsF32, ObsU8} {
 				b.Run(fmt.Sprintf("policy=%s/sink=%s/obs=%s/workers=1", name, sink, obs), func(b *testing.B) { benchmarkShard(b, name, sink, obs) })
 			}
 		}

@@ -23,14 +23,43 @@ type Obs string
 const (
 	ObsNone Obs = "none"
 	ObsF32  Obs = "f32"
+	ObsU8   Obs = "u8"
 )
 
 // ParseObs returns the kind of that name.
 func ParseObs(s string) (Obs, error) {
-	if s == string(ObsNone) || s == string(ObsF32) {
-		return Obs(s), nil
+	switch o := Obs(s); o {
+	case ObsNone, ObsF32, ObsU8:
+		return o, nil
 	}
-	return "", fmt.Errorf("obs: %.40q: allowed none, f32", s)
+	return "", fmt.Errorf("obs: %.40q: allowed none, f32, u8", s)
+}
+
+// values is the type of the values that are kept.
+func (o Obs) values() vecenv.ObsType {
+	if o == ObsU8 {
+		return vecenv.ObsU8
+	}
+	return vecenv.ObsF32
+}
+
+// bytes is the size of one observation; 0: none is kept.
+func (o Obs) bytes(slots int) int {
+	switch o {
+	case ObsF32:
+		return 4 * vecenv.ObsLen(slots)
+	case ObsU8:
+		return vecenv.ObsLen(slots)
+	}
+	return 0
+}
+
+// about says what an observation's bytes mean, for the manifest.
+func (o Obs) about() string {
+	if o == ObsU8 {
+		return "one byte a value (rule 10.4), the observation that the policy saw before this step"
+	}
+	return "little-endian float32 values, the observation that the policy saw before this step"
 }
 
 // Program names the build that writes, for the manifest.

@@ -15,8 +15,8 @@
 // simulated again. Both profiles have the same columns; those that only the serving profile fills are 0 in the seed profile.
 //
 // A row of the steps table shows the state after its step, and the actions and, when asked for, the observation from just
-// before it: obs, actions and reward of one row belong together. An observation is a fixed-size binary of little-endian
-// float32 values, in the layout of section 10.
+// before it: obs, actions and reward of one row belong together. An observation is a fixed-size binary in the layout of
+// section 10, which the manifest states: of little-endian float32 values, or of a byte a value.
 //
 // # What the files depend on
 //

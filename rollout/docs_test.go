@@ -32,9 +32,8 @@ configuration alone: not of workers, machine, time or interruptions. Terms and s
 Both profiles have the same columns: those marked serving, and the terms from goodput on, are 0 in the seed profile. The manifest's ` + "`config`" + ` holds the
 profile, and with the serving profile the whole preset and, for a trace, the loop.
 
-Actions and the observation (with ` + "`--obs f32`" + ` only) are from just before the step, everything else from after it, so ` + "`obs`, `actions`" + ` and ` + "`reward`" + ` of a row
-belong together. Read an observation with ` + "`numpy.frombuffer(value, '<f4')`" + `; its layout is that of
-[section 10](simulator.md#10-observation). For example:
+Actions and the observation (with ` + "`--obs f32` or `--obs u8`" + ` only) are from just before the step, everything else from after it, so ` + "`obs`, `actions`" + ` and ` + "`reward`" + ` of a row
+belong together. For example:
 
 ` + "```python" + `
 import duckdb
@@ -53,6 +52,24 @@ duckdb.sql("""with one as (select (1 << 24)::bigint as one)
   from one, 'OUT/steps/*.parquet' s join 'OUT/episodes/*.parquet' e using (episode)""").show()
 ` + "```" + `
 
+## Observations
+
+An observation is a fixed-size binary in the layout of [section 10](simulator.md#10-observation), which the manifest's ` + "`observation`" + ` states: n values, n its ` + "`length`" + ` (784 at 64
+slots), slot-major. With ` + "`--obs f32`" + ` they are little-endian float32; with ` + "`--obs u8`" + ` a byte each, a quarter of the memory, and then the layout has the scales of rule 10.4.
+A byte stands for the value byte / scale + low, which is off by about half a step, 0.5 / scale, at most:
+
+` + "```python" + `
+import json, numpy, pyarrow.parquet
+layout = json.load(open("OUT/manifest.json"))["observation"]
+n, slots, u8 = layout["length"], layout["slots"], layout["dtype"] == "uint8"
+obs = pyarrow.parquet.read_table("OUT/steps/part-00000.parquet", columns=["obs"])["obs"]
+rows = numpy.frombuffer(b"".join(obs.to_pylist()), "u1" if u8 else "<f4").reshape(-1, n)
+if u8:
+    scale = numpy.array(layout["global_scales"] + layout["slot_scales"] * slots, "f4")
+    low = numpy.array([f["low"] for f in layout["globals"] + layout["slot"] * slots], "f4")
+    values = rows / scale + low
+` + "```" + `
+
 This page is written by ` + "`go test ./rollout -run TestDocs -update`" + ` and kept true by that test.
 `
 
@@ -62,13 +79,23 @@ func TestDocs(t *testing.T) {
 	require.NoError(t, cfg.fill())
 	sources, err := cfg.sources(context.Background())
 	require.NoError(t, err)
-	r := run{cfg: cfg, plan: newPlan(&cfg, sources)}
-	m := r.manifest("running", nil)
+	tables := func() map[string][]columnOf {
+		r := run{cfg: cfg, plan: newPlan(&cfg, sources)}
+		m := r.manifest("running", nil)
+		return m.Tables
+	}
+	shown := tables()
+	cfg.Obs = ObsU8
+	steps := tables()[stepsTable]
+	bytesColumn := steps[len(steps)-1]
+	require.Equal(t, "obs", bytesColumn.Name)
+	bytesColumn.About = "with `--obs u8`: " + bytesColumn.About
+	shown[stepsTable] = append(shown[stepsTable], bytesColumn)
 	var page bytes.Buffer
 	page.WriteString(docIntro)
 	for _, table := range []string{stepsTable, episodesTable} {
 		fmt.Fprintf(&page, "\n## %s\n\n| column | type | what it is |\n|---|---|---|\n", table)
-		for _, c := range m.Tables[table] {
+		for _, c := range shown[table] {
 			fmt.Fprintf(&page, "| %s | %s | %s |\n", c.Name, c.Type, c.About)
 			for _, f := range c.Fields {
 				fmt.Fprintf(&page, "| %s.%s | %s | %s |\n", c.Name, f.Name, f.Type, f.About)

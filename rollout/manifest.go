@@ -92,7 +92,7 @@ func (r *run) manifest(status string, sum *Summary) manifest {
 	steps, episodes := rec.tables()
 	m.Tables[stepsTable], m.Tables[episodesTable] = document(steps), document(episodes)
 	if p.obsBytes > 0 {
-		l := vecenv.ObsLayout(p.slots)
+		l := vecenv.LayoutOf(p.slots, p.obs.values(), vecenv.SlotMajor)
 		m.Observation = &l
 	}
 	return m

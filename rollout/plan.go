@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 
 	"github.com/kvgym/kvgym/scenario"
-	"github.com/kvgym/kvgym/vecenv"
 )
 
 // group is one policy at one difficulty.
@@ -24,6 +23,7 @@ type plan struct {
 	perGroup int64 // shards of a group
 	steps    int
 	slots    int
+	obs      Obs
 	obsBytes int // of one observation; 0: none
 }
 
@@ -46,10 +46,9 @@ const (
 )
 
 func newPlan(c *Config, sources []scenario.Source) *plan {
-	p := &plan{episodes: c.Episodes, steps: c.Steps, slots: c.Slots}
+	p := &plan{episodes: c.Episodes, steps: c.Steps, slots: c.Slots, obs: c.Obs, obsBytes: c.Obs.bytes(c.Slots)}
 	rows := shardRows * defaultSlots / max(defaultSlots, c.Slots)
-	if c.Obs == ObsF32 {
-		p.obsBytes = 4 * vecenv.ObsLen(c.Slots)
+	if p.obsBytes > 0 {
 		rows = min(rows, shardObsBytes/p.obsBytes)
 	}
 	p.perShard = max(1, min(int64(rows/c.Steps), max(leastEpisodes, (c.Episodes+wantedShards-1)/wantedShards)))

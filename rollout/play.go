@@ -84,7 +84,8 @@ func (p *player) prepare(g *group, envs int) error {
 		p.policy, p.group = pol, g
 	}
 	b, err := vecenv.New(vecenv.Config{Envs: envs, Slots: p.cfg.Slots, Steps: p.cfg.Steps, MaxWait: p.cfg.MaxWait, Profile: p.cfg.Profile,
-		Preset: p.cfg.Preset, Source: g.source, ServingSource: g.source, Workers: 1, Autoreset: vecenv.Disabled, NoObs: p.cfg.Obs == ObsNone})
+		Preset: p.cfg.Preset, Source: g.source, ServingSource: g.source, Workers: 1, Autoreset: vecenv.Disabled, NoObs: p.cfg.Obs == ObsNone,
+		ObsType: p.cfg.Obs.values()})
 	if err != nil {
 		return fmt.Errorf("rollout: %w", err)
 	}

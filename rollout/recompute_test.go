@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +13,10 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/arrow-go/v18/parquet"
 	"github.com/apache/arrow-go/v18/parquet/pqarrow"
+	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/rollout"
+	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/vecenv"
 	"github.com/stretchr/testify/require"
 )
 
@@ -314,4 +318,70 @@ func TestObservationColumn(t *testing.T) {
 			require.Equal(t, float32(steps.int("used_qp", row-1))/float32(steps.int("budget_qp", row)), values[0], "usage after the step before")
 		}
 	}
+}
+
+// The observations are those of a batch that plays the same episodes, bit for bit, and the manifest says how they lie.
+func TestObservations(t *testing.T) {
+	for _, base := range []rollout.Config{small(""), serving(t, "")} {
+		for _, slots := range []int{64, 128} {
+			for _, obs := range []rollout.Obs{rollout.ObsF32, rollout.ObsU8} {
+				cfg := base
+				cfg.Out, cfg.Slots, cfg.Obs, cfg.Episodes, cfg.Policies, cfg.Difficulties = filepath.Join(t.TempDir(), "out"), slots, obs, 20, []string{"random"}, []scenario.Difficulty{scenario.Hard}
+				t.Run(fmt.Sprintf("%s/%d/%s", cfg.Profile, slots, obs), func(t *testing.T) { testObservations(t, cfg) })
+			}
+		}
+	}
+}
+
+func testObservations(t *testing.T, cfg rollout.Config) {
+	run(t, cfg)
+	steps := readPart(t, filepath.Join(cfg.Out, "steps", "part-00000.parquet"))
+	require.Equal(t, 20*15, steps.rows)
+	column := steps.cols["obs"].(*array.FixedSizeBinary)
+
+	c := vecenv.Config{Envs: 20, Slots: cfg.Slots, Seed: cfg.Seed, Profile: cfg.Profile, Preset: cfg.Preset, Autoreset: vecenv.Disabled}
+	width := 4 * vecenv.ObsLen(cfg.Slots)
+	if cfg.Obs == rollout.ObsU8 {
+		c.ObsType, width = vecenv.ObsU8, vecenv.ObsLen(cfg.Slots)
+	}
+	var err error
+	if cfg.Profile == vecenv.Serving {
+		c.Source, err = scenario.NewAgents(cfg.Slots, 15, scenario.Hard, cfg.Preset)
+	} else {
+		c.Source, err = scenario.NewSynthetic(cfg.Slots, 15, scenario.Hard)
+	}
+	require.NoError(t, err)
+	b, err := vecenv.New(c)
+	require.NoError(t, err)
+	defer b.Close()
+	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+	p, err := policy.New("random")
+	require.NoError(t, err)
+	driver := policy.NewDriver(p, c.Envs, cfg.Slots)
+	for k := range 15 {
+		all := b.ObsBytes
+		if cfg.Obs == rollout.ObsF32 {
+			all = arrow.Float32Traits.CastToBytes(b.Obs)
+		}
+		for i := range c.Envs {
+			require.Equal(t, all[i*width:(i+1)*width], column.Value(i*15+k), "env %d, step %d", i, k+1)
+		}
+		require.NoError(t, b.Step(driver.Decide(b)))
+	}
+	testObservationLayout(t, cfg, c.ObsType, width)
+}
+
+func testObservationLayout(t *testing.T, cfg rollout.Config, values vecenv.ObsType, width int) {
+	text, err := os.ReadFile(filepath.Join(cfg.Out, "manifest.json"))
+	require.NoError(t, err)
+	var m struct {
+		Config      struct{ Obs string }
+		Tables      map[string][]struct{ Name, Type string }
+		Observation vecenv.Layout
+	}
+	require.NoError(t, json.Unmarshal(text, &m))
+	require.Equal(t, string(cfg.Obs), m.Config.Obs)
+	require.Equal(t, vecenv.LayoutOf(cfg.Slots, values, vecenv.SlotMajor), m.Observation)
+	last := m.Tables["steps"][len(m.Tables["steps"])-1]
+	require.Equal(t, []string{"obs", fmt.Sprintf("fixed_size_binary[%d]", width)}, []string{last.Name, last.Type})
 }

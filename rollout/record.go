@@ -35,8 +35,7 @@ func (r *shardRecorder) before(episode int64, i int, b *vecenv.Batch, pairs []in
 	row := int(episode)*r.plan.steps + v.Step()
 	r.judge.record(&r.steps.acts, row, v, pairs)
 	if r.plan.obsBytes > 0 {
-		n := r.plan.obsBytes / 4
-		r.steps.observe(row, b.Obs[i*n:(i+1)*n])
+		r.steps.observe(row, b, i)
 	}
 }
 
@@ -53,5 +52,5 @@ func (r *shardRecorder) after(episode int64, i int, b *vecenv.Batch) {
 // tables are the columns of the recorded shard.
 func (r *shardRecorder) tables() (steps, episodes []column) {
 	policy, difficulty := r.shard.group.policy, r.shard.group.difficulty.String()
-	return r.steps.columns(policy, difficulty), r.episodes.columns(policy, difficulty)
+	return r.steps.columns(policy, difficulty, r.plan.obs), r.episodes.columns(policy, difficulty)
 }

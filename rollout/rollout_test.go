@@ -61,12 +61,15 @@ func contents(t testing.TB, out string) map[string]string {
 
 func TestSameBytes(t *testing.T) {
 	for _, base := range []rollout.Config{small(filepath.Join(t.TempDir(), "seed")), serving(t, filepath.Join(t.TempDir(), "serving"))} {
-		t.Run(base.Profile.String(), func(t *testing.T) { testSameBytes(t, base) })
+		for _, obs := range []rollout.Obs{rollout.ObsF32, rollout.ObsU8} {
+			cfg := base
+			cfg.Obs, cfg.Out = obs, base.Out+string(obs)
+			t.Run(base.Profile.String()+"/"+string(obs), func(t *testing.T) { testSameBytes(t, cfg) })
+		}
 	}
 }
 
 func testSameBytes(t *testing.T, base rollout.Config) {
-	base.Obs = rollout.ObsF32
 	base.Episodes = 150
 	want := run(t, base)
 	files := contents(t, base.Out)
@@ -156,11 +159,19 @@ func inMemory(t *testing.T, cfg *rollout.Config, name string, d scenario.Difficu
 }
 
 func TestResume(t *testing.T) {
+	for _, obs := range []rollout.Obs{rollout.ObsNone, rollout.ObsU8} {
+		t.Run(string(obs), func(t *testing.T) { testResume(t, obs) })
+	}
+}
+
+func testResume(t *testing.T, obs rollout.Obs) {
 	whole := small(filepath.Join(t.TempDir(), "whole"))
+	whole.Obs = obs
 	want := run(t, whole)
 	files := contents(t, whole.Out)
 
-	cfg := small(filepath.Join(t.TempDir(), "torn"))
+	cfg := whole
+	cfg.Out = filepath.Join(t.TempDir(), "torn")
 	cfg.Resume = true // starts, where there is nothing to resume
 	run(t, cfg)
 	require.Equal(t, files, contents(t, cfg.Out))
@@ -229,6 +240,9 @@ func TestRefusedFolders(t *testing.T) {
 	other := cfg
 	other.Seed, other.MaxWait = 8, 6
 	refused(other, "seed is 7 there and 8 here", "max_wait is 5 there and 6 here")
+	other = cfg
+	other.Obs = rollout.ObsU8
+	refused(other, `obs is "none" there and "u8" here`)
 	other = cfg
 	other.Profile = vecenv.Serving
 	refused(other, `profile is "seed" there and "serving" here`, `preset.name is not given there and "llama3-8b.a100" here`)
@@ -363,7 +377,7 @@ func TestBadConfigs(t *testing.T) {
 		"policy: noop: allowed each name once":  func(c *rollout.Config) { c.Policies = []string{"noop", "noop"} },
 		"difficulty: all: allowed easy":         func(c *rollout.Config) { c.Difficulties = []scenario.Difficulty{scenario.All} },
 		"difficulty: easy: allowed each once":   func(c *rollout.Config) { c.Difficulties = []scenario.Difficulty{0, 0} },
-		`obs: "u8": allowed none, f32`:          func(c *rollout.Config) { c.Obs = "u8" },
+		`obs: "f16": allowed none, f32, u8`:     func(c *rollout.Config) { c.Obs = "f16" },
 		"profile: Profile(4): allowed seed":     func(c *rollout.Config) { c.Profile = 4 },
 		`preset: "x": allowed with the serving`: func(c *rollout.Config) { c.Preset.Name = "x" },
 		`preset "x": kv_bytes: 0: allowed 1 to`: func(c *rollout.Config) { c.Profile, c.Preset.Name = vecenv.Serving, "x" },

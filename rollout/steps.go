@@ -115,10 +115,15 @@ func (s *stepRows) recordServing(row int, v vecenv.View, c *vecenv.Counters, t *
 	}
 }
 
-// observe stores what the policy saw before the step of that row.
-func (s *stepRows) observe(row int, obs []float32) {
+// observe stores what environment i's policy saw before the step of that row.
+func (s *stepRows) observe(row int, b *vecenv.Batch, i int) {
 	out := s.obs.bytes[row*s.obs.width : (row+1)*s.obs.width]
-	for k, x := range obs {
+	if b.ObsBytes != nil {
+		copy(out, b.ObsBytes[i*len(out):])
+		return
+	}
+	n := len(out) / 4
+	for k, x := range b.Obs[i*n : (i+1)*n] {
 		binary.LittleEndian.PutUint32(out[4*k:], math.Float32bits(x))
 	}
 }
@@ -140,7 +145,7 @@ func (s *stepRows) number(seed uint64, group int, firstOfGroup, first int64, ste
 }
 
 // columns describes the steps table of one group's shard; docs/rollout.md shows it.
-func (s *stepRows) columns(policy, difficulty string) []column {
+func (s *stepRows) columns(policy, difficulty string, obs Obs) []column {
 	out := []column{
 		{name: "episode", unit: "number of the episode in the rollout", data: s.episode, key: true},
 		{name: "group", unit: "index into the manifest's groups", data: s.group, key: true},
@@ -186,7 +191,7 @@ func (s *stepRows) columns(policy, difficulty string) []column {
 		{name: "actions", unit: "operations that the policy asked for in this step, in order; keep is left out", data: s.acts.list()},
 	}
 	if s.obs.width > 0 {
-		out = append(out, column{name: "obs", unit: "little-endian float32 values, the observation that the policy saw before this step", data: s.obs})
+		out = append(out, column{name: "obs", unit: obs.about(), data: s.obs})
 	}
 	return out
 }

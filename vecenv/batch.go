@@ -86,6 +86,10 @@ func New(cfg Config) (*Batch, error) {
 		b.groups[g].end = cfg.Envs * (g + 1) / cfg.Groups
 	}
 	b.pool = newPool(b, cfg.Workers)
+	if err := b.pool.startWorkers(cfg.Pin); err != nil {
+		b.pool.close()
+		return nil, err
+	}
 	return b, nil
 }
 

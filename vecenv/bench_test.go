@@ -3,6 +3,8 @@ package vecenv_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -193,5 +195,56 @@ func BenchmarkProfiles(b *testing.B) {
 				b.ReportMetric(rate(1)/rate(0), "serving/seed")
 			})
 		}
+	}
+}
+
+// BenchmarkUnderLoad steps while other processes burn processors: what the pool loses should be what they take.
+func BenchmarkUnderLoad(b *testing.B) {
+	for _, load := range []int{0, 1, 2} {
+		for _, pinned := range []bool{false, true} {
+			b.Run(fmt.Sprintf("load=%d/pinned=%t/envs=1024/workers=2/slots=64/obs=f32/simd=%s", load, pinned, kernels.Active()), func(b *testing.B) {
+				w := newWorkload(b, vecenv.Config{Envs: 1024, Workers: 2, Pin: pinned && runtime.GOOS == "linux"})
+				for range load {
+					cmd := exec.Command("sh", "-c", "while :; do :; done")
+					if err := cmd.Start(); err != nil {
+						b.Skip(err)
+					}
+					defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+				}
+				var worst time.Duration
+				b.ResetTimer()
+				for range b.N {
+					start := time.Now()
+					w.step(b)
+					worst = max(worst, time.Since(start))
+				}
+				b.ReportMetric(float64(b.N)*1024/b.Elapsed().Seconds(), "env-steps/s")
+				b.ReportMetric(float64(worst.Microseconds()), "worst-us/step")
+			})
+		}
+	}
+}
+
+// BenchmarkDispatch is what a step call costs beside the work: the time of a step with w workers less the time with one, shared out.
+func BenchmarkDispatch(b *testing.B) {
+	for _, envs := range []int{64, 128, 256, 1024} {
+		b.Run(fmt.Sprintf("envs=%d/workers=2/slots=64/obs=f32/simd=%s", envs, kernels.Active()), func(b *testing.B) {
+			one := newWorkload(b, vecenv.Config{Envs: envs, Workers: 1})
+			two := newWorkload(b, vecenv.Config{Envs: envs, Workers: 2})
+			var took [2]time.Duration
+			for range b.N {
+				for i, w := range []*workload{one, two} {
+					if w.next == cycle {
+						w.rewind(b)
+					}
+					start := time.Now()
+					w.step(b)
+					took[i] += time.Since(start)
+				}
+			}
+			ideal := took[0].Seconds() / 2
+			b.ReportMetric((took[1].Seconds()-ideal)/float64(b.N)*1e6, "overhead-us/step")
+			b.ReportMetric(took[0].Seconds()/took[1].Seconds(), "speed-up")
+		})
 	}
 }

@@ -173,6 +173,7 @@ type Config struct {
 
 	Stores  Stores  // how observations are stored; default AutoStores
 	Workers int     // threads that step, the caller among them; 0 is all cores; at most 1,024
+	Pin     bool    // bind every worker but the caller to a processor of its own (Linux); default false, right on a machine that is shared
 	Groups  int     // contiguous groups for Send and Recv, as equal as possible; 1 to Envs; default 1
 	Buffers Buffers // tensors to write into; any that is nil is allocated, 64-byte aligned
 }
@@ -268,6 +269,9 @@ func (c Config) validate() error {
 	}
 	if err := inRange("Workers", c.Workers, 1, 1024); err != nil {
 		return err
+	}
+	if c.Pin && !canPin {
+		return fmt.Errorf("vecenv: Pin: true: allowed on Linux only")
 	}
 	if err := inRange("Groups", c.Groups, 1, c.Envs); err != nil {
 		return err

@@ -83,11 +83,30 @@ func newPool(b *Batch, workers int) *pool {
 		j.next.Store(j.end)
 		j.done = make(chan struct{}, 1)
 	}
-	for range p.workers - 1 {
-		p.exited.Add(1)
-		go p.work(new(scratch))
-	}
 	return p
+}
+
+// startWorkers starts all workers but the caller, and waits until those that are to be pinned are.
+func (p *pool) startWorkers(pinned bool) error {
+	ready := make(chan error)
+	for k := range p.workers - 1 {
+		p.exited.Add(1)
+		go func() {
+			var err error
+			if pinned {
+				err = pin(k + 1) // the caller is wherever it likes, often on the first
+			}
+			ready <- err
+			p.work(new(scratch))
+		}()
+	}
+	var first error
+	for range p.workers - 1 {
+		if err := <-ready; err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 func (p *pool) close() {

@@ -3,6 +3,8 @@ package vecenv_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -108,4 +110,44 @@ func TestParkedWorkers(t *testing.T) {
 	for i := range 512 {
 		require.Equal(t, 20%16, b.View(i).Step(), "15 steps and a reset, then 4")
 	}
+}
+
+// Pinned workers do the same work, on a processor each.
+func TestPinnedWorkers(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		_, err := vecenv.New(vecenv.Config{Envs: 256, Pin: true})
+		require.ErrorContains(t, err, "Pin: true: allowed on Linux only")
+		return
+	}
+	free, pinned := newBatch(t, vecenv.Config{Envs: 256, Workers: 3}), newBatch(t, vecenv.Config{Envs: 256, Workers: 3, Pin: true})
+	require.GreaterOrEqual(t, boundThreads(t), 2, "threads that may run on one processor only")
+	for _, b := range []*vecenv.Batch{free, pinned} {
+		require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+		for range 5 {
+			require.NoError(t, b.Step(vecenv.Actions{}))
+		}
+	}
+	require.Equal(t, free.Obs, pinned.Obs)
+	pinned.Close()
+	require.Eventually(t, func() bool { return boundThreads(t) == 0 }, 10*time.Second, time.Millisecond, "the bound threads end with their workers")
+}
+
+func boundThreads(t *testing.T) (n int) {
+	if runtime.NumCPU() == 1 {
+		t.Skip("one processor: every thread is bound to it")
+	}
+	files, err := filepath.Glob("/proc/self/task/*/status")
+	require.NoError(t, err)
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has just ended
+		}
+		for line := range strings.Lines(string(text)) {
+			if list, ok := strings.CutPrefix(line, "Cpus_allowed_list:"); ok && !strings.ContainsAny(list, ",-") {
+				n++
+			}
+		}
+	}
+	return n
 }

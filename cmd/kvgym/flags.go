@@ -10,12 +10,14 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/trace"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // envFlags are the flags that describe environments; they mean the same in every command that has them.
@@ -32,8 +34,9 @@ type envFlags struct {
 	maxWait    int
 	trace      traceFlags
 
-	// Of the serving profile, once checked.
-	server kv.Preset
+	// Once checked.
+	level  kernels.Level
+	server kv.Preset // of the serving profile
 }
 
 // traceFlags choose real traffic instead of synthetic.
@@ -54,7 +57,7 @@ func (f *envFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.difficulty, "difficulty", "all", "easy, medium, hard, or all (each episode drawn from the three)")
 	fl.StringVar(&f.profile, "profile", "seed", "rules and rewards: seed, or serving (actions at the prices of a real engine)")
 	fl.StringVar(&f.preset, "preset", vecenv.DefaultPreset, "server of --profile serving: "+strings.Join(presetNames(), ", ")+", or a .toml or .json file")
-	fl.StringVar(&f.simd, "simd", "auto", "SIMD level: auto or generic")
+	registerSIMD(fl, &f.simd)
 	fl.IntVar(&f.steps, "steps", 15, "steps an episode, 1 to 4096")
 	fl.IntVar(&f.slots, "slots", 64, "sequences an environment can hold, a multiple of 16 from 16 to 256")
 	fl.IntVar(&f.workers, "workers", 0, "threads; 0 means all cores")
@@ -78,8 +81,9 @@ func (f *envFlags) check() error {
 	if _, err := vecenv.ParseProfile(f.profile); err != nil {
 		return usage("--profile", f.profile, "seed, serving")
 	}
-	if f.simd != "auto" && f.simd != "generic" {
-		return usage("--simd", f.simd, "auto, generic (this build has no other level)")
+	var err error
+	if f.level, err = simdLevel(f.simd); err != nil {
+		return err
 	}
 	if _, err := scenario.ParseDifficulty(f.difficulty); err != nil {
 		return usage("--difficulty", f.difficulty, "easy, medium, hard, all")
@@ -103,6 +107,28 @@ func (f *envFlags) check() error {
 		return err
 	}
 	return f.checkPreset()
+}
+
+// startLevel is what the variable KVGYM_SIMD asks for, else the best of the machine.
+var startLevel = kernels.Active()
+
+func registerSIMD(fl *pflag.FlagSet, value *string) {
+	fl.StringVar(value, "simd", "auto", "SIMD level: generic, avx2 or avx512; auto is the variable "+kernels.SIMDVariable+", else the machine's best")
+}
+
+// simdLevel is the level that --simd asks for. Commands that step use it before they begin.
+func simdLevel(name string) (kernels.Level, error) {
+	if err := kernels.Problem(); err != nil {
+		return 0, usageError{err}
+	}
+	if name == "auto" {
+		return startLevel, nil
+	}
+	level, err := kernels.Parse(name)
+	if err != nil || name == "" { // which Parse takes for auto
+		return 0, usage("--simd", name, "auto, "+kernels.Names(kernels.Levels())+" on this machine")
+	}
+	return level, nil
 }
 
 func (f *envFlags) checkTrace() error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/report"
@@ -74,6 +75,9 @@ func inspect(cmd *cobra.Command, f *inspectFlags) error {
 	}
 	src, err := f.env.source(cmd.Context(), d)
 	if err != nil {
+		return err
+	}
+	if err := kernels.Use(f.env.level); err != nil {
 		return err
 	}
 	profile, preset := f.env.rules()

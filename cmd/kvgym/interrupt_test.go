@@ -101,3 +101,7 @@ func TestInterruptTraceInfo(t *testing.T) {
 	defer f.Close()
 	interrupt(t, strings.NewReader(""), io.Discard, now(), "trace", "info", pipe)
 }
+
+func TestInterruptBench(t *testing.T) {
+	interrupt(t, strings.NewReader(""), io.Discard, now(), "bench", "--seconds", "1")
+}

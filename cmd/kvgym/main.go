@@ -1,4 +1,4 @@
-// Command kvgym generates rollouts, shows episodes and reads traces. Every subcommand is one file; this one holds what they
+// Command kvgym generates rollouts, shows episodes, measures speed and reads traces. Every subcommand is one file; this one holds what they
 // share: exit statuses, error lines, flags with one meaning, and the progress bar.
 package main
 
@@ -81,7 +81,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newRolloutCmd(), newInspectCmd(), newTraceCmd(), newVersionCmd())
+	root.AddCommand(newRolloutCmd(), newInspectCmd(), newBenchCmd(), newTraceCmd(), newVersionCmd())
 	root.SetHelpCommand(newHelpCmd(root))
 	return root
 }

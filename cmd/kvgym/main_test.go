@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 )
@@ -66,7 +67,7 @@ func TestWrongUse(t *testing.T) {
 		says string
 		args []string
 	}{
-		{`kvgym: command: "foo": allowed inspect, rollout, trace, version`, []string{"foo"}},
+		{`kvgym: command: "foo": allowed bench, inspect, rollout, trace, version`, []string{"foo"}},
 		{`kvgym trace: command: "foo": allowed info, synth`, []string{"trace", "foo"}},
 		{`kvgym help: command: "foo": allowed `, []string{"help", "foo"}},
 		{`kvgym help: command: "foo": allowed info, synth`, []string{"help", "trace", "foo"}},
@@ -83,7 +84,7 @@ func TestWrongUse(t *testing.T) {
 		{`kvgym rollout: --out: none given: allowed a folder`, []string{"rollout"}},
 		{"kvgym rollout: --episodes: 0: allowed 1 to 2147483648", []string{"rollout", "--episodes", "0", "--out", dir}},
 		{"kvgym rollout: --envs: 0: allowed 1 to 1048576", []string{"rollout", "--envs", "0", "--out", dir}},
-		{"kvgym rollout: --obs: u8: allowed none, f32", []string{"rollout", "--obs", "u8", "--out", dir}},
+		{"kvgym rollout: --obs: f16: allowed none, f32, u8", []string{"rollout", "--obs", "f16", "--out", dir}},
 		{`kvgym rollout: --policy: "best": allowed noop, random`, []string{"rollout", "--policy", "best", "--out", dir}},
 		{"kvgym rollout: --policy: noop: allowed each name once", []string{"rollout", "--policy", "noop,noop", "--out", dir}},
 		{"kvgym rollout: --steps: 4097: allowed 1 to 4096", []string{"rollout", "--steps", "4097", "--out", dir}},
@@ -98,7 +99,8 @@ func TestWrongUse(t *testing.T) {
 		{"kvgym inspect: --trace-loop: closed without --profile serving: allowed open, or closed together with it", []string{"inspect", "--trace", file, "--trace-loop", "closed"}},
 		{"kvgym inspect: --trace-loop: no --trace: allowed together with --trace FILE", []string{"inspect", "--profile", "serving", "--trace-loop", "closed"}},
 		{"kvgym inspect: --trace-step-ms: no --trace: allowed together", []string{"inspect", "--profile", "serving", "--trace-step-ms", "500"}},
-		{"kvgym inspect: --simd: avx512: allowed auto, generic", []string{"inspect", "--simd", "avx512"}},
+		{`kvgym inspect: --simd: sse2: allowed auto, generic`, []string{"inspect", "--simd", "sse2"}},
+		{`kvgym rollout: --simd: : allowed auto, generic`, []string{"rollout", "--simd", "", "--out", dir}},
 		{"kvgym inspect: --workers: -1: allowed 0 to 1024", []string{"inspect", "--workers", "-1"}},
 		{"kvgym inspect: --max-wait: 0: allowed 1 to 4096", []string{"inspect", "--max-wait", "0"}},
 		{"kvgym inspect: --trace-format: csv: allowed auto, mooncake", []string{"inspect", "--trace-format", "csv"}},
@@ -171,6 +173,10 @@ func TestVersion(t *testing.T) {
 	for _, key := range []string{"version", "commit", "go", "simd_levels", "simulator_version"} {
 		require.NotEmpty(t, v[key], key)
 	}
+	require.Equal(t, kernels.Active().String(), v["simd"])
+	require.Contains(t, v["simd_levels"], v["simd"])
+	require.Len(t, v["simd_levels"], len(kernels.Levels()))
+	require.Contains(t, done(t, "version"), "SIMD levels: "+kernels.Names(kernels.Levels())+" (in use: "+kernels.Active().String()+")\n")
 	require.Equal(t, []any{"seed", "serving"}, v["profiles"])
 	require.Equal(t, []any{"llama3-8b.a100", "llama3-70b.8xh100", "deepseek-v3.h800-node", "dynamo-mocker"}, v["presets"])
 	require.Contains(t, done(t, "version"), "\nprofiles: seed, serving\npresets: llama3-8b.a100, ")

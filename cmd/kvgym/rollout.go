@@ -12,6 +12,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/rollout"
@@ -60,7 +61,7 @@ Policies:
 	fl.Int64Var(&f.episodes, "episodes", 1000, "episodes for every policy and difficulty, 1 to 2147483648")
 	fl.StringSliceVar(&f.policies, "policy", []string{"noop", "greedy"}, "policies, separated by commas")
 	fl.StringVar(&f.out, "out", "", "folder to write to")
-	fl.StringVar(&f.obs, "obs", "none", "observations to keep: none or f32")
+	fl.StringVar(&f.obs, "obs", "none", "observations to keep: none, f32 or u8")
 	fl.IntVar(&f.envs, "envs", rollout.DefaultEnvs, "environments stepped together, 1 to 1048576")
 	fl.BoolVar(&f.resume, "resume", false, "go on with an interrupted rollout of the same configuration")
 	fl.BoolVar(&f.json, "json", false, "one JSON document on standard output")
@@ -94,7 +95,7 @@ func (f *rolloutFlags) check() error {
 		return usage("--envs", f.envs, fmt.Sprintf("1 to %d", vecenv.MaxEnvs))
 	}
 	if _, err := rollout.ParseObs(f.obs); err != nil {
-		return usage("--obs", f.obs, "none, f32")
+		return usage("--obs", f.obs, "none, f32, u8")
 	}
 	return nil
 }
@@ -131,7 +132,10 @@ func runRollout(cmd *cobra.Command, f *rolloutFlags) error {
 	if err != nil {
 		return err
 	}
-	bar := newStepBar(cmd.ErrOrStderr(), f.quiet)
+	if err := kernels.Use(f.env.level); err != nil {
+		return err
+	}
+	bar := newStepBar(cmd.ErrOrStderr(), "env-steps", f.quiet)
 	sum, err := rollout.Run(cmd.Context(), cfg, bar.set)
 	bar.finish()
 	var refused *rollout.RefusedError
@@ -236,21 +240,22 @@ func summaryText(s *rollout.Summary) string {
 	return w.String()
 }
 
-// stepBar shows how many environment steps are done, on a terminal and after barDelay only. set may be called from several
+// stepBar shows how many steps of some kind are done, on a terminal and after barDelay only. set may be called from several
 // goroutines.
 type stepBar struct {
 	mu    sync.Mutex
 	w     io.Writer // nil: never shown
+	what  string    // is counted
 	start time.Time
 	shown time.Time
 	bar   *progressbar.ProgressBar
 }
 
-func newStepBar(w io.Writer, quiet bool) *stepBar {
+func newStepBar(w io.Writer, what string, quiet bool) *stepBar {
 	if quiet || !isTerminal(w) {
 		w = nil
 	}
-	return &stepBar{w: w, start: time.Now()}
+	return &stepBar{w: w, what: what, start: time.Now()}
 }
 
 func (b *stepBar) set(done, total int64) {
@@ -269,7 +274,7 @@ func (b *stepBar) set(done, total int64) {
 	}
 	// The bar begins late, so its own forecast would be wrong.
 	left := time.Duration(float64(now.Sub(b.start)) / float64(max(done, 1)) * float64(total-done))
-	b.bar.Describe(fmt.Sprintf("env-steps, %s left", left.Round(time.Second)))
+	b.bar.Describe(fmt.Sprintf("%s, %s left", b.what, left.Round(time.Second)))
 	_ = b.bar.Set64(done)
 }
 

@@ -58,6 +58,21 @@ func TestRolloutTable(t *testing.T) {
 	require.Empty(t, done(t, "rollout", "--episodes", "20", "--policy", "lru", "--out", filepath.Join(dir, "quiet"), "--quiet"))
 }
 
+// The manifest says of what type the observations are that --obs keeps, and --resume keeps to it.
+func TestRolloutObs(t *testing.T) {
+	for obs, dtype := range map[string]string{"f32": "float32", "u8": "uint8"} {
+		out := filepath.Join(t.TempDir(), "out")
+		args := []string{"rollout", "--episodes", "4", "--policy", "noop", "--out", out, "--quiet", "--resume", "--obs"}
+		require.Empty(t, done(t, append(args, obs)...))
+		text, err := os.ReadFile(filepath.Join(out, "manifest.json"))
+		require.NoError(t, err)
+		var m struct{ Observation map[string]any }
+		require.NoError(t, json.Unmarshal(text, &m))
+		require.Equal(t, dtype, m.Observation["dtype"])
+		refused(t, exitUsage, `obs is "`+obs+`" there and "none" here`, append(args, "none")...)
+	}
+}
+
 // The table of the serving profile has other columns, and its episodes are those that inspect shows with the same flags.
 func TestRolloutServing(t *testing.T) {
 	dir := t.TempDir()

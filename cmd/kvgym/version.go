@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/vecenv"
 	"github.com/spf13/cobra"
 )
@@ -23,7 +24,8 @@ type buildVersion struct {
 	Simulator string   `json:"simulator_version"`
 	Commit    string   `json:"commit"`
 	Go        string   `json:"go"`
-	Levels    []string `json:"simd_levels"`
+	Levels    []string `json:"simd_levels"` // of this machine and build
+	SIMD      string   `json:"simd"`        // the level in use
 	Profiles  []string `json:"profiles"`
 	Presets   []string `json:"presets"` // of the serving profile
 	OS        string   `json:"os"`
@@ -31,8 +33,11 @@ type buildVersion struct {
 }
 
 func currentVersion() buildVersion {
-	v := buildVersion{Version: version, Simulator: vecenv.SimulatorVersion, Commit: commit, Go: runtime.Version(), Levels: []string{"generic"},
+	v := buildVersion{Version: version, Simulator: vecenv.SimulatorVersion, Commit: commit, Go: runtime.Version(), SIMD: kernels.Active().String(),
 		Profiles: []string{vecenv.Seed.String(), vecenv.Serving.String()}, Presets: presetNames(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	for _, l := range kernels.Levels() {
+		v.Levels = append(v.Levels, l.String())
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && v.Commit == "" {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
@@ -58,8 +63,8 @@ func newVersionCmd() *cobra.Command {
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kvgym %s (commit %s, %s, %s/%s)\nsimulator rules version %s\nSIMD levels: generic\nprofiles: %s\npresets: %s\n",
-				v.Version, v.Commit, v.Go, v.OS, v.Arch, v.Simulator, strings.Join(v.Profiles, ", "), strings.Join(v.Presets, ", "))
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kvgym %s (commit %s, %s, %s/%s)\nsimulator rules version %s\nSIMD levels: %s (in use: %s)\nprofiles: %s\npresets: %s\n",
+				v.Version, v.Commit, v.Go, v.OS, v.Arch, v.Simulator, strings.Join(v.Levels, ", "), v.SIMD, strings.Join(v.Profiles, ", "), strings.Join(v.Presets, ", "))
 			return err
 		},
 	}

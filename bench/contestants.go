@@ -1,0 +1,119 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kvgym/kvgym/kernels"
+	"github.com/kvgym/kvgym/vecenv"
+)
+
+// ours is kvgym itself. check compares its bits with those at the active level.
+func (r *run) ours(profile vecenv.Profile, envs, workers int, obs string, level kernels.Level, check bool) *contestant {
+	x := &contestant{name: kvgymName, profile: profile, envs: envs, workers: workers, obs: obs, level: level}
+	x.open = func(ctx context.Context) error {
+		s, err := r.scene(ctx, profile, envs)
+		if err != nil {
+			return err
+		}
+		if check {
+			if err := r.checkLevel(ctx, s, level); err != nil {
+				return err
+			}
+			x.checked = true
+		}
+		b, err := s.batch(workers, func(c *vecenv.Config) { setObs(c, obs) })
+		if err != nil {
+			return err
+		}
+		x.close = b.Close
+		x.stream = obs == obsF32 && level != kernels.Generic && envs*obsBytes(obs, r.cfg.Slots) >= vecenv.StreamBytes // as AutoStores does
+		x.take = func(ctx context.Context, cycles int) (turn, error) { return s.take(ctx, b, cycles) }
+		return nil
+	}
+	return x
+}
+
+// take steps cycles and times the steps.
+func (s *scene) take(ctx context.Context, b *vecenv.Batch, cycles int) (turn, error) {
+	var took time.Duration
+	for range cycles {
+		if err := ctx.Err(); err != nil {
+			return turn{}, err
+		}
+		if err := s.rewind(b); err != nil {
+			return turn{}, err
+		}
+		start := time.Now()
+		for k := range s.ops {
+			if err := b.Step(vecenv.Actions{Ops: s.ops[k]}); err != nil {
+				return turn{}, err
+			}
+		}
+		took += time.Since(start)
+	}
+	return turn{rate: float64(cycles*cycle*b.Envs()) / took.Seconds(), took: took}, nil
+}
+
+// checkLevel tells whether a level gives the bits of the active one.
+func (r *run) checkLevel(ctx context.Context, s *scene, level kernels.Level) error {
+	if err := kernels.Use(r.level); err != nil {
+		return err
+	}
+	want, err := s.want(ctx, 0, s.config.Envs)
+	if err != nil {
+		return err
+	}
+	if err := kernels.Use(level); err != nil {
+		return err
+	}
+	got, err := s.digest(ctx, 0, s.config.Envs)
+	if err == nil && got != want {
+		err = fmt.Errorf("level %s: digest %016x: allowed %016x, that of level %s", level, got, want, r.level)
+	}
+	return err
+}
+
+// ntStore is the limit that memory sets to writing observations: threads that fill a buffer as large as theirs.
+func (r *run) ntStore(profile vecenv.Profile, envs, threads int, obs string) *contestant {
+	levels := kernels.Levels()
+	x := &contestant{name: "nt-store", profile: profile, envs: envs, workers: threads, obs: obs, level: levels[len(levels)-1]}
+	x.open = func(context.Context) error {
+		buf := make([]float32, (envs*obsBytes(obs, r.cfg.Slots)+3)/4)
+		x.take = func(_ context.Context, cycles int) (turn, error) {
+			took := fill(buf, threads, cycles)
+			return turn{rate: 4 * float64(len(buf)) * float64(cycles) / took.Seconds(), took: took}, nil
+		}
+		return nil
+	}
+	return x
+}
+
+// fill stores over a buffer several times. Threads have whole lines each, and do not wait for each other in between.
+func fill(buf []float32, threads, times int) time.Duration {
+	const line = 16
+	lines := len(buf) / line
+	part := func(k int) []float32 {
+		end := lines * (k + 1) / threads * line
+		if k == threads-1 {
+			end = len(buf)
+		}
+		return buf[lines*k/threads*line : end]
+	}
+	work := func(k int) {
+		for range times {
+			kernels.Fill(part(k), 1, true)
+		}
+		kernels.Fence()
+	}
+	var wg sync.WaitGroup
+	start := time.Now()
+	for k := range threads - 1 {
+		wg.Go(func() { work(k) })
+	}
+	work(threads - 1)
+	wg.Wait()
+	return time.Since(start)
+}

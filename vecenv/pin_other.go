@@ -1,0 +1,8 @@
+//go:build !linux
+
+package vecenv
+
+// canPin tells whether this system lets threads be bound to processors.
+const canPin = false
+
+func pin(int) error { return nil }
