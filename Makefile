@@ -13,7 +13,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv bench-cmp gen gen-check clean
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv bench-cmp gen gen-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -41,11 +41,12 @@ run: build ## roll out synthetic traffic and a trace with the baselines, in both
 	@echo; echo "== the serving profile: every operation at its real price"
 	@$(KVGYM) rollout --profile serving --episodes 2048 --policy $(SERVING_POLICIES) --difficulty all --out $(RUN_DIR)/serving
 
-test: lint test-go test-race test-arm64 ## everything that runs for a change, under 15 minutes on 2 cores
+test: lint gen-check test-go test-levels test-race test-arm64 ## everything that runs for a change, under 15 minutes on 2 cores
 
 lint: ## gofmt and vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags purego ./...
 
 test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
@@ -54,7 +55,17 @@ test-race: ## the short tests under the race detector (needs a C compiler)
 	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace
 
 # Packages whose numbers must not depend on the machine.
-EXACT := ./kv ./internal/... ./reward ./trace ./scenario ./report ./vecenv
+EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv
+
+# test-go runs at the best level of the machine; this runs the others that it has, and says which it has not.
+test-levels: build ## the short tests at every lower SIMD level, and without assembly
+	@have=$$($(KVGYM) version --json | tr -d ' \n' | sed 's/.*"simd_levels":\[\([^]]*\)\].*/\1/'); \
+	for level in generic avx2 avx512; do case $$have in \
+		*$$level'"') echo "test-levels: $$level: the best of this machine, which test-go runs at";; \
+		*$$level*) echo "== $$level"; KVGYM_SIMD=$$level $(GOTESTSUM) -- -short $(EXACT) ./rollout || exit 1;; \
+		*) echo "SKIP test-levels: $$level: this machine does not have it";; \
+	esac; done
+	@echo "== purego"; $(GOTESTSUM) -- -short -tags purego $(EXACT)
 
 test-arm64: ## the short tests of everything that must give the same bits, on arm64 under emulation
 	@command -v qemu-aarch64-static >/dev/null || [ "$$(id -u)" != 0 ] || \

@@ -1,4 +1,41 @@
-// Package kernels holds the array functions that a step of the simulator needs, each in plain Go and, where the machine has them,
-// in AVX2 and AVX-512: use it below vecenv, where 64 slots are handled at once. It knows arrays, bit planes and tables, no
-// environments and no rules.
+// Package kernels holds the array functions that a step of the simulator needs, each in plain Go and, where the machine has them, in
+// AVX2 and AVX-512: use it below vecenv, where 64 slots are handled at once. It knows arrays, bit planes and tables; environments,
+// traffic and rewards live above it. A kernel's documentation is the loop that it does, and the plain Go next to it (generic.go) is what
+// every level must equal, bit for bit.
+//
+//	kernel       what it does                                                      assembly
+//	OpPlanes     op bytes to bit planes                                            AVX2, AVX-512
+//	Act          one op a slot, and the memory that frees                          AVX-512
+//	Advance      a step's generation, timers and completion of 64 slots            AVX2, AVX-512
+//	Prefixes     level, weight, memory and last holder of shared prefixes          AVX2, AVX-512 (one block)
+//	Pass         Act, Advance and Prefixes in one call                             AVX-512
+//	Admit        first fit of waiting requests, and what stays moved together      AVX2, AVX-512
+//	Requests     decodes eight admitted requests                                   AVX2, AVX-512
+//	Initials     decodes eight initial sequences                                   AVX2, AVX-512
+//	Place        puts newcomers into slots                                         AVX-512
+//	Enter        Requests, Place and Touch                                         AVX-512
+//	Serve        Admit, Enter and Prefixes in one call                             AVX-512
+//	Touch        accesses to slots through their prefix                            AVX2, AVX-512
+//	Heat         decay of hotness                                                  AVX2, AVX-512
+//	Draws        eight random numbers                                              AVX2, AVX-512
+//	Counts       thresholds reached by four draws                                  AVX2, AVX-512
+//	Arrivals     draws eight requests                                              AVX2, AVX-512
+//	Arrive       Arrivals and how many of them there are                           AVX2, AVX-512
+//	Globals      the global values of an observation                               AVX-512
+//	Quotients    sixteen divisions                                                 AVX2, AVX-512
+//	Rows         observation rows, slot by slot, float32                           AVX2, AVX-512, also streamed
+//	Columns      the same feature by feature                                       AVX2, AVX-512, also streamed
+//	ByteRows     Rows as bytes                                                     AVX2, AVX-512
+//	ByteColumns  Columns as bytes                                                  AVX2, AVX-512
+//	MaskRows     action masks                                                      AVX2, AVX-512
+//	Fill         stores one value, the memory's limit in benchmarks                AVX2, AVX-512, also streamed
+//
+// A level without a kernel uses the reference. The level is chosen once, when the program starts: the best that the processor and the
+// operating system support, or a lower one that the environment variable KVGYM_SIMD names, or Use. The build tag purego, and every
+// architecture but amd64, leave the reference alone.
+//
+// The assembly is written by the programs in gen, a module of its own, and committed: make gen after a change there or in Block.
+// Kernels check nothing that their callers have not been told to keep; the exported functions check lengths and panic with the
+// kernel's name. None keeps a pointer, allocates or starts anything; all may run in several goroutines on different memory, but Use may
+// not run meanwhile.
 package kernels
