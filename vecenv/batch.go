@@ -23,7 +23,7 @@ type Batch struct {
 	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
 	words  int      // of queues and of needs an environment
 
-	scratch  scratch        // of the caller
+	scratch  *scratch       // of the caller
 	stream   bool           // observations pass the caches by
 	profiles []Profile      // nil: cfg.Profile for all
 	serving  *servingMemory // nil: no environment has the serving profile
@@ -80,6 +80,7 @@ func New(cfg Config) (*Batch, error) {
 		b.fresh[i] = true
 		b.ids[i] = scenario.Identity{Seed: cfg.Seed, Env: cfg.FirstEnv + uint32(i)}
 	}
+	b.scratch = newScratch()
 	b.groups = make([]group, cfg.Groups)
 	for g := range b.groups {
 		b.groups[g].first = cfg.Envs * g / cfg.Groups
@@ -275,7 +276,7 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 
 // envAt assembles environment i.
 func (b *Batch) envAt(i int) (v env) {
-	b.load(&v, i, &b.scratch)
+	b.load(&v, i, b.scratch)
 	return v
 }
 

@@ -38,6 +38,16 @@ type scratch struct {
 	globals    [GlobalFeatures]float32 // before they become bytes
 }
 
+// newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step.
+func newScratch() *scratch {
+	padded := new(struct {
+		_ [128]byte
+		scratch
+		_ [128]byte
+	})
+	return &padded.scratch
+}
+
 // rules is what all environments of a batch share.
 type rules struct {
 	source   scenario.Source

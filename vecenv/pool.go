@@ -97,7 +97,7 @@ func (p *pool) startWorkers(pinned bool) error {
 				err = pin(k + 1) // the caller is wherever it likes, often on the first
 			}
 			ready <- err
-			p.work(new(scratch))
+			p.work(newScratch())
 		}()
 	}
 	var first error
@@ -137,7 +137,7 @@ func (p *pool) start(j *job) {
 
 // wait works on the job until nothing is left to claim, then waits for the others.
 func (p *pool) wait(j *job) {
-	p.run(j, &p.batch.scratch)
+	p.run(j, p.batch.scratch)
 	if j.left.Load() == 0 {
 		j.active.Store(false)
 		return
