@@ -72,12 +72,11 @@ func prefixes(b *Block, n int, pages *[8]uint16, s *Shared) {
 	}
 }
 
+// admit has no AVX2 kernel: none was faster in whole steps; kernels/gen/avx2.go says why.
 func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
 	switch active {
 	case AVX512:
 		return admitAVX512(&queue[0], &needs[0], first, n, old, kept, a)
-	case AVX2:
-		return admitAVX2(&queue[0], &needs[0], first, n, old, kept, a)
 	}
 	return admitGeneric(queue, needs, first, n, old, kept, a)
 }
@@ -169,6 +168,9 @@ func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *New
 func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
 	if active == AVX512 && take&(take+1) == 0 { // the first ones, as is usual
 		return placeAVX512(b, slots, n, take)
+	}
+	if active == AVX2 {
+		return placeAVX2(b, slots, n, take)
 	}
 	return placeGeneric(b, slots, n, take)
 }

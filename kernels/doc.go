@@ -5,23 +5,23 @@
 //
 //	kernel       what it does                                                      assembly
 //	OpPlanes     op bytes to bit planes                                            AVX2, AVX-512
-//	Act          one op a slot, and the memory that frees                          AVX-512
+//	Act          one op a slot, and the memory that frees                          AVX2, AVX-512
 //	Advance      a step's generation, timers and completion of 64 slots            AVX2, AVX-512
 //	Prefixes     level, weight, memory and last holder of shared prefixes          AVX2, AVX-512 (one block)
-//	Pass         Act, Advance and Prefixes in one call                             AVX-512
-//	Admit        first fit of waiting requests, and what stays moved together      AVX2, AVX-512
+//	Pass         Act, Advance and Prefixes in one call                             AVX2 (in three calls), AVX-512
+//	Admit        first fit of waiting requests, and what stays moved together      AVX-512
 //	Requests     decodes eight admitted requests                                   AVX2, AVX-512
 //	Initials     decodes eight initial sequences                                   AVX2, AVX-512
-//	Place        puts newcomers into slots                                         AVX-512
-//	Enter        Requests, Place and Touch                                         AVX-512
-//	Serve        Admit, Enter and Prefixes in one call                             AVX-512
+//	Place        puts newcomers into slots                                         AVX2, AVX-512
+//	Enter        Requests, Place and Touch                                         AVX2 (in three calls), AVX-512
+//	Serve        Admit, Enter and Prefixes in one call                             AVX2 (in three calls), AVX-512
 //	Touch        accesses to slots through their prefix                            AVX2, AVX-512
 //	Heat         decay of hotness                                                  AVX2, AVX-512
 //	Draws        eight random numbers                                              AVX2, AVX-512
 //	Counts       thresholds reached by four draws                                  AVX2, AVX-512
 //	Arrivals     draws eight requests                                              AVX2, AVX-512
 //	Arrive       Arrivals and how many of them there are                           AVX2, AVX-512
-//	Globals      the global values of an observation                               AVX-512
+//	Globals      the global values of an observation                               AVX2, AVX-512
 //	Quotients    sixteen divisions                                                 AVX2, AVX-512
 //	Rows         observation rows, slot by slot, float32                           AVX2, AVX-512, also streamed
 //	Columns      the same feature by feature                                       AVX2, AVX-512, also streamed

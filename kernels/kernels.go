@@ -71,7 +71,7 @@ type View struct {
 	Gain        *[8]uint32 // quarter pages that evicting a lane of Last frees of its prefix: that of Shared
 	Last        uint64     // plane: lanes whose reclaim includes their prefix's Gain
 	Moving      uint64     // plane: lanes observed as half swapped
-	Limit       uint32     // quarter pages above which cost and reclaim are cut
+	Limit       uint32     // quarter pages above which cost and reclaim are cut; below 2^31, as tokens are
 	Inv         float32    // what cost and reclaim are multiplied by
 	Step        int32      // present step, not below any lane's LastAccess
 }
@@ -153,7 +153,7 @@ func Prefixes(b *Block, n int, pages *[8]uint16, s *Shared) { prefixes(b, n, pag
 
 // Admit admits those of n waiting requests, at most 32, for which there is a slot and memory, in order; the first `old` of the others
 // fail. What stays is moved to queue[kept:] and needs[kept:], kept being at most first; the new end is returned. Both slices need room
-// for 32 more behind first, and what lies behind the new end may be overwritten.
+// for 40 more behind first; what lies between the new end and first+32 may be overwritten.
 //
 //	for i := first; i < first+n; i++ {
 //		p, qp := needs[i] >> DemandShift, needs[i] & DemandMask

@@ -622,7 +622,7 @@ func bitsOf(x []float32) []uint32 {
 	return out
 }
 
-// fill makes a value of fixed size from fuzzed bytes, repeating them.
+// fillFrom makes a value of fixed size from fuzzed bytes, repeating them.
 func fillFrom(data []byte, into any) {
 	size := binary.Size(into)
 	buf := make([]byte, size)

@@ -227,7 +227,7 @@ func BenchmarkUnderLoad(b *testing.B) {
 
 // BenchmarkDispatch is what a step call costs beside the work: the time of a step with w workers less the time with one, shared out.
 func BenchmarkDispatch(b *testing.B) {
-	for _, envs := range []int{64, 128, 256, 1024} {
+	for _, envs := range []int{32, 48, 64, 96, 128, 256, 1024} {
 		b.Run(fmt.Sprintf("envs=%d/workers=2/slots=64/obs=f32/simd=%s", envs, kernels.Active()), func(b *testing.B) {
 			one := newWorkload(b, vecenv.Config{Envs: envs, Workers: 1})
 			two := newWorkload(b, vecenv.Config{Envs: envs, Workers: 2})

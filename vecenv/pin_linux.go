@@ -10,14 +10,21 @@ import (
 // canPin tells whether this system lets threads be bound to processors.
 const canPin = true
 
-// pin binds the calling goroutine's thread to one of the processors that the process may use: number k of them, counting round. The
-// thread is the goroutine's alone from then on, and ends with it.
-func pin(k int) error {
+// pin binds the calling goroutine's thread, which is the goroutine's alone until release, to one of the processors that the process may
+// use: number k of them, counting round. release gives the thread back as it was: it may be the program's first one, which does not
+// end with its goroutine.
+func pin(k int) (release func(), err error) {
 	var allowed, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
-		return fmt.Errorf("vecenv: Pin: reading the processors of the process: %w", err)
-	}
 	runtime.LockOSThread()
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		runtime.UnlockOSThread()
+		return func() {}, fmt.Errorf("vecenv: Pin: reading the processors of the process: %w", err)
+	}
+	release = func() {
+		if unix.SchedSetaffinity(0, &allowed) == nil {
+			runtime.UnlockOSThread()
+		}
+	}
 	k %= max(1, allowed.Count())
 	for cpu := range len(allowed) * 64 {
 		if !allowed.IsSet(cpu) {
@@ -30,7 +37,7 @@ func pin(k int) error {
 		k--
 	}
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return fmt.Errorf("vecenv: Pin: binding a worker to its processor: %w", err)
+		return release, fmt.Errorf("vecenv: Pin: binding a worker to its processor: %w", err)
 	}
-	return nil
+	return release, nil
 }

@@ -20,7 +20,7 @@ const (
 	spinsPerAsk = 64 // spins between looks at the clock
 	minChunk    = 16
 	// soloEnvs is the batch size below which waking workers costs more than it brings (measured; docs/performance.md).
-	soloEnvs = 128
+	soloEnvs = 32
 )
 
 type job struct {
@@ -94,7 +94,9 @@ func (p *pool) startWorkers(pinned bool) error {
 		go func() {
 			var err error
 			if pinned {
-				err = pin(k + 1) // the caller is wherever it likes, often on the first
+				var release func()
+				release, err = pin(k + 1) // the caller is wherever it likes, often on the first
+				defer release()
 			}
 			ready <- err
 			p.work(newScratch())

@@ -76,7 +76,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 // workers counts the goroutines that batches have started, whatever else runs in the process.
 func workers() int {
 	stacks := make([]byte, 1<<22)
-	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "created by github.com/kvgym/kvgym/vecenv.newPool")
+	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "created by github.com/kvgym/kvgym/vecenv.(*pool).startWorkers")
 }
 
 // Steps start no goroutine, and Close ends the workers.
@@ -129,7 +129,7 @@ func TestPinnedWorkers(t *testing.T) {
 	}
 	require.Equal(t, free.Obs, pinned.Obs)
 	pinned.Close()
-	require.Eventually(t, func() bool { return boundThreads(t) == 0 }, 10*time.Second, time.Millisecond, "the bound threads end with their workers")
+	require.Eventually(t, func() bool { return boundThreads(t) == 0 }, 10*time.Second, time.Millisecond, "the threads are free again")
 }
 
 func boundThreads(t *testing.T) (n int) {
