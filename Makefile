@@ -141,14 +141,14 @@ define generate
 endef
 
 gen: ## write the assembly of package kernels anew
-	$(call generate,$(CURDIR)/build/gen)
-	@cd build/gen && mv $(GEN_FILES) ../../kernels
+	$(call generate,$(CURDIR)/build/_gen)
+	@cd build/_gen && mv $(GEN_FILES) ../../kernels
 
 gen-check: ## the assembly of package kernels is what its generator writes; changes nothing
-	$(call generate,$(CURDIR)/build/gen-check)
+	$(call generate,$(CURDIR)/build/_gen-check)
 	@for f in $(GEN_FILES); do \
-		tail -n +2 build/gen-check/$$f >build/gen-check/generated; \
-		tail -n +2 kernels/$$f | diff -u --label kernels/$$f --label generated - build/gen-check/generated || \
+		tail -n +2 build/_gen-check/$$f >build/_gen-check/generated; \
+		tail -n +2 kernels/$$f | diff -u --label kernels/$$f --label generated - build/_gen-check/generated || \
 			{ echo "make gen-check: kernels/$$f: not what kernels/gen writes: make gen"; exit 1; }; \
 	done
 
