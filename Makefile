@@ -57,12 +57,13 @@ test-race: ## the short tests under the race detector (needs a C compiler)
 # Packages whose numbers must not depend on the machine.
 EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv
 
-# test-go runs at the best level of the machine; this runs the others that it has, and says which it has not.
+# test-go runs at the best level of the machine; this runs the others that it has, and says which it has not. Without -count=1 one level's
+# results would be taken for another's: the go command does not see that a package reads a variable as it starts.
 test-levels: build ## the short tests at every lower SIMD level, and without assembly
 	@have=$$($(KVGYM) version --json | tr -d ' \n' | sed 's/.*"simd_levels":\[\([^]]*\)\].*/\1/'); \
 	for level in generic avx2 avx512; do case $$have in \
 		*$$level'"') echo "test-levels: $$level: the best of this machine, which test-go runs at";; \
-		*$$level*) echo "== $$level"; KVGYM_SIMD=$$level $(GOTESTSUM) -- -short $(EXACT) ./rollout || exit 1;; \
+		*$$level*) echo "== $$level"; KVGYM_SIMD=$$level $(GOTESTSUM) -- -count=1 -short $(EXACT) ./rollout || exit 1;; \
 		*) echo "SKIP test-levels: $$level: this machine does not have it";; \
 	esac; done
 	@echo "== purego"; $(GOTESTSUM) -- -short -tags purego $(EXACT)
