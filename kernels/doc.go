@@ -1,6 +1,6 @@
 // Package kernels holds the array functions that a step of the simulator needs, each in plain Go and, where the machine has them, in
 // AVX2 and AVX-512: use it below vecenv, where 64 slots are handled at once. It knows arrays, bit planes and tables; environments,
-// traffic and rewards live above it. A kernel's documentation is the loop that it does, and the plain Go next to it (generic.go) is what
+// traffic and rewards live above it. A kernel's documentation is the loop that it does, and the plain Go next to it (generic.go, generic_observation.go) is what
 // every level must equal, bit for bit.
 //
 //	kernel       what it does                                                      assembly
