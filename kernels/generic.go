@@ -42,7 +42,7 @@ func actGeneric(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
 	resident := b.Alive &^ b.Swapped
 	evict, compress, swap := lo&^hi&b.Alive, hi&^lo&resident&^b.Int4, lo&hi&resident
 	*a = Acted{Evicted: evict, Compressed: compress, Swapped: swap, Read: b.Active & (b.Swapped&^evict | swap),
-		Invalid: uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(evict|compress|swap)), RiskHundredths: b.risk(evict)}
+		Invalid: uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(evict|compress|swap)), RiskHundredths: b.Risk(evict)}
 	for m := evict&resident | swap | compress | a.Read; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
 		qp := b.own(s, pages)
@@ -59,8 +59,8 @@ func actGeneric(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
 	b.Swapped |= swap
 }
 
-// risk is what evicting lanes risks, hundredths; rule 9.8.
-func (b *Block) risk(evict uint64) (hundredths uint32) {
+// Risk is what evicting lanes risks, hundredths; rule 9.8.
+func (b *Block) Risk(evict uint64) (hundredths uint32) {
 	t0, t1 := b.Type0&evict, b.Type1&evict
 	hundredths = 30 * uint32(bits.OnesCount64(evict&^(t0|t1|b.Type2)))
 	for m := t0 &^ t1; m != 0; m &= m - 1 { // context

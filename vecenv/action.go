@@ -17,24 +17,24 @@ func (v *env) applyMatrix(row []uint8) {
 
 // planesOf turns up to 64 op bytes into planes.
 func planesOf(row []uint8) (lo, hi, over uint64) {
+	var room [kernels.Lanes]uint8
+	return kernels.OpPlanes(wholeRow(row, &room))
+}
+
+// wholeRow is a row of up to 64 ops as one of 64, in room if it has to be made longer.
+func wholeRow(row []uint8, room *[kernels.Lanes]uint8) *[kernels.Lanes]uint8 {
 	if len(row) == kernels.Lanes {
-		return kernels.OpPlanes((*[kernels.Lanes]uint8)(row))
+		return (*[kernels.Lanes]uint8)(row)
 	}
-	var ops [kernels.Lanes]uint8
-	copy(ops[:], row)
-	return kernels.OpPlanes(&ops)
+	copy(room[:], row)
+	return room
 }
 
 // applyBlock applies up to 64 ops, each on a slot of its own, and counts the accesses to swapped sequences that are to generate.
 func (v *env) applyBlock(b *block, row []uint8) {
 	a := &v.scratch.passed.Acted
-	if len(row) == kernels.Lanes {
-		kernels.Act(&b.Block, (*[kernels.Lanes]uint8)(row), &v.Episode.PrefixPages, a)
-	} else {
-		var ops [kernels.Lanes]uint8
-		copy(ops[:], row)
-		kernels.Act(&b.Block, &ops, &v.Episode.PrefixPages, a)
-	}
+	var room [kernels.Lanes]uint8
+	kernels.Act(&b.Block, wholeRow(row, &room), &v.Episode.PrefixPages, a)
 	v.acted(a)
 }
 
@@ -102,7 +102,7 @@ func (v *env) apply(op kv.Op, slot uint) bool {
 	case kv.Evict:
 		if bit &= b.Alive; bit != 0 {
 			v.free(b, bit&resident, 0)
-			v.countRisk(b, bit)
+			v.RiskHundredths += b.Risk(bit)
 			b.Clear(bit)
 			v.count(bit, 0, 0)
 		}
@@ -118,21 +118,4 @@ func (v *env) apply(op kv.Op, slot uint) bool {
 		v.count(0, 0, bit)
 	}
 	return bit != 0
-}
-
-// countRisk adds the risk of evicting slots; rule 9.8.
-func (v *env) countRisk(b *block, mask uint64) {
-	v.RiskHundredths += 30 * uint32(bits.OnesCount64(mask&b.system()))
-	for m := mask & b.context(); m != 0; m &= m - 1 {
-		if b.Priority[bits.TrailingZeros64(m)&63] >= 50 {
-			v.RiskHundredths += 15
-		}
-	}
-	for m := mask & b.generation(); m != 0; m &= m - 1 {
-		s := bits.TrailingZeros64(m) & 63
-		tokens := uint64(b.Tokens[s])
-		if b.Priority[s] >= 70 && tokens*10 >= (tokens+uint64(b.Remaining[s]))*7 {
-			v.RiskHundredths += 20
-		}
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
@@ -347,6 +348,13 @@ func (b *Batch) writeObs(v *env, i int, floats []float32, bytes []uint8, stream 
 		v.observe(floats[i*n:(i+1)*n], b.cfg.ObsOrder, stream)
 	case bytes != nil:
 		v.observeBytes(bytes[i*n:(i+1)*n], b.cfg.ObsOrder)
+	}
+}
+
+// publish makes streamed observations visible to whoever is told next that they are there.
+func (b *Batch) publish() {
+	if b.stream {
+		kernels.Fence()
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/scenario"
 )
 
@@ -203,9 +202,7 @@ func (p *pool) steps(j *job, lo, hi int, s *scratch) {
 	for ; i < hi; i++ {
 		p.batch.stepEnv(i, i-int(j.first), &j.actions, s)
 	}
-	if p.batch.stream {
-		kernels.Fence()
-	}
+	p.batch.publish()
 }
 
 // takePanic returns the panic of a finished job as an error, and forgets it.

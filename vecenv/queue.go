@@ -20,7 +20,7 @@ func (v *env) serveQueue() {
 	}
 	a := &v.scratch.admission
 	v.startAdmission(a)
-	if n <= scan && len(v.blocks) == 1 && v.rules.tables != nil && v.blocks[0].system()&v.blocks[0].Swapped == 0 {
+	if n <= scan && len(v.blocks) == 1 && v.rules.tables != nil {
 		v.serveAtOnce(n, old, a)
 		return
 	}
@@ -37,8 +37,7 @@ func (v *env) serveQueue() {
 	v.refreshShared()
 }
 
-// serveAtOnce does it in one call, for an environment of one block, whose queue fits into one scan, and none of whose system entries
-// is swapped: an access to one would cost.
+// serveAtOnce does it in one call, for an environment of one block whose queue fits into one scan.
 func (v *env) serveAtOnce(n, old int, a *kernels.Admission) {
 	a.Taken, a.Failed, a.Private, a.Gone = 0, 0, 0, 0
 	end, retained, entered := kernels.Serve(&v.blocks[0].Block, v.queue[:cap(v.queue)], v.needs, n, min(n, old), a, v.rules.tables, &v.Episode.PrefixPages,
@@ -50,6 +49,7 @@ func (v *env) serveAtOnce(n, old int, a *kernels.Admission) {
 		v.refreshShared()
 		return
 	}
+	v.chargeSystems(&a.Joins)
 	v.RetainedPrivate += retained
 	v.takeShared()
 }
@@ -81,17 +81,7 @@ func (v *env) startAdmission(a *kernels.Admission) {
 // enter puts admitted requests into the lowest free slots and lets them access the system entries of their prefixes; rules 7.3 and 7.4.
 func (v *env) enter(a *kernels.Admission) {
 	step := int16(v.Step)
-	for w := range v.blocks { // seldom is one swapped
-		b := &v.blocks[w]
-		for m := b.system() & b.Swapped; m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			if p := b.Prefix[s] & kv.MaxPrefixes; p != 0 {
-				for range a.Joins[p] {
-					v.readSwapped(b, s)
-				}
-			}
-		}
-	}
+	v.chargeSystems(&a.Joins)
 	for w := range v.blocks {
 		b := &v.blocks[w]
 		kernels.Touch(&b.Block, b.system(), &a.Joins, step)
@@ -100,6 +90,21 @@ func (v *env) enter(a *kernels.Admission) {
 		count := int(min(8, a.Taken-first))
 		v.rules.source.Requests(&v.Episode, (*[8]scenario.Word)(a.Words[first:]), count, step, &v.scratch.newcomers)
 		v.place(1<<count - 1)
+	}
+}
+
+// chargeSystems counts the accesses that joins of prefixes make to those of their system entries that are swapped; rules 6.9 and 7.4.
+func (v *env) chargeSystems(joins *[8]uint8) {
+	for w := range v.blocks {
+		b := &v.blocks[w]
+		for m := b.system() & b.Swapped; m != 0; m &= m - 1 {
+			s := uint(bits.TrailingZeros64(m)) & 63
+			if p := b.Prefix[s] & kv.MaxPrefixes; p != 0 {
+				for range joins[p] {
+					v.readSwapped(b, s)
+				}
+			}
+		}
 	}
 }
 

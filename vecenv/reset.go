@@ -43,6 +43,7 @@ func (b *Batch) Reset(o ResetOptions) error {
 		v.reset(b.ids[i])
 		b.writeReset(&v, i)
 	}
+	b.publish()
 	return nil
 }
 

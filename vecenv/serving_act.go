@@ -106,7 +106,7 @@ func planeIf(b bool) uint64 {
 func (v *env) applyServing(w int, evict, compress, swap uint64, sc *acted) {
 	b, l := &v.blocks[w], &v.lanes[w]
 	if evict != 0 {
-		v.countRisk(b, evict)
+		v.RiskHundredths += b.Risk(evict)
 		v.Counters.Evictions += uint32(bits.OnesCount64(evict))
 		for m := evict; m != 0; m &= m - 1 {
 			v.drop(w, uint(bits.TrailingZeros64(m)))

@@ -125,6 +125,7 @@ func (b *Batch) Restore(snapshot []byte, first int) error {
 	for k := range states {
 		b.adopt(&states[k], first+k)
 	}
+	b.publish()
 	return nil
 }
 
@@ -245,6 +246,7 @@ func (b *Batch) Fork(from int, dst *Batch, to int) error {
 	v.become(&src)
 	if !dst.fresh[to] {
 		dst.writeRestored(&v, to)
+		dst.publish()
 	}
 	return nil
 }

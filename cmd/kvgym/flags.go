@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -218,13 +217,6 @@ func readable(what, path string) error {
 		return fmt.Errorf("%s: %s: %w: allowed a file that can be read", what, path, err)
 	}
 	return nil
-}
-
-func (f *envFlags) threads() int {
-	if f.workers == 0 {
-		return runtime.GOMAXPROCS(0)
-	}
-	return f.workers
 }
 
 // source makes what arrives, for one difficulty.
