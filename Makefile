@@ -13,7 +13,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv bench-cmp gen gen-check clean
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp gen gen-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -107,6 +107,9 @@ bench-venv: ## install what the Python rivals need, with uv or venv
 	elif command -v python3 >/dev/null; then \
 		{ [ -x $(BENCH_VENV)/bin/python ] || python3 -m venv $(BENCH_VENV); } && $(BENCH_VENV)/bin/python -m pip install -r $(BENCH_REQS); \
 	else echo "make bench-venv: uv, python3: not found: the rivals in Python need one of them"; exit 1; fi
+
+test-rivals: bench-venv ## the tests of the Python rivals, which make test skips where bench-venv has not been run
+	$(GOTESTSUM) -- -count=1 -run 'Python|CartPole' ./bench/rivals
 
 # Both sides are compiled first and then run in turn, so that what disturbs the machine disturbs both. A package that one side lacks is left out there.
 bench-cmp: ## benchmarks of the git reference REF against this tree, in turn BENCH_COUNT (7) times
