@@ -94,10 +94,10 @@ func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uin
 //go:noescape
 func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 
-// passAVX512 is Pass.
+// passAVX512 is Pass, where nobody stalls.
 //
 //go:noescape
-func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, used uint32, limit uint32, p *Passed, s *Shared) (ok bool)
+func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared)
 
 // serveAVX512 is Serve.
 //

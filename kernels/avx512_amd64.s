@@ -62,20 +62,20 @@ TEXT ·actAVX512(SB), NOSPLIT, $64-32
 	ANDNQ        SI, R8, R9
 	ANDNQ        DX, BX, R10
 	ANDQ         SI, R10
-	ANDNQ        BX, DX, R11
-	ANDQ         R9, R11
-	MOVQ         944(AX), R12
-	ANDNQ        R11, R12, R11
+	ANDNQ        BX, DX, SI
+	ANDQ         R9, SI
+	MOVQ         944(AX), R11
+	ANDNQ        SI, R11, SI
 	ANDQ         BX, DX
 	ANDQ         R9, DX
 	MOVQ         R10, BX
-	ORQ          R11, BX
+	ORQ          SI, BX
 	ORQ          DX, BX
 	POPCNTQ      BX, BX
 	SUBL         BX, DI
 	MOVL         DI, 32(CX)
 	MOVQ         R10, (CX)
-	MOVQ         R11, 8(CX)
+	MOVQ         SI, 8(CX)
 	MOVQ         DX, 16(CX)
 	ANDNQ        R8, R10, BX
 	ORQ          DX, BX
@@ -84,57 +84,58 @@ TEXT ·actAVX512(SB), NOSPLIT, $64-32
 	MOVQ         R10, DI
 	ANDQ         R9, DI
 	MOVQ         DX, R8
-	ORQ          R11, R8
+	ORQ          SI, R8
 	ORQ          R8, DI
 	MOVQ         DI, R8
 	ORQ          BX, R8
 	MOVQ         R8, (SP)
 	MOVQ         DI, 8(SP)
 	MOVQ         BX, 16(SP)
-	MOVQ         R11, 24(SP)
+	MOVQ         SI, 24(SP)
 	MOVQ         912(AX), BX
 	MOVQ         920(AX), DI
 	MOVQ         960(AX), R8
 	ANDNQ        BX, DI, R9
-	ANDNQ        DI, BX, R12
+	ANDNQ        DI, BX, R11
+	MOVQ         896(AX), R12
 	MOVQ         BX, R13
 	ORQ          DI, R13
 	ORQ          R8, R13
-	ANDNQ        SI, R13, SI
+	ANDNQ        R12, R13, R8
 	MOVQ         R9, 32(SP)
-	MOVQ         R12, 40(SP)
+	MOVQ         R11, 40(SP)
 	ANDQ         DI, BX
 	MOVQ         BX, 48(SP)
-	MOVQ         SI, 56(SP)
+	MOVQ         R8, 56(SP)
 	MOVQ         R10, BX
-	ANDQ         SI, BX
+	ANDQ         R8, BX
 	POPCNTQ      BX, BX
 	IMUL3L       $0x1e, BX, BX
 	VMOVDQU8     640(AX), Z0
 	VPBROADCASTB avx512_4<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, SI
-	ANDQ         R9, SI
-	ANDQ         R10, SI
-	POPCNTQ      SI, SI
-	IMUL3L       $0x0f, SI, SI
-	ADDL         SI, BX
+	KMOVQ        K1, DI
+	ANDQ         R9, DI
+	ANDQ         R10, DI
+	POPCNTQ      DI, DI
+	IMUL3L       $0x0f, DI, DI
+	ADDL         DI, BX
 	VPBROADCASTB avx512_5<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, SI
-	ANDQ         R12, SI
-	ANDQ         R10, SI
+	KMOVQ        K1, DI
+	ANDQ         R11, DI
+	ANDQ         R10, DI
 
 generation:
-	TESTQ   SI, SI
+	TESTQ   DI, DI
 	JZ      risked
-	TZCNTQ  SI, DI
-	BLSRQ   SI, SI
-	MOVL    (AX)(DI*4), R8
-	LEAQ    (R8)(R8*2), R8
-	MOVWQZX 256(AX)(DI*2), DI
-	IMUL3Q  $0x07, DI, DI
-	CMPQ    R8, DI
+	TZCNTQ  DI, R8
+	BLSRQ   DI, DI
+	MOVL    (AX)(R8*4), R9
+	LEAQ    (R9)(R9*2), R9
+	MOVWQZX 256(AX)(R8*2), R8
+	IMUL3Q  $0x07, R8, R8
+	CMPQ    R9, R8
 	JCS     generation
 	ADDL    $0x14, BX
 	JMP     generation
@@ -327,14 +328,14 @@ skip3:
 	VMOVDQU64     896(AX), Z1
 	VMOVDQU64     960(AX), Z2
 	MOVQ          936(AX), CX
-	ANDQ          R11, CX
+	ANDQ          SI, CX
 	VPANDNQ       Z1, Z0, Z1
 	VPANDNQ       Z2, Z0, Z2
 	VPBROADCASTQ  DX, Z0
 	MOVL          $0x00000002, DX
 	KMOVB         DX, K1
 	VPORQ         Z0, Z1, K1, Z1
-	VPBROADCASTQ  R11, Z0
+	VPBROADCASTQ  SI, Z0
 	MOVL          $0x00000020, DX
 	KMOVB         DX, K1
 	VPXORQ        Z0, Z1, K1, Z1
@@ -666,8 +667,8 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	MOVL           SI, DI
 	MOVLQZX        used+20(FP), SI
 	ADDL           BX, SI
-	MOVL           limit+24(FP), R12
-	CMPL           SI, R12
+	MOVL           limit+24(FP), R10
+	CMPL           SI, R10
 	JLS            fits
 	MOVB           $0x00, AL
 	MOVB           AL, ok+40(FP)
@@ -731,30 +732,29 @@ fits:
 	VPBROADCASTB   avx512_13<>+0(SB), Z2
 	VPADDB         Z2, Z0, K1, Z0
 	VMOVDQU8       Z0, 768(AX)
-	MOVQ           BX, SI
-	ANDQ           DX, SI
-	MOVQ           R10, DI
-	ORQ            R11, DI
-	ANDQ           SI, DI
-	ANDNQ          SI, DI, SI
-	MOVQ           DX, R11
-	ANDQ           R10, R11
-	ANDNQ          R11, DI, R10
-	MOVQ           952(AX), R11
-	MOVQ           896(AX), R12
+	ANDNQ          R8, R9, SI
+	MOVQ           BX, DI
+	ANDQ           DX, DI
+	ANDNQ          R9, R8, R10
+	MOVQ           SI, R11
+	ORQ            R10, R11
+	ANDQ           DI, R11
+	ANDNQ          DI, R11, DI
+	MOVQ           DX, R10
+	ANDQ           SI, R10
+	ANDNQ          R10, R11, SI
+	MOVQ           952(AX), R10
 	ORQ            R9, R8
 	MOVQ           960(AX), R9
 	ORQ            R9, R8
-	MOVQ           R12, R9
-	ANDQ           R8, R9
-	MOVQ           R11, R8
-	ORQ            DX, R8
-	ANDNQ          R9, R8, R8
+	MOVQ           R10, R9
+	ORQ            DX, R9
+	ANDNQ          R8, R9, R8
 	VMOVDQU8       832(AX), Z0
 	VPBROADCASTB   avx512_14<>+0(SB), Z1
 	VPBROADCASTB   avx512_1<>+0(SB), Z2
 	MOVQ           R8, R9
-	ORQ            R10, R9
+	ORQ            SI, R9
 	KMOVQ          R9, K1
 	VPTESTMB       Z1, Z0, K1, K1
 	VPSUBB         Z2, Z0, K1, Z0
@@ -765,8 +765,8 @@ fits:
 	MOVQ           R12, R8
 	ANDQ           BX, R8
 	ANDNQ          R12, BX, BX
-	ANDQ           R10, R9
-	ORQ            SI, R9
+	ANDQ           SI, R9
+	ORQ            DI, R9
 	VPBROADCASTB   avx512_15<>+0(SB), Z3
 	KMOVQ          BX, K1
 	VPSRLW         $0x04, Z0, Z4
@@ -781,20 +781,20 @@ fits:
 	VPANDNQ        Z0, Z1, Z3
 	VPADDB         Z3, Z4, K1, Z0
 	VMOVDQU8       Z0, 832(AX)
-	ORQ            R8, DI
-	MOVQ           DI, (CX)
+	ORQ            R8, R11
 	ANDNQ          DX, R9, DX
 	ORQ            BX, DX
-	ORQ            R11, DX
+	ORQ            R10, DX
+	MOVQ           R11, (CX)
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      960(AX), Z1
-	VPBROADCASTQ   DI, Z2
+	VPBROADCASTQ   R11, Z2
 	XORL           BX, BX
 	XORL           SI, SI
-	TESTQ          DI, DI
+	TESTQ          R11, R11
 	JZ             none
 	MOVQ           904(AX), BX
-	ANDNQ          DI, BX, BX
+	ANDNQ          R11, BX, BX
 	MOVQ           912(AX), SI
 	MOVQ           920(AX), DI
 	ANDNQ          SI, DI, R8
@@ -956,34 +956,28 @@ DATA avx512_15<>+0(SB)/1, $0x03
 GLOBL avx512_15<>(SB), RODATA|NOPTR, $1
 
 // func prefixesAVX512(b *Block, pages *[8]uint16, s *Shared)
-// Requires: AVX, AVX2, AVX512F, BMI
+// Requires: AVX, AVX2, AVX512F
 TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	MOVQ           b+0(FP), AX
 	MOVQ           s+16(FP), CX
+	VMOVDQU64      960(AX), Z0
 	MOVQ           pages+8(FP), DX
-	VPMOVZXWQ      (DX), Z0
-	VPTESTMQ       Z0, Z0, K1
-	MOVQ           936(AX), DX
-	MOVQ           944(AX), BX
-	MOVQ           912(AX), SI
-	MOVQ           920(AX), DI
-	MOVQ           960(AX), R8
-	VMOVDQU64      960(AX), Z1
-	MOVQ           904(AX), AX
-	VPBROADCASTQ   AX, Z2
-	VPANDNQ.Z      Z1, Z2, K1, Z1
-	VPBROADCASTQ   DX, Z2
-	VPBROADCASTQ   BX, Z4
-	VPTESTMQ       Z2, Z1, K1
-	VPTESTMQ       Z4, Z1, K2
+	VPMOVZXWQ      (DX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(AX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z4
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z4, Z0, K2
 	VPORQ          Z2, Z4, Z5
-	VPANDNQ        Z1, Z5, Z5
+	VPANDNQ        Z0, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
 	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z6
 	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z6
 	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z6
-	VPANDQ         Z4, Z1, Z4
-	VPANDQ         Z2, Z1, K1, Z4
+	VPANDQ         Z4, Z0, Z4
+	VPANDQ         Z2, Z0, K1, Z4
 	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
@@ -994,7 +988,7 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VPADDQ.BCST    avx512_19<>+0(SB), Z4, Z5
 	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z2, Z6, Z2
-	VPMULUDQ.Z     Z0, Z2, K1, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(CX)
 	VMOVDQA64.Z    Z4, K1, Z4
@@ -1006,56 +1000,46 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VPOR           X2, X3, X3
 	VMOVQ          X3, X3
 	VMOVDQU        Y3, 64(CX)
-	MOVQ           SI, AX
-	ANDQ           DI, AX
-	VPBROADCASTQ   AX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z4
-	ANDNQ          DI, SI, AX
-	VPBROADCASTQ   AX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z4
-	ANDNQ          SI, DI, AX
-	VPBROADCASTQ   AX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z4
-	MOVQ           SI, AX
-	ORQ            DI, AX
-	ORQ            R8, AX
-	VPBROADCASTQ   AX, Z2
-	VPANDNQ        Z1, Z2, Z1
-	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z4
-	VPMOVQB        Z6, X3
-	VMOVQ          X3, 104(CX)
-	VPMOVQB        Z4, X3
-	VMOVQ          X3, 112(CX)
-	VPMULUDQ       Z0, Z6, Z1
-	VPSLLQ         $0x02, Z0, Z0
-	VPSUBQ         Z1, Z0, Z0
-	VPMOVQD        Z0, Y2
-	VMOVDQU        Y2, (CX)
-	VPMULUDQ       Z1, Z4, Z4
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
+	VPBROADCASTQ   912(AX), Z2
+	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   960(AX), Z4
+	VPANDQ         Z2, Z0, Z5
+	VPANDNQ        Z0, Z2, Z0
+	VPTESTMQ       Z5, Z3, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
+	VPTESTMQ       Z0, Z3, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
+	VPANDNQ        Z5, Z3, Z5
+	VPTESTMQ       Z5, Z5, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	VPORQ          Z3, Z4, Z4
+	VPANDNQ        Z0, Z4, Z5
+	VPTESTMQ       Z5, Z5, K1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z2
+	VPMOVQB        Z6, X0
+	VMOVQ          X0, 104(CX)
+	VPMOVQB        Z2, X0
+	VMOVQ          X0, 112(CX)
+	VPMULUDQ       Z1, Z6, Z0
+	VPSLLQ         $0x02, Z1, Z1
+	VPSUBQ         Z0, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, (CX)
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z1
+	VPUNPCKHDQ     Z2, Z0, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z2
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VPUNPCKLQDQ    Z2, Z1, Z0
+	VPUNPCKHQDQ    Z2, Z1, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
 	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
-	MOVL           AX, 96(CX)
-	VEXTRACTI64X4  $0x01, Z4, Y0
-	VPADDD         Y4, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
-	MOVL           AX, 100(CX)
+	VMOVQ          X0, 96(CX)
 	VZEROUPPER
 	RET
 
@@ -1223,287 +1207,236 @@ GLOBL avx512_23<>(SB), RODATA|NOPTR, $4
 // func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·enterAVX512(SB), NOSPLIT, $0-68
-	MOVQ           $-1, AX
-	MOVQ           count+24(FP), CX
-	BZHIQ          CX, AX, AX
-	MOVQ           b+0(FP), CX
-	MOVQ           slots+8(FP), DX
+	MOVQ           b+0(FP), AX
+	MOVQ           slots+8(FP), CX
+	MOVQ           count+24(FP), DX
 	MOVQ           words+16(FP), BX
 	MOVQ           joins+56(FP), SI
+	MOVQ           $-1, DI
+	BZHIQ          DX, DI, DI
 	VMOVDQU64      (BX), Z0
-	MOVQ           t+32(FP), BX
-	MOVQ           pages+40(FP), DI
+	MOVQ           t+32(FP), DX
+	MOVQ           pages+40(FP), BX
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
-	MOVBQZX        192(BX), R8
+	MOVBQZX        194(DX), R8
 	VPBROADCASTQ   R8, Z2
 	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
 	KMOVB          K1, R8
-	MOVBQZX        193(BX), R9
-	VPBROADCASTQ   R9, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
+	MOVBQZX        193(DX), R9
+	VPBROADCASTQ   R9, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
 	KMOVB          K1, R9
-	MOVBQZX        194(BX), R10
-	VPBROADCASTQ   R10, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
+	MOVBQZX        192(DX), R10
+	VPBROADCASTQ   R10, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
 	KMOVB          K1, R10
-	KMOVB          R8, K1
-	ANDNQ          R10, R9, R9
-	MOVQ           R8, R11
+	ANDNQ          R8, R9, R9
+	MOVQ           R10, R11
 	ORQ            R9, R11
-	ANDNQ          R10, R8, R8
-	MOVQ           R10, R9
-	NOTQ           R9
+	ANDNQ          R8, R10, R9
+	NOTQ           R8
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64      (BX), Z2
-	VPERMB         Z2, Z1, Z1
+	VMOVDQU64      (DX), Z3
+	VPERMB         Z3, Z1, Z1
 	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z7
-	VPANDQ.BCST    avx512_26<>+0(SB), Z7, Z7
+	VPSRLQ         $0x08, Z0, Z10
+	VPANDQ.BCST    avx512_26<>+0(SB), Z10, Z10
 	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z7, K2, Z7
-	VPMOVZXWQ      (DI), Z2
-	VPERMQ         Z2, Z7, Z2
-	VPSLLQ         $0x07, Z2, Z2
-	VPSLLQ         $0x02, Z1, Z8
-	VPSRLQ         $0x12, Z0, Z9
-	VPANDQ.BCST    avx512_28<>+0(SB), Z9, Z9
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z10, K2, Z10
+	VPMOVZXWQ      (BX), Z3
+	VPERMQ         Z3, Z10, Z3
+	VPSLLQ         $0x07, Z3, Z3
+	VPSLLQ         $0x02, Z1, Z11
+	VPSRLQ         $0x12, Z0, Z12
+	VPANDQ.BCST    avx512_28<>+0(SB), Z12, Z12
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z9, Z9
+	VPADDQ         Z1, Z12, Z12
 	VPBROADCASTQ   avx512_28<>+0(SB), Z1
-	VPSUBQ         Z1, Z9, Z9
+	VPSUBQ         Z1, Z12, Z12
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64      64(BX), Z10
-	VMOVDQU64      128(BX), Z11
-	VPERMI2W       Z11, Z10, Z1
+	VMOVDQU64      64(DX), Z13
+	VMOVDQU64      128(DX), Z14
+	VPERMI2W       Z14, Z13, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z10
-	VPANDQ.BCST    avx512_26<>+0(SB), Z10, Z10
-	VPADDQ.BCST    avx512_16<>+0(SB), Z10, Z10
-	VPSRLQ         $0x21, Z0, Z11
-	VPANDQ.BCST    avx512_28<>+0(SB), Z11, Z11
-	VPMULUDQ.BCST  avx512_30<>+0(SB), Z11, Z11
-	VPSRLQ         $0x07, Z11, Z11
-	VPSRLQ         $0x24, Z0, Z12
-	VPANDQ.BCST    avx512_31<>+0(SB), Z12, Z12
+	VPSRLQ         $0x1f, Z0, Z13
+	VPANDQ.BCST    avx512_26<>+0(SB), Z13, Z13
+	VPADDQ.BCST    avx512_16<>+0(SB), Z13, Z13
+	VPSRLQ         $0x21, Z0, Z14
+	VPANDQ.BCST    avx512_28<>+0(SB), Z14, Z14
+	VPMULUDQ.BCST  avx512_30<>+0(SB), Z14, Z14
+	VPSRLQ         $0x07, Z14, Z14
+	VPSRLQ         $0x24, Z0, Z15
+	VPANDQ.BCST    avx512_31<>+0(SB), Z15, Z15
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z12, Z12
-	VPADDQ         Z2, Z9, Z9
-	KMOVQ          DX, K1
-	KMOVD          DX, K2
-	MOVQ           DX, BX
-	SHRQ           $0x20, BX
-	KMOVD          BX, K3
-	POPCNTL        DX, BX
-	VPBROADCASTW   BX, X2
-	VPADDW         avx512_32<>+0(SB), X2, X2
-	VPMOVQB        Z11, X3
-	VMOVDQU8       640(CX), Z0
-	VPEXPANDB      Z3, K1, Z0
-	VMOVDQU8       Z0, 640(CX)
-	VPMOVQB        Z7, X4
-	VMOVDQU8       704(CX), Z0
-	VPEXPANDB      Z4, K1, Z0
-	VMOVDQU8       Z0, 704(CX)
-	VPMOVQB        Z12, X3
-	VMOVDQU8       832(CX), Z0
-	VPEXPANDB      Z3, K1, Z0
-	VMOVDQU8       Z0, 832(CX)
-	MOVQ           896(CX), BX
-	MOVQ           912(CX), DI
-	MOVQ           920(CX), R10
-	ORQ            R10, DI
-	MOVQ           960(CX), R10
-	ORQ            R10, DI
-	ANDNQ          BX, DI, BX
-	VPMOVZXBW      (SI), X0
-	VMOVDQU        avx512_33<>+0(SB), X3
-	VPMULLW        X3, X0, X0
-	VPACKUSWB      X0, X0, X0
-	VPBROADCASTQ   X0, Z11
-	VMOVDQU8       704(CX), Z7
-	VPERMB         Z11, Z7, Z11
-	KMOVQ          BX, K4
-	VPTESTMB       Z11, Z11, K4, K4
-	VMOVDQU8       768(CX), Z0
-	VPADDUSB       Z11, Z0, K4, Z0
-	VPBROADCASTB   avx512_13<>+0(SB), Z7
-	VMOVDQU8       Z7, K1, Z0
-	VMOVDQU8       Z0, 768(CX)
-	KMOVQ          K4, BX
-	ORQ            DX, BX
-	VPMOVQW        Z1, X3
-	VMOVDQU16      256(CX), Z0
-	VPEXPANDW      Z3, K2, Z0
-	VMOVDQU16      Z0, 256(CX)
-	VPERMW         X3, X2, X3
-	VMOVDQU16      320(CX), Z0
-	VPEXPANDW      Z3, K3, Z0
-	VMOVDQU16      Z0, 320(CX)
-	VPMOVQW        Z10, X3
-	VMOVDQU16      512(CX), Z0
-	VPEXPANDW      Z3, K2, Z0
-	VMOVDQU16      Z0, 512(CX)
-	VPERMW         X3, X2, X3
-	VMOVDQU16      576(CX), Z0
-	VPEXPANDW      Z3, K3, Z0
-	VMOVDQU16      Z0, 576(CX)
-	MOVWLSX        step+48(FP), SI
-	VPBROADCASTW   SI, Z0
-	VMOVDQU16      384(CX), Z1
-	KMOVD          BX, K1
-	VMOVDQU16      Z0, K1, Z1
-	VMOVDQU16      Z1, 384(CX)
-	VMOVDQU16      448(CX), Z1
-	SHRQ           $0x20, BX
-	KMOVD          BX, K1
-	VMOVDQU16      Z0, K1, Z1
-	VMOVDQU16      Z1, 448(CX)
-	VPMOVQD        Z9, Y0
-	MOVQ           DX, BX
-	VMOVDQU        avx512_34<>+0(SB), Y1
-	KMOVW          BX, K1
-	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      (CX), Z2
-	VPEXPANDD      Z3, K1, Z2
-	VMOVDQU32      Z2, (CX)
-	MOVWLZX        BX, SI
-	POPCNTL        SI, SI
-	VPBROADCASTD   SI, Y2
-	VPADDD         Y2, Y1, Y1
-	SHRQ           $0x10, BX
-	KMOVW          BX, K1
-	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      64(CX), Z2
-	VPEXPANDD      Z3, K1, Z2
-	VMOVDQU32      Z2, 64(CX)
-	MOVWLZX        BX, SI
-	POPCNTL        SI, SI
-	VPBROADCASTD   SI, Y2
-	VPADDD         Y2, Y1, Y1
-	SHRQ           $0x10, BX
-	KMOVW          BX, K1
-	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      128(CX), Z2
-	VPEXPANDD      Z3, K1, Z2
-	VMOVDQU32      Z2, 128(CX)
-	MOVWLZX        BX, SI
-	POPCNTL        SI, SI
-	VPBROADCASTD   SI, Y2
-	VPADDD         Y2, Y1, Y1
-	SHRQ           $0x10, BX
-	KMOVW          BX, K1
-	VPERMD         Y0, Y1, Y3
-	VMOVDQU32      192(CX), Z0
-	VPEXPANDD      Z3, K1, Z0
-	VMOVDQU32      Z0, 192(CX)
-	MOVQ           R11, BX
-	ORQ            R8, BX
-	ORQ            R9, BX
-	NOTQ           BX
-	ANDQ           AX, BX
-	KMOVB          BX, K1
-	VPBROADCASTQ.Z avx512_22<>+0(SB), K1, Z0
-	ANDNQ          R11, R8, BX
-	ANDQ           AX, BX
-	KMOVB          BX, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z0
-	ANDNQ          R8, R11, BX
-	ANDQ           AX, BX
-	KMOVB          BX, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z0
-	MOVQ           R11, BX
-	ANDQ           R8, BX
-	ANDQ           AX, BX
-	KMOVB          BX, K1
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z0
-	VPMULUDQ       Z8, Z0, Z0
-	VEXTRACTI64X4  $0x01, Z0, Y1
-	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X0
-	VPADDD         X0, X1, X1
-	VPSHUFD        $0x4e, X1, X0
-	VPADDD         X0, X1, X1
-	VPSHUFD        $0xb1, X1, X0
-	VPADDD         X0, X1, X1
-	VMOVD          X1, BX
-	MOVL           BX, retained+64(FP)
-	VMOVDQU64      896(CX), Z0
-	VPBROADCASTQ   DX, Z1
-	MOVL           $0x00000001, BX
-	KMOVB          BX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	ANDL           AX, R11
-	PDEPQ          DX, R11, R11
-	VPBROADCASTQ   R11, Z1
-	MOVL           $0x00000004, BX
-	KMOVB          BX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	ANDL           AX, R8
-	PDEPQ          DX, R8, R8
-	VPBROADCASTQ   R8, Z1
-	MOVL           $0x00000008, BX
-	KMOVB          BX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	VPBROADCASTQ   DX, Z1
-	MOVL           $0x00000080, BX
-	KMOVB          BX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	VMOVDQU64      Z0, 896(CX)
-	ANDL           AX, R9
-	PDEPQ          DX, R9, R9
-	VMOVQ          R9, X5
-	VPBROADCASTB   avx512_1<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
-	VPINSRQ        $0x01, BX, X5, X5
-	VPBROADCASTB   avx512_2<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
+	VPORQ          Z0, Z15, Z15
+	VPADDQ         Z3, Z12, Z12
+	KMOVB          DI, K1
+	VPMULUDQ.Z     Z11, Z2, K1, Z0
+	KMOVQ          CX, K1
+	VPMOVQB        Z14, X4
+	VMOVDQU8       640(AX), Z2
+	VPEXPANDB      Z4, K1, Z2
+	VMOVDQU8       Z2, 640(AX)
+	VPMOVQB        Z10, X4
+	VMOVDQU8       704(AX), Z2
+	VPEXPANDB      Z4, K1, Z2
+	VMOVDQU8       Z2, 704(AX)
+	VPMOVQB        Z15, X4
+	VMOVDQU8       832(AX), Z3
+	VPEXPANDB      Z4, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
+	MOVQ           896(AX), DX
+	MOVQ           912(AX), BX
+	MOVQ           920(AX), R10
+	ORQ            R10, BX
+	MOVQ           960(AX), R10
+	ORQ            R10, BX
+	ANDNQ          DX, BX, DX
+	VPMOVZXBW      (SI), X3
+	VMOVDQU        avx512_32<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z10
+	VPERMB         Z10, Z2, Z10
+	KMOVQ          DX, K2
+	VPTESTMB       Z10, Z10, K2, K2
+	VMOVDQU8       768(AX), Z3
+	VPADDUSB       Z10, Z3, K2, Z3
+	VPBROADCASTB   avx512_13<>+0(SB), Z10
+	VMOVDQU8       Z10, K1, Z3
+	VMOVDQU8       Z3, 768(AX)
+	KORQ           K1, K2, K2
+	MOVWLSX        step+48(FP), DX
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z10
+	VMOVDQU16      Z3, K2, Z10
+	VMOVDQU16      Z10, 384(AX)
+	VMOVDQU16      448(AX), Z10
+	KSHIFTRQ       $0x20, K2, K2
+	VMOVDQU16      Z3, K2, Z10
+	VMOVDQU16      Z10, 448(AX)
+	VPMOVQW        Z1, X4
+	VPMOVQW        Z13, X5
+	VPMOVQD        Z12, Y6
+	ANDL           DI, R11
+	PDEPQ          CX, R11, R11
+	ANDL           DI, R9
+	PDEPQ          CX, R9, R9
+	VMOVQ          CX, X7
+	VMOVQ          R11, X1
+	VPINSRQ        $0x01, R9, X1, X1
+	VPXOR          X8, X8, X8
+	VPXOR          X3, X3, X3
+	VPINSRQ        $0x01, CX, X3, X3
+	VINSERTI128    $0x01, X1, Y7, Y7
+	VINSERTI128    $0x01, X3, Y8, Y1
+	VINSERTI64X4   $0x01, Y1, Z7, Z1
+	VPORQ          896(AX), Z1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	ANDL           DI, R8
+	PDEPQ          CX, R8, R8
+	VPBROADCASTB   avx512_1<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, DX
+	VPBROADCASTB   avx512_2<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, BX
+	VPBROADCASTB   avx512_15<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, SI
+	VPBROADCASTB   avx512_33<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, DI
+	VPBROADCASTB   avx512_34<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, R9
+	VPBROADCASTB   avx512_35<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, R10
+	VPBROADCASTB   avx512_36<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, R11
+	VMOVQ          R8, X8
+	VPINSRQ        $0x01, DX, X8, X8
 	VMOVQ          BX, X2
-	VPBROADCASTB   avx512_15<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
-	VPINSRQ        $0x01, BX, X2, X2
-	VPBROADCASTB   avx512_35<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
-	VMOVQ          BX, X6
-	VPBROADCASTB   avx512_36<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
-	VPINSRQ        $0x01, BX, X6, X6
-	VPBROADCASTB   avx512_37<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
-	VMOVQ          BX, X0
-	VPBROADCASTB   avx512_38<>+0(SB), X1
-	VPCMPEQB       X1, X4, K1
-	KMOVD          K1, BX
-	ANDL           AX, BX
-	PDEPQ          DX, BX, BX
-	VPINSRQ        $0x01, BX, X0, X0
-	VINSERTI128    $0x01, X2, Y5, Y3
-	VINSERTI128    $0x01, X0, Y6, Y0
-	VINSERTI64X4   $0x01, Y0, Z3, Z0
-	VPORQ          960(CX), Z0, Z0
-	VMOVDQU64      Z0, 960(CX)
+	VPINSRQ        $0x01, SI, X2, X2
+	VMOVQ          DI, X9
+	VPINSRQ        $0x01, R9, X9, X9
+	VMOVQ          R10, X1
+	VPINSRQ        $0x01, R11, X1, X1
+	VINSERTI128    $0x01, X2, Y8, Y7
+	VINSERTI128    $0x01, X1, Y9, Y1
+	VINSERTI64X4   $0x01, Y1, Z7, Z1
+	VPORQ          960(AX), Z1, Z1
+	VMOVDQU64      Z1, 960(AX)
+	MOVQ           CX, DX
+	SHRQ           $0x20, DX
+	VMOVDQU16      256(AX), Z1
+	VPEXPANDW      Z4, K1, Z1
+	VMOVDQU16      Z1, 256(AX)
+	VMOVDQU16      512(AX), Z1
+	VPEXPANDW      Z5, K1, Z1
+	VMOVDQU16      Z1, 512(AX)
+	VMOVDQU32      (AX), Z1
+	VPEXPANDD      Z6, K1, Z1
+	VMOVDQU32      Z1, (AX)
+	MOVWLZX        CX, BX
+	POPCNTL        BX, BX
+	VPBROADCASTD   BX, Y1
+	VPADDD         avx512_37<>+0(SB), Y1, Y1
+	VPERMD         Y6, Y1, Y7
+	VMOVDQU32      64(AX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, 64(AX)
+	TESTQ          DX, DX
+	JZ             placed
+	POPCNTL        CX, CX
+	VPBROADCASTW   CX, X1
+	VPADDW         avx512_38<>+0(SB), X1, X1
+	VPERMW         X4, X1, X4
+	VPERMW         X5, X1, X5
+	VPMOVZXWD      X1, Y1
+	VPERMD         Y6, Y1, Y6
+	KMOVQ          DX, K1
+	VMOVDQU16      320(AX), Z1
+	VPEXPANDW      Z4, K1, Z1
+	VMOVDQU16      Z1, 320(AX)
+	VMOVDQU16      576(AX), Z1
+	VPEXPANDW      Z5, K1, Z1
+	VMOVDQU16      Z1, 576(AX)
+	VMOVDQU32      128(AX), Z1
+	VPEXPANDD      Z6, K1, Z1
+	VMOVDQU32      Z1, 128(AX)
+	MOVWLZX        DX, CX
+	POPCNTL        CX, CX
+	VPBROADCASTD   CX, Y1
+	VPADDD         avx512_37<>+0(SB), Y1, Y1
+	VPERMD         Y6, Y1, Y4
+	VMOVDQU32      192(AX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z4, K1, Z1
+	VMOVDQU32      Z1, 192(AX)
+
+placed:
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, AX
+	MOVL          AX, retained+64(FP)
 	VZEROUPPER
 	RET
 
@@ -1532,46 +1465,46 @@ DATA avx512_31<>+0(SB)/8, $0x00000000000000f0
 GLOBL avx512_31<>(SB), RODATA|NOPTR, $8
 
 DATA avx512_32<>+0(SB)/2, $0x0000
-DATA avx512_32<>+2(SB)/2, $0x0001
-DATA avx512_32<>+4(SB)/2, $0x0002
-DATA avx512_32<>+6(SB)/2, $0x0003
-DATA avx512_32<>+8(SB)/2, $0x0004
-DATA avx512_32<>+10(SB)/2, $0x0005
-DATA avx512_32<>+12(SB)/2, $0x0006
-DATA avx512_32<>+14(SB)/2, $0x0007
+DATA avx512_32<>+2(SB)/2, $0x003f
+DATA avx512_32<>+4(SB)/2, $0x003f
+DATA avx512_32<>+6(SB)/2, $0x003f
+DATA avx512_32<>+8(SB)/2, $0x003f
+DATA avx512_32<>+10(SB)/2, $0x003f
+DATA avx512_32<>+12(SB)/2, $0x003f
+DATA avx512_32<>+14(SB)/2, $0x003f
 GLOBL avx512_32<>(SB), RODATA|NOPTR, $16
 
-DATA avx512_33<>+0(SB)/2, $0x0000
-DATA avx512_33<>+2(SB)/2, $0x003f
-DATA avx512_33<>+4(SB)/2, $0x003f
-DATA avx512_33<>+6(SB)/2, $0x003f
-DATA avx512_33<>+8(SB)/2, $0x003f
-DATA avx512_33<>+10(SB)/2, $0x003f
-DATA avx512_33<>+12(SB)/2, $0x003f
-DATA avx512_33<>+14(SB)/2, $0x003f
-GLOBL avx512_33<>(SB), RODATA|NOPTR, $16
+DATA avx512_33<>+0(SB)/1, $0x04
+GLOBL avx512_33<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_34<>+0(SB)/4, $0x00000000
-DATA avx512_34<>+4(SB)/4, $0x00000001
-DATA avx512_34<>+8(SB)/4, $0x00000002
-DATA avx512_34<>+12(SB)/4, $0x00000003
-DATA avx512_34<>+16(SB)/4, $0x00000004
-DATA avx512_34<>+20(SB)/4, $0x00000005
-DATA avx512_34<>+24(SB)/4, $0x00000006
-DATA avx512_34<>+28(SB)/4, $0x00000007
-GLOBL avx512_34<>(SB), RODATA|NOPTR, $32
+DATA avx512_34<>+0(SB)/1, $0x05
+GLOBL avx512_34<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_35<>+0(SB)/1, $0x04
+DATA avx512_35<>+0(SB)/1, $0x06
 GLOBL avx512_35<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_36<>+0(SB)/1, $0x05
+DATA avx512_36<>+0(SB)/1, $0x07
 GLOBL avx512_36<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_37<>+0(SB)/1, $0x06
-GLOBL avx512_37<>(SB), RODATA|NOPTR, $1
+DATA avx512_37<>+0(SB)/4, $0x00000000
+DATA avx512_37<>+4(SB)/4, $0x00000001
+DATA avx512_37<>+8(SB)/4, $0x00000002
+DATA avx512_37<>+12(SB)/4, $0x00000003
+DATA avx512_37<>+16(SB)/4, $0x00000004
+DATA avx512_37<>+20(SB)/4, $0x00000005
+DATA avx512_37<>+24(SB)/4, $0x00000006
+DATA avx512_37<>+28(SB)/4, $0x00000007
+GLOBL avx512_37<>(SB), RODATA|NOPTR, $32
 
-DATA avx512_38<>+0(SB)/1, $0x07
-GLOBL avx512_38<>(SB), RODATA|NOPTR, $1
+DATA avx512_38<>+0(SB)/2, $0x0000
+DATA avx512_38<>+2(SB)/2, $0x0001
+DATA avx512_38<>+4(SB)/2, $0x0002
+DATA avx512_38<>+6(SB)/2, $0x0003
+DATA avx512_38<>+8(SB)/2, $0x0004
+DATA avx512_38<>+10(SB)/2, $0x0005
+DATA avx512_38<>+12(SB)/2, $0x0006
+DATA avx512_38<>+14(SB)/2, $0x0007
+GLOBL avx512_38<>(SB), RODATA|NOPTR, $16
 
 // func arriveAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2, CMOV, POPCNT
@@ -1859,212 +1792,214 @@ TEXT ·arrivalsAVX512(SB), NOSPLIT, $0-40
 // func requestsAVX512(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, BMI
 TEXT ·requestsAVX512(SB), NOSPLIT, $0-40
-	MOVQ          words+0(FP), AX
-	MOVQ          t+8(FP), CX
-	MOVQ          prefixPages+16(FP), DX
-	MOVQ          n+32(FP), BX
-	VMOVDQU64     (AX), Z0
-	VPSRLQ        $0x00, Z0, Z1
-	VPANDQ.BCST   avx512_24<>+0(SB), Z1, Z1
-	MOVBQZX       192(CX), AX
-	VPBROADCASTQ  AX, Z2
-	VPCMPUQ       $0x01, Z2, Z1, K1
-	KMOVB         K1, AX
-	MOVBQZX       193(CX), SI
-	VPBROADCASTQ  SI, Z2
-	VPCMPUQ       $0x01, Z2, Z1, K1
-	KMOVB         K1, SI
-	MOVBQZX       194(CX), DI
-	VPBROADCASTQ  DI, Z2
-	VPCMPUQ       $0x01, Z2, Z1, K1
-	KMOVB         K1, DI
-	KMOVB         AX, K1
-	ANDNQ         DI, SI, SI
-	MOVQ          AX, R8
-	ORQ           SI, R8
-	ANDNQ         DI, AX, AX
-	MOVQ          DI, SI
-	NOTQ          SI
-	VPSRLQ        $0x0c, Z0, Z1
-	VPANDQ.BCST   avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64     (CX), Z2
-	VPERMB        Z2, Z1, Z1
-	VPANDQ.BCST   avx512_24<>+0(SB), Z1, Z1
-	VPSRLQ        $0x08, Z0, Z3
-	VPANDQ.BCST   avx512_26<>+0(SB), Z3, Z3
-	VPTESTMQ.BCST avx512_27<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z avx512_16<>+0(SB), Z3, K2, Z3
-	VPMOVZXWQ     (DX), Z2
-	VPERMQ        Z2, Z3, Z2
-	VPSLLQ        $0x07, Z2, Z2
-	VPSLLQ        $0x02, Z1, Z4
-	VPSRLQ        $0x12, Z0, Z5
-	VPANDQ.BCST   avx512_28<>+0(SB), Z5, Z5
-	VPSLLQ        $0x07, Z1, Z1
-	VPADDQ        Z1, Z5, Z5
-	VPBROADCASTQ  avx512_28<>+0(SB), Z1
-	VPSUBQ        Z1, Z5, Z5
-	VPSRLQ        $0x19, Z0, Z1
-	VPANDQ.BCST   avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64     64(CX), Z6
-	VMOVDQU64     128(CX), Z7
-	VPERMI2W      Z7, Z6, Z1
-	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
-	VPSRLQ        $0x1f, Z0, Z6
-	VPANDQ.BCST   avx512_26<>+0(SB), Z6, Z6
-	VPADDQ.BCST   avx512_16<>+0(SB), Z6, Z6
-	VPSRLQ        $0x21, Z0, Z7
-	VPANDQ.BCST   avx512_28<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST avx512_30<>+0(SB), Z7, Z7
-	VPSRLQ        $0x07, Z7, Z7
-	VPSRLQ        $0x24, Z0, Z8
-	VPANDQ.BCST   avx512_31<>+0(SB), Z8, Z8
-	MOVB          R8, 144(BX)
-	MOVB          AL, 145(BX)
-	MOVB          SI, 146(BX)
-	VPMOVQB       Z3, X3
-	VMOVQ         X3, 120(BX)
-	VPMOVQW       Z6, X3
-	VMOVDQU       X3, 96(BX)
-	VPMOVQB       Z7, X3
-	VMOVQ         X3, 112(BX)
-	VPSRLQ        $0x28, Z0, Z0
-	VPANDQ.BCST   avx512_26<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z avx512_17<>+0(SB), Z0, K1, Z0
-	VPORQ         Z0, Z8, Z8
-	VPMOVQB       Z8, X0
-	VMOVQ         X0, 136(BX)
-	VPADDQ        Z2, Z5, Z5
-	VPMOVQD       Z5, Y0
-	VMOVDQU       Y0, (BX)
-	VPMOVQD       Z4, Y0
-	VMOVDQU       Y0, 32(BX)
-	VPMOVQW       Z1, X0
-	VMOVDQU       X0, 64(BX)
-	MOVWLSX       last+24(FP), AX
-	VPBROADCASTW  AX, X0
-	VMOVDQU       X0, 80(BX)
-	MOVBLZX       hotness+26(FP), AX
-	VPBROADCASTB  AX, X0
-	VMOVQ         X0, 128(BX)
-	MOVB          $-1, 147(BX)
-	MOVB          $+0, 148(BX)
+	MOVQ           words+0(FP), AX
+	MOVQ           t+8(FP), CX
+	MOVQ           prefixPages+16(FP), DX
+	MOVQ           n+32(FP), BX
+	VMOVDQU64      (AX), Z0
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	MOVBQZX        194(CX), AX
+	VPBROADCASTQ   AX, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
+	KMOVB          K1, AX
+	MOVBQZX        193(CX), SI
+	VPBROADCASTQ   SI, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
+	KMOVB          K1, SI
+	MOVBQZX        192(CX), DI
+	VPBROADCASTQ   DI, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	KMOVB          K1, DI
+	ANDNQ          AX, SI, SI
+	MOVQ           DI, R8
+	ORQ            SI, R8
+	ANDNQ          AX, DI, SI
+	NOTQ           AX
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      (CX), Z2
+	VPERMB         Z2, Z1, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_26<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z3, K2, Z3
+	VPMOVZXWQ      (DX), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z4
+	VPSRLQ         $0x12, Z0, Z5
+	VPANDQ.BCST    avx512_28<>+0(SB), Z5, Z5
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z5, Z5
+	VPBROADCASTQ   avx512_28<>+0(SB), Z1
+	VPSUBQ         Z1, Z5, Z5
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      64(CX), Z6
+	VMOVDQU64      128(CX), Z7
+	VPERMI2W       Z7, Z6, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z6
+	VPANDQ.BCST    avx512_26<>+0(SB), Z6, Z6
+	VPADDQ.BCST    avx512_16<>+0(SB), Z6, Z6
+	VPSRLQ         $0x21, Z0, Z7
+	VPANDQ.BCST    avx512_28<>+0(SB), Z7, Z7
+	VPMULUDQ.BCST  avx512_30<>+0(SB), Z7, Z7
+	VPSRLQ         $0x07, Z7, Z7
+	VPSRLQ         $0x24, Z0, Z8
+	VPANDQ.BCST    avx512_31<>+0(SB), Z8, Z8
+	MOVB           R8, 144(BX)
+	MOVB           SI, 145(BX)
+	MOVB           AL, 146(BX)
+	VPMOVQB        Z3, X3
+	VMOVQ          X3, 120(BX)
+	VPMOVQW        Z6, X3
+	VMOVDQU        X3, 96(BX)
+	VPMOVQB        Z7, X3
+	VMOVQ          X3, 112(BX)
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
+	VPORQ          Z0, Z8, Z8
+	VPMOVQB        Z8, X0
+	VMOVQ          X0, 136(BX)
+	VPADDQ         Z2, Z5, Z5
+	VPMOVQD        Z5, Y0
+	VMOVDQU        Y0, (BX)
+	VPMOVQD        Z4, Y0
+	VMOVDQU        Y0, 32(BX)
+	VPMOVQW        Z1, X0
+	VMOVDQU        X0, 64(BX)
+	MOVWLSX        last+24(FP), AX
+	VPBROADCASTW   AX, X0
+	VMOVDQU        X0, 80(BX)
+	MOVBLZX        hotness+26(FP), AX
+	VPBROADCASTB   AX, X0
+	VMOVQ          X0, 128(BX)
+	MOVB           $-1, 147(BX)
+	MOVB           $+0, 148(BX)
 	VZEROUPPER
 	RET
 
 // func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI
 TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
-	MOVQ          draws+0(FP), AX
-	MOVQ          t+8(FP), CX
-	MOVQ          prefixPages+16(FP), DX
-	MOVQ          n+24(FP), BX
-	VMOVDQU64     (AX), Z0
-	VPSRLQ        $0x00, Z0, Z1
-	VPANDQ.BCST   avx512_24<>+0(SB), Z1, Z1
-	MOVBQZX       192(CX), AX
-	VPBROADCASTQ  AX, Z2
-	VPCMPUQ       $0x01, Z2, Z1, K1
-	KMOVB         K1, AX
-	MOVBQZX       193(CX), SI
-	VPBROADCASTQ  SI, Z2
-	VPCMPUQ       $0x01, Z2, Z1, K1
-	KMOVB         K1, SI
-	MOVBQZX       194(CX), DI
-	VPBROADCASTQ  DI, Z2
-	VPCMPUQ       $0x01, Z2, Z1, K1
-	KMOVB         K1, DI
-	KMOVB         AX, K1
-	ANDNQ         DI, SI, SI
-	MOVQ          AX, R8
-	ORQ           SI, R8
-	ANDNQ         DI, AX, AX
-	MOVQ          DI, SI
-	NOTQ          SI
-	VPSRLQ        $0x0c, Z0, Z1
-	VPANDQ.BCST   avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64     (CX), Z2
-	VPERMB        Z2, Z1, Z1
-	VPANDQ.BCST   avx512_24<>+0(SB), Z1, Z1
-	VPSRLQ        $0x08, Z0, Z4
-	VPANDQ.BCST   avx512_26<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST avx512_27<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z avx512_16<>+0(SB), Z4, K2, Z4
-	VPMOVZXWQ     (DX), Z2
-	VPERMQ        Z2, Z4, Z2
-	VPSLLQ        $0x07, Z2, Z2
-	VPSLLQ        $0x02, Z1, Z5
-	VPSRLQ        $0x12, Z0, Z5
-	VPANDQ.BCST   avx512_28<>+0(SB), Z5, Z5
-	VPSLLQ        $0x07, Z1, Z1
-	VPADDQ        Z1, Z5, Z5
-	VPBROADCASTQ  avx512_28<>+0(SB), Z1
-	VPSUBQ        Z1, Z5, Z5
-	VPSRLQ        $0x19, Z0, Z1
-	VPANDQ.BCST   avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64     64(CX), Z6
-	VMOVDQU64     128(CX), Z7
-	VPERMI2W      Z7, Z6, Z1
-	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
-	VPSRLQ        $0x1f, Z0, Z6
-	VPANDQ.BCST   avx512_26<>+0(SB), Z6, Z6
-	VPADDQ.BCST   avx512_16<>+0(SB), Z6, Z6
-	VPSRLQ        $0x21, Z0, Z7
-	VPANDQ.BCST   avx512_28<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST avx512_30<>+0(SB), Z7, Z7
-	VPSRLQ        $0x07, Z7, Z7
-	VPSRLQ        $0x24, Z0, Z8
-	VPANDQ.BCST   avx512_31<>+0(SB), Z8, Z8
-	MOVB          R8, 144(BX)
-	MOVB          AL, 145(BX)
-	MOVB          SI, 146(BX)
-	VPMOVQB       Z4, X4
-	VMOVQ         X4, 120(BX)
-	VPMOVQW       Z6, X4
-	VMOVDQU       X4, 96(BX)
-	VPMOVQB       Z7, X4
-	VMOVQ         X4, 112(BX)
-	VPSRLQ        $0x30, Z0, Z4
-	VPANDQ.BCST   avx512_25<>+0(SB), Z4, Z4
-	VPMULUDQ      Z1, Z4, Z4
-	VPSRLQ        $0x06, Z4, Z4
-	VPSUBQ        Z4, Z1, Z1
-	VPMOVQW       Z1, X1
-	VMOVDQU       X1, 64(BX)
-	VPADDQ        Z4, Z5, Z5
-	VPBROADCASTQ  avx512_28<>+0(SB), Z1
-	VPADDQ        Z1, Z5, Z1
-	VPSRLQ        $0x07, Z1, Z1
-	VPSLLQ        $0x02, Z1, Z1
-	VPMOVQD       Z1, Y1
-	VMOVDQU       Y1, 32(BX)
-	VPADDQ        Z2, Z5, Z5
-	VPMOVQD       Z5, Y1
-	VMOVDQU       Y1, (BX)
-	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_24<>+0(SB), Z1, Z1
-	VPMOVQB       Z1, X1
-	VMOVQ         X1, 128(BX)
-	VPTESTMQ.BCST avx512_48<>+0(SB), Z0, K1, K2
-	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_49<>+0(SB), Z1, Z1
-	VPXORQ        Z3, Z3, Z3
-	VPSUBQ.Z      Z1, Z3, K2, Z1
-	VPMOVQW       Z1, X1
-	VMOVDQU       X1, 80(BX)
-	VPSRLQ        $0x28, Z0, Z1
-	VPANDQ.BCST   avx512_26<>+0(SB), Z1, Z1
-	VPSRLQ        $0x2a, Z0, Z0
-	VPANDQ.BCST   avx512_26<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z avx512_17<>+0(SB), Z1, K1, Z1
-	VPADDQ.BCST   avx512_16<>+0(SB), Z0, K2, Z1
-	VPORQ         Z1, Z8, Z8
-	VPMOVQB       Z8, X0
-	VMOVQ         X0, 136(BX)
-	KMOVB         K2, AX
-	NOTL          AX
-	MOVB          $+0, 147(BX)
-	MOVB          AL, 148(BX)
+	MOVQ           draws+0(FP), AX
+	MOVQ           t+8(FP), CX
+	MOVQ           prefixPages+16(FP), DX
+	MOVQ           n+24(FP), BX
+	VMOVDQU64      (AX), Z0
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	MOVBQZX        194(CX), AX
+	VPBROADCASTQ   AX, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
+	KMOVB          K1, AX
+	MOVBQZX        193(CX), SI
+	VPBROADCASTQ   SI, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
+	KMOVB          K1, SI
+	MOVBQZX        192(CX), DI
+	VPBROADCASTQ   DI, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	KMOVB          K1, DI
+	ANDNQ          AX, SI, SI
+	MOVQ           DI, R8
+	ORQ            SI, R8
+	ANDNQ          AX, DI, SI
+	NOTQ           AX
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      (CX), Z2
+	VPERMB         Z2, Z1, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_26<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z3, K2, Z3
+	VPMOVZXWQ      (DX), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z5
+	VPANDQ.BCST    avx512_28<>+0(SB), Z5, Z5
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z5, Z5
+	VPBROADCASTQ   avx512_28<>+0(SB), Z1
+	VPSUBQ         Z1, Z5, Z5
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      64(CX), Z6
+	VMOVDQU64      128(CX), Z7
+	VPERMI2W       Z7, Z6, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z6
+	VPANDQ.BCST    avx512_26<>+0(SB), Z6, Z6
+	VPADDQ.BCST    avx512_16<>+0(SB), Z6, Z6
+	VPSRLQ         $0x21, Z0, Z7
+	VPANDQ.BCST    avx512_28<>+0(SB), Z7, Z7
+	VPMULUDQ.BCST  avx512_30<>+0(SB), Z7, Z7
+	VPSRLQ         $0x07, Z7, Z7
+	VPSRLQ         $0x24, Z0, Z8
+	VPANDQ.BCST    avx512_31<>+0(SB), Z8, Z8
+	MOVB           R8, 144(BX)
+	MOVB           SI, 145(BX)
+	MOVB           AL, 146(BX)
+	VPMOVQB        Z3, X3
+	VMOVQ          X3, 120(BX)
+	VPMOVQW        Z6, X3
+	VMOVDQU        X3, 96(BX)
+	VPMOVQB        Z7, X3
+	VMOVQ          X3, 112(BX)
+	VPSRLQ         $0x30, Z0, Z3
+	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
+	VPMULUDQ       Z1, Z3, Z3
+	VPSRLQ         $0x06, Z3, Z3
+	VPSUBQ         Z3, Z1, Z1
+	VPMOVQW        Z1, X1
+	VMOVDQU        X1, 64(BX)
+	VPADDQ         Z3, Z5, Z5
+	VPBROADCASTQ   avx512_28<>+0(SB), Z1
+	VPADDQ         Z1, Z5, Z1
+	VPSRLQ         $0x07, Z1, Z1
+	VPSLLQ         $0x02, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, 32(BX)
+	VPADDQ         Z2, Z5, Z5
+	VPMOVQD        Z5, Y1
+	VMOVDQU        Y1, (BX)
+	VPSRLQ         $0x36, Z0, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	VPMOVQB        Z1, X1
+	VMOVQ          X1, 128(BX)
+	VPTESTMQ.BCST  avx512_48<>+0(SB), Z0, K1, K2
+	VPSRLQ         $0x36, Z0, Z1
+	VPANDQ.BCST    avx512_49<>+0(SB), Z1, Z1
+	VPXORQ         Z4, Z4, Z4
+	VPSUBQ.Z       Z1, Z4, K2, Z1
+	VPMOVQW        Z1, X1
+	VMOVDQU        X1, 80(BX)
+	VPSRLQ         $0x28, Z0, Z1
+	VPANDQ.BCST    avx512_26<>+0(SB), Z1, Z1
+	VPSRLQ         $0x2a, Z0, Z0
+	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z1, K1, Z1
+	VPADDQ.BCST    avx512_16<>+0(SB), Z0, K2, Z1
+	VPORQ          Z1, Z8, Z8
+	VPMOVQB        Z8, X0
+	VMOVQ          X0, 136(BX)
+	KMOVB          K2, AX
+	NOTL           AX
+	MOVB           $+0, 147(BX)
+	MOVB           AL, 148(BX)
 	VZEROUPPER
 	RET
 
@@ -2077,123 +2012,115 @@ GLOBL avx512_49<>(SB), RODATA|NOPTR, $8
 // func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·placeAVX512(SB), NOSPLIT, $0-36
-	MOVQ           b+0(FP), AX
-	MOVQ           slots+8(FP), CX
-	MOVBQZX        take+24(FP), DX
-	MOVQ           n+16(FP), BX
-	KMOVQ          CX, K1
-	KMOVD          CX, K2
-	MOVQ           CX, SI
-	SHRQ           $0x20, SI
-	KMOVD          SI, K3
-	POPCNTL        CX, SI
-	VPBROADCASTW   SI, X0
-	VPADDW         avx512_32<>+0(SB), X0, X0
-	VMOVQ          112(BX), X1
-	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z1, K1, Z2
-	VMOVDQU8       Z2, 640(AX)
-	VMOVQ          128(BX), X1
-	VMOVDQU8       768(AX), Z2
-	VPEXPANDB      Z1, K1, Z2
-	VMOVDQU8       Z2, 768(AX)
-	VMOVQ          136(BX), X1
-	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z1, K1, Z2
-	VMOVDQU8       Z2, 832(AX)
-	VMOVQ          120(BX), X1
-	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z1, K1, Z2
-	VMOVDQU8       Z2, 704(AX)
-	VMOVDQU        64(BX), X3
-	VMOVDQU16      256(AX), Z2
-	VPEXPANDW      Z3, K2, Z2
-	VMOVDQU16      Z2, 256(AX)
-	VPERMW         X3, X0, X3
-	VMOVDQU16      320(AX), Z2
-	VPEXPANDW      Z3, K3, Z2
-	VMOVDQU16      Z2, 320(AX)
-	VMOVDQU        80(BX), X3
-	VMOVDQU16      384(AX), Z2
-	VPEXPANDW      Z3, K2, Z2
-	VMOVDQU16      Z2, 384(AX)
-	VPERMW         X3, X0, X3
-	VMOVDQU16      448(AX), Z2
-	VPEXPANDW      Z3, K3, Z2
-	VMOVDQU16      Z2, 448(AX)
-	VMOVDQU        96(BX), X3
-	VMOVDQU16      512(AX), Z2
-	VPEXPANDW      Z3, K2, Z2
-	VMOVDQU16      Z2, 512(AX)
-	VPERMW         X3, X0, X0
-	VMOVDQU16      576(AX), Z2
-	VPEXPANDW      Z0, K3, Z2
-	VMOVDQU16      Z2, 576(AX)
-	VMOVDQU        (BX), Y2
-	MOVQ           CX, SI
-	VMOVDQU        avx512_34<>+0(SB), Y5
-	KMOVW          SI, K1
-	VPERMD         Y2, Y5, Y0
-	VMOVDQU32      (AX), Z6
-	VPEXPANDD      Z0, K1, Z6
-	VMOVDQU32      Z6, (AX)
-	MOVWLZX        SI, DI
-	POPCNTL        DI, DI
-	VPBROADCASTD   DI, Y0
-	VPADDD         Y0, Y5, Y5
-	SHRQ           $0x10, SI
-	KMOVW          SI, K1
-	VPERMD         Y2, Y5, Y0
-	VMOVDQU32      64(AX), Z6
-	VPEXPANDD      Z0, K1, Z6
-	VMOVDQU32      Z6, 64(AX)
-	MOVWLZX        SI, DI
-	POPCNTL        DI, DI
-	VPBROADCASTD   DI, Y0
-	VPADDD         Y0, Y5, Y5
-	SHRQ           $0x10, SI
-	KMOVW          SI, K1
-	VPERMD         Y2, Y5, Y0
-	VMOVDQU32      128(AX), Z6
-	VPEXPANDD      Z0, K1, Z6
-	VMOVDQU32      Z6, 128(AX)
-	MOVWLZX        SI, DI
-	POPCNTL        DI, DI
-	VPBROADCASTD   DI, Y0
-	VPADDD         Y0, Y5, Y5
-	SHRQ           $0x10, SI
-	KMOVW          SI, K1
-	VPERMD         Y2, Y5, Y0
-	VMOVDQU32      192(AX), Z2
-	VPEXPANDD      Z0, K1, Z2
-	VMOVDQU32      Z2, 192(AX)
+	MOVQ         b+0(FP), AX
+	MOVQ         slots+8(FP), CX
+	MOVBQZX      take+24(FP), DX
+	MOVQ         n+16(FP), BX
+	KMOVQ        CX, K1
+	VMOVQ        112(BX), X0
+	VMOVDQU8     640(AX), Z1
+	VPEXPANDB    Z0, K1, Z1
+	VMOVDQU8     Z1, 640(AX)
+	VMOVQ        128(BX), X0
+	VMOVDQU8     768(AX), Z1
+	VPEXPANDB    Z0, K1, Z1
+	VMOVDQU8     Z1, 768(AX)
+	VMOVQ        136(BX), X0
+	VMOVDQU8     832(AX), Z1
+	VPEXPANDB    Z0, K1, Z1
+	VMOVDQU8     Z1, 832(AX)
+	VMOVQ        120(BX), X0
+	VMOVDQU8     704(AX), Z1
+	VPEXPANDB    Z0, K1, Z1
+	VMOVDQU8     Z1, 704(AX)
+	VMOVDQU      64(BX), X2
+	VMOVDQU      80(BX), X3
+	VMOVDQU      96(BX), X4
+	VMOVDQU      (BX), Y0
+	MOVQ         CX, SI
+	SHRQ         $0x20, SI
+	VMOVDQU16    256(AX), Z5
+	VPEXPANDW    Z2, K1, Z5
+	VMOVDQU16    Z5, 256(AX)
+	VMOVDQU16    384(AX), Z5
+	VPEXPANDW    Z3, K1, Z5
+	VMOVDQU16    Z5, 384(AX)
+	VMOVDQU16    512(AX), Z5
+	VPEXPANDW    Z4, K1, Z5
+	VMOVDQU16    Z5, 512(AX)
+	VMOVDQU32    (AX), Z5
+	VPEXPANDD    Z0, K1, Z5
+	VMOVDQU32    Z5, (AX)
+	MOVWLZX      CX, DI
+	POPCNTL      DI, DI
+	VPBROADCASTD DI, Y5
+	VPADDD       avx512_37<>+0(SB), Y5, Y5
+	VPERMD       Y0, Y5, Y6
+	VMOVDQU32    64(AX), Z5
+	KSHIFTRQ     $0x10, K1, K2
+	VPEXPANDD    Z6, K2, Z5
+	VMOVDQU32    Z5, 64(AX)
+	TESTQ        SI, SI
+	JZ           placed
+	POPCNTL      CX, DI
+	VPBROADCASTW DI, X5
+	VPADDW       avx512_38<>+0(SB), X5, X5
+	VPERMW       X2, X5, X2
+	VPERMW       X3, X5, X3
+	VPERMW       X4, X5, X4
+	VPMOVZXWD    X5, Y5
+	VPERMD       Y0, Y5, Y0
+	KMOVQ        SI, K2
+	VMOVDQU16    320(AX), Z5
+	VPEXPANDW    Z2, K2, Z5
+	VMOVDQU16    Z5, 320(AX)
+	VMOVDQU16    448(AX), Z2
+	VPEXPANDW    Z3, K2, Z2
+	VMOVDQU16    Z2, 448(AX)
+	VMOVDQU16    576(AX), Z2
+	VPEXPANDW    Z4, K2, Z2
+	VMOVDQU16    Z2, 576(AX)
+	VMOVDQU32    128(AX), Z2
+	VPEXPANDD    Z0, K2, Z2
+	VMOVDQU32    Z2, 128(AX)
+	MOVWLZX      SI, SI
+	POPCNTL      SI, SI
+	VPBROADCASTD SI, Y2
+	VPADDD       avx512_37<>+0(SB), Y2, Y2
+	VPERMD       Y0, Y2, Y0
+	VMOVDQU32    192(AX), Z2
+	KSHIFTRQ     $0x10, K2, K2
+	VPEXPANDD    Z0, K2, Z2
+	VMOVDQU32    Z2, 192(AX)
+
+placed:
 	MOVBQZX        144(BX), SI
 	MOVBQZX        145(BX), DI
 	MOVBQZX        146(BX), R8
-	VPMOVZXDQ      32(BX), Z0
+	VPMOVZXDQ      32(BX), Z2
 	MOVQ           SI, R9
 	ORQ            DI, R9
 	ORQ            R8, R9
 	NOTQ           R9
 	ANDQ           DX, R9
-	KMOVB          R9, K1
-	VPBROADCASTQ.Z avx512_22<>+0(SB), K1, Z2
+	KMOVB          R9, K2
+	VPBROADCASTQ.Z avx512_22<>+0(SB), K2, Z5
 	ANDNQ          SI, DI, R9
 	ANDQ           DX, R9
-	KMOVB          R9, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	KMOVB          R9, K2
+	VPBROADCASTQ   avx512_21<>+0(SB), K2, Z5
 	ANDNQ          DI, SI, R9
 	ANDQ           DX, R9
-	KMOVB          R9, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
+	KMOVB          R9, K2
+	VPBROADCASTQ   avx512_20<>+0(SB), K2, Z5
 	MOVQ           SI, R9
 	ANDQ           DI, R9
 	ANDQ           DX, R9
-	KMOVB          R9, K1
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z2
-	VPMULUDQ       Z0, Z2, Z2
-	VEXTRACTI64X4  $0x01, Z2, Y0
-	VPADDD         Y2, Y0, Y0
+	KMOVB          R9, K2
+	VPBROADCASTQ   avx512_17<>+0(SB), K2, Z5
+	VPMULUDQ       Z2, Z5, Z5
+	VEXTRACTI64X4  $0x01, Z5, Y0
+	VPADDD         Y5, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X2
 	VPADDD         X2, X0, X0
 	VPSHUFD        $0x4e, X0, X2
@@ -2208,80 +2135,55 @@ TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	MOVBQZX        148(BX), BX
 	ANDL           DX, BX
 	PDEPQ          CX, BX, BX
-	VMOVDQU64      896(AX), Z0
-	VPBROADCASTQ   CX, Z2
-	MOVL           $0x00000001, R10
-	KMOVB          R10, K1
-	VPORQ          Z2, Z0, K1, Z0
 	ANDL           DX, SI
 	PDEPQ          CX, SI, SI
-	VPBROADCASTQ   SI, Z2
-	MOVL           $0x00000004, SI
-	KMOVB          SI, K1
-	VPORQ          Z2, Z0, K1, Z0
 	ANDL           DX, DI
 	PDEPQ          CX, DI, DI
-	VPBROADCASTQ   DI, Z2
-	MOVL           $0x00000008, SI
-	KMOVB          SI, K1
-	VPORQ          Z2, Z0, K1, Z0
-	VPBROADCASTQ   R9, Z2
-	MOVL           $0x00000080, SI
-	KMOVB          SI, K1
-	VPORQ          Z2, Z0, K1, Z0
-	VPBROADCASTQ   BX, Z2
-	MOVL           $0x00000010, BX
-	KMOVB          BX, K1
-	VPORQ          Z2, Z0, K1, Z0
-	VMOVDQU64      Z0, 896(AX)
+	VMOVQ          CX, X3
+	VMOVQ          SI, X0
+	VPINSRQ        $0x01, DI, X0, X0
+	VMOVQ          BX, X4
+	VPXOR          X2, X2, X2
+	VPINSRQ        $0x01, R9, X2, X2
+	VINSERTI128    $0x01, X0, Y3, Y0
+	VINSERTI128    $0x01, X2, Y4, Y2
+	VINSERTI64X4   $0x01, Y2, Z0, Z2
+	VPORQ          896(AX), Z2, Z2
+	VMOVDQU64      Z2, 896(AX)
 	ANDL           DX, R8
 	PDEPQ          CX, R8, R8
+	VPBROADCASTB   avx512_1<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K2
+	KMOVQ          K2, CX
+	VPBROADCASTB   avx512_2<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K2
+	KMOVQ          K2, DX
+	VPBROADCASTB   avx512_15<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K2
+	KMOVQ          K2, BX
+	VPBROADCASTB   avx512_33<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K2
+	KMOVQ          K2, SI
+	VPBROADCASTB   avx512_34<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K2
+	KMOVQ          K2, DI
+	VPBROADCASTB   avx512_35<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K2
+	KMOVQ          K2, R9
+	VPBROADCASTB   avx512_36<>+0(SB), Z2
+	VPCMPEQB       Z2, Z1, K1, K1
+	KMOVQ          K1, R10
 	VMOVQ          R8, X3
-	VPBROADCASTB   avx512_1<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VPINSRQ        $0x01, BX, X3, X3
-	VPBROADCASTB   avx512_2<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VMOVQ          BX, X2
-	VPBROADCASTB   avx512_15<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VPINSRQ        $0x01, BX, X2, X2
-	VPBROADCASTB   avx512_35<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VMOVQ          BX, X4
-	VPBROADCASTB   avx512_36<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VPINSRQ        $0x01, BX, X4, X4
-	VPBROADCASTB   avx512_37<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VMOVQ          BX, X5
-	VPBROADCASTB   avx512_38<>+0(SB), X0
-	VPCMPEQB       X0, X1, K1
-	KMOVD          K1, BX
-	ANDL           DX, BX
-	PDEPQ          CX, BX, BX
-	VPINSRQ        $0x01, BX, X5, X5
-	VINSERTI128    $0x01, X2, Y3, Y1
-	VINSERTI128    $0x01, X5, Y4, Y0
-	VINSERTI64X4   $0x01, Y0, Z1, Z0
+	VPINSRQ        $0x01, CX, X3, X3
+	VMOVQ          DX, X0
+	VPINSRQ        $0x01, BX, X0, X0
+	VMOVQ          SI, X4
+	VPINSRQ        $0x01, DI, X4, X4
+	VMOVQ          R9, X1
+	VPINSRQ        $0x01, R10, X1, X1
+	VINSERTI128    $0x01, X0, Y3, Y0
+	VINSERTI128    $0x01, X1, Y4, Y1
+	VINSERTI64X4   $0x01, Y1, Z0, Z0
 	VPORQ          960(AX), Z0, Z0
 	VMOVDQU64      Z0, 960(AX)
 	VZEROUPPER
@@ -2294,7 +2196,7 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	MOVQ         plane+8(FP), CX
 	MOVQ         joins+16(FP), DX
 	VPMOVZXBW    (DX), X0
-	VMOVDQU      avx512_33<>+0(SB), X1
+	VMOVDQU      avx512_32<>+0(SB), X1
 	VPMULLW      X1, X0, X0
 	VPACKUSWB    X0, X0, X0
 	VPBROADCASTQ X0, Z0
@@ -2320,11 +2222,11 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	VZEROUPPER
 	RET
 
-// func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, used uint32, limit uint32, p *Passed, s *Shared) (ok bool)
+// func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, BMI, POPCNT
-TEXT ·passAVX512(SB), NOSPLIT, $64-57
+TEXT ·passAVX512(SB), NOSPLIT, $8-48
 	MOVQ         b+0(FP), AX
-	MOVQ         p+40(FP), CX
+	MOVQ         p+32(FP), CX
 	MOVQ         ops+8(FP), DX
 	VMOVDQU8     (DX), Z0
 	VPBROADCASTB avx512_1<>+0(SB), Z1
@@ -2347,858 +2249,393 @@ TEXT ·passAVX512(SB), NOSPLIT, $64-57
 	ANDNQ        SI, R8, R9
 	ANDNQ        DX, BX, R10
 	ANDQ         SI, R10
-	ANDNQ        BX, DX, R11
-	ANDQ         R9, R11
-	MOVQ         944(AX), R12
-	ANDNQ        R11, R12, R11
+	ANDNQ        BX, DX, SI
+	ANDQ         R9, SI
+	MOVQ         944(AX), R11
+	ANDNQ        SI, R11, SI
 	ANDQ         BX, DX
 	ANDQ         R9, DX
 	MOVQ         R10, BX
-	ORQ          R11, BX
+	ORQ          SI, BX
 	ORQ          DX, BX
 	POPCNTQ      BX, BX
 	SUBL         BX, DI
-	MOVL         DI, 32(CX)
-	MOVQ         R10, (CX)
-	MOVQ         R11, 8(CX)
-	MOVQ         DX, 16(CX)
+	MOVL         DI, 56(CX)
+	MOVQ         R10, 16(CX)
+	MOVQ         SI, 24(CX)
+	MOVQ         DX, 32(CX)
 	ANDNQ        R8, R10, BX
 	ORQ          DX, BX
 	ANDQ         928(AX), BX
-	MOVQ         BX, 24(CX)
-	MOVQ         R10, DI
-	ANDQ         R9, DI
-	MOVQ         DX, R8
-	ORQ          R11, R8
-	ORQ          R8, DI
-	MOVQ         DI, R8
-	ORQ          BX, R8
-	MOVQ         R8, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         BX, 16(SP)
-	MOVQ         R11, 24(SP)
+	MOVQ         BX, 40(CX)
+	MOVQ         BX, (SP)
 	MOVQ         912(AX), BX
 	MOVQ         920(AX), DI
-	MOVQ         960(AX), R8
+	MOVQ         896(AX), R8
+	MOVQ         BX, R9
+	ORQ          DI, R9
+	MOVQ         960(AX), R11
+	ORQ          R11, R9
+	ANDNQ        R8, R9, R8
 	ANDNQ        BX, DI, R9
-	ANDNQ        DI, BX, R12
-	MOVQ         BX, R13
-	ORQ          DI, R13
-	ORQ          R8, R13
-	ANDNQ        SI, R13, SI
-	MOVQ         R9, 32(SP)
-	MOVQ         R12, 40(SP)
-	ANDQ         DI, BX
-	MOVQ         BX, 48(SP)
-	MOVQ         SI, 56(SP)
-	MOVQ         R10, BX
-	ANDQ         SI, BX
-	POPCNTQ      BX, BX
-	IMUL3L       $0x1e, BX, BX
+	ANDNQ        DI, BX, BX
+	MOVQ         R10, DI
+	ANDQ         R8, DI
+	POPCNTQ      DI, DI
+	IMUL3L       $0x1e, DI, DI
 	VMOVDQU8     640(AX), Z0
 	VPBROADCASTB avx512_4<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, SI
-	ANDQ         R9, SI
-	ANDQ         R10, SI
-	POPCNTQ      SI, SI
-	IMUL3L       $0x0f, SI, SI
-	ADDL         SI, BX
+	KMOVQ        K1, R8
+	ANDQ         R9, R8
+	ANDQ         R10, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x0f, R8, R8
+	ADDL         R8, DI
 	VPBROADCASTB avx512_5<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, SI
-	ANDQ         R12, SI
-	ANDQ         R10, SI
+	KMOVQ        K1, R8
+	ANDQ         BX, R8
+	ANDQ         R10, R8
 
 generation:
-	TESTQ   SI, SI
+	TESTQ   R8, R8
 	JZ      risked
-	TZCNTQ  SI, DI
-	BLSRQ   SI, SI
-	MOVL    (AX)(DI*4), R8
-	LEAQ    (R8)(R8*2), R8
-	MOVWQZX 256(AX)(DI*2), DI
-	IMUL3Q  $0x07, DI, DI
-	CMPQ    R8, DI
+	TZCNTQ  R8, BX
+	BLSRQ   R8, R8
+	MOVL    (AX)(BX*4), R9
+	LEAQ    (R9)(R9*2), R9
+	MOVWQZX 256(AX)(BX*2), BX
+	IMUL3Q  $0x07, BX, BX
+	CMPQ    R9, BX
 	JCS     generation
-	ADDL    $0x14, BX
+	ADDL    $0x14, DI
 	JMP     generation
 
 risked:
-	MOVL           BX, 36(CX)
-	MOVQ           pages+16(FP), BX
-	VPMOVZXWD      (BX), Y2
-	VPXORD         Z3, Z3, Z3
-	VPXORD         Z4, Z4, Z4
-	VPXORD         Z5, Z5, Z5
-	VPBROADCASTD   avx512_6<>+0(SB), Z0
-	VPBROADCASTD   avx512_7<>+0(SB), Z1
-	VPBROADCASTD   avx512_8<>+0(SB), Z12
-	MOVWLZX        (SP), BX
-	TESTL          BX, BX
-	JZ             skip0
-	VMOVDQU32      (AX), Z13
-	VPADDD         Z0, Z13, Z13
-	VPSRLD         $0x07, Z13, Z13
-	VPMOVZXBD      704(AX), Z14
-	VPERMD         Z2, Z14, Z14
-	VPSUBD         Z14, Z13, Z13
-	VPSLLD         $0x02, Z13, Z13
-	KMOVW          936(AX), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	KMOVW          944(AX), K1
-	VPSRLD         $0x02, Z13, K1, Z13
-	VPADDD         Z13, Z13, Z14
-	VPMINUD        Z1, Z14, Z14
-	VPADDD         Z12, Z14, Z14
-	KMOVW          16(SP), K1
-	VPADDD         Z14, Z5, K1, Z5
-	KMOVW          8(SP), K1
-	VMOVDQA32.Z    Z13, K1, Z13
-	KMOVW          24(SP), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	VPADDD         Z13, Z3, Z3
-	KMOVW          56(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z14
-	KMOVW          32(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z14
-	KMOVW          40(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z14
-	KMOVW          48(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z14
-	VPMULLD        Z14, Z13, Z13
-	VPADDD         Z13, Z4, Z4
+	MOVL          DI, 60(CX)
+	VPBROADCASTQ  R10, Z0
+	VMOVDQU64     896(AX), Z1
+	VMOVDQU64     960(AX), Z11
+	MOVQ          936(AX), BX
+	ANDQ          SI, BX
+	VPANDNQ       Z1, Z0, Z1
+	VPANDNQ       Z11, Z0, Z11
+	VPBROADCASTQ  DX, Z0
+	MOVL          $0x00000002, DX
+	KMOVB         DX, K1
+	VPORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ  SI, Z0
+	MOVL          $0x00000020, DX
+	KMOVB         DX, K1
+	VPXORQ        Z0, Z1, K1, Z1
+	VPBROADCASTQ  BX, Z0
+	MOVL          $0x00000040, DX
+	KMOVB         DX, K1
+	VPORQ         Z0, Z1, K1, Z1
+	VMOVDQU64     Z1, 896(AX)
+	VMOVDQU64     Z11, 960(AX)
+	VPBROADCASTB  avx512_33<>+0(SB), Z0
+	KMOVQ         936(AX), K1
+	VPBROADCASTB  avx512_2<>+0(SB), K1, Z0
+	KMOVQ         944(AX), K1
+	VPBROADCASTB  avx512_1<>+0(SB), K1, Z0
+	VPXORD        Z2, Z2, Z2
+	VPXORD        Z3, Z3, Z3
+	MOVQ          928(AX), DX
+	MOVQ          904(AX), BX
+	ANDQ          DX, BX
+	KMOVQ         DX, K1
+	KMOVQ         BX, K2
+	MOVQ          pages+16(FP), BX
+	VPMOVZXWD     (BX), Y8
+	MOVWLSX       step+24(FP), BX
+	VPBROADCASTW  BX, Z14
+	KMOVQ         (SP), K3
+	VMOVDQU16     512(AX), Z11
+	VMOVDQU16     256(AX), Z1
+	VPSRLW        $0x01, Z11, Z12
+	VPSUBW        Z12, Z11, K2, Z11
+	VPMINUW.Z     Z1, Z11, K1, Z12
+	VPSUBW        Z12, Z1, Z1
+	VMOVDQU16     Z1, 256(AX)
+	VMOVDQU16     384(AX), Z11
+	VMOVDQU16     Z14, K1, Z11
+	VMOVDQU16     Z11, 384(AX)
+	VPTESTNMW     Z1, Z1, K4
+	KMOVD         K4, BX
+	VPBROADCASTD  avx512_6<>+0(SB), Z17
+	VPBROADCASTD  avx512_7<>+0(SB), Z15
+	VPBROADCASTD  avx512_8<>+0(SB), Z16
+	VPMOVZXWD     Y12, Z18
+	VMOVDQU32     (AX), Z1
+	VPMOVZXBD     704(AX), Z11
+	VPERMD        Z8, Z11, Z11
+	VPADDD        Z17, Z1, Z13
+	VPADDD        Z18, Z1, Z1
+	VMOVDQU32     Z1, (AX)
+	VPADDD        Z18, Z2, Z2
+	VPADDD        Z18, Z13, Z1
+	VPSRLD        $0x07, Z13, Z13
+	VPSRLD        $0x07, Z1, Z1
+	VPSUBD        Z11, Z13, Z13
+	VPSUBD        Z11, Z1, Z1
+	VPMOVZXBD     X0, Z11
+	VMOVDQA32     Z11, Z11
+	VPMULLD       Z11, Z13, Z13
+	VPADDD        Z13, Z13, Z13
+	VPMINUD       Z15, Z13, Z13
+	VPADDD.Z      Z16, Z13, K3, Z13
+	VPADDD        Z13, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z12, Y12
+	VPMOVZXWD     Y12, Z18
+	VMOVDQU32     64(AX), Z12
+	VPMOVZXBD     720(AX), Z13
+	VPERMD        Z8, Z13, Z13
+	VPADDD        Z17, Z12, Z17
+	VPADDD        Z18, Z12, Z12
+	VMOVDQU32     Z12, 64(AX)
+	VPADDD        Z18, Z2, Z2
+	VPADDD        Z18, Z17, Z12
+	VPSRLD        $0x07, Z17, Z17
+	VPSRLD        $0x07, Z12, Z12
+	VPSUBD        Z13, Z17, Z17
+	VPSUBD        Z13, Z12, Z12
+	VEXTRACTI32X4 $0x01, Z0, X13
+	VPMOVZXBD     X13, Z13
+	VMOVDQA32     Z13, Z13
+	VPMULLD       Z13, Z17, Z17
+	VPADDD        Z17, Z17, Z17
+	VPMINUD       Z15, Z17, Z17
+	KSHIFTRQ      $0x10, K3, K4
+	VPADDD.Z      Z16, Z17, K4, Z17
+	VPADDD        Z17, Z3, Z3
+	MOVL          900(AX), SI
+	TESTL         SI, SI
+	JZ            lower
+	KSHIFTRQ      $0x20, K1, K4
+	KSHIFTRQ      $0x20, K2, K2
+	KSHIFTRQ      $0x20, K3, K3
+	VMOVDQU16     576(AX), Z5
+	VMOVDQU16     320(AX), Z4
+	VPSRLW        $0x01, Z5, Z6
+	VPSUBW        Z6, Z5, K2, Z5
+	VPMINUW.Z     Z4, Z5, K4, Z7
+	VPSUBW        Z7, Z4, Z4
+	VMOVDQU16     Z4, 320(AX)
+	VMOVDQU16     448(AX), Z5
+	VMOVDQU16     Z14, K4, Z5
+	VMOVDQU16     Z5, 448(AX)
+	VPTESTNMW     Z4, Z4, K2
+	KMOVD         K2, SI
+	VPBROADCASTD  avx512_6<>+0(SB), Z6
+	VPBROADCASTD  avx512_7<>+0(SB), Z14
+	VPBROADCASTD  avx512_8<>+0(SB), Z15
+	VPMOVZXWD     Y7, Z17
+	VMOVDQU32     128(AX), Z4
+	VPMOVZXBD     736(AX), Z5
+	VPERMD        Z8, Z5, Z5
+	VPADDD        Z6, Z4, Z16
+	VPADDD        Z17, Z4, Z4
+	VMOVDQU32     Z4, 128(AX)
+	VPADDD        Z17, Z2, Z2
+	VPADDD        Z17, Z16, Z4
+	VPSRLD        $0x07, Z16, Z16
+	VPSRLD        $0x07, Z4, Z4
+	VPSUBD        Z5, Z16, Z16
+	VPSUBD        Z5, Z4, Z4
+	VEXTRACTI32X4 $0x02, Z0, X5
+	VPMOVZXBD     X5, Z5
+	VMOVDQA32     Z5, Z5
+	VPMULLD       Z5, Z16, Z16
+	VPADDD        Z16, Z16, Z16
+	VPMINUD       Z14, Z16, Z16
+	VPADDD.Z      Z15, Z16, K3, Z16
+	VPADDD        Z16, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z7, Y7
+	VPMOVZXWD     Y7, Z17
+	VMOVDQU32     192(AX), Z16
+	VPMOVZXBD     752(AX), Z7
+	VPERMD        Z8, Z7, Z7
+	VPADDD        Z6, Z16, Z8
+	VPADDD        Z17, Z16, Z16
+	VMOVDQU32     Z16, 192(AX)
+	VPADDD        Z17, Z2, Z2
+	VPADDD        Z17, Z8, Z6
+	VPSRLD        $0x07, Z8, Z8
+	VPSRLD        $0x07, Z6, Z6
+	VPSUBD        Z7, Z8, Z8
+	VPSUBD        Z7, Z6, Z6
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z0
+	VMOVDQA32     Z0, Z7
+	VPMULLD       Z7, Z8, Z8
+	VPADDD        Z8, Z8, Z8
+	VPMINUD       Z14, Z8, Z8
+	KSHIFTRQ      $0x10, K3, K2
+	VPADDD.Z      Z15, Z8, K2, Z8
+	VPADDD        Z8, Z3, Z3
+	SHLQ          $0x20, SI
+	ORQ           SI, BX
 
-skip0:
-	MOVWLZX        2(SP), BX
-	TESTL          BX, BX
-	JZ             skip1
-	VMOVDQU32      64(AX), Z13
-	VPADDD         Z0, Z13, Z13
-	VPSRLD         $0x07, Z13, Z13
-	VPMOVZXBD      720(AX), Z14
-	VPERMD         Z2, Z14, Z14
-	VPSUBD         Z14, Z13, Z13
-	VPSLLD         $0x02, Z13, Z13
-	KMOVW          938(AX), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	KMOVW          946(AX), K1
-	VPSRLD         $0x02, Z13, K1, Z13
-	VPADDD         Z13, Z13, Z14
-	VPMINUD        Z1, Z14, Z14
-	VPADDD         Z12, Z14, Z14
-	KMOVW          18(SP), K1
-	VPADDD         Z14, Z5, K1, Z5
-	KMOVW          10(SP), K1
-	VMOVDQA32.Z    Z13, K1, Z13
-	KMOVW          26(SP), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	VPADDD         Z13, Z3, Z3
-	KMOVW          58(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z14
-	KMOVW          34(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z14
-	KMOVW          42(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z14
-	KMOVW          50(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z14
-	VPMULLD        Z14, Z13, Z13
-	VPADDD         Z13, Z4, Z4
+lower:
+	VMOVDQU8      768(AX), Z0
+	VPSRLW        $0x02, Z0, Z8
+	VPBROADCASTB  avx512_13<>+0(SB), Z14
+	VPANDQ        Z14, Z8, Z8
+	VPSUBB        Z8, Z0, Z0
+	VPBROADCASTB  avx512_13<>+0(SB), Z14
+	VPADDB        Z14, Z0, K1, Z0
+	VMOVDQU8      Z0, 768(AX)
+	MOVQ          912(AX), SI
+	MOVQ          920(AX), DI
+	ANDNQ         SI, DI, R8
+	MOVQ          BX, R9
+	ANDQ          DX, R9
+	ANDNQ         DI, SI, R10
+	MOVQ          R8, R11
+	ORQ           R10, R11
+	ANDQ          R9, R11
+	ANDNQ         R9, R11, R9
+	MOVQ          DX, R10
+	ANDQ          R8, R10
+	ANDNQ         R10, R11, R8
+	MOVQ          952(AX), R10
+	ORQ           DI, SI
+	MOVQ          960(AX), DI
+	ORQ           DI, SI
+	MOVQ          R10, DI
+	ORQ           DX, DI
+	ANDNQ         SI, DI, SI
+	VMOVDQU8      832(AX), Z0
+	VPBROADCASTB  avx512_14<>+0(SB), Z8
+	VPBROADCASTB  avx512_1<>+0(SB), Z14
+	MOVQ          SI, DI
+	ORQ           R8, DI
+	KMOVQ         DI, K1
+	VPTESTMB      Z8, Z0, K1, K1
+	VPSUBB        Z14, Z0, K1, Z0
+	VPTESTNMB     Z8, Z0, K1, K1
+	KMOVQ         K1, DI
+	MOVQ          DI, R12
+	ANDQ          SI, R12
+	MOVQ          R12, SI
+	ANDQ          BX, SI
+	ANDNQ         R12, BX, BX
+	ANDQ          R8, DI
+	ORQ           R9, DI
+	VPBROADCASTB  avx512_15<>+0(SB), Z15
+	KMOVQ         BX, K1
+	VPSRLW        $0x04, Z0, Z16
+	VPANDQ        Z15, Z16, Z16
+	VPADDB        Z14, Z16, Z16
+	VPADDB        Z14, Z16, Z16
+	VPADDB        Z16, Z0, K1, Z0
+	KMOVQ         DI, K1
+	VPSRLW        $0x06, Z0, Z16
+	VPANDQ        Z15, Z16, Z16
+	VPADDB        Z14, Z16, Z16
+	VPANDNQ       Z0, Z8, Z15
+	VPADDB        Z15, Z16, K1, Z0
+	VMOVDQU8      Z0, 832(AX)
+	ORQ           SI, R11
+	ANDNQ         DX, DI, DX
+	ORQ           BX, DX
+	ORQ           R10, DX
+	MOVQ          R11, 48(CX)
+	VPBROADCASTQ  R11, Z0
+	VMOVDQU64     896(AX), Z8
+	VMOVDQU64     960(AX), Z14
+	MOVL          $0x00000010, BX
+	KMOVB         BX, K1
+	VPBROADCASTQ  DX, K1, Z8
+	MOVL          $0x0000007f, DX
+	KMOVB         DX, K1
+	VPANDNQ.Z     Z8, Z0, K1, Z8
+	VPANDNQ       Z14, Z0, Z14
+	VMOVDQU64     Z8, 896(AX)
+	VMOVDQU64     Z14, 960(AX)
+	MOVQ          896(AX), DX
+	MOVQ          904(AX), BX
+	ANDNQ         DX, BX, DX
+	KMOVQ         DX, K1
+	VPBROADCASTB  avx512_50<>+0(SB), Z0
+	KMOVQ         912(AX), K2
+	KMOVQ         920(AX), K3
+	VPBROADCASTB  avx512_14<>+0(SB), K2, Z0
+	VPBROADCASTB  avx512_51<>+0(SB), K3, Z0
+	KANDQ         K2, K3, K2
+	VPBROADCASTB  avx512_2<>+0(SB), K2, Z0
+	KMOVQ         960(AX), K2
+	VPBROADCASTB  avx512_52<>+0(SB), K2, Z0
+	VPXORD        Z9, Z9, Z9
+	VPXORD        Z10, Z10, Z10
+	VPMOVZXBD     X0, Z8
+	VPMULLD.Z     Z11, Z1, K1, Z1
+	VPADDD        Z1, Z9, Z9
+	VPMULLD       Z8, Z1, Z1
+	VPADDD        Z1, Z10, Z10
+	VEXTRACTI32X4 $0x01, Z0, X1
+	VPMOVZXBD     X1, Z1
+	KSHIFTRQ      $0x10, K1, K2
+	VPMULLD.Z     Z13, Z12, K2, Z8
+	VPADDD        Z8, Z9, Z9
+	VPMULLD       Z1, Z8, Z8
+	VPADDD        Z8, Z10, Z10
+	MOVL          900(AX), DX
+	TESTL         DX, DX
+	JZ            accounted
+	VEXTRACTI32X4 $0x02, Z0, X1
+	VPMOVZXBD     X1, Z1
+	KSHIFTRQ      $0x20, K1, K2
+	VPMULLD.Z     Z5, Z4, K2, Z4
+	VPADDD        Z4, Z9, Z9
+	VPMULLD       Z1, Z4, Z4
+	VPADDD        Z4, Z10, Z10
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z0
+	KSHIFTRQ      $0x30, K1, K1
+	VPMULLD.Z     Z7, Z6, K1, Z1
+	VPADDD        Z1, Z9, Z9
+	VPMULLD       Z0, Z1, Z1
+	VPADDD        Z1, Z10, Z10
 
-skip1:
-	MOVWLZX        4(SP), BX
-	TESTL          BX, BX
-	JZ             skip2
-	VMOVDQU32      128(AX), Z13
-	VPADDD         Z0, Z13, Z13
-	VPSRLD         $0x07, Z13, Z13
-	VPMOVZXBD      736(AX), Z14
-	VPERMD         Z2, Z14, Z14
-	VPSUBD         Z14, Z13, Z13
-	VPSLLD         $0x02, Z13, Z13
-	KMOVW          940(AX), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	KMOVW          948(AX), K1
-	VPSRLD         $0x02, Z13, K1, Z13
-	VPADDD         Z13, Z13, Z14
-	VPMINUD        Z1, Z14, Z14
-	VPADDD         Z12, Z14, Z14
-	KMOVW          20(SP), K1
-	VPADDD         Z14, Z5, K1, Z5
-	KMOVW          12(SP), K1
-	VMOVDQA32.Z    Z13, K1, Z13
-	KMOVW          28(SP), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	VPADDD         Z13, Z3, Z3
-	KMOVW          60(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z14
-	KMOVW          36(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z14
-	KMOVW          44(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z14
-	KMOVW          52(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z14
-	VPMULLD        Z14, Z13, Z13
-	VPADDD         Z13, Z4, Z4
-
-skip2:
-	MOVWLZX        6(SP), BX
-	TESTL          BX, BX
-	JZ             skip3
-	VMOVDQU32      192(AX), Z13
-	VPADDD         Z0, Z13, Z13
-	VPSRLD         $0x07, Z13, Z13
-	VPMOVZXBD      752(AX), Z0
-	VPERMD         Z2, Z0, Z0
-	VPSUBD         Z0, Z13, Z13
-	VPSLLD         $0x02, Z13, Z13
-	KMOVW          942(AX), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	KMOVW          950(AX), K1
-	VPSRLD         $0x02, Z13, K1, Z13
-	VPADDD         Z13, Z13, Z0
-	VPMINUD        Z1, Z0, Z0
-	VPADDD         Z12, Z0, Z0
-	KMOVW          22(SP), K1
-	VPADDD         Z0, Z5, K1, Z5
-	KMOVW          14(SP), K1
-	VMOVDQA32.Z    Z13, K1, Z13
-	KMOVW          30(SP), K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	VPADDD         Z13, Z3, Z3
-	KMOVW          62(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z0
-	KMOVW          38(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z0
-	KMOVW          46(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z0
-	KMOVW          54(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z0
-	VPMULLD        Z0, Z13, Z13
-	VPADDD         Z13, Z4, Z4
-
-skip3:
-	VEXTRACTI64X4  $0x01, Z3, Y0
-	VPADDD         Y3, Y0, Y0
+accounted:
+	VPUNPCKLDQ     Z10, Z9, Z0
+	VPUNPCKHDQ     Z10, Z9, Z1
+	VPADDD         Z1, Z0, Z0
+	VPUNPCKLDQ     Z3, Z2, Z1
+	VPUNPCKHDQ     Z3, Z2, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z2
+	VPUNPCKHQDQ    Z1, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, BX
-	MOVL           BX, 44(CX)
-	VEXTRACTI64X4  $0x01, Z4, Y0
-	VPADDD         Y4, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, BX
-	MOVL           BX, 48(CX)
-	VEXTRACTI64X4  $0x01, Z5, Y0
-	VPADDD         Y5, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, BX
-	MOVL           BX, 40(CX)
-	VPBROADCASTQ   R10, Z0
-	VMOVDQU64      896(AX), Z1
-	VMOVDQU64      960(AX), Z3
-	MOVQ           936(AX), BX
-	ANDQ           R11, BX
-	VPANDNQ        Z1, Z0, Z1
-	VPANDNQ        Z3, Z0, Z3
-	VPBROADCASTQ   DX, Z0
-	MOVL           $0x00000002, DX
-	KMOVB          DX, K1
-	VPORQ          Z0, Z1, K1, Z1
-	VPBROADCASTQ   R11, Z0
-	MOVL           $0x00000020, DX
-	KMOVB          DX, K1
-	VPXORQ         Z0, Z1, K1, Z1
-	VPBROADCASTQ   BX, Z0
-	MOVL           $0x00000040, DX
-	KMOVB          DX, K1
-	VPORQ          Z0, Z1, K1, Z1
-	VMOVDQU64      Z1, 896(AX)
-	VMOVDQU64      Z3, 960(AX)
-	MOVQ           928(AX), DX
-	MOVQ           904(AX), BX
-	MOVQ           DX, SI
-	ANDQ           BX, SI
-	ANDNQ          DX, SI, BX
-	VMOVDQU16      512(AX), Z0
-	VMOVDQU16      256(AX), Z3
-	VPSRLW         $0x01, Z0, Z1
-	KMOVD          SI, K1
-	VPSUBW         Z1, Z0, K1, Z0
-	KMOVD          DX, K1
-	VPMINUW.Z      Z3, Z0, K1, Z0
-	VMOVDQU16      576(AX), Z1
-	VMOVDQU16      320(AX), Z5
-	VPSRLW         $0x01, Z1, Z4
-	SHRQ           $0x20, SI
-	KMOVD          SI, K1
-	VPSUBW         Z4, Z1, K1, Z1
-	MOVQ           DX, SI
-	SHRQ           $0x20, SI
-	KMOVD          SI, K1
-	VPMINUW.Z      Z5, Z1, K1, Z1
-	VPBROADCASTD   avx512_6<>+0(SB), Z4
-	XORL           SI, SI
-	VMOVDQU32      (AX), Z12
-	VPMOVZXWD      Y0, Z14
-	VPADDD         Z4, Z12, Z13
-	VPADDD         Z14, Z13, Z15
-	VPSRLD         $0x07, Z13, Z13
-	VPSRLD         $0x07, Z15, Z15
-	KMOVW          BX, K1
-	VPSUBD.Z       Z13, Z15, K1, Z13
-	VPTESTMD       Z13, Z13, K1
-	KMOVW          K1, DI
-	ORL            DI, SI
-	VMOVDQU32      64(AX), Z16
-	VEXTRACTI64X4  $0x01, Z0, Y2
-	VPMOVZXWD      Y2, Z18
-	VPADDD         Z4, Z16, Z17
-	VPADDD         Z18, Z17, Z19
-	VPSRLD         $0x07, Z17, Z17
-	VPSRLD         $0x07, Z19, Z19
-	MOVQ           BX, DI
-	SHRQ           $0x10, DI
-	KMOVW          DI, K1
-	VPSUBD.Z       Z17, Z19, K1, Z17
-	VPTESTMD       Z17, Z17, K1
-	KMOVW          K1, DI
-	ORL            DI, SI
-	VMOVDQU32      128(AX), Z20
-	VPMOVZXWD      Y1, Z22
-	VPADDD         Z4, Z20, Z21
-	VPADDD         Z22, Z21, Z23
-	VPSRLD         $0x07, Z21, Z21
-	VPSRLD         $0x07, Z23, Z23
-	MOVQ           BX, DI
-	SHRQ           $0x20, DI
-	KMOVW          DI, K1
-	VPSUBD.Z       Z21, Z23, K1, Z21
-	VPTESTMD       Z21, Z21, K1
-	KMOVW          K1, DI
-	ORL            DI, SI
-	VMOVDQU32      192(AX), Z24
-	VEXTRACTI64X4  $0x01, Z1, Y2
-	VPMOVZXWD      Y2, Z25
-	VPADDD         Z4, Z24, Z4
-	VPADDD         Z25, Z4, Z26
-	VPSRLD         $0x07, Z4, Z4
-	VPSRLD         $0x07, Z26, Z26
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPSUBD.Z       Z4, Z26, K1, Z4
-	VPTESTMD       Z4, Z4, K1
-	KMOVW          K1, BX
-	ORL            BX, SI
-	XORL           BX, BX
-	XORL           DI, DI
-	MOVQ           912(AX), R8
-	MOVQ           920(AX), R9
-	ANDNQ          R8, R9, R10
-	ANDNQ          R9, R8, R11
-	MOVQ           R8, R12
-	ANDQ           R9, R12
-	TESTL          SI, SI
-	JZ             fits
-	VPXORD         Z6, Z6, Z6
-	VPXORD         Z7, Z7, Z7
-	MOVQ           936(AX), BX
-	MOVQ           944(AX), SI
-	MOVQ           R8, DI
-	ORQ            R9, DI
-	MOVQ           960(AX), R13
-	ORQ            R13, DI
-	ANDNQ          DX, DI, DI
-	VPSLLD         $0x02, Z13, Z13
-	KMOVW          BX, K1
-	VPSRLD         $0x01, Z13, K1, Z13
-	KMOVW          SI, K1
-	VPSRLD         $0x02, Z13, K1, Z13
-	VPADDD         Z13, Z6, Z6
-	KMOVW          DI, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z27
-	KMOVW          R10, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z27
-	KMOVW          R11, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z27
-	KMOVW          R12, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z27
-	VPMULLD        Z27, Z13, Z27
-	VPADDD         Z27, Z7, Z7
-	VPSLLD         $0x02, Z17, Z17
-	MOVQ           BX, R13
-	SHRQ           $0x10, R13
-	KMOVW          R13, K1
-	VPSRLD         $0x01, Z17, K1, Z17
-	MOVQ           SI, R13
-	SHRQ           $0x10, R13
-	KMOVW          R13, K1
-	VPSRLD         $0x02, Z17, K1, Z17
-	VPADDD         Z17, Z6, Z6
-	MOVQ           DI, R13
-	SHRQ           $0x10, R13
-	KMOVW          R13, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z13
-	MOVQ           R10, R13
-	SHRQ           $0x10, R13
-	KMOVW          R13, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z13
-	MOVQ           R11, R13
-	SHRQ           $0x10, R13
-	KMOVW          R13, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z13
-	MOVQ           R12, R13
-	SHRQ           $0x10, R13
-	KMOVW          R13, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z13
-	VPMULLD        Z13, Z17, Z13
-	VPADDD         Z13, Z7, Z7
-	VPSLLD         $0x02, Z21, Z21
-	MOVQ           BX, R13
-	SHRQ           $0x20, R13
-	KMOVW          R13, K1
-	VPSRLD         $0x01, Z21, K1, Z21
-	MOVQ           SI, R13
-	SHRQ           $0x20, R13
-	KMOVW          R13, K1
-	VPSRLD         $0x02, Z21, K1, Z21
-	VPADDD         Z21, Z6, Z6
-	MOVQ           DI, R13
-	SHRQ           $0x20, R13
-	KMOVW          R13, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z13
-	MOVQ           R10, R13
-	SHRQ           $0x20, R13
-	KMOVW          R13, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z13
-	MOVQ           R11, R13
-	SHRQ           $0x20, R13
-	KMOVW          R13, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z13
-	MOVQ           R12, R13
-	SHRQ           $0x20, R13
-	KMOVW          R13, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z13
-	VPMULLD        Z13, Z21, Z13
-	VPADDD         Z13, Z7, Z7
-	VPSLLD         $0x02, Z4, Z4
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPSRLD         $0x01, Z4, K1, Z4
-	MOVQ           SI, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPSRLD         $0x02, Z4, K1, Z4
-	VPADDD         Z4, Z6, Z6
-	MOVQ           DI, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z13
-	MOVQ           R10, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z13
-	MOVQ           R11, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z13
-	MOVQ           R12, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z13
-	VPMULLD        Z13, Z4, Z13
-	VPADDD         Z13, Z7, Z7
-	VEXTRACTI64X4  $0x01, Z6, Y2
-	VPADDD         Y6, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0x4e, X2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0xb1, X2, X4
-	VPADDD         X4, X2, X2
-	VMOVD          X2, BX
-	VEXTRACTI64X4  $0x01, Z7, Y2
-	VPADDD         Y7, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0x4e, X2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0xb1, X2, X4
-	VPADDD         X4, X2, X2
-	VMOVD          X2, SI
-	MOVL           SI, DI
-	MOVLQZX        used+28(FP), SI
-	SUBL           44(CX), SI
-	ADDL           BX, SI
-	MOVL           limit+32(FP), R12
-	CMPL           SI, R12
-	JLS            fits
-	MOVB           $0x00, AL
-	MOVB           AL, ok+56(FP)
-	VZEROUPPER
-	RET
-
-fits:
-	MOVL           BX, 68(CX)
-	MOVL           DI, 72(CX)
-	VPXORD         Z8, Z8, Z8
-	VPADDD         Z14, Z12, Z12
-	VMOVDQU32      Z12, (AX)
-	VPADDD         Z14, Z8, Z8
-	VPADDD         Z18, Z16, Z16
-	VMOVDQU32      Z16, 64(AX)
-	VPADDD         Z18, Z8, Z8
-	VPADDD         Z22, Z20, Z20
-	VMOVDQU32      Z20, 128(AX)
-	VPADDD         Z22, Z8, Z8
-	VPADDD         Z25, Z24, Z24
-	VMOVDQU32      Z24, 192(AX)
-	VPADDD         Z25, Z8, Z8
-	VEXTRACTI64X4  $0x01, Z8, Y2
-	VPADDD         Y8, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0x4e, X2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0xb1, X2, X4
-	VPADDD         X4, X2, X2
-	VMOVD          X2, BX
-	MOVL           BX, 64(CX)
-	MOVWLSX        step+24(FP), BX
-	VPBROADCASTW   BX, Z4
-	VPSUBW         Z0, Z3, Z3
-	VMOVDQU16      Z3, 256(AX)
-	VMOVDQU16      384(AX), Z0
-	KMOVD          DX, K1
-	VMOVDQU16      Z4, K1, Z0
-	VMOVDQU16      Z0, 384(AX)
-	VPTESTNMW      Z3, Z3, K1
-	KMOVD          K1, BX
-	VPSUBW         Z1, Z5, Z5
-	VMOVDQU16      Z5, 320(AX)
-	VMOVDQU16      448(AX), Z0
-	MOVQ           DX, SI
-	SHRQ           $0x20, SI
-	KMOVD          SI, K1
-	VMOVDQU16      Z4, K1, Z0
-	VMOVDQU16      Z0, 448(AX)
-	VPTESTNMW      Z5, Z5, K1
-	KMOVD          K1, SI
-	SHLQ           $0x20, SI
-	ORQ            SI, BX
-	KMOVQ          DX, K1
-	VMOVDQU8       768(AX), Z0
-	VPSRLW         $0x02, Z0, Z1
-	VPBROADCASTB   avx512_13<>+0(SB), Z3
-	VPANDQ         Z3, Z1, Z1
-	VPSUBB         Z1, Z0, Z0
-	VPBROADCASTB   avx512_13<>+0(SB), Z3
-	VPADDB         Z3, Z0, K1, Z0
-	VMOVDQU8       Z0, 768(AX)
-	MOVQ           BX, SI
-	ANDQ           DX, SI
-	MOVQ           R10, DI
-	ORQ            R11, DI
-	ANDQ           SI, DI
-	ANDNQ          SI, DI, SI
-	MOVQ           DX, R11
-	ANDQ           R10, R11
-	ANDNQ          R11, DI, R10
-	MOVQ           952(AX), R11
-	MOVQ           896(AX), R12
-	ORQ            R9, R8
-	MOVQ           960(AX), R9
-	ORQ            R9, R8
-	MOVQ           R12, R9
-	ANDQ           R8, R9
-	MOVQ           R11, R8
-	ORQ            DX, R8
-	ANDNQ          R9, R8, R8
-	VMOVDQU8       832(AX), Z0
-	VPBROADCASTB   avx512_14<>+0(SB), Z1
-	VPBROADCASTB   avx512_1<>+0(SB), Z3
-	MOVQ           R8, R9
-	ORQ            R10, R9
-	KMOVQ          R9, K1
-	VPTESTMB       Z1, Z0, K1, K1
-	VPSUBB         Z3, Z0, K1, Z0
-	VPTESTNMB      Z1, Z0, K1, K1
-	KMOVQ          K1, R9
-	MOVQ           R9, R12
-	ANDQ           R8, R12
-	MOVQ           R12, R8
-	ANDQ           BX, R8
-	ANDNQ          R12, BX, BX
-	ANDQ           R10, R9
-	ORQ            SI, R9
-	VPBROADCASTB   avx512_15<>+0(SB), Z4
-	KMOVQ          BX, K1
-	VPSRLW         $0x04, Z0, Z5
-	VPANDQ         Z4, Z5, Z5
-	VPADDB         Z3, Z5, Z5
-	VPADDB         Z3, Z5, Z5
-	VPADDB         Z5, Z0, K1, Z0
-	KMOVQ          R9, K1
-	VPSRLW         $0x06, Z0, Z5
-	VPANDQ         Z4, Z5, Z5
-	VPADDB         Z3, Z5, Z5
-	VPANDNQ        Z0, Z1, Z4
-	VPADDB         Z4, Z5, K1, Z0
-	VMOVDQU8       Z0, 832(AX)
-	ORQ            R8, DI
-	MOVQ           DI, 56(CX)
-	ANDNQ          DX, R9, DX
-	ORQ            BX, DX
-	ORQ            R11, DX
-	VMOVDQU64      896(AX), Z0
-	VMOVDQU64      960(AX), Z1
-	VPBROADCASTQ   DI, Z3
-	XORL           BX, BX
-	XORL           SI, SI
-	TESTQ          DI, DI
-	JZ             none
-	MOVQ           904(AX), BX
-	ANDNQ          DI, BX, BX
-	MOVQ           912(AX), SI
-	MOVQ           920(AX), DI
-	ANDNQ          SI, DI, R8
-	ANDNQ          DI, SI, R9
-	ANDQ           DI, SI
-	MOVQ           pages+16(FP), DI
-	VPMOVZXWD      (DI), Y2
-	VPXORD         Z9, Z9, Z9
-	VPXORD         Z10, Z10, Z10
-	MOVQ           936(AX), DI
-	MOVQ           944(AX), R10
-	VPMOVZXBD      704(AX), Z4
-	VPERMD         Z2, Z4, Z4
-	KMOVW          BX, K1
-	VPSUBD.Z       Z4, Z15, K1, Z15
-	VPSLLD         $0x02, Z15, Z15
-	KMOVW          DI, K1
-	VPSRLD         $0x01, Z15, K1, Z15
-	KMOVW          R10, K1
-	VPSRLD         $0x02, Z15, K1, Z15
-	VPADDD         Z15, Z9, Z9
-	KMOVW          R8, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z4
-	KMOVW          R9, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z4
-	KMOVW          SI, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z4
-	VPMULLD        Z4, Z15, Z4
-	VPADDD         Z4, Z10, Z10
-	VPMOVZXBD      720(AX), Z4
-	VPERMD         Z2, Z4, Z4
-	MOVQ           BX, R11
-	SHRQ           $0x10, R11
-	KMOVW          R11, K1
-	VPSUBD.Z       Z4, Z19, K1, Z19
-	VPSLLD         $0x02, Z19, Z19
-	MOVQ           DI, R11
-	SHRQ           $0x10, R11
-	KMOVW          R11, K1
-	VPSRLD         $0x01, Z19, K1, Z19
-	MOVQ           R10, R11
-	SHRQ           $0x10, R11
-	KMOVW          R11, K1
-	VPSRLD         $0x02, Z19, K1, Z19
-	VPADDD         Z19, Z9, Z9
-	MOVQ           R8, R11
-	SHRQ           $0x10, R11
-	KMOVW          R11, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z4
-	MOVQ           R9, R11
-	SHRQ           $0x10, R11
-	KMOVW          R11, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z4
-	MOVQ           SI, R11
-	SHRQ           $0x10, R11
-	KMOVW          R11, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z4
-	VPMULLD        Z4, Z19, Z4
-	VPADDD         Z4, Z10, Z10
-	VPMOVZXBD      736(AX), Z4
-	VPERMD         Z2, Z4, Z4
-	MOVQ           BX, R11
-	SHRQ           $0x20, R11
-	KMOVW          R11, K1
-	VPSUBD.Z       Z4, Z23, K1, Z23
-	VPSLLD         $0x02, Z23, Z23
-	MOVQ           DI, R11
-	SHRQ           $0x20, R11
-	KMOVW          R11, K1
-	VPSRLD         $0x01, Z23, K1, Z23
-	MOVQ           R10, R11
-	SHRQ           $0x20, R11
-	KMOVW          R11, K1
-	VPSRLD         $0x02, Z23, K1, Z23
-	VPADDD         Z23, Z9, Z9
-	MOVQ           R8, R11
-	SHRQ           $0x20, R11
-	KMOVW          R11, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z4
-	MOVQ           R9, R11
-	SHRQ           $0x20, R11
-	KMOVW          R11, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z4
-	MOVQ           SI, R11
-	SHRQ           $0x20, R11
-	KMOVW          R11, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z4
-	VPMULLD        Z4, Z23, Z4
-	VPADDD         Z4, Z10, Z10
-	VPMOVZXBD      752(AX), Z4
-	VPERMD         Z2, Z4, Z4
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPSUBD.Z       Z4, Z26, K1, Z26
-	VPSLLD         $0x02, Z26, Z26
-	MOVQ           DI, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPSRLD         $0x01, Z26, K1, Z26
-	MOVQ           R10, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPSRLD         $0x02, Z26, K1, Z26
-	VPADDD         Z26, Z9, Z9
-	MOVQ           R8, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z2
-	MOVQ           R9, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z2
-	MOVQ           SI, BX
-	SHRQ           $0x30, BX
-	KMOVW          BX, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z2
-	VPMULLD        Z2, Z26, Z2
-	VPADDD         Z2, Z10, Z10
-	VEXTRACTI64X4  $0x01, Z9, Y2
-	VPADDD         Y9, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0x4e, X2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0xb1, X2, X4
-	VPADDD         X4, X2, X2
-	VMOVD          X2, BX
-	VEXTRACTI64X4  $0x01, Z10, Y2
-	VPADDD         Y10, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0x4e, X2, X4
-	VPADDD         X4, X2, X2
-	VPSHUFD        $0xb1, X2, X4
-	VPADDD         X4, X2, X2
-	VMOVD          X2, SI
-
-none:
-	MOVL           $0x00000010, DI
-	KMOVB          DI, K1
-	VPBROADCASTQ   DX, K1, Z0
-	MOVL           $0x0000007f, DX
-	KMOVB          DX, K1
-	VPANDNQ.Z      Z0, Z3, K1, Z0
-	VPANDNQ        Z1, Z3, Z1
-	VMOVDQU64      Z0, 896(AX)
-	VMOVDQU64      Z1, 960(AX)
-	MOVL           BX, 76(CX)
-	MOVL           SI, 80(CX)
-	MOVQ           s+48(FP), CX
+	VPADDD         X0, X1, X1
+	VMOVDQU        X1, (CX)
+	MOVQ           s+40(FP), CX
 	MOVQ           pages+16(FP), DX
 	VPMOVZXWQ      (DX), Z0
 	VPTESTMQ       Z0, Z0, K1
-	MOVQ           936(AX), DX
-	MOVQ           944(AX), BX
-	MOVQ           912(AX), SI
-	MOVQ           920(AX), DI
-	MOVQ           960(AX), R8
-	VMOVDQU64      960(AX), Z1
-	MOVQ           904(AX), AX
-	VPBROADCASTQ   AX, Z2
-	VPANDNQ.Z      Z1, Z2, K1, Z1
-	VPBROADCASTQ   DX, Z2
-	VPBROADCASTQ   BX, Z3
+	VPBROADCASTQ   904(AX), Z1
+	VPANDNQ.Z      Z14, Z1, K1, Z1
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
 	VPTESTMQ       Z3, Z1, K2
-	VPORQ          Z2, Z3, Z4
-	VPANDNQ        Z1, Z4, Z4
-	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z5
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z5
-	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z5
-	VPANDQ         Z3, Z1, Z3
-	VPANDQ         Z2, Z1, K1, Z3
-	VMOVDQA64      Z4, K3, Z3
-	KORW           K1, K3, K4
-	KANDW          K2, K4, K4
-	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z2
-	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_19<>+0(SB), Z3, Z4
-	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z5, Z2
-	VPMULUDQ.Z     Z0, Z2, K1, Z2
-	VPMOVQD        Z2, Y2
-	VMOVDQU        Y2, 32(CX)
-	VMOVDQA64.Z    Z3, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y2
-	VPOR           Y3, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X11
-	VPOR           X2, X11, X11
-	VPSHUFD        $0x4e, X11, X2
-	VPOR           X2, X11, X11
-	VMOVQ          X11, X11
-	VMOVDQU        Y11, 64(CX)
-	MOVQ           SI, AX
-	ANDQ           DI, AX
-	VPBROADCASTQ   AX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
-	ANDNQ          DI, SI, AX
-	VPBROADCASTQ   AX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
-	ANDNQ          SI, DI, AX
-	VPBROADCASTQ   AX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
-	MOVQ           SI, AX
-	ORQ            DI, AX
-	ORQ            R8, AX
-	VPBROADCASTQ   AX, Z2
-	VPANDNQ        Z1, Z2, Z1
-	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
-	VPMOVQB        Z5, X11
-	VMOVQ          X11, 104(CX)
-	VPMOVQB        Z3, X11
-	VMOVQ          X11, 112(CX)
-	VPMULUDQ       Z0, Z5, Z1
+	VPORQ          Z2, Z3, Z2
+	VPANDNQ        Z1, Z2, Z2
+	VPTESTMQ       Z2, Z2, K3
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z1
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z1
+	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z1
+	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
-	VPMOVQD        Z0, Y2
-	VMOVDQU        Y2, (CX)
-	VPMULUDQ       Z1, Z3, Z3
+	VPMOVQD        Z0, Y0
+	VMOVDQU        Y0, (CX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
 	VPADDD         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
@@ -3209,20 +2646,17 @@ none:
 	VPADDD         X1, X0, X0
 	VMOVD          X0, AX
 	MOVL           AX, 96(CX)
-	VEXTRACTI64X4  $0x01, Z3, Y0
-	VPADDD         Y3, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
-	MOVL           AX, 100(CX)
-	MOVB           $0x01, AL
-	MOVB           AL, ok+56(FP)
 	VZEROUPPER
 	RET
+
+DATA avx512_50<>+0(SB)/1, $0x14
+GLOBL avx512_50<>(SB), RODATA|NOPTR, $1
+
+DATA avx512_51<>+0(SB)/1, $0x0a
+GLOBL avx512_51<>(SB), RODATA|NOPTR, $1
+
+DATA avx512_52<>+0(SB)/1, $0x00
+GLOBL avx512_52<>(SB), RODATA|NOPTR, $1
 
 // func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
@@ -3333,19 +2767,19 @@ eight:
 	TESTQ         R8, R8
 	JLE           end
 	VMOVDQU64     (R9), Z0
-	VMOVDQU       (CX), Y1
+	VMOVDQU       (CX), Y2
 	KMOVB         DI, K1
-	VPCOMPRESSQ.Z Z0, K1, Z2
-	VMOVDQU64     Z2, 48(AX)(R11*8)
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, 48(AX)(R11*8)
 	MOVBQZX       DI, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R11
 	SHRQ          $0x08, DI
 	KMOVB         DX, K1
-	VPCOMPRESSQ.Z Z0, K1, Z2
-	VMOVDQU64     Z2, (BX)(R10*8)
-	VPCOMPRESSD.Z Y1, K1, Y1
-	VMOVDQU       Y1, (SI)(R10*4)
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, (BX)(R10*8)
+	VPCOMPRESSD.Z Y2, K1, Y2
+	VMOVDQU       Y2, (SI)(R10*4)
 	MOVBQZX       DL, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R10
@@ -3359,101 +2793,98 @@ end:
 	MOVL           R11, 20(AX)
 	MOVQ           R10, end+104(FP)
 	MOVL           20(AX), CX
-	XORL           DX, DX
+	MOVQ           b+0(FP), DX
 	TESTQ          CX, CX
 	JZ             nobody
 	CMPQ           CX, $0x08
 	JHI            many
-	MOVQ           b+0(FP), DX
-	MOVQ           slots+88(FP), SI
-	MOVQ           $-1, BX
-	BZHIQ          CX, BX, BX
-	MOVQ           896(DX), CX
-	ANDNQ          SI, CX, SI
-	PDEPQ          SI, BX, SI
+	MOVQ           slots+88(FP), BX
+	MOVQ           896(DX), SI
+	ANDNQ          BX, SI, BX
+	MOVQ           $-1, SI
+	BZHIQ          CX, SI, SI
+	PDEPQ          BX, SI, BX
+	MOVQ           $-1, SI
+	BZHIQ          CX, SI, SI
 	VMOVDQU64      48(AX), Z0
 	MOVQ           t+64(FP), CX
 	MOVQ           pages+72(FP), DI
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
-	MOVBQZX        192(CX), R8
+	MOVBQZX        194(CX), R8
 	VPBROADCASTQ   R8, Z2
 	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
 	KMOVB          K1, R8
 	MOVBQZX        193(CX), R9
-	VPBROADCASTQ   R9, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ   R9, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
 	KMOVB          K1, R9
-	MOVBQZX        194(CX), R10
-	VPBROADCASTQ   R10, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
+	MOVBQZX        192(CX), R10
+	VPBROADCASTQ   R10, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
 	KMOVB          K1, R10
-	KMOVB          R8, K1
-	ANDNQ          R10, R9, R9
-	MOVQ           R8, R11
+	ANDNQ          R8, R9, R9
+	MOVQ           R10, R11
 	ORQ            R9, R11
-	ANDNQ          R10, R8, R8
-	MOVQ           R10, R9
-	NOTQ           R9
+	ANDNQ          R8, R10, R9
+	NOTQ           R8
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64      (CX), Z2
-	VPERMB         Z2, Z1, Z1
+	VMOVDQU64      (CX), Z3
+	VPERMB         Z3, Z1, Z1
 	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_26<>+0(SB), Z3, Z3
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_26<>+0(SB), Z4, Z4
 	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z3, K2, Z3
-	VPMOVZXWQ      (DI), Z2
-	VPERMQ         Z2, Z3, Z2
-	VPSLLQ         $0x07, Z2, Z2
-	VPSLLQ         $0x02, Z1, Z4
-	VPSRLQ         $0x12, Z0, Z9
-	VPANDQ.BCST    avx512_28<>+0(SB), Z9, Z9
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z4, K2, Z4
+	VPMOVZXWQ      (DI), Z3
+	VPERMQ         Z3, Z4, Z3
+	VPSLLQ         $0x07, Z3, Z3
+	VPSLLQ         $0x02, Z1, Z11
+	VPSRLQ         $0x12, Z0, Z12
+	VPANDQ.BCST    avx512_28<>+0(SB), Z12, Z12
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z9, Z9
+	VPADDQ         Z1, Z12, Z12
 	VPBROADCASTQ   avx512_28<>+0(SB), Z1
-	VPSUBQ         Z1, Z9, Z9
+	VPSUBQ         Z1, Z12, Z12
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64      64(CX), Z10
-	VMOVDQU64      128(CX), Z11
-	VPERMI2W       Z11, Z10, Z1
+	VMOVDQU64      64(CX), Z13
+	VMOVDQU64      128(CX), Z14
+	VPERMI2W       Z14, Z13, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z10
-	VPANDQ.BCST    avx512_26<>+0(SB), Z10, Z10
-	VPADDQ.BCST    avx512_16<>+0(SB), Z10, Z10
-	VPSRLQ         $0x21, Z0, Z11
-	VPANDQ.BCST    avx512_28<>+0(SB), Z11, Z11
-	VPMULUDQ.BCST  avx512_30<>+0(SB), Z11, Z11
-	VPSRLQ         $0x07, Z11, Z11
-	VPSRLQ         $0x24, Z0, Z12
-	VPANDQ.BCST    avx512_31<>+0(SB), Z12, Z12
+	VPSRLQ         $0x1f, Z0, Z13
+	VPANDQ.BCST    avx512_26<>+0(SB), Z13, Z13
+	VPADDQ.BCST    avx512_16<>+0(SB), Z13, Z13
+	VPSRLQ         $0x21, Z0, Z14
+	VPANDQ.BCST    avx512_28<>+0(SB), Z14, Z14
+	VPMULUDQ.BCST  avx512_30<>+0(SB), Z14, Z14
+	VPSRLQ         $0x07, Z14, Z14
+	VPSRLQ         $0x24, Z0, Z15
+	VPANDQ.BCST    avx512_31<>+0(SB), Z15, Z15
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z12, Z12
-	VPADDQ         Z2, Z9, Z9
-	KMOVQ          SI, K1
-	KMOVD          SI, K2
-	MOVQ           SI, CX
-	SHRQ           $0x20, CX
-	KMOVD          CX, K3
-	POPCNTL        SI, CX
-	VPBROADCASTW   CX, X2
-	VPADDW         avx512_32<>+0(SB), X2, X2
-	VPMOVQB        Z11, X5
-	VMOVDQU8       640(DX), Z0
-	VPEXPANDB      Z5, K1, Z0
-	VMOVDQU8       Z0, 640(DX)
-	VPMOVQB        Z3, X6
-	VMOVDQU8       704(DX), Z0
-	VPEXPANDB      Z6, K1, Z0
-	VMOVDQU8       Z0, 704(DX)
-	VPMOVQB        Z12, X5
-	VMOVDQU8       832(DX), Z0
-	VPEXPANDB      Z5, K1, Z0
-	VMOVDQU8       Z0, 832(DX)
+	VPORQ          Z0, Z15, Z15
+	VPADDQ         Z3, Z12, Z12
+	KMOVB          SI, K1
+	VPMULUDQ.Z     Z11, Z2, K1, Z0
+	KMOVQ          BX, K1
+	VPMOVQB        Z14, X5
+	VMOVDQU8       640(DX), Z2
+	VPEXPANDB      Z5, K1, Z2
+	VMOVDQU8       Z2, 640(DX)
+	VPMOVQB        Z4, X5
+	VMOVDQU8       704(DX), Z2
+	VPEXPANDB      Z5, K1, Z2
+	VMOVDQU8       Z2, 704(DX)
+	VPMOVQB        Z15, X5
+	VMOVDQU8       832(DX), Z3
+	VPEXPANDB      Z5, K1, Z3
+	VMOVDQU8       Z3, 832(DX)
 	MOVQ           896(DX), CX
 	MOVQ           912(DX), DI
 	MOVQ           920(DX), R10
@@ -3461,215 +2892,241 @@ end:
 	MOVQ           960(DX), R10
 	ORQ            R10, DI
 	ANDNQ          CX, DI, CX
-	VPMOVZXBW      36(AX), X0
-	VMOVDQU        avx512_33<>+0(SB), X3
-	VPMULLW        X3, X0, X0
-	VPACKUSWB      X0, X0, X0
-	VPBROADCASTQ   X0, Z11
-	VMOVDQU8       704(DX), Z3
-	VPERMB         Z11, Z3, Z11
-	KMOVQ          CX, K4
-	VPTESTMB       Z11, Z11, K4, K4
-	VMOVDQU8       768(DX), Z0
-	VPADDUSB       Z11, Z0, K4, Z0
-	VPBROADCASTB   avx512_13<>+0(SB), Z3
-	VMOVDQU8       Z3, K1, Z0
-	VMOVDQU8       Z0, 768(DX)
-	KMOVQ          K4, AX
-	ORQ            SI, AX
+	VPMOVZXBW      36(AX), X3
+	VMOVDQU        avx512_32<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z4
+	VPERMB         Z4, Z2, Z4
+	KMOVQ          CX, K2
+	VPTESTMB       Z4, Z4, K2, K2
+	VMOVDQU8       768(DX), Z3
+	VPADDUSB       Z4, Z3, K2, Z3
+	VPBROADCASTB   avx512_13<>+0(SB), Z4
+	VMOVDQU8       Z4, K1, Z3
+	VMOVDQU8       Z3, 768(DX)
+	KORQ           K1, K2, K2
+	MOVWLSX        step+80(FP), AX
+	VPBROADCASTW   AX, Z3
+	VMOVDQU16      384(DX), Z4
+	VMOVDQU16      Z3, K2, Z4
+	VMOVDQU16      Z4, 384(DX)
+	VMOVDQU16      448(DX), Z4
+	KSHIFTRQ       $0x20, K2, K2
+	VMOVDQU16      Z3, K2, Z4
+	VMOVDQU16      Z4, 448(DX)
 	VPMOVQW        Z1, X5
-	VMOVDQU16      256(DX), Z0
-	VPEXPANDW      Z5, K2, Z0
-	VMOVDQU16      Z0, 256(DX)
-	VPERMW         X5, X2, X5
-	VMOVDQU16      320(DX), Z0
-	VPEXPANDW      Z5, K3, Z0
-	VMOVDQU16      Z0, 320(DX)
-	VPMOVQW        Z10, X5
-	VMOVDQU16      512(DX), Z0
-	VPEXPANDW      Z5, K2, Z0
-	VMOVDQU16      Z0, 512(DX)
-	VPERMW         X5, X2, X5
-	VMOVDQU16      576(DX), Z0
-	VPEXPANDW      Z5, K3, Z0
-	VMOVDQU16      Z0, 576(DX)
-	MOVWLSX        step+80(FP), CX
-	VPBROADCASTW   CX, Z0
-	VMOVDQU16      384(DX), Z1
-	KMOVD          AX, K1
-	VMOVDQU16      Z0, K1, Z1
-	VMOVDQU16      Z1, 384(DX)
-	VMOVDQU16      448(DX), Z1
+	VPMOVQW        Z13, X6
+	VPMOVQD        Z12, Y7
+	ANDL           SI, R11
+	PDEPQ          BX, R11, R11
+	ANDL           SI, R9
+	PDEPQ          BX, R9, R9
+	VMOVQ          BX, X8
+	VMOVQ          R11, X1
+	VPINSRQ        $0x01, R9, X1, X1
+	VPXOR          X9, X9, X9
+	VPXOR          X3, X3, X3
+	VPINSRQ        $0x01, BX, X3, X3
+	VINSERTI128    $0x01, X1, Y8, Y8
+	VINSERTI128    $0x01, X3, Y9, Y1
+	VINSERTI64X4   $0x01, Y1, Z8, Z1
+	VPORQ          896(DX), Z1, Z1
+	VMOVDQU64      Z1, 896(DX)
+	ANDL           SI, R8
+	PDEPQ          BX, R8, R8
+	VPBROADCASTB   avx512_1<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, AX
+	VPBROADCASTB   avx512_2<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, CX
+	VPBROADCASTB   avx512_15<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, SI
+	VPBROADCASTB   avx512_33<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, DI
+	VPBROADCASTB   avx512_34<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, R9
+	VPBROADCASTB   avx512_35<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, R10
+	VPBROADCASTB   avx512_36<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K2
+	KMOVQ          K2, R11
+	VMOVQ          R8, X9
+	VPINSRQ        $0x01, AX, X9, X9
+	VMOVQ          CX, X2
+	VPINSRQ        $0x01, SI, X2, X2
+	VMOVQ          DI, X10
+	VPINSRQ        $0x01, R9, X10, X10
+	VMOVQ          R10, X1
+	VPINSRQ        $0x01, R11, X1, X1
+	VINSERTI128    $0x01, X2, Y9, Y8
+	VINSERTI128    $0x01, X1, Y10, Y1
+	VINSERTI64X4   $0x01, Y1, Z8, Z1
+	VPORQ          960(DX), Z1, Z1
+	VMOVDQU64      Z1, 960(DX)
+	MOVQ           BX, AX
 	SHRQ           $0x20, AX
-	KMOVD          AX, K1
-	VMOVDQU16      Z0, K1, Z1
-	VMOVDQU16      Z1, 448(DX)
-	VPMOVQD        Z9, Y0
-	MOVQ           SI, AX
-	VMOVDQU        avx512_34<>+0(SB), Y1
-	KMOVW          AX, K1
-	VPERMD         Y0, Y1, Y5
-	VMOVDQU32      (DX), Z2
-	VPEXPANDD      Z5, K1, Z2
-	VMOVDQU32      Z2, (DX)
-	MOVWLZX        AX, CX
+	VMOVDQU16      256(DX), Z1
+	VPEXPANDW      Z5, K1, Z1
+	VMOVDQU16      Z1, 256(DX)
+	VMOVDQU16      512(DX), Z1
+	VPEXPANDW      Z6, K1, Z1
+	VMOVDQU16      Z1, 512(DX)
+	VMOVDQU32      (DX), Z1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, (DX)
+	MOVWLZX        BX, CX
 	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y2
-	VPADDD         Y2, Y1, Y1
-	SHRQ           $0x10, AX
-	KMOVW          AX, K1
-	VPERMD         Y0, Y1, Y5
-	VMOVDQU32      64(DX), Z2
-	VPEXPANDD      Z5, K1, Z2
-	VMOVDQU32      Z2, 64(DX)
-	MOVWLZX        AX, CX
-	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y2
-	VPADDD         Y2, Y1, Y1
-	SHRQ           $0x10, AX
-	KMOVW          AX, K1
-	VPERMD         Y0, Y1, Y5
-	VMOVDQU32      128(DX), Z2
-	VPEXPANDD      Z5, K1, Z2
-	VMOVDQU32      Z2, 128(DX)
-	MOVWLZX        AX, CX
-	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y2
-	VPADDD         Y2, Y1, Y1
-	SHRQ           $0x10, AX
-	KMOVW          AX, K1
-	VPERMD         Y0, Y1, Y5
-	VMOVDQU32      192(DX), Z0
-	VPEXPANDD      Z5, K1, Z0
-	VMOVDQU32      Z0, 192(DX)
-	MOVQ           R11, AX
-	ORQ            R8, AX
-	ORQ            R9, AX
-	NOTQ           AX
-	ANDQ           BX, AX
-	KMOVB          AX, K1
-	VPBROADCASTQ.Z avx512_22<>+0(SB), K1, Z0
-	ANDNQ          R11, R8, AX
-	ANDQ           BX, AX
-	KMOVB          AX, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z0
-	ANDNQ          R8, R11, AX
-	ANDQ           BX, AX
-	KMOVB          AX, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z0
-	MOVQ           R11, AX
-	ANDQ           R8, AX
-	ANDQ           BX, AX
-	KMOVB          AX, K1
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z0
-	VPMULUDQ       Z4, Z0, Z0
+	VPBROADCASTD   CX, Y1
+	VPADDD         avx512_37<>+0(SB), Y1, Y1
+	VPERMD         Y7, Y1, Y8
+	VMOVDQU32      64(DX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z8, K1, Z1
+	VMOVDQU32      Z1, 64(DX)
+	TESTQ          AX, AX
+	JZ             placed
+	POPCNTL        BX, CX
+	VPBROADCASTW   CX, X1
+	VPADDW         avx512_38<>+0(SB), X1, X1
+	VPERMW         X5, X1, X5
+	VPERMW         X6, X1, X6
+	VPMOVZXWD      X1, Y1
+	VPERMD         Y7, Y1, Y7
+	KMOVQ          AX, K1
+	VMOVDQU16      320(DX), Z1
+	VPEXPANDW      Z5, K1, Z1
+	VMOVDQU16      Z1, 320(DX)
+	VMOVDQU16      576(DX), Z1
+	VPEXPANDW      Z6, K1, Z1
+	VMOVDQU16      Z1, 576(DX)
+	VMOVDQU32      128(DX), Z1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, 128(DX)
+	MOVWLZX        AX, AX
+	POPCNTL        AX, AX
+	VPBROADCASTD   AX, Y1
+	VPADDD         avx512_37<>+0(SB), Y1, Y1
+	VPERMD         Y7, Y1, Y6
+	VMOVDQU32      192(DX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z6, K1, Z1
+	VMOVDQU32      Z1, 192(DX)
+
+placed:
+	MOVQ           s+96(FP), AX
+	VMOVDQU64      960(DX), Z1
+	MOVQ           pages+72(FP), CX
+	VPMOVZXWQ      (CX), Z2
+	VPTESTMQ       Z2, Z2, K1
+	VPBROADCASTQ   904(DX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(DX), Z3
+	VPBROADCASTQ   944(DX), Z4
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z3, Z4, Z6
+	VPANDNQ        Z1, Z6, Z6
+	VPTESTMQ       Z6, Z6, K3
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z7
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z7
+	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z7
+	VPANDQ         Z4, Z1, Z4
+	VPANDQ         Z3, Z1, K1, Z4
+	VMOVDQA64      Z6, K3, Z4
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z3
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z3
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_19<>+0(SB), Z4, Z6
+	VPTESTNMQ      Z6, Z4, K1, K1
+	VPSUBQ         Z3, Z7, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, 32(AX)
+	VMOVDQA64.Z    Z4, K1, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y3
+	VPOR           Y4, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X5
+	VPOR           X3, X5, X5
+	VPSHUFD        $0x4e, X5, X3
+	VPOR           X3, X5, X5
+	VMOVQ          X5, X5
+	VMOVDQU        Y5, 64(AX)
+	VPBROADCASTQ   912(DX), Z3
+	VPBROADCASTQ   920(DX), Z4
+	VPBROADCASTQ   960(DX), Z5
+	VPANDQ         Z3, Z1, Z6
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z6, Z4, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
+	VPTESTMQ       Z1, Z4, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
+	VPANDNQ        Z6, Z4, Z6
+	VPTESTMQ       Z6, Z6, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPORQ          Z4, Z5, Z5
+	VPANDNQ        Z1, Z5, Z6
+	VPTESTMQ       Z6, Z6, K1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
+	VPMOVQB        Z7, X1
+	VMOVQ          X1, 104(AX)
+	VPMOVQB        Z3, X1
+	VMOVQ          X1, 112(AX)
+	VPMULUDQ       Z2, Z7, Z1
+	VPSLLQ         $0x02, Z2, Z2
+	VPSUBQ         Z1, Z2, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, (AX)
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
+	VPADDD         Z1, Z2, Z2
+	VPUNPCKLDQ     Z0, Z0, Z1
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z2, Z0
+	VPUNPCKHQDQ    Z1, Z2, Z1
+	VPADDD         Z1, Z0, Z0
 	VEXTRACTI64X4  $0x01, Z0, Y1
 	VPADDD         Y0, Y1, Y1
 	VEXTRACTI128   $0x01, Y1, X0
-	VPADDD         X0, X1, X1
-	VPSHUFD        $0x4e, X1, X0
-	VPADDD         X0, X1, X1
-	VPSHUFD        $0xb1, X1, X0
-	VPADDD         X0, X1, X1
-	VMOVD          X1, AX
+	VPADDD         X1, X0, X0
+	VMOVQ          X0, 96(AX)
+	VPEXTRD        $0x02, X0, AX
 	MOVL           AX, retained+112(FP)
-	VMOVDQU64      896(DX), Z0
-	VPBROADCASTQ   SI, Z1
-	MOVL           $0x00000001, AX
-	KMOVB          AX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	ANDL           BX, R11
-	PDEPQ          SI, R11, R11
-	VPBROADCASTQ   R11, Z1
-	MOVL           $0x00000004, AX
-	KMOVB          AX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	ANDL           BX, R8
-	PDEPQ          SI, R8, R8
-	VPBROADCASTQ   R8, Z1
-	MOVL           $0x00000008, AX
-	KMOVB          AX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	VPBROADCASTQ   SI, Z1
-	MOVL           $0x00000080, AX
-	KMOVB          AX, K1
-	VPORQ          Z1, Z0, K1, Z0
-	VMOVDQU64      Z0, 896(DX)
-	ANDL           BX, R9
-	PDEPQ          SI, R9, R9
-	VMOVQ          R9, X7
-	VPBROADCASTB   avx512_1<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VPINSRQ        $0x01, AX, X7, X7
-	VPBROADCASTB   avx512_2<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VMOVQ          AX, X2
-	VPBROADCASTB   avx512_15<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VPINSRQ        $0x01, AX, X2, X2
-	VPBROADCASTB   avx512_35<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VMOVQ          AX, X8
-	VPBROADCASTB   avx512_36<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VPINSRQ        $0x01, AX, X8, X8
-	VPBROADCASTB   avx512_37<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VMOVQ          AX, X0
-	VPBROADCASTB   avx512_38<>+0(SB), X1
-	VPCMPEQB       X1, X6, K1
-	KMOVD          K1, AX
-	ANDL           BX, AX
-	PDEPQ          SI, AX, AX
-	VPINSRQ        $0x01, AX, X0, X0
-	VINSERTI128    $0x01, X2, Y7, Y5
-	VINSERTI128    $0x01, X0, Y8, Y0
-	VINSERTI64X4   $0x01, Y0, Z5, Z0
-	VPORQ          960(DX), Z0, Z0
-	VMOVDQU64      Z0, 960(DX)
+	MOVB           $0x01, AL
+	MOVB           AL, entered+116(FP)
+	VZEROUPPER
+	RET
+
+nobody:
 	MOVQ           s+96(FP), AX
+	VMOVDQU64      960(DX), Z0
 	MOVQ           pages+72(FP), CX
-	VPMOVZXWQ      (CX), Z0
-	VPTESTMQ       Z0, Z0, K1
-	MOVQ           936(DX), CX
-	MOVQ           944(DX), BX
-	MOVQ           912(DX), SI
-	MOVQ           920(DX), DI
-	MOVQ           960(DX), R8
-	VMOVDQU64      960(DX), Z1
-	MOVQ           904(DX), DX
-	VPBROADCASTQ   DX, Z2
-	VPANDNQ.Z      Z1, Z2, K1, Z1
-	VPBROADCASTQ   CX, Z2
-	VPBROADCASTQ   BX, Z3
-	VPTESTMQ       Z2, Z1, K1
-	VPTESTMQ       Z3, Z1, K2
+	VPMOVZXWQ      (CX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(DX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(DX), Z2
+	VPBROADCASTQ   944(DX), Z3
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z3, Z0, K2
 	VPORQ          Z2, Z3, Z4
-	VPANDNQ        Z1, Z4, Z4
+	VPANDNQ        Z0, Z4, Z4
 	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z5
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z5
-	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z5
-	VPANDQ         Z3, Z1, Z3
-	VPANDQ         Z2, Z1, K1, Z3
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z6
+	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z6
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
 	VMOVDQA64      Z4, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
@@ -3679,83 +3136,69 @@ end:
 	VPTESTMQ       Z3, Z3, K1
 	VPADDQ.BCST    avx512_19<>+0(SB), Z3, Z4
 	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z5, Z2
-	VPMULUDQ.Z     Z0, Z2, K1, Z2
+	VPSUBQ         Z2, Z6, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(AX)
 	VMOVDQA64.Z    Z3, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y2
 	VPOR           Y3, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X6
-	VPOR           X2, X6, X6
-	VPSHUFD        $0x4e, X6, X2
-	VPOR           X2, X6, X6
-	VMOVQ          X6, X6
-	VMOVDQU        Y6, 64(AX)
-	MOVQ           SI, CX
-	ANDQ           DI, CX
-	VPBROADCASTQ   CX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
-	ANDNQ          DI, SI, CX
-	VPBROADCASTQ   CX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
-	ANDNQ          SI, DI, CX
-	VPBROADCASTQ   CX, Z2
-	VPTESTMQ       Z2, Z1, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
-	MOVQ           SI, CX
-	ORQ            DI, CX
-	ORQ            R8, CX
-	VPBROADCASTQ   CX, Z2
-	VPANDNQ        Z1, Z2, Z1
-	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
-	VPMOVQB        Z5, X6
-	VMOVQ          X6, 104(AX)
-	VPMOVQB        Z3, X6
-	VMOVQ          X6, 112(AX)
-	VPMULUDQ       Z0, Z5, Z1
-	VPSLLQ         $0x02, Z0, Z0
-	VPSUBQ         Z1, Z0, Z0
-	VPMOVQD        Z0, Y2
-	VMOVDQU        Y2, (AX)
-	VPMULUDQ       Z1, Z3, Z3
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
+	VEXTRACTI128   $0x01, Y2, X5
+	VPOR           X2, X5, X5
+	VPSHUFD        $0x4e, X5, X2
+	VPOR           X2, X5, X5
+	VMOVQ          X5, X5
+	VMOVDQU        Y5, 64(AX)
+	VPBROADCASTQ   912(DX), Z2
+	VPBROADCASTQ   920(DX), Z3
+	VPBROADCASTQ   960(DX), Z4
+	VPANDQ         Z2, Z0, Z5
+	VPANDNQ        Z0, Z2, Z0
+	VPTESTMQ       Z5, Z3, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
+	VPTESTMQ       Z0, Z3, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
+	VPANDNQ        Z5, Z3, Z5
+	VPTESTMQ       Z5, Z5, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	VPORQ          Z3, Z4, Z4
+	VPANDNQ        Z0, Z4, Z5
+	VPTESTMQ       Z5, Z5, K1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z2
+	VPMOVQB        Z6, X0
+	VMOVQ          X0, 104(AX)
+	VPMOVQB        Z2, X0
+	VMOVQ          X0, 112(AX)
+	VPMULUDQ       Z1, Z6, Z0
+	VPSLLQ         $0x02, Z1, Z1
+	VPSUBQ         Z0, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, (AX)
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z1
+	VPUNPCKHDQ     Z2, Z0, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z2
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VPUNPCKLQDQ    Z2, Z1, Z0
+	VPUNPCKHQDQ    Z2, Z1, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
 	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, CX
-	MOVL           CX, 96(AX)
-	VEXTRACTI64X4  $0x01, Z3, Y0
-	VPADDD         Y3, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, CX
-	MOVL           CX, 100(AX)
+	VMOVQ          X0, 96(AX)
+	XORL           AX, AX
+	MOVL           AX, retained+112(FP)
 	MOVB           $0x01, AL
 	MOVB           AL, entered+116(FP)
 	VZEROUPPER
 	RET
 
-nobody:
-	MOVL DX, retained+112(FP)
-	MOVB $0x01, AL
-	MOVB AL, entered+116(FP)
-	VZEROUPPER
-	RET
-
 many:
-	MOVL DX, retained+112(FP)
+	XORL AX, AX
+	MOVL AX, retained+112(FP)
 	MOVB $0x00, AL
 	MOVB AL, entered+116(FP)
 	VZEROUPPER
@@ -3808,7 +3251,7 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $56-32
 	VPBROADCASTD 32(CX), Z2
 	VBROADCASTSS 36(CX), Z3
 	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_50<>+0(SB), Z5
+	VBROADCASTSS avx512_53<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z6
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -3857,8 +3300,8 @@ group:
 	VPSRLD         $0x01, Z12, K2, Z12
 	VPSRLD         $0x02, Z12, K3, Z12
 	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_52<>+0(SB), K3, Z8
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
+	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
 	KMOVW          32(SP)(DX*1), K2
 	VMOVDQA32.Z    Z12, K2, Z12
 	VPMINUD        Z2, Z12, Z9
@@ -3876,41 +3319,41 @@ group:
 	VCVTUDQ2PS     Z12, Z12
 	VDIVPS.Z       Z12, Z11, K1, Z11
 	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_53<>+0(SB), Z12, Z12
+	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
 	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_54<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
 	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
 	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_55<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
 	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z14
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
 	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
 	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_56<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
 	KMOVW          960(AX)(DX*1), K2
 	VMOVAPS        Z5, K2, Z14
 	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z15
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
 	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
 	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_57<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
 	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_58<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
 	VPMOVSXWD      384(AX)(CX*2), Z17
 	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_59<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_60<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
 	VMOVDQA32.Z    Z18, K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_61<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
 	KMOVW          904(AX)(DX*1), K1
 	VMOVAPS.Z      Z5, K1, Z19
 	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_51<>+0(SB), K1, Z19
+	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
 	VUNPCKLPS      Z9, Z8, Z20
 	VUNPCKHPS      Z9, Z8, Z8
 	VUNPCKLPS      Z11, Z10, Z9
@@ -3996,41 +3439,41 @@ next:
 	VZEROUPPER
 	RET
 
-DATA avx512_50<>+0(SB)/4, $(1.0)
-GLOBL avx512_50<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_51<>+0(SB)/4, $(0.5)
-GLOBL avx512_51<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_52<>+0(SB)/4, $(0.25)
-GLOBL avx512_52<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_53<>+0(SB)/4, $0x00000080
+DATA avx512_53<>+0(SB)/4, $(1.0)
 GLOBL avx512_53<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_54<>+0(SB)/4, $(0.0078125)
+DATA avx512_54<>+0(SB)/4, $(0.5)
 GLOBL avx512_54<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_55<>+0(SB)/4, $(0.01)
+DATA avx512_55<>+0(SB)/4, $(0.25)
 GLOBL avx512_55<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_56<>+0(SB)/4, $(0.9)
+DATA avx512_56<>+0(SB)/4, $0x00000080
 GLOBL avx512_56<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_57<>+0(SB)/4, $(0.75)
+DATA avx512_57<>+0(SB)/4, $(0.0078125)
 GLOBL avx512_57<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_58<>+0(SB)/4, $(0.003921569)
+DATA avx512_58<>+0(SB)/4, $(0.01)
 GLOBL avx512_58<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_59<>+0(SB)/4, $0x00000010
+DATA avx512_59<>+0(SB)/4, $(0.9)
 GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_60<>+0(SB)/4, $(0.0625)
+DATA avx512_60<>+0(SB)/4, $(0.75)
 GLOBL avx512_60<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_61<>+0(SB)/4, $(0.125)
+DATA avx512_61<>+0(SB)/4, $(0.003921569)
 GLOBL avx512_61<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_62<>+0(SB)/4, $0x00000010
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_63<>+0(SB)/4, $(0.0625)
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_64<>+0(SB)/4, $(0.125)
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
@@ -4046,7 +3489,7 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $56-40
 	VPBROADCASTD 32(CX), Z2
 	VBROADCASTSS 36(CX), Z3
 	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_50<>+0(SB), Z5
+	VBROADCASTSS avx512_53<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z6
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -4092,8 +3535,8 @@ group:
 	VPSRLD         $0x01, Z11, K2, Z11
 	VPSRLD         $0x02, Z11, K3, Z11
 	VMOVAPS.Z      Z5, K1, Z7
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z7
-	VBROADCASTSS   avx512_52<>+0(SB), K3, Z7
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z7
+	VBROADCASTSS   avx512_55<>+0(SB), K3, Z7
 	KMOVW          32(SP)(DX*1), K2
 	VMOVDQA32.Z    Z11, K2, Z11
 	VPMINUD        Z2, Z11, Z8
@@ -4111,41 +3554,41 @@ group:
 	VCVTUDQ2PS     Z11, Z11
 	VDIVPS.Z       Z11, Z10, K1, Z10
 	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z11
-	VPMINUD.BCST   avx512_53<>+0(SB), Z11, Z11
+	VPMINUD.BCST   avx512_56<>+0(SB), Z11, Z11
 	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_54<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_57<>+0(SB), Z11, Z11
 	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z12
 	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_55<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_58<>+0(SB), Z12, Z12
 	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z13
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z13
 	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z13
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z13
 	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_56<>+0(SB), K2, Z13
+	VBROADCASTSS   avx512_59<>+0(SB), K2, Z13
 	KMOVW          960(AX)(DX*1), K2
 	VMOVAPS        Z5, K2, Z13
 	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z14
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
 	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
 	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_57<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_60<>+0(SB), K2, Z14
 	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z15
 	VCVTDQ2PS      Z15, Z15
-	VMULPS.BCST    avx512_58<>+0(SB), Z15, Z15
+	VMULPS.BCST    avx512_61<>+0(SB), Z15, Z15
 	VPMOVSXWD      384(AX)(CX*2), Z16
 	VPSUBD.Z       Z16, Z4, K1, Z16
-	VPMINUD.BCST   avx512_59<>+0(SB), Z16, Z16
+	VPMINUD.BCST   avx512_62<>+0(SB), Z16, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_60<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_63<>+0(SB), Z16, Z16
 	VMOVDQA32.Z    Z17, K1, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_61<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_64<>+0(SB), Z17, Z17
 	KMOVW          904(AX)(DX*1), K1
 	VMOVAPS.Z      Z5, K1, Z18
 	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_51<>+0(SB), K1, Z18
+	VBROADCASTSS   avx512_54<>+0(SB), K1, Z18
 	MOVQ           BX, R8
 	VMOVUPS        Z7, (R8)
 	ADDQ           SI, R8
@@ -4193,7 +3636,7 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $56-32
 	VPBROADCASTD 32(CX), Z2
 	VBROADCASTSS 36(CX), Z3
 	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_50<>+0(SB), Z5
+	VBROADCASTSS avx512_53<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z6
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -4242,8 +3685,8 @@ group:
 	VPSRLD         $0x01, Z12, K2, Z12
 	VPSRLD         $0x02, Z12, K3, Z12
 	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_52<>+0(SB), K3, Z8
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
+	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
 	KMOVW          32(SP)(DX*1), K2
 	VMOVDQA32.Z    Z12, K2, Z12
 	VPMINUD        Z2, Z12, Z9
@@ -4261,41 +3704,41 @@ group:
 	VCVTUDQ2PS     Z12, Z12
 	VDIVPS.Z       Z12, Z11, K1, Z11
 	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_53<>+0(SB), Z12, Z12
+	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
 	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_54<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
 	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
 	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_55<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
 	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z14
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
 	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
 	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_56<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
 	KMOVW          960(AX)(DX*1), K2
 	VMOVAPS        Z5, K2, Z14
 	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z15
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
 	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
 	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_57<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
 	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_58<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
 	VPMOVSXWD      384(AX)(CX*2), Z17
 	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_59<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_60<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
 	VMOVDQA32.Z    Z18, K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_61<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
 	KMOVW          904(AX)(DX*1), K1
 	VMOVAPS.Z      Z5, K1, Z19
 	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_51<>+0(SB), K1, Z19
+	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
 	VUNPCKLPS      Z9, Z8, Z20
 	VUNPCKHPS      Z9, Z8, Z8
 	VUNPCKLPS      Z11, Z10, Z9
@@ -4395,7 +3838,7 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $56-40
 	VPBROADCASTD 32(CX), Z2
 	VBROADCASTSS 36(CX), Z3
 	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_50<>+0(SB), Z5
+	VBROADCASTSS avx512_53<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z6
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -4441,8 +3884,8 @@ group:
 	VPSRLD         $0x01, Z11, K2, Z11
 	VPSRLD         $0x02, Z11, K3, Z11
 	VMOVAPS.Z      Z5, K1, Z7
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z7
-	VBROADCASTSS   avx512_52<>+0(SB), K3, Z7
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z7
+	VBROADCASTSS   avx512_55<>+0(SB), K3, Z7
 	KMOVW          32(SP)(DX*1), K2
 	VMOVDQA32.Z    Z11, K2, Z11
 	VPMINUD        Z2, Z11, Z8
@@ -4460,41 +3903,41 @@ group:
 	VCVTUDQ2PS     Z11, Z11
 	VDIVPS.Z       Z11, Z10, K1, Z10
 	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z11
-	VPMINUD.BCST   avx512_53<>+0(SB), Z11, Z11
+	VPMINUD.BCST   avx512_56<>+0(SB), Z11, Z11
 	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_54<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_57<>+0(SB), Z11, Z11
 	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z12
 	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_55<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_58<>+0(SB), Z12, Z12
 	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z13
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z13
 	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z13
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z13
 	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_56<>+0(SB), K2, Z13
+	VBROADCASTSS   avx512_59<>+0(SB), K2, Z13
 	KMOVW          960(AX)(DX*1), K2
 	VMOVAPS        Z5, K2, Z13
 	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z14
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
 	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
 	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_57<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_60<>+0(SB), K2, Z14
 	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z15
 	VCVTDQ2PS      Z15, Z15
-	VMULPS.BCST    avx512_58<>+0(SB), Z15, Z15
+	VMULPS.BCST    avx512_61<>+0(SB), Z15, Z15
 	VPMOVSXWD      384(AX)(CX*2), Z16
 	VPSUBD.Z       Z16, Z4, K1, Z16
-	VPMINUD.BCST   avx512_59<>+0(SB), Z16, Z16
+	VPMINUD.BCST   avx512_62<>+0(SB), Z16, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_60<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_63<>+0(SB), Z16, Z16
 	VMOVDQA32.Z    Z17, K1, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_61<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_64<>+0(SB), Z17, Z17
 	KMOVW          904(AX)(DX*1), K1
 	VMOVAPS.Z      Z5, K1, Z18
 	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_51<>+0(SB), K1, Z18
+	VBROADCASTSS   avx512_54<>+0(SB), K1, Z18
 	MOVQ           BX, R8
 	VMOVNTPS       Z7, (R8)
 	ADDQ           SI, R8
@@ -4542,7 +3985,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $56-32
 	VPBROADCASTD 32(CX), Z2
 	VBROADCASTSS 36(CX), Z3
 	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_50<>+0(SB), Z5
+	VBROADCASTSS avx512_53<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z6
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -4572,7 +4015,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $56-32
 	XORQ         DX, DX
 	MOVQ         dst+0(FP), BX
 	MOVQ         groups+8(FP), SI
-	VBROADCASTSS avx512_51<>+0(SB), Z7
+	VBROADCASTSS avx512_54<>+0(SB), Z7
 
 group:
 	KMOVW          896(AX)(DX*1), K1
@@ -4588,8 +4031,8 @@ group:
 	VPSRLD         $0x01, Z12, K2, Z12
 	VPSRLD         $0x02, Z12, K3, Z12
 	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_52<>+0(SB), K3, Z8
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
+	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
 	KMOVW          32(SP)(DX*1), K2
 	VMOVDQA32.Z    Z12, K2, Z12
 	VPMINUD        Z2, Z12, Z9
@@ -4607,111 +4050,111 @@ group:
 	VCVTUDQ2PS     Z12, Z12
 	VDIVPS.Z       Z12, Z11, K1, Z11
 	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_53<>+0(SB), Z12, Z12
+	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
 	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_54<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
 	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
 	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_55<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
 	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z14
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
 	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
 	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_56<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
 	KMOVW          960(AX)(DX*1), K2
 	VMOVAPS        Z5, K2, Z14
 	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z15
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
 	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
 	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_57<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
 	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_58<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
 	VPMOVSXWD      384(AX)(CX*2), Z17
 	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_59<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_60<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
 	VMOVDQA32.Z    Z18, K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_61<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
 	KMOVW          904(AX)(DX*1), K1
 	VMOVAPS.Z      Z5, K1, Z19
 	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_51<>+0(SB), K1, Z19
-	VMULPS.BCST    avx512_62<>+0(SB), Z8, Z8
+	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
+	VMULPS.BCST    avx512_65<>+0(SB), Z8, Z8
 	VADDPS         Z7, Z8, Z8
 	VCVTTPS2DQ     Z8, Z8
-	VMULPS.BCST    avx512_63<>+0(SB), Z9, Z9
+	VMULPS.BCST    avx512_66<>+0(SB), Z9, Z9
 	VADDPS         Z7, Z9, Z9
 	VCVTTPS2DQ     Z9, Z9
 	VPSLLD         $0x08, Z9, Z9
 	VPORD          Z9, Z8, Z8
-	VMULPS.BCST    avx512_63<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_66<>+0(SB), Z10, Z10
 	VADDPS         Z7, Z10, Z10
 	VCVTTPS2DQ     Z10, Z10
 	VPSLLD         $0x10, Z10, Z10
 	VPORD          Z10, Z8, Z8
-	VMULPS.BCST    avx512_62<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_65<>+0(SB), Z11, Z11
 	VADDPS         Z7, Z11, Z11
 	VCVTTPS2DQ     Z11, Z11
 	VPSLLD         $0x18, Z11, Z11
 	VPORD          Z11, Z8, Z8
-	VMULPS.BCST    avx512_62<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_65<>+0(SB), Z12, Z12
 	VADDPS         Z7, Z12, Z12
 	VCVTTPS2DQ     Z12, Z12
-	VMULPS.BCST    avx512_62<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_65<>+0(SB), Z13, Z13
 	VADDPS         Z7, Z13, Z13
 	VCVTTPS2DQ     Z13, Z13
 	VPSLLD         $0x08, Z13, Z13
 	VPORD          Z13, Z12, Z12
-	VMULPS.BCST    avx512_62<>+0(SB), Z14, Z14
+	VMULPS.BCST    avx512_65<>+0(SB), Z14, Z14
 	VADDPS         Z7, Z14, Z14
 	VCVTTPS2DQ     Z14, Z14
 	VPSLLD         $0x10, Z14, Z14
 	VPORD          Z14, Z12, Z12
-	VMULPS.BCST    avx512_64<>+0(SB), Z15, Z15
+	VMULPS.BCST    avx512_67<>+0(SB), Z15, Z15
 	VADDPS         Z7, Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPSLLD         $0x18, Z15, Z15
 	VPORD          Z15, Z12, Z12
-	VMULPS.BCST    avx512_62<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_65<>+0(SB), Z16, Z16
 	VADDPS         Z7, Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VMULPS.BCST    avx512_62<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_65<>+0(SB), Z17, Z17
 	VADDPS         Z7, Z17, Z17
 	VCVTTPS2DQ     Z17, Z17
 	VPSLLD         $0x08, Z17, Z17
 	VPORD          Z17, Z16, Z16
-	VMULPS.BCST    avx512_65<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_68<>+0(SB), Z18, Z18
 	VADDPS         Z7, Z18, Z18
 	VCVTTPS2DQ     Z18, Z18
 	VPSLLD         $0x10, Z18, Z18
 	VPORD          Z18, Z16, Z16
-	VMULPS.BCST    avx512_62<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_65<>+0(SB), Z19, Z19
 	VADDPS         Z7, Z19, Z19
 	VCVTTPS2DQ     Z19, Z19
 	VPSLLD         $0x18, Z19, Z19
 	VPORD          Z19, Z16, Z16
 	VMOVDQA32      Z8, Z9
-	VMOVDQU32      avx512_66<>+0(SB), Z10
+	VMOVDQU32      avx512_69<>+0(SB), Z10
 	VPERMT2D       Z12, Z10, Z9
-	VMOVDQU32      avx512_67<>+0(SB), Z10
+	VMOVDQU32      avx512_70<>+0(SB), Z10
 	VPERMT2D       Z16, Z10, Z9
 	VMOVDQU32      Z9, (BX)
 	VMOVDQA32      Z8, Z9
-	VMOVDQU32      avx512_68<>+0(SB), Z10
+	VMOVDQU32      avx512_71<>+0(SB), Z10
 	VPERMT2D       Z12, Z10, Z9
-	VMOVDQU32      avx512_69<>+0(SB), Z10
+	VMOVDQU32      avx512_72<>+0(SB), Z10
 	VPERMT2D       Z16, Z10, Z9
 	VMOVDQU32      Z9, 64(BX)
 	VMOVDQA32      Z8, Z8
-	VMOVDQU32      avx512_70<>+0(SB), Z9
+	VMOVDQU32      avx512_73<>+0(SB), Z9
 	VPERMT2D       Z12, Z9, Z8
-	VMOVDQU32      avx512_71<>+0(SB), Z9
+	VMOVDQU32      avx512_74<>+0(SB), Z9
 	VPERMT2D       Z16, Z9, Z8
 	VMOVDQU32      Z8, 128(BX)
 	ADDQ           $0x10, CX
@@ -4722,125 +4165,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_62<>+0(SB)/4, $(255.0)
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_63<>+0(SB)/4, $(127.5)
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_64<>+0(SB)/4, $(340.0)
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_65<>+0(SB)/4, $(291.42856)
+DATA avx512_65<>+0(SB)/4, $(255.0)
 GLOBL avx512_65<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_66<>+0(SB)/4, $0x00000000
-DATA avx512_66<>+4(SB)/4, $0x00000010
-DATA avx512_66<>+8(SB)/4, $0x00000000
-DATA avx512_66<>+12(SB)/4, $0x00000001
-DATA avx512_66<>+16(SB)/4, $0x00000011
-DATA avx512_66<>+20(SB)/4, $0x00000000
-DATA avx512_66<>+24(SB)/4, $0x00000002
-DATA avx512_66<>+28(SB)/4, $0x00000012
-DATA avx512_66<>+32(SB)/4, $0x00000000
-DATA avx512_66<>+36(SB)/4, $0x00000003
-DATA avx512_66<>+40(SB)/4, $0x00000013
-DATA avx512_66<>+44(SB)/4, $0x00000000
-DATA avx512_66<>+48(SB)/4, $0x00000004
-DATA avx512_66<>+52(SB)/4, $0x00000014
-DATA avx512_66<>+56(SB)/4, $0x00000000
-DATA avx512_66<>+60(SB)/4, $0x00000005
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $64
+DATA avx512_66<>+0(SB)/4, $(127.5)
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_67<>+0(SB)/4, $0x00000000
-DATA avx512_67<>+4(SB)/4, $0x00000001
-DATA avx512_67<>+8(SB)/4, $0x00000010
-DATA avx512_67<>+12(SB)/4, $0x00000003
-DATA avx512_67<>+16(SB)/4, $0x00000004
-DATA avx512_67<>+20(SB)/4, $0x00000011
-DATA avx512_67<>+24(SB)/4, $0x00000006
-DATA avx512_67<>+28(SB)/4, $0x00000007
-DATA avx512_67<>+32(SB)/4, $0x00000012
-DATA avx512_67<>+36(SB)/4, $0x00000009
-DATA avx512_67<>+40(SB)/4, $0x0000000a
-DATA avx512_67<>+44(SB)/4, $0x00000013
-DATA avx512_67<>+48(SB)/4, $0x0000000c
-DATA avx512_67<>+52(SB)/4, $0x0000000d
-DATA avx512_67<>+56(SB)/4, $0x00000014
-DATA avx512_67<>+60(SB)/4, $0x0000000f
-GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
+DATA avx512_67<>+0(SB)/4, $(340.0)
+GLOBL avx512_67<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_68<>+0(SB)/4, $0x00000015
-DATA avx512_68<>+4(SB)/4, $0x00000000
-DATA avx512_68<>+8(SB)/4, $0x00000006
-DATA avx512_68<>+12(SB)/4, $0x00000016
-DATA avx512_68<>+16(SB)/4, $0x00000000
-DATA avx512_68<>+20(SB)/4, $0x00000007
-DATA avx512_68<>+24(SB)/4, $0x00000017
-DATA avx512_68<>+28(SB)/4, $0x00000000
-DATA avx512_68<>+32(SB)/4, $0x00000008
-DATA avx512_68<>+36(SB)/4, $0x00000018
-DATA avx512_68<>+40(SB)/4, $0x00000000
-DATA avx512_68<>+44(SB)/4, $0x00000009
-DATA avx512_68<>+48(SB)/4, $0x00000019
-DATA avx512_68<>+52(SB)/4, $0x00000000
-DATA avx512_68<>+56(SB)/4, $0x0000000a
-DATA avx512_68<>+60(SB)/4, $0x0000001a
-GLOBL avx512_68<>(SB), RODATA|NOPTR, $64
+DATA avx512_68<>+0(SB)/4, $(291.42856)
+GLOBL avx512_68<>(SB), RODATA|NOPTR, $4
 
 DATA avx512_69<>+0(SB)/4, $0x00000000
-DATA avx512_69<>+4(SB)/4, $0x00000015
-DATA avx512_69<>+8(SB)/4, $0x00000002
-DATA avx512_69<>+12(SB)/4, $0x00000003
-DATA avx512_69<>+16(SB)/4, $0x00000016
-DATA avx512_69<>+20(SB)/4, $0x00000005
-DATA avx512_69<>+24(SB)/4, $0x00000006
-DATA avx512_69<>+28(SB)/4, $0x00000017
-DATA avx512_69<>+32(SB)/4, $0x00000008
-DATA avx512_69<>+36(SB)/4, $0x00000009
-DATA avx512_69<>+40(SB)/4, $0x00000018
-DATA avx512_69<>+44(SB)/4, $0x0000000b
-DATA avx512_69<>+48(SB)/4, $0x0000000c
-DATA avx512_69<>+52(SB)/4, $0x00000019
-DATA avx512_69<>+56(SB)/4, $0x0000000e
-DATA avx512_69<>+60(SB)/4, $0x0000000f
+DATA avx512_69<>+4(SB)/4, $0x00000010
+DATA avx512_69<>+8(SB)/4, $0x00000000
+DATA avx512_69<>+12(SB)/4, $0x00000001
+DATA avx512_69<>+16(SB)/4, $0x00000011
+DATA avx512_69<>+20(SB)/4, $0x00000000
+DATA avx512_69<>+24(SB)/4, $0x00000002
+DATA avx512_69<>+28(SB)/4, $0x00000012
+DATA avx512_69<>+32(SB)/4, $0x00000000
+DATA avx512_69<>+36(SB)/4, $0x00000003
+DATA avx512_69<>+40(SB)/4, $0x00000013
+DATA avx512_69<>+44(SB)/4, $0x00000000
+DATA avx512_69<>+48(SB)/4, $0x00000004
+DATA avx512_69<>+52(SB)/4, $0x00000014
+DATA avx512_69<>+56(SB)/4, $0x00000000
+DATA avx512_69<>+60(SB)/4, $0x00000005
 GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_70<>+0(SB)/4, $0x00000000
-DATA avx512_70<>+4(SB)/4, $0x0000000b
-DATA avx512_70<>+8(SB)/4, $0x0000001b
-DATA avx512_70<>+12(SB)/4, $0x00000000
-DATA avx512_70<>+16(SB)/4, $0x0000000c
-DATA avx512_70<>+20(SB)/4, $0x0000001c
-DATA avx512_70<>+24(SB)/4, $0x00000000
-DATA avx512_70<>+28(SB)/4, $0x0000000d
-DATA avx512_70<>+32(SB)/4, $0x0000001d
-DATA avx512_70<>+36(SB)/4, $0x00000000
-DATA avx512_70<>+40(SB)/4, $0x0000000e
-DATA avx512_70<>+44(SB)/4, $0x0000001e
-DATA avx512_70<>+48(SB)/4, $0x00000000
-DATA avx512_70<>+52(SB)/4, $0x0000000f
-DATA avx512_70<>+56(SB)/4, $0x0000001f
-DATA avx512_70<>+60(SB)/4, $0x00000000
+DATA avx512_70<>+4(SB)/4, $0x00000001
+DATA avx512_70<>+8(SB)/4, $0x00000010
+DATA avx512_70<>+12(SB)/4, $0x00000003
+DATA avx512_70<>+16(SB)/4, $0x00000004
+DATA avx512_70<>+20(SB)/4, $0x00000011
+DATA avx512_70<>+24(SB)/4, $0x00000006
+DATA avx512_70<>+28(SB)/4, $0x00000007
+DATA avx512_70<>+32(SB)/4, $0x00000012
+DATA avx512_70<>+36(SB)/4, $0x00000009
+DATA avx512_70<>+40(SB)/4, $0x0000000a
+DATA avx512_70<>+44(SB)/4, $0x00000013
+DATA avx512_70<>+48(SB)/4, $0x0000000c
+DATA avx512_70<>+52(SB)/4, $0x0000000d
+DATA avx512_70<>+56(SB)/4, $0x00000014
+DATA avx512_70<>+60(SB)/4, $0x0000000f
 GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_71<>+0(SB)/4, $0x0000001a
-DATA avx512_71<>+4(SB)/4, $0x00000001
-DATA avx512_71<>+8(SB)/4, $0x00000002
-DATA avx512_71<>+12(SB)/4, $0x0000001b
-DATA avx512_71<>+16(SB)/4, $0x00000004
-DATA avx512_71<>+20(SB)/4, $0x00000005
-DATA avx512_71<>+24(SB)/4, $0x0000001c
-DATA avx512_71<>+28(SB)/4, $0x00000007
+DATA avx512_71<>+0(SB)/4, $0x00000015
+DATA avx512_71<>+4(SB)/4, $0x00000000
+DATA avx512_71<>+8(SB)/4, $0x00000006
+DATA avx512_71<>+12(SB)/4, $0x00000016
+DATA avx512_71<>+16(SB)/4, $0x00000000
+DATA avx512_71<>+20(SB)/4, $0x00000007
+DATA avx512_71<>+24(SB)/4, $0x00000017
+DATA avx512_71<>+28(SB)/4, $0x00000000
 DATA avx512_71<>+32(SB)/4, $0x00000008
-DATA avx512_71<>+36(SB)/4, $0x0000001d
-DATA avx512_71<>+40(SB)/4, $0x0000000a
-DATA avx512_71<>+44(SB)/4, $0x0000000b
-DATA avx512_71<>+48(SB)/4, $0x0000001e
-DATA avx512_71<>+52(SB)/4, $0x0000000d
-DATA avx512_71<>+56(SB)/4, $0x0000000e
-DATA avx512_71<>+60(SB)/4, $0x0000001f
+DATA avx512_71<>+36(SB)/4, $0x00000018
+DATA avx512_71<>+40(SB)/4, $0x00000000
+DATA avx512_71<>+44(SB)/4, $0x00000009
+DATA avx512_71<>+48(SB)/4, $0x00000019
+DATA avx512_71<>+52(SB)/4, $0x00000000
+DATA avx512_71<>+56(SB)/4, $0x0000000a
+DATA avx512_71<>+60(SB)/4, $0x0000001a
 GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_72<>+0(SB)/4, $0x00000000
+DATA avx512_72<>+4(SB)/4, $0x00000015
+DATA avx512_72<>+8(SB)/4, $0x00000002
+DATA avx512_72<>+12(SB)/4, $0x00000003
+DATA avx512_72<>+16(SB)/4, $0x00000016
+DATA avx512_72<>+20(SB)/4, $0x00000005
+DATA avx512_72<>+24(SB)/4, $0x00000006
+DATA avx512_72<>+28(SB)/4, $0x00000017
+DATA avx512_72<>+32(SB)/4, $0x00000008
+DATA avx512_72<>+36(SB)/4, $0x00000009
+DATA avx512_72<>+40(SB)/4, $0x00000018
+DATA avx512_72<>+44(SB)/4, $0x0000000b
+DATA avx512_72<>+48(SB)/4, $0x0000000c
+DATA avx512_72<>+52(SB)/4, $0x00000019
+DATA avx512_72<>+56(SB)/4, $0x0000000e
+DATA avx512_72<>+60(SB)/4, $0x0000000f
+GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_73<>+0(SB)/4, $0x00000000
+DATA avx512_73<>+4(SB)/4, $0x0000000b
+DATA avx512_73<>+8(SB)/4, $0x0000001b
+DATA avx512_73<>+12(SB)/4, $0x00000000
+DATA avx512_73<>+16(SB)/4, $0x0000000c
+DATA avx512_73<>+20(SB)/4, $0x0000001c
+DATA avx512_73<>+24(SB)/4, $0x00000000
+DATA avx512_73<>+28(SB)/4, $0x0000000d
+DATA avx512_73<>+32(SB)/4, $0x0000001d
+DATA avx512_73<>+36(SB)/4, $0x00000000
+DATA avx512_73<>+40(SB)/4, $0x0000000e
+DATA avx512_73<>+44(SB)/4, $0x0000001e
+DATA avx512_73<>+48(SB)/4, $0x00000000
+DATA avx512_73<>+52(SB)/4, $0x0000000f
+DATA avx512_73<>+56(SB)/4, $0x0000001f
+DATA avx512_73<>+60(SB)/4, $0x00000000
+GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_74<>+0(SB)/4, $0x0000001a
+DATA avx512_74<>+4(SB)/4, $0x00000001
+DATA avx512_74<>+8(SB)/4, $0x00000002
+DATA avx512_74<>+12(SB)/4, $0x0000001b
+DATA avx512_74<>+16(SB)/4, $0x00000004
+DATA avx512_74<>+20(SB)/4, $0x00000005
+DATA avx512_74<>+24(SB)/4, $0x0000001c
+DATA avx512_74<>+28(SB)/4, $0x00000007
+DATA avx512_74<>+32(SB)/4, $0x00000008
+DATA avx512_74<>+36(SB)/4, $0x0000001d
+DATA avx512_74<>+40(SB)/4, $0x0000000a
+DATA avx512_74<>+44(SB)/4, $0x0000000b
+DATA avx512_74<>+48(SB)/4, $0x0000001e
+DATA avx512_74<>+52(SB)/4, $0x0000000d
+DATA avx512_74<>+56(SB)/4, $0x0000000e
+DATA avx512_74<>+60(SB)/4, $0x0000001f
+GLOBL avx512_74<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
@@ -4856,7 +4299,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $56-40
 	VPBROADCASTD 32(CX), Z2
 	VBROADCASTSS 36(CX), Z3
 	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_50<>+0(SB), Z5
+	VBROADCASTSS avx512_53<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z6
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -4887,7 +4330,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $56-40
 	MOVQ         dst+0(FP), BX
 	MOVQ         stride+8(FP), SI
 	MOVQ         groups+16(FP), DI
-	VBROADCASTSS avx512_51<>+0(SB), Z7
+	VBROADCASTSS avx512_54<>+0(SB), Z7
 
 group:
 	KMOVW          896(AX)(DX*1), K1
@@ -4903,8 +4346,8 @@ group:
 	VPSRLD         $0x01, Z12, K2, Z12
 	VPSRLD         $0x02, Z12, K3, Z12
 	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_52<>+0(SB), K3, Z8
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
+	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
 	KMOVW          32(SP)(DX*1), K2
 	VMOVDQA32.Z    Z12, K2, Z12
 	VPMINUD        Z2, Z12, Z9
@@ -4922,109 +4365,109 @@ group:
 	VCVTUDQ2PS     Z12, Z12
 	VDIVPS.Z       Z12, Z11, K1, Z11
 	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_53<>+0(SB), Z12, Z12
+	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
 	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_54<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
 	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
 	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_55<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
 	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z14
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
 	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
 	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_56<>+0(SB), K2, Z14
+	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
 	KMOVW          960(AX)(DX*1), K2
 	VMOVAPS        Z5, K2, Z14
 	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_52<>+0(SB), K2, Z15
+	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
 	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_51<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
 	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_57<>+0(SB), K2, Z15
+	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
 	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_58<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
 	VPMOVSXWD      384(AX)(CX*2), Z17
 	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_59<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_60<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
 	VMOVDQA32.Z    Z18, K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_61<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
 	KMOVW          904(AX)(DX*1), K1
 	VMOVAPS.Z      Z5, K1, Z19
 	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_51<>+0(SB), K1, Z19
+	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
 	MOVQ           BX, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z8, Z8
+	VMULPS.BCST    avx512_65<>+0(SB), Z8, Z8
 	VADDPS         Z7, Z8, Z8
 	VCVTTPS2DQ     Z8, Z8
 	VPMOVDB        Z8, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_63<>+0(SB), Z9, Z9
+	VMULPS.BCST    avx512_66<>+0(SB), Z9, Z9
 	VADDPS         Z7, Z9, Z9
 	VCVTTPS2DQ     Z9, Z9
 	VPMOVDB        Z9, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_63<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_66<>+0(SB), Z10, Z10
 	VADDPS         Z7, Z10, Z10
 	VCVTTPS2DQ     Z10, Z10
 	VPMOVDB        Z10, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_65<>+0(SB), Z11, Z11
 	VADDPS         Z7, Z11, Z11
 	VCVTTPS2DQ     Z11, Z11
 	VPMOVDB        Z11, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z12, Z12
+	VMULPS.BCST    avx512_65<>+0(SB), Z12, Z12
 	VADDPS         Z7, Z12, Z12
 	VCVTTPS2DQ     Z12, Z12
 	VPMOVDB        Z12, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_65<>+0(SB), Z13, Z13
 	VADDPS         Z7, Z13, Z13
 	VCVTTPS2DQ     Z13, Z13
 	VPMOVDB        Z13, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z14, Z14
+	VMULPS.BCST    avx512_65<>+0(SB), Z14, Z14
 	VADDPS         Z7, Z14, Z14
 	VCVTTPS2DQ     Z14, Z14
 	VPMOVDB        Z14, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_64<>+0(SB), Z15, Z15
+	VMULPS.BCST    avx512_67<>+0(SB), Z15, Z15
 	VADDPS         Z7, Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVDB        Z15, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_65<>+0(SB), Z16, Z16
 	VADDPS         Z7, Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
 	VPMOVDB        Z16, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_65<>+0(SB), Z17, Z17
 	VADDPS         Z7, Z17, Z17
 	VCVTTPS2DQ     Z17, Z17
 	VPMOVDB        Z17, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_68<>+0(SB), Z18, Z18
 	VADDPS         Z7, Z18, Z18
 	VCVTTPS2DQ     Z18, Z18
 	VPMOVDB        Z18, X8
 	VMOVDQU        X8, (R8)
 	ADDQ           SI, R8
-	VMULPS.BCST    avx512_62<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_65<>+0(SB), Z19, Z19
 	VADDPS         Z7, Z19, Z19
 	VCVTTPS2DQ     Z19, Z19
 	VPMOVDB        Z19, X8

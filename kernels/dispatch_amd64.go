@@ -296,16 +296,12 @@ func fence() {
 	}
 }
 
-func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, used, limit uint32, p *Passed, s *Shared) bool {
+func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared) {
 	if active == AVX512 {
-		return passAVX512(b, ops, pages, step, used, limit, p, s)
+		passAVX512(b, ops, pages, step, p, s)
+		return
 	}
-	act(b, ops, pages, &p.Acted)
-	if active == AVX2 && advanceAVX2(b, pages, step, used-p.Acted.Freed, limit, &p.Advanced) {
-		prefixesAVX2(b, pages, s)
-		return true
-	}
-	return false
+	passEach(b, ops, pages, step, p, s)
 }
 
 func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {

@@ -80,9 +80,8 @@ func fill(dst []float32, x float32, _ bool) { fillGeneric(dst, x) }
 
 func fence() {}
 
-func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, _ int16, _, _ uint32, p *Passed, _ *Shared) bool {
-	actGeneric(b, ops, pages, &p.Acted)
-	return false
+func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared) {
+	passEach(b, ops, pages, step, p, s)
 }
 
 func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {

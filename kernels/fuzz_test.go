@@ -115,24 +115,19 @@ func FuzzPass(f *testing.F) {
 		in.Step, in.Used, in.Limit = 100, numbers(r, 1<<28), numbers(r, 1<<28)
 	}, func(in input) []any {
 		repair(&in.Block, &in.Pages, in.Step)
-		block, used := in.Block, uint32(0)
-		for s := range kernels.Lanes { // what is used is not below what the lanes hold
-			used += 4 * (kv.Pages(block.Tokens[s]) - uint32(in.Pages[block.Prefix[s]]))
-		}
-		used += in.Used % (1 << 27)
-		limit := in.Limit % (1<<28 + 1)
-		if in.Tight {
-			limit = min(1<<28, used+in.Limit%64)
-		}
 		var p kernels.Passed
 		var s kernels.Shared
-		if !kernels.Pass(&in.Block, &in.Ops, &in.Pages, in.Step, used, limit, &p, &s) { // the caller's part, as the documentation says
-			kernels.Advance(&in.Block, &in.Pages, in.Step, used-p.Acted.Freed, limit, &p.Advanced)
-			kernels.Prefixes(&in.Block, 1, &in.Pages, &s)
+		p.Private, p.Retained = alone(&in.Block, &in.Pages)
+		used, limit := in.Used%(1<<27), in.Limit%(1<<28+1)
+		growth := 4 * (uint32(slices.Max(in.Block.Rate[:]))/128 + 1)
+		if in.Tight { // about what the test for stalls allows
+			limit = min(1<<28, used+growth*uint32(bits.OnesCount64(in.Block.Active))+in.Limit%8-min(used, 4))
 		}
+		block := in.Block
+		ok := kernels.Pass(&in.Block, &in.Ops, &in.Pages, in.Step, used, limit, growth, &p, &s)
 		var a kernels.Acted
 		kernels.Act(&block, &in.Ops, &in.Pages, &a)
-		return []any{p, s, in.Block, a, block}
+		return []any{ok, p, s.QP, s.Extra, in.Block, a, block}
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
+	"github.com/kvgym/kvgym/kv"
 	"github.com/stretchr/testify/require"
 )
 
@@ -78,28 +79,50 @@ func TestPassLevels(t *testing.T) {
 				ops[s] = uint8(r.IntN(5)) & uint8(r.IntN(4))
 			}
 			step, used, limit := int16(20+r.IntN(4000)), 200_000+r.Uint32N(1<<20), uint32(1<<28)
+			growth := 4 * (uint32(slices.Max(b.Rate[:]))/128 + 1)
+			most := used + growth*uint32(bits.OnesCount64(b.Active))
 			if r.IntN(3) == 0 {
-				limit = used + r.Uint32N(40)
+				limit = most - uint32(r.IntN(2))
 			}
 			var got, want kernels.Passed
+			got.Private, got.Retained = alone(b, &pages)
+			want.Private, want.Retained = got.Private, got.Retained
 			var shared, wantShared kernels.Shared
-			ok := kernels.Pass(b, &ops, &pages, step, used, limit, &got, &shared)
+			ok := kernels.Pass(b, &ops, &pages, step, used, limit, growth, &got, &shared)
+			require.Equal(t, most <= limit, ok)
+			if !ok {
+				stalls++
+				require.Equal(t, ref, *b, "round %d", k)
+				continue
+			}
 			generic(func() {
-				kernels.Act(&ref, &ops, &pages, &want.Acted)
-				require.Equal(t, want.Acted, got.Acted, "round %d", k)
-				if ok {
-					kernels.Advance(&ref, &pages, step, used-want.Acted.Freed, limit, &want.Advanced)
-					kernels.Prefixes(&ref, 1, &pages, &wantShared)
-					require.Equal(t, want.Advanced, got.Advanced, "round %d", k)
-					require.Equal(t, wantShared, shared, "round %d", k)
-				} else {
-					stalls++
-				}
+				require.True(t, kernels.Pass(&ref, &ops, &pages, step, used, limit, growth, &want, &wantShared))
 			})
+			require.Equal(t, want, got, "round %d", k)
+			require.Equal(t, []any{wantShared.QP, wantShared.Extra}, []any{shared.QP, shared.Extra}, "round %d", k)
 			require.Equal(t, ref, *b, "round %d", k)
+			private, retained := alone(b, &pages)
+			require.Equal(t, []uint32{private, retained}, []uint32{got.Private, got.Retained}, "round %d", k)
 		}
 		require.Positive(t, stalls)
 	})
+}
+
+// alone is what the resident lanes hold alone, quarter pages, and the same by retention weight; rules 1.5, 1.6 and 9.6.
+func alone(b *kernels.Block, pages *[8]uint16) (private, retained uint32) {
+	for m := b.Alive &^ b.Swapped; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m)
+		cost, code := uint32(4), b.Type0>>s&1|b.Type1>>s&1<<1|b.Type2>>s&1<<2
+		if b.Int8>>s&1 != 0 {
+			cost = 2
+		} else if b.Int4>>s&1 != 0 {
+			cost = 1
+		}
+		qp := (kv.Pages(b.Tokens[s]) - uint32(pages[b.Prefix[s]])) * cost
+		private += qp
+		retained += qp * kv.BlockType(code).RetentionTwentieths()
+	}
+	return private, retained
 }
 
 func TestServeLevels(t *testing.T) {

@@ -32,7 +32,7 @@ func wholeRow(row []uint8, room *[kernels.Lanes]uint8) *[kernels.Lanes]uint8 {
 
 // applyBlock applies up to 64 ops, each on a slot of its own, and counts the accesses to swapped sequences that are to generate.
 func (v *env) applyBlock(b *block, row []uint8) {
-	a := &v.scratch.passed.Acted
+	a := &v.scratch.acted
 	var room [kernels.Lanes]uint8
 	kernels.Act(&b.Block, wholeRow(row, &room), &v.Episode.PrefixPages, a)
 	v.acted(a)

@@ -30,6 +30,8 @@ type scratch struct {
 	newcomers kernels.Newcomers
 	shared    kernels.Shared // of the prefixes, as refreshShared left it
 	admission kernels.Admission
+	acted     kernels.Acted
+	advanced  kernels.Advanced
 	passed    kernels.Passed
 	view      kernels.View
 
@@ -183,19 +185,28 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 	v.PrefixMul[p], v.PrefixWeight[p] = uint8(multiplier), uint8(weight)
 }
 
-// pass applies a row of ops to an environment of one block and lets it generate; rules 6.2 to 6.10. The shared memory that the ops have
-// freed is left in for the test whether something stalls: it can only have fallen.
+// pass applies a row of ops to an environment of one block and lets it generate; rules 6.2 to 6.10.
 func (v *env) pass(ops *[kernels.Lanes]uint8) {
-	b, p := &v.blocks[0], &v.scratch.passed
-	whole := kernels.Pass(&b.Block, ops, &v.Episode.PrefixPages, int16(v.Step), v.usedQP(), v.Episode.CapacityQP, p, &v.scratch.shared)
-	v.acted(&p.Acted)
-	if !whole {
+	p := &v.scratch.passed
+	p.Private, p.Retained = v.PrivateQP, v.RetainedPrivate
+	if !kernels.Pass(&v.blocks[0].Block, ops, &v.Episode.PrefixPages, int16(v.Step), v.usedQP(), v.Episode.CapacityQP, v.rules.growth, p, &v.scratch.shared) {
+		v.applyMatrix(ops[:])
 		v.generate()
 		v.refreshShared()
 		return
 	}
-	v.advanced(&p.Advanced)
-	v.takeShared()
+	v.PrivateQP, v.RetainedPrivate = p.Private, p.Retained
+	v.SharedQP = v.scratch.shared.QP
+	v.Tokens += uint64(p.Tokens)
+	v.LatencyMilli += p.LatencyMilli
+	v.RiskHundredths += p.RiskHundredths
+	c := &v.Counters
+	c.Invalid += p.Invalid
+	c.SwapReads += uint32(bits.OnesCount64(p.Read))
+	c.Evictions += uint32(bits.OnesCount64(p.Evicted))
+	c.Compressions += uint32(bits.OnesCount64(p.Compressed))
+	c.Swaps += uint32(bits.OnesCount64(p.Swapped))
+	c.Completed += uint32(bits.OnesCount64(p.Done))
 }
 
 // advanced adds what a block's sequences have done.
@@ -217,7 +228,7 @@ func (v *env) generate() {
 	if v.usedQP()+growth > v.Episode.CapacityQP {
 		v.refreshShared()
 	}
-	used, a := v.usedQP(), &v.scratch.passed.Advanced
+	used, a := v.usedQP(), &v.scratch.advanced
 	for w := range v.blocks {
 		kernels.Advance(&v.blocks[w].Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
 		used += a.QP // what completion frees is not taken off: it prevents no stall in a later block

@@ -12,6 +12,7 @@ import (
 func (v *env) serveQueue() {
 	n := int(v.QueueLen)
 	if n == 0 {
+		v.refreshShared() // of which Pass has found only a part
 		return
 	}
 	old := 0 // requests at the queue's head that fail unless they are admitted now

@@ -89,8 +89,19 @@ func act512() {
 	RET()
 }
 
-// actBody512 writes what Act tells to out.
-func actBody512(b, out Register) {
+// acted512 is what the operations of a row come to, as planes.
+type acted512 struct {
+	evict, compress, swap, read, resident GPVirtual
+}
+
+// told512 is where a kernel tells what operations did.
+type told512 struct {
+	out                                                         Register
+	evicted, compressed, swapped, read, invalid, riskHundredths int
+}
+
+// ops512 turns op bytes into planes of what is done, and tells them.
+func ops512(b Register, t told512) (o acted512) {
 	ops := ZMM()
 	VMOVDQU8(Mem{Base: Load(Param("ops"), GP64())}, ops)
 	plane := func(bits uint8) GPVirtual {
@@ -105,37 +116,26 @@ func actBody512(b, out Register) {
 	POPCNTQ(asked, asked)
 	lo, hi = andNot(lo, over), andNot(hi, over)
 	alive, swapped := planeOf(b, offAlive), planeOf(b, offSwapped)
-	resident := andNot(alive, swapped)
-	evict := and(andNot(lo, hi), alive)
-	compress := andNot(and(andNot(hi, lo), resident), planeOf(b, offInt4))
-	swap := and(and(lo, hi), resident)
-	done := or(or(evict, compress), swap)
+	o.resident = andNot(alive, swapped)
+	o.evict = and(andNot(lo, hi), alive)
+	o.compress = andNot(and(andNot(hi, lo), o.resident), planeOf(b, offInt4))
+	o.swap = and(and(lo, hi), o.resident)
+	done := or(or(o.evict, o.compress), o.swap)
 	POPCNTQ(done, done)
 	SUBL(done.As32(), asked.As32())
-	MOVL(asked.As32(), Mem{Base: out, Disp: offInvalid})
-	MOVQ(evict, Mem{Base: out, Disp: offEvicted})
-	MOVQ(compress, Mem{Base: out, Disp: offCompressed})
-	MOVQ(swap, Mem{Base: out, Disp: offActSwapped})
-	read := andNot(swapped, evict)
-	ORQ(swap, read)
-	ANDQ(Mem{Base: b, Disp: offActive}, read)
-	MOVQ(read, Mem{Base: out, Disp: offRead})
+	MOVL(asked.As32(), Mem{Base: t.out, Disp: t.invalid})
+	MOVQ(o.evict, Mem{Base: t.out, Disp: t.evicted})
+	MOVQ(o.compress, Mem{Base: t.out, Disp: t.compressed})
+	MOVQ(o.swap, Mem{Base: t.out, Disp: t.swapped})
+	o.read = andNot(swapped, o.evict)
+	ORQ(o.swap, o.read)
+	ANDQ(Mem{Base: b, Disp: offActive}, o.read)
+	MOVQ(o.read, Mem{Base: t.out, Disp: t.read})
+	return o
+}
 
-	local := func(p GPVirtual) Mem {
-		m := AllocLocal(8)
-		MOVQ(p, m)
-		return m
-	}
-	freed := or(and(evict, resident), or(swap, compress))
-	touched := local(or(freed, read))
-	freedM, readM, compressM := local(freed), local(read), local(compress)
-	t0, t1, t2 := planeOf(b, offType0), planeOf(b, offType1), planeOf(b, offType2)
-	context, generation := andNot(t0, t1), andNot(t1, t0)
-	system := or(or(t0, t1), t2)
-	system = andNot(alive, system)
-	contextM, generationM, reasoningM, systemM := local(context), local(generation), local(and(t0, t1)), local(system)
-
-	// Risk.
+// risk512 tells what evictions of sequences of the given types risk.
+func risk512(b Register, evict, system, context, generation GPVirtual, t told512) {
 	risk, r := GP32(), and(evict, system)
 	POPCNTQ(r, r)
 	IMUL3L(U8(30), r.As32(), risk)
@@ -172,7 +172,28 @@ func actBody512(b, out Register) {
 		JMP(LabelRef("generation"))
 	}
 	Label("risked")
-	MOVL(risk, Mem{Base: out, Disp: offRisk})
+	MOVL(risk, Mem{Base: t.out, Disp: t.riskHundredths})
+}
+
+// local puts a plane into the frame.
+func local(p GPVirtual) Mem {
+	m := AllocLocal(8)
+	MOVQ(p, m)
+	return m
+}
+
+// actBody512 writes what Act tells to out.
+func actBody512(b, out Register) {
+	t := told512{out, offEvicted, offCompressed, offActSwapped, offRead, offInvalid, offRisk}
+	o := ops512(b, t)
+	freed := or(and(o.evict, o.resident), or(o.swap, o.compress))
+	touched := local(or(freed, o.read))
+	freedM, readM, compressM := local(freed), local(o.read), local(o.compress)
+	t0, t1, t2 := planeOf(b, offType0), planeOf(b, offType1), planeOf(b, offType2)
+	context, generation := andNot(t0, t1), andNot(t1, t0)
+	system := andNot(planeOf(b, offAlive), or(or(t0, t1), t2))
+	contextM, generationM, reasoningM, systemM := local(context), local(generation), local(and(t0, t1)), local(system)
+	risk512(b, o.evict, system, context, generation, t)
 
 	// Memory, in the groups that have any touched lane.
 	table := pageTable512()
@@ -221,18 +242,21 @@ func actBody512(b, out Register) {
 	MOVL(sum512(sum), Mem{Base: out, Disp: offActFreed})
 	MOVL(sum512(worth), Mem{Base: out, Disp: offActFreedRetained})
 	MOVL(sum512(latency), Mem{Base: out, Disp: offLatency})
+	applyOps512(b, o)
+}
 
-	// Planes: evicted lanes leave them all.
-	gone, planes, rest := one512(evict), ZMM(), ZMM()
+// applyOps512 updates the planes: evicted lanes leave them all.
+func applyOps512(b Register, o acted512) {
+	gone, planes, rest := one512(o.evict), ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
 	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, rest)
 	lower := GP64()
 	MOVQ(Mem{Base: b, Disp: offInt8}, lower)
-	ANDQ(compress, lower)
+	ANDQ(o.compress, lower)
 	VPANDNQ(planes, gone, planes)
 	VPANDNQ(rest, gone, rest)
-	VPORQ(one512(swap), planes, lane512(offSwapped), planes)
-	VPXORQ(one512(compress), planes, lane512(offInt8), planes)
+	VPORQ(one512(o.swap), planes, lane512(offSwapped), planes)
+	VPXORQ(one512(o.compress), planes, lane512(offInt8), planes)
 	VPORQ(one512(lower), planes, lane512(offInt4), planes)
 	VMOVDQU64(planes, Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(rest, Mem{Base: b, Disp: offAlive + 64})
@@ -364,15 +388,15 @@ func advance512() {
 	TEXT("advanceAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Advanced) (ok bool)")
 	Pragma("noescape")
 	Doc("advanceAVX512 is Advance, where no lane stalls; else it changes nothing, and ok is false.")
-	advanceBody512(Load(Param("b"), GP64()), Load(Param("a"), GP64()), 0, func() GPVirtual { return argument("used") })
+	advanceBody512(Load(Param("b"), GP64()), Load(Param("a"), GP64()))
 	returnBool("ok", 1)
 	VZEROUPPER()
 	RET()
 }
 
-// advanceBody512 writes what Advance tells behind out. If a lane would stall it returns from the function with ok false, and has
+// advanceBody512 writes what Advance tells to out. If a lane would stall it returns from the function with ok false, and has
 // changed nothing.
-func advanceBody512(b, out Register, at int, used func() GPVirtual) {
+func advanceBody512(b, out Register) {
 	active, swapped := planeOf(b, offActive), planeOf(b, offSwapped)
 	slow := and(active, swapped)
 	full := andNot(active, slow)
@@ -443,7 +467,7 @@ func advanceBody512(b, out Register, at int, used func() GPVirtual) {
 		}
 		MOVL(sum512(sum), qp)
 		MOVL(sum512(worth), retained)
-		total := used().As32()
+		total := argument("used").As32()
 		ADDL(qp, total)
 		CMPL(total, Load(Param("limit"), GP32()))
 		JLS(LabelRef("fits"))
@@ -452,8 +476,8 @@ func advanceBody512(b, out Register, at int, used func() GPVirtual) {
 		RET()
 	}
 	Label("fits")
-	MOVL(qp, Mem{Base: out, Disp: at + offQP})
-	MOVL(retained, Mem{Base: out, Disp: at + offRetained})
+	MOVL(qp, Mem{Base: out, Disp: offQP})
+	MOVL(retained, Mem{Base: out, Disp: offRetained})
 
 	// Tokens, remaining, last access.
 	sum := ZMM()
@@ -463,7 +487,7 @@ func advanceBody512(b, out Register, at int, used func() GPVirtual) {
 		VMOVDQU32(tokens[g], Mem{Base: b, Disp: offTokens + 64*g})
 		VPADDD(more[g], sum, sum)
 	}
-	MOVL(sum512(sum), Mem{Base: out, Disp: at + offAdvTokens})
+	MOVL(sum512(sum), Mem{Base: out, Disp: offAdvTokens})
 	step := ZMM()
 	VPBROADCASTW(Load(Param("step"), GP32()), step)
 	spent := GP64()
@@ -490,53 +514,8 @@ func advanceBody512(b, out Register, at int, used func() GPVirtual) {
 	decay512(heat, warm)
 	VMOVDQU8(heat, Mem{Base: b, Disp: offHotness})
 
-	// Timers.
-	finished := and(spent, active)
-	done := or(context, generation)
-	ANDQ(finished, done)
-	linger := andNot(finished, done)
-	runs := andNot(and(active, context), done)
-	started := planeOf(b, offPrefill)
-	idle := and(planeOf(b, offAlive), or(or(t0, t1), planeOf(b, offType2)))
-	idle = andNot(idle, or(started, active))
-	cycle, fifteen, one := ZMM(), ZMM(), ZMM()
-	VMOVDQU8(Mem{Base: b, Disp: offCycle}, cycle)
-	VPBROADCASTB(constant(uint8(15)), fifteen)
-	VPBROADCASTB(constant(uint8(1)), one)
-	counts, zero := K(), K()
-	KMOVQ(or(idle, runs), counts)
-	VPTESTMB(fifteen, cycle, counts, counts)
-	VPSUBB(one, cycle, counts, cycle)
-	VPTESTNMB(fifteen, cycle, counts, zero)
-	hit := GP64()
-	KMOVQ(zero, hit)
-	rested := and(hit, idle)
-	ended, woke := and(rested, spent), andNot(rested, spent)
-	pauses := and(hit, runs)
-	ORQ(linger, pauses)
-	three, code := ZMM(), ZMM()
-	VPBROADCASTB(constant(uint8(3)), three)
-	k := K()
-	KMOVQ(woke, k)
-	VPSRLW(U8(4), cycle, code)
-	VPANDQ(three, code, code)
-	VPADDB(one, code, code)
-	VPADDB(one, code, code)
-	VPADDB(code, cycle, k, cycle)
-	k2 := K()
-	KMOVQ(pauses, k2)
-	VPSRLW(U8(6), cycle, code)
-	VPANDQ(three, code, code)
-	VPADDB(one, code, code)
-	VPANDNQ(cycle, fifteen, three) // the codes alone
-	VPADDB(three, code, k2, cycle)
-	VMOVDQU8(cycle, Mem{Base: b, Disp: offCycle})
-
-	ORQ(ended, done)
-	MOVQ(done, Mem{Base: out, Disp: at + offDone})
-	now := andNot(active, pauses)
-	ORQ(woke, now)
-	ORQ(started, now)
+	done, now := timers512(b, active, t0, t1, spent)
+	MOVQ(done, Mem{Base: out, Disp: offDone})
 	lines := [2]VecVirtual{ZMM(), ZMM()}
 	VMOVDQU64(Mem{Base: b, Disp: offAlive}, lines[0])
 	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, lines[1])
@@ -579,8 +558,58 @@ func advanceBody512(b, out Register, at int, used func() GPVirtual) {
 	VPANDNQ(lines[1], gone, lines[1])
 	VMOVDQU64(lines[0], Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(lines[1], Mem{Base: b, Disp: offAlive + 64})
-	MOVL(freed, Mem{Base: out, Disp: at + offFreed})
-	MOVL(worth, Mem{Base: out, Disp: at + offFreedRetained})
+	MOVL(freed, Mem{Base: out, Disp: offFreed})
+	MOVL(worth, Mem{Base: out, Disp: offFreedRetained})
+}
+
+// timers512 counts down Cycle. spent are lanes with nothing left to generate. It returns who is done, and who is Active from now on.
+func timers512(b Register, active, t0, t1, spent GPVirtual) (done, now GPVirtual) {
+	context := andNot(t0, t1)
+	finished := and(spent, active)
+	done = or(context, andNot(t1, t0))
+	ANDQ(finished, done)
+	linger := andNot(finished, done)
+	runs := andNot(and(active, context), done)
+	started := planeOf(b, offPrefill)
+	idle := or(or(t0, t1), planeOf(b, offType2))
+	idle = andNot(idle, or(started, active))
+	cycle, fifteen, one := ZMM(), ZMM(), ZMM()
+	VMOVDQU8(Mem{Base: b, Disp: offCycle}, cycle)
+	VPBROADCASTB(constant(uint8(15)), fifteen)
+	VPBROADCASTB(constant(uint8(1)), one)
+	counts, zero := K(), K()
+	KMOVQ(or(idle, runs), counts)
+	VPTESTMB(fifteen, cycle, counts, counts)
+	VPSUBB(one, cycle, counts, cycle)
+	VPTESTNMB(fifteen, cycle, counts, zero)
+	hit := GP64()
+	KMOVQ(zero, hit)
+	rested := and(hit, idle)
+	ended, woke := and(rested, spent), andNot(rested, spent)
+	pauses := and(hit, runs)
+	ORQ(linger, pauses)
+	three, code := ZMM(), ZMM()
+	VPBROADCASTB(constant(uint8(3)), three)
+	k := K()
+	KMOVQ(woke, k)
+	VPSRLW(U8(4), cycle, code)
+	VPANDQ(three, code, code)
+	VPADDB(one, code, code)
+	VPADDB(one, code, code)
+	VPADDB(code, cycle, k, cycle)
+	k2 := K()
+	KMOVQ(pauses, k2)
+	VPSRLW(U8(6), cycle, code)
+	VPANDQ(three, code, code)
+	VPADDB(one, code, code)
+	VPANDNQ(cycle, fifteen, three) // the codes alone
+	VPADDB(three, code, k2, cycle)
+	VMOVDQU8(cycle, Mem{Base: b, Disp: offCycle})
+	ORQ(ended, done)
+	now = andNot(active, pauses)
+	ORQ(woke, now)
+	ORQ(started, now)
+	return done, now
 }
 
 // one512 broadcasts a plane to eight qwords.
@@ -588,242 +617,6 @@ func one512(plane GPVirtual) VecVirtual {
 	z := ZMM()
 	VPBROADCASTQ(plane, z)
 	return z
-}
-
-func prefixes512() {
-	TEXT("prefixesAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, s *Shared)")
-	Pragma("noescape")
-	Doc("prefixesAVX512 is Prefixes of one block: qword p of every register is prefix p.")
-	prefixesBody512(Load(Param("b"), GP64()), Load(Param("s"), GP64()))
-	VZEROUPPER()
-	RET()
-}
-
-// prefixesBody512 writes the state of the prefixes to out.
-func prefixesBody512(b, out Register) {
-	pages, used := ZMM(), K()
-	VPMOVZXWQ(Mem{Base: Load(Param("pages"), GP64())}, pages)
-	VPTESTMQ(pages, pages, used)
-	int8s, int4s := planeOf(b, offInt8), planeOf(b, offInt4)
-	t0, t1, t2 := planeOf(b, offType0), planeOf(b, offType1), planeOf(b, offType2)
-	members := ZMM() // resident ones; the qword before the first plane is no prefix's, which has no pages
-	VMOVDQU64(Mem{Base: b, Disp: offMembers - 8}, members)
-	VPANDNQ_Z(members, one512(planeOf(b, offSwapped)), used, members)
-	test := func(plane VecVirtual) OpmaskVirtual {
-		k := K()
-		VPTESTMQ(plane, members, k)
-		return k
-	}
-	// By level.
-	z8, z4, fine := one512(int8s), one512(int4s), ZMM()
-	has8, has4, has16 := test(z8), test(z4), K()
-	VPORQ(z8, z4, fine)
-	VPANDNQ(members, fine, fine)
-	VPTESTMQ(fine, fine, has16)
-	mul, next := ZMM(), ZMM()
-	VPBROADCASTQ_Z(constant(uint64(1)), has4, mul)
-	VPBROADCASTQ(constant(uint64(2)), has8, mul)
-	VPBROADCASTQ(constant(uint64(4)), has16, mul)
-	top := ZMM()
-	VPANDQ(z4, members, top)
-	VPANDQ(z8, members, has8, top)
-	VMOVDQA64(fine, has16, top)
-	// What a level leaves behind.
-	below, both := K(), K()
-	KORW(has8, has16, below)
-	KANDW(has4, below, below)
-	KANDW(has8, has16, both)
-	VPBROADCASTQ_Z(constant(uint64(1)), below, next)
-	VPBROADCASTQ(constant(uint64(2)), both, next)
-	single, less := K(), ZMM()
-	VPTESTMQ(top, top, single)
-	VPADDQ_BCST(constant(^uint64(0)), top, less)
-	VPTESTNMQ(less, top, single, single)
-	gain, y := ZMM(), YMM()
-	VPSUBQ(next, mul, gain)
-	VPMULUDQ_Z(pages, gain, single, gain)
-	VPMOVQD(gain, y)
-	VMOVDQU(y, Mem{Base: out, Disp: offShGain})
-	last := ZMM()
-	VMOVDQA64_Z(top, single, last)
-	VEXTRACTI64X4(U8(1), last, y)
-	VPOR(last.AsY(), y, y)
-	x := XMM()
-	VEXTRACTI128(U8(1), y, x)
-	VPOR(y.AsX(), x, x)
-	hi := XMM()
-	VPSHUFD(U8(0x4E), x, hi)
-	VPOR(hi, x, x)
-	VMOVQ(x, x)
-	VMOVDQU(x.AsY(), Mem{Base: out, Disp: offShLast})
-	// By type.
-	w := ZMM()
-	VPBROADCASTQ_Z(constant(uint64(2)), test(one512(and(t0, t1))), w)
-	VPBROADCASTQ(constant(uint64(10)), test(one512(andNot(t1, t0))), w)
-	VPBROADCASTQ(constant(uint64(15)), test(one512(andNot(t0, t1))), w)
-	k, sys := K(), ZMM()
-	VPANDNQ(members, one512(or(or(t0, t1), t2)), sys)
-	VPTESTMQ(sys, sys, k)
-	VPBROADCASTQ(constant(uint64(20)), k, w)
-	// Totals.
-	VPMOVQB(mul, x)
-	VMOVQ(x, Mem{Base: out, Disp: offShMul})
-	VPMOVQB(w, x)
-	VMOVQ(x, Mem{Base: out, Disp: offShWeight})
-	qp, extra := ZMM(), ZMM()
-	VPMULUDQ(pages, mul, qp)
-	VPSLLQ(U8(2), pages, extra)
-	VPSUBQ(qp, extra, extra)
-	VPMOVQD(extra, y)
-	VMOVDQU(y, Mem{Base: out, Disp: offShExtra})
-	VPMULUDQ(qp, w, w)
-	MOVL(sum512(qp), Mem{Base: out, Disp: offShQP})
-	MOVL(sum512(w), Mem{Base: out, Disp: offShRetained})
-}
-
-func admit512() {
-	TEXT("admitAVX512", NOSPLIT, "func(queue *uint64, needs *uint32, first, n, old, kept int, a *Admission) (end int)")
-	Pragma("noescape")
-	Doc("admitAVX512 is Admit.")
-	admitBody512(argument("a"))
-	VZEROUPPER()
-	RET()
-}
-
-// admitBody512 is Admit; it stores the end.
-func admitBody512(a GPVirtual) {
-	demands := argument("needs")
-	LEAQ(Mem{Base: demands, Index: argument("first"), Scale: 4}, demands)
-
-	used, budget, free := GP32(), GP32(), GP32()
-	MOVL(Mem{Base: a, Disp: offAdUsed}, used)
-	MOVL(Mem{Base: a, Disp: offAdBudget}, budget)
-	MOVL(Mem{Base: a, Disp: offAdFree}, free)
-	taken, private, joins, one := GP64(), GP32(), GP64(), GP64()
-	XORQ(taken, taken)
-	XORL(private, private)
-	MOVQ(Mem{Base: a, Disp: offAdJoins}, joins) // one store at the end: a load of them all must not meet eight stores
-	MOVQ(U32(1), one)
-	table, mask, room := ZMM(), ZMM(), ZMM()
-	extra := GP64()
-	MOVQ(Mem{Base: a, Disp: offAdExtra}, extra)
-	VBROADCASTI32X8(Mem{Base: extra}, table)
-	VPBROADCASTD(constant(uint32(demandMask)), mask)
-	left := GP32()
-	MOVL(budget, left)
-	SUBL(used, left)
-	VPBROADCASTD(left, room)
-	var bits [2]GPVirtual
-	for h := range 2 {
-		need, prefix, k := ZMM(), ZMM(), K()
-		VMOVDQU32(Mem{Base: demands, Disp: 64 * h}, need)
-		VPSRLD(U8(demandShift), need, prefix)
-		VPANDD(mask, need, need)
-		VPERMD(table, prefix, prefix)
-		VPADDD(prefix, need, need)
-		VPCMPUD(U8(2), room, need, k) // at most
-		bits[h] = GP64()
-		KMOVW(k, bits[h].As32())
-	}
-	fit := bits[0]
-	SHLQ(U8(16), bits[1])
-	ORQ(bits[1], fit)
-	BZHIQ(argument("n"), fit, fit)
-
-	i, need, p, sum := GP64(), GP32(), GP64(), GP32()
-	Label("next")
-	TESTQ(fit, fit)
-	JZ(LabelRef("served"))
-	CMPL(used, budget)
-	JCC(LabelRef("served"))
-	TESTL(free, free)
-	JZ(LabelRef("served"))
-	TZCNTQ(fit, i)
-	BLSRQ(fit, fit)
-	MOVL(Mem{Base: demands, Index: i, Scale: 4}, need)
-	MOVL(need, p.As32())
-	SHRL(U8(demandShift), p.As32())
-	ANDL(U32(demandMask), need)
-	MOVL(used, sum)
-	ADDL(need, sum)
-	ADDL(Mem{Base: extra, Index: p, Scale: 4}, sum)
-	CMPL(sum, budget)
-	JHI(LabelRef("next"))
-	MOVL(sum, used)
-	MOVL(U32(0), Mem{Base: extra, Index: p, Scale: 4})
-	SHLQ(U8(3), p)
-	SHLXQ(p, one, p)
-	ADDQ(p, joins)
-	ADDL(need, private)
-	DECL(free)
-	BTSQ(i, taken)
-	JMP(LabelRef("next"))
-	Label("served")
-	MOVL(used, Mem{Base: a, Disp: offAdUsed})
-	MOVL(free, Mem{Base: a, Disp: offAdFree})
-	MOVQ(joins, Mem{Base: a, Disp: offAdJoins})
-	ADDL(private, Mem{Base: a, Disp: offAdPrivate})
-
-	ones, gone, keep := GP64(), GP64(), GP64()
-	MOVQ(I32(-1), ones)
-	BZHIQ(argument("old"), ones, gone)
-	BZHIQ(argument("n"), ones, keep)
-	failed := andNot(gone, taken)
-	POPCNTQ(failed, failed)
-	ADDL(failed.As32(), Mem{Base: a, Disp: offAdFailed})
-	ORQ(taken, gone)
-	ANDQ(keep, gone)
-	ANDNQ(keep, gone, keep)
-	ADDL(private, Mem{Base: a, Disp: offAdGone})
-	lost := andNot(gone, taken)
-	Label("lost") // seldom any
-	TESTQ(lost, lost)
-	JZ(LabelRef("counted"))
-	TZCNTQ(lost, i)
-	BLSRQ(lost, lost)
-	MOVL(Mem{Base: demands, Index: i, Scale: 4}, need)
-	ANDL(U32(demandMask), need)
-	ADDL(need, Mem{Base: a, Disp: offAdGone})
-	JMP(LabelRef("lost"))
-	Label("counted")
-
-	// Eight at a time: the admitted to Words, the rest to its new place.
-	queue, needs, n, from := argument("queue"), argument("needs"), argument("n"), GP64()
-	LEAQ(Mem{Base: queue, Index: argument("first"), Scale: 8}, from)
-	kept, admitted := argument("kept"), GP64()
-	MOVL(Mem{Base: a, Disp: offAdTaken}, admitted.As32())
-	count := GP64()
-	Label("eight")
-	TESTQ(n, n)
-	JLE(LabelRef("end"))
-	words, needed, out := ZMM(), YMM(), ZMM()
-	VMOVDQU64(Mem{Base: from}, words)
-	VMOVDQU(Mem{Base: demands}, needed)
-	k := K()
-	KMOVB(taken.As32(), k)
-	VPCOMPRESSQ_Z(words, k, out)
-	VMOVDQU64(out, Mem{Base: a, Disp: offAdWords, Index: admitted, Scale: 8})
-	MOVBQZX(taken.As8(), count)
-	POPCNTQ(count, count)
-	ADDQ(count, admitted)
-	SHRQ(U8(8), taken)
-	k2 := K()
-	KMOVB(keep.As32(), k2)
-	VPCOMPRESSQ_Z(words, k2, out)
-	VMOVDQU64(out, Mem{Base: queue, Index: kept, Scale: 8})
-	VPCOMPRESSD_Z(needed, k2, needed)
-	VMOVDQU(needed, Mem{Base: needs, Index: kept, Scale: 4})
-	MOVBQZX(keep.As8(), count)
-	POPCNTQ(count, count)
-	ADDQ(count, kept)
-	SHRQ(U8(8), keep)
-	ADDQ(U8(64), from)
-	ADDQ(U8(32), demands)
-	SUBQ(U8(8), n)
-	JMP(LabelRef("eight"))
-	Label("end")
-	MOVL(admitted.As32(), Mem{Base: a, Disp: offAdTaken})
-	Store(kept, Return("end"))
 }
 
 // mix512 is rule 2.1 on eight counters.
@@ -1357,26 +1150,32 @@ func (r *request512) output(tables Register) VecVirtual {
 	return z
 }
 
-// types finds the planes of the block types.
-func (r *request512) types(tables Register) (planes [3]GPVirtual, context OpmaskVirtual) {
+// types finds the planes of the block types, and the retention weight of each request, twentieths.
+func (r *request512) types(tables Register) (planes [3]GPVirtual, context OpmaskVirtual, worth VecVirtual) {
 	b := r.field(0, 8)
 	var below [3]GPVirtual
-	for i := range below {
+	worth = ZMM()
+	for i, w := range []uint64{2, 10, 15} { // each threshold is below the next
+		i = 2 - i
 		th, x, k := ZMM(), GP64(), K()
 		MOVBQZX(Mem{Base: tables, Disp: offTabTypes + i}, x)
 		VPBROADCASTQ(x, th)
 		VPCMPUQ(U8(1), th, b, k)
+		if i == 2 {
+			VPBROADCASTQ_Z(constant(w), k, worth)
+		} else {
+			VPBROADCASTQ(constant(w), k, worth)
+		}
 		below[i] = GP64()
 		KMOVB(k, below[i].As32())
+		context = k
 	}
-	context = K()
-	KMOVB(below[0].As32(), context)
 	planes[0] = or(below[0], andNot(below[2], below[1]))
 	planes[1] = andNot(below[2], below[0])
 	planes[2] = GP64()
 	MOVQ(below[2], planes[2])
 	NOTQ(planes[2])
-	return planes, context
+	return planes, context, worth
 }
 
 // draw512 draws eight requests, stores their words and needs, and returns what memory they need, qwords.
@@ -1416,13 +1215,14 @@ type fields512 struct {
 	tokens, prefixTokens    VecVirtual // private ones; those of the prefix
 	need, output, rate      VecVirtual
 	priority, prefix, cycle VecVirtual // cycle without its timer
+	worth                   VecVirtual // retention weight
 	types                   [3]GPVirtual
 	context                 OpmaskVirtual
 }
 
 // decode512 cuts the fields that arriving requests and initial sequences have in common.
 func decode512(r *request512, tables, pagesOf Register) (f fields512) {
-	f.types, f.context = r.types(tables)
+	f.types, f.context, f.worth = r.types(tables)
 	pages, table := r.pages(tables), ZMM()
 	f.prefix, f.prefixTokens = r.prefix(), ZMM()
 	VPMOVZXWQ(Mem{Base: pagesOf}, table)
@@ -1566,200 +1366,6 @@ func iotas[T uint16 | uint32](n int) []T {
 	return out
 }
 
-// deposit512 moves bits of newcomers to their slots, the lowest to the lowest.
-func deposit512(bits, slots, take GPVirtual) GPVirtual {
-	ANDL(take.As32(), bits.As32())
-	PDEPQ(slots, bits, bits)
-	return bits
-}
-
-// enterPlanes512 enters newcomers into the planes: all are alive, types and phases are given as bits, prefixes as bytes.
-func enterPlanes512(b Register, prefixes VecVirtual, t [3]GPVirtual, prefill, active, slots, take GPVirtual) {
-	line := ZMM()
-	VMOVDQU64(Mem{Base: b, Disp: offAlive}, line)
-	VPORQ(one512(slots), line, lane512(offAlive), line)
-	VPORQ(one512(deposit512(t[0], slots, take)), line, lane512(offType0), line)
-	VPORQ(one512(deposit512(t[1], slots, take)), line, lane512(offType1), line)
-	VPORQ(one512(prefill), line, lane512(offPrefill), line)
-	if active != nil {
-		VPORQ(one512(active), line, lane512(offActive), line)
-	}
-	VMOVDQU64(line, Mem{Base: b, Disp: offAlive})
-
-	same := XMM()
-	var pairs [4]VecVirtual
-	for i := range pairs {
-		pairs[i] = XMM()
-		for h := range 2 {
-			r := t[2]
-			if p := 2*i + h; p > 0 {
-				k := K()
-				r = GP64()
-				VPBROADCASTB(constant(uint8(p)), same)
-				VPCMPEQB(same, prefixes, k)
-				KMOVD(k, r.As32())
-			}
-			r = deposit512(r, slots, take)
-			if h == 0 {
-				VMOVQ(r, pairs[i])
-			} else {
-				VPINSRQ(U8(1), r, pairs[i], pairs[i])
-			}
-		}
-	}
-	y, z := YMM(), YMM()
-	VINSERTI128(U8(1), pairs[1], pairs[0].AsY(), y)
-	VINSERTI128(U8(1), pairs[3], pairs[2].AsY(), z)
-	VINSERTI64X4(U8(1), z, y.AsZ(), line)
-	VPORQ(Mem{Base: b, Disp: offAlive + 64}, line, line)
-	VMOVDQU64(line, Mem{Base: b, Disp: offAlive + 64})
-}
-
-// worth512 adds up the needs (qwords), each times the retention weight of its type.
-func worth512(need VecVirtual, t [3]GPVirtual, take GPVirtual) GPVirtual {
-	w := ZMM()
-	mask := func(plane GPVirtual) OpmaskVirtual {
-		k, r := K(), and(plane, take)
-		KMOVB(r.As32(), k)
-		return k
-	}
-	system := or(or(t[0], t[1]), t[2])
-	NOTQ(system)
-	VPBROADCASTQ_Z(constant(uint64(20)), mask(system), w)
-	VPBROADCASTQ(constant(uint64(15)), mask(andNot(t[0], t[1])), w)
-	VPBROADCASTQ(constant(uint64(10)), mask(andNot(t[1], t[0])), w)
-	VPBROADCASTQ(constant(uint64(2)), mask(and(t[0], t[1])), w)
-	VPMULUDQ(need, w, w)
-	return sum512(w)
-}
-
-// expander512 puts consecutive elements of narrow registers into the slots of a block's columns.
-type expander512 struct {
-	b      Register
-	bytes  OpmaskVirtual    // all 64 slots
-	words  [2]OpmaskVirtual // halves
-	before VecVirtual       // for the second half: an index that passes over the first's elements
-	dwords [4]OpmaskVirtual
-	skip   [4]VecVirtual // as before, for the second group and on
-}
-
-func newExpander512(b Register, slots GPVirtual) *expander512 {
-	e := &expander512{b: b, bytes: K(), before: XMM()}
-	KMOVQ(slots, e.bytes)
-	e.words[0], e.words[1] = half(slots, 0), half(slots, 1)
-	count := GP64()
-	POPCNTL(slots.As32(), count.As32())
-	VPBROADCASTW(count.As32(), e.before)
-	VPADDW(constant(iotas[uint16](8)...), e.before, e.before)
-	return e
-}
-
-func (e *expander512) byteColumn(x VecVirtual, off int) {
-	z := ZMM()
-	VMOVDQU8(Mem{Base: e.b, Disp: off}, z)
-	VPEXPANDB(x.AsZ(), e.bytes, z)
-	VMOVDQU8(z, Mem{Base: e.b, Disp: off})
-}
-
-func (e *expander512) wordColumn(x VecVirtual, off int) {
-	z, y := ZMM(), ZMM()
-	VMOVDQU16(Mem{Base: e.b, Disp: off}, z)
-	VPEXPANDW(x.AsZ(), e.words[0], z)
-	VMOVDQU16(z, Mem{Base: e.b, Disp: off})
-	rest := XMM()
-	VPERMW(x, e.before, rest)
-	VMOVDQU16(Mem{Base: e.b, Disp: off + 64}, y)
-	VPEXPANDW(rest.AsZ(), e.words[1], y)
-	VMOVDQU16(y, Mem{Base: e.b, Disp: off + 64})
-}
-
-func (e *expander512) dwordColumn(y VecVirtual, slots GPVirtual, off int) {
-	rest, count, low := GP64(), GP64(), GP64()
-	MOVQ(slots, rest)
-	skip := YMM()
-	VMOVDQU(constant(iotas[uint32](8)...), skip)
-	for g := range 4 {
-		z, k, x := ZMM(), K(), YMM()
-		KMOVW(rest.As32(), k)
-		VPERMD(y, skip, x)
-		VMOVDQU32(Mem{Base: e.b, Disp: off + 64*g}, z)
-		VPEXPANDD(x.AsZ(), k, z)
-		VMOVDQU32(z, Mem{Base: e.b, Disp: off + 64*g})
-		if g < 3 {
-			c := YMM()
-			MOVWLZX(rest.As16(), low.As32())
-			POPCNTL(low.As32(), count.As32())
-			VPBROADCASTD(count.As32(), c)
-			VPADDD(c, skip, skip)
-			SHRQ(U8(16), rest)
-		}
-	}
-}
-
-func enter512() {
-	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
-	Pragma("noescape")
-	Doc("enterAVX512 is Enter.")
-	take := GP64()
-	MOVQ(I32(-1), take)
-	BZHIQ(argument("count"), take, take)
-	enterBody512(Load(Param("b"), GP64()), argument("slots"), take, Mem{Base: argument("words")}, Mem{Base: argument("joins")})
-	VZEROUPPER()
-	RET()
-}
-
-// enterBody512 is Enter of the newcomers of take; it stores what they are worth.
-func enterBody512(b Register, slots, take GPVirtual, words, joined Mem) {
-	r := request512{w: ZMM()}
-	VMOVDQU64(words, r.w)
-	f := decode512(&r, Load(Param("t"), GP64()), Load(Param("pages"), GP64()))
-	r.addRun(&f)
-	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
-
-	e := newExpander512(b, slots)
-	x, y, prefixes := XMM(), YMM(), XMM()
-	VPMOVQB(f.priority, x)
-	e.byteColumn(x, offPriority)
-	VPMOVQB(f.prefix, prefixes)
-	e.byteColumn(prefixes, offPrefix)
-	VPMOVQB(f.cycle, x)
-	e.byteColumn(x, offCycle)
-	// Hotness and last access, of the newcomers and of the system blocks that they touch.
-	hot, warm := ZMM(), ZMM()
-	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
-	joins := joins512(joined)
-	VMOVDQU8(Mem{Base: b, Disp: offPrefix}, warm) // the newcomers' prefixes in it are no system block's
-	VPERMB(joins, warm, joins)
-	touched := K()
-	KMOVQ(system, touched)
-	VPTESTMB(joins, joins, touched, touched)
-	VMOVDQU8(Mem{Base: b, Disp: offHotness}, hot)
-	VPADDUSB(joins, hot, touched, hot)
-	VPBROADCASTB(constant(uint8(63)), warm)
-	VMOVDQU8(warm, e.bytes, hot)
-	VMOVDQU8(hot, Mem{Base: b, Disp: offHotness})
-	accessed := GP64()
-	KMOVQ(touched, accessed)
-	ORQ(slots, accessed)
-	VPMOVQW(f.output, x)
-	e.wordColumn(x, offRemaining)
-	VPMOVQW(f.rate, x)
-	e.wordColumn(x, offRate)
-	step := ZMM()
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
-	for h := range 2 {
-		z := ZMM()
-		VMOVDQU16(Mem{Base: b, Disp: offLastAccess + 64*h}, z)
-		VMOVDQU16(step, half(accessed, h), z)
-		VMOVDQU16(z, Mem{Base: b, Disp: offLastAccess + 64*h})
-	}
-	VPMOVQD(f.tokens, y)
-	e.dwordColumn(y, slots, offTokens)
-
-	Store(worth512(f.need, f.types, take), Return("retained"))
-	enterPlanes512(b, prefixes, f.types, slots, nil, slots, take)
-}
-
 func arrive512() {
 	TEXT("arriveAVX512", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)")
 	Pragma("noescape")
@@ -1808,19 +1414,19 @@ func place512() {
 	b, slots, take := Load(Param("b"), GP64()), argument("slots"), argument("take")
 	n := Load(Param("n"), GP64())
 	e := newExpander512(b, slots)
-	prefixes := XMM()
+	var prefixes VecVirtual
 	for _, c := range [][2]int{{offNewPriority, offPriority}, {offNewHotness, offHotness}, {offNewCycle, offCycle}, {offNewPrefix, offPrefix}} {
-		VMOVQ(Mem{Base: n, Disp: c[0]}, prefixes)
-		e.byteColumn(prefixes, c[1])
-	}
-	for _, c := range [][2]int{{offNewRemaining, offRemaining}, {offNewLast, offLastAccess}, {offNewRate, offRate}} {
 		x := XMM()
-		VMOVDQU(Mem{Base: n, Disp: c[0]}, x)
-		e.wordColumn(x, c[1])
+		VMOVQ(Mem{Base: n, Disp: c[0]}, x)
+		prefixes = e.byteColumn(x, c[1])
 	}
-	y := YMM()
-	VMOVDQU(Mem{Base: n, Disp: offNewTokens}, y)
-	e.dwordColumn(y, slots, offTokens)
+	words := narrow512{words: map[int]VecVirtual{}, tokens: YMM()}
+	for _, c := range [][2]int{{offNewRemaining, offRemaining}, {offNewLast, offLastAccess}, {offNewRate, offRate}} {
+		words.words[c[1]] = XMM()
+		VMOVDQU(Mem{Base: n, Disp: c[0]}, words.words[c[1]])
+	}
+	VMOVDQU(Mem{Base: n, Disp: offNewTokens}, words.tokens)
+	e.wide(words, offRemaining, offLastAccess, offRate)
 	var types [3]GPVirtual
 	for i := range types {
 		types[i] = GP64()
@@ -1828,13 +1434,13 @@ func place512() {
 	}
 	need := ZMM()
 	VPMOVZXDQ(Mem{Base: n, Disp: offNewNeed}, need)
-	Store(worth512(need, types, take), Return("retained"))
+	Store(sum512(weighed512(need, types, take)), Return("retained"))
 	phases := [2]GPVirtual{GP64(), GP64()}
 	for i, r := range phases {
 		MOVBQZX(Mem{Base: n, Disp: offNewPrefill + i}, r)
 		deposit512(r, slots, take)
 	}
-	enterPlanes512(b, prefixes, types, phases[0], phases[1], slots, take)
+	enterPlanes512(b, prefixes, e.bytes, types, phases[0], phases[1], slots, take)
 	VZEROUPPER()
 	RET()
 }
@@ -1900,60 +1506,5 @@ func fill512() {
 	TEXT("storeFence", NOSPLIT, "func()")
 	Doc("storeFence orders streamed stores before all later ones.")
 	SFENCE()
-	RET()
-}
-
-func pass512() {
-	TEXT("passAVX512", NOSPLIT, "func(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, used, limit uint32, p *Passed, s *Shared) (ok bool)")
-	Pragma("noescape")
-	Doc("passAVX512 is Pass.")
-	b, out := argument("b"), argument("p")
-	actBody512(b, out)
-	advanceBody512(b, out, offPassAdvanced, func() GPVirtual {
-		r := argument("used")
-		SUBL(Mem{Base: out, Disp: offActFreed}, r.As32())
-		return r
-	})
-	prefixesBody512(b, argument("s"))
-	returnBool("ok", 1)
-	VZEROUPPER()
-	RET()
-}
-
-func serve512() {
-	TEXT("serveAVX512", NOSPLIT, "func(b *Block, queue *uint64, needs *uint32, first, n, old, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)")
-	Pragma("noescape")
-	Doc("serveAVX512 is Serve.")
-	a := argument("a")
-	admitBody512(a)
-	taken := GP64()
-	MOVL(Mem{Base: a, Disp: offAdTaken}, taken.As32())
-	worth := GP32()
-	XORL(worth, worth)
-	TESTQ(taken, taken)
-	JZ(LabelRef("nobody"))
-	CMPQ(taken, U8(8))
-	JHI(LabelRef("many"))
-	{
-		b, take, slots := argument("b"), GP64(), argument("slots")
-		MOVQ(I32(-1), take)
-		BZHIQ(taken, take, take)
-		ANDNQ(slots, planeOf(b, offAlive), slots) // empty ones
-		PDEPQ(slots, take, slots)                 // the lowest of them
-		enterBody512(b, slots, take, Mem{Base: a, Disp: offAdWords}, Mem{Base: a, Disp: offAdJoins})
-		prefixesBody512(b, argument("s"))
-		returnBool("entered", 1)
-		VZEROUPPER()
-		RET()
-	}
-	Label("nobody")
-	Store(worth, Return("retained"))
-	returnBool("entered", 1)
-	VZEROUPPER()
-	RET()
-	Label("many")
-	Store(worth, Return("retained"))
-	returnBool("entered", 0)
-	VZEROUPPER()
 	RET()
 }

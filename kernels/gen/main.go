@@ -102,7 +102,14 @@ var (
 var (
 	passed kernels.Passed
 
-	offPassAdvanced = int(unsafe.Offsetof(passed.Advanced))
+	offPassPrivate    = int(unsafe.Offsetof(passed.Private)) // then Retained, Tokens and LatencyMilli
+	offPassEvicted    = int(unsafe.Offsetof(passed.Evicted))
+	offPassCompressed = int(unsafe.Offsetof(passed.Compressed))
+	offPassSwapped    = int(unsafe.Offsetof(passed.Swapped))
+	offPassRead       = int(unsafe.Offsetof(passed.Read))
+	offPassDone       = int(unsafe.Offsetof(passed.Done))
+	offPassInvalid    = int(unsafe.Offsetof(passed.Invalid))
+	offPassRisk       = int(unsafe.Offsetof(passed.RiskHundredths))
 )
 
 // Offsets of the state of shared prefixes, and of an admission.

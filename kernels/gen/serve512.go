@@ -1,0 +1,559 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// Admission: the prefixes' state, first fit, and newcomers into their slots.
+
+func prefixes512() {
+	TEXT("prefixesAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, s *Shared)")
+	Pragma("noescape")
+	Doc("prefixesAVX512 is Prefixes of one block: qword p of every register is prefix p.")
+	b := Load(Param("b"), GP64())
+	prefixesBody512(b, Load(Param("s"), GP64()), nil)
+	VZEROUPPER()
+	RET()
+}
+
+// prefixer512 finds the state of the prefixes of a block, whose planes must have been stored as whole lines. The qword before the first
+// plane of Members is no prefix's, which has no pages.
+type prefixer512 struct {
+	b                  Register
+	pages, members     VecVirtual // members: resident ones
+	int8s, int4s, fine VecVirtual // fine: members at fp16
+	has8, has4, has16  OpmaskVirtual
+	mul                VecVirtual
+}
+
+// everywhere broadcasts a plane of the block.
+func (p *prefixer512) everywhere(off int) VecVirtual {
+	z := ZMM()
+	VPBROADCASTQ(Mem{Base: p.b, Disp: off}, z)
+	return z
+}
+
+func (p *prefixer512) holds(plane VecVirtual) OpmaskVirtual {
+	k := K()
+	VPTESTMQ(plane, p.members, k)
+	return k
+}
+
+// byLevel finds what a page of each prefix costs. line holds Type2 and Members.
+func (p *prefixer512) byLevel(line VecVirtual) {
+	p.pages, p.members = ZMM(), ZMM()
+	used := K()
+	VPMOVZXWQ(Mem{Base: Load(Param("pages"), GP64())}, p.pages)
+	VPTESTMQ(p.pages, p.pages, used)
+	VPANDNQ_Z(line, p.everywhere(offSwapped), used, p.members)
+	p.int8s, p.int4s, p.fine = p.everywhere(offInt8), p.everywhere(offInt4), ZMM()
+	p.has8, p.has4, p.has16 = p.holds(p.int8s), p.holds(p.int4s), K()
+	VPORQ(p.int8s, p.int4s, p.fine)
+	VPANDNQ(p.members, p.fine, p.fine)
+	VPTESTMQ(p.fine, p.fine, p.has16)
+	p.mul = ZMM()
+	VPBROADCASTQ_Z(constant(uint64(1)), p.has4, p.mul)
+	VPBROADCASTQ(constant(uint64(2)), p.has8, p.mul)
+	VPBROADCASTQ(constant(uint64(4)), p.has16, p.mul)
+}
+
+// memory stores what joining would add, and returns what the prefixes take.
+func (p *prefixer512) memory(out Register) (qp VecVirtual) {
+	qp = ZMM()
+	extra, y := ZMM(), YMM()
+	VPMULUDQ(p.pages, p.mul, qp)
+	VPSLLQ(U8(2), p.pages, extra)
+	VPSUBQ(qp, extra, extra)
+	VPMOVQD(extra, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offShExtra})
+	return qp
+}
+
+// lastHolders stores who alone holds a prefix at its level, and what evicting it frees of the prefix.
+func (p *prefixer512) lastHolders(out Register) {
+	top, next := ZMM(), ZMM()
+	VPANDQ(p.int4s, p.members, top)
+	VPANDQ(p.int8s, p.members, p.has8, top)
+	VMOVDQA64(p.fine, p.has16, top)
+	// What a level leaves behind.
+	below, both := K(), K()
+	KORW(p.has8, p.has16, below)
+	KANDW(p.has4, below, below)
+	KANDW(p.has8, p.has16, both)
+	VPBROADCASTQ_Z(constant(uint64(1)), below, next)
+	VPBROADCASTQ(constant(uint64(2)), both, next)
+	single, less := K(), ZMM()
+	VPTESTMQ(top, top, single)
+	VPADDQ_BCST(constant(^uint64(0)), top, less)
+	VPTESTNMQ(less, top, single, single)
+	gain, y := ZMM(), YMM()
+	VPSUBQ(next, p.mul, gain)
+	VPMULUDQ_Z(p.pages, gain, single, gain)
+	VPMOVQD(gain, y)
+	VMOVDQU(y, Mem{Base: out, Disp: offShGain})
+	last := ZMM()
+	VMOVDQA64_Z(top, single, last)
+	VEXTRACTI64X4(U8(1), last, y)
+	VPOR(last.AsY(), y, y)
+	x, hi := XMM(), XMM()
+	VEXTRACTI128(U8(1), y, x)
+	VPOR(y.AsX(), x, x)
+	VPSHUFD(U8(0x4E), x, hi)
+	VPOR(hi, x, x)
+	VMOVQ(x, x)
+	VMOVDQU(x.AsY(), Mem{Base: out, Disp: offShLast})
+}
+
+// weights finds the retention weight of each prefix.
+func (p *prefixer512) weights() VecVirtual {
+	t0, t1, t2 := p.everywhere(offType0), p.everywhere(offType1), p.everywhere(offType2)
+	with0, without0, rest, some := ZMM(), ZMM(), ZMM(), K()
+	VPANDQ(t0, p.members, with0)
+	VPANDNQ(p.members, t0, without0)
+	test := func(a, b VecVirtual) OpmaskVirtual {
+		k := K()
+		VPTESTMQ(a, b, k)
+		return k
+	}
+	w := ZMM()
+	VPBROADCASTQ_Z(constant(uint64(2)), test(with0, t1), w)
+	VPBROADCASTQ(constant(uint64(10)), test(without0, t1), w)
+	VPANDNQ(with0, t1, rest)
+	VPBROADCASTQ(constant(uint64(15)), test(rest, rest), w)
+	VPORQ(t1, t2, t2)
+	VPANDNQ(without0, t2, rest)
+	VPTESTMQ(rest, rest, some)
+	VPBROADCASTQ(constant(uint64(20)), some, w)
+	return w
+}
+
+// prefixesBody512 writes the state of the prefixes to out. If there are qwords to be added up it returns a register whose dword 2 is their
+// sum.
+func prefixesBody512(b, out Register, also VecVirtual) VecVirtual {
+	line := ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offMembers - 8}, line)
+	p := &prefixer512{b: b}
+	p.byLevel(line)
+	p.lastHolders(out)
+	w, x := p.weights(), XMM()
+	VPMOVQB(p.mul, x)
+	VMOVQ(x, Mem{Base: out, Disp: offShMul})
+	VPMOVQB(w, x)
+	VMOVQ(x, Mem{Base: out, Disp: offShWeight})
+	qp := p.memory(out)
+	VPMULUDQ(qp, w, w)
+	if also == nil {
+		also = qp
+	}
+	sums := fourSums512(qp, w, also, also)
+	VMOVQ(sums, Mem{Base: out, Disp: offShQP}) // and Retained
+	return sums
+}
+
+func admit512() {
+	TEXT("admitAVX512", NOSPLIT, "func(queue *uint64, needs *uint32, first, n, old, kept int, a *Admission) (end int)")
+	Pragma("noescape")
+	Doc("admitAVX512 is Admit.")
+	admitBody512(argument("a"))
+	VZEROUPPER()
+	RET()
+}
+
+// admitBody512 is Admit; it stores the end.
+func admitBody512(a GPVirtual) {
+	demands := argument("needs")
+	LEAQ(Mem{Base: demands, Index: argument("first"), Scale: 4}, demands)
+
+	used, budget, free := GP32(), GP32(), GP32()
+	MOVL(Mem{Base: a, Disp: offAdUsed}, used)
+	MOVL(Mem{Base: a, Disp: offAdBudget}, budget)
+	MOVL(Mem{Base: a, Disp: offAdFree}, free)
+	taken, private, joins, one := GP64(), GP32(), GP64(), GP64()
+	XORQ(taken, taken)
+	XORL(private, private)
+	MOVQ(Mem{Base: a, Disp: offAdJoins}, joins) // one store at the end: a load of them all must not meet eight stores
+	MOVQ(U32(1), one)
+	table, mask, room := ZMM(), ZMM(), ZMM()
+	extra := GP64()
+	MOVQ(Mem{Base: a, Disp: offAdExtra}, extra)
+	VBROADCASTI32X8(Mem{Base: extra}, table)
+	VPBROADCASTD(constant(uint32(demandMask)), mask)
+	left := GP32()
+	MOVL(budget, left)
+	SUBL(used, left)
+	VPBROADCASTD(left, room)
+	var bits [2]GPVirtual
+	for h := range 2 {
+		need, prefix, k := ZMM(), ZMM(), K()
+		VMOVDQU32(Mem{Base: demands, Disp: 64 * h}, need)
+		VPSRLD(U8(demandShift), need, prefix)
+		VPANDD(mask, need, need)
+		VPERMD(table, prefix, prefix)
+		VPADDD(prefix, need, need)
+		VPCMPUD(U8(2), room, need, k) // at most
+		bits[h] = GP64()
+		KMOVW(k, bits[h].As32())
+	}
+	fit := bits[0]
+	SHLQ(U8(16), bits[1])
+	ORQ(bits[1], fit)
+	BZHIQ(argument("n"), fit, fit)
+
+	i, need, p, sum := GP64(), GP32(), GP64(), GP32()
+	Label("next")
+	TESTQ(fit, fit)
+	JZ(LabelRef("served"))
+	CMPL(used, budget)
+	JCC(LabelRef("served"))
+	TESTL(free, free)
+	JZ(LabelRef("served"))
+	TZCNTQ(fit, i)
+	BLSRQ(fit, fit)
+	MOVL(Mem{Base: demands, Index: i, Scale: 4}, need)
+	MOVL(need, p.As32())
+	SHRL(U8(demandShift), p.As32())
+	ANDL(U32(demandMask), need)
+	MOVL(used, sum)
+	ADDL(need, sum)
+	ADDL(Mem{Base: extra, Index: p, Scale: 4}, sum)
+	CMPL(sum, budget)
+	JHI(LabelRef("next"))
+	MOVL(sum, used)
+	MOVL(U32(0), Mem{Base: extra, Index: p, Scale: 4})
+	SHLQ(U8(3), p)
+	SHLXQ(p, one, p)
+	ADDQ(p, joins)
+	ADDL(need, private)
+	DECL(free)
+	BTSQ(i, taken)
+	JMP(LabelRef("next"))
+	Label("served")
+	MOVL(used, Mem{Base: a, Disp: offAdUsed})
+	MOVL(free, Mem{Base: a, Disp: offAdFree})
+	MOVQ(joins, Mem{Base: a, Disp: offAdJoins})
+	ADDL(private, Mem{Base: a, Disp: offAdPrivate})
+
+	ones, gone, keep := GP64(), GP64(), GP64()
+	MOVQ(I32(-1), ones)
+	BZHIQ(argument("old"), ones, gone)
+	BZHIQ(argument("n"), ones, keep)
+	failed := andNot(gone, taken)
+	POPCNTQ(failed, failed)
+	ADDL(failed.As32(), Mem{Base: a, Disp: offAdFailed})
+	ORQ(taken, gone)
+	ANDQ(keep, gone)
+	ANDNQ(keep, gone, keep)
+	ADDL(private, Mem{Base: a, Disp: offAdGone})
+	lost := andNot(gone, taken)
+	Label("lost") // seldom any
+	TESTQ(lost, lost)
+	JZ(LabelRef("counted"))
+	TZCNTQ(lost, i)
+	BLSRQ(lost, lost)
+	MOVL(Mem{Base: demands, Index: i, Scale: 4}, need)
+	ANDL(U32(demandMask), need)
+	ADDL(need, Mem{Base: a, Disp: offAdGone})
+	JMP(LabelRef("lost"))
+	Label("counted")
+
+	// Eight at a time: the admitted to Words, the rest to its new place.
+	queue, needs, n, from := argument("queue"), argument("needs"), argument("n"), GP64()
+	LEAQ(Mem{Base: queue, Index: argument("first"), Scale: 8}, from)
+	kept, admitted := argument("kept"), GP64()
+	MOVL(Mem{Base: a, Disp: offAdTaken}, admitted.As32())
+	count := GP64()
+	Label("eight")
+	TESTQ(n, n)
+	JLE(LabelRef("end"))
+	words, needed, out := ZMM(), YMM(), ZMM()
+	VMOVDQU64(Mem{Base: from}, words)
+	VMOVDQU(Mem{Base: demands}, needed)
+	k := K()
+	KMOVB(taken.As32(), k)
+	VPCOMPRESSQ_Z(words, k, out)
+	VMOVDQU64(out, Mem{Base: a, Disp: offAdWords, Index: admitted, Scale: 8})
+	MOVBQZX(taken.As8(), count)
+	POPCNTQ(count, count)
+	ADDQ(count, admitted)
+	SHRQ(U8(8), taken)
+	k2 := K()
+	KMOVB(keep.As32(), k2)
+	VPCOMPRESSQ_Z(words, k2, out)
+	VMOVDQU64(out, Mem{Base: queue, Index: kept, Scale: 8})
+	VPCOMPRESSD_Z(needed, k2, needed)
+	VMOVDQU(needed, Mem{Base: needs, Index: kept, Scale: 4})
+	MOVBQZX(keep.As8(), count)
+	POPCNTQ(count, count)
+	ADDQ(count, kept)
+	SHRQ(U8(8), keep)
+	ADDQ(U8(64), from)
+	ADDQ(U8(32), demands)
+	SUBQ(U8(8), n)
+	JMP(LabelRef("eight"))
+	Label("end")
+	MOVL(admitted.As32(), Mem{Base: a, Disp: offAdTaken})
+	Store(kept, Return("end"))
+}
+
+// deposit512 moves bits of newcomers to their slots, the lowest to the lowest.
+func deposit512(bits, slots, take GPVirtual) GPVirtual {
+	ANDL(take.As32(), bits.As32())
+	PDEPQ(slots, bits, bits)
+	return bits
+}
+
+// eight512 puts eight planes into a register; nil is an empty one.
+func eight512(planes [8]GPVirtual) VecVirtual {
+	var pairs [4]VecVirtual
+	for i := range pairs {
+		pairs[i] = XMM()
+		lo, hi := planes[2*i], planes[2*i+1]
+		switch {
+		case lo != nil:
+			VMOVQ(lo, pairs[i])
+		default:
+			VPXOR(pairs[i], pairs[i], pairs[i])
+		}
+		if hi != nil {
+			VPINSRQ(U8(1), hi, pairs[i], pairs[i])
+		}
+	}
+	y, z, line := YMM(), YMM(), ZMM()
+	VINSERTI128(U8(1), pairs[1], pairs[0].AsY(), y)
+	VINSERTI128(U8(1), pairs[3], pairs[2].AsY(), z)
+	VINSERTI64X4(U8(1), z, y.AsZ(), line)
+	return line
+}
+
+// enterPlanes512 enters newcomers into the planes: all are alive, types are given as bits, the prefix column with them in it.
+func enterPlanes512(b Register, prefixes VecVirtual, entered OpmaskVirtual, t [3]GPVirtual, prefill, active, slots, take GPVirtual) {
+	line := eight512([8]GPVirtual{0: slots, 2: deposit512(t[0], slots, take), 3: deposit512(t[1], slots, take), 4: active, 7: prefill})
+	VPORQ(Mem{Base: b, Disp: offAlive}, line, line)
+	VMOVDQU64(line, Mem{Base: b, Disp: offAlive})
+
+	members := [8]GPVirtual{0: deposit512(t[2], slots, take)}
+	for p := 1; p < 8; p++ {
+		same, k := ZMM(), K()
+		VPBROADCASTB(constant(uint8(p)), same)
+		VPCMPEQB(same, prefixes, entered, k)
+		members[p] = GP64()
+		KMOVQ(k, members[p])
+	}
+	line = eight512(members)
+	VPORQ(Mem{Base: b, Disp: offAlive + 64}, line, line)
+	VMOVDQU64(line, Mem{Base: b, Disp: offAlive + 64})
+}
+
+// weighed512 is the needs (qwords), each times the retention weight of its type, of the newcomers of take.
+func weighed512(need VecVirtual, t [3]GPVirtual, take GPVirtual) VecVirtual {
+	w := ZMM()
+	mask := func(plane GPVirtual) OpmaskVirtual {
+		k, r := K(), and(plane, take)
+		KMOVB(r.As32(), k)
+		return k
+	}
+	system := or(or(t[0], t[1]), t[2])
+	NOTQ(system)
+	VPBROADCASTQ_Z(constant(uint64(20)), mask(system), w)
+	VPBROADCASTQ(constant(uint64(15)), mask(andNot(t[0], t[1])), w)
+	VPBROADCASTQ(constant(uint64(10)), mask(andNot(t[1], t[0])), w)
+	VPBROADCASTQ(constant(uint64(2)), mask(and(t[0], t[1])), w)
+	VPMULUDQ(need, w, w)
+	return w
+}
+
+// expander512 puts consecutive elements of narrow registers into the slots of a block's columns: those below 32, and the others, which
+// are seldom there.
+type expander512 struct {
+	b      Register
+	slots  GPVirtual
+	bytes  OpmaskVirtual // all 64 slots
+	passed GPVirtual     // elements that are placed by now
+}
+
+func newExpander512(b Register, slots GPVirtual) *expander512 {
+	e := &expander512{b: b, slots: slots, bytes: K()}
+	KMOVQ(slots, e.bytes)
+	return e
+}
+
+func (e *expander512) at(off int) Mem { return Mem{Base: e.b, Disp: off} }
+
+// byteColumn returns the whole column.
+func (e *expander512) byteColumn(x VecVirtual, off int) VecVirtual {
+	z := ZMM()
+	VMOVDQU8(e.at(off), z)
+	VPEXPANDB(x.AsZ(), e.bytes, z)
+	VMOVDQU8(z, e.at(off))
+	return z
+}
+
+// narrow512 are the elements of columns of words, and of the one column of dwords.
+type narrow512 struct {
+	words  map[int]VecVirtual // by offset
+	tokens VecVirtual
+}
+
+// wide puts words and dwords in their places.
+func (e *expander512) wide(n narrow512, offsets ...int) {
+	upper := GP64()
+	MOVQ(e.slots, upper)
+	SHRQ(U8(32), upper)
+	e.half(0, e.bytes, n, offsets, nil)
+	TESTQ(upper, upper)
+	JZ(LabelRef("placed"))
+	count, before := GP64(), XMM()
+	POPCNTL(e.slots.As32(), count.As32())
+	VPBROADCASTW(count.As32(), before)
+	VPADDW(constant(iotas[uint16](8)...), before, before)
+	rest := narrow512{words: map[int]VecVirtual{}, tokens: YMM()}
+	for _, off := range offsets {
+		rest.words[off] = XMM()
+		VPERMW(n.words[off], before, rest.words[off])
+	}
+	skip := YMM()
+	VPMOVZXWD(before, skip)
+	VPERMD(n.tokens, skip, rest.tokens)
+	k := K()
+	KMOVQ(upper, k)
+	e.half(1, k, rest, offsets, upper)
+	Label("placed")
+}
+
+// half places elements into 32 lanes.
+func (e *expander512) half(h int, k OpmaskVirtual, n narrow512, offsets []int, upper GPVirtual) {
+	for _, off := range offsets {
+		z := ZMM()
+		VMOVDQU16(e.at(off+64*h), z)
+		VPEXPANDW(n.words[off].AsZ(), k, z)
+		VMOVDQU16(z, e.at(off+64*h))
+	}
+	slots := e.slots
+	if upper != nil {
+		slots = upper
+	}
+	z, low, skip, rest := ZMM(), GP32(), YMM(), YMM()
+	VMOVDQU32(e.at(offTokens+128*h), z)
+	VPEXPANDD(n.tokens.AsZ(), k, z)
+	VMOVDQU32(z, e.at(offTokens+128*h))
+	MOVWLZX(slots.As16(), low)
+	POPCNTL(low, low)
+	VPBROADCASTD(low, skip)
+	VPADDD(constant(iotas[uint32](8)...), skip, skip)
+	VPERMD(n.tokens, skip, rest)
+	z = ZMM()
+	VMOVDQU32(e.at(offTokens+128*h+64), z)
+	VPEXPANDD(rest.AsZ(), lanesFrom(k, 16), z)
+	VMOVDQU32(z, e.at(offTokens+128*h+64))
+}
+
+func enter512() {
+	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
+	Pragma("noescape")
+	Doc("enterAVX512 is Enter.")
+	worth := enterBody512(Load(Param("b"), GP64()), argument("slots"), argument("count"), Mem{Base: argument("words")}, Mem{Base: argument("joins")})
+	Store(sum512(worth), Return("retained"))
+	VZEROUPPER()
+	RET()
+}
+
+// enterBody512 is Enter of the first count newcomers; it returns what they are worth, to be added up.
+func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) VecVirtual {
+	take, taken := GP64(), K()
+	MOVQ(I32(-1), take)
+	BZHIQ(count, take, take)
+	r := request512{w: ZMM()}
+	VMOVDQU64(words, r.w)
+	f := decode512(&r, Load(Param("t"), GP64()), Load(Param("pages"), GP64()))
+	r.addRun(&f)
+	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
+	KMOVB(take.As32(), taken)
+	worth := ZMM()
+	VPMULUDQ_Z(f.need, f.worth, taken, worth)
+
+	e := newExpander512(b, slots)
+	x := XMM()
+	VPMOVQB(f.priority, x)
+	e.byteColumn(x, offPriority)
+	x = XMM()
+	VPMOVQB(f.prefix, x)
+	prefixes := e.byteColumn(x, offPrefix)
+	x = XMM()
+	VPMOVQB(f.cycle, x)
+	e.byteColumn(x, offCycle)
+	// Hotness and last access, of the newcomers and of the system blocks that they touch.
+	hot, warm := ZMM(), ZMM()
+	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
+	joins := joins512(joined)
+	VPERMB(joins, prefixes, joins) // the newcomers' prefixes in it are no system block's
+	touched := K()
+	KMOVQ(system, touched)
+	VPTESTMB(joins, joins, touched, touched)
+	VMOVDQU8(e.at(offHotness), hot)
+	VPADDUSB(joins, hot, touched, hot)
+	VPBROADCASTB(constant(uint8(63)), warm)
+	VMOVDQU8(warm, e.bytes, hot)
+	VMOVDQU8(hot, e.at(offHotness))
+	accessed := K()
+	KORQ(e.bytes, touched, accessed)
+	step := ZMM()
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	for h := range 2 { // system blocks may stand anywhere
+		z := ZMM()
+		VMOVDQU16(e.at(offLastAccess+64*h), z)
+		VMOVDQU16(step, lanesFrom(accessed, uint8(32*h)), z)
+		VMOVDQU16(z, e.at(offLastAccess+64*h))
+	}
+	n := narrow512{words: map[int]VecVirtual{offRemaining: XMM(), offRate: XMM()}, tokens: YMM()}
+	VPMOVQW(f.output, n.words[offRemaining])
+	VPMOVQW(f.rate, n.words[offRate])
+	VPMOVQD(f.tokens, n.tokens)
+	enterPlanes512(b, prefixes, e.bytes, f.types, slots, nil, slots, take)
+	e.wide(n, offRemaining, offRate)
+	return worth
+}
+
+func serve512() {
+	TEXT("serveAVX512", NOSPLIT, "func(b *Block, queue *uint64, needs *uint32, first, n, old, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)")
+	Pragma("noescape")
+	Doc("serveAVX512 is Serve.")
+	a := argument("a")
+	admitBody512(a)
+	taken := GP64()
+	MOVL(Mem{Base: a, Disp: offAdTaken}, taken.As32())
+	b := argument("b")
+	TESTQ(taken, taken)
+	JZ(LabelRef("nobody"))
+	CMPQ(taken, U8(8))
+	JHI(LabelRef("many"))
+	{
+		slots, first := argument("slots"), GP64()
+		ANDNQ(slots, planeOf(b, offAlive), slots) // empty ones
+		MOVQ(I32(-1), first)
+		BZHIQ(taken, first, first)
+		PDEPQ(slots, first, slots) // the lowest of them
+		worth := enterBody512(b, slots, taken, Mem{Base: a, Disp: offAdWords}, Mem{Base: a, Disp: offAdJoins})
+		x, r := prefixesBody512(b, argument("s"), worth), GP32()
+		VPEXTRD(U8(2), x, r)
+		Store(r, Return("retained"))
+		returnBool("entered", 1)
+		VZEROUPPER()
+		RET()
+	}
+	Label("nobody")
+	prefixesBody512(b, argument("s"), nil)
+	none := GP32()
+	XORL(none, none)
+	Store(none, Return("retained"))
+	returnBool("entered", 1)
+	VZEROUPPER()
+	RET()
+	Label("many")
+	XORL(none, none)
+	Store(none, Return("retained"))
+	returnBool("entered", 0)
+	VZEROUPPER()
+	RET()
+}
