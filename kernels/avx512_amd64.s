@@ -2661,7 +2661,61 @@ GLOBL avx512_52<>(SB), RODATA|NOPTR, $1
 // func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·serveAVX512(SB), NOSPLIT, $8-117
-	MOVQ            a+56(FP), AX
+	MOVQ           a+56(FP), AX
+	MOVQ           queue+8(FP), CX
+	MOVQ           n+32(FP), DX
+	CMPQ           DX, $0x08
+	JHI            some
+	MOVL           16(AX), BX
+	CMPL           BX, DX
+	JCS            some
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	KMOVB          SI, K1
+	MOVQ           needs+16(FP), SI
+	VMOVDQU32.Z    (SI), K1, Y0
+	VPSRLD         $0x18, Y0, Y1
+	VPANDD.BCST    avx512_23<>+0(SB), Y0, Y0
+	VPMOVZXDQ      Y1, Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K1, Z3
+	VPSLLVQ        Z1, Z3, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y1
+	VPADDQ         Y3, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDQ         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X1
+	VPADDQ         X1, X2, X2
+	VPMOVZXBD      X2, Y1
+	VPTESTMD       Y1, Y1, K1
+	MOVQ           (AX), SI
+	VMOVDQU32.Z    (SI), K1, Y1
+	VPUNPCKLDQ     Y1, Y0, Y3
+	VPUNPCKHDQ     Y1, Y0, Y0
+	VPADDD         Y0, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X0
+	VPADDD         X3, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVQ          X0, SI
+	MOVQ           SI, DI
+	SHRQ           $0x20, DI
+	ADDL           SI, DI
+	ADDL           8(AX), DI
+	CMPL           DI, 12(AX)
+	JHI            some
+	MOVL           DI, 8(AX)
+	SUBL           DX, BX
+	MOVL           BX, 16(AX)
+	VMOVQ          X2, 36(AX)
+	MOVL           SI, 28(AX)
+	MOVL           SI, 32(AX)
+	MOVL           DX, 20(AX)
+	MOVQ           kept+48(FP), BX
+	MOVQ           BX, end+104(FP)
+	JMP            admitted
+
+some:
 	MOVQ            needs+16(FP), CX
 	MOVQ            first+24(FP), DX
 	LEAQ            (CX)(DX*4), CX
@@ -2673,24 +2727,24 @@ TEXT ·serveAVX512(SB), NOSPLIT, $8-117
 	MOVQ            36(AX), R9
 	MOVQ            $0x00000001, R10
 	MOVQ            (AX), R11
-	VBROADCASTI32X8 (R11), Z0
-	VPBROADCASTD    avx512_23<>+0(SB), Z1
+	VBROADCASTI32X8 (R11), Z1
+	VPBROADCASTD    avx512_23<>+0(SB), Z3
 	MOVL            BX, R12
 	SUBL            DX, R12
-	VPBROADCASTD    R12, Z2
-	VMOVDQU32       (CX), Z3
-	VPSRLD          $0x18, Z3, Z4
-	VPANDD          Z1, Z3, Z3
-	VPERMD          Z0, Z4, Z4
-	VPADDD          Z4, Z3, Z3
-	VPCMPUD         $0x02, Z2, Z3, K1
+	VPBROADCASTD    R12, Z8
+	VMOVDQU32       (CX), Z9
+	VPSRLD          $0x18, Z9, Z10
+	VPANDD          Z3, Z9, Z9
+	VPERMD          Z1, Z10, Z10
+	VPADDD          Z10, Z9, Z9
+	VPCMPUD         $0x02, Z8, Z9, K1
 	KMOVW           K1, R12
-	VMOVDQU32       64(CX), Z3
-	VPSRLD          $0x18, Z3, Z4
-	VPANDD          Z1, Z3, Z3
-	VPERMD          Z0, Z4, Z4
-	VPADDD          Z4, Z3, Z3
-	VPCMPUD         $0x02, Z2, Z3, K1
+	VMOVDQU32       64(CX), Z9
+	VPSRLD          $0x18, Z9, Z10
+	VPANDD          Z3, Z9, Z9
+	VPERMD          Z1, Z10, Z10
+	VPADDD          Z10, Z9, Z9
+	VPCMPUD         $0x02, Z8, Z9, K1
 	KMOVW           K1, R13
 	SHLQ            $0x10, R13
 	ORQ             R13, R12
@@ -2766,20 +2820,20 @@ counted:
 eight:
 	TESTQ         R8, R8
 	JLE           end
-	VMOVDQU64     (R9), Z0
-	VMOVDQU       (CX), Y2
+	VMOVDQU64     (R9), Z1
+	VMOVDQU       (CX), Y0
 	KMOVB         DI, K1
-	VPCOMPRESSQ.Z Z0, K1, Z1
-	VMOVDQU64     Z1, 48(AX)(R11*8)
+	VPCOMPRESSQ.Z Z1, K1, Z3
+	VMOVDQU64     Z3, 48(AX)(R11*8)
 	MOVBQZX       DI, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R11
 	SHRQ          $0x08, DI
 	KMOVB         DX, K1
-	VPCOMPRESSQ.Z Z0, K1, Z1
-	VMOVDQU64     Z1, (BX)(R10*8)
-	VPCOMPRESSD.Z Y2, K1, Y2
-	VMOVDQU       Y2, (SI)(R10*4)
+	VPCOMPRESSQ.Z Z1, K1, Z3
+	VMOVDQU64     Z3, (BX)(R10*8)
+	VPCOMPRESSD.Z Y0, K1, Y0
+	VMOVDQU       Y0, (SI)(R10*4)
 	MOVBQZX       DL, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R10
@@ -2790,317 +2844,320 @@ eight:
 	JMP           eight
 
 end:
-	MOVL           R11, 20(AX)
-	MOVQ           R10, end+104(FP)
-	MOVL           20(AX), CX
-	MOVQ           b+0(FP), DX
-	TESTQ          CX, CX
+	MOVL R11, 20(AX)
+	MOVQ R10, end+104(FP)
+	MOVL 20(AX), DX
+	LEAQ 48(AX), CX
+	CMPQ DX, $0x08
+	JHI  many
+
+admitted:
+	MOVQ           b+0(FP), BX
+	TESTQ          DX, DX
 	JZ             nobody
-	CMPQ           CX, $0x08
-	JHI            many
-	MOVQ           slots+88(FP), BX
-	MOVQ           896(DX), SI
-	ANDNQ          BX, SI, BX
-	MOVQ           $-1, SI
-	BZHIQ          CX, SI, SI
-	PDEPQ          BX, SI, BX
-	MOVQ           $-1, SI
-	BZHIQ          CX, SI, SI
-	VMOVDQU64      48(AX), Z0
+	MOVQ           slots+88(FP), SI
+	MOVQ           896(BX), DI
+	ANDNQ          SI, DI, SI
+	MOVQ           $-1, DI
+	BZHIQ          DX, DI, DI
+	PDEPQ          SI, DI, SI
+	MOVQ           $-1, DI
+	BZHIQ          DX, DI, DI
+	VMOVDQU64      (CX), Z1
 	MOVQ           t+64(FP), CX
-	MOVQ           pages+72(FP), DI
-	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	MOVQ           pages+72(FP), DX
+	VPSRLQ         $0x00, Z1, Z3
+	VPANDQ.BCST    avx512_24<>+0(SB), Z3, Z3
 	MOVBQZX        194(CX), R8
-	VPBROADCASTQ   R8, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
+	VPBROADCASTQ   R8, Z8
+	VPCMPUQ        $0x01, Z8, Z3, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z8
 	KMOVB          K1, R8
 	MOVBQZX        193(CX), R9
-	VPBROADCASTQ   R9, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
+	VPBROADCASTQ   R9, Z9
+	VPCMPUQ        $0x01, Z9, Z3, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z8
 	KMOVB          K1, R9
 	MOVBQZX        192(CX), R10
-	VPBROADCASTQ   R10, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	VPBROADCASTQ   R10, Z9
+	VPCMPUQ        $0x01, Z9, Z3, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z8
 	KMOVB          K1, R10
 	ANDNQ          R8, R9, R9
 	MOVQ           R10, R11
 	ORQ            R9, R11
 	ANDNQ          R8, R10, R9
 	NOTQ           R8
-	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
-	VMOVDQU64      (CX), Z3
-	VPERMB         Z3, Z1, Z1
-	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_26<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z4, K2, Z4
-	VPMOVZXWQ      (DI), Z3
-	VPERMQ         Z3, Z4, Z3
-	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z11
-	VPSRLQ         $0x12, Z0, Z12
+	VPSRLQ         $0x0c, Z1, Z3
+	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
+	VMOVDQU64      (CX), Z9
+	VPERMB         Z9, Z3, Z3
+	VPANDQ.BCST    avx512_24<>+0(SB), Z3, Z3
+	VPSRLQ         $0x08, Z1, Z10
+	VPANDQ.BCST    avx512_26<>+0(SB), Z10, Z10
+	VPTESTMQ.BCST  avx512_27<>+0(SB), Z1, K2
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z10, K2, Z10
+	VPMOVZXWQ      (DX), Z9
+	VPERMQ         Z9, Z10, Z9
+	VPSLLQ         $0x07, Z9, Z9
+	VPSLLQ         $0x02, Z3, Z11
+	VPSRLQ         $0x12, Z1, Z12
 	VPANDQ.BCST    avx512_28<>+0(SB), Z12, Z12
-	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z12, Z12
-	VPBROADCASTQ   avx512_28<>+0(SB), Z1
-	VPSUBQ         Z1, Z12, Z12
-	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VPSLLQ         $0x07, Z3, Z3
+	VPADDQ         Z3, Z12, Z12
+	VPBROADCASTQ   avx512_28<>+0(SB), Z3
+	VPSUBQ         Z3, Z12, Z12
+	VPSRLQ         $0x19, Z1, Z3
+	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
 	VMOVDQU64      64(CX), Z13
 	VMOVDQU64      128(CX), Z14
-	VPERMI2W       Z14, Z13, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z13
+	VPERMI2W       Z14, Z13, Z3
+	VPANDQ.BCST    avx512_29<>+0(SB), Z3, Z3
+	VPSRLQ         $0x1f, Z1, Z13
 	VPANDQ.BCST    avx512_26<>+0(SB), Z13, Z13
 	VPADDQ.BCST    avx512_16<>+0(SB), Z13, Z13
-	VPSRLQ         $0x21, Z0, Z14
+	VPSRLQ         $0x21, Z1, Z14
 	VPANDQ.BCST    avx512_28<>+0(SB), Z14, Z14
 	VPMULUDQ.BCST  avx512_30<>+0(SB), Z14, Z14
 	VPSRLQ         $0x07, Z14, Z14
-	VPSRLQ         $0x24, Z0, Z15
+	VPSRLQ         $0x24, Z1, Z15
 	VPANDQ.BCST    avx512_31<>+0(SB), Z15, Z15
-	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z15, Z15
-	VPADDQ         Z3, Z12, Z12
-	KMOVB          SI, K1
-	VPMULUDQ.Z     Z11, Z2, K1, Z0
-	KMOVQ          BX, K1
-	VPMOVQB        Z14, X5
-	VMOVDQU8       640(DX), Z2
-	VPEXPANDB      Z5, K1, Z2
-	VMOVDQU8       Z2, 640(DX)
-	VPMOVQB        Z4, X5
-	VMOVDQU8       704(DX), Z2
-	VPEXPANDB      Z5, K1, Z2
-	VMOVDQU8       Z2, 704(DX)
-	VPMOVQB        Z15, X5
-	VMOVDQU8       832(DX), Z3
-	VPEXPANDB      Z5, K1, Z3
-	VMOVDQU8       Z3, 832(DX)
-	MOVQ           896(DX), CX
-	MOVQ           912(DX), DI
-	MOVQ           920(DX), R10
-	ORQ            R10, DI
-	MOVQ           960(DX), R10
-	ORQ            R10, DI
-	ANDNQ          CX, DI, CX
-	VPMOVZXBW      36(AX), X3
-	VMOVDQU        avx512_32<>+0(SB), X4
-	VPMULLW        X4, X3, X3
-	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z4
-	VPERMB         Z4, Z2, Z4
+	VPSRLQ         $0x28, Z1, Z1
+	VPANDQ.BCST    avx512_26<>+0(SB), Z1, Z1
+	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z1, K1, Z1
+	VPORQ          Z1, Z15, Z15
+	VPADDQ         Z9, Z12, Z12
+	KMOVB          DI, K1
+	VPMULUDQ.Z     Z11, Z8, K1, Z1
+	KMOVQ          SI, K1
+	VPMOVQB        Z14, X2
+	VMOVDQU8       640(BX), Z8
+	VPEXPANDB      Z2, K1, Z8
+	VMOVDQU8       Z8, 640(BX)
+	VPMOVQB        Z10, X2
+	VMOVDQU8       704(BX), Z8
+	VPEXPANDB      Z2, K1, Z8
+	VMOVDQU8       Z8, 704(BX)
+	VPMOVQB        Z15, X2
+	VMOVDQU8       832(BX), Z9
+	VPEXPANDB      Z2, K1, Z9
+	VMOVDQU8       Z9, 832(BX)
+	MOVQ           896(BX), CX
+	MOVQ           912(BX), DX
+	MOVQ           920(BX), R10
+	ORQ            R10, DX
+	MOVQ           960(BX), R10
+	ORQ            R10, DX
+	ANDNQ          CX, DX, CX
+	VPMOVZXBW      36(AX), X0
+	VMOVDQU        avx512_32<>+0(SB), X2
+	VPMULLW        X2, X0, X0
+	VPACKUSWB      X0, X0, X0
+	VPBROADCASTQ   X0, Z10
+	VPERMB         Z10, Z8, Z10
 	KMOVQ          CX, K2
-	VPTESTMB       Z4, Z4, K2, K2
-	VMOVDQU8       768(DX), Z3
-	VPADDUSB       Z4, Z3, K2, Z3
-	VPBROADCASTB   avx512_13<>+0(SB), Z4
-	VMOVDQU8       Z4, K1, Z3
-	VMOVDQU8       Z3, 768(DX)
+	VPTESTMB       Z10, Z10, K2, K2
+	VMOVDQU8       768(BX), Z9
+	VPADDUSB       Z10, Z9, K2, Z9
+	VPBROADCASTB   avx512_13<>+0(SB), Z10
+	VMOVDQU8       Z10, K1, Z9
+	VMOVDQU8       Z9, 768(BX)
 	KORQ           K1, K2, K2
 	MOVWLSX        step+80(FP), AX
-	VPBROADCASTW   AX, Z3
-	VMOVDQU16      384(DX), Z4
-	VMOVDQU16      Z3, K2, Z4
-	VMOVDQU16      Z4, 384(DX)
-	VMOVDQU16      448(DX), Z4
+	VPBROADCASTW   AX, Z9
+	VMOVDQU16      384(BX), Z10
+	VMOVDQU16      Z9, K2, Z10
+	VMOVDQU16      Z10, 384(BX)
+	VMOVDQU16      448(BX), Z10
 	KSHIFTRQ       $0x20, K2, K2
-	VMOVDQU16      Z3, K2, Z4
-	VMOVDQU16      Z4, 448(DX)
-	VPMOVQW        Z1, X5
-	VPMOVQW        Z13, X6
-	VPMOVQD        Z12, Y7
-	ANDL           SI, R11
-	PDEPQ          BX, R11, R11
-	ANDL           SI, R9
-	PDEPQ          BX, R9, R9
-	VMOVQ          BX, X8
-	VMOVQ          R11, X1
-	VPINSRQ        $0x01, R9, X1, X1
-	VPXOR          X9, X9, X9
-	VPXOR          X3, X3, X3
-	VPINSRQ        $0x01, BX, X3, X3
-	VINSERTI128    $0x01, X1, Y8, Y8
-	VINSERTI128    $0x01, X3, Y9, Y1
-	VINSERTI64X4   $0x01, Y1, Z8, Z1
-	VPORQ          896(DX), Z1, Z1
-	VMOVDQU64      Z1, 896(DX)
-	ANDL           SI, R8
-	PDEPQ          BX, R8, R8
-	VPBROADCASTB   avx512_1<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
+	VMOVDQU16      Z9, K2, Z10
+	VMOVDQU16      Z10, 448(BX)
+	VPMOVQW        Z3, X2
+	VPMOVQW        Z13, X4
+	VPMOVQD        Z12, Y0
+	ANDL           DI, R11
+	PDEPQ          SI, R11, R11
+	ANDL           DI, R9
+	PDEPQ          SI, R9, R9
+	VMOVQ          SI, X5
+	VMOVQ          R11, X3
+	VPINSRQ        $0x01, R9, X3, X3
+	VPXOR          X6, X6, X6
+	VPXOR          X7, X7, X7
+	VPINSRQ        $0x01, SI, X7, X7
+	VINSERTI128    $0x01, X3, Y5, Y5
+	VINSERTI128    $0x01, X7, Y6, Y3
+	VINSERTI64X4   $0x01, Y3, Z5, Z3
+	VPORQ          896(BX), Z3, Z3
+	VMOVDQU64      Z3, 896(BX)
+	ANDL           DI, R8
+	PDEPQ          SI, R8, R8
+	VPBROADCASTB   avx512_1<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
 	KMOVQ          K2, AX
-	VPBROADCASTB   avx512_2<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
+	VPBROADCASTB   avx512_2<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
 	KMOVQ          K2, CX
-	VPBROADCASTB   avx512_15<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, SI
-	VPBROADCASTB   avx512_33<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
+	VPBROADCASTB   avx512_15<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
+	KMOVQ          K2, DX
+	VPBROADCASTB   avx512_33<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
 	KMOVQ          K2, DI
-	VPBROADCASTB   avx512_34<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
+	VPBROADCASTB   avx512_34<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
 	KMOVQ          K2, R9
-	VPBROADCASTB   avx512_35<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
+	VPBROADCASTB   avx512_35<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
 	KMOVQ          K2, R10
-	VPBROADCASTB   avx512_36<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
+	VPBROADCASTB   avx512_36<>+0(SB), Z3
+	VPCMPEQB       Z3, Z8, K1, K2
 	KMOVQ          K2, R11
-	VMOVQ          R8, X9
-	VPINSRQ        $0x01, AX, X9, X9
-	VMOVQ          CX, X2
-	VPINSRQ        $0x01, SI, X2, X2
-	VMOVQ          DI, X10
-	VPINSRQ        $0x01, R9, X10, X10
-	VMOVQ          R10, X1
-	VPINSRQ        $0x01, R11, X1, X1
-	VINSERTI128    $0x01, X2, Y9, Y8
-	VINSERTI128    $0x01, X1, Y10, Y1
-	VINSERTI64X4   $0x01, Y1, Z8, Z1
-	VPORQ          960(DX), Z1, Z1
-	VMOVDQU64      Z1, 960(DX)
-	MOVQ           BX, AX
+	VMOVQ          R8, X6
+	VPINSRQ        $0x01, AX, X6, X6
+	VMOVQ          CX, X5
+	VPINSRQ        $0x01, DX, X5, X5
+	VMOVQ          DI, X7
+	VPINSRQ        $0x01, R9, X7, X7
+	VMOVQ          R10, X3
+	VPINSRQ        $0x01, R11, X3, X3
+	VINSERTI128    $0x01, X5, Y6, Y5
+	VINSERTI128    $0x01, X3, Y7, Y3
+	VINSERTI64X4   $0x01, Y3, Z5, Z3
+	VPORQ          960(BX), Z3, Z3
+	VMOVDQU64      Z3, 960(BX)
+	MOVQ           SI, AX
 	SHRQ           $0x20, AX
-	VMOVDQU16      256(DX), Z1
-	VPEXPANDW      Z5, K1, Z1
-	VMOVDQU16      Z1, 256(DX)
-	VMOVDQU16      512(DX), Z1
-	VPEXPANDW      Z6, K1, Z1
-	VMOVDQU16      Z1, 512(DX)
-	VMOVDQU32      (DX), Z1
-	VPEXPANDD      Z7, K1, Z1
-	VMOVDQU32      Z1, (DX)
-	MOVWLZX        BX, CX
+	VMOVDQU16      256(BX), Z3
+	VPEXPANDW      Z2, K1, Z3
+	VMOVDQU16      Z3, 256(BX)
+	VMOVDQU16      512(BX), Z3
+	VPEXPANDW      Z4, K1, Z3
+	VMOVDQU16      Z3, 512(BX)
+	VMOVDQU32      (BX), Z3
+	VPEXPANDD      Z0, K1, Z3
+	VMOVDQU32      Z3, (BX)
+	MOVWLZX        SI, CX
 	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y1
-	VPADDD         avx512_37<>+0(SB), Y1, Y1
-	VPERMD         Y7, Y1, Y8
-	VMOVDQU32      64(DX), Z1
+	VPBROADCASTD   CX, Y3
+	VPADDD         avx512_37<>+0(SB), Y3, Y3
+	VPERMD         Y0, Y3, Y5
+	VMOVDQU32      64(BX), Z3
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z8, K1, Z1
-	VMOVDQU32      Z1, 64(DX)
+	VPEXPANDD      Z5, K1, Z3
+	VMOVDQU32      Z3, 64(BX)
 	TESTQ          AX, AX
 	JZ             placed
-	POPCNTL        BX, CX
-	VPBROADCASTW   CX, X1
-	VPADDW         avx512_38<>+0(SB), X1, X1
-	VPERMW         X5, X1, X5
-	VPERMW         X6, X1, X6
-	VPMOVZXWD      X1, Y1
-	VPERMD         Y7, Y1, Y7
+	POPCNTL        SI, CX
+	VPBROADCASTW   CX, X3
+	VPADDW         avx512_38<>+0(SB), X3, X3
+	VPERMW         X2, X3, X2
+	VPERMW         X4, X3, X4
+	VPMOVZXWD      X3, Y3
+	VPERMD         Y0, Y3, Y0
 	KMOVQ          AX, K1
-	VMOVDQU16      320(DX), Z1
-	VPEXPANDW      Z5, K1, Z1
-	VMOVDQU16      Z1, 320(DX)
-	VMOVDQU16      576(DX), Z1
-	VPEXPANDW      Z6, K1, Z1
-	VMOVDQU16      Z1, 576(DX)
-	VMOVDQU32      128(DX), Z1
-	VPEXPANDD      Z7, K1, Z1
-	VMOVDQU32      Z1, 128(DX)
+	VMOVDQU16      320(BX), Z3
+	VPEXPANDW      Z2, K1, Z3
+	VMOVDQU16      Z3, 320(BX)
+	VMOVDQU16      576(BX), Z3
+	VPEXPANDW      Z4, K1, Z3
+	VMOVDQU16      Z3, 576(BX)
+	VMOVDQU32      128(BX), Z3
+	VPEXPANDD      Z0, K1, Z3
+	VMOVDQU32      Z3, 128(BX)
 	MOVWLZX        AX, AX
 	POPCNTL        AX, AX
-	VPBROADCASTD   AX, Y1
-	VPADDD         avx512_37<>+0(SB), Y1, Y1
-	VPERMD         Y7, Y1, Y6
-	VMOVDQU32      192(DX), Z1
+	VPBROADCASTD   AX, Y3
+	VPADDD         avx512_37<>+0(SB), Y3, Y3
+	VPERMD         Y0, Y3, Y0
+	VMOVDQU32      192(BX), Z3
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z6, K1, Z1
-	VMOVDQU32      Z1, 192(DX)
+	VPEXPANDD      Z0, K1, Z3
+	VMOVDQU32      Z3, 192(BX)
 
 placed:
 	MOVQ           s+96(FP), AX
-	VMOVDQU64      960(DX), Z1
+	VMOVDQU64      960(BX), Z0
 	MOVQ           pages+72(FP), CX
-	VPMOVZXWQ      (CX), Z2
-	VPTESTMQ       Z2, Z2, K1
-	VPBROADCASTQ   904(DX), Z3
-	VPANDNQ.Z      Z1, Z3, K1, Z1
-	VPBROADCASTQ   936(DX), Z3
-	VPBROADCASTQ   944(DX), Z4
-	VPTESTMQ       Z3, Z1, K1
-	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z3, Z4, Z6
-	VPANDNQ        Z1, Z6, Z6
+	VPMOVZXWQ      (CX), Z3
+	VPTESTMQ       Z3, Z3, K1
+	VPBROADCASTQ   904(BX), Z4
+	VPANDNQ.Z      Z0, Z4, K1, Z0
+	VPBROADCASTQ   936(BX), Z4
+	VPBROADCASTQ   944(BX), Z5
+	VPTESTMQ       Z4, Z0, K1
+	VPTESTMQ       Z5, Z0, K2
+	VPORQ          Z4, Z5, Z6
+	VPANDNQ        Z0, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
 	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z7
 	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z7
 	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z7
-	VPANDQ         Z4, Z1, Z4
-	VPANDQ         Z3, Z1, K1, Z4
-	VMOVDQA64      Z6, K3, Z4
+	VPANDQ         Z5, Z0, Z5
+	VPANDQ         Z4, Z0, K1, Z5
+	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z3
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z3
-	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_19<>+0(SB), Z4, Z6
-	VPTESTNMQ      Z6, Z4, K1, K1
-	VPSUBQ         Z3, Z7, Z3
-	VPMULUDQ.Z     Z2, Z3, K1, Z3
-	VPMOVQD        Z3, Y3
-	VMOVDQU        Y3, 32(AX)
-	VMOVDQA64.Z    Z4, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y3
-	VPOR           Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X5
-	VPOR           X3, X5, X5
-	VPSHUFD        $0x4e, X5, X3
-	VPOR           X3, X5, X5
-	VMOVQ          X5, X5
-	VMOVDQU        Y5, 64(AX)
-	VPBROADCASTQ   912(DX), Z3
-	VPBROADCASTQ   920(DX), Z4
-	VPBROADCASTQ   960(DX), Z5
-	VPANDQ         Z3, Z1, Z6
-	VPANDNQ        Z1, Z3, Z1
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z4
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z4
+	VPTESTMQ       Z5, Z5, K1
+	VPADDQ.BCST    avx512_19<>+0(SB), Z5, Z6
+	VPTESTNMQ      Z6, Z5, K1, K1
+	VPSUBQ         Z4, Z7, Z4
+	VPMULUDQ.Z     Z3, Z4, K1, Z4
+	VPMOVQD        Z4, Y4
+	VMOVDQU        Y4, 32(AX)
+	VMOVDQA64.Z    Z5, K1, Z5
+	VEXTRACTI64X4  $0x01, Z5, Y4
+	VPOR           Y5, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X2
+	VPOR           X4, X2, X2
+	VPSHUFD        $0x4e, X2, X4
+	VPOR           X4, X2, X2
+	VMOVQ          X2, X2
+	VMOVDQU        Y2, 64(AX)
+	VPBROADCASTQ   912(BX), Z2
+	VPBROADCASTQ   920(BX), Z4
+	VPBROADCASTQ   960(BX), Z5
+	VPANDQ         Z2, Z0, Z6
+	VPANDNQ        Z0, Z2, Z0
 	VPTESTMQ       Z6, Z4, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
-	VPTESTMQ       Z1, Z4, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
+	VPTESTMQ       Z0, Z4, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
 	VPANDNQ        Z6, Z4, Z6
 	VPTESTMQ       Z6, Z6, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
 	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z1, Z5, Z6
+	VPANDNQ        Z0, Z5, Z6
 	VPTESTMQ       Z6, Z6, K1
-	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
-	VPMOVQB        Z7, X1
-	VMOVQ          X1, 104(AX)
-	VPMOVQB        Z3, X1
-	VMOVQ          X1, 112(AX)
-	VPMULUDQ       Z2, Z7, Z1
-	VPSLLQ         $0x02, Z2, Z2
-	VPSUBQ         Z1, Z2, Z2
-	VPMOVQD        Z2, Y2
-	VMOVDQU        Y2, (AX)
-	VPMULUDQ       Z1, Z3, Z3
-	VPUNPCKLDQ     Z3, Z1, Z2
-	VPUNPCKHDQ     Z3, Z1, Z1
-	VPADDD         Z1, Z2, Z2
-	VPUNPCKLDQ     Z0, Z0, Z1
-	VPUNPCKHDQ     Z0, Z0, Z0
-	VPADDD         Z0, Z1, Z1
-	VPUNPCKLQDQ    Z1, Z2, Z0
-	VPUNPCKHQDQ    Z1, Z2, Z1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z2
+	VPMOVQB        Z7, X0
+	VMOVQ          X0, 104(AX)
+	VPMOVQB        Z2, X0
+	VMOVQ          X0, 112(AX)
+	VPMULUDQ       Z3, Z7, Z0
+	VPSLLQ         $0x02, Z3, Z3
+	VPSUBQ         Z0, Z3, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, (AX)
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z3
+	VPUNPCKHDQ     Z2, Z0, Z0
+	VPADDD         Z0, Z3, Z3
+	VPUNPCKLDQ     Z1, Z1, Z0
+	VPUNPCKHDQ     Z1, Z1, Z1
 	VPADDD         Z1, Z0, Z0
-	VEXTRACTI64X4  $0x01, Z0, Y1
-	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X0
-	VPADDD         X1, X0, X0
-	VMOVQ          X0, 96(AX)
-	VPEXTRD        $0x02, X0, AX
+	VPUNPCKLQDQ    Z0, Z3, Z1
+	VPUNPCKHQDQ    Z0, Z3, Z0
+	VPADDD         Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X0, X1, X1
+	VMOVQ          X1, 96(AX)
+	VPEXTRD        $0x02, X1, AX
 	MOVL           AX, retained+112(FP)
 	MOVB           $0x01, AL
 	MOVB           AL, entered+116(FP)
@@ -3109,49 +3166,49 @@ placed:
 
 nobody:
 	MOVQ           s+96(FP), AX
-	VMOVDQU64      960(DX), Z0
+	VMOVDQU64      960(BX), Z0
 	MOVQ           pages+72(FP), CX
 	VPMOVZXWQ      (CX), Z1
 	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   904(DX), Z2
-	VPANDNQ.Z      Z0, Z2, K1, Z0
-	VPBROADCASTQ   936(DX), Z2
-	VPBROADCASTQ   944(DX), Z3
-	VPTESTMQ       Z2, Z0, K1
-	VPTESTMQ       Z3, Z0, K2
-	VPORQ          Z2, Z3, Z4
-	VPANDNQ        Z0, Z4, Z4
-	VPTESTMQ       Z4, Z4, K3
+	VPBROADCASTQ   904(BX), Z3
+	VPANDNQ.Z      Z0, Z3, K1, Z0
+	VPBROADCASTQ   936(BX), Z3
+	VPBROADCASTQ   944(BX), Z4
+	VPTESTMQ       Z3, Z0, K1
+	VPTESTMQ       Z4, Z0, K2
+	VPORQ          Z3, Z4, Z5
+	VPANDNQ        Z0, Z5, Z5
+	VPTESTMQ       Z5, Z5, K3
 	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z6
 	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z6
 	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z6
-	VPANDQ         Z3, Z0, Z3
-	VPANDQ         Z2, Z0, K1, Z3
-	VMOVDQA64      Z4, K3, Z3
+	VPANDQ         Z4, Z0, Z4
+	VPANDQ         Z3, Z0, K1, Z4
+	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z2
-	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_19<>+0(SB), Z3, Z4
-	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z6, Z2
-	VPMULUDQ.Z     Z1, Z2, K1, Z2
-	VPMOVQD        Z2, Y2
-	VMOVDQU        Y2, 32(AX)
-	VMOVDQA64.Z    Z3, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y2
-	VPOR           Y3, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X5
-	VPOR           X2, X5, X5
-	VPSHUFD        $0x4e, X5, X2
-	VPOR           X2, X5, X5
-	VMOVQ          X5, X5
-	VMOVDQU        Y5, 64(AX)
-	VPBROADCASTQ   912(DX), Z2
-	VPBROADCASTQ   920(DX), Z3
-	VPBROADCASTQ   960(DX), Z4
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z3
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z3
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_19<>+0(SB), Z4, Z5
+	VPTESTNMQ      Z5, Z4, K1, K1
+	VPSUBQ         Z3, Z6, Z3
+	VPMULUDQ.Z     Z1, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, 32(AX)
+	VMOVDQA64.Z    Z4, K1, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y3
+	VPOR           Y4, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X2
+	VPOR           X3, X2, X2
+	VPSHUFD        $0x4e, X2, X3
+	VPOR           X3, X2, X2
+	VMOVQ          X2, X2
+	VMOVDQU        Y2, 64(AX)
+	VPBROADCASTQ   912(BX), Z2
+	VPBROADCASTQ   920(BX), Z3
+	VPBROADCASTQ   960(BX), Z4
 	VPANDQ         Z2, Z0, Z5
 	VPANDNQ        Z0, Z2, Z0
 	VPTESTMQ       Z5, Z3, K1
@@ -3238,197 +3295,177 @@ TEXT ·storeFence(SB), NOSPLIT, $0
 	RET
 
 // func rowsAVX512(dst *float32, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
-TEXT ·rowsAVX512(SB), NOSPLIT, $56-32
-	MOVQ         b+16(FP), AX
-	MOVQ         v+24(FP), CX
-	MOVQ         (CX), DX
-	VPMOVZXWD    (DX), Y1
-	VMOVDQA32    Z1, Z0
-	MOVQ         8(CX), DX
-	VMOVDQU32    (DX), Y1
-	VMOVDQA32    Z1, Z1
-	VPBROADCASTD 32(CX), Z2
-	VBROADCASTSS 36(CX), Z3
-	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_53<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z6
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
-	MOVQ         928(AX), SI
-	MOVQ         912(AX), DI
-	MOVQ         920(AX), R8
-	MOVQ         DI, R9
-	ANDQ         R8, R9
-	ANDNQ        DX, BX, BX
-	ANDNQ        DI, R8, R10
-	ANDNQ        R8, DI, DI
-	MOVQ         R9, R8
-	ANDQ         SI, R8
-	MOVQ         16(CX), SI
-	MOVQ         BX, R11
-	ANDQ         SI, R11
-	MOVQ         24(CX), CX
-	ANDQ         CX, DX
-	MOVQ         R10, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         R9, 16(SP)
-	MOVQ         R8, 24(SP)
-	MOVQ         BX, 32(SP)
-	MOVQ         R11, 40(SP)
-	MOVQ         DX, 48(SP)
-	XORQ         CX, CX
-	XORQ         DX, DX
-	MOVQ         dst+0(FP), BX
-	MOVQ         groups+8(FP), SI
-	VPXORD       Z7, Z7, Z7
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
+TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
+	MOVQ           b+16(FP), AX
+	MOVQ           v+24(FP), CX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_53<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_54<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_55<>+0(SB), Z0
+	VMOVDQU32      avx512_56<>+0(SB), Z1
+	VMOVDQU32      avx512_57<>+0(SB), Z4
+	VMOVDQU32      avx512_58<>+0(SB), Z5
+	VMOVDQU32      avx512_59<>+0(SB), Z6
+	MOVQ           (CX), DX
+	VPMOVZXWD      (DX), Y2
+	VMOVDQA32      Z2, Z7
+	MOVQ           8(CX), DX
+	VMOVDQU32      (DX), Y2
+	VMOVDQA32      Z2, Z2
+	VPBROADCASTD   32(CX), Z8
+	VBROADCASTSS   36(CX), Z9
+	VPBROADCASTD   40(CX), Z10
+	VBROADCASTSS   avx512_60<>+0(SB), Z11
+	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), BX
+	ANDNQ          DX, BX, BX
+	MOVQ           16(CX), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	MOVQ           24(CX), CX
+	ANDQ           CX, DX
+	MOVQ           DX, 72(SP)
+	XORQ           CX, CX
+	XORQ           DX, DX
+	MOVQ           dst+0(FP), BX
+	MOVQ           groups+8(FP), SI
+	VPXORD         Z3, Z3, Z3
 
 group:
-	MOVWLZX        896(AX)(DX*1), DI
-	TESTL          DI, DI
-	JZ             empty
-	KMOVW          896(AX)(DX*1), K1
-	VMOVDQU32      (AX)(CX*4), Z11
-	VPMOVZXBD      704(AX)(CX*1), Z18
-	KMOVW          936(AX)(DX*1), K2
-	KMOVW          944(AX)(DX*1), K3
-	VPADDD         Z6, Z11, Z12
-	VPSRLD         $0x07, Z12, Z12
-	VPERMD         Z0, Z18, Z8
-	VPSUBD         Z8, Z12, Z12
-	VPSLLD         $0x02, Z12, Z12
-	VPSRLD         $0x01, Z12, K2, Z12
-	VPSRLD         $0x02, Z12, K3, Z12
-	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
-	KMOVW          32(SP)(DX*1), K2
-	VMOVDQA32.Z    Z12, K2, Z12
-	VPMINUD        Z2, Z12, Z9
-	VCVTUDQ2PS     Z9, Z9
-	VMULPS         Z3, Z9, Z9
-	KMOVW          40(SP)(DX*1), K2
-	VPERMD.Z       Z1, Z18, K2, Z10
-	VPADDD         Z12, Z10, Z10
-	VPMINUD        Z2, Z10, Z10
-	VCVTUDQ2PS     Z10, Z10
-	VMULPS         Z3, Z10, Z10
-	VPMOVZXWD      256(AX)(CX*2), Z12
-	VPADDD         Z11, Z12, Z12
-	VCVTUDQ2PS     Z11, Z11
-	VCVTUDQ2PS     Z12, Z12
-	VDIVPS.Z       Z12, Z11, K1, Z11
-	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
-	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
-	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
-	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
-	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
-	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
-	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
-	KMOVW          960(AX)(DX*1), K2
-	VMOVAPS        Z5, K2, Z14
-	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
-	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
-	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
-	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
-	VPMOVSXWD      384(AX)(CX*2), Z17
-	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
-	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
-	VMOVDQA32.Z    Z18, K1, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
-	KMOVW          904(AX)(DX*1), K1
-	VMOVAPS.Z      Z5, K1, Z19
-	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
-	VUNPCKLPS      Z9, Z8, Z20
-	VUNPCKHPS      Z9, Z8, Z8
-	VUNPCKLPS      Z11, Z10, Z9
-	VUNPCKHPS      Z11, Z10, Z10
-	VUNPCKLPD      Z9, Z20, Z11
-	VUNPCKHPD      Z9, Z20, Z9
-	VUNPCKLPD      Z10, Z8, Z20
-	VUNPCKHPD      Z10, Z8, Z8
-	VUNPCKLPS      Z13, Z12, Z10
-	VUNPCKHPS      Z13, Z12, Z12
-	VUNPCKLPS      Z15, Z14, Z13
-	VUNPCKHPS      Z15, Z14, Z14
-	VUNPCKLPD      Z13, Z10, Z15
-	VUNPCKHPD      Z13, Z10, Z10
-	VUNPCKLPD      Z14, Z12, Z13
-	VUNPCKHPD      Z14, Z12, Z12
-	VUNPCKLPS      Z17, Z16, Z14
-	VUNPCKHPS      Z17, Z16, Z16
-	VUNPCKLPS      Z19, Z18, Z17
-	VUNPCKHPS      Z19, Z18, Z18
-	VUNPCKLPD      Z17, Z14, Z19
-	VUNPCKHPD      Z17, Z14, Z14
-	VUNPCKLPD      Z18, Z16, Z17
-	VUNPCKHPD      Z18, Z16, Z16
-	VSHUFF32X4     $0x44, Z15, Z11, Z18
-	VSHUFF32X4     $0xee, Z15, Z11, Z11
-	VSHUFF32X4     $0x44, Z9, Z19, Z15
-	VSHUFF32X4     $0xee, Z9, Z19, Z9
-	VSHUFF32X4     $0x88, Z15, Z18, Z19
-	VSHUFF32X4     $0xdd, Z15, Z18, Z15
-	VSHUFF32X4     $0x88, Z9, Z11, Z18
-	VSHUFF32X4     $0xdd, Z9, Z11, Z9
-	VSHUFF32X4     $0x44, Z14, Z10, Z11
-	VSHUFF32X4     $0xee, Z14, Z10, Z10
-	VSHUFF32X4     $0x44, Z13, Z20, Z14
-	VSHUFF32X4     $0xee, Z13, Z20, Z13
-	VSHUFF32X4     $0x88, Z14, Z11, Z20
-	VSHUFF32X4     $0xdd, Z14, Z11, Z11
-	VSHUFF32X4     $0x88, Z13, Z10, Z14
-	VSHUFF32X4     $0xdd, Z13, Z10, Z10
-	VSHUFF32X4     $0x44, Z8, Z17, Z13
-	VSHUFF32X4     $0xee, Z8, Z17, Z8
-	VSHUFF32X4     $0x44, Z16, Z12, Z17
-	VSHUFF32X4     $0xee, Z16, Z12, Z12
-	VSHUFF32X4     $0x88, Z17, Z13, Z16
-	VSHUFF32X4     $0xdd, Z17, Z13, Z13
-	VSHUFF32X4     $0x88, Z12, Z8, Z17
-	VSHUFF32X4     $0xdd, Z12, Z8, Z8
-	VMOVUPS        Z19, (BX)
-	VMOVUPS        Z20, 64(BX)
-	VMOVUPS        Z16, 128(BX)
-	VMOVUPS        Z15, 192(BX)
-	VMOVUPS        Z11, 256(BX)
-	VMOVUPS        Z13, 320(BX)
-	VMOVUPS        Z18, 384(BX)
-	VMOVUPS        Z14, 448(BX)
-	VMOVUPS        Z17, 512(BX)
-	VMOVUPS        Z9, 576(BX)
-	VMOVUPS        Z10, 640(BX)
-	VMOVUPS        Z8, 704(BX)
-	JMP            next
+	MOVWLZX      896(AX)(DX*1), DI
+	TESTL        DI, DI
+	JZ           empty
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z16
+	VPMOVZXBD    704(AX)(CX*1), Z23
+	VPMOVZXBD    (SP)(CX*1), Z17
+	VPADDD       Z12, Z16, Z18
+	VPSRLD       $0x07, Z18, Z18
+	VPERMD       Z7, Z23, Z13
+	VPSUBD       Z13, Z18, Z18
+	VPERMD       Z1, Z17, Z13
+	VPMULLD      Z13, Z18, Z18
+	VPERMPS      Z0, Z17, Z13
+	VPMINUD      Z8, Z18, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z9, Z14, Z14
+	KMOVW        64(SP)(DX*1), K2
+	VPERMD.Z     Z2, Z23, K2, Z15
+	VPADDD       Z18, Z15, Z15
+	VPMINUD      Z8, Z15, Z15
+	VCVTUDQ2PS   Z15, Z15
+	VMULPS       Z9, Z15, Z15
+	VPERMPS      Z4, Z17, Z24
+	KMOVW        72(SP)(DX*1), K2
+	VBROADCASTSS avx512_61<>+0(SB), K2, Z24
+	VPSRLD       $0x04, Z17, Z17
+	VPERMPS      Z5, Z17, Z19
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z11, K2, Z19
+	VPERMPS      Z6, Z17, Z20
+	VPMOVZXWD    256(AX)(CX*2), Z17
+	VPADDD       Z16, Z17, Z17
+	VCVTUDQ2PS   Z16, Z16
+	VCVTUDQ2PS   Z17, Z17
+	VDIVPS.Z     Z17, Z16, K1, Z16
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMINUD.BCST avx512_62<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_63<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VCVTDQ2PS    Z18, Z18
+	VMULPS.BCST  avx512_64<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_65<>+0(SB), Z21, Z21
+	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPSUBD.Z     Z22, Z10, K1, Z22
+	VPMINUD.BCST avx512_66<>+0(SB), Z22, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_67<>+0(SB), Z22, Z22
+	VMOVDQA32.Z  Z23, K1, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_68<>+0(SB), Z23, Z23
+	VUNPCKLPS    Z14, Z13, Z25
+	VUNPCKHPS    Z14, Z13, Z13
+	VUNPCKLPS    Z16, Z15, Z14
+	VUNPCKHPS    Z16, Z15, Z15
+	VUNPCKLPD    Z14, Z25, Z16
+	VUNPCKHPD    Z14, Z25, Z14
+	VUNPCKLPD    Z15, Z13, Z25
+	VUNPCKHPD    Z15, Z13, Z13
+	VUNPCKLPS    Z18, Z17, Z15
+	VUNPCKHPS    Z18, Z17, Z17
+	VUNPCKLPS    Z20, Z19, Z18
+	VUNPCKHPS    Z20, Z19, Z19
+	VUNPCKLPD    Z18, Z15, Z20
+	VUNPCKHPD    Z18, Z15, Z15
+	VUNPCKLPD    Z19, Z17, Z18
+	VUNPCKHPD    Z19, Z17, Z17
+	VUNPCKLPS    Z22, Z21, Z19
+	VUNPCKHPS    Z22, Z21, Z21
+	VUNPCKLPS    Z24, Z23, Z22
+	VUNPCKHPS    Z24, Z23, Z23
+	VUNPCKLPD    Z22, Z19, Z24
+	VUNPCKHPD    Z22, Z19, Z19
+	VUNPCKLPD    Z23, Z21, Z22
+	VUNPCKHPD    Z23, Z21, Z21
+	VSHUFF32X4   $0x44, Z20, Z16, Z23
+	VSHUFF32X4   $0xee, Z20, Z16, Z16
+	VSHUFF32X4   $0x44, Z14, Z24, Z20
+	VSHUFF32X4   $0xee, Z14, Z24, Z14
+	VSHUFF32X4   $0x88, Z20, Z23, Z24
+	VSHUFF32X4   $0xdd, Z20, Z23, Z20
+	VSHUFF32X4   $0x88, Z14, Z16, Z23
+	VSHUFF32X4   $0xdd, Z14, Z16, Z14
+	VSHUFF32X4   $0x44, Z19, Z15, Z16
+	VSHUFF32X4   $0xee, Z19, Z15, Z15
+	VSHUFF32X4   $0x44, Z18, Z25, Z19
+	VSHUFF32X4   $0xee, Z18, Z25, Z18
+	VSHUFF32X4   $0x88, Z19, Z16, Z25
+	VSHUFF32X4   $0xdd, Z19, Z16, Z16
+	VSHUFF32X4   $0x88, Z18, Z15, Z19
+	VSHUFF32X4   $0xdd, Z18, Z15, Z15
+	VSHUFF32X4   $0x44, Z13, Z22, Z18
+	VSHUFF32X4   $0xee, Z13, Z22, Z13
+	VSHUFF32X4   $0x44, Z21, Z17, Z22
+	VSHUFF32X4   $0xee, Z21, Z17, Z17
+	VSHUFF32X4   $0x88, Z22, Z18, Z21
+	VSHUFF32X4   $0xdd, Z22, Z18, Z18
+	VSHUFF32X4   $0x88, Z17, Z13, Z22
+	VSHUFF32X4   $0xdd, Z17, Z13, Z13
+	VMOVUPS      Z24, (BX)
+	VMOVUPS      Z25, 64(BX)
+	VMOVUPS      Z21, 128(BX)
+	VMOVUPS      Z20, 192(BX)
+	VMOVUPS      Z16, 256(BX)
+	VMOVUPS      Z18, 320(BX)
+	VMOVUPS      Z23, 384(BX)
+	VMOVUPS      Z19, 448(BX)
+	VMOVUPS      Z22, 512(BX)
+	VMOVUPS      Z14, 576(BX)
+	VMOVUPS      Z15, 640(BX)
+	VMOVUPS      Z13, 704(BX)
+	JMP          next
 
 empty:
-	VMOVUPS Z7, (BX)
-	VMOVUPS Z7, 64(BX)
-	VMOVUPS Z7, 128(BX)
-	VMOVUPS Z7, 192(BX)
-	VMOVUPS Z7, 256(BX)
-	VMOVUPS Z7, 320(BX)
-	VMOVUPS Z7, 384(BX)
-	VMOVUPS Z7, 448(BX)
-	VMOVUPS Z7, 512(BX)
-	VMOVUPS Z7, 576(BX)
-	VMOVUPS Z7, 640(BX)
-	VMOVUPS Z7, 704(BX)
+	VMOVUPS Z3, (BX)
+	VMOVUPS Z3, 64(BX)
+	VMOVUPS Z3, 128(BX)
+	VMOVUPS Z3, 192(BX)
+	VMOVUPS Z3, 256(BX)
+	VMOVUPS Z3, 320(BX)
+	VMOVUPS Z3, 384(BX)
+	VMOVUPS Z3, 448(BX)
+	VMOVUPS Z3, 512(BX)
+	VMOVUPS Z3, 576(BX)
+	VMOVUPS Z3, 640(BX)
+	VMOVUPS Z3, 704(BX)
 
 next:
 	ADDQ $0x10, CX
@@ -3439,381 +3476,554 @@ next:
 	VZEROUPPER
 	RET
 
-DATA avx512_53<>+0(SB)/4, $(1.0)
-GLOBL avx512_53<>(SB), RODATA|NOPTR, $4
+DATA avx512_53<>+0(SB)/1, $0x38
+DATA avx512_53<>+1(SB)/1, $0x20
+DATA avx512_53<>+2(SB)/1, $0x18
+DATA avx512_53<>+3(SB)/1, $0x10
+DATA avx512_53<>+4(SB)/1, $0x00
+DATA avx512_53<>+5(SB)/1, $0x08
+DATA avx512_53<>+6(SB)/1, $0x30
+DATA avx512_53<>+7(SB)/1, $0x28
+DATA avx512_53<>+8(SB)/1, $0x39
+DATA avx512_53<>+9(SB)/1, $0x21
+DATA avx512_53<>+10(SB)/1, $0x19
+DATA avx512_53<>+11(SB)/1, $0x11
+DATA avx512_53<>+12(SB)/1, $0x01
+DATA avx512_53<>+13(SB)/1, $0x09
+DATA avx512_53<>+14(SB)/1, $0x31
+DATA avx512_53<>+15(SB)/1, $0x29
+DATA avx512_53<>+16(SB)/1, $0x3a
+DATA avx512_53<>+17(SB)/1, $0x22
+DATA avx512_53<>+18(SB)/1, $0x1a
+DATA avx512_53<>+19(SB)/1, $0x12
+DATA avx512_53<>+20(SB)/1, $0x02
+DATA avx512_53<>+21(SB)/1, $0x0a
+DATA avx512_53<>+22(SB)/1, $0x32
+DATA avx512_53<>+23(SB)/1, $0x2a
+DATA avx512_53<>+24(SB)/1, $0x3b
+DATA avx512_53<>+25(SB)/1, $0x23
+DATA avx512_53<>+26(SB)/1, $0x1b
+DATA avx512_53<>+27(SB)/1, $0x13
+DATA avx512_53<>+28(SB)/1, $0x03
+DATA avx512_53<>+29(SB)/1, $0x0b
+DATA avx512_53<>+30(SB)/1, $0x33
+DATA avx512_53<>+31(SB)/1, $0x2b
+DATA avx512_53<>+32(SB)/1, $0x3c
+DATA avx512_53<>+33(SB)/1, $0x24
+DATA avx512_53<>+34(SB)/1, $0x1c
+DATA avx512_53<>+35(SB)/1, $0x14
+DATA avx512_53<>+36(SB)/1, $0x04
+DATA avx512_53<>+37(SB)/1, $0x0c
+DATA avx512_53<>+38(SB)/1, $0x34
+DATA avx512_53<>+39(SB)/1, $0x2c
+DATA avx512_53<>+40(SB)/1, $0x3d
+DATA avx512_53<>+41(SB)/1, $0x25
+DATA avx512_53<>+42(SB)/1, $0x1d
+DATA avx512_53<>+43(SB)/1, $0x15
+DATA avx512_53<>+44(SB)/1, $0x05
+DATA avx512_53<>+45(SB)/1, $0x0d
+DATA avx512_53<>+46(SB)/1, $0x35
+DATA avx512_53<>+47(SB)/1, $0x2d
+DATA avx512_53<>+48(SB)/1, $0x3e
+DATA avx512_53<>+49(SB)/1, $0x26
+DATA avx512_53<>+50(SB)/1, $0x1e
+DATA avx512_53<>+51(SB)/1, $0x16
+DATA avx512_53<>+52(SB)/1, $0x06
+DATA avx512_53<>+53(SB)/1, $0x0e
+DATA avx512_53<>+54(SB)/1, $0x36
+DATA avx512_53<>+55(SB)/1, $0x2e
+DATA avx512_53<>+56(SB)/1, $0x3f
+DATA avx512_53<>+57(SB)/1, $0x27
+DATA avx512_53<>+58(SB)/1, $0x1f
+DATA avx512_53<>+59(SB)/1, $0x17
+DATA avx512_53<>+60(SB)/1, $0x07
+DATA avx512_53<>+61(SB)/1, $0x0f
+DATA avx512_53<>+62(SB)/1, $0x37
+DATA avx512_53<>+63(SB)/1, $0x2f
+GLOBL avx512_53<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_54<>+0(SB)/4, $(0.5)
-GLOBL avx512_54<>(SB), RODATA|NOPTR, $4
+DATA avx512_54<>+0(SB)/1, $0x01
+DATA avx512_54<>+1(SB)/1, $0x02
+DATA avx512_54<>+2(SB)/1, $0x04
+DATA avx512_54<>+3(SB)/1, $0x08
+DATA avx512_54<>+4(SB)/1, $0x10
+DATA avx512_54<>+5(SB)/1, $0x20
+DATA avx512_54<>+6(SB)/1, $0x40
+DATA avx512_54<>+7(SB)/1, $0x80
+DATA avx512_54<>+8(SB)/1, $0x01
+DATA avx512_54<>+9(SB)/1, $0x02
+DATA avx512_54<>+10(SB)/1, $0x04
+DATA avx512_54<>+11(SB)/1, $0x08
+DATA avx512_54<>+12(SB)/1, $0x10
+DATA avx512_54<>+13(SB)/1, $0x20
+DATA avx512_54<>+14(SB)/1, $0x40
+DATA avx512_54<>+15(SB)/1, $0x80
+DATA avx512_54<>+16(SB)/1, $0x01
+DATA avx512_54<>+17(SB)/1, $0x02
+DATA avx512_54<>+18(SB)/1, $0x04
+DATA avx512_54<>+19(SB)/1, $0x08
+DATA avx512_54<>+20(SB)/1, $0x10
+DATA avx512_54<>+21(SB)/1, $0x20
+DATA avx512_54<>+22(SB)/1, $0x40
+DATA avx512_54<>+23(SB)/1, $0x80
+DATA avx512_54<>+24(SB)/1, $0x01
+DATA avx512_54<>+25(SB)/1, $0x02
+DATA avx512_54<>+26(SB)/1, $0x04
+DATA avx512_54<>+27(SB)/1, $0x08
+DATA avx512_54<>+28(SB)/1, $0x10
+DATA avx512_54<>+29(SB)/1, $0x20
+DATA avx512_54<>+30(SB)/1, $0x40
+DATA avx512_54<>+31(SB)/1, $0x80
+DATA avx512_54<>+32(SB)/1, $0x01
+DATA avx512_54<>+33(SB)/1, $0x02
+DATA avx512_54<>+34(SB)/1, $0x04
+DATA avx512_54<>+35(SB)/1, $0x08
+DATA avx512_54<>+36(SB)/1, $0x10
+DATA avx512_54<>+37(SB)/1, $0x20
+DATA avx512_54<>+38(SB)/1, $0x40
+DATA avx512_54<>+39(SB)/1, $0x80
+DATA avx512_54<>+40(SB)/1, $0x01
+DATA avx512_54<>+41(SB)/1, $0x02
+DATA avx512_54<>+42(SB)/1, $0x04
+DATA avx512_54<>+43(SB)/1, $0x08
+DATA avx512_54<>+44(SB)/1, $0x10
+DATA avx512_54<>+45(SB)/1, $0x20
+DATA avx512_54<>+46(SB)/1, $0x40
+DATA avx512_54<>+47(SB)/1, $0x80
+DATA avx512_54<>+48(SB)/1, $0x01
+DATA avx512_54<>+49(SB)/1, $0x02
+DATA avx512_54<>+50(SB)/1, $0x04
+DATA avx512_54<>+51(SB)/1, $0x08
+DATA avx512_54<>+52(SB)/1, $0x10
+DATA avx512_54<>+53(SB)/1, $0x20
+DATA avx512_54<>+54(SB)/1, $0x40
+DATA avx512_54<>+55(SB)/1, $0x80
+DATA avx512_54<>+56(SB)/1, $0x01
+DATA avx512_54<>+57(SB)/1, $0x02
+DATA avx512_54<>+58(SB)/1, $0x04
+DATA avx512_54<>+59(SB)/1, $0x08
+DATA avx512_54<>+60(SB)/1, $0x10
+DATA avx512_54<>+61(SB)/1, $0x20
+DATA avx512_54<>+62(SB)/1, $0x40
+DATA avx512_54<>+63(SB)/1, $0x80
+GLOBL avx512_54<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_55<>+0(SB)/4, $(0.25)
-GLOBL avx512_55<>(SB), RODATA|NOPTR, $4
+DATA avx512_55<>+0(SB)/4, $(0.0)
+DATA avx512_55<>+4(SB)/4, $(0.0)
+DATA avx512_55<>+8(SB)/4, $(0.0)
+DATA avx512_55<>+12(SB)/4, $(0.0)
+DATA avx512_55<>+16(SB)/4, $(0.0)
+DATA avx512_55<>+20(SB)/4, $(0.0)
+DATA avx512_55<>+24(SB)/4, $(0.0)
+DATA avx512_55<>+28(SB)/4, $(0.0)
+DATA avx512_55<>+32(SB)/4, $(1.0)
+DATA avx512_55<>+36(SB)/4, $(0.5)
+DATA avx512_55<>+40(SB)/4, $(0.25)
+DATA avx512_55<>+44(SB)/4, $(0.25)
+DATA avx512_55<>+48(SB)/4, $(1.0)
+DATA avx512_55<>+52(SB)/4, $(0.5)
+DATA avx512_55<>+56(SB)/4, $(0.25)
+DATA avx512_55<>+60(SB)/4, $(0.25)
+GLOBL avx512_55<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_56<>+0(SB)/4, $0x00000080
-GLOBL avx512_56<>(SB), RODATA|NOPTR, $4
+DATA avx512_56<>+0(SB)/4, $0x00000000
+DATA avx512_56<>+4(SB)/4, $0x00000000
+DATA avx512_56<>+8(SB)/4, $0x00000000
+DATA avx512_56<>+12(SB)/4, $0x00000000
+DATA avx512_56<>+16(SB)/4, $0x00000000
+DATA avx512_56<>+20(SB)/4, $0x00000000
+DATA avx512_56<>+24(SB)/4, $0x00000000
+DATA avx512_56<>+28(SB)/4, $0x00000000
+DATA avx512_56<>+32(SB)/4, $0x00000004
+DATA avx512_56<>+36(SB)/4, $0x00000002
+DATA avx512_56<>+40(SB)/4, $0x00000001
+DATA avx512_56<>+44(SB)/4, $0x00000001
+DATA avx512_56<>+48(SB)/4, $0x00000000
+DATA avx512_56<>+52(SB)/4, $0x00000000
+DATA avx512_56<>+56(SB)/4, $0x00000000
+DATA avx512_56<>+60(SB)/4, $0x00000000
+GLOBL avx512_56<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_57<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_57<>(SB), RODATA|NOPTR, $4
+DATA avx512_57<>+0(SB)/4, $(0.0)
+DATA avx512_57<>+4(SB)/4, $(0.0)
+DATA avx512_57<>+8(SB)/4, $(0.0)
+DATA avx512_57<>+12(SB)/4, $(0.0)
+DATA avx512_57<>+16(SB)/4, $(1.0)
+DATA avx512_57<>+20(SB)/4, $(1.0)
+DATA avx512_57<>+24(SB)/4, $(1.0)
+DATA avx512_57<>+28(SB)/4, $(1.0)
+DATA avx512_57<>+32(SB)/4, $(0.0)
+DATA avx512_57<>+36(SB)/4, $(0.0)
+DATA avx512_57<>+40(SB)/4, $(0.0)
+DATA avx512_57<>+44(SB)/4, $(0.0)
+DATA avx512_57<>+48(SB)/4, $(1.0)
+DATA avx512_57<>+52(SB)/4, $(1.0)
+DATA avx512_57<>+56(SB)/4, $(1.0)
+DATA avx512_57<>+60(SB)/4, $(1.0)
+GLOBL avx512_57<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_58<>+0(SB)/4, $(0.01)
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $4
+DATA avx512_58<>+0(SB)/4, $(0.0)
+DATA avx512_58<>+4(SB)/4, $(0.25)
+DATA avx512_58<>+8(SB)/4, $(0.5)
+DATA avx512_58<>+12(SB)/4, $(0.9)
+DATA avx512_58<>+16(SB)/4, $(0.0)
+DATA avx512_58<>+20(SB)/4, $(0.25)
+DATA avx512_58<>+24(SB)/4, $(0.5)
+DATA avx512_58<>+28(SB)/4, $(0.9)
+DATA avx512_58<>+32(SB)/4, $(0.0)
+DATA avx512_58<>+36(SB)/4, $(0.25)
+DATA avx512_58<>+40(SB)/4, $(0.5)
+DATA avx512_58<>+44(SB)/4, $(0.9)
+DATA avx512_58<>+48(SB)/4, $(0.0)
+DATA avx512_58<>+52(SB)/4, $(0.25)
+DATA avx512_58<>+56(SB)/4, $(0.5)
+DATA avx512_58<>+60(SB)/4, $(0.9)
+GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_59<>+0(SB)/4, $(0.9)
-GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
+DATA avx512_59<>+0(SB)/4, $(0.0)
+DATA avx512_59<>+4(SB)/4, $(0.0)
+DATA avx512_59<>+8(SB)/4, $(0.0)
+DATA avx512_59<>+12(SB)/4, $(0.0)
+DATA avx512_59<>+16(SB)/4, $(0.5)
+DATA avx512_59<>+20(SB)/4, $(0.5)
+DATA avx512_59<>+24(SB)/4, $(0.5)
+DATA avx512_59<>+28(SB)/4, $(0.75)
+DATA avx512_59<>+32(SB)/4, $(0.25)
+DATA avx512_59<>+36(SB)/4, $(0.25)
+DATA avx512_59<>+40(SB)/4, $(0.25)
+DATA avx512_59<>+44(SB)/4, $(0.25)
+DATA avx512_59<>+48(SB)/4, $(0.5)
+DATA avx512_59<>+52(SB)/4, $(0.5)
+DATA avx512_59<>+56(SB)/4, $(0.5)
+DATA avx512_59<>+60(SB)/4, $(0.75)
+GLOBL avx512_59<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_60<>+0(SB)/4, $(0.75)
+DATA avx512_60<>+0(SB)/4, $(1.0)
 GLOBL avx512_60<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_61<>+0(SB)/4, $(0.003921569)
+DATA avx512_61<>+0(SB)/4, $(0.5)
 GLOBL avx512_61<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_62<>+0(SB)/4, $0x00000010
+DATA avx512_62<>+0(SB)/4, $0x00000080
 GLOBL avx512_62<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_63<>+0(SB)/4, $(0.0625)
+DATA avx512_63<>+0(SB)/4, $(0.0078125)
 GLOBL avx512_63<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_64<>+0(SB)/4, $(0.125)
+DATA avx512_64<>+0(SB)/4, $(0.01)
 GLOBL avx512_64<>(SB), RODATA|NOPTR, $4
 
+DATA avx512_65<>+0(SB)/4, $(0.003921569)
+GLOBL avx512_65<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_66<>+0(SB)/4, $0x00000010
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_67<>+0(SB)/4, $(0.0625)
+GLOBL avx512_67<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_68<>+0(SB)/4, $(0.125)
+GLOBL avx512_68<>(SB), RODATA|NOPTR, $4
+
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
-TEXT ·columnsAVX512(SB), NOSPLIT, $56-40
-	MOVQ         b+24(FP), AX
-	MOVQ         v+32(FP), CX
-	MOVQ         (CX), DX
-	VPMOVZXWD    (DX), Y1
-	VMOVDQA32    Z1, Z0
-	MOVQ         8(CX), DX
-	VMOVDQU32    (DX), Y1
-	VMOVDQA32    Z1, Z1
-	VPBROADCASTD 32(CX), Z2
-	VBROADCASTSS 36(CX), Z3
-	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_53<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z6
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
-	MOVQ         928(AX), SI
-	MOVQ         912(AX), DI
-	MOVQ         920(AX), R8
-	MOVQ         DI, R9
-	ANDQ         R8, R9
-	ANDNQ        DX, BX, BX
-	ANDNQ        DI, R8, R10
-	ANDNQ        R8, DI, DI
-	MOVQ         R9, R8
-	ANDQ         SI, R8
-	MOVQ         16(CX), SI
-	MOVQ         BX, R11
-	ANDQ         SI, R11
-	MOVQ         24(CX), CX
-	ANDQ         CX, DX
-	MOVQ         R10, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         R9, 16(SP)
-	MOVQ         R8, 24(SP)
-	MOVQ         BX, 32(SP)
-	MOVQ         R11, 40(SP)
-	MOVQ         DX, 48(SP)
-	XORQ         CX, CX
-	XORQ         DX, DX
-	MOVQ         dst+0(FP), BX
-	MOVQ         stride+8(FP), SI
-	MOVQ         groups+16(FP), DI
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
+TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
+	MOVQ           b+24(FP), AX
+	MOVQ           v+32(FP), CX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_53<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_54<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_55<>+0(SB), Z0
+	VMOVDQU32      avx512_56<>+0(SB), Z1
+	VMOVDQU32      avx512_57<>+0(SB), Z3
+	VMOVDQU32      avx512_58<>+0(SB), Z4
+	VMOVDQU32      avx512_59<>+0(SB), Z5
+	MOVQ           (CX), DX
+	VPMOVZXWD      (DX), Y2
+	VMOVDQA32      Z2, Z6
+	MOVQ           8(CX), DX
+	VMOVDQU32      (DX), Y2
+	VMOVDQA32      Z2, Z2
+	VPBROADCASTD   32(CX), Z7
+	VBROADCASTSS   36(CX), Z8
+	VPBROADCASTD   40(CX), Z9
+	VBROADCASTSS   avx512_60<>+0(SB), Z10
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), BX
+	ANDNQ          DX, BX, BX
+	MOVQ           16(CX), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	MOVQ           24(CX), CX
+	ANDQ           CX, DX
+	MOVQ           DX, 72(SP)
+	XORQ           CX, CX
+	XORQ           DX, DX
+	MOVQ           dst+0(FP), BX
+	MOVQ           stride+8(FP), SI
+	MOVQ           groups+16(FP), DI
 
 group:
-	KMOVW          896(AX)(DX*1), K1
-	VMOVDQU32      (AX)(CX*4), Z10
-	VPMOVZXBD      704(AX)(CX*1), Z17
-	KMOVW          936(AX)(DX*1), K2
-	KMOVW          944(AX)(DX*1), K3
-	VPADDD         Z6, Z10, Z11
-	VPSRLD         $0x07, Z11, Z11
-	VPERMD         Z0, Z17, Z7
-	VPSUBD         Z7, Z11, Z11
-	VPSLLD         $0x02, Z11, Z11
-	VPSRLD         $0x01, Z11, K2, Z11
-	VPSRLD         $0x02, Z11, K3, Z11
-	VMOVAPS.Z      Z5, K1, Z7
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z7
-	VBROADCASTSS   avx512_55<>+0(SB), K3, Z7
-	KMOVW          32(SP)(DX*1), K2
-	VMOVDQA32.Z    Z11, K2, Z11
-	VPMINUD        Z2, Z11, Z8
-	VCVTUDQ2PS     Z8, Z8
-	VMULPS         Z3, Z8, Z8
-	KMOVW          40(SP)(DX*1), K2
-	VPERMD.Z       Z1, Z17, K2, Z9
-	VPADDD         Z11, Z9, Z9
-	VPMINUD        Z2, Z9, Z9
-	VCVTUDQ2PS     Z9, Z9
-	VMULPS         Z3, Z9, Z9
-	VPMOVZXWD      256(AX)(CX*2), Z11
-	VPADDD         Z10, Z11, Z11
-	VCVTUDQ2PS     Z10, Z10
-	VCVTUDQ2PS     Z11, Z11
-	VDIVPS.Z       Z11, Z10, K1, Z10
-	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z11
-	VPMINUD.BCST   avx512_56<>+0(SB), Z11, Z11
-	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_57<>+0(SB), Z11, Z11
-	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z12
-	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_58<>+0(SB), Z12, Z12
-	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z13
-	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z13
-	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_59<>+0(SB), K2, Z13
-	KMOVW          960(AX)(DX*1), K2
-	VMOVAPS        Z5, K2, Z13
-	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
-	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
-	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_60<>+0(SB), K2, Z14
-	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z15
-	VCVTDQ2PS      Z15, Z15
-	VMULPS.BCST    avx512_61<>+0(SB), Z15, Z15
-	VPMOVSXWD      384(AX)(CX*2), Z16
-	VPSUBD.Z       Z16, Z4, K1, Z16
-	VPMINUD.BCST   avx512_62<>+0(SB), Z16, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_63<>+0(SB), Z16, Z16
-	VMOVDQA32.Z    Z17, K1, Z17
-	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_64<>+0(SB), Z17, Z17
-	KMOVW          904(AX)(DX*1), K1
-	VMOVAPS.Z      Z5, K1, Z18
-	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_54<>+0(SB), K1, Z18
-	MOVQ           BX, R8
-	VMOVUPS        Z7, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z8, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z9, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z10, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z11, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z12, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z13, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z14, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z15, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z16, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z17, (R8)
-	ADDQ           SI, R8
-	VMOVUPS        Z18, (R8)
-	ADDQ           SI, R8
-	ADDQ           $0x10, CX
-	ADDQ           $0x02, DX
-	ADDQ           $0x40, BX
-	DECQ           DI
-	JNZ            group
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z15
+	VPMOVZXBD    704(AX)(CX*1), Z22
+	VPMOVZXBD    (SP)(CX*1), Z16
+	VPADDD       Z11, Z15, Z17
+	VPSRLD       $0x07, Z17, Z17
+	VPERMD       Z6, Z22, Z12
+	VPSUBD       Z12, Z17, Z17
+	VPERMD       Z1, Z16, Z12
+	VPMULLD      Z12, Z17, Z17
+	VPERMPS      Z0, Z16, Z12
+	VPMINUD      Z7, Z17, Z13
+	VCVTUDQ2PS   Z13, Z13
+	VMULPS       Z8, Z13, Z13
+	KMOVW        64(SP)(DX*1), K2
+	VPERMD.Z     Z2, Z22, K2, Z14
+	VPADDD       Z17, Z14, Z14
+	VPMINUD      Z7, Z14, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z8, Z14, Z14
+	VPERMPS      Z3, Z16, Z23
+	KMOVW        72(SP)(DX*1), K2
+	VBROADCASTSS avx512_61<>+0(SB), K2, Z23
+	VPSRLD       $0x04, Z16, Z16
+	VPERMPS      Z4, Z16, Z18
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z10, K2, Z18
+	VPERMPS      Z5, Z16, Z19
+	VPMOVZXWD    256(AX)(CX*2), Z16
+	VPADDD       Z15, Z16, Z16
+	VCVTUDQ2PS   Z15, Z15
+	VCVTUDQ2PS   Z16, Z16
+	VDIVPS.Z     Z16, Z15, K1, Z15
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z16
+	VPMINUD.BCST avx512_62<>+0(SB), Z16, Z16
+	VCVTDQ2PS    Z16, Z16
+	VMULPS.BCST  avx512_63<>+0(SB), Z16, Z16
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_64<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_65<>+0(SB), Z20, Z20
+	VPMOVSXWD    384(AX)(CX*2), Z21
+	VPSUBD.Z     Z21, Z9, K1, Z21
+	VPMINUD.BCST avx512_66<>+0(SB), Z21, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_67<>+0(SB), Z21, Z21
+	VMOVDQA32.Z  Z22, K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_68<>+0(SB), Z22, Z22
+	MOVQ         BX, R8
+	VMOVUPS      Z12, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z13, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z14, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z15, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z16, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z17, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z18, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z19, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z20, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z21, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z22, (R8)
+	ADDQ         SI, R8
+	VMOVUPS      Z23, (R8)
+	ADDQ         SI, R8
+	ADDQ         $0x10, CX
+	ADDQ         $0x02, DX
+	ADDQ         $0x40, BX
+	DECQ         DI
+	JNZ          group
 	VZEROUPPER
 	RET
 
 // func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
-TEXT ·rowsStreamAVX512(SB), NOSPLIT, $56-32
-	MOVQ         b+16(FP), AX
-	MOVQ         v+24(FP), CX
-	MOVQ         (CX), DX
-	VPMOVZXWD    (DX), Y1
-	VMOVDQA32    Z1, Z0
-	MOVQ         8(CX), DX
-	VMOVDQU32    (DX), Y1
-	VMOVDQA32    Z1, Z1
-	VPBROADCASTD 32(CX), Z2
-	VBROADCASTSS 36(CX), Z3
-	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_53<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z6
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
-	MOVQ         928(AX), SI
-	MOVQ         912(AX), DI
-	MOVQ         920(AX), R8
-	MOVQ         DI, R9
-	ANDQ         R8, R9
-	ANDNQ        DX, BX, BX
-	ANDNQ        DI, R8, R10
-	ANDNQ        R8, DI, DI
-	MOVQ         R9, R8
-	ANDQ         SI, R8
-	MOVQ         16(CX), SI
-	MOVQ         BX, R11
-	ANDQ         SI, R11
-	MOVQ         24(CX), CX
-	ANDQ         CX, DX
-	MOVQ         R10, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         R9, 16(SP)
-	MOVQ         R8, 24(SP)
-	MOVQ         BX, 32(SP)
-	MOVQ         R11, 40(SP)
-	MOVQ         DX, 48(SP)
-	XORQ         CX, CX
-	XORQ         DX, DX
-	MOVQ         dst+0(FP), BX
-	MOVQ         groups+8(FP), SI
-	VPXORD       Z7, Z7, Z7
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
+TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
+	MOVQ           b+16(FP), AX
+	MOVQ           v+24(FP), CX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_53<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_54<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_55<>+0(SB), Z0
+	VMOVDQU32      avx512_56<>+0(SB), Z1
+	VMOVDQU32      avx512_57<>+0(SB), Z4
+	VMOVDQU32      avx512_58<>+0(SB), Z5
+	VMOVDQU32      avx512_59<>+0(SB), Z6
+	MOVQ           (CX), DX
+	VPMOVZXWD      (DX), Y2
+	VMOVDQA32      Z2, Z7
+	MOVQ           8(CX), DX
+	VMOVDQU32      (DX), Y2
+	VMOVDQA32      Z2, Z2
+	VPBROADCASTD   32(CX), Z8
+	VBROADCASTSS   36(CX), Z9
+	VPBROADCASTD   40(CX), Z10
+	VBROADCASTSS   avx512_60<>+0(SB), Z11
+	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), BX
+	ANDNQ          DX, BX, BX
+	MOVQ           16(CX), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	MOVQ           24(CX), CX
+	ANDQ           CX, DX
+	MOVQ           DX, 72(SP)
+	XORQ           CX, CX
+	XORQ           DX, DX
+	MOVQ           dst+0(FP), BX
+	MOVQ           groups+8(FP), SI
+	VPXORD         Z3, Z3, Z3
 
 group:
-	MOVWLZX        896(AX)(DX*1), DI
-	TESTL          DI, DI
-	JZ             empty
-	KMOVW          896(AX)(DX*1), K1
-	VMOVDQU32      (AX)(CX*4), Z11
-	VPMOVZXBD      704(AX)(CX*1), Z18
-	KMOVW          936(AX)(DX*1), K2
-	KMOVW          944(AX)(DX*1), K3
-	VPADDD         Z6, Z11, Z12
-	VPSRLD         $0x07, Z12, Z12
-	VPERMD         Z0, Z18, Z8
-	VPSUBD         Z8, Z12, Z12
-	VPSLLD         $0x02, Z12, Z12
-	VPSRLD         $0x01, Z12, K2, Z12
-	VPSRLD         $0x02, Z12, K3, Z12
-	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
-	KMOVW          32(SP)(DX*1), K2
-	VMOVDQA32.Z    Z12, K2, Z12
-	VPMINUD        Z2, Z12, Z9
-	VCVTUDQ2PS     Z9, Z9
-	VMULPS         Z3, Z9, Z9
-	KMOVW          40(SP)(DX*1), K2
-	VPERMD.Z       Z1, Z18, K2, Z10
-	VPADDD         Z12, Z10, Z10
-	VPMINUD        Z2, Z10, Z10
-	VCVTUDQ2PS     Z10, Z10
-	VMULPS         Z3, Z10, Z10
-	VPMOVZXWD      256(AX)(CX*2), Z12
-	VPADDD         Z11, Z12, Z12
-	VCVTUDQ2PS     Z11, Z11
-	VCVTUDQ2PS     Z12, Z12
-	VDIVPS.Z       Z12, Z11, K1, Z11
-	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
-	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
-	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
-	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
-	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
-	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
-	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
-	KMOVW          960(AX)(DX*1), K2
-	VMOVAPS        Z5, K2, Z14
-	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
-	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
-	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
-	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
-	VPMOVSXWD      384(AX)(CX*2), Z17
-	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
-	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
-	VMOVDQA32.Z    Z18, K1, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
-	KMOVW          904(AX)(DX*1), K1
-	VMOVAPS.Z      Z5, K1, Z19
-	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
-	VUNPCKLPS      Z9, Z8, Z20
-	VUNPCKHPS      Z9, Z8, Z8
-	VUNPCKLPS      Z11, Z10, Z9
-	VUNPCKHPS      Z11, Z10, Z10
-	VUNPCKLPD      Z9, Z20, Z11
-	VUNPCKHPD      Z9, Z20, Z9
-	VUNPCKLPD      Z10, Z8, Z20
-	VUNPCKHPD      Z10, Z8, Z8
-	VUNPCKLPS      Z13, Z12, Z10
-	VUNPCKHPS      Z13, Z12, Z12
-	VUNPCKLPS      Z15, Z14, Z13
-	VUNPCKHPS      Z15, Z14, Z14
-	VUNPCKLPD      Z13, Z10, Z15
-	VUNPCKHPD      Z13, Z10, Z10
-	VUNPCKLPD      Z14, Z12, Z13
-	VUNPCKHPD      Z14, Z12, Z12
-	VUNPCKLPS      Z17, Z16, Z14
-	VUNPCKHPS      Z17, Z16, Z16
-	VUNPCKLPS      Z19, Z18, Z17
-	VUNPCKHPS      Z19, Z18, Z18
-	VUNPCKLPD      Z17, Z14, Z19
-	VUNPCKHPD      Z17, Z14, Z14
-	VUNPCKLPD      Z18, Z16, Z17
-	VUNPCKHPD      Z18, Z16, Z16
-	VSHUFF32X4     $0x44, Z15, Z11, Z18
-	VSHUFF32X4     $0xee, Z15, Z11, Z11
-	VSHUFF32X4     $0x44, Z9, Z19, Z15
-	VSHUFF32X4     $0xee, Z9, Z19, Z9
-	VSHUFF32X4     $0x88, Z15, Z18, Z19
-	VSHUFF32X4     $0xdd, Z15, Z18, Z15
-	VSHUFF32X4     $0x88, Z9, Z11, Z18
-	VSHUFF32X4     $0xdd, Z9, Z11, Z9
-	VSHUFF32X4     $0x44, Z14, Z10, Z11
-	VSHUFF32X4     $0xee, Z14, Z10, Z10
-	VSHUFF32X4     $0x44, Z13, Z20, Z14
-	VSHUFF32X4     $0xee, Z13, Z20, Z13
-	VSHUFF32X4     $0x88, Z14, Z11, Z20
-	VSHUFF32X4     $0xdd, Z14, Z11, Z11
-	VSHUFF32X4     $0x88, Z13, Z10, Z14
-	VSHUFF32X4     $0xdd, Z13, Z10, Z10
-	VSHUFF32X4     $0x44, Z8, Z17, Z13
-	VSHUFF32X4     $0xee, Z8, Z17, Z8
-	VSHUFF32X4     $0x44, Z16, Z12, Z17
-	VSHUFF32X4     $0xee, Z16, Z12, Z12
-	VSHUFF32X4     $0x88, Z17, Z13, Z16
-	VSHUFF32X4     $0xdd, Z17, Z13, Z13
-	VSHUFF32X4     $0x88, Z12, Z8, Z17
-	VSHUFF32X4     $0xdd, Z12, Z8, Z8
-	VMOVNTPS       Z19, (BX)
-	VMOVNTPS       Z20, 64(BX)
-	VMOVNTPS       Z16, 128(BX)
-	VMOVNTPS       Z15, 192(BX)
-	VMOVNTPS       Z11, 256(BX)
-	VMOVNTPS       Z13, 320(BX)
-	VMOVNTPS       Z18, 384(BX)
-	VMOVNTPS       Z14, 448(BX)
-	VMOVNTPS       Z17, 512(BX)
-	VMOVNTPS       Z9, 576(BX)
-	VMOVNTPS       Z10, 640(BX)
-	VMOVNTPS       Z8, 704(BX)
-	JMP            next
+	MOVWLZX      896(AX)(DX*1), DI
+	TESTL        DI, DI
+	JZ           empty
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z16
+	VPMOVZXBD    704(AX)(CX*1), Z23
+	VPMOVZXBD    (SP)(CX*1), Z17
+	VPADDD       Z12, Z16, Z18
+	VPSRLD       $0x07, Z18, Z18
+	VPERMD       Z7, Z23, Z13
+	VPSUBD       Z13, Z18, Z18
+	VPERMD       Z1, Z17, Z13
+	VPMULLD      Z13, Z18, Z18
+	VPERMPS      Z0, Z17, Z13
+	VPMINUD      Z8, Z18, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z9, Z14, Z14
+	KMOVW        64(SP)(DX*1), K2
+	VPERMD.Z     Z2, Z23, K2, Z15
+	VPADDD       Z18, Z15, Z15
+	VPMINUD      Z8, Z15, Z15
+	VCVTUDQ2PS   Z15, Z15
+	VMULPS       Z9, Z15, Z15
+	VPERMPS      Z4, Z17, Z24
+	KMOVW        72(SP)(DX*1), K2
+	VBROADCASTSS avx512_61<>+0(SB), K2, Z24
+	VPSRLD       $0x04, Z17, Z17
+	VPERMPS      Z5, Z17, Z19
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z11, K2, Z19
+	VPERMPS      Z6, Z17, Z20
+	VPMOVZXWD    256(AX)(CX*2), Z17
+	VPADDD       Z16, Z17, Z17
+	VCVTUDQ2PS   Z16, Z16
+	VCVTUDQ2PS   Z17, Z17
+	VDIVPS.Z     Z17, Z16, K1, Z16
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMINUD.BCST avx512_62<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_63<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VCVTDQ2PS    Z18, Z18
+	VMULPS.BCST  avx512_64<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_65<>+0(SB), Z21, Z21
+	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPSUBD.Z     Z22, Z10, K1, Z22
+	VPMINUD.BCST avx512_66<>+0(SB), Z22, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_67<>+0(SB), Z22, Z22
+	VMOVDQA32.Z  Z23, K1, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_68<>+0(SB), Z23, Z23
+	VUNPCKLPS    Z14, Z13, Z25
+	VUNPCKHPS    Z14, Z13, Z13
+	VUNPCKLPS    Z16, Z15, Z14
+	VUNPCKHPS    Z16, Z15, Z15
+	VUNPCKLPD    Z14, Z25, Z16
+	VUNPCKHPD    Z14, Z25, Z14
+	VUNPCKLPD    Z15, Z13, Z25
+	VUNPCKHPD    Z15, Z13, Z13
+	VUNPCKLPS    Z18, Z17, Z15
+	VUNPCKHPS    Z18, Z17, Z17
+	VUNPCKLPS    Z20, Z19, Z18
+	VUNPCKHPS    Z20, Z19, Z19
+	VUNPCKLPD    Z18, Z15, Z20
+	VUNPCKHPD    Z18, Z15, Z15
+	VUNPCKLPD    Z19, Z17, Z18
+	VUNPCKHPD    Z19, Z17, Z17
+	VUNPCKLPS    Z22, Z21, Z19
+	VUNPCKHPS    Z22, Z21, Z21
+	VUNPCKLPS    Z24, Z23, Z22
+	VUNPCKHPS    Z24, Z23, Z23
+	VUNPCKLPD    Z22, Z19, Z24
+	VUNPCKHPD    Z22, Z19, Z19
+	VUNPCKLPD    Z23, Z21, Z22
+	VUNPCKHPD    Z23, Z21, Z21
+	VSHUFF32X4   $0x44, Z20, Z16, Z23
+	VSHUFF32X4   $0xee, Z20, Z16, Z16
+	VSHUFF32X4   $0x44, Z14, Z24, Z20
+	VSHUFF32X4   $0xee, Z14, Z24, Z14
+	VSHUFF32X4   $0x88, Z20, Z23, Z24
+	VSHUFF32X4   $0xdd, Z20, Z23, Z20
+	VSHUFF32X4   $0x88, Z14, Z16, Z23
+	VSHUFF32X4   $0xdd, Z14, Z16, Z14
+	VSHUFF32X4   $0x44, Z19, Z15, Z16
+	VSHUFF32X4   $0xee, Z19, Z15, Z15
+	VSHUFF32X4   $0x44, Z18, Z25, Z19
+	VSHUFF32X4   $0xee, Z18, Z25, Z18
+	VSHUFF32X4   $0x88, Z19, Z16, Z25
+	VSHUFF32X4   $0xdd, Z19, Z16, Z16
+	VSHUFF32X4   $0x88, Z18, Z15, Z19
+	VSHUFF32X4   $0xdd, Z18, Z15, Z15
+	VSHUFF32X4   $0x44, Z13, Z22, Z18
+	VSHUFF32X4   $0xee, Z13, Z22, Z13
+	VSHUFF32X4   $0x44, Z21, Z17, Z22
+	VSHUFF32X4   $0xee, Z21, Z17, Z17
+	VSHUFF32X4   $0x88, Z22, Z18, Z21
+	VSHUFF32X4   $0xdd, Z22, Z18, Z18
+	VSHUFF32X4   $0x88, Z17, Z13, Z22
+	VSHUFF32X4   $0xdd, Z17, Z13, Z13
+	VMOVNTPS     Z24, (BX)
+	VMOVNTPS     Z25, 64(BX)
+	VMOVNTPS     Z21, 128(BX)
+	VMOVNTPS     Z20, 192(BX)
+	VMOVNTPS     Z16, 256(BX)
+	VMOVNTPS     Z18, 320(BX)
+	VMOVNTPS     Z23, 384(BX)
+	VMOVNTPS     Z19, 448(BX)
+	VMOVNTPS     Z22, 512(BX)
+	VMOVNTPS     Z14, 576(BX)
+	VMOVNTPS     Z15, 640(BX)
+	VMOVNTPS     Z13, 704(BX)
+	JMP          next
 
 empty:
-	VMOVNTPS Z7, (BX)
-	VMOVNTPS Z7, 64(BX)
-	VMOVNTPS Z7, 128(BX)
-	VMOVNTPS Z7, 192(BX)
-	VMOVNTPS Z7, 256(BX)
-	VMOVNTPS Z7, 320(BX)
-	VMOVNTPS Z7, 384(BX)
-	VMOVNTPS Z7, 448(BX)
-	VMOVNTPS Z7, 512(BX)
-	VMOVNTPS Z7, 576(BX)
-	VMOVNTPS Z7, 640(BX)
-	VMOVNTPS Z7, 704(BX)
+	VMOVNTPS Z3, (BX)
+	VMOVNTPS Z3, 64(BX)
+	VMOVNTPS Z3, 128(BX)
+	VMOVNTPS Z3, 192(BX)
+	VMOVNTPS Z3, 256(BX)
+	VMOVNTPS Z3, 320(BX)
+	VMOVNTPS Z3, 384(BX)
+	VMOVNTPS Z3, 448(BX)
+	VMOVNTPS Z3, 512(BX)
+	VMOVNTPS Z3, 576(BX)
+	VMOVNTPS Z3, 640(BX)
+	VMOVNTPS Z3, 704(BX)
 
 next:
 	ADDQ $0x10, CX
@@ -3825,658 +4035,598 @@ next:
 	RET
 
 // func columnsStreamAVX512(dst *float32, stride int, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
-TEXT ·columnsStreamAVX512(SB), NOSPLIT, $56-40
-	MOVQ         b+24(FP), AX
-	MOVQ         v+32(FP), CX
-	MOVQ         (CX), DX
-	VPMOVZXWD    (DX), Y1
-	VMOVDQA32    Z1, Z0
-	MOVQ         8(CX), DX
-	VMOVDQU32    (DX), Y1
-	VMOVDQA32    Z1, Z1
-	VPBROADCASTD 32(CX), Z2
-	VBROADCASTSS 36(CX), Z3
-	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_53<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z6
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
-	MOVQ         928(AX), SI
-	MOVQ         912(AX), DI
-	MOVQ         920(AX), R8
-	MOVQ         DI, R9
-	ANDQ         R8, R9
-	ANDNQ        DX, BX, BX
-	ANDNQ        DI, R8, R10
-	ANDNQ        R8, DI, DI
-	MOVQ         R9, R8
-	ANDQ         SI, R8
-	MOVQ         16(CX), SI
-	MOVQ         BX, R11
-	ANDQ         SI, R11
-	MOVQ         24(CX), CX
-	ANDQ         CX, DX
-	MOVQ         R10, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         R9, 16(SP)
-	MOVQ         R8, 24(SP)
-	MOVQ         BX, 32(SP)
-	MOVQ         R11, 40(SP)
-	MOVQ         DX, 48(SP)
-	XORQ         CX, CX
-	XORQ         DX, DX
-	MOVQ         dst+0(FP), BX
-	MOVQ         stride+8(FP), SI
-	MOVQ         groups+16(FP), DI
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
+TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
+	MOVQ           b+24(FP), AX
+	MOVQ           v+32(FP), CX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_53<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_54<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_55<>+0(SB), Z0
+	VMOVDQU32      avx512_56<>+0(SB), Z1
+	VMOVDQU32      avx512_57<>+0(SB), Z3
+	VMOVDQU32      avx512_58<>+0(SB), Z4
+	VMOVDQU32      avx512_59<>+0(SB), Z5
+	MOVQ           (CX), DX
+	VPMOVZXWD      (DX), Y2
+	VMOVDQA32      Z2, Z6
+	MOVQ           8(CX), DX
+	VMOVDQU32      (DX), Y2
+	VMOVDQA32      Z2, Z2
+	VPBROADCASTD   32(CX), Z7
+	VBROADCASTSS   36(CX), Z8
+	VPBROADCASTD   40(CX), Z9
+	VBROADCASTSS   avx512_60<>+0(SB), Z10
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), BX
+	ANDNQ          DX, BX, BX
+	MOVQ           16(CX), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	MOVQ           24(CX), CX
+	ANDQ           CX, DX
+	MOVQ           DX, 72(SP)
+	XORQ           CX, CX
+	XORQ           DX, DX
+	MOVQ           dst+0(FP), BX
+	MOVQ           stride+8(FP), SI
+	MOVQ           groups+16(FP), DI
 
 group:
-	KMOVW          896(AX)(DX*1), K1
-	VMOVDQU32      (AX)(CX*4), Z10
-	VPMOVZXBD      704(AX)(CX*1), Z17
-	KMOVW          936(AX)(DX*1), K2
-	KMOVW          944(AX)(DX*1), K3
-	VPADDD         Z6, Z10, Z11
-	VPSRLD         $0x07, Z11, Z11
-	VPERMD         Z0, Z17, Z7
-	VPSUBD         Z7, Z11, Z11
-	VPSLLD         $0x02, Z11, Z11
-	VPSRLD         $0x01, Z11, K2, Z11
-	VPSRLD         $0x02, Z11, K3, Z11
-	VMOVAPS.Z      Z5, K1, Z7
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z7
-	VBROADCASTSS   avx512_55<>+0(SB), K3, Z7
-	KMOVW          32(SP)(DX*1), K2
-	VMOVDQA32.Z    Z11, K2, Z11
-	VPMINUD        Z2, Z11, Z8
-	VCVTUDQ2PS     Z8, Z8
-	VMULPS         Z3, Z8, Z8
-	KMOVW          40(SP)(DX*1), K2
-	VPERMD.Z       Z1, Z17, K2, Z9
-	VPADDD         Z11, Z9, Z9
-	VPMINUD        Z2, Z9, Z9
-	VCVTUDQ2PS     Z9, Z9
-	VMULPS         Z3, Z9, Z9
-	VPMOVZXWD      256(AX)(CX*2), Z11
-	VPADDD         Z10, Z11, Z11
-	VCVTUDQ2PS     Z10, Z10
-	VCVTUDQ2PS     Z11, Z11
-	VDIVPS.Z       Z11, Z10, K1, Z10
-	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z11
-	VPMINUD.BCST   avx512_56<>+0(SB), Z11, Z11
-	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_57<>+0(SB), Z11, Z11
-	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z12
-	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_58<>+0(SB), Z12, Z12
-	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z13
-	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z13
-	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_59<>+0(SB), K2, Z13
-	KMOVW          960(AX)(DX*1), K2
-	VMOVAPS        Z5, K2, Z13
-	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
-	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
-	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_60<>+0(SB), K2, Z14
-	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z15
-	VCVTDQ2PS      Z15, Z15
-	VMULPS.BCST    avx512_61<>+0(SB), Z15, Z15
-	VPMOVSXWD      384(AX)(CX*2), Z16
-	VPSUBD.Z       Z16, Z4, K1, Z16
-	VPMINUD.BCST   avx512_62<>+0(SB), Z16, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_63<>+0(SB), Z16, Z16
-	VMOVDQA32.Z    Z17, K1, Z17
-	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_64<>+0(SB), Z17, Z17
-	KMOVW          904(AX)(DX*1), K1
-	VMOVAPS.Z      Z5, K1, Z18
-	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_54<>+0(SB), K1, Z18
-	MOVQ           BX, R8
-	VMOVNTPS       Z7, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z8, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z9, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z10, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z11, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z12, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z13, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z14, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z15, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z16, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z17, (R8)
-	ADDQ           SI, R8
-	VMOVNTPS       Z18, (R8)
-	ADDQ           SI, R8
-	ADDQ           $0x10, CX
-	ADDQ           $0x02, DX
-	ADDQ           $0x40, BX
-	DECQ           DI
-	JNZ            group
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z15
+	VPMOVZXBD    704(AX)(CX*1), Z22
+	VPMOVZXBD    (SP)(CX*1), Z16
+	VPADDD       Z11, Z15, Z17
+	VPSRLD       $0x07, Z17, Z17
+	VPERMD       Z6, Z22, Z12
+	VPSUBD       Z12, Z17, Z17
+	VPERMD       Z1, Z16, Z12
+	VPMULLD      Z12, Z17, Z17
+	VPERMPS      Z0, Z16, Z12
+	VPMINUD      Z7, Z17, Z13
+	VCVTUDQ2PS   Z13, Z13
+	VMULPS       Z8, Z13, Z13
+	KMOVW        64(SP)(DX*1), K2
+	VPERMD.Z     Z2, Z22, K2, Z14
+	VPADDD       Z17, Z14, Z14
+	VPMINUD      Z7, Z14, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z8, Z14, Z14
+	VPERMPS      Z3, Z16, Z23
+	KMOVW        72(SP)(DX*1), K2
+	VBROADCASTSS avx512_61<>+0(SB), K2, Z23
+	VPSRLD       $0x04, Z16, Z16
+	VPERMPS      Z4, Z16, Z18
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z10, K2, Z18
+	VPERMPS      Z5, Z16, Z19
+	VPMOVZXWD    256(AX)(CX*2), Z16
+	VPADDD       Z15, Z16, Z16
+	VCVTUDQ2PS   Z15, Z15
+	VCVTUDQ2PS   Z16, Z16
+	VDIVPS.Z     Z16, Z15, K1, Z15
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z16
+	VPMINUD.BCST avx512_62<>+0(SB), Z16, Z16
+	VCVTDQ2PS    Z16, Z16
+	VMULPS.BCST  avx512_63<>+0(SB), Z16, Z16
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_64<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_65<>+0(SB), Z20, Z20
+	VPMOVSXWD    384(AX)(CX*2), Z21
+	VPSUBD.Z     Z21, Z9, K1, Z21
+	VPMINUD.BCST avx512_66<>+0(SB), Z21, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_67<>+0(SB), Z21, Z21
+	VMOVDQA32.Z  Z22, K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_68<>+0(SB), Z22, Z22
+	MOVQ         BX, R8
+	VMOVNTPS     Z12, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z13, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z14, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z15, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z16, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z17, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z18, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z19, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z20, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z21, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z22, (R8)
+	ADDQ         SI, R8
+	VMOVNTPS     Z23, (R8)
+	ADDQ         SI, R8
+	ADDQ         $0x10, CX
+	ADDQ         $0x02, DX
+	ADDQ         $0x40, BX
+	DECQ         DI
+	JNZ          group
 	VZEROUPPER
 	RET
 
 // func byteRowsAVX512(dst *uint8, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
-TEXT ·byteRowsAVX512(SB), NOSPLIT, $56-32
-	MOVQ         b+16(FP), AX
-	MOVQ         v+24(FP), CX
-	MOVQ         (CX), DX
-	VPMOVZXWD    (DX), Y1
-	VMOVDQA32    Z1, Z0
-	MOVQ         8(CX), DX
-	VMOVDQU32    (DX), Y1
-	VMOVDQA32    Z1, Z1
-	VPBROADCASTD 32(CX), Z2
-	VBROADCASTSS 36(CX), Z3
-	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_53<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z6
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
-	MOVQ         928(AX), SI
-	MOVQ         912(AX), DI
-	MOVQ         920(AX), R8
-	MOVQ         DI, R9
-	ANDQ         R8, R9
-	ANDNQ        DX, BX, BX
-	ANDNQ        DI, R8, R10
-	ANDNQ        R8, DI, DI
-	MOVQ         R9, R8
-	ANDQ         SI, R8
-	MOVQ         16(CX), SI
-	MOVQ         BX, R11
-	ANDQ         SI, R11
-	MOVQ         24(CX), CX
-	ANDQ         CX, DX
-	MOVQ         R10, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         R9, 16(SP)
-	MOVQ         R8, 24(SP)
-	MOVQ         BX, 32(SP)
-	MOVQ         R11, 40(SP)
-	MOVQ         DX, 48(SP)
-	XORQ         CX, CX
-	XORQ         DX, DX
-	MOVQ         dst+0(FP), BX
-	MOVQ         groups+8(FP), SI
-	VBROADCASTSS avx512_54<>+0(SB), Z7
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
+TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
+	MOVQ           b+16(FP), AX
+	MOVQ           v+24(FP), CX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_53<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_54<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_55<>+0(SB), Z0
+	VMOVDQU32      avx512_56<>+0(SB), Z1
+	VMOVDQU32      avx512_57<>+0(SB), Z3
+	VMOVDQU32      avx512_58<>+0(SB), Z4
+	VMOVDQU32      avx512_59<>+0(SB), Z5
+	MOVQ           (CX), DX
+	VPMOVZXWD      (DX), Y2
+	VMOVDQA32      Z2, Z6
+	MOVQ           8(CX), DX
+	VMOVDQU32      (DX), Y2
+	VMOVDQA32      Z2, Z2
+	VPBROADCASTD   32(CX), Z7
+	VBROADCASTSS   36(CX), Z8
+	VPBROADCASTD   40(CX), Z9
+	VBROADCASTSS   avx512_60<>+0(SB), Z10
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), BX
+	ANDNQ          DX, BX, BX
+	MOVQ           16(CX), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	MOVQ           24(CX), CX
+	ANDQ           CX, DX
+	MOVQ           DX, 72(SP)
+	XORQ           CX, CX
+	XORQ           DX, DX
+	MOVQ           dst+0(FP), BX
+	MOVQ           groups+8(FP), SI
+	VBROADCASTSS   avx512_61<>+0(SB), Z12
 
 group:
-	KMOVW          896(AX)(DX*1), K1
-	VMOVDQU32      (AX)(CX*4), Z11
-	VPMOVZXBD      704(AX)(CX*1), Z18
-	KMOVW          936(AX)(DX*1), K2
-	KMOVW          944(AX)(DX*1), K3
-	VPADDD         Z6, Z11, Z12
-	VPSRLD         $0x07, Z12, Z12
-	VPERMD         Z0, Z18, Z8
-	VPSUBD         Z8, Z12, Z12
-	VPSLLD         $0x02, Z12, Z12
-	VPSRLD         $0x01, Z12, K2, Z12
-	VPSRLD         $0x02, Z12, K3, Z12
-	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
-	KMOVW          32(SP)(DX*1), K2
-	VMOVDQA32.Z    Z12, K2, Z12
-	VPMINUD        Z2, Z12, Z9
-	VCVTUDQ2PS     Z9, Z9
-	VMULPS         Z3, Z9, Z9
-	KMOVW          40(SP)(DX*1), K2
-	VPERMD.Z       Z1, Z18, K2, Z10
-	VPADDD         Z12, Z10, Z10
-	VPMINUD        Z2, Z10, Z10
-	VCVTUDQ2PS     Z10, Z10
-	VMULPS         Z3, Z10, Z10
-	VPMOVZXWD      256(AX)(CX*2), Z12
-	VPADDD         Z11, Z12, Z12
-	VCVTUDQ2PS     Z11, Z11
-	VCVTUDQ2PS     Z12, Z12
-	VDIVPS.Z       Z12, Z11, K1, Z11
-	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
-	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
-	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
-	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
-	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
-	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
-	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
-	KMOVW          960(AX)(DX*1), K2
-	VMOVAPS        Z5, K2, Z14
-	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
-	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
-	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
-	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
-	VPMOVSXWD      384(AX)(CX*2), Z17
-	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
-	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
-	VMOVDQA32.Z    Z18, K1, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
-	KMOVW          904(AX)(DX*1), K1
-	VMOVAPS.Z      Z5, K1, Z19
-	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
-	VMULPS.BCST    avx512_65<>+0(SB), Z8, Z8
-	VADDPS         Z7, Z8, Z8
-	VCVTTPS2DQ     Z8, Z8
-	VMULPS.BCST    avx512_66<>+0(SB), Z9, Z9
-	VADDPS         Z7, Z9, Z9
-	VCVTTPS2DQ     Z9, Z9
-	VPSLLD         $0x08, Z9, Z9
-	VPORD          Z9, Z8, Z8
-	VMULPS.BCST    avx512_66<>+0(SB), Z10, Z10
-	VADDPS         Z7, Z10, Z10
-	VCVTTPS2DQ     Z10, Z10
-	VPSLLD         $0x10, Z10, Z10
-	VPORD          Z10, Z8, Z8
-	VMULPS.BCST    avx512_65<>+0(SB), Z11, Z11
-	VADDPS         Z7, Z11, Z11
-	VCVTTPS2DQ     Z11, Z11
-	VPSLLD         $0x18, Z11, Z11
-	VPORD          Z11, Z8, Z8
-	VMULPS.BCST    avx512_65<>+0(SB), Z12, Z12
-	VADDPS         Z7, Z12, Z12
-	VCVTTPS2DQ     Z12, Z12
-	VMULPS.BCST    avx512_65<>+0(SB), Z13, Z13
-	VADDPS         Z7, Z13, Z13
-	VCVTTPS2DQ     Z13, Z13
-	VPSLLD         $0x08, Z13, Z13
-	VPORD          Z13, Z12, Z12
-	VMULPS.BCST    avx512_65<>+0(SB), Z14, Z14
-	VADDPS         Z7, Z14, Z14
-	VCVTTPS2DQ     Z14, Z14
-	VPSLLD         $0x10, Z14, Z14
-	VPORD          Z14, Z12, Z12
-	VMULPS.BCST    avx512_67<>+0(SB), Z15, Z15
-	VADDPS         Z7, Z15, Z15
-	VCVTTPS2DQ     Z15, Z15
-	VPSLLD         $0x18, Z15, Z15
-	VPORD          Z15, Z12, Z12
-	VMULPS.BCST    avx512_65<>+0(SB), Z16, Z16
-	VADDPS         Z7, Z16, Z16
-	VCVTTPS2DQ     Z16, Z16
-	VMULPS.BCST    avx512_65<>+0(SB), Z17, Z17
-	VADDPS         Z7, Z17, Z17
-	VCVTTPS2DQ     Z17, Z17
-	VPSLLD         $0x08, Z17, Z17
-	VPORD          Z17, Z16, Z16
-	VMULPS.BCST    avx512_68<>+0(SB), Z18, Z18
-	VADDPS         Z7, Z18, Z18
-	VCVTTPS2DQ     Z18, Z18
-	VPSLLD         $0x10, Z18, Z18
-	VPORD          Z18, Z16, Z16
-	VMULPS.BCST    avx512_65<>+0(SB), Z19, Z19
-	VADDPS         Z7, Z19, Z19
-	VCVTTPS2DQ     Z19, Z19
-	VPSLLD         $0x18, Z19, Z19
-	VPORD          Z19, Z16, Z16
-	VMOVDQA32      Z8, Z9
-	VMOVDQU32      avx512_69<>+0(SB), Z10
-	VPERMT2D       Z12, Z10, Z9
-	VMOVDQU32      avx512_70<>+0(SB), Z10
-	VPERMT2D       Z16, Z10, Z9
-	VMOVDQU32      Z9, (BX)
-	VMOVDQA32      Z8, Z9
-	VMOVDQU32      avx512_71<>+0(SB), Z10
-	VPERMT2D       Z12, Z10, Z9
-	VMOVDQU32      avx512_72<>+0(SB), Z10
-	VPERMT2D       Z16, Z10, Z9
-	VMOVDQU32      Z9, 64(BX)
-	VMOVDQA32      Z8, Z8
-	VMOVDQU32      avx512_73<>+0(SB), Z9
-	VPERMT2D       Z12, Z9, Z8
-	VMOVDQU32      avx512_74<>+0(SB), Z9
-	VPERMT2D       Z16, Z9, Z8
-	VMOVDQU32      Z8, 128(BX)
-	ADDQ           $0x10, CX
-	ADDQ           $0x02, DX
-	ADDQ           $0x000000c0, BX
-	DECQ           SI
-	JNZ            group
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z16
+	VPMOVZXBD    704(AX)(CX*1), Z23
+	VPMOVZXBD    (SP)(CX*1), Z17
+	VPADDD       Z11, Z16, Z18
+	VPSRLD       $0x07, Z18, Z18
+	VPERMD       Z6, Z23, Z13
+	VPSUBD       Z13, Z18, Z18
+	VPERMD       Z1, Z17, Z13
+	VPMULLD      Z13, Z18, Z18
+	VPERMPS      Z0, Z17, Z13
+	VPMINUD      Z7, Z18, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z8, Z14, Z14
+	KMOVW        64(SP)(DX*1), K2
+	VPERMD.Z     Z2, Z23, K2, Z15
+	VPADDD       Z18, Z15, Z15
+	VPMINUD      Z7, Z15, Z15
+	VCVTUDQ2PS   Z15, Z15
+	VMULPS       Z8, Z15, Z15
+	VPERMPS      Z3, Z17, Z24
+	KMOVW        72(SP)(DX*1), K2
+	VBROADCASTSS avx512_61<>+0(SB), K2, Z24
+	VPSRLD       $0x04, Z17, Z17
+	VPERMPS      Z4, Z17, Z19
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z10, K2, Z19
+	VPERMPS      Z5, Z17, Z20
+	VPMOVZXWD    256(AX)(CX*2), Z17
+	VPADDD       Z16, Z17, Z17
+	VCVTUDQ2PS   Z16, Z16
+	VCVTUDQ2PS   Z17, Z17
+	VDIVPS.Z     Z17, Z16, K1, Z16
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMINUD.BCST avx512_62<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_63<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VCVTDQ2PS    Z18, Z18
+	VMULPS.BCST  avx512_64<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_65<>+0(SB), Z21, Z21
+	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPSUBD.Z     Z22, Z9, K1, Z22
+	VPMINUD.BCST avx512_66<>+0(SB), Z22, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_67<>+0(SB), Z22, Z22
+	VMOVDQA32.Z  Z23, K1, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_68<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_69<>+0(SB), Z13, Z13
+	VADDPS       Z12, Z13, Z13
+	VCVTTPS2DQ   Z13, Z13
+	VMULPS.BCST  avx512_70<>+0(SB), Z14, Z14
+	VADDPS       Z12, Z14, Z14
+	VCVTTPS2DQ   Z14, Z14
+	VPSLLD       $0x08, Z14, Z14
+	VPORD        Z14, Z13, Z13
+	VMULPS.BCST  avx512_70<>+0(SB), Z15, Z15
+	VADDPS       Z12, Z15, Z15
+	VCVTTPS2DQ   Z15, Z15
+	VPSLLD       $0x10, Z15, Z15
+	VPORD        Z15, Z13, Z13
+	VMULPS.BCST  avx512_69<>+0(SB), Z16, Z16
+	VADDPS       Z12, Z16, Z16
+	VCVTTPS2DQ   Z16, Z16
+	VPSLLD       $0x18, Z16, Z16
+	VPORD        Z16, Z13, Z13
+	VMULPS.BCST  avx512_69<>+0(SB), Z17, Z17
+	VADDPS       Z12, Z17, Z17
+	VCVTTPS2DQ   Z17, Z17
+	VMULPS.BCST  avx512_69<>+0(SB), Z18, Z18
+	VADDPS       Z12, Z18, Z18
+	VCVTTPS2DQ   Z18, Z18
+	VPSLLD       $0x08, Z18, Z18
+	VPORD        Z18, Z17, Z17
+	VMULPS.BCST  avx512_69<>+0(SB), Z19, Z19
+	VADDPS       Z12, Z19, Z19
+	VCVTTPS2DQ   Z19, Z19
+	VPSLLD       $0x10, Z19, Z19
+	VPORD        Z19, Z17, Z17
+	VMULPS.BCST  avx512_71<>+0(SB), Z20, Z20
+	VADDPS       Z12, Z20, Z20
+	VCVTTPS2DQ   Z20, Z20
+	VPSLLD       $0x18, Z20, Z20
+	VPORD        Z20, Z17, Z17
+	VMULPS.BCST  avx512_69<>+0(SB), Z21, Z21
+	VADDPS       Z12, Z21, Z21
+	VCVTTPS2DQ   Z21, Z21
+	VMULPS.BCST  avx512_69<>+0(SB), Z22, Z22
+	VADDPS       Z12, Z22, Z22
+	VCVTTPS2DQ   Z22, Z22
+	VPSLLD       $0x08, Z22, Z22
+	VPORD        Z22, Z21, Z21
+	VMULPS.BCST  avx512_72<>+0(SB), Z23, Z23
+	VADDPS       Z12, Z23, Z23
+	VCVTTPS2DQ   Z23, Z23
+	VPSLLD       $0x10, Z23, Z23
+	VPORD        Z23, Z21, Z21
+	VMULPS.BCST  avx512_69<>+0(SB), Z24, Z24
+	VADDPS       Z12, Z24, Z24
+	VCVTTPS2DQ   Z24, Z24
+	VPSLLD       $0x18, Z24, Z24
+	VPORD        Z24, Z21, Z21
+	VMOVDQA32    Z13, Z14
+	VMOVDQU32    avx512_73<>+0(SB), Z15
+	VPERMT2D     Z17, Z15, Z14
+	VMOVDQU32    avx512_74<>+0(SB), Z15
+	VPERMT2D     Z21, Z15, Z14
+	VMOVDQU32    Z14, (BX)
+	VMOVDQA32    Z13, Z14
+	VMOVDQU32    avx512_75<>+0(SB), Z15
+	VPERMT2D     Z17, Z15, Z14
+	VMOVDQU32    avx512_76<>+0(SB), Z15
+	VPERMT2D     Z21, Z15, Z14
+	VMOVDQU32    Z14, 64(BX)
+	VMOVDQA32    Z13, Z13
+	VMOVDQU32    avx512_77<>+0(SB), Z14
+	VPERMT2D     Z17, Z14, Z13
+	VMOVDQU32    avx512_78<>+0(SB), Z14
+	VPERMT2D     Z21, Z14, Z13
+	VMOVDQU32    Z13, 128(BX)
+	ADDQ         $0x10, CX
+	ADDQ         $0x02, DX
+	ADDQ         $0x000000c0, BX
+	DECQ         SI
+	JNZ          group
 	VZEROUPPER
 	RET
 
-DATA avx512_65<>+0(SB)/4, $(255.0)
-GLOBL avx512_65<>(SB), RODATA|NOPTR, $4
+DATA avx512_69<>+0(SB)/4, $(255.0)
+GLOBL avx512_69<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_66<>+0(SB)/4, $(127.5)
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
+DATA avx512_70<>+0(SB)/4, $(127.5)
+GLOBL avx512_70<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_67<>+0(SB)/4, $(340.0)
-GLOBL avx512_67<>(SB), RODATA|NOPTR, $4
+DATA avx512_71<>+0(SB)/4, $(340.0)
+GLOBL avx512_71<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_68<>+0(SB)/4, $(291.42856)
-GLOBL avx512_68<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_69<>+0(SB)/4, $0x00000000
-DATA avx512_69<>+4(SB)/4, $0x00000010
-DATA avx512_69<>+8(SB)/4, $0x00000000
-DATA avx512_69<>+12(SB)/4, $0x00000001
-DATA avx512_69<>+16(SB)/4, $0x00000011
-DATA avx512_69<>+20(SB)/4, $0x00000000
-DATA avx512_69<>+24(SB)/4, $0x00000002
-DATA avx512_69<>+28(SB)/4, $0x00000012
-DATA avx512_69<>+32(SB)/4, $0x00000000
-DATA avx512_69<>+36(SB)/4, $0x00000003
-DATA avx512_69<>+40(SB)/4, $0x00000013
-DATA avx512_69<>+44(SB)/4, $0x00000000
-DATA avx512_69<>+48(SB)/4, $0x00000004
-DATA avx512_69<>+52(SB)/4, $0x00000014
-DATA avx512_69<>+56(SB)/4, $0x00000000
-DATA avx512_69<>+60(SB)/4, $0x00000005
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_70<>+0(SB)/4, $0x00000000
-DATA avx512_70<>+4(SB)/4, $0x00000001
-DATA avx512_70<>+8(SB)/4, $0x00000010
-DATA avx512_70<>+12(SB)/4, $0x00000003
-DATA avx512_70<>+16(SB)/4, $0x00000004
-DATA avx512_70<>+20(SB)/4, $0x00000011
-DATA avx512_70<>+24(SB)/4, $0x00000006
-DATA avx512_70<>+28(SB)/4, $0x00000007
-DATA avx512_70<>+32(SB)/4, $0x00000012
-DATA avx512_70<>+36(SB)/4, $0x00000009
-DATA avx512_70<>+40(SB)/4, $0x0000000a
-DATA avx512_70<>+44(SB)/4, $0x00000013
-DATA avx512_70<>+48(SB)/4, $0x0000000c
-DATA avx512_70<>+52(SB)/4, $0x0000000d
-DATA avx512_70<>+56(SB)/4, $0x00000014
-DATA avx512_70<>+60(SB)/4, $0x0000000f
-GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_71<>+0(SB)/4, $0x00000015
-DATA avx512_71<>+4(SB)/4, $0x00000000
-DATA avx512_71<>+8(SB)/4, $0x00000006
-DATA avx512_71<>+12(SB)/4, $0x00000016
-DATA avx512_71<>+16(SB)/4, $0x00000000
-DATA avx512_71<>+20(SB)/4, $0x00000007
-DATA avx512_71<>+24(SB)/4, $0x00000017
-DATA avx512_71<>+28(SB)/4, $0x00000000
-DATA avx512_71<>+32(SB)/4, $0x00000008
-DATA avx512_71<>+36(SB)/4, $0x00000018
-DATA avx512_71<>+40(SB)/4, $0x00000000
-DATA avx512_71<>+44(SB)/4, $0x00000009
-DATA avx512_71<>+48(SB)/4, $0x00000019
-DATA avx512_71<>+52(SB)/4, $0x00000000
-DATA avx512_71<>+56(SB)/4, $0x0000000a
-DATA avx512_71<>+60(SB)/4, $0x0000001a
-GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_72<>+0(SB)/4, $0x00000000
-DATA avx512_72<>+4(SB)/4, $0x00000015
-DATA avx512_72<>+8(SB)/4, $0x00000002
-DATA avx512_72<>+12(SB)/4, $0x00000003
-DATA avx512_72<>+16(SB)/4, $0x00000016
-DATA avx512_72<>+20(SB)/4, $0x00000005
-DATA avx512_72<>+24(SB)/4, $0x00000006
-DATA avx512_72<>+28(SB)/4, $0x00000017
-DATA avx512_72<>+32(SB)/4, $0x00000008
-DATA avx512_72<>+36(SB)/4, $0x00000009
-DATA avx512_72<>+40(SB)/4, $0x00000018
-DATA avx512_72<>+44(SB)/4, $0x0000000b
-DATA avx512_72<>+48(SB)/4, $0x0000000c
-DATA avx512_72<>+52(SB)/4, $0x00000019
-DATA avx512_72<>+56(SB)/4, $0x0000000e
-DATA avx512_72<>+60(SB)/4, $0x0000000f
-GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
+DATA avx512_72<>+0(SB)/4, $(291.42856)
+GLOBL avx512_72<>(SB), RODATA|NOPTR, $4
 
 DATA avx512_73<>+0(SB)/4, $0x00000000
-DATA avx512_73<>+4(SB)/4, $0x0000000b
-DATA avx512_73<>+8(SB)/4, $0x0000001b
-DATA avx512_73<>+12(SB)/4, $0x00000000
-DATA avx512_73<>+16(SB)/4, $0x0000000c
-DATA avx512_73<>+20(SB)/4, $0x0000001c
-DATA avx512_73<>+24(SB)/4, $0x00000000
-DATA avx512_73<>+28(SB)/4, $0x0000000d
-DATA avx512_73<>+32(SB)/4, $0x0000001d
-DATA avx512_73<>+36(SB)/4, $0x00000000
-DATA avx512_73<>+40(SB)/4, $0x0000000e
-DATA avx512_73<>+44(SB)/4, $0x0000001e
-DATA avx512_73<>+48(SB)/4, $0x00000000
-DATA avx512_73<>+52(SB)/4, $0x0000000f
-DATA avx512_73<>+56(SB)/4, $0x0000001f
-DATA avx512_73<>+60(SB)/4, $0x00000000
+DATA avx512_73<>+4(SB)/4, $0x00000010
+DATA avx512_73<>+8(SB)/4, $0x00000000
+DATA avx512_73<>+12(SB)/4, $0x00000001
+DATA avx512_73<>+16(SB)/4, $0x00000011
+DATA avx512_73<>+20(SB)/4, $0x00000000
+DATA avx512_73<>+24(SB)/4, $0x00000002
+DATA avx512_73<>+28(SB)/4, $0x00000012
+DATA avx512_73<>+32(SB)/4, $0x00000000
+DATA avx512_73<>+36(SB)/4, $0x00000003
+DATA avx512_73<>+40(SB)/4, $0x00000013
+DATA avx512_73<>+44(SB)/4, $0x00000000
+DATA avx512_73<>+48(SB)/4, $0x00000004
+DATA avx512_73<>+52(SB)/4, $0x00000014
+DATA avx512_73<>+56(SB)/4, $0x00000000
+DATA avx512_73<>+60(SB)/4, $0x00000005
 GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_74<>+0(SB)/4, $0x0000001a
+DATA avx512_74<>+0(SB)/4, $0x00000000
 DATA avx512_74<>+4(SB)/4, $0x00000001
-DATA avx512_74<>+8(SB)/4, $0x00000002
-DATA avx512_74<>+12(SB)/4, $0x0000001b
+DATA avx512_74<>+8(SB)/4, $0x00000010
+DATA avx512_74<>+12(SB)/4, $0x00000003
 DATA avx512_74<>+16(SB)/4, $0x00000004
-DATA avx512_74<>+20(SB)/4, $0x00000005
-DATA avx512_74<>+24(SB)/4, $0x0000001c
+DATA avx512_74<>+20(SB)/4, $0x00000011
+DATA avx512_74<>+24(SB)/4, $0x00000006
 DATA avx512_74<>+28(SB)/4, $0x00000007
-DATA avx512_74<>+32(SB)/4, $0x00000008
-DATA avx512_74<>+36(SB)/4, $0x0000001d
+DATA avx512_74<>+32(SB)/4, $0x00000012
+DATA avx512_74<>+36(SB)/4, $0x00000009
 DATA avx512_74<>+40(SB)/4, $0x0000000a
-DATA avx512_74<>+44(SB)/4, $0x0000000b
-DATA avx512_74<>+48(SB)/4, $0x0000001e
+DATA avx512_74<>+44(SB)/4, $0x00000013
+DATA avx512_74<>+48(SB)/4, $0x0000000c
 DATA avx512_74<>+52(SB)/4, $0x0000000d
-DATA avx512_74<>+56(SB)/4, $0x0000000e
-DATA avx512_74<>+60(SB)/4, $0x0000001f
+DATA avx512_74<>+56(SB)/4, $0x00000014
+DATA avx512_74<>+60(SB)/4, $0x0000000f
 GLOBL avx512_74<>(SB), RODATA|NOPTR, $64
 
+DATA avx512_75<>+0(SB)/4, $0x00000015
+DATA avx512_75<>+4(SB)/4, $0x00000000
+DATA avx512_75<>+8(SB)/4, $0x00000006
+DATA avx512_75<>+12(SB)/4, $0x00000016
+DATA avx512_75<>+16(SB)/4, $0x00000000
+DATA avx512_75<>+20(SB)/4, $0x00000007
+DATA avx512_75<>+24(SB)/4, $0x00000017
+DATA avx512_75<>+28(SB)/4, $0x00000000
+DATA avx512_75<>+32(SB)/4, $0x00000008
+DATA avx512_75<>+36(SB)/4, $0x00000018
+DATA avx512_75<>+40(SB)/4, $0x00000000
+DATA avx512_75<>+44(SB)/4, $0x00000009
+DATA avx512_75<>+48(SB)/4, $0x00000019
+DATA avx512_75<>+52(SB)/4, $0x00000000
+DATA avx512_75<>+56(SB)/4, $0x0000000a
+DATA avx512_75<>+60(SB)/4, $0x0000001a
+GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_76<>+0(SB)/4, $0x00000000
+DATA avx512_76<>+4(SB)/4, $0x00000015
+DATA avx512_76<>+8(SB)/4, $0x00000002
+DATA avx512_76<>+12(SB)/4, $0x00000003
+DATA avx512_76<>+16(SB)/4, $0x00000016
+DATA avx512_76<>+20(SB)/4, $0x00000005
+DATA avx512_76<>+24(SB)/4, $0x00000006
+DATA avx512_76<>+28(SB)/4, $0x00000017
+DATA avx512_76<>+32(SB)/4, $0x00000008
+DATA avx512_76<>+36(SB)/4, $0x00000009
+DATA avx512_76<>+40(SB)/4, $0x00000018
+DATA avx512_76<>+44(SB)/4, $0x0000000b
+DATA avx512_76<>+48(SB)/4, $0x0000000c
+DATA avx512_76<>+52(SB)/4, $0x00000019
+DATA avx512_76<>+56(SB)/4, $0x0000000e
+DATA avx512_76<>+60(SB)/4, $0x0000000f
+GLOBL avx512_76<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_77<>+0(SB)/4, $0x00000000
+DATA avx512_77<>+4(SB)/4, $0x0000000b
+DATA avx512_77<>+8(SB)/4, $0x0000001b
+DATA avx512_77<>+12(SB)/4, $0x00000000
+DATA avx512_77<>+16(SB)/4, $0x0000000c
+DATA avx512_77<>+20(SB)/4, $0x0000001c
+DATA avx512_77<>+24(SB)/4, $0x00000000
+DATA avx512_77<>+28(SB)/4, $0x0000000d
+DATA avx512_77<>+32(SB)/4, $0x0000001d
+DATA avx512_77<>+36(SB)/4, $0x00000000
+DATA avx512_77<>+40(SB)/4, $0x0000000e
+DATA avx512_77<>+44(SB)/4, $0x0000001e
+DATA avx512_77<>+48(SB)/4, $0x00000000
+DATA avx512_77<>+52(SB)/4, $0x0000000f
+DATA avx512_77<>+56(SB)/4, $0x0000001f
+DATA avx512_77<>+60(SB)/4, $0x00000000
+GLOBL avx512_77<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_78<>+0(SB)/4, $0x0000001a
+DATA avx512_78<>+4(SB)/4, $0x00000001
+DATA avx512_78<>+8(SB)/4, $0x00000002
+DATA avx512_78<>+12(SB)/4, $0x0000001b
+DATA avx512_78<>+16(SB)/4, $0x00000004
+DATA avx512_78<>+20(SB)/4, $0x00000005
+DATA avx512_78<>+24(SB)/4, $0x0000001c
+DATA avx512_78<>+28(SB)/4, $0x00000007
+DATA avx512_78<>+32(SB)/4, $0x00000008
+DATA avx512_78<>+36(SB)/4, $0x0000001d
+DATA avx512_78<>+40(SB)/4, $0x0000000a
+DATA avx512_78<>+44(SB)/4, $0x0000000b
+DATA avx512_78<>+48(SB)/4, $0x0000001e
+DATA avx512_78<>+52(SB)/4, $0x0000000d
+DATA avx512_78<>+56(SB)/4, $0x0000000e
+DATA avx512_78<>+60(SB)/4, $0x0000001f
+GLOBL avx512_78<>(SB), RODATA|NOPTR, $64
+
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
-TEXT ·byteColumnsAVX512(SB), NOSPLIT, $56-40
-	MOVQ         b+24(FP), AX
-	MOVQ         v+32(FP), CX
-	MOVQ         (CX), DX
-	VPMOVZXWD    (DX), Y1
-	VMOVDQA32    Z1, Z0
-	MOVQ         8(CX), DX
-	VMOVDQU32    (DX), Y1
-	VMOVDQA32    Z1, Z1
-	VPBROADCASTD 32(CX), Z2
-	VBROADCASTSS 36(CX), Z3
-	VPBROADCASTD 40(CX), Z4
-	VBROADCASTSS avx512_53<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z6
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
-	MOVQ         928(AX), SI
-	MOVQ         912(AX), DI
-	MOVQ         920(AX), R8
-	MOVQ         DI, R9
-	ANDQ         R8, R9
-	ANDNQ        DX, BX, BX
-	ANDNQ        DI, R8, R10
-	ANDNQ        R8, DI, DI
-	MOVQ         R9, R8
-	ANDQ         SI, R8
-	MOVQ         16(CX), SI
-	MOVQ         BX, R11
-	ANDQ         SI, R11
-	MOVQ         24(CX), CX
-	ANDQ         CX, DX
-	MOVQ         R10, (SP)
-	MOVQ         DI, 8(SP)
-	MOVQ         R9, 16(SP)
-	MOVQ         R8, 24(SP)
-	MOVQ         BX, 32(SP)
-	MOVQ         R11, 40(SP)
-	MOVQ         DX, 48(SP)
-	XORQ         CX, CX
-	XORQ         DX, DX
-	MOVQ         dst+0(FP), BX
-	MOVQ         stride+8(FP), SI
-	MOVQ         groups+16(FP), DI
-	VBROADCASTSS avx512_54<>+0(SB), Z7
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
+TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
+	MOVQ           b+24(FP), AX
+	MOVQ           v+32(FP), CX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_53<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_54<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_55<>+0(SB), Z0
+	VMOVDQU32      avx512_56<>+0(SB), Z1
+	VMOVDQU32      avx512_57<>+0(SB), Z3
+	VMOVDQU32      avx512_58<>+0(SB), Z4
+	VMOVDQU32      avx512_59<>+0(SB), Z5
+	MOVQ           (CX), DX
+	VPMOVZXWD      (DX), Y2
+	VMOVDQA32      Z2, Z6
+	MOVQ           8(CX), DX
+	VMOVDQU32      (DX), Y2
+	VMOVDQA32      Z2, Z2
+	VPBROADCASTD   32(CX), Z7
+	VBROADCASTSS   36(CX), Z8
+	VPBROADCASTD   40(CX), Z9
+	VBROADCASTSS   avx512_60<>+0(SB), Z10
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), BX
+	ANDNQ          DX, BX, BX
+	MOVQ           16(CX), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	MOVQ           24(CX), CX
+	ANDQ           CX, DX
+	MOVQ           DX, 72(SP)
+	XORQ           CX, CX
+	XORQ           DX, DX
+	MOVQ           dst+0(FP), BX
+	MOVQ           stride+8(FP), SI
+	MOVQ           groups+16(FP), DI
+	VBROADCASTSS   avx512_61<>+0(SB), Z12
 
 group:
-	KMOVW          896(AX)(DX*1), K1
-	VMOVDQU32      (AX)(CX*4), Z11
-	VPMOVZXBD      704(AX)(CX*1), Z18
-	KMOVW          936(AX)(DX*1), K2
-	KMOVW          944(AX)(DX*1), K3
-	VPADDD         Z6, Z11, Z12
-	VPSRLD         $0x07, Z12, Z12
-	VPERMD         Z0, Z18, Z8
-	VPSUBD         Z8, Z12, Z12
-	VPSLLD         $0x02, Z12, Z12
-	VPSRLD         $0x01, Z12, K2, Z12
-	VPSRLD         $0x02, Z12, K3, Z12
-	VMOVAPS.Z      Z5, K1, Z8
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z8
-	VBROADCASTSS   avx512_55<>+0(SB), K3, Z8
-	KMOVW          32(SP)(DX*1), K2
-	VMOVDQA32.Z    Z12, K2, Z12
-	VPMINUD        Z2, Z12, Z9
-	VCVTUDQ2PS     Z9, Z9
-	VMULPS         Z3, Z9, Z9
-	KMOVW          40(SP)(DX*1), K2
-	VPERMD.Z       Z1, Z18, K2, Z10
-	VPADDD         Z12, Z10, Z10
-	VPMINUD        Z2, Z10, Z10
-	VCVTUDQ2PS     Z10, Z10
-	VMULPS         Z3, Z10, Z10
-	VPMOVZXWD      256(AX)(CX*2), Z12
-	VPADDD         Z11, Z12, Z12
-	VCVTUDQ2PS     Z11, Z11
-	VCVTUDQ2PS     Z12, Z12
-	VDIVPS.Z       Z12, Z11, K1, Z11
-	VPMOVZXWD.Z    512(AX)(CX*2), K1, Z12
-	VPMINUD.BCST   avx512_56<>+0(SB), Z12, Z12
-	VCVTDQ2PS      Z12, Z12
-	VMULPS.BCST    avx512_57<>+0(SB), Z12, Z12
-	VPMOVZXBD.Z    640(AX)(CX*1), K1, Z13
-	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_58<>+0(SB), Z13, Z13
-	KMOVW          (SP)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z14
-	KMOVW          8(SP)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z14
-	KMOVW          16(SP)(DX*1), K2
-	VBROADCASTSS   avx512_59<>+0(SB), K2, Z14
-	KMOVW          960(AX)(DX*1), K2
-	VMOVAPS        Z5, K2, Z14
-	KMOVW          952(AX)(DX*1), K2
-	VBROADCASTSS.Z avx512_55<>+0(SB), K2, Z15
-	KMOVW          928(AX)(DX*1), K2
-	VBROADCASTSS   avx512_54<>+0(SB), K2, Z15
-	KMOVW          24(SP)(DX*1), K2
-	VBROADCASTSS   avx512_60<>+0(SB), K2, Z15
-	VPMOVZXBD.Z    768(AX)(CX*1), K1, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_61<>+0(SB), Z16, Z16
-	VPMOVSXWD      384(AX)(CX*2), Z17
-	VPSUBD.Z       Z17, Z4, K1, Z17
-	VPMINUD.BCST   avx512_62<>+0(SB), Z17, Z17
-	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_63<>+0(SB), Z17, Z17
-	VMOVDQA32.Z    Z18, K1, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_64<>+0(SB), Z18, Z18
-	KMOVW          904(AX)(DX*1), K1
-	VMOVAPS.Z      Z5, K1, Z19
-	KMOVW          48(SP)(DX*1), K1
-	VBROADCASTSS   avx512_54<>+0(SB), K1, Z19
-	MOVQ           BX, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z8, Z8
-	VADDPS         Z7, Z8, Z8
-	VCVTTPS2DQ     Z8, Z8
-	VPMOVDB        Z8, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_66<>+0(SB), Z9, Z9
-	VADDPS         Z7, Z9, Z9
-	VCVTTPS2DQ     Z9, Z9
-	VPMOVDB        Z9, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_66<>+0(SB), Z10, Z10
-	VADDPS         Z7, Z10, Z10
-	VCVTTPS2DQ     Z10, Z10
-	VPMOVDB        Z10, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z11, Z11
-	VADDPS         Z7, Z11, Z11
-	VCVTTPS2DQ     Z11, Z11
-	VPMOVDB        Z11, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z12, Z12
-	VADDPS         Z7, Z12, Z12
-	VCVTTPS2DQ     Z12, Z12
-	VPMOVDB        Z12, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z13, Z13
-	VADDPS         Z7, Z13, Z13
-	VCVTTPS2DQ     Z13, Z13
-	VPMOVDB        Z13, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z14, Z14
-	VADDPS         Z7, Z14, Z14
-	VCVTTPS2DQ     Z14, Z14
-	VPMOVDB        Z14, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_67<>+0(SB), Z15, Z15
-	VADDPS         Z7, Z15, Z15
-	VCVTTPS2DQ     Z15, Z15
-	VPMOVDB        Z15, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z16, Z16
-	VADDPS         Z7, Z16, Z16
-	VCVTTPS2DQ     Z16, Z16
-	VPMOVDB        Z16, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z17, Z17
-	VADDPS         Z7, Z17, Z17
-	VCVTTPS2DQ     Z17, Z17
-	VPMOVDB        Z17, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_68<>+0(SB), Z18, Z18
-	VADDPS         Z7, Z18, Z18
-	VCVTTPS2DQ     Z18, Z18
-	VPMOVDB        Z18, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	VMULPS.BCST    avx512_65<>+0(SB), Z19, Z19
-	VADDPS         Z7, Z19, Z19
-	VCVTTPS2DQ     Z19, Z19
-	VPMOVDB        Z19, X8
-	VMOVDQU        X8, (R8)
-	ADDQ           SI, R8
-	ADDQ           $0x10, CX
-	ADDQ           $0x02, DX
-	ADDQ           $0x10, BX
-	DECQ           DI
-	JNZ            group
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z16
+	VPMOVZXBD    704(AX)(CX*1), Z23
+	VPMOVZXBD    (SP)(CX*1), Z17
+	VPADDD       Z11, Z16, Z18
+	VPSRLD       $0x07, Z18, Z18
+	VPERMD       Z6, Z23, Z13
+	VPSUBD       Z13, Z18, Z18
+	VPERMD       Z1, Z17, Z13
+	VPMULLD      Z13, Z18, Z18
+	VPERMPS      Z0, Z17, Z13
+	VPMINUD      Z7, Z18, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z8, Z14, Z14
+	KMOVW        64(SP)(DX*1), K2
+	VPERMD.Z     Z2, Z23, K2, Z15
+	VPADDD       Z18, Z15, Z15
+	VPMINUD      Z7, Z15, Z15
+	VCVTUDQ2PS   Z15, Z15
+	VMULPS       Z8, Z15, Z15
+	VPERMPS      Z3, Z17, Z24
+	KMOVW        72(SP)(DX*1), K2
+	VBROADCASTSS avx512_61<>+0(SB), K2, Z24
+	VPSRLD       $0x04, Z17, Z17
+	VPERMPS      Z4, Z17, Z19
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z10, K2, Z19
+	VPERMPS      Z5, Z17, Z20
+	VPMOVZXWD    256(AX)(CX*2), Z17
+	VPADDD       Z16, Z17, Z17
+	VCVTUDQ2PS   Z16, Z16
+	VCVTUDQ2PS   Z17, Z17
+	VDIVPS.Z     Z17, Z16, K1, Z16
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMINUD.BCST avx512_62<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_63<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VCVTDQ2PS    Z18, Z18
+	VMULPS.BCST  avx512_64<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_65<>+0(SB), Z21, Z21
+	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPSUBD.Z     Z22, Z9, K1, Z22
+	VPMINUD.BCST avx512_66<>+0(SB), Z22, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_67<>+0(SB), Z22, Z22
+	VMOVDQA32.Z  Z23, K1, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_68<>+0(SB), Z23, Z23
+	MOVQ         BX, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z13, Z13
+	VADDPS       Z12, Z13, Z13
+	VCVTTPS2DQ   Z13, Z13
+	VPMOVDB      Z13, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_70<>+0(SB), Z14, Z14
+	VADDPS       Z12, Z14, Z14
+	VCVTTPS2DQ   Z14, Z14
+	VPMOVDB      Z14, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_70<>+0(SB), Z15, Z15
+	VADDPS       Z12, Z15, Z15
+	VCVTTPS2DQ   Z15, Z15
+	VPMOVDB      Z15, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z16, Z16
+	VADDPS       Z12, Z16, Z16
+	VCVTTPS2DQ   Z16, Z16
+	VPMOVDB      Z16, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z17, Z17
+	VADDPS       Z12, Z17, Z17
+	VCVTTPS2DQ   Z17, Z17
+	VPMOVDB      Z17, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z18, Z18
+	VADDPS       Z12, Z18, Z18
+	VCVTTPS2DQ   Z18, Z18
+	VPMOVDB      Z18, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z19, Z19
+	VADDPS       Z12, Z19, Z19
+	VCVTTPS2DQ   Z19, Z19
+	VPMOVDB      Z19, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_71<>+0(SB), Z20, Z20
+	VADDPS       Z12, Z20, Z20
+	VCVTTPS2DQ   Z20, Z20
+	VPMOVDB      Z20, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z21, Z21
+	VADDPS       Z12, Z21, Z21
+	VCVTTPS2DQ   Z21, Z21
+	VPMOVDB      Z21, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z22, Z22
+	VADDPS       Z12, Z22, Z22
+	VCVTTPS2DQ   Z22, Z22
+	VPMOVDB      Z22, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_72<>+0(SB), Z23, Z23
+	VADDPS       Z12, Z23, Z23
+	VCVTTPS2DQ   Z23, Z23
+	VPMOVDB      Z23, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	VMULPS.BCST  avx512_69<>+0(SB), Z24, Z24
+	VADDPS       Z12, Z24, Z24
+	VCVTTPS2DQ   Z24, Z24
+	VPMOVDB      Z24, X13
+	VMOVDQU      X13, (R8)
+	ADDQ         SI, R8
+	ADDQ         $0x10, CX
+	ADDQ         $0x02, DX
+	ADDQ         $0x10, BX
+	DECQ         DI
+	JNZ          group
 	VZEROUPPER
 	RET

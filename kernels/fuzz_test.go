@@ -214,7 +214,7 @@ func FuzzServe(f *testing.F) {
 		repair(&in.Block, &in.Pages, in.Step)
 		repairTables(&in.Tables)
 		for i := range in.Needs {
-			in.Needs[i] &= 8<<kernels.DemandShift - 1
+			in.Needs[i] = in.Needs[i]&(8<<kernels.DemandShift-1) | 1
 		}
 		n := int(in.N % 33)
 		var s kernels.Shared
@@ -222,6 +222,9 @@ func FuzzServe(f *testing.F) {
 		a := kernels.Admission{Extra: &s.Extra, Used: 1000, Budget: 1000 + in.Room%(1<<24), Free: uint32(bits.OnesCount64(slots &^ in.Block.Alive))}
 		end, retained, entered := kernels.Serve(&in.Block, in.Queue[:], in.Needs[:], n, int(in.Old)%(n+1), &a, &in.Tables, &in.Pages, in.Step, slots, &s)
 		clear(a.Words[a.Taken:])
+		if entered {
+			clear(a.Words[:])
+		}
 		return []any{end, retained, entered, a, s, in.Block, in.Queue[:end], in.Needs[:end]}
 	})
 }

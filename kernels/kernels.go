@@ -192,7 +192,8 @@ func Pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, used, limit
 }
 
 // Serve is Admit of n waiting requests from the first on, then Enter of those admitted into the lowest empty ones of slots, then Prefixes
-// of the block, in one call. entered is false, and the last two are the caller's, if more than eight are admitted.
+// of the block, in one call. Taken, Failed, Private, Gone and Joins of the admission must be 0 before, and Words are undefined after it if
+// entered; every need must be at least 1. entered is false, and the last two are the caller's, if more than eight are admitted.
 func Serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool) {
 	_, _ = queue[39], needs[39]
 	return serve(b, queue, needs, n, old, a, t, pages, step, slots, s)

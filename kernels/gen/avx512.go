@@ -744,16 +744,113 @@ type observer512 struct {
 	b             Register
 	lane          GPVirtual // 16 times the group
 	bits          GPVirtual // 2 times the group
-	planes        map[string]Mem
+	codes         Mem       // a byte a lane: codeBits
+	last, moving  Mem       // planes
+	tables        codeTables512
 	pages, gain   VecVirtual
 	limit, inv    VecVirtual
 	step, one, up VecVirtual
 }
 
-// start loads what is the same for all groups, and puts the planes that are not in the block into the frame.
+// codeTables512 say what the halves of a lane's code mean, each a table of 16 dwords.
+type codeTables512 struct {
+	quant, unit, swapped VecVirtual // of the lower half
+	eviction, phase      VecVirtual // of the upper half
+}
+
+// codeBits are the planes, all of the first line, that the bits 0 to 7 of a lane's code come from.
+var codeBits = [8]int{offInt8, offInt4, offSwapped, offAlive, offType0, offType1, offActive, offPrefill}
+
+// table512 makes a constant of what f says of four bits.
+func table512[T uint32 | float32](f func(b0, b1, b2, b3 bool) T) VecVirtual {
+	t, z := make([]T, 16), ZMM()
+	for i := range t {
+		t[i] = f(i&1 != 0, i&2 != 0, i&4 != 0, i&8 != 0)
+	}
+	VMOVDQU32(constant(t...), z)
+	return z
+}
+
+func newCodeTables512() codeTables512 {
+	return codeTables512{
+		quant: table512(func(int8s, int4s, _, alive bool) float32 {
+			switch {
+			case !alive:
+				return 0
+			case int4s:
+				return 0.25
+			case int8s:
+				return 0.5
+			}
+			return 1
+		}),
+		unit: table512(func(int8s, int4s, swapped, alive bool) uint32 {
+			switch {
+			case !alive || swapped:
+				return 0
+			case int4s:
+				return 1
+			case int8s:
+				return 2
+			}
+			return 4
+		}),
+		swapped: table512(func(_, _, swapped, _ bool) float32 {
+			if swapped {
+				return 1
+			}
+			return 0
+		}),
+		eviction: table512(func(t0, t1, _, _ bool) float32 { // but for ephemeral ones
+			switch {
+			case t0 && t1:
+				return float32(90) / 100
+			case t1:
+				return 0.5
+			case t0:
+				return 0.25
+			}
+			return 0
+		}),
+		phase: table512(func(t0, t1, active, prefill bool) float32 {
+			switch {
+			case active && t0 && t1:
+				return 0.75
+			case active:
+				return 0.5
+			case prefill:
+				return 0.25
+			}
+			return 0
+		}),
+	}
+}
+
+// codes512 gathers what the planes of the first line say of each lane into a byte a lane: 64 transpositions of 8 by 8 bits, as a product
+// of matrices.
+func codes512(b Register) VecVirtual {
+	gather, unit := make([]uint8, 64), make([]uint8, 64)
+	for i := range gather {
+		word, row := i/8, 7-i%8
+		gather[i] = uint8(codeBits[row] - offAlive + word)
+		unit[i] = 1 << (i % 8)
+	}
+	planes, index, ones, codes := ZMM(), ZMM(), ZMM(), ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
+	VMOVDQU8(constant(gather...), index)
+	VPERMB(planes, index, planes)
+	VMOVDQU8(constant(unit...), ones)
+	VGF2P8AFFINEQB(U8(0), planes, ones, codes)
+	return codes
+}
+
+// start loads what is the same for all groups, and puts codes and the planes that are not in the block into the frame.
 func (o *observer512) start() {
 	o.b = Load(Param("b"), GP64())
 	v := Load(Param("v"), GP64())
+	o.codes = AllocLocal(64)
+	VMOVDQU8(codes512(o.b), o.codes)
+	o.tables = newCodeTables512()
 	o.pages, o.gain, o.limit, o.inv, o.step = ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
 	p, y := GP64(), YMM()
 	MOVQ(Mem{Base: v, Disp: offPages}, p)
@@ -769,22 +866,9 @@ func (o *observer512) start() {
 	VBROADCASTSS(constant(float32(1)), o.one)
 	o.up = dwords(127)
 
-	alive, swapped, active := planeOf(o.b, offAlive), planeOf(o.b, offSwapped), planeOf(o.b, offActive)
-	t0, t1 := planeOf(o.b, offType0), planeOf(o.b, offType1)
-	reasoning := and(t0, t1)
-	resident := andNot(alive, swapped)
-	o.planes = map[string]Mem{}
-	for _, x := range []struct {
-		name  string
-		plane GPVirtual
-	}{
-		{"context", andNot(t0, t1)}, {"generation", andNot(t1, t0)}, {"reasoning", reasoning}, {"thinking", and(reasoning, active)},
-		{"resident", resident}, {"last", and(resident, planeOf(v, offLast))}, {"moving", and(alive, planeOf(v, offMoving))},
-	} {
-		m := AllocLocal(8)
-		MOVQ(x.plane, m)
-		o.planes[x.name] = m
-	}
+	alive := planeOf(o.b, offAlive)
+	o.last = local(and(andNot(alive, planeOf(o.b, offSwapped)), planeOf(v, offLast)))
+	o.moving = local(and(alive, planeOf(v, offMoving)))
 	o.lane, o.bits = GP64(), GP64()
 	XORQ(o.lane, o.lane)
 	XORQ(o.bits, o.bits)
@@ -796,24 +880,19 @@ func (o *observer512) next() {
 	ADDQ(U8(2), o.bits)
 }
 
-// plane loads the group's bits of a plane of the block.
-func (o *observer512) plane(off int) OpmaskVirtual {
+// plane loads the group's bits of a plane.
+func (o *observer512) plane(m Mem) OpmaskVirtual {
 	k := K()
-	KMOVW(Mem{Base: o.b, Disp: off, Index: o.bits, Scale: 1}, k)
-	return k
-}
-
-// derived loads the group's bits of a plane that start made.
-func (o *observer512) derived(name string) OpmaskVirtual {
-	k, m := K(), o.planes[name]
 	m.Index, m.Scale = o.bits, 1
 	KMOVW(m, k)
 	return k
 }
 
-func (o *observer512) bytes(off int) Mem  { return Mem{Base: o.b, Disp: off, Index: o.lane, Scale: 1} }
-func (o *observer512) words(off int) Mem  { return Mem{Base: o.b, Disp: off, Index: o.lane, Scale: 2} }
-func (o *observer512) dwords(off int) Mem { return Mem{Base: o.b, Disp: off, Index: o.lane, Scale: 4} }
+func (o *observer512) at(m Mem, scale uint8) Mem { m.Index, m.Scale = o.lane, scale; return m }
+
+func (o *observer512) bytes(off int) Mem  { return o.at(Mem{Base: o.b, Disp: off}, 1) }
+func (o *observer512) words(off int) Mem  { return o.at(Mem{Base: o.b, Disp: off}, 2) }
+func (o *observer512) dwords(off int) Mem { return o.at(Mem{Base: o.b, Disp: off}, 4) }
 
 // times converts integers and multiplies by a constant.
 func times512(z VecVirtual, x float32) {
@@ -826,33 +905,37 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	for i := range f {
 		f[i] = ZMM()
 	}
-	alive := o.plane(offAlive)
-	tokens, prefix, cost := ZMM(), ZMM(), ZMM()
+	alive := o.plane(Mem{Base: o.b, Disp: offAlive})
+	tokens, prefix, cost, code := ZMM(), ZMM(), ZMM(), ZMM()
 	VMOVDQU32(o.dwords(offTokens), tokens)
 	VPMOVZXBD(o.bytes(offPrefix), prefix)
+	VPMOVZXBD(o.at(o.codes, 1), code)
 
-	// 0 quant, 1 cost, 2 reclaim
-	int8s, int4s := o.plane(offInt8), o.plane(offInt4)
+	// 0 quant, 1 cost, 2 reclaim, 11 swapped
 	VPADDD(o.up, tokens, cost)
 	VPSRLD(U8(7), cost, cost)
-	pages := ZMM()
+	pages, unit := ZMM(), ZMM()
 	VPERMD(o.pages, prefix, pages)
 	VPSUBD(pages, cost, cost)
-	VPSLLD(U8(2), cost, cost)
-	VPSRLD(U8(1), cost, int8s, cost)
-	VPSRLD(U8(2), cost, int4s, cost)
-	VMOVAPS_Z(o.one, alive, f[0])
-	VBROADCASTSS(constant(float32(0.5)), int8s, f[0])
-	VBROADCASTSS(constant(float32(0.25)), int4s, f[0])
-	VMOVDQA32_Z(cost, o.derived("resident"), cost)
+	VPERMD(o.tables.unit, code, unit) // which looks at the lower half of a code
+	VPMULLD(unit, cost, cost)
+	VPERMPS(o.tables.quant, code, f[0])
 	VPMINUD(o.limit, cost, f[1])
 	VCVTUDQ2PS(f[1], f[1])
 	VMULPS(o.inv, f[1], f[1])
-	VPERMD_Z(o.gain, prefix, o.derived("last"), f[2])
+	VPERMD_Z(o.gain, prefix, o.plane(o.last), f[2])
 	VPADDD(cost, f[2], f[2])
 	VPMINUD(o.limit, f[2], f[2])
 	VCVTUDQ2PS(f[2], f[2])
 	VMULPS(o.inv, f[2], f[2])
+	VPERMPS(o.tables.swapped, code, f[11])
+	VBROADCASTSS(constant(float32(0.5)), o.plane(o.moving), f[11])
+
+	// 6 eviction value, 7 phase
+	VPSRLD(U8(4), code, code)
+	VPERMPS(o.tables.eviction, code, f[6])
+	VMOVAPS(o.one, o.plane(Mem{Base: o.b, Disp: offType2}), f[6])
+	VPERMPS(o.tables.phase, code, f[7])
 
 	// 3 progress
 	target := ZMM()
@@ -869,16 +952,7 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	VPMOVZXBD_Z(o.bytes(offPriority), alive, f[5])
 	times512(f[5], 1.0/100)
 
-	// 6 eviction value, 7 phase
-	VBROADCASTSS_Z(constant(float32(0.25)), o.derived("context"), f[6])
-	VBROADCASTSS(constant(float32(0.5)), o.derived("generation"), f[6])
-	VBROADCASTSS(constant(float32(90)/100), o.derived("reasoning"), f[6])
-	VMOVAPS(o.one, o.plane(offType2), f[6])
-	VBROADCASTSS_Z(constant(float32(0.25)), o.plane(offPrefill), f[7])
-	VBROADCASTSS(constant(float32(0.5)), o.plane(offActive), f[7])
-	VBROADCASTSS(constant(float32(0.75)), o.derived("thinking"), f[7])
-
-	// 8 hotness, 9 age, 10 prefix, 11 swapped
+	// 8 hotness, 9 age, 10 prefix
 	VPMOVZXBD_Z(o.bytes(offHotness), alive, f[8])
 	times512(f[8], 1.0/255)
 	VPMOVSXWD(o.words(offLastAccess), f[9])
@@ -887,8 +961,6 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	times512(f[9], 1.0/16)
 	VMOVDQA32_Z(prefix, alive, f[10])
 	times512(f[10], 1.0/8)
-	VMOVAPS_Z(o.one, o.plane(offSwapped), f[11])
-	VBROADCASTSS(constant(float32(0.5)), o.derived("moving"), f[11])
 	return f
 }
 
