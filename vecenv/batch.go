@@ -70,11 +70,11 @@ func New(cfg Config) (*Batch, error) {
 	}
 	b.stream = cfg.Stores.streams(b.Obs)
 	b.makeRules()
-	b.heads = make([]head, cfg.Envs)
-	b.blocks = make([]block, cfg.Envs*b.width)
+	b.heads = aligned[head](cfg.Envs)
+	b.blocks = aligned[block](cfg.Envs*b.width)
 	b.words = (b.rules[Seed].queueCap+scan-1)&^(scan-1) + arriving
-	b.queues = make([]scenario.Word, cfg.Envs*b.words)
-	b.needs = make([]uint32, cfg.Envs*b.words)
+	b.queues = aligned[scenario.Word](cfg.Envs*b.words)
+	b.needs = aligned[uint32](cfg.Envs*b.words)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
 	for i := range b.fresh {

@@ -2,7 +2,6 @@ package vecenv
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
@@ -104,12 +103,4 @@ func ensure[T float32 | uint8](name string, p *[]T, n int) error {
 		return fmt.Errorf("vecenv: Buffers.%s: %d values: allowed %d", name, len(*p), n)
 	}
 	return nil
-}
-
-// aligned allocates n values at a 64-byte boundary. Go does not move heap objects, so the boundary stays.
-func aligned[T float32 | uint8](n int) []T {
-	size := int(unsafe.Sizeof(*new(T)))
-	s := make([]T, n+64/size)
-	skip := (64 - int(uintptr(unsafe.Pointer(&s[0]))&63)) & 63 / size
-	return s[skip : skip+n : skip+n]
 }

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package vecenv
+
+func adviseHuge([]byte) {}
