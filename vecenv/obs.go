@@ -115,7 +115,8 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
-	v.observeGlobals((*[GlobalFeatures]float32)(row), stream)
+	v.countGlobals()
+	globals := (*[GlobalFeatures]float32)(row)
 	row = row[GlobalFeatures:]
 	o, slots := v.view(), v.rules.slots
 	for w := range v.blocks {
@@ -127,11 +128,13 @@ func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 			kernels.Rows(row[64*w*SlotFeatures:][:n*SlotFeatures], b, o, stream)
 		}
 	}
+	v.observeGlobals(globals, stream)
 }
 
 // observeBytes writes the same row as bytes; rule 10.4.
 func (v *env) observeBytes(row []uint8, order ObsOrder) {
 	globals := &v.scratch.globals
+	v.countGlobals()
 	v.observeGlobals(globals, false)
 	for i, x := range globals {
 		row[i] = kernels.Byte(x, globalFeatures[i].Low, globalScales[i])
@@ -177,8 +180,9 @@ func (v *env) look() {
 	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &v.scratch.shared)
 }
 
-// observeGlobals writes the global values.
-func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
+// countGlobals finds the numerators of the global values. observeGlobals divides them later: a wide load that meets the narrow stores
+// of this function on their way would wait for them.
+func (v *env) countGlobals() {
 	r, e := v.rules, &v.Episode
 	var live, active, compressed, swapped int
 	for w := range v.blocks {
@@ -209,11 +213,16 @@ func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
 	num[13] = int32(min(v.Counters.Failures, 16))
 	num[14] = int32(min(v.Tokens, uint64(e.TokenNorm)))
 	num[15] = int32(min(v.LatencyMilli, 1500))
-	if r.serving != nil {
+}
+
+// observeGlobals writes the global values that countGlobals has prepared.
+func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
+	if v.rules.serving != nil {
 		v.servingGlobals(row, stream)
 		return
 	}
-	kernels.Globals(row, num, &r.den, e.BudgetQP, e.CapacityQP, e.TokenNorm, stream)
+	e := &v.Episode
+	kernels.Globals(row, &v.scratch.num, &v.rules.den, e.BudgetQP, e.CapacityQP, e.TokenNorm, stream)
 }
 
 // denominators are those of the global values that no episode changes.

@@ -268,20 +268,8 @@ func globals512() {
 	Doc("globalsAVX512 is Globals.")
 	dst := Load(Param("dst"), GP64())
 	num := Load(Param("num"), GP64())
-	// The numerators have just been written one by one: one load of them all would wait for all these stores to leave.
-	var quads [4]VecVirtual
-	for q := range quads {
-		quads[q] = XMM()
-		VMOVD(Mem{Base: num, Disp: 16 * q}, quads[q])
-		for i := 1; i < 4; i++ {
-			VPINSRD(U8(i), Mem{Base: num, Disp: 16*q + 4*i}, quads[q], quads[q])
-		}
-	}
-	y, z := YMM(), YMM()
-	VINSERTI128(U8(1), quads[1], quads[0].AsY(), y)
-	VINSERTI128(U8(1), quads[3], quads[2].AsY(), z)
 	n, d := ZMM(), ZMM()
-	VINSERTI64X4(U8(1), z, y.AsZ(), n)
+	VMOVDQU32(Mem{Base: num}, n)
 	VMOVDQU32(Mem{Base: Load(Param("den"), GP64())}, d)
 	for _, x := range []struct {
 		name  string
@@ -973,14 +961,6 @@ func store512(z VecVirtual, m Mem, stream bool) {
 	}
 }
 
-// ifEmpty jumps to a label if the group holds no sequence.
-func (o *observer512) ifEmpty(label string) {
-	r := GP32()
-	MOVWLZX(Mem{Base: o.b, Disp: offAlive, Index: o.bits, Scale: 1}, r)
-	TESTL(r, r)
-	JZ(LabelRef(label))
-}
-
 // transpose512 turns 12 registers of a feature each into 12 lines of 16 lanes' rows: 4 by 4 dwords within the 128-bit pieces, then
 // 4 by 4 pieces.
 func transpose512(f [12]VecVirtual) (lines [12]VecVirtual) {
@@ -1034,23 +1014,40 @@ func rows512(stream bool) {
 	o.start()
 	dst := Load(Param("dst"), GP64())
 	groups := Load(Param("groups"), GP64())
+	// The groups behind the last sequence first: their stores go on while the others are computed.
+	live, at, size := GP64(), GP64(), GP64()
+	LZCNTQ(Mem{Base: o.b, Disp: offAlive}, live)
+	NEGQ(live)
+	ADDQ(U8(64+15), live)
+	SHRQ(U8(4), live)
+	CMPQ(groups, live)
+	CMOVQCS(groups, live)
+	IMUL3Q(U32(768), live, at)
+	IMUL3Q(U32(768), groups, size)
+	ADDQ(dst, at)
+	ADDQ(dst, size)
 	zero := ZMM()
 	VPXORD(zero, zero, zero)
+	JMP(LabelRef("left"))
+	Label("empty")
+	for i := range 12 {
+		store512(zero, Mem{Base: at, Disp: 64 * i}, stream)
+	}
+	ADDQ(U32(768), at)
+	Label("left")
+	CMPQ(at, size)
+	JCS(LabelRef("empty"))
+	TESTQ(live, live)
+	JZ(LabelRef("end"))
 	Label("group")
-	o.ifEmpty("empty")
 	for i, line := range transpose512(o.features()) {
 		store512(line, Mem{Base: dst, Disp: 64 * i}, stream)
 	}
-	JMP(LabelRef("next"))
-	Label("empty")
-	for i := range 12 {
-		store512(zero, Mem{Base: dst, Disp: 64 * i}, stream)
-	}
-	Label("next")
 	o.next()
 	ADDQ(U32(768), dst)
-	DECQ(groups)
+	DECQ(live)
 	JNZ(LabelRef("group"))
+	Label("end")
 	VZEROUPPER()
 	RET()
 }
