@@ -100,8 +100,10 @@ func (s *Synthetic) Begin(id Identity, e *Episode) {
 	e.NumInitial = uint16(numTenants + int(per64)*s.slots/64)
 	e.TokenNorm = uint32(max(1, seedTokens*s.steps/seedSteps))
 	e.NumPrefixes = numTenants
-	for p := uint32(1); p <= numTenants; p++ {
-		e.PrefixPages[p] = uint16(2 + rng.Field(rng.Draw(e.Key, rng.Prefix, 0, p), 0, 3))
+	var draws [8]uint64
+	kernels.Draws(&draws, rng.Counter(e.Key, rng.Prefix, 0, 0))
+	for p := 1; p <= numTenants; p++ {
+		e.PrefixPages[p] = uint16(2 + rng.Field(draws[p], 0, 3))
 	}
 }
 

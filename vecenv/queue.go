@@ -114,17 +114,26 @@ func (v *env) place(take uint8) {
 	for w := range v.blocks {
 		b := &v.blocks[w]
 		free := ^b.Alive & v.slotMask(w)
-		slots, here := uint64(0), uint8(0)
-		for m := take; m != 0 && free != 0; m &= m - 1 {
-			slots |= free & -free
-			here |= m & -m
-			free &= free - 1
-		}
-		v.RetainedPrivate += kernels.Place(&b.Block, slots, &v.scratch.newcomers, here)
+		n := min(bits.OnesCount64(uint64(take)), bits.OnesCount64(free))
+		here := uint8(lowest(uint64(take), n))
+		v.RetainedPrivate += kernels.Place(&b.Block, lowest(free, n), &v.scratch.newcomers, here)
 		if take &^= here; take == 0 {
 			return
 		}
 	}
+}
+
+// lowest are the n lowest bits that are set in x, which has as many.
+func lowest(x uint64, n int) uint64 {
+	at := bits.TrailingZeros64(x)
+	if run := (uint64(1)<<(n&63) - 1) << (at & 63); x&run == run && n < 64 { // most often they are neighbours
+		return run
+	}
+	rest := x
+	for range n {
+		rest &= rest - 1
+	}
+	return x &^ rest
 }
 
 func (v *env) prefixTokens(prefix uint8) uint32 {
@@ -170,7 +179,6 @@ func (v *env) reset(id scenario.Identity) {
 	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
-	v.refreshShared() // nobody is there yet
 	a := &v.scratch.admission
 	v.startAdmission(a)
 	for first := 0; first < int(v.Episode.NumInitial); first += len(v.scratch.newcomers.Need) {
@@ -185,10 +193,8 @@ func (v *env) placeInitials(a *kernels.Admission, n int) {
 	take := uint8(0)
 	for i, need := range v.scratch.newcomers.Need[:n] {
 		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
-		whole := need
-		if a.Joins[p] == 0 { // a trace gives a prefix its pages with the first of these sequences that shares it
-			whole += uint32(v.Episode.PrefixPages[p]) * kv.FP16QuarterPages
-		}
+		first := uint32(1 - a.Joins[p]) // a trace gives a prefix its pages with the first of these sequences that shares it
+		whole := need + first*uint32(v.Episode.PrefixPages[p])*kv.FP16QuarterPages
 		if a.Free == 0 || a.Used+whole > a.Budget {
 			continue
 		}
