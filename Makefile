@@ -6,6 +6,9 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 KVGYM   := build/kvgym
 
+# Everything is compiled with the profile of the hot paths that lies beside the commands (make pgo).
+export GOFLAGS := $(GOFLAGS) -pgo=$(CURDIR)/cmd/kvgym/default.pgo
+
 # Real traces, for the tests that use them and for `make run`; without them those tests report a skip.
 KVGYM_TRACES ?= $(abspath $(wildcard ../shared/traces))
 export KVGYM_TRACES

@@ -104,3 +104,30 @@ func ensure[T float32 | uint8](name string, p *[]T, n int) error {
 	}
 	return nil
 }
+
+// SetBuffers makes the batch write into other tensors from the next call on; one that is nil stays what it is. The lengths must be those of
+// Buffers, and no group may be in flight. Nothing is copied: rows that the next calls do not write, those of a partial reset and of FinalObs,
+// hold what the new tensors hold.
+func (b *Batch) SetBuffers(tensors Buffers) error {
+	if err := b.checkIdle("SetBuffers"); err != nil {
+		return err
+	}
+	for _, t := range []struct{ to, from *[]float32 }{{&tensors.Obs, &b.Obs}, {&tensors.FinalObs, &b.FinalObs}, {&tensors.Reward, &b.Reward},
+		{&tensors.Components, &b.Components}, {&tensors.Metrics, &b.Metrics}} {
+		if *t.to == nil {
+			*t.to = *t.from
+		}
+	}
+	for _, t := range []struct{ to, from *[]uint8 }{{&tensors.ObsBytes, &b.ObsBytes}, {&tensors.FinalObsBytes, &b.FinalObsBytes},
+		{&tensors.Terminated, &b.Terminated}, {&tensors.Truncated, &b.Truncated}, {&tensors.Mask, &b.Mask}} {
+		if *t.to == nil {
+			*t.to = *t.from
+		}
+	}
+	if err := tensors.prepare(&b.cfg); err != nil {
+		return err
+	}
+	b.Buffers = tensors
+	b.stream = b.cfg.Stores.streams(b.Obs)
+	return nil
+}

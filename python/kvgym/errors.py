@@ -1,0 +1,27 @@
+"""What can go wrong."""
+
+from __future__ import annotations
+
+
+class KvgymError(Exception):
+    """The base of all errors of kvgym."""
+
+
+class RefusedError(KvgymError, ValueError):
+    """An argument is not allowed; the message names it, its value and what is allowed."""
+
+
+class ClosedError(KvgymError):
+    """The batch is closed."""
+
+
+class BusyError(KvgymError):
+    """Another thread is in a call with the same batch."""
+
+
+class BrokenError(KvgymError):
+    """A step has panicked; the batch cannot go on."""
+
+
+class ForkedError(KvgymError):
+    """This process is a fork of the one that loaded kvgym: Go cannot run in it."""
