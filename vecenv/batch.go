@@ -71,10 +71,10 @@ func New(cfg Config) (*Batch, error) {
 	b.stream = cfg.Stores.streams(b.Obs)
 	b.makeRules()
 	b.heads = aligned[head](cfg.Envs)
-	b.blocks = aligned[block](cfg.Envs*b.width)
+	b.blocks = aligned[block](cfg.Envs * b.width)
 	b.words = (b.rules[Seed].queueCap+scan-1)&^(scan-1) + arriving
-	b.queues = aligned[scenario.Word](cfg.Envs*b.words)
-	b.needs = aligned[uint32](cfg.Envs*b.words)
+	b.queues = aligned[scenario.Word](cfg.Envs * b.words)
+	b.needs = aligned[uint32](cfg.Envs * b.words)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
 	for i := range b.fresh {
