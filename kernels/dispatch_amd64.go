@@ -310,3 +310,24 @@ func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t
 	}
 	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }
+
+func due(steps *[Lanes]int16, at int16) uint64 {
+	if active == AVX512 {
+		return dueAVX512(steps, at)
+	}
+	return dueGeneric(steps, at)
+}
+
+func context(b *Block, set uint64) uint64 {
+	if active == AVX512 {
+		return contextAVX512(b, set)
+	}
+	return contextGeneric(b, set)
+}
+
+func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+	if active == AVX512 {
+		return decodeAVX512(b, set, late, n, step, room, mul, worth, d)
+	}
+	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
+}

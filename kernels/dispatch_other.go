@@ -87,3 +87,11 @@ func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, 
 func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {
 	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }
+
+func due(steps *[Lanes]int16, at int16) uint64 { return dueGeneric(steps, at) }
+
+func context(b *Block, set uint64) uint64 { return contextGeneric(b, set) }
+
+func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
+}

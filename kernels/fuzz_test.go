@@ -131,6 +131,36 @@ func FuzzPass(f *testing.F) {
 	})
 }
 
+func FuzzDecode(f *testing.F) {
+	type input struct {
+		Block     kernels.Block
+		Pages     [8]uint16
+		Set, Late uint64
+		N         uint16
+		Step      int16
+		Room      uint32
+		Mul       [8]uint8
+		Worth     [8]uint32
+		Due       [kernels.Lanes]int16
+	}
+	fuzzLevels(f, func(r *rand.Rand, in *input) {
+		seedBlock(r, &in.Block, &in.Pages)
+		in.Set, in.Late, in.N, in.Step, in.Room = plane(r), plane(r), uint16(1+r.IntN(60)), 100, r.Uint32N(600)
+		mul, worth := randomWorth(r)
+		in.Mul, in.Worth = *mul, *worth
+	}, func(in input) []any {
+		repair(&in.Block, &in.Pages, in.Step)
+		for i := range in.Mul {
+			in.Mul[i], in.Worth[i] = []uint8{0, 1, 2, 4}[in.Mul[i]&3], in.Worth[i]%(1<<25)
+		}
+		set := in.Set & in.Block.Active &^ in.Block.Swapped
+		var d kernels.Decoded
+		context, due := kernels.Context(&in.Block, in.Set), kernels.Due(&in.Due, in.Step)
+		ok := kernels.Decode(&in.Block, set, in.Late, uint32(in.N), in.Step, in.Room, &in.Mul, &in.Worth, &d)
+		return []any{ok, d, in.Block, context, due}
+	})
+}
+
 func FuzzPrefixes(f *testing.F) {
 	type input struct {
 		Blocks [4]kernels.Block

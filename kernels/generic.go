@@ -208,6 +208,49 @@ func timers(b *Block, idle, runs, linger uint64) (ended, woke, paused uint64) {
 	return ended, woke, paused
 }
 
+func dueGeneric(steps *[Lanes]int16, at int16) (plane uint64) {
+	for s, step := range steps {
+		plane |= uint64(uint32(int32(step)-int32(at)-1)>>31) << s // 1 where it is at most that
+	}
+	return plane
+}
+
+func contextGeneric(b *Block, set uint64) (tokens uint64) {
+	for m := set; m != 0; m &= m - 1 {
+		tokens += uint64(b.Tokens[bits.TrailingZeros64(m)&63])
+	}
+	return tokens
+}
+
+func decodeGeneric(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+	qp := uint32(0)
+	for m := set; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		tokens := b.Tokens[s]
+		qp += (kv.Pages(tokens+min(n, uint32(b.Remaining[s]))) - kv.Pages(tokens)) << (b.level(s) & 31)
+	}
+	if qp > room {
+		return false
+	}
+	*d = Decoded{QP: qp}
+	for m := set; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		tokens, rest, unit := b.Tokens[s], b.Remaining[s], uint32(1)<<(b.level(s)&31)
+		k := min(n, uint32(rest))
+		d.Retained += (kv.Pages(tokens+k) - kv.Pages(tokens)) * unit * retention[b.code(s)]
+		d.Tokens += k
+		rest -= uint16(k)
+		b.Tokens[s], b.Remaining[s], b.Rate[s], b.LastAccess[s] = tokens+k, rest, uint16(k), step
+		b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63))
+		if shared := uint32(mul[b.Prefix[s]&kv.MaxPrefixes]); shared != 0 { // the coarser level counts
+			unit = min(unit, shared)
+		}
+		d.Worth += uint64(k) * uint64(kv.TokenWeight(uint32(b.Priority[s]))) * uint64(worth[unit&7]) << (1 &^ (late >> s & 1))
+		d.Finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
+	}
+	return true
+}
+
 func prefixesGeneric(b *Block, n int, pages *[8]uint16, s *Shared) {
 	blocks := unsafe.Slice(b, n)
 	*s = Shared{}

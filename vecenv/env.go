@@ -33,6 +33,7 @@ type scratch struct {
 	acted     kernels.Acted
 	advanced  kernels.Advanced
 	passed    kernels.Passed
+	decoded   kernels.Decoded
 	view      kernels.View
 
 	num        [GlobalFeatures]int32   // of the observation's global values

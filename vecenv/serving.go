@@ -95,7 +95,7 @@ type servingRules struct {
 	stepUS     int64
 	prefillUS  int64 // what prefill may take of a step
 	linkQP     int64
-	quality    [4]uint64  // thousandths, by level
+	worth      [8]uint32  // of a token, thousandths, by the quarter pages that a page costs at its level
 	decodeBase [257]int64 // nanoseconds, by running sequences
 }
 
@@ -103,7 +103,7 @@ func newServingRules(p *kv.Preset) *servingRules {
 	r := &servingRules{preset: *p, id: p.Fingerprint(), stepUS: p.StepMillis * 1000, linkQP: p.LinkQP()}
 	r.prefillUS = r.stepUS * p.PrefillPermille / 1000
 	for level, permille := range p.QualityPermille {
-		r.quality[level] = uint64(permille)
+		r.worth[kv.Quant(level).QuarterPages()] = uint32(permille)
 	}
 	for n := range r.decodeBase {
 		r.decodeBase[n] = p.DecodeBaseNS(int64(n))

@@ -29,6 +29,9 @@ func avx512() {
 	touch512()
 	pass512()
 	serve512()
+	due512()
+	context512()
+	decodeKernel512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)

@@ -112,6 +112,15 @@ var (
 	offPassRisk       = int(unsafe.Offsetof(passed.RiskHundredths))
 )
 
+var (
+	decoded kernels.Decoded
+
+	offDecFinished = int(unsafe.Offsetof(decoded.Finished))
+	offDecWorth    = int(unsafe.Offsetof(decoded.Worth))
+	offDecQP       = int(unsafe.Offsetof(decoded.QP)) // then Retained
+	offDecTokens   = int(unsafe.Offsetof(decoded.Tokens))
+)
+
 // Offsets of the state of shared prefixes, and of an admission.
 var (
 	shared    kernels.Shared
