@@ -468,9 +468,9 @@ DATA avx2_11<>+16(SB)/8, $0xffffffffffffffff
 DATA avx2_11<>+24(SB)/8, $0x0000000000000000
 GLOBL avx2_11<>(SB), RODATA|NOPTR, $32
 
-// func globalsAVX2(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, stream bool)
+// func globalsAVX2(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, most uint32, stream bool)
 // Requires: AVX, AVX2
-TEXT ·globalsAVX2(SB), NOSPLIT, $0-37
+TEXT ·globalsAVX2(SB), NOSPLIT, $0-41
 	MOVQ         dst+0(FP), AX
 	MOVQ         num+8(FP), CX
 	MOVQ         den+16(FP), DX
@@ -506,9 +506,11 @@ TEXT ·globalsAVX2(SB), NOSPLIT, $0-37
 	VPBLENDD     $0x10, Y0, Y3, Y3
 	VBROADCASTSS norm+32(FP), Y0
 	VPBLENDD     $0x40, Y0, Y3, Y3
+	VBROADCASTSS most+36(FP), Y0
+	VPBLENDD     $0x80, Y0, Y3, Y3
 	VCVTDQ2PS    Y3, Y3
 	VDIVPS       Y3, Y2, Y2
-	MOVBLZX      stream+36(FP), CX
+	MOVBLZX      stream+40(FP), CX
 	TESTL        CX, CX
 	JNZ          stream
 	VMOVUPS      Y1, (AX)

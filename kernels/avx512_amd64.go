@@ -17,7 +17,7 @@ func actAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, a *Acted)
 // globalsAVX512 is Globals.
 //
 //go:noescape
-func globalsAVX512(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, stream bool)
+func globalsAVX512(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, most uint32, stream bool)
 
 // heatAVX512 is Heat.
 //

@@ -375,9 +375,9 @@ GLOBL avx512_11<>(SB), RODATA|NOPTR, $4
 DATA avx512_12<>+0(SB)/4, $0x00000002
 GLOBL avx512_12<>(SB), RODATA|NOPTR, $4
 
-// func globalsAVX512(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, stream bool)
+// func globalsAVX512(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, most uint32, stream bool)
 // Requires: AVX, AVX2, AVX512F
-TEXT ·globalsAVX512(SB), NOSPLIT, $0-37
+TEXT ·globalsAVX512(SB), NOSPLIT, $0-41
 	MOVQ         dst+0(FP), AX
 	MOVQ         num+8(FP), CX
 	VMOVD        (CX), X0
@@ -413,10 +413,14 @@ TEXT ·globalsAVX512(SB), NOSPLIT, $0-37
 	KMOVW        CX, K1
 	MOVLQZX      norm+32(FP), CX
 	VPBROADCASTD CX, K1, Z1
+	MOVL         $0x00008000, CX
+	KMOVW        CX, K1
+	MOVLQZX      most+36(FP), CX
+	VPBROADCASTD CX, K1, Z1
 	VCVTDQ2PS    Z0, Z0
 	VCVTDQ2PS    Z1, Z1
 	VDIVPS       Z1, Z0, Z0
-	MOVBLZX      stream+36(FP), CX
+	MOVBLZX      stream+40(FP), CX
 	TESTL        CX, CX
 	JNZ          stream
 	VMOVUPS      Z0, (AX)

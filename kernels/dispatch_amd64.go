@@ -100,14 +100,14 @@ func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
 	}
 }
 
-func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool) {
+func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool) {
 	switch active {
 	case AVX512:
-		globalsAVX512(dst, num, den, budget, capacity, norm, stream)
+		globalsAVX512(dst, num, den, budget, capacity, norm, most, stream)
 	case AVX2:
-		globalsAVX2(dst, num, den, budget, capacity, norm, stream)
+		globalsAVX2(dst, num, den, budget, capacity, norm, most, stream)
 	default:
-		globalsGeneric(dst, num, den, budget, capacity, norm)
+		globalsGeneric(dst, num, den, budget, capacity, norm, most)
 	}
 }
 

@@ -26,8 +26,8 @@ func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables
 
 func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) { actGeneric(b, ops, pages, a) }
 
-func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, _ bool) {
-	globalsGeneric(dst, num, den, budget, capacity, norm)
+func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, _ bool) {
+	globalsGeneric(dst, num, den, budget, capacity, norm, most)
 }
 
 func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (int, uint32) {

@@ -410,15 +410,15 @@ func FuzzPlanes(f *testing.F) {
 
 func FuzzQuotients(f *testing.F) {
 	type input struct {
-		Num, Den               [16]int32
-		Budget, Capacity, Norm uint32
-		Stream                 bool
+		Num, Den                     [16]int32
+		Budget, Capacity, Norm, Most uint32
+		Stream                       bool
 	}
 	fuzzLevels(f, func(r *rand.Rand, in *input) {
 		for i := range in.Num {
 			in.Num[i], in.Den[i] = r.Int32(), r.Int32()
 		}
-		in.Budget, in.Capacity, in.Norm = r.Uint32(), r.Uint32(), r.Uint32()
+		in.Budget, in.Capacity, in.Norm, in.Most = r.Uint32(), r.Uint32(), r.Uint32(), r.Uint32()
 	}, func(in input) []any {
 		var num, den [16]float32
 		for i := range num {
@@ -427,7 +427,7 @@ func FuzzQuotients(f *testing.F) {
 		}
 		positive := func(x uint32) uint32 { return max(1, x&0x7FFFFFFF) }
 		globals, all := lines[float32](16)
-		kernels.Globals((*[16]float32)(globals), &in.Num, &in.Den, positive(in.Budget), positive(in.Capacity), positive(in.Norm), in.Stream)
+		kernels.Globals((*[16]float32)(globals), &in.Num, &in.Den, positive(in.Budget), positive(in.Capacity), positive(in.Norm), positive(in.Most), in.Stream)
 		quotients, rest := lines[float32](16)
 		kernels.Quotients((*[16]float32)(quotients), &num, &den, in.Stream)
 		kernels.Fence()

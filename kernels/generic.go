@@ -519,13 +519,13 @@ func quotientsGeneric(dst, num, den *[16]float32) {
 	}
 }
 
-func globalsGeneric(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32) {
+func globalsGeneric(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32) {
 	for i, n := range num {
 		dst[i] = float32(n) / float32(den[i])
 	}
 	b := float32(budget)
 	dst[0], dst[1], dst[7], dst[12] = float32(num[0])/b, float32(num[1])/float32(capacity), float32(num[7])/b, float32(num[12])/b
-	dst[14] = float32(num[14]) / float32(norm)
+	dst[14], dst[15] = float32(num[14])/float32(norm), float32(num[15])/float32(most)
 }
 
 func maskRowsGeneric(dst []uint8, evict, compress, swap uint64) {

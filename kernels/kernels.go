@@ -299,10 +299,10 @@ func Counts(u uint64, table *[8]uint16) (n int) { return counts(u, table) }
 //	for i := range dst { dst[i] = num[i] / den[i] }
 func Quotients(dst, num, den *[16]float32, stream bool) { quotients(dst, num, den, stream) }
 
-// Globals divides integers: Quotients of num by den, where den[0], den[7] and den[12] are budget, den[1] capacity and den[14] norm,
-// whatever den holds there. All must fit into 31 bits.
-func Globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool) {
-	globals(dst, num, den, budget, capacity, norm, stream)
+// Globals divides integers: Quotients of num by den, where den[0], den[7] and den[12] are budget, den[1] capacity, den[14] norm and
+// den[15] most, whatever den holds there. All must fit into 31 bits.
+func Globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool) {
+	globals(dst, num, den, budget, capacity, norm, most, stream)
 }
 
 // MaskRows writes four bytes a lane: 1, then a bit of each plane. len(dst) is 4 times the lanes, at most 256.

@@ -19,9 +19,9 @@ func TestGlobalsLevels(t *testing.T) {
 			}
 			g := newGuarded(t, 64)
 			var want [16]float32
-			budget, capacity, norm := 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30)
-			kernels.Globals((*[16]float32)(g.floats()), &num, &den, budget, capacity, norm, r.IntN(2) == 0)
-			generic(func() { kernels.Globals(&want, &num, &den, budget, capacity, norm, false) })
+			budget, capacity, norm, most := 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30)
+			kernels.Globals((*[16]float32)(g.floats()), &num, &den, budget, capacity, norm, most, r.IntN(2) == 0)
+			generic(func() { kernels.Globals(&want, &num, &den, budget, capacity, norm, most, false) })
 			require.Equal(t, bitsOf(want[:]), bitsOf(g.floats()))
 			g.check(t)
 		}

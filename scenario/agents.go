@@ -32,6 +32,18 @@ const (
 // servingCapacityPermille is capacity over the mean unconstrained demand, by tier; rule 13.5.
 var servingCapacityPermille = [3]uint64{750, 600, 450}
 
+// agentTables are the sizes of rule 13.3 for the kernels.
+var agentTables = makeAgentTables()
+
+func makeAgentTables() (t kernels.RequestTables) {
+	t = requestTables
+	for i := range t.Pages {
+		t.Pages[i] *= agentPromptPages
+		t.Output[i] *= agentOutputTokens
+	}
+	return t
+}
+
 // NewAgents makes a source for environments of the serving profile on a server like the preset.
 func NewAgents(slots, steps int, d Difficulty, p kv.Preset) (*Agents, error) {
 	s, err := NewSynthetic(slots, steps, d)
@@ -42,6 +54,7 @@ func NewAgents(slots, steps int, d Difficulty, p kv.Preset) (*Agents, error) {
 		return nil, err
 	}
 	a := &Agents{Synthetic: *s, preset: p, rate: nominalRate(&p, slots)}
+	a.tables = &agentTables
 	for k, n := range outputTokens {
 		a.spans[k] = uint16((agentOutputTokens*uint32(n) + a.rate - 1) / a.rate)
 	}
@@ -104,8 +117,9 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 	}
 	sum.requests += uint32(e.NumInitial) - numTenants
 	var words [256]Word
+	var needs [256]uint32
 	for t := 0; t <= s.steps; t++ {
-		n, _ := s.Synthetic.Arrive(e, t, words[:], nil)
+		n, _ := s.Arrive(e, t, words[:], needs[:])
 		sum.requests += uint32(n)
 		if t == s.steps {
 			break // what arrives now is admitted later
@@ -169,16 +183,6 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 		q.LastAccess = -int16(rng.Field(w, 57, 3))
 	}
 	return q
-}
-
-// Arrive implements Source.
-func (s *Agents) Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32) {
-	n, _ = s.Synthetic.Arrive(e, step, out, nil)
-	for i := range needs[:min(n, len(needs))] {
-		needs[i] = Need(s.Demand(e, out[i]))
-		qp += needs[i] & kernels.DemandMask
-	}
-	return n, qp
 }
 
 // Tables implements Source: a turn's ref is no field of a table.

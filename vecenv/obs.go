@@ -213,34 +213,32 @@ func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
 		v.servingGlobals(row, stream)
 		return
 	}
-	kernels.Globals(row, num, &r.den, e.BudgetQP, e.CapacityQP, e.TokenNorm, stream)
+	kernels.Globals(row, num, &r.den, e.BudgetQP, e.CapacityQP, e.TokenNorm, 1500, stream)
 }
 
 // denominators are those of the global values that no episode changes.
 func (r *rules) denominators() [GlobalFeatures]int32 {
 	slots, steps, queue := int32(r.slots), r.steps, int32(r.queueCap)
 	return [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
-		12: 1, 13: 16, 14: 1, 15: 1500}
+		12: 1, 13: 16, 14: 1, 15: 1}
 }
 
-// servingGlobals writes the global values of the serving profile, some of which mean something else and do not fit into 31 bits;
-// rule 13.22.
+// servingGlobals writes the global values of the serving profile, some of which mean something else; rule 13.22.
 func (v *env) servingGlobals(row *[GlobalFeatures]float32, stream bool) {
-	r, e := v.rules, &v.Episode
-	num, den := &v.scratch.fnum, &v.scratch.fden
-	for i, n := range v.scratch.num {
-		num[i], den[i] = float32(n), float32(r.den[i])
-	}
-	budget := float32(e.BudgetQP)
-	den[0], den[1], den[7], den[12] = budget, float32(e.CapacityQP), budget, budget
+	r, e, num := v.rules, &v.Episode, &v.scratch.num
 	queue, oldest := int32(r.queueCap), max(0, v.Step-v.tally.Oldest)
-	num[4] = float32(min(v.QueueLen, queue))
-	num[5] = float32(max(-queue, min(queue, v.Growth)))
-	num[6] = float32(min(oldest, r.maxWait))
-	num[14], den[14] = float32(min(v.tally.Goodput, e.GoodNorm)), float32(e.GoodNorm)
+	num[4] = min(v.QueueLen, queue)
+	num[5] = max(-queue, min(queue, v.Growth))
+	num[6] = min(oldest, r.maxWait)
 	most := uint64(r.maxWait) * uint64(e.RequestNorm)
-	num[15], den[15] = float32(min(uint64(v.tally.FirstWaits), most)), float32(most)
-	kernels.Quotients(row, num, den, stream)
+	good, waits := min(v.tally.Goodput, e.GoodNorm), min(uint64(v.tally.FirstWaits), most)
+	if e.GoodNorm|most < 1<<31 {
+		num[14], num[15] = int32(good), int32(waits)
+		kernels.Globals(row, num, &r.den, e.BudgetQP, e.CapacityQP, uint32(e.GoodNorm), uint32(most), stream)
+		return
+	}
+	kernels.Globals(row, num, &r.den, e.BudgetQP, e.CapacityQP, 1, 1, stream) // a long trace
+	row[14], row[15] = float32(good)/float32(e.GoodNorm), float32(waits)/float32(most)
 }
 
 // lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.

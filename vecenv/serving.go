@@ -115,6 +115,9 @@ func newServingRules(p *kv.Preset) *servingRules {
 // and every sequence that is live may have to wait again.
 func ticketCap(slots int) int { return slots + slots/2 }
 
+// maxQueue bounds the waiting requests up to which an environment lets more arrive.
+const maxQueue = 256 / 2
+
 // maxWake bounds the steps that Wake, Born and Since count.
 const maxWake = 32_767
 

@@ -131,27 +131,23 @@ func (l *lane) start(s uint, ref uint32, born, admit int16) {
 	l.Ref[s], l.Born[s], l.Admit[s] = ref, born, admit // Moving and Wake are written when they begin to mean something
 }
 
-// arriveTickets lets the step's new requests join the queue; rule 13.20. The words' place in the queue of the seed profile
-// serves as their buffer.
+// arriveTickets lets the step's new requests join the queue; rule 13.20.
 func (v *env) arriveTickets() {
 	n := int(v.QueueLen)
-	room := v.queue[:max(0, v.rules.queueCap-n)]
-	arrived, _ := v.rules.source.Arrive(&v.Episode, int(v.Step), room, nil)
-	taken := min(arrived, len(room))
-	for _, word := range room[:taken] {
+	room := max(0, v.rules.queueCap-n)
+	words := v.scratch.words[:room]
+	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), words, v.scratch.needs[:room])
+	taken := min(arrived, room)
+	v.PendingQP += qp
+	for i, word := range words[:taken] {
 		q := v.rules.source.Decode(&v.Episode, word)
-		if n >= len(v.tickets) {
-			break
-		}
-		v.tickets[n] = ticket{Private: q.PromptTokens, Ref: q.Ref, Remaining: q.OutputTokens, Born: int16(v.Step), Since: int16(v.Step), Priority: q.Priority,
+		v.tickets[n+i] = ticket{Private: q.PromptTokens, Ref: q.Ref, Remaining: q.OutputTokens, Born: int16(v.Step), Since: int16(v.Step), Priority: q.Priority,
 			Prefix: q.Prefix, Type: uint8(q.Type), Codes: q.Codes}
-		n++
-		v.PendingQP += kv.Pages(q.PromptTokens) * kv.FP16QuarterPages
 	}
 	if taken > 0 {
 		v.tally.Oldest = min(v.tally.Oldest, v.Step)
 	}
-	v.QueueLen = int32(n)
+	v.QueueLen = int32(n + taken)
 	v.Counters.Arrived += uint32(arrived)
 	v.Counters.Rejected += uint32(arrived - taken)
 	v.Counters.Failures += uint32(arrived - taken)

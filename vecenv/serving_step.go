@@ -172,6 +172,16 @@ func (v *env) oldest(set *[4]uint64) (w int, s uint, ok bool) {
 	return w, s, ok
 }
 
+// work adds up the prefill that a set of slots has left.
+func (v *env) work(set *[4]uint64) (us int64) {
+	for w := range v.lanes {
+		for m := set[w&3]; m != 0; m &= m - 1 {
+			us += int64(v.lanes[w].Work[bits.TrailingZeros64(m)&63])
+		}
+	}
+	return us
+}
+
 // prefill spends the step's prefill time, oldest admission first, and returns what it spent, microseconds; rule 13.17.
 func (v *env) prefill() int64 {
 	var set [4]uint64
@@ -185,6 +195,13 @@ func (v *env) prefill() int64 {
 		return 0
 	}
 	budget := v.rules.serving.prefillUS
+	if work := v.work(&set); work < budget { // enough for all, and no order to look at
+		for w := range v.blocks {
+			v.blocks[w].Prefill &^= set[w&3]
+			v.blocks[w].Active |= set[w&3]
+		}
+		return work
+	}
 	left := budget
 	for left > 0 {
 		w, s, ok := v.oldest(&set)

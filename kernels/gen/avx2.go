@@ -374,7 +374,7 @@ func act2() {
 }
 
 func globals2() {
-	TEXT("globalsAVX2", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool)")
+	TEXT("globalsAVX2", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool)")
 	Pragma("noescape")
 	Doc("globalsAVX2 is Globals.")
 	dst := Load(Param("dst"), GP64())
@@ -400,7 +400,7 @@ func globals2() {
 		for _, x := range []struct {
 			name  string
 			lanes uint16
-		}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}} {
+		}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}, {"most", 1 << 15}} {
 			if lanes := uint8(x.lanes >> (8 * h)); lanes != 0 {
 				VBROADCASTSS(mustAddr(x.name), given)
 				VPBLENDD(U8(lanes), given, d, d)

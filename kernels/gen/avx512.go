@@ -266,7 +266,7 @@ func applyOps512(b Register, o acted512) {
 }
 
 func globals512() {
-	TEXT("globalsAVX512", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool)")
+	TEXT("globalsAVX512", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool)")
 	Pragma("noescape")
 	Doc("globalsAVX512 is Globals.")
 	dst := Load(Param("dst"), GP64())
@@ -289,7 +289,7 @@ func globals512() {
 	for _, x := range []struct {
 		name  string
 		lanes uint32
-	}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}} {
+	}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}, {"most", 1 << 15}} {
 		k, r := K(), GP32()
 		MOVL(U32(x.lanes), r)
 		KMOVW(r, k)
