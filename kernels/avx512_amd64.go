@@ -119,6 +119,21 @@ func contextAVX512(b *Block, set uint64) (tokens uint64)
 //go:noescape
 func decodeAVX512(b *Block, set uint64, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) (ok bool)
 
+// enqueueAVX512 is Enqueue.
+//
+//go:noescape
+func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
+
+// waitAVX512 is Wait.
+//
+//go:noescape
+func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
+
+// leaveAVX512 is Leave.
+//
+//go:noescape
+func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
+
 // fillAVX512 is Fill of whole lines.
 //
 //go:noescape

@@ -331,3 +331,26 @@ func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *
 	}
 	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
 }
+
+func enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {
+	if active == AVX512 {
+		enqueueAVX512(t, first, words, tables, step)
+		return
+	}
+	enqueueGeneric(t, first, words, tables, step)
+}
+
+func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
+	if active == AVX512 {
+		waitAVX512(t, n, step, old, room, pages, mul, w)
+		return
+	}
+	waitGeneric(t, n, step, old, room, pages, mul, w)
+}
+
+func leave(t *Tickets, stay uint32) int16 {
+	if active == AVX512 {
+		return leaveAVX512(t, stay)
+	}
+	return leaveGeneric(t, stay)
+}

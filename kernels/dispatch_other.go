@@ -95,3 +95,13 @@ func context(b *Block, set uint64) uint64 { return contextGeneric(b, set) }
 func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
 	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
 }
+
+func enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {
+	enqueueGeneric(t, first, words, tables, step)
+}
+
+func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
+	waitGeneric(t, n, step, old, room, pages, mul, w)
+}
+
+func leave(t *Tickets, stay uint32) int16 { return leaveGeneric(t, stay) }

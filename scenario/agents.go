@@ -198,6 +198,15 @@ func (s *Agents) Requests(e *Episode, words *[8]Word, count int, step int16, n *
 	requests(s, e, words, count, step, n)
 }
 
+// Enqueue implements Source.
+func (s *Agents) Enqueue(e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int) {
+	if first+len(words) <= kernels.TicketLanes {
+		kernels.Enqueue(t, first, words, s.tables, step)
+		return
+	}
+	enqueue(s, e, words, count, step, t, first)
+}
+
 // Demand implements Source.
 func (s *Agents) Demand(_ *Episode, w Word) (uint32, uint8) {
 	return agentPrompt(uint64(w)), prefixOf(uint64(w))

@@ -162,6 +162,11 @@ func (s *Synthetic) Requests(e *Episode, words *[8]Word, _ int, step int16, n *k
 	kernels.Requests(words, s.tables, &e.PrefixPages, step, 63, n)
 }
 
+// Enqueue implements Source.
+func (s *Synthetic) Enqueue(e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int) {
+	enqueue(s, e, words, count, step, t, first)
+}
+
 // Tables implements Source.
 func (s *Synthetic) Tables() *kernels.RequestTables { return s.tables }
 

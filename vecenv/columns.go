@@ -69,9 +69,9 @@ func Columns() (slots, env []Column) {
 	return columnsOf(reflect.TypeFor[block]()), columnsOf(reflect.TypeFor[head]())
 }
 
-// ServingColumns lists what the serving profile adds: the columns of 64 slots, of an environment, and of a waiting request.
+// ServingColumns lists what the serving profile adds: the columns of 64 slots, of an environment, and of 32 waiting requests.
 func ServingColumns() (slots, env, waiting []Column) {
-	return columnsOf(reflect.TypeFor[lane]()), columnsOf(reflect.TypeFor[tally]()), columnsOf(reflect.TypeFor[ticket]())
+	return columnsOf(reflect.TypeFor[lane]()), columnsOf(reflect.TypeFor[tally]()), columnsOf(reflect.TypeFor[kernels.Tickets]())
 }
 
 func columnsOf(t reflect.Type) []Column {

@@ -21,7 +21,7 @@ type env struct {
 
 	// Of the serving profile, whose waiting requests are tickets.
 	lanes   []lane // as blocks
-	tickets []ticket
+	tickets []kernels.Tickets
 	tally   *tally
 }
 
@@ -34,6 +34,7 @@ type scratch struct {
 	advanced  kernels.Advanced
 	passed    kernels.Passed
 	decoded   kernels.Decoded
+	waiting   kernels.Waiting
 	view      kernels.View
 
 	words [maxQueue + arriving]scenario.Word // requests that arrive in a step of the serving profile

@@ -50,7 +50,7 @@ var mutants = []mutant{
 	{"13.19 the end lingers", "serving_step.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},
 	{"13.20 swapped out in this step, not brought back in it", "serving_queue.go", "b.Swapped &^ l.Fresh &", "b.Swapped &"},
 	{"13.20 the watermark", "serving_queue.go", "v.usedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.usedQP()+need > v.Episode.BudgetQP"},
-	{"13.21 waiting for the first token", "serving_queue.go", "if k.Since < step && k.Flags&ticketFirst == 0 {", "if k.Flags&ticketFirst == 0 {"},
+	{"13.21 waiting for the first token", "serving_queue.go", "stay & w.Ready & w.Fresh", "stay & w.Fresh"},
 }
 
 // TestMutants builds each mutant (an overlay of one file: the tree is not touched) and runs the comparison on it.

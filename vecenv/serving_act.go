@@ -272,9 +272,10 @@ func (v *env) drop(w int, s uint) {
 		if (b.Prefill|b.Active)&bit == 0 {
 			waits = v.park(&k, l.Wake[s])
 		}
-		if waits && int(v.QueueLen) < len(v.tickets) {
-			v.tickets[v.QueueLen] = k
+		if waits && int(v.QueueLen) < ticketCap(v.rules.slots) {
+			v.setTicket(int(v.QueueLen), &k)
 			v.QueueLen++
+			v.PendingQP += kv.Pages(k.Private) * kv.FP16QuarterPages
 		}
 	}
 	v.remove(w, s)

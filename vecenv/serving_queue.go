@@ -3,6 +3,7 @@ package vecenv
 import (
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 )
@@ -56,62 +57,80 @@ func (v *env) swapIn() {
 
 // serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
 func (v *env) serveTickets() {
-	kept, pending, step, oldest := 0, uint32(0), int16(v.Step), int16(maxWake)
-	tickets := v.tickets[:v.QueueLen]
-	for i := range tickets {
-		k := &tickets[i]
-		qp := kv.Pages(k.Private) * kv.FP16QuarterPages
-		if k.Since < step && v.admitTicket(k, qp) {
-			continue
+	kept, oldest, n := 0, int16(maxWake), int(v.QueueLen)
+	for first := 0; first < n; first += kernels.TicketLanes {
+		t := &v.tickets[first/kernels.TicketLanes]
+		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
+		oldest = min(oldest, kernels.Leave(t, stay))
+		for i := range bits.OnesCount32(stay) {
+			if kept != first+i { // a group before has room
+				k := v.ticket(first + i)
+				v.setTicket(kept, &k)
+			}
+			kept++
 		}
-		if int32(step)-int32(k.Since) >= v.rules.maxWait {
-			v.Counters.Failures++
-			continue
-		}
-		if k.Since < step && k.Flags&ticketFirst == 0 {
-			v.tally.FirstWaits++
-		}
-		if kept != i {
-			tickets[kept] = *k
-		}
-		oldest = min(oldest, k.Since)
-		kept++
-		pending += qp
 	}
 	v.QueueLen = int32(kept)
-	v.PendingQP = pending
 	v.tally.Oldest = int32(oldest)
 }
 
+// serveGroup does it for the first n of a group of tickets, and tells which of them go on waiting.
+func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
+	used, limit, w := v.usedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
+	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
+	admitted := uint32(0)
+	for m := w.Fits; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
+		if v.admitTicket(t, bits.TrailingZeros32(m)) {
+			admitted |= m & -m
+		}
+	}
+	failed := w.Old &^ admitted
+	for m := failed; m != 0; m &= m - 1 {
+		v.PendingQP -= ticketQP(t, bits.TrailingZeros32(m))
+	}
+	v.Counters.Failures += uint32(bits.OnesCount32(failed))
+	stay = uint32(uint64(1)<<n-1) &^ (failed | admitted)
+	v.tally.FirstWaits += uint32(bits.OnesCount32(stay & w.Ready & w.Fresh))
+	return stay
+}
+
+// ticketQP is what a waiting request needs alone.
+func ticketQP(t *kernels.Tickets, i int) uint32 {
+	return kv.Pages(t.Private[i&(kernels.TicketLanes-1)]) * kv.FP16QuarterPages
+}
+
 // admitTicket places a waiting request if a slot is free and its memory fits.
-func (v *env) admitTicket(k *ticket, qp uint32) bool {
-	limit := v.Episode.BudgetQP - v.watermark()
-	if v.usedQP()+qp > limit || v.usedQP()+qp+v.prefixNeed(k.Prefix) > limit {
+func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
+	i &= kernels.TicketLanes - 1
+	limit, p, qp := v.Episode.BudgetQP-v.watermark(), t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
+	if v.usedQP()+qp+v.prefixNeed(p) > limit {
 		return false
 	}
 	w, s, ok := v.freeSlot()
 	if !ok {
 		return false
 	}
-	prefix := v.prefixTokens(k.Prefix)
-	q := scenario.Sequence{Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type), Codes: k.Codes}
+	prefix, private := v.prefixTokens(p), t.Private[i]
+	q := scenario.Sequence{Priority: t.Priority[i], Prefix: p, Type: kv.BlockType(t.Type[i]), Codes: t.Codes[i]}
 	b, l := &v.blocks[w], &v.lanes[w]
-	l.Work[s&63] = v.promptWork(k.Private, prefix, v.PrefixMul[k.Prefix&kv.MaxPrefixes] != 0)
-	if k.Flags&ticketAgain != 0 {
-		v.tally.WasteUS += uint64(l.Work[s&63])
+	work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
+	l.Work[s&63] = work
+	if t.Flags[i]&ticketAgain != 0 {
+		v.tally.WasteUS += uint64(work)
 	}
-	v.hold(k.Prefix)
-	b.place(s, &q, k.Private+prefix, kv.Prefill, 0)
-	b.Remaining[s&63] = k.Remaining
+	v.hold(p)
+	b.place(s, &q, private+prefix, kv.Prefill, 0)
+	b.Remaining[s&63] = t.Remaining[i]
 	b.LastAccess[s&63], b.Hotness[s&63] = int16(v.Step), 63
-	l.start(s, k.Ref, k.Born, int16(v.Step))
-	l.First |= uint64(k.Flags&ticketFirst) << s
-	l.Late |= uint64(k.Flags&ticketLate) >> 1 << s
+	l.start(s, t.Ref[i], t.Born[i], int16(v.Step))
+	l.First |= uint64(t.Flags[i]&ticketFirst) << s
+	l.Late |= uint64(t.Flags[i]&ticketLate) >> 1 << s
 	v.PrivateQP += qp
+	v.PendingQP -= qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
 	v.Counters.Admitted++
-	if k.Prefix != 0 {
-		v.touchSystem(int(k.Prefix & kv.MaxPrefixes))
+	if p != 0 {
+		v.touchSystem(int(p))
 	}
 	return true
 }
@@ -135,14 +154,14 @@ func (l *lane) start(s uint, ref uint32, born, admit int16) {
 func (v *env) arriveTickets() {
 	n := int(v.QueueLen)
 	room := max(0, v.rules.queueCap-n)
-	words := v.scratch.words[:room]
-	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), words, v.scratch.needs[:room])
+	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), v.scratch.words[:room], v.scratch.needs[:room])
 	taken := min(arrived, room)
 	v.PendingQP += qp
-	for i, word := range words[:taken] {
-		q := v.rules.source.Decode(&v.Episode, word)
-		v.tickets[n+i] = ticket{Private: q.PromptTokens, Ref: q.Ref, Remaining: q.OutputTokens, Born: int16(v.Step), Since: int16(v.Step), Priority: q.Priority,
-			Prefix: q.Prefix, Type: uint8(q.Type), Codes: q.Codes}
+	for done := 0; done < taken; {
+		at := (n + done) % kernels.TicketLanes
+		count := min(8, taken-done, kernels.TicketLanes-at)
+		v.rules.source.Enqueue(&v.Episode, (*[8]scenario.Word)(v.scratch.words[done:]), count, int16(v.Step), &v.tickets[(n+done)/kernels.TicketLanes], at)
+		done += count
 	}
 	if taken > 0 {
 		v.tally.Oldest = min(v.tally.Oldest, v.Step)

@@ -32,6 +32,9 @@ func avx512() {
 	due512()
 	context512()
 	decodeKernel512()
+	enqueue512()
+	wait512()
+	leave512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
@@ -1295,14 +1298,18 @@ type fields512 struct {
 	context                 OpmaskVirtual
 }
 
-// decode512 cuts the fields that arriving requests and initial sequences have in common.
+// decode512 cuts the fields that arriving requests and initial sequences have in common. Without the pages of the prefixes it leaves
+// prefixTokens alone.
 func decode512(r *request512, tables, pagesOf Register) (f fields512) {
 	f.types, f.context, f.worth = r.types(tables)
 	pages, table := r.pages(tables), ZMM()
-	f.prefix, f.prefixTokens = r.prefix(), ZMM()
-	VPMOVZXWQ(Mem{Base: pagesOf}, table)
-	VPERMQ(table, f.prefix, f.prefixTokens)
-	VPSLLQ(U8(7), f.prefixTokens, f.prefixTokens)
+	f.prefix = r.prefix()
+	if pagesOf != nil {
+		f.prefixTokens = ZMM()
+		VPMOVZXWQ(Mem{Base: pagesOf}, table)
+		VPERMQ(table, f.prefix, f.prefixTokens)
+		VPSLLQ(U8(7), f.prefixTokens, f.prefixTokens)
+	}
 	f.need = ZMM()
 	VPSLLQ(U8(2), pages, f.need)
 	f.tokens = r.field(18, 7)
