@@ -134,6 +134,11 @@ func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8
 //go:noescape
 func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
 
+// livesAVX512 is Lives.Add: eight words at a time, a qword each.
+//
+//go:noescape
+func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
+
 // fillAVX512 is Fill of whole lines.
 //
 //go:noescape

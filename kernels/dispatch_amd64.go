@@ -354,3 +354,10 @@ func leave(t *Tickets, stay uint32) int16 {
 	}
 	return leaveGeneric(t, stay)
 }
+
+func lives(l *Lives, words []uint64) (pageSteps, good uint64) {
+	if active == AVX512 {
+		return livesAVX512(l, &words[0], len(words))
+	}
+	return livesGeneric(l, words)
+}

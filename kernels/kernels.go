@@ -113,6 +113,9 @@ type Newcomers struct {
 	Cycle      [8]uint8
 
 	Type0, Type1, Type2, Prefill, Active uint8 // planes: bit i is newcomer i
+
+	Ref  [8]uint32 // serving profile: name of the session's present turn; no kernel looks at it, nor at Wake
+	Wake [8]int16  // serving profile: step in which it goes on while idle
 }
 
 // RequestTables say what the fields of a request's draw mean.

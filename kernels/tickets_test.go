@@ -79,6 +79,61 @@ func TestLeaveLevels(t *testing.T) {
 	})
 }
 
+func TestLivesLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(30)
+		for k := range rounds {
+			l := &kernels.Lives{Tables: randomTables(r), Rate: 1 + numbers(r, 0xFFFF-1), Steps: 1 + r.Uint32N(4096)}
+			if r.IntN(2) == 0 {
+				l.Steps = 1 + r.Uint32N(40)
+			}
+			for i := range l.Spans {
+				l.Spans[i] = 1 + uint16(numbers(r, 0xFFFE))
+			}
+			words := make([]uint64, r.IntN(40))
+			for i := range words {
+				words[i] = r.Uint64()>>16 | uint64(r.Uint32N(l.Steps))<<48
+			}
+			held, good := l.Add(words)
+			generic(func() {
+				wantHeld, wantGood := l.Add(words)
+				require.Equal(t, []uint64{wantHeld, wantGood}, []uint64{held, good}, "round %d", k)
+			})
+		}
+	})
+}
+
+func FuzzLives(f *testing.F) {
+	type input struct {
+		Tables kernels.RequestTables
+		Spans  [64]uint16
+		Rate   uint16
+		Steps  uint16
+		Words  [20]uint64
+		N      uint8
+	}
+	fuzzLevels(f, func(r *rand.Rand, in *input) {
+		in.Tables, in.Rate, in.Steps, in.N = *randomTables(r), uint16(1+r.IntN(60)), uint16(r.IntN(60)), uint8(r.IntN(21))
+		for i := range in.Spans {
+			in.Spans[i] = uint16(1 + r.IntN(12))
+		}
+		for i := range in.Words {
+			in.Words[i] = r.Uint64()
+		}
+	}, func(in input) []any {
+		repairTables(&in.Tables)
+		l := &kernels.Lives{Tables: &in.Tables, Spans: in.Spans, Rate: max(1, uint32(in.Rate)), Steps: 1 + uint32(in.Steps)%4096}
+		for i := range l.Spans {
+			l.Spans[i] = max(1, l.Spans[i])
+		}
+		for i, w := range in.Words {
+			in.Words[i] = w&(1<<48-1) | w>>48%uint64(l.Steps)<<48
+		}
+		held, good := l.Add(in.Words[:in.N%21])
+		return []any{held, good}
+	})
+}
+
 func FuzzTickets(f *testing.F) {
 	type input struct {
 		Tickets   kernels.Tickets

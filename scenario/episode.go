@@ -189,6 +189,7 @@ func initials(src Source, e *Episode, first int, n *kernels.Newcomers) int {
 		q.OutputTokens -= done
 		e.newcomer(n, i, &q.Sequence, q.Phase, q.Timer)
 		n.LastAccess[i], n.Hotness[i] = q.LastAccess, q.Hotness
+		n.Ref[i], n.Wake[i] = q.Ref, int16(q.Timer)
 	}
 	return count
 }

@@ -178,35 +178,26 @@ func (v *env) resetServing(id scenario.Identity) {
 	*v.tally = tally{Oldest: maxWake}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
-	for i := range int(v.Episode.NumInitial) {
-		q := src.Initial(&v.Episode, i)
-		v.placeInitial(&q)
+	a, n := &v.scratch.admission, &v.scratch.newcomers
+	v.startAdmission(a)
+	for first, placed := 0, uint(0); first < int(v.Episode.NumInitial); first += len(n.Need) {
+		held := a.Joins
+		count := src.Initials(&v.Episode, first, n)
+		n.Rate = [8]uint16{}
+		for i := range n.Cycle {
+			n.Cycle[i] &^= 15
+		}
+		for m := v.placeInitials(a, count); m != 0; m &= m - 1 { // one slot after the other
+			v.placeServing(placed, bits.TrailingZeros8(m), n, &held)
+			placed++
+		}
+	}
+	for p, joined := range a.Joins {
+		if joined != 0 {
+			v.hold(uint8(p))
+		}
 	}
 	v.arriveTickets()
-}
-
-// placeInitial puts an initial sequence into the lowest free slot if it fits into the budget.
-func (v *env) placeInitial(q *scenario.InitialSequence) {
-	w, s, ok := v.freeSlot()
-	if !ok {
-		return
-	}
-	shared := v.sharedNeed(q.Prefix)
-	own := q.PromptTokens + uint32(q.DoneTokens)
-	qp := kv.Pages(own) * kv.FP16QuarterPages
-	if v.usedQP()+qp+shared > v.Episode.BudgetQP {
-		return
-	}
-	b := &v.blocks[w]
-	b.place(s, &q.Sequence, own+v.prefixTokens(q.Prefix), q.Phase, q.Timer)
-	b.Remaining[s&63] = q.OutputTokens - q.DoneTokens
-	b.LastAccess[s&63] = q.LastAccess
-	b.Hotness[s&63] = q.Hotness
-	v.PrivateQP += qp
-	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
-	resident := v.PrefixMul[q.Prefix&kv.MaxPrefixes] != 0
-	v.hold(q.Prefix)
-	v.placeServing(w, s, q, resident)
 }
 
 // touchSystem is the access that an admission makes to its prefix's system entry; rule 7.4, without latency.
@@ -221,19 +212,18 @@ func (v *env) touchSystem(p int) {
 	}
 }
 
-// placeServing completes an initial sequence that has just been placed; rule 13.9. shared tells whether its prefix was
-// resident before.
-func (v *env) placeServing(w int, s uint, q *scenario.InitialSequence, shared bool) {
-	s &= 63
-	b, l := &v.blocks[w], &v.lanes[w]
-	l.start(s, q.Ref, 0, 0)
-	l.Wake[s] = int16(q.Timer)
-	b.Rate[s] = 0
-	b.Cycle[s] &^= 15
-	if q.Phase != kv.Prefill {
+// placeServing completes newcomer i, which has just been placed into a slot; rule 13.9. held are the prefixes that are resident before,
+// and with it its own.
+func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, held *[8]uint8) {
+	i &= 7
+	l, s, p := &v.lanes[slot/64], slot%64, n.Prefix[i]&kv.MaxPrefixes
+	l.start(s, n.Ref[i], 0, 0)
+	l.Wake[s] = n.Wake[i]
+	if n.Prefill>>i&1 == 0 {
 		l.First |= 1 << s
-		return
+	} else {
+		prefix := v.prefixTokens(p)
+		l.Work[s] = v.promptWork(n.Tokens[i]-prefix, prefix, held[p] != 0)
 	}
-	prefix := v.prefixTokens(q.Prefix)
-	l.Work[s] = v.promptWork(b.Tokens[s]-prefix, prefix, shared)
+	held[p] = 1
 }

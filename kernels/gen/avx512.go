@@ -35,6 +35,7 @@ func avx512() {
 	enqueue512()
 	wait512()
 	leave512()
+	lives512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
@@ -1220,9 +1221,14 @@ func (r *request512) pages(tables Register) VecVirtual {
 
 // output looks up the tokens to generate.
 func (r *request512) output(tables Register) VecVirtual {
+	return r.lookup(Mem{Base: tables, Disp: offTabOutput})
+}
+
+// lookup looks bits 25 to 30 up in a table of words.
+func (r *request512) lookup(table Mem) VecVirtual {
 	z, t, u := r.field(25, 6), ZMM(), ZMM()
-	VMOVDQU64(Mem{Base: tables, Disp: offTabOutput}, t)
-	VMOVDQU64(Mem{Base: tables, Disp: offTabOutput + 64}, u)
+	VMOVDQU64(table, t)
+	VMOVDQU64(table.Offset(64), u)
 	VPERMI2W(u, t, z)
 	VPANDQ_BCST(constant(uint64(0xFFFF)), z, z)
 	return z

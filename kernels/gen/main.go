@@ -134,6 +134,16 @@ var (
 	offWtFresh = int(unsafe.Offsetof(waiting.Fresh))
 )
 
+// Offsets of what lives depend on.
+var (
+	livesOf kernels.Lives
+
+	offLvTables = int(unsafe.Offsetof(livesOf.Tables))
+	offLvSpans  = int(unsafe.Offsetof(livesOf.Spans))
+	offLvRate   = int(unsafe.Offsetof(livesOf.Rate))
+	offLvSteps  = int(unsafe.Offsetof(livesOf.Steps))
+)
+
 // Offsets of what Decode tells.
 var (
 	decoded kernels.Decoded
