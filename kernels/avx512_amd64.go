@@ -147,6 +147,11 @@ func fillAVX512(dst *float32, lines int, x float32, stream bool)
 // storeFence orders streamed stores before all later ones.
 func storeFence()
 
+// prefetchLines asks for cache lines.
+//
+//go:noescape
+func prefetchLines(p *uint8, lines int)
+
 // rowsAVX512 is Rows of 16 lanes a group.
 //
 //go:noescape

@@ -361,3 +361,9 @@ func lives(l *Lives, words []uint64) (pageSteps, good uint64) {
 	}
 	return livesGeneric(l, words)
 }
+
+func prefetch(p []uint8) {
+	if active != Generic && len(p) >= 64 {
+		prefetchLines(&p[0], len(p)/64)
+	}
+}

@@ -107,3 +107,5 @@ func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul
 func leave(t *Tickets, stay uint32) int16 { return leaveGeneric(t, stay) }
 
 func lives(l *Lives, words []uint64) (pageSteps, good uint64) { return livesGeneric(l, words) }
+
+func prefetch([]uint8) {}

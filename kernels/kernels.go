@@ -360,3 +360,6 @@ func Fill(dst []float32, x float32, stream bool) { fill(dst, x, stream) }
 
 // Fence makes streamed stores visible before whatever the caller publishes next.
 func Fence() { fence() }
+
+// Prefetch asks for the whole cache lines of some memory, which should start on one. It changes nothing.
+func Prefetch(p []uint8) { prefetch(p) }

@@ -101,8 +101,8 @@ func at(knots []Knot, n int64) int64 {
 		return knots[0].NS
 	}
 	i := 1
-	for i < len(knots)-1 && n > knots[i].Tokens {
-		i++
+	for _, k := range knots[1 : len(knots)-1] { // all of them and no branch: a search would be mispredicted
+		i += int(uint64(k.Tokens-n) >> 63)
 	}
 	a, b := knots[i-1], knots[i]
 	return a.NS + (n-a.Tokens)*(b.NS-a.NS)/(b.Tokens-a.Tokens)

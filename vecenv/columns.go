@@ -123,7 +123,6 @@ func (b *block) place(s uint, q *scenario.Sequence, tokens uint32, phase kv.Phas
 	case kv.Decode, kv.Thinking:
 		b.Active |= bit
 	}
-	if q.Prefix != 0 {
-		b.Members[(q.Prefix-1)%kv.MaxPrefixes] |= bit
-	}
+	p := q.Prefix & kv.MaxPrefixes
+	b.Members[(p+kv.MaxPrefixes-1)%kv.MaxPrefixes] |= bit * uint64((p+kv.MaxPrefixes)>>3) // times 0 for no prefix: nothing could predict a branch
 }

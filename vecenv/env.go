@@ -35,6 +35,7 @@ type scratch struct {
 	passed    kernels.Passed
 	decoded   kernels.Decoded
 	waiting   kernels.Waiting
+	joins     [kv.MaxPrefixes + 1]uint8 // admitted tickets by prefix
 	view      kernels.View
 
 	words [maxQueue + arriving]scenario.Word // requests that arrive in a step of the serving profile

@@ -115,9 +115,9 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
+	o, slots := v.view(), v.rules.slots // first: its stores take some time until a kernel can load them as a whole
 	v.observeGlobals((*[GlobalFeatures]float32)(row), stream)
 	row = row[GlobalFeatures:]
-	o, slots := v.view(), v.rules.slots
 	for w := range v.blocks {
 		v.lookAt(w)
 		b, n := &v.blocks[w].Block, min(64, slots-64*w)
@@ -243,22 +243,16 @@ func (v *env) servingGlobals(row *[GlobalFeatures]float32, stream bool) {
 
 // lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.
 func (v *env) lastHoldersServing(o *kernels.Shared) {
-	o.Gain, o.Last = [8]uint32{}, [4]uint64{}
+	o.Last = [4]uint64{}
 	for p := 1; p <= kv.MaxPrefixes; p++ {
-		if v.PrefixMul[p] == 0 {
-			continue
-		}
 		n := 0
-		var mask [4]uint64
 		for w := range v.blocks {
-			mask[w&3] = v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped
-			n += bits.OnesCount64(mask[w&3])
+			n += bits.OnesCount64(v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped)
 		}
-		if n == 1 {
-			o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p])
-			for w := range o.Last {
-				o.Last[w] |= mask[w]
-			}
+		alone := (uint64(n^1) - 1) >> 63 // 1 if n is 1; no branch: nothing could predict it
+		o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p]) * uint32(alone)
+		for w := range v.blocks {
+			o.Last[w&3] |= v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped & -alone
 		}
 	}
 }

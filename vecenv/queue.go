@@ -83,10 +83,7 @@ func (v *env) startAdmission(a *kernels.Admission) {
 func (v *env) enter(a *kernels.Admission) {
 	step := int16(v.Step)
 	v.chargeSystems(&a.Joins)
-	for w := range v.blocks {
-		b := &v.blocks[w]
-		kernels.Touch(&b.Block, b.system(), &a.Joins, step)
-	}
+	v.touchSystems(&a.Joins)
 	for first := uint32(0); first < a.Taken; first += 8 {
 		count := int(min(8, a.Taken-first))
 		v.rules.source.Requests(&v.Episode, (*[8]scenario.Word)(a.Words[first:]), count, step, &v.scratch.newcomers)

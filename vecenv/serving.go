@@ -78,7 +78,10 @@ type servingMemory struct {
 	groups int // of tickets an environment
 }
 
-const tallyBytes = 64
+const (
+	tallyBytes   = 64
+	prefetchFrom = 4 << 20 // bytes of a batch
+)
 
 func newServingMemory(envs, width, slots int) *servingMemory {
 	m := &servingMemory{width: width, groups: ticketGroups(slots)}
@@ -95,6 +98,19 @@ func (m *servingMemory) at(i int) (*tally, []lane, []kernels.Tickets) {
 	tickets := lanes[m.width*int(unsafe.Sizeof(lane{})):]
 	return (*tally)(unsafe.Pointer(&part[0])), unsafe.Slice((*lane)(unsafe.Pointer(&lanes[0])), m.width),
 		unsafe.Slice((*kernels.Tickets)(unsafe.Pointer(&tickets[0])), m.groups)
+}
+
+// prefetch asks for what a step of environment i of the serving profile is going to read; only a long queue has more than that. Its parts
+// lie in several places, which the processor does not foresee, and there is time: a step takes longer than memory. Batches that fit into
+// the caches anyway lose 20 ns a step by it.
+func (b *Batch) prefetch(i int) {
+	if b.serving == nil || len(b.serving.bytes) < prefetchFrom {
+		return
+	}
+	const usual = tallyBytes + unsafe.Sizeof(lane{}) + unsafe.Sizeof(kernels.Tickets{})
+	kernels.Prefetch(b.serving.bytes[i*b.serving.stride:][:usual])
+	kernels.Prefetch(unsafe.Slice((*uint8)(unsafe.Pointer(&b.blocks[i*b.width])), unsafe.Sizeof(block{})))
+	kernels.Prefetch(unsafe.Slice((*uint8)(unsafe.Pointer(&b.heads[i])), unsafe.Sizeof(head{})))
 }
 
 // servingRules is what all serving environments of a batch share.

@@ -201,6 +201,9 @@ func (v *env) compressServing(b *block, s uint, sc *acted) {
 
 // lowerPrefixes compresses the shared pages of compressed sequences, once for all who share them; rule 13.13.
 func (v *env) lowerPrefixes(sc *acted) {
+	if sc.wantedQP == [kv.MaxPrefixes + 1]uint8{} {
+		return
+	}
 	for p := 1; p <= kv.MaxPrefixes; p++ {
 		want, have := sc.wantedQP[p], v.PrefixMul[p]
 		if want != 0 && want < have {

@@ -79,10 +79,14 @@ func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
 	used, limit, w := v.usedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
 	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
 	admitted := uint32(0)
+	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
 	for m := w.Fits; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
 		if v.admitTicket(t, bits.TrailingZeros32(m)) {
 			admitted |= m & -m
 		}
+	}
+	if admitted != 0 {
+		v.touchSystems(&v.scratch.joins)
 	}
 	failed := w.Old &^ admitted
 	for m := failed; m != 0; m &= m - 1 {
@@ -129,9 +133,7 @@ func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
 	v.PendingQP -= qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
 	v.Counters.Admitted++
-	if p != 0 {
-		v.touchSystem(int(p))
-	}
+	v.scratch.joins[p]++
 	return true
 }
 
@@ -200,15 +202,11 @@ func (v *env) resetServing(id scenario.Identity) {
 	v.arriveTickets()
 }
 
-// touchSystem is the access that an admission makes to its prefix's system entry; rule 7.4, without latency.
-func (v *env) touchSystem(p int) {
+// touchSystems are the accesses that admissions make to their prefixes' system entries; rule 7.4, without latency.
+func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
 	for w := range v.blocks {
 		b := &v.blocks[w]
-		for m := b.Members[p-1] & b.system(); m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			b.LastAccess[s] = int16(v.Step)
-			b.Hotness[s] = uint8(min(255, int(b.Hotness[s])+63))
-		}
+		kernels.Touch(&b.Block, b.system(), joins, int16(v.Step))
 	}
 }
 
