@@ -243,8 +243,8 @@ func (v *env) servingGlobals(row *[GlobalFeatures]float32, stream bool) {
 
 // lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.
 func (v *env) lastHoldersServing(o *kernels.Shared) {
-	o.Last = [4]uint64{}
-	for p := 1; p <= kv.MaxPrefixes; p++ {
+	o.Gain, o.Last = [8]uint32{}, [4]uint64{}
+	for p := 1; p <= int(v.Episode.NumPrefixes&kv.MaxPrefixes); p++ {
 		n := 0
 		for w := range v.blocks {
 			n += bits.OnesCount64(v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped)

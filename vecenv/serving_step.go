@@ -260,7 +260,7 @@ func (v *env) decodeTokens(running int, context, prefilled, busyQP int64) uint32
 	if left <= 0 {
 		return 0
 	}
-	return uint32(min(65_535, left*1000/r.preset.AttentionNS(r.decodeBase[running&511%257], context)))
+	return uint32(min(65_535, uint64(left*1000)/uint64(r.preset.AttentionNS(r.decodeBase[running&511%257], context))))
 }
 
 // decodeBlock generates up to n tokens on every slot of a set and returns their worth; rule 13.18. Where memory is short for all of
