@@ -45,11 +45,6 @@ func drawsAVX2(dst *[8]uint64, base uint64)
 //go:noescape
 func countsAVX2(u uint64, table *[8]uint16) (n int)
 
-// quotientsAVX2 is Quotients.
-//
-//go:noescape
-func quotientsAVX2(dst *[16]float32, num *[16]float32, den *[16]float32, stream bool)
-
 // maskRowsAVX2 is MaskRows of 16 lanes a group.
 //
 //go:noescape

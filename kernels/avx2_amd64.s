@@ -1638,30 +1638,6 @@ DATA avx2_38<>+30(SB)/1, $0x06
 DATA avx2_38<>+31(SB)/1, $0x07
 GLOBL avx2_38<>(SB), RODATA|NOPTR, $32
 
-// func quotientsAVX2(dst *[16]float32, num *[16]float32, den *[16]float32, stream bool)
-// Requires: AVX
-TEXT ·quotientsAVX2(SB), NOSPLIT, $0-25
-	MOVQ    dst+0(FP), AX
-	MOVQ    num+8(FP), CX
-	MOVQ    den+16(FP), DX
-	VMOVUPS (CX), Y0
-	VDIVPS  (DX), Y0, Y0
-	VMOVUPS 32(CX), Y1
-	VDIVPS  32(DX), Y1, Y1
-	MOVBLZX stream+24(FP), CX
-	TESTL   CX, CX
-	JNZ     stream
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VZEROUPPER
-	RET
-
-stream:
-	VMOVNTPS Y0, (AX)
-	VMOVNTPS Y1, 32(AX)
-	VZEROUPPER
-	RET
-
 // func maskRowsAVX2(dst *uint8, groups int, evict uint64, compress uint64, swap uint64)
 // Requires: AVX, AVX2
 TEXT ·maskRowsAVX2(SB), NOSPLIT, $32-40

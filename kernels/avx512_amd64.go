@@ -59,11 +59,6 @@ func drawsAVX512(dst *[8]uint64, base uint64)
 //go:noescape
 func countsAVX512(u uint64, table *[8]uint16) (n int)
 
-// quotientsAVX512 is Quotients.
-//
-//go:noescape
-func quotientsAVX512(dst *[16]float32, num *[16]float32, den *[16]float32, stream bool)
-
 // maskRowsAVX512 is MaskRows of 16 lanes a group.
 //
 //go:noescape

@@ -1689,26 +1689,6 @@ TEXT ·countsAVX512(SB), NOSPLIT, $0-24
 	VZEROUPPER
 	RET
 
-// func quotientsAVX512(dst *[16]float32, num *[16]float32, den *[16]float32, stream bool)
-// Requires: AVX, AVX512F
-TEXT ·quotientsAVX512(SB), NOSPLIT, $0-25
-	MOVQ    dst+0(FP), AX
-	MOVQ    num+8(FP), CX
-	MOVQ    den+16(FP), DX
-	VMOVUPS (CX), Z0
-	VDIVPS  (DX), Z0, Z0
-	MOVBLZX stream+24(FP), CX
-	TESTL   CX, CX
-	JNZ     stream
-	VMOVUPS Z0, (AX)
-	VZEROUPPER
-	RET
-
-stream:
-	VMOVNTPS Z0, (AX)
-	VZEROUPPER
-	RET
-
 // func maskRowsAVX512(dst *uint8, groups int, evict uint64, compress uint64, swap uint64)
 // Requires: AVX, AVX512F
 TEXT ·maskRowsAVX512(SB), NOSPLIT, $0-40

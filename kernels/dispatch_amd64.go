@@ -196,17 +196,6 @@ func counts(u uint64, table *[8]uint16) int {
 	return countsGeneric(u, table)
 }
 
-func quotients(dst, num, den *[16]float32, stream bool) {
-	switch active {
-	case AVX512:
-		quotientsAVX512(dst, num, den, stream)
-	case AVX2:
-		quotientsAVX2(dst, num, den, stream)
-	default:
-		quotientsGeneric(dst, num, den)
-	}
-}
-
 func maskRows(dst []uint8, evict, compress, swap uint64) {
 	switch active {
 	case AVX512:

@@ -58,8 +58,6 @@ func touch(b *Block, plane uint64, joins *[8]uint8, step int16) {
 
 func counts(u uint64, table *[8]uint16) int { return countsGeneric(u, table) }
 
-func quotients(dst, num, den *[16]float32, _ bool) { quotientsGeneric(dst, num, den) }
-
 func maskRows(dst []uint8, evict, compress, swap uint64) {
 	maskRowsGeneric(dst, evict, compress, swap)
 }

@@ -513,12 +513,6 @@ func countsGeneric(u uint64, table *[8]uint16) (n int) {
 	return n
 }
 
-func quotientsGeneric(dst, num, den *[16]float32) {
-	for i, n := range num {
-		dst[i] = n / den[i]
-	}
-}
-
 func globalsGeneric(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32) {
 	for i, n := range num {
 		dst[i] = float32(n) / float32(den[i])

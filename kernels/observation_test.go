@@ -28,23 +28,6 @@ func TestGlobalsLevels(t *testing.T) {
 	})
 }
 
-func TestQuotientsLevels(t *testing.T) {
-	onEachLevel(t, func(t *testing.T) {
-		r := random(7)
-		for range rounds {
-			var num, den, want [16]float32
-			g := newGuarded(t, 64)
-			got := (*[16]float32)(g.floats())
-			for i := range num {
-				num[i], den[i] = float32(int32(r.Uint32())), float32(1+r.Uint32())
-			}
-			kernels.Quotients(got, &num, &den, r.IntN(2) == 0)
-			generic(func() { kernels.Quotients(&want, &num, &den, false) })
-			require.Equal(t, bitsOf(want[:]), bitsOf(got[:]))
-		}
-	})
-}
-
 func TestMaskRowsLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(8)

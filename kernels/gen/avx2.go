@@ -23,7 +23,6 @@ func avx2() {
 	prefixes2()
 	draws2()
 	counts2()
-	quotients2()
 	maskRows2()
 	arrivals2()
 	arrive2()
@@ -964,22 +963,6 @@ func counts2() {
 	Store(counted2(argument("u")), Return("n"))
 	VZEROUPPER()
 	RET()
-}
-
-func quotients2() {
-	TEXT("quotientsAVX2", NOSPLIT, "func(dst, num, den *[16]float32, stream bool)")
-	Pragma("noescape")
-	Doc("quotientsAVX2 is Quotients.")
-	dst := Load(Param("dst"), GP64())
-	num := Load(Param("num"), GP64())
-	den := Load(Param("den"), GP64())
-	var n [2]VecVirtual
-	for h := range n {
-		n[h] = YMM()
-		VMOVUPS(Mem{Base: num, Disp: 32 * h}, n[h])
-		VDIVPS(Mem{Base: den, Disp: 32 * h}, n[h], n[h])
-	}
-	end2(dst, n)
 }
 
 func maskRows2() {
