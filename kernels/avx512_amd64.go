@@ -134,6 +134,11 @@ func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
 //go:noescape
 func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 
+// livesInitialAVX512 is Lives.AddInitial.
+//
+//go:noescape
+func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
+
 // fillAVX512 is Fill of whole lines.
 //
 //go:noescape

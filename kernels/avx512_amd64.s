@@ -3875,13 +3875,13 @@ GLOBL avx512_58<>(SB), RODATA|NOPTR, $16
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
 TEXT ·livesAVX512(SB), NOSPLIT, $0-40
-	MOVQ         l+0(FP), AX
-	MOVQ         words+8(FP), CX
-	MOVQ         n+16(FP), DX
-	MOVQ         (AX), BX
-	MOVL         136(AX), SI
+	MOVQ         words+8(FP), AX
+	MOVQ         n+16(FP), CX
+	MOVQ         l+0(FP), DX
+	MOVQ         (DX), BX
+	MOVL         136(DX), SI
 	VPBROADCASTQ SI, Z0
-	MOVL         140(AX), SI
+	MOVL         140(DX), SI
 	VPBROADCASTQ SI, Z1
 	VPADDQ.BCST  avx512_16<>+0(SB), Z1, Z2
 	VPXORD       Z3, Z3, Z3
@@ -3890,100 +3890,100 @@ TEXT ·livesAVX512(SB), NOSPLIT, $0-40
 
 eight:
 	MOVQ          $-1, SI
-	BZHIQ         DX, SI, SI
+	BZHIQ         CX, SI, SI
 	KMOVB         SI, K1
-	VMOVDQU64.Z   (CX), K1, Z6
-	VPSRLQ        $0x30, Z6, Z7
-	VPSRLQ        $0x19, Z6, Z10
-	VPANDQ.BCST   avx512_25<>+0(SB), Z10, Z10
+	VMOVDQU64.Z   (AX), K1, Z6
+	VPSRLQ        $0x19, Z6, Z7
+	VPANDQ.BCST   avx512_25<>+0(SB), Z7, Z7
 	VMOVDQU64     64(BX), Z8
 	VMOVDQU64     128(BX), Z9
-	VPERMI2W      Z9, Z8, Z10
-	VPANDQ.BCST   avx512_29<>+0(SB), Z10, Z10
-	VPSRLQ        $0x0c, Z6, Z11
-	VPANDQ.BCST   avx512_25<>+0(SB), Z11, Z11
-	VMOVDQU64     (BX), Z8
-	VPERMB        Z8, Z11, Z11
-	VPANDQ.BCST   avx512_24<>+0(SB), Z11, Z11
-	VPSRLQ        $0x19, Z6, Z12
-	VPANDQ.BCST   avx512_25<>+0(SB), Z12, Z12
-	VMOVDQU64     8(AX), Z8
-	VMOVDQU64     72(AX), Z9
-	VPERMI2W      Z9, Z8, Z12
-	VPANDQ.BCST   avx512_29<>+0(SB), Z12, Z12
-	VPSUBQ.BCST   avx512_16<>+0(SB), Z12, Z12
-	VPSLLQ        $0x07, Z11, Z11
-	VPSRLQ        $0x12, Z6, Z8
-	VPANDQ.BCST   avx512_28<>+0(SB), Z8, Z8
-	VPADDQ        Z8, Z11, Z11
-	VPSUBQ.BCST   avx512_28<>+0(SB), Z11, Z11
-	VPADDQ        Z10, Z11, Z11
-	VPADDQ.BCST   avx512_17<>+0(SB), Z7, Z8
-	VPADDQ        Z12, Z8, Z9
-	VPSUBQ        Z8, Z2, Z13
-	VPMAXSQ       Z3, Z13, Z13
-	VPMULUDQ      Z0, Z13, Z13
-	VPMINUQ       Z10, Z13, Z13
+	VPERMI2W      Z9, Z8, Z7
+	VPANDQ.BCST   avx512_29<>+0(SB), Z7, Z7
+	VPSRLQ        $0x0c, Z6, Z8
+	VPANDQ.BCST   avx512_25<>+0(SB), Z8, Z8
+	VMOVDQU64     (BX), Z9
+	VPERMB        Z9, Z8, Z8
+	VPANDQ.BCST   avx512_24<>+0(SB), Z8, Z8
+	VPSRLQ        $0x19, Z6, Z9
+	VPANDQ.BCST   avx512_25<>+0(SB), Z9, Z9
+	VMOVDQU64     8(DX), Z10
+	VMOVDQU64     72(DX), Z11
+	VPERMI2W      Z11, Z10, Z9
+	VPANDQ.BCST   avx512_29<>+0(SB), Z9, Z9
+	VPSUBQ.BCST   avx512_16<>+0(SB), Z9, Z9
+	VPSLLQ        $0x07, Z8, Z8
+	VPSRLQ        $0x12, Z6, Z10
+	VPANDQ.BCST   avx512_28<>+0(SB), Z10, Z10
+	VPADDQ        Z10, Z8, Z8
+	VPSUBQ.BCST   avx512_28<>+0(SB), Z8, Z8
 	MOVBQZX       192(BX), SI
-	VPBROADCASTQ  SI, Z8
-	VPSRLQ        $0x00, Z6, Z14
-	VPANDQ.BCST   avx512_24<>+0(SB), Z14, Z14
-	VPCMPUQ       $0x01, Z8, Z14, K2
-	VPSRLQ        $0x2a, Z6, Z8
-	VPANDQ.BCST   avx512_26<>+0(SB), Z8, Z8
-	VPSRLQ        $0x28, Z6, Z14
-	VPANDQ.BCST   avx512_26<>+0(SB), Z14, Z14
-	VMOVDQA64.Z   Z14, K2, Z14
-	VPBROADCASTQ  avx512_17<>+0(SB), Z15
-	VPSLLVQ       Z8, Z15, Z15
-	VPBROADCASTQ  avx512_59<>+0(SB), Z16
-	VPSLLVQ       Z8, Z16, Z16
-	VPADDQ        Z10, Z16, Z16
-	VPCMPUQ.BCST  $0x06, avx512_60<>+0(SB), Z14, K2
-	VPCMPUQ       $0x01, Z1, Z9, K2, K2
-	VPADDQ        Z15, Z9, Z8
-	VPSUBQ        Z8, Z2, Z17
+	VPBROADCASTQ  SI, Z10
+	VPSRLQ        $0x00, Z6, Z11
+	VPANDQ.BCST   avx512_24<>+0(SB), Z11, Z11
+	VPCMPUQ       $0x01, Z10, Z11, K2
+	VPSRLQ        $0x28, Z6, Z10
+	VPANDQ.BCST   avx512_26<>+0(SB), Z10, Z10
+	VMOVDQA64.Z   Z10, K2, Z10
+	VPSRLQ        $0x2a, Z6, Z12
+	VPANDQ.BCST   avx512_26<>+0(SB), Z12, Z12
+	VPBROADCASTQ  avx512_17<>+0(SB), Z11
+	VPSLLVQ       Z12, Z11, Z11
+	VPBROADCASTQ  avx512_59<>+0(SB), Z13
+	VPSLLVQ       Z12, Z13, Z12
+	VPADDQ        Z7, Z12, Z12
+	VPSRLQ        $0x30, Z6, Z13
+	VPADDQ        Z7, Z8, Z8
+	VPADDQ.BCST   avx512_17<>+0(SB), Z13, Z14
+	VPADDQ        Z9, Z14, Z15
+	VPSUBQ        Z14, Z2, Z16
+	VPMAXSQ       Z3, Z16, Z16
+	VPMULUDQ      Z0, Z16, Z16
+	VPMINUQ       Z7, Z16, Z16
+	VPCMPQ.BCST   $0x06, avx512_60<>+0(SB), Z10, K2
+	VPCMPUQ       $0x01, Z1, Z15, K2, K2
+	VPADDQ        Z11, Z15, Z14
+	VPSUBQ        Z14, Z2, Z17
 	VPMAXSQ       Z3, Z17, Z17
 	VPMULUDQ      Z0, Z17, Z17
-	VPMINUQ       Z10, Z17, Z17
-	VPADDQ        Z17, Z13, K2, Z13
-	VPADDQ        Z16, Z11, K2, Z11
-	VPADDQ        Z12, Z8, K2, Z9
-	VPCMPUQ.BCST  $0x06, avx512_16<>+0(SB), Z14, K2
-	VPCMPUQ       $0x01, Z1, Z9, K2, K2
-	VPADDQ        Z15, Z9, Z8
-	VPSUBQ        Z8, Z2, Z17
+	VPMINUQ       Z7, Z17, Z17
+	VPADDQ        Z17, Z16, K2, Z16
+	VPADDQ        Z12, Z8, K2, Z8
+	VPADDQ        Z9, Z14, K2, Z15
+	VPCMPQ.BCST   $0x06, avx512_16<>+0(SB), Z10, K2
+	VPCMPUQ       $0x01, Z1, Z15, K2, K2
+	VPADDQ        Z11, Z15, Z14
+	VPSUBQ        Z14, Z2, Z17
 	VPMAXSQ       Z3, Z17, Z17
 	VPMULUDQ      Z0, Z17, Z17
-	VPMINUQ       Z10, Z17, Z17
-	VPADDQ        Z17, Z13, K2, Z13
-	VPADDQ        Z16, Z11, K2, Z11
-	VPADDQ        Z12, Z8, K2, Z9
-	VPCMPUQ.BCST  $0x06, avx512_17<>+0(SB), Z14, K2
-	VPCMPUQ       $0x01, Z1, Z9, K2, K2
-	VPADDQ        Z15, Z9, Z8
-	VPSUBQ        Z8, Z2, Z14
-	VPMAXSQ       Z3, Z14, Z14
-	VPMULUDQ      Z0, Z14, Z14
-	VPMINUQ       Z10, Z14, Z14
-	VPADDQ        Z14, Z13, K2, Z13
-	VPADDQ        Z16, Z11, K2, Z11
-	VPADDQ        Z12, Z8, K2, Z9
+	VPMINUQ       Z7, Z17, Z17
+	VPADDQ        Z17, Z16, K2, Z16
+	VPADDQ        Z12, Z8, K2, Z8
+	VPADDQ        Z9, Z14, K2, Z15
+	VPCMPQ.BCST   $0x06, avx512_17<>+0(SB), Z10, K2
+	VPCMPUQ       $0x01, Z1, Z15, K2, K2
+	VPADDQ        Z11, Z15, Z14
+	VPSUBQ        Z14, Z2, Z10
+	VPMAXSQ       Z3, Z10, Z10
+	VPMULUDQ      Z0, Z10, Z10
+	VPMINUQ       Z7, Z10, Z10
+	VPADDQ        Z10, Z16, K2, Z16
+	VPADDQ        Z12, Z8, K2, Z8
+	VPADDQ        Z9, Z14, K2, Z15
 	VPSRLQ        $0x21, Z6, Z6
 	VPANDQ.BCST   avx512_28<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_30<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
 	VPADDQ.BCST   avx512_61<>+0(SB), Z6, Z6
-	VPMULUDQ      Z6, Z13, Z13
-	VPADDQ.BCST   avx512_28<>+0(SB), Z11, Z11
-	VPSRLQ        $0x07, Z11, Z11
-	VPMINUQ       Z1, Z9, Z9
-	VPSUBQ        Z7, Z9, Z9
-	VPMULUDQ      Z9, Z11, Z6
+	VPMULUDQ      Z6, Z16, Z16
+	VPADDQ.BCST   avx512_28<>+0(SB), Z8, Z8
+	VPSRLQ        $0x07, Z8, Z8
+	VPMINUQ       Z1, Z15, Z15
+	VPSUBQ        Z13, Z15, Z15
+	VPMULUDQ      Z15, Z8, Z6
 	VPADDQ        Z6, Z4, K1, Z4
-	VPADDQ        Z13, Z5, K1, Z5
-	ADDQ          $0x40, CX
-	SUBQ          $0x08, DX
+	VPADDQ        Z16, Z5, K1, Z5
+	ADDQ          $0x40, AX
+	SUBQ          $0x08, CX
 	JHI           eight
 	VEXTRACTI64X4 $0x01, Z4, Y0
 	VPADDQ        Y4, Y0, Y0
@@ -4012,6 +4012,154 @@ GLOBL avx512_60<>(SB), RODATA|NOPTR, $8
 
 DATA avx512_61<>+0(SB)/8, $0x0000000000000032
 GLOBL avx512_61<>(SB), RODATA|NOPTR, $8
+
+// func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
+TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
+	MOVQ          n+16(FP), AX
+	MOVQ          $-1, CX
+	BZHIQ         AX, CX, CX
+	KMOVB         CX, K1
+	MOVQ          l+0(FP), AX
+	MOVQ          (AX), CX
+	MOVL          136(AX), DX
+	VPBROADCASTQ  DX, Z0
+	MOVL          140(AX), DX
+	VPBROADCASTQ  DX, Z1
+	VPADDQ.BCST   avx512_16<>+0(SB), Z1, Z2
+	VPXORD        Z3, Z3, Z3
+	MOVQ          draws+8(FP), DX
+	VMOVDQU64.Z   (DX), K1, Z4
+	VPSRLQ        $0x19, Z4, Z5
+	VPANDQ.BCST   avx512_25<>+0(SB), Z5, Z5
+	VMOVDQU64     64(CX), Z6
+	VMOVDQU64     128(CX), Z7
+	VPERMI2W      Z7, Z6, Z5
+	VPANDQ.BCST   avx512_29<>+0(SB), Z5, Z5
+	VPSRLQ        $0x0c, Z4, Z6
+	VPANDQ.BCST   avx512_25<>+0(SB), Z6, Z6
+	VMOVDQU64     (CX), Z7
+	VPERMB        Z7, Z6, Z6
+	VPANDQ.BCST   avx512_24<>+0(SB), Z6, Z6
+	VPSRLQ        $0x19, Z4, Z7
+	VPANDQ.BCST   avx512_25<>+0(SB), Z7, Z7
+	VMOVDQU64     8(AX), Z8
+	VMOVDQU64     72(AX), Z9
+	VPERMI2W      Z9, Z8, Z7
+	VPANDQ.BCST   avx512_29<>+0(SB), Z7, Z7
+	VPSUBQ.BCST   avx512_16<>+0(SB), Z7, Z7
+	VPSLLQ        $0x07, Z6, Z6
+	VPSRLQ        $0x12, Z4, Z8
+	VPANDQ.BCST   avx512_28<>+0(SB), Z8, Z8
+	VPADDQ        Z8, Z6, Z6
+	VPSUBQ.BCST   avx512_28<>+0(SB), Z6, Z6
+	MOVBQZX       192(CX), AX
+	VPBROADCASTQ  AX, Z8
+	VPSRLQ        $0x00, Z4, Z9
+	VPANDQ.BCST   avx512_24<>+0(SB), Z9, Z9
+	VPCMPUQ       $0x01, Z8, Z9, K2
+	VPSRLQ        $0x28, Z4, Z8
+	VPANDQ.BCST   avx512_26<>+0(SB), Z8, Z8
+	VMOVDQA64.Z   Z8, K2, Z8
+	VPSRLQ        $0x2a, Z4, Z10
+	VPANDQ.BCST   avx512_26<>+0(SB), Z10, Z10
+	VPBROADCASTQ  avx512_17<>+0(SB), Z9
+	VPSLLVQ       Z10, Z9, Z9
+	VPBROADCASTQ  avx512_59<>+0(SB), Z11
+	VPSLLVQ       Z10, Z11, Z10
+	VPADDQ        Z5, Z10, Z10
+	VPTESTMQ.BCST avx512_48<>+0(SB), Z4, K2, K2
+	VPTESTNMQ     Z8, Z8, K2, K3
+	VPSRLQ        $0x30, Z4, Z11
+	VPANDQ.BCST   avx512_25<>+0(SB), Z11, Z11
+	VPMULUDQ      Z5, Z11, Z11
+	VPSRLQ        $0x06, Z11, Z11
+	VPBROADCASTQ  avx512_16<>+0(SB), Z13
+	VPBROADCASTQ  avx512_19<>+0(SB), Z12
+	VPSUBQ        Z11, Z5, Z14
+	VPSUBQ.BCST   avx512_16<>+0(SB), Z14, Z15
+	VCVTUQQ2PD    Z15, Z15
+	VCVTUQQ2PD    Z0, Z16
+	VDIVPD        Z16, Z15, Z15
+	VCVTTPD2UQQ   Z15, Z15
+	KMOVB         K2, K2
+	VMOVDQA64     Z5, K2, Z14
+	VMOVDQA64     Z7, K2, Z15
+	VPSRLQ        $0x36, Z4, Z16
+	VPANDQ.BCST   avx512_49<>+0(SB), Z16, Z16
+	VPADDQ        Z16, Z13, K2, Z13
+	VPSUBQ.BCST   avx512_16<>+0(SB), Z8, K2, Z8
+	VMOVDQA64     Z10, K2, Z11
+	VPADDQ        Z11, Z6, Z6
+	VPADDQ        Z14, Z6, Z6
+	VPADDQ        Z15, Z13, Z11
+	VPSUBQ        Z13, Z2, Z15
+	VPMAXSQ       Z3, Z15, Z15
+	VPMULUDQ      Z0, Z15, Z15
+	VPMINUQ       Z14, Z15, Z15
+	VPCMPQ.BCST   $0x06, avx512_60<>+0(SB), Z8, K2
+	VPCMPUQ       $0x01, Z1, Z11, K2, K2
+	VPADDQ        Z9, Z11, Z13
+	VPSUBQ        Z13, Z2, Z14
+	VPMAXSQ       Z3, Z14, Z14
+	VPMULUDQ      Z0, Z14, Z14
+	VPMINUQ       Z5, Z14, Z14
+	VPADDQ        Z14, Z15, K2, Z15
+	VPADDQ        Z10, Z6, K2, Z6
+	VPADDQ        Z7, Z13, K2, Z11
+	VPCMPQ.BCST   $0x06, avx512_16<>+0(SB), Z8, K2
+	VPCMPUQ       $0x01, Z1, Z11, K2, K2
+	VPADDQ        Z9, Z11, Z13
+	VPSUBQ        Z13, Z2, Z14
+	VPMAXSQ       Z3, Z14, Z14
+	VPMULUDQ      Z0, Z14, Z14
+	VPMINUQ       Z5, Z14, Z14
+	VPADDQ        Z14, Z15, K2, Z15
+	VPADDQ        Z10, Z6, K2, Z6
+	VPADDQ        Z7, Z13, K2, Z11
+	VPCMPQ.BCST   $0x06, avx512_17<>+0(SB), Z8, K2
+	VPCMPUQ       $0x01, Z1, Z11, K2, K2
+	VPADDQ        Z9, Z11, Z13
+	VPSUBQ        Z13, Z2, Z2
+	VPMAXSQ       Z3, Z2, Z2
+	VPMULUDQ      Z0, Z2, Z2
+	VPMINUQ       Z5, Z2, Z2
+	VPADDQ        Z2, Z15, K2, Z15
+	VPADDQ        Z10, Z6, K2, Z6
+	VPADDQ        Z7, Z13, K2, Z11
+	VPSRLQ        $0x21, Z4, Z0
+	VPANDQ.BCST   avx512_28<>+0(SB), Z0, Z0
+	VPMULUDQ.BCST avx512_30<>+0(SB), Z0, Z0
+	VPSRLQ        $0x07, Z0, Z0
+	VPADDQ.BCST   avx512_61<>+0(SB), Z0, Z0
+	VPMULUDQ      Z0, Z15, Z15
+	VPADDQ.BCST   avx512_28<>+0(SB), Z6, Z6
+	VPSRLQ        $0x07, Z6, Z6
+	VPMINUQ       Z1, Z11, Z11
+	VPSUBQ        Z12, Z11, Z11
+	VPMULUDQ      Z11, Z6, Z0
+	VMOVDQA64     Z3, K3, Z0
+	VMOVDQA64     Z3, K3, Z15
+	VMOVDQA64.Z   Z0, K1, Z0
+	VMOVDQA64.Z   Z15, K1, Z15
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDQ        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDQ        X1, X0, X0
+	VPSHUFD       $0x4e, X0, X1
+	VPADDQ        X1, X0, X0
+	VMOVQ         X0, AX
+	MOVQ          AX, pageSteps+24(FP)
+	VEXTRACTI64X4 $0x01, Z15, Y0
+	VPADDQ        Y15, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDQ        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDQ        X0, X1, X1
+	VMOVQ         X1, AX
+	MOVQ          AX, good+32(FP)
+	VZEROUPPER
+	RET
 
 // func fillAVX512(dst *float32, lines int, x float32, stream bool)
 // Requires: AVX, AVX512F, SSE

@@ -356,3 +356,10 @@ func prefetch(p []uint8) {
 		prefetchLines(&p[0], len(p)/64)
 	}
 }
+
+func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
+	if active == AVX512 {
+		return livesInitialAVX512(l, draws, n)
+	}
+	return livesInitialGeneric(l, draws, n)
+}

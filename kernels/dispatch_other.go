@@ -107,3 +107,7 @@ func leave(t *Tickets, stay uint32) int16 { return leaveGeneric(t, stay) }
 func lives(l *Lives, words []uint64) (pageSteps, good uint64) { return livesGeneric(l, words) }
 
 func prefetch([]uint8) {}
+
+func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
+	return livesInitialGeneric(l, draws, n)
+}

@@ -297,8 +297,10 @@ func Touch(b *Block, plane uint64, joins *[8]uint8, step int16) { touch(b, plane
 //	for lane in u { for _, th := range table[:7] { if th <= lane { n++ } } }
 func Counts(u uint64, table *[8]uint16) (n int) { return counts(u, table) }
 
-// Globals divides integers as float32, dst[i] = num[i] / den[i]; stream is as in Rows. But den[0], den[7] and den[12] are budget, den[1] capacity, den[14] norm and
-// den[15] most, whatever den holds there. All must fit into 31 bits.
+// Globals divides integers as float32, where den[0], den[7] and den[12] are budget, den[1] capacity, den[14] norm and den[15] most,
+// whatever den holds there. All must fit into 31 bits. stream is as in Rows.
+//
+//	for i := range dst { dst[i] = num[i] / den[i] }
 func Globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool) {
 	globals(dst, num, den, budget, capacity, norm, most, stream)
 }

@@ -95,9 +95,17 @@ func TestLivesLevels(t *testing.T) {
 				words[i] = r.Uint64()>>16 | uint64(r.Uint32N(l.Steps))<<48
 			}
 			held, good := l.Add(words)
+			var draws [8]uint64
+			for i := range draws {
+				draws[i] = r.Uint64()
+			}
+			n := 1 + r.IntN(12)
+			initialHeld, initialGood := l.AddInitial(&draws, n)
 			generic(func() {
 				wantHeld, wantGood := l.Add(words)
 				require.Equal(t, []uint64{wantHeld, wantGood}, []uint64{held, good}, "round %d", k)
+				wantHeld, wantGood = l.AddInitial(&draws, n)
+				require.Equal(t, []uint64{wantHeld, wantGood}, []uint64{initialHeld, initialGood}, "round %d", k)
 			})
 		}
 	})
@@ -126,11 +134,13 @@ func FuzzLives(f *testing.F) {
 		for i := range l.Spans {
 			l.Spans[i] = max(1, l.Spans[i])
 		}
+		draws := [8]uint64(in.Words[:8])
 		for i, w := range in.Words {
 			in.Words[i] = w&(1<<48-1) | w>>48%uint64(l.Steps)<<48
 		}
 		held, good := l.Add(in.Words[:in.N%21])
-		return []any{held, good}
+		initialHeld, initialGood := l.AddInitial(&draws, 1+int(in.N%8))
+		return []any{held, good, initialHeld, initialGood}
 	})
 }
 

@@ -112,8 +112,10 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 	for p := 1; p <= numTenants; p++ {
 		sum.pageSteps += uint64(e.PrefixPages[p]) * uint64(s.steps+1)
 	}
-	for i := numTenants; i < int(e.NumInitial); i++ {
-		s.addInitial(&sum, rng.Draw(e.Key, rng.Initial, 0, uint32(i)))
+	var draws [8]uint64
+	for i := numTenants; i < int(e.NumInitial); i += len(draws) {
+		kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(i)))
+		sum.add(s.lives.AddInitial(&draws, int(e.NumInitial)-i))
 	}
 	sum.requests += uint32(e.NumInitial) - numTenants
 	var words [256]Word
@@ -137,22 +139,6 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 func (d *demandSum) add(pageSteps, good uint64) {
 	d.pageSteps += pageSteps
 	d.good += good
-}
-
-// addInitial adds the initial sequence that a draw gives.
-func (s *Agents) addInitial(sum *demandSum, w uint64) {
-	k := w >> 25 & 63
-	out := uint32(agentTables.Output[k])
-	done := rng.Scale(rng.Field(w, 48, 6), 6, out)
-	if typeOf[uint8(w)] != kv.Context || rng.Field(w, 62, 1) == 0 {
-		left := out - done
-		sum.add(s.lives.Life(w, agentPrompt(w)+done, 0, 1, left, (left+s.lives.Rate-1)/s.lives.Rate))
-		return
-	}
-	if turns := rng.Field(w, 40, 2); turns != 0 { // idle: the next turn is the first that counts
-		w -= 1 << 40
-		sum.add(s.lives.Life(w, agentPrompt(w)+out+toolTokens<<rng.Field(w, 42, 2), 0, 1+rng.Field(w, 54, 3), out, uint32(s.lives.Spans[k])))
-	}
 }
 
 // Initial implements Source; rule 13.6. The first numTenants sequences are the tenants' system prompts.

@@ -35,6 +35,7 @@ func avx512() {
 	wait512()
 	leave512()
 	lives512()
+	livesInitial512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
