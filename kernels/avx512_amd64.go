@@ -102,7 +102,7 @@ func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old i
 // dueAVX512 is Due.
 //
 //go:noescape
-func dueAVX512(steps *[64]int16, at int16) (plane uint64)
+func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 
 // contextAVX512 is Context.
 //

@@ -3245,11 +3245,11 @@ many:
 	VZEROUPPER
 	RET
 
-// func dueAVX512(steps *[64]int16, at int16) (plane uint64)
+// func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
-TEXT ·dueAVX512(SB), NOSPLIT, $0-24
+TEXT ·dueAVX512(SB), NOSPLIT, $0-32
 	MOVQ         steps+0(FP), AX
-	MOVWLSX      at+8(FP), CX
+	MOVWLSX      at+16(FP), CX
 	VPBROADCASTW CX, Z0
 	VMOVDQU16    (AX), Z1
 	VPCMPW       $0x02, Z0, Z1, K1
@@ -3259,7 +3259,9 @@ TEXT ·dueAVX512(SB), NOSPLIT, $0-24
 	KMOVD        K1, AX
 	SHLQ         $0x20, AX
 	ORQ          AX, CX
-	MOVQ         CX, plane+16(FP)
+	MOVQ         set+8(FP), AX
+	ANDQ         AX, CX
+	MOVQ         CX, plane+24(FP)
 	VZEROUPPER
 	RET
 

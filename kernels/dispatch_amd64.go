@@ -300,11 +300,11 @@ func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t
 	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }
 
-func due(steps *[Lanes]int16, at int16) uint64 {
+func due(steps *[Lanes]int16, set uint64, at int16) uint64 {
 	if active == AVX512 {
-		return dueAVX512(steps, at)
+		return dueAVX512(steps, set, at)
 	}
-	return dueGeneric(steps, at)
+	return dueGeneric(steps, set, at)
 }
 
 func context(b *Block, set uint64) uint64 {

@@ -86,7 +86,7 @@ func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t
 	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }
 
-func due(steps *[Lanes]int16, at int16) uint64 { return dueGeneric(steps, at) }
+func due(steps *[Lanes]int16, set uint64, at int16) uint64 { return dueGeneric(steps, set, at) }
 
 func context(b *Block, set uint64) uint64 { return contextGeneric(b, set) }
 

@@ -208,9 +208,10 @@ func timers(b *Block, idle, runs, linger uint64) (ended, woke, paused uint64) {
 	return ended, woke, paused
 }
 
-func dueGeneric(steps *[Lanes]int16, at int16) (plane uint64) {
-	for s, step := range steps {
-		plane |= uint64(uint32(int32(step)-int32(at)-1)>>31) << s // 1 where it is at most that
+func dueGeneric(steps *[Lanes]int16, set uint64, at int16) (plane uint64) {
+	for m := set; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		plane |= uint64(uint32(int32(steps[s])-int32(at)-1)>>31) << s // 1 where it is at most that
 	}
 	return plane
 }

@@ -171,10 +171,10 @@ func Advance(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Adva
 	advance(b, pages, step, used, limit, a)
 }
 
-// Due is the plane of the lanes whose step has come.
+// Due is the plane of those lanes of a set whose step has come.
 //
-//	for s, step := range steps { if step <= at { plane |= 1<<s } }
-func Due(steps *[Lanes]int16, at int16) (plane uint64) { return due(steps, at) }
+//	for s in set { if steps[s] <= at { plane |= 1<<s } }
+func Due(steps *[Lanes]int16, set uint64, at int16) (plane uint64) { return due(steps, set, at) }
 
 // Context adds up the tokens that the lanes of a plane hold.
 func Context(b *Block, set uint64) (tokens uint64) { return context(b, set) }

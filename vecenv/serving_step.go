@@ -68,7 +68,7 @@ func (v *env) wake() {
 		if idle == 0 {
 			continue
 		}
-		for m := idle & kernels.Due(&l.Wake, int16(v.Step)); m != 0; m &= m - 1 {
+		for m := kernels.Due(&l.Wake, idle, int16(v.Step)); m != 0; m &= m - 1 {
 			if b.Alive&m&-m != 0 { // an earlier slot may have preempted this one
 				v.wakeSlot(w, uint(bits.TrailingZeros64(m)))
 			}
@@ -291,7 +291,7 @@ func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok boo
 	b, l, d := &v.blocks[w], &v.lanes[w], &v.scratch.decoded
 	first, late := set&^l.First, uint64(0)
 	if first != 0 {
-		late = first & kernels.Due(&l.Born, int16(max(-1, v.Step-v.rules.maxWait-1)))
+		late = kernels.Due(&l.Born, first, int16(max(-1, v.Step-v.rules.maxWait-1)))
 	}
 	if !kernels.Decode(&b.Block, set, l.Late|late, n, int16(v.Step), room, &v.PrefixMul, &v.rules.serving.worth, d) {
 		return 0, false

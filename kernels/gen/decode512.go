@@ -10,7 +10,7 @@ import (
 
 // due512 is the plane of those of 64 words that are at most a bound.
 func due512() {
-	TEXT("dueAVX512", NOSPLIT, "func(steps *[64]int16, at int16) (plane uint64)")
+	TEXT("dueAVX512", NOSPLIT, "func(steps *[64]int16, set uint64, at int16) (plane uint64)")
 	Pragma("noescape")
 	Doc("dueAVX512 is Due.")
 	steps, at := argument("steps"), ZMM()
@@ -24,7 +24,7 @@ func due512() {
 		KMOVD(k, halves[h].As32())
 	}
 	SHLQ(U8(32), halves[1])
-	Store(or(halves[0], halves[1]), Return("plane"))
+	Store(and(or(halves[0], halves[1]), argument("set")), Return("plane"))
 	VZEROUPPER()
 	RET()
 }
