@@ -112,11 +112,6 @@ func BenchmarkCounts(b *testing.B) {
 	benchEach(b, func() { kernels.Counts(0x123456789ABCDEF0, &table) })
 }
 
-func BenchmarkQuotients(b *testing.B) {
-	var num, den, dst [16]float32
-	benchEach(b, func() { kernels.Quotients(&dst, &num, &den, false) })
-}
-
 func BenchmarkMaskRows(b *testing.B) {
 	row := make([]uint8, 256)
 	benchEach(b, func() { kernels.MaskRows(row, 0xFFFF, 0xFF, 0xF0F0) })

@@ -100,14 +100,14 @@ func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) {
 	}
 }
 
-func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool) {
+func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool) {
 	switch active {
 	case AVX512:
-		globalsAVX512(dst, num, den, budget, capacity, norm, stream)
+		globalsAVX512(dst, num, den, budget, capacity, norm, most, stream)
 	case AVX2:
-		globalsAVX2(dst, num, den, budget, capacity, norm, stream)
+		globalsAVX2(dst, num, den, budget, capacity, norm, most, stream)
 	default:
-		globalsGeneric(dst, num, den, budget, capacity, norm)
+		globalsGeneric(dst, num, den, budget, capacity, norm, most)
 	}
 }
 
@@ -194,17 +194,6 @@ func counts(u uint64, table *[8]uint16) int {
 		return countsAVX2(u, table)
 	}
 	return countsGeneric(u, table)
-}
-
-func quotients(dst, num, den *[16]float32, stream bool) {
-	switch active {
-	case AVX512:
-		quotientsAVX512(dst, num, den, stream)
-	case AVX2:
-		quotientsAVX2(dst, num, den, stream)
-	default:
-		quotientsGeneric(dst, num, den)
-	}
 }
 
 func maskRows(dst []uint8, evict, compress, swap uint64) {
@@ -309,4 +298,68 @@ func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t
 		return serveAVX512(b, &queue[0], &needs[0], 0, n, old, 0, a, t, pages, step, slots, s)
 	}
 	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
+}
+
+func due(steps *[Lanes]int16, set uint64, at int16) uint64 {
+	if active == AVX512 {
+		return dueAVX512(steps, set, at)
+	}
+	return dueGeneric(steps, set, at)
+}
+
+func context(b *Block, set uint64) uint64 {
+	if active == AVX512 {
+		return contextAVX512(b, set)
+	}
+	return contextGeneric(b, set)
+}
+
+func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+	if active == AVX512 {
+		return decodeAVX512(b, set, late, n, step, room, mul, worth, d)
+	}
+	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
+}
+
+func enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {
+	if active == AVX512 {
+		enqueueAVX512(t, first, words, tables, step)
+		return
+	}
+	enqueueGeneric(t, first, words, tables, step)
+}
+
+func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
+	if active == AVX512 {
+		waitAVX512(t, n, step, old, room, pages, mul, w)
+		return
+	}
+	waitGeneric(t, n, step, old, room, pages, mul, w)
+}
+
+func leave(t *Tickets, stay uint32) int16 {
+	if active == AVX512 {
+		return leaveAVX512(t, stay)
+	}
+	return leaveGeneric(t, stay)
+}
+
+func lives(l *Lives, words []uint64) (pageSteps, good uint64) {
+	if active == AVX512 {
+		return livesAVX512(l, &words[0], len(words))
+	}
+	return livesGeneric(l, words)
+}
+
+func prefetch(p []uint8) {
+	if active != Generic && len(p) >= 64 {
+		prefetchLines(&p[0], len(p)/64)
+	}
+}
+
+func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
+	if active == AVX512 {
+		return livesInitialAVX512(l, draws, n)
+	}
+	return livesInitialGeneric(l, draws, n)
 }

@@ -26,8 +26,8 @@ func enter(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables
 
 func act(b *Block, ops *[Lanes]uint8, pages *[8]uint16, a *Acted) { actGeneric(b, ops, pages, a) }
 
-func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, _ bool) {
-	globalsGeneric(dst, num, den, budget, capacity, norm)
+func globals(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, _ bool) {
+	globalsGeneric(dst, num, den, budget, capacity, norm, most)
 }
 
 func arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (int, uint32) {
@@ -58,8 +58,6 @@ func touch(b *Block, plane uint64, joins *[8]uint8, step int16) {
 
 func counts(u uint64, table *[8]uint16) int { return countsGeneric(u, table) }
 
-func quotients(dst, num, den *[16]float32, _ bool) { quotientsGeneric(dst, num, den) }
-
 func maskRows(dst []uint8, evict, compress, swap uint64) {
 	maskRowsGeneric(dst, evict, compress, swap)
 }
@@ -86,4 +84,30 @@ func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, 
 
 func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {
 	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
+}
+
+func due(steps *[Lanes]int16, set uint64, at int16) uint64 { return dueGeneric(steps, set, at) }
+
+func context(b *Block, set uint64) uint64 { return contextGeneric(b, set) }
+
+func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
+}
+
+func enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {
+	enqueueGeneric(t, first, words, tables, step)
+}
+
+func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
+	waitGeneric(t, n, step, old, room, pages, mul, w)
+}
+
+func leave(t *Tickets, stay uint32) int16 { return leaveGeneric(t, stay) }
+
+func lives(l *Lives, words []uint64) (pageSteps, good uint64) { return livesGeneric(l, words) }
+
+func prefetch([]uint8) {}
+
+func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
+	return livesInitialGeneric(l, draws, n)
 }

@@ -1,6 +1,6 @@
 // Package kernels holds the array functions that a step of the simulator needs, each in plain Go and, where the machine has them, in
 // AVX2 and AVX-512: use it below vecenv, where 64 slots are handled at once. It knows arrays, bit planes and tables; environments,
-// traffic and rewards live above it. A kernel's documentation is the loop that it does, and the plain Go next to it (generic.go, generic_observation.go) is what
+// traffic and rewards live above it. A kernel's documentation is the loop that it does, and the plain Go next to it (generic*.go, lives.go) is what
 // every level must equal, bit for bit.
 //
 //	kernel       what it does                                                      assembly
@@ -22,7 +22,14 @@
 //	Arrivals     draws eight requests                                              AVX2, AVX-512
 //	Arrive       Arrivals and how many of them there are                           AVX2, AVX-512
 //	Globals      the global values of an observation                               AVX2, AVX-512
-//	Quotients    sixteen divisions                                                 AVX2, AVX-512
+//	Decode       a serving step's generation of 64 slots, and what it is worth     AVX-512
+//	Context      tokens of a set of slots                                          AVX-512
+//	Due          slots whose step has come                                         AVX-512
+//	Enqueue      decodes eight requests into the queue of the serving profile      AVX-512
+//	Wait         what of that queue is ready, fits, and has waited too long        AVX-512
+//	Leave        takes requests out of that queue                                  AVX-512
+//	Lives        what requests hold and deliver on an unconstrained server         AVX-512
+//	Prefetch     asks for memory ahead                                             AVX2, AVX-512
 //	Rows         observation rows, slot by slot, float32                           AVX2, AVX-512, also streamed
 //	Columns      the same feature by feature                                       AVX2, AVX-512, also streamed
 //	ByteRows     Rows as bytes                                                     AVX2, AVX-512

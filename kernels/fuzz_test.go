@@ -131,6 +131,36 @@ func FuzzPass(f *testing.F) {
 	})
 }
 
+func FuzzDecode(f *testing.F) {
+	type input struct {
+		Block     kernels.Block
+		Pages     [8]uint16
+		Set, Late uint64
+		N         uint16
+		Step      int16
+		Room      uint32
+		Mul       [8]uint8
+		Worth     [8]uint32
+		Due       [kernels.Lanes]int16
+	}
+	fuzzLevels(f, func(r *rand.Rand, in *input) {
+		seedBlock(r, &in.Block, &in.Pages)
+		in.Set, in.Late, in.N, in.Step, in.Room = plane(r), plane(r), uint16(1+r.IntN(60)), 100, r.Uint32N(600)
+		mul, worth := randomWorth(r)
+		in.Mul, in.Worth = *mul, *worth
+	}, func(in input) []any {
+		repair(&in.Block, &in.Pages, in.Step)
+		for i := range in.Mul {
+			in.Mul[i], in.Worth[i] = []uint8{0, 1, 2, 4}[in.Mul[i]&3], in.Worth[i]%(1<<25)
+		}
+		set := in.Set & in.Block.Active &^ in.Block.Swapped
+		var d kernels.Decoded
+		context, due := kernels.Context(&in.Block, in.Set), kernels.Due(&in.Due, in.Set, in.Step)
+		ok := kernels.Decode(&in.Block, set, in.Late, uint32(in.N), in.Step, in.Room, &in.Mul, &in.Worth, &d)
+		return []any{ok, d, in.Block, context, due}
+	})
+}
+
 func FuzzPrefixes(f *testing.F) {
 	type input struct {
 		Blocks [4]kernels.Block
@@ -378,29 +408,25 @@ func FuzzPlanes(f *testing.F) {
 	})
 }
 
-func FuzzQuotients(f *testing.F) {
+func FuzzGlobals(f *testing.F) {
 	type input struct {
-		Num, Den               [16]int32
-		Budget, Capacity, Norm uint32
-		Stream                 bool
+		Num, Den                     [16]int32
+		Budget, Capacity, Norm, Most uint32
+		Stream                       bool
 	}
 	fuzzLevels(f, func(r *rand.Rand, in *input) {
 		for i := range in.Num {
 			in.Num[i], in.Den[i] = r.Int32(), r.Int32()
 		}
-		in.Budget, in.Capacity, in.Norm = r.Uint32(), r.Uint32(), r.Uint32()
+		in.Budget, in.Capacity, in.Norm, in.Most = r.Uint32(), r.Uint32(), r.Uint32(), r.Uint32()
 	}, func(in input) []any {
-		var num, den [16]float32
-		for i := range num {
-			in.Den[i] = max(1, in.Den[i]&0x7FFFFFFF)
-			num[i], den[i] = float32(in.Num[i]), float32(in.Den[i])
+		for i, x := range in.Den {
+			in.Den[i] = max(1, x&0x7FFFFFFF)
 		}
 		positive := func(x uint32) uint32 { return max(1, x&0x7FFFFFFF) }
 		globals, all := lines[float32](16)
-		kernels.Globals((*[16]float32)(globals), &in.Num, &in.Den, positive(in.Budget), positive(in.Capacity), positive(in.Norm), in.Stream)
-		quotients, rest := lines[float32](16)
-		kernels.Quotients((*[16]float32)(quotients), &num, &den, in.Stream)
+		kernels.Globals((*[16]float32)(globals), &in.Num, &in.Den, positive(in.Budget), positive(in.Capacity), positive(in.Norm), positive(in.Most), in.Stream)
 		kernels.Fence()
-		return []any{bitsOf(all), bitsOf(rest)}
+		return []any{bitsOf(all)}
 	})
 }

@@ -208,6 +208,50 @@ func timers(b *Block, idle, runs, linger uint64) (ended, woke, paused uint64) {
 	return ended, woke, paused
 }
 
+func dueGeneric(steps *[Lanes]int16, set uint64, at int16) (plane uint64) {
+	for m := set; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		plane |= uint64(uint32(int32(steps[s])-int32(at)-1)>>31) << s // 1 where it is at most that
+	}
+	return plane
+}
+
+func contextGeneric(b *Block, set uint64) (tokens uint64) {
+	for m := set; m != 0; m &= m - 1 {
+		tokens += uint64(b.Tokens[bits.TrailingZeros64(m)&63])
+	}
+	return tokens
+}
+
+func decodeGeneric(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+	qp := uint32(0)
+	for m := set; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		tokens := b.Tokens[s]
+		qp += (kv.Pages(tokens+min(n, uint32(b.Remaining[s]))) - kv.Pages(tokens)) << (b.level(s) & 31)
+	}
+	if qp > room {
+		return false
+	}
+	*d = Decoded{QP: qp}
+	for m := set; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		tokens, rest, unit := b.Tokens[s], b.Remaining[s], uint32(1)<<(b.level(s)&31)
+		k := min(n, uint32(rest))
+		d.Retained += (kv.Pages(tokens+k) - kv.Pages(tokens)) * unit * retention[b.code(s)]
+		d.Tokens += k
+		rest -= uint16(k)
+		b.Tokens[s], b.Remaining[s], b.Rate[s], b.LastAccess[s] = tokens+k, rest, uint16(k), step
+		b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63))
+		if shared := uint32(mul[b.Prefix[s]&kv.MaxPrefixes]); shared != 0 { // the coarser level counts
+			unit = min(unit, shared)
+		}
+		d.Worth += uint64(k) * uint64(kv.TokenWeight(uint32(b.Priority[s]))) * uint64(worth[unit&7]) << (1 &^ (late >> s & 1))
+		d.Finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
+	}
+	return true
+}
+
 func prefixesGeneric(b *Block, n int, pages *[8]uint16, s *Shared) {
 	blocks := unsafe.Slice(b, n)
 	*s = Shared{}
@@ -470,19 +514,13 @@ func countsGeneric(u uint64, table *[8]uint16) (n int) {
 	return n
 }
 
-func quotientsGeneric(dst, num, den *[16]float32) {
-	for i, n := range num {
-		dst[i] = n / den[i]
-	}
-}
-
-func globalsGeneric(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32) {
+func globalsGeneric(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32) {
 	for i, n := range num {
 		dst[i] = float32(n) / float32(den[i])
 	}
 	b := float32(budget)
 	dst[0], dst[1], dst[7], dst[12] = float32(num[0])/b, float32(num[1])/float32(capacity), float32(num[7])/b, float32(num[12])/b
-	dst[14] = float32(num[14]) / float32(norm)
+	dst[14], dst[15] = float32(num[14])/float32(norm), float32(num[15])/float32(most)
 }
 
 func maskRowsGeneric(dst []uint8, evict, compress, swap uint64) {

@@ -2,6 +2,7 @@ package kernels_test
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -216,6 +217,75 @@ func TestAdvanceLevels(t *testing.T) {
 		}
 		require.Positive(t, stalls, "some rounds fill the memory to the brim")
 	})
+}
+
+func TestDueLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(24)
+		for range rounds {
+			var steps [kernels.Lanes]int16
+			at, set, want := int16(r.Uint32()), plane(r), uint64(0)
+			for s := range steps {
+				steps[s] = []int16{int16(r.Uint32()), at, at + 1, at - 1, math.MaxInt16, math.MinInt16}[r.IntN(6)]
+				if steps[s] <= at {
+					want |= set & (1 << s)
+				}
+			}
+			require.Equal(t, want, kernels.Due(&steps, set, at))
+		}
+	})
+}
+
+func TestContextLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(25)
+		for range rounds {
+			var b kernels.Block
+			set, want := plane(r), uint64(0)
+			for s := range b.Tokens {
+				b.Tokens[s] = r.Uint32()
+				want += uint64(b.Tokens[s]) * (set >> s & 1)
+			}
+			require.Equal(t, want, kernels.Context(&b, set))
+		}
+	})
+}
+
+func TestDecodeLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(26)
+		full := 0
+		for k := range rounds {
+			pages := randomPages(r)
+			b := randomBlock(r, &pages)
+			before, want := *b, *b
+			set, late, step := b.Active&^b.Swapped&plane(r), plane(r), int16(r.IntN(4096))
+			n := []uint32{r.Uint32N(40), 1 + r.Uint32N(300), 0xFFFF}[r.IntN(3)]
+			mul, worth := randomWorth(r)
+			var got, ref kernels.Decoded
+			generic(func() {
+				require.True(t, kernels.Decode(&want, set, late, n, step, math.MaxUint32, mul, worth, &ref))
+			})
+			if ref.QP > 0 && r.IntN(4) == 0 {
+				full++
+				require.False(t, kernels.Decode(b, set, late, n, step, ref.QP-1, mul, worth, &got))
+				require.Equal(t, before, *b, "round %d", k)
+			}
+			require.True(t, kernels.Decode(b, set, late, n, step, ref.QP, mul, worth, &got))
+			require.Equal(t, ref, got, "round %d", k)
+			require.Equal(t, want, *b, "round %d", k)
+		}
+		require.Positive(t, full)
+	})
+}
+
+// randomWorth are levels of prefixes, and what tokens are worth by them, for Decode.
+func randomWorth(r *rand.Rand) (mul *[8]uint8, worth *[8]uint32) {
+	mul, worth = new([8]uint8), new([8]uint32)
+	for i := range mul {
+		mul[i], worth[i] = []uint8{0, 1, 2, 4}[r.IntN(4)], numbers(r, 1<<25-1)
+	}
+	return mul, worth
 }
 
 func TestPrefixesLevels(t *testing.T) {

@@ -19,28 +19,11 @@ func TestGlobalsLevels(t *testing.T) {
 			}
 			g := newGuarded(t, 64)
 			var want [16]float32
-			budget, capacity, norm := 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30)
-			kernels.Globals((*[16]float32)(g.floats()), &num, &den, budget, capacity, norm, r.IntN(2) == 0)
-			generic(func() { kernels.Globals(&want, &num, &den, budget, capacity, norm, false) })
+			budget, capacity, norm, most := 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30), 1+r.Uint32N(1<<30)
+			kernels.Globals((*[16]float32)(g.floats()), &num, &den, budget, capacity, norm, most, r.IntN(2) == 0)
+			generic(func() { kernels.Globals(&want, &num, &den, budget, capacity, norm, most, false) })
 			require.Equal(t, bitsOf(want[:]), bitsOf(g.floats()))
 			g.check(t)
-		}
-	})
-}
-
-func TestQuotientsLevels(t *testing.T) {
-	onEachLevel(t, func(t *testing.T) {
-		r := random(7)
-		for range rounds {
-			var num, den, want [16]float32
-			g := newGuarded(t, 64)
-			got := (*[16]float32)(g.floats())
-			for i := range num {
-				num[i], den[i] = float32(int32(r.Uint32())), float32(1+r.Uint32())
-			}
-			kernels.Quotients(got, &num, &den, r.IntN(2) == 0)
-			generic(func() { kernels.Quotients(&want, &num, &den, false) })
-			require.Equal(t, bitsOf(want[:]), bitsOf(got[:]))
 		}
 	})
 }

@@ -101,11 +101,11 @@ func at(knots []Knot, n int64) int64 {
 		return knots[0].NS
 	}
 	i := 1
-	for i < len(knots)-1 && n > knots[i].Tokens {
-		i++
+	for _, k := range knots[1 : len(knots)-1] { // all of them and no branch: a search would be mispredicted
+		i += int(uint64(k.Tokens-n) >> 63)
 	}
 	a, b := knots[i-1], knots[i]
-	return a.NS + (n-a.Tokens)*(b.NS-a.NS)/(b.Tokens-a.Tokens)
+	return a.NS + int64(uint64((n-a.Tokens)*(b.NS-a.NS))/uint64(b.Tokens-a.Tokens)) // nothing is negative: a signed division takes longer
 }
 
 // PrefillNS is the time to prefill m new tokens after p that are cached: m and p at most 2^25.
@@ -114,13 +114,14 @@ func (p *Preset) PrefillNS(m, cached int64) int64 {
 		return 0
 	}
 	pairs := m*cached + m*m/2 // at most 2^51
-	return at(p.Prefill, m) + pairs/1000*p.PairPS + pairs%1000*p.PairPS/1000
+	whole := int64(uint64(pairs) / 1000)
+	return at(p.Prefill, m) + whole*p.PairPS + int64(uint64((pairs-1000*whole)*p.PairPS)/1000)
 }
 
 // PrefillUS is PrefillNS in whole microseconds, rounded up, at most 2^31; it takes any number of tokens above 2^25 for that.
 func (p *Preset) PrefillUS(m, cached int64) uint32 {
 	m, cached = min(m, 1<<25), min(cached, 1<<25)
-	return uint32(min(1<<31, (p.PrefillNS(m, cached)+999)/1000))
+	return uint32(min(1<<31, uint64(p.PrefillNS(m, cached)+999)/1000))
 }
 
 // DecodeStepNS is the time of one decode step of running sequences with ctx tokens of context in all (at most 2^33).

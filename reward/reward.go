@@ -105,9 +105,13 @@ func (t *Totals) Score() int64 {
 	if t.Serving.GoodNorm == 0 {
 		return SeedScore(t.Failures, t.Tokens, t.TokenNorm, t.HeadroomTenths, t.Steps, t.UsedQP, t.BudgetQP, t.RetainedTwenty, t.LatencyMilli, t.RiskHundredths)
 	}
-	var terms Terms
-	terms.addServing(t)
-	return terms.Score(&ServingWeights)
+	return t.Serving.Score(t.Failures)
+}
+
+// Score is the score of the serving profile.
+func (s *ServingTotals) Score(failures uint32) int64 {
+	w := &ServingWeights
+	return floorDiv(w[Goodput]*s.goodput()+w[RequestPenalty]*s.requests(failures)+w[FirstTokenPenalty]*s.firstTokens()+w[WastePenalty]*s.waste(), scoreDivisor)
 }
 
 // SeedScore is the score of the seed profile from the totals of the same names, for those who have no Totals at hand.
@@ -120,15 +124,28 @@ func SeedScore(failures uint32, tokens uint64, norm uint32, tenths int32, steps,
 // addServing evaluates the terms of the serving profile.
 func (terms *Terms) addServing(t *Totals) {
 	s := &t.Serving
-	terms[Goodput] = share(s.Goodput, s.GoodNorm)
-	terms[RequestPenalty] = -share(2*uint64(t.Failures)+uint64(s.Late), 2*uint64(s.RequestNorm))
-	terms[FirstTokenPenalty] = -share(uint64(s.FirstWaits), uint64(s.MaxWait)*uint64(s.RequestNorm))
-	terms[WastePenalty] = -share(s.WasteUS, s.WindowUS)
+	terms[Goodput], terms[RequestPenalty], terms[FirstTokenPenalty], terms[WastePenalty] = s.goodput(), s.requests(t.Failures), s.firstTokens(), s.waste()
 }
+
+func (s *ServingTotals) goodput() int64 { return share(s.Goodput, s.GoodNorm) }
+
+func (s *ServingTotals) requests(failures uint32) int64 {
+	return -share(2*uint64(failures)+uint64(s.Late), 2*uint64(s.RequestNorm))
+}
+
+func (s *ServingTotals) firstTokens() int64 {
+	return -share(uint64(s.FirstWaits), uint64(s.MaxWait)*uint64(s.RequestNorm))
+}
+
+func (s *ServingTotals) waste() int64 { return -share(s.WasteUS, s.WindowUS) }
 
 // share is min(a/b, 1) in units of 2^-24, rounded toward zero.
 func share(a, b uint64) int64 {
-	hi, lo := bits.Mul64(min(a, b), TermOne)
+	a = min(a, b)
+	if a < 1<<40 { // as always but in windows of years
+		return int64(a * TermOne / b)
+	}
+	hi, lo := bits.Mul64(a, TermOne)
 	q, _ := bits.Div64(hi, lo, b)
 	return int64(q)
 }

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/kvgym/kvgym/internal/rng"
 	"github.com/kvgym/kvgym/kernels"
@@ -13,8 +14,7 @@ import (
 type Agents struct {
 	Synthetic
 	preset kv.Preset
-	rate   uint32     // nominal tokens a step
-	spans  [64]uint16 // steps that a turn takes at that rate, by the index of its output tokens
+	lives  kernels.Lives // at the nominal rate
 }
 
 const (
@@ -32,6 +32,18 @@ const (
 // servingCapacityPermille is capacity over the mean unconstrained demand, by tier; rule 13.5.
 var servingCapacityPermille = [3]uint64{750, 600, 450}
 
+// agentTables are the sizes of rule 13.3 for the kernels.
+var agentTables = makeAgentTables()
+
+func makeAgentTables() (t kernels.RequestTables) {
+	t = requestTables
+	for i := range t.Pages {
+		t.Pages[i] *= agentPromptPages
+		t.Output[i] *= agentOutputTokens
+	}
+	return t
+}
+
 // NewAgents makes a source for environments of the serving profile on a server like the preset.
 func NewAgents(slots, steps int, d Difficulty, p kv.Preset) (*Agents, error) {
 	s, err := NewSynthetic(slots, steps, d)
@@ -41,9 +53,10 @@ func NewAgents(slots, steps int, d Difficulty, p kv.Preset) (*Agents, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agents{Synthetic: *s, preset: p, rate: nominalRate(&p, slots)}
-	for k, n := range outputTokens {
-		a.spans[k] = uint16((agentOutputTokens*uint32(n) + a.rate - 1) / a.rate)
+	a := &Agents{Synthetic: *s, preset: p, lives: kernels.Lives{Tables: &agentTables, Rate: nominalRate(&p, slots), Steps: uint32(steps)}}
+	a.tables = &agentTables
+	for k, n := range agentTables.Output {
+		a.lives.Spans[k] = uint16((uint32(n) + a.lives.Rate - 1) / a.lives.Rate)
 	}
 	return a, nil
 }
@@ -55,7 +68,7 @@ func nominalRate(p *kv.Preset, slots int) uint32 {
 
 // Fingerprint implements Source.
 func (s *Agents) Fingerprint() string {
-	return fmt.Sprintf("agents/slots=%d/steps=%d/difficulty=%s/rate=%d/capacity=%d", s.slots, s.steps, s.difficulty, s.rate, s.preset.CapacityTokens)
+	return fmt.Sprintf("agents/slots=%d/steps=%d/difficulty=%s/rate=%d/capacity=%d", s.slots, s.steps, s.difficulty, s.lives.Rate, s.preset.CapacityTokens)
 }
 
 // Begin implements Source; rules 13.3 to 13.5.
@@ -99,58 +112,33 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 	for p := 1; p <= numTenants; p++ {
 		sum.pageSteps += uint64(e.PrefixPages[p]) * uint64(s.steps+1)
 	}
-	for i := numTenants; i < int(e.NumInitial); i++ {
-		s.addInitial(&sum, rng.Draw(e.Key, rng.Initial, 0, uint32(i)))
+	var draws [8]uint64
+	for i := numTenants; i < int(e.NumInitial); i += len(draws) {
+		kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(i)))
+		sum.add(s.lives.AddInitial(&draws, int(e.NumInitial)-i))
 	}
 	sum.requests += uint32(e.NumInitial) - numTenants
 	var words [256]Word
-	for t := 0; t <= s.steps; t++ {
-		n, _ := s.Synthetic.Arrive(e, t, words[:], nil)
+	var needs [128]uint32
+	most, waiting := s.slots/laneSlots*arrivalTableLen, 0
+	for t := range s.steps {
+		if waiting+most > len(words) {
+			sum.add(s.lives.Add(words[:waiting]))
+			waiting = 0
+		}
+		n, _ := s.Arrive(e, t, words[waiting:][:most], needs[:most])
+		waiting += n
 		sum.requests += uint32(n)
-		if t == s.steps {
-			break // what arrives now is admitted later
-		}
-		for _, w := range words[:min(n, len(words))] {
-			k := uint64(w) >> 25 & 63
-			s.addLife(&sum, uint64(w), agentPrompt(uint64(w)), t+1, t+firstTokenSteps, agentOutputTokens*uint32(outputTokens[k]), int(s.spans[k]))
-		}
 	}
+	sum.add(s.lives.Add(words[:waiting]))
+	n, _ := s.Arrive(e, s.steps, words[:most], needs[:most]) // these are admitted later
+	sum.requests += uint32(n)
 	return sum
 }
 
-// addInitial adds the initial sequence that a draw gives.
-func (s *Agents) addInitial(sum *demandSum, w uint64) {
-	out := agentOutputTokens * uint32(outputTokens[w>>25&63])
-	done := rng.Scale(rng.Field(w, 48, 6), 6, out)
-	if typeOf[uint8(w)] != kv.Context || rng.Field(w, 62, 1) == 0 {
-		left := out - done
-		s.addLife(sum, w, agentPrompt(w)+done, 0, 1, left, int((left+s.rate-1)/s.rate))
-		return
-	}
-	if turns := rng.Field(w, 40, 2); turns != 0 { // idle: the next turn is the first that counts
-		w -= 1 << 40
-		s.addLife(sum, w, agentPrompt(w)+out+toolTokens<<rng.Field(w, 42, 2), 0, 1+int(rng.Field(w, 54, 3)), out, int(s.spans[w>>25&63]))
-	}
-}
-
-// addLife adds the sequence of a word that holds memory from step held on and generates `left` tokens in the `span` steps from
-// start on, and then its session's further turns.
-func (s *Agents) addLife(sum *demandSum, w uint64, tokens uint32, held, start int, left uint32, span int) {
-	good := min(left, s.rate*uint32(max(0, s.steps-start+1)))
-	tokens += left
-	end := start + span - 1
-	if typeOf[uint8(w)] == kv.Context {
-		k := w >> 25 & 63
-		out, pause := agentOutputTokens*uint32(outputTokens[k]), rng.Field(w, 42, 2)
-		for turns := rng.Field(w, 40, 2); turns > 0 && end < s.steps; turns-- {
-			start = end + 2<<pause
-			good += min(out, s.rate*uint32(max(0, s.steps-start+1)))
-			tokens += toolTokens<<pause + out
-			end = start + int(s.spans[k]) - 1
-		}
-	}
-	sum.good += uint64(good) * uint64(kv.TokenWeight(rng.Scale(rng.Field(w, 33, 7), 7, 101)))
-	sum.pageSteps += uint64(kv.Pages(tokens)) * uint64(min(end, s.steps)-held+1)
+func (d *demandSum) add(pageSteps, good uint64) {
+	d.pageSteps += pageSteps
+	d.good += good
 }
 
 // Initial implements Source; rule 13.6. The first numTenants sequences are the tenants' system prompts.
@@ -171,27 +159,53 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 	return q
 }
 
-// Arrive implements Source.
-func (s *Agents) Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32) {
-	n, _ = s.Synthetic.Arrive(e, step, out, nil)
-	for i := range needs[:min(n, len(needs))] {
-		needs[i] = Need(s.Demand(e, out[i]))
-		qp += needs[i] & kernels.DemandMask
-	}
-	return n, qp
-}
-
 // Tables implements Source: a turn's ref is no field of a table.
 func (s *Agents) Tables() *kernels.RequestTables { return nil }
 
-// Initials implements Source.
+// Initials implements Source: those of the seed profile with larger sizes, but for what is idle between turns.
 func (s *Agents) Initials(e *Episode, first int, n *kernels.Newcomers) int {
-	return initials(s, e, first, n)
+	var draws [8]uint64
+	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
+	kernels.Initials(&draws, s.tables, &e.PrefixPages, n)
+	n.Wake = [8]int16{}
+	for i, w := range draws {
+		n.Ref[i] = refOf(w)
+		n.Cycle[i] &^= 15
+	}
+	for m := ^n.Active; m != 0; m &= m - 1 {
+		s.rest(&draws, bits.TrailingZeros8(m)&7, n)
+	}
+	if first == 0 {
+		e.systemEntries(&draws, n)
+		n.Ref, n.Wake = [8]uint32{4: n.Ref[4], 5: n.Ref[5], 6: n.Ref[6], 7: n.Ref[7]}, [8]int16{4: n.Wake[4], 5: n.Wake[5], 6: n.Wake[6], 7: n.Wake[7]}
+	}
+	return min(len(draws), int(e.NumInitial)-first)
+}
+
+// rest makes a newcomer one that is idle between turns; rule 13.6.
+func (s *Agents) rest(draws *[8]uint64, i int, n *kernels.Newcomers) {
+	w, left := draws[i], n.Remaining[i]
+	n.Remaining[i] = 0
+	own := kv.Pages(agentPrompt(w) + agentOutputTokens*uint32(outputTokens[w>>25&63]))
+	n.Tokens[i] += uint32(left)
+	n.Need[i] = own * kv.FP16QuarterPages
+	n.Wake[i] = 1 + int16(rng.Field(w, 54, 3))
+	n.Cycle[i] |= uint8(n.Wake[i])
+	n.LastAccess[i] = -int16(rng.Field(w, 57, 3))
 }
 
 // Requests implements Source.
 func (s *Agents) Requests(e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers) {
 	requests(s, e, words, count, step, n)
+}
+
+// Enqueue implements Source.
+func (s *Agents) Enqueue(e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int) {
+	if first+len(words) <= kernels.TicketLanes {
+		kernels.Enqueue(t, first, words, s.tables, step)
+		return
+	}
+	enqueue(s, e, words, count, step, t, first)
 }
 
 // Demand implements Source.
@@ -202,13 +216,18 @@ func (s *Agents) Demand(_ *Episode, w Word) (uint32, uint8) {
 // Decode implements Source; rule 13.3. One literal: Go builds a struct of so many fields in memory, and copying it there stalls.
 func (s *Agents) Decode(_ *Episode, word Word) Sequence {
 	w := uint64(word)
-	t, out := typeOf[uint8(w)], agentOutputTokens*uint32(outputTokens[w>>25&63])
-	ref := refAgent | out<<4 | rng.Field(w, 40, 4) // turns left, pause code
-	if t != kv.Context {                           // a move without a branch, which nothing could predict
+	return Sequence{PromptTokens: agentPrompt(w), OutputTokens: agentOutputTokens * outputTokens[w>>25&63], RateTokens: rateTokens[w>>31&3],
+		Priority: uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)), Prefix: prefixOf(w), Type: typeOf[uint8(w)], Codes: uint8(rng.Field(w, 40, 4)) << 4,
+		Ref: refOf(w)}
+}
+
+// refOf names the first turn of a session.
+func refOf(w uint64) uint32 {
+	ref := refAgent | agentOutputTokens*uint32(outputTokens[w>>25&63])<<4 | rng.Field(w, 40, 4) // turns left, pause code
+	if typeOf[uint8(w)] != kv.Context {                                                         // a move without a branch, which nothing could predict
 		ref = 0
 	}
-	return Sequence{PromptTokens: agentPrompt(w), OutputTokens: uint16(out), RateTokens: rateTokens[w>>31&3],
-		Priority: uint8(rng.Scale(rng.Field(w, 33, 7), 7, 101)), Prefix: prefixOf(w), Type: t, Codes: uint8(rng.Field(w, 40, 4)) << 4, Ref: ref}
+	return ref
 }
 
 func agentPrompt(w uint64) uint32 {

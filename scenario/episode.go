@@ -131,6 +131,9 @@ type Source interface {
 	Initials(e *Episode, first int, n *kernels.Newcomers) int
 	// Requests is Decode for the first count of eight words, as they are placed at a step.
 	Requests(e *Episode, words *[8]Word, count int, step int16, n *kernels.Newcomers)
+	// Enqueue is Decode for the first count of eight words, as they join the queue of a serving environment at a step: tickets from the
+	// first-th on. Where there are so many, up to eight may be overwritten.
+	Enqueue(e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int)
 	// Tables are those by which kernels.Enter decodes words, nil if they are decoded by Requests only.
 	Tables() *kernels.RequestTables
 	// MaxRate bounds the tokens that a sequence of the seed profile generates a step.
@@ -186,6 +189,7 @@ func initials(src Source, e *Episode, first int, n *kernels.Newcomers) int {
 		q.OutputTokens -= done
 		e.newcomer(n, i, &q.Sequence, q.Phase, q.Timer)
 		n.LastAccess[i], n.Hotness[i] = q.LastAccess, q.Hotness
+		n.Ref[i], n.Wake[i] = q.Ref, int16(q.Timer)
 	}
 	return count
 }
@@ -200,6 +204,15 @@ func requests(src Source, e *Episode, words *[8]Word, count int, step int16, n *
 		}
 		e.newcomer(n, i, &q, kv.Prefill, timer)
 		n.LastAccess[i], n.Hotness[i] = step, 63
+	}
+}
+
+// enqueue writes waiting requests one by one.
+func enqueue(src Source, e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int) {
+	for k, w := range words[:count] {
+		q, i := src.Decode(e, w), first+k
+		t.Private[i], t.Ref[i], t.Remaining[i], t.Born[i], t.Since[i] = q.PromptTokens, q.Ref, q.OutputTokens, step, step
+		t.Priority[i], t.Prefix[i], t.Type[i], t.Codes[i], t.Flags[i] = q.Priority, q.Prefix, uint8(q.Type), q.Codes, 0
 	}
 }
 

@@ -48,6 +48,7 @@ const (
 type Synthetic struct {
 	slots, steps int
 	difficulty   Difficulty
+	tables       *kernels.RequestTables
 }
 
 // NewSynthetic makes a source for environments of the given number of slots (a multiple of 16 from 16 to 256) and steps
@@ -59,7 +60,7 @@ func NewSynthetic(slots, steps int, d Difficulty) (*Synthetic, error) {
 	if d > All {
 		return nil, fmt.Errorf("difficulty: %d: allowed easy, medium, hard, all", d)
 	}
-	return &Synthetic{slots: slots, steps: steps, difficulty: d}, nil
+	return &Synthetic{slots: slots, steps: steps, difficulty: d, tables: &requestTables}, nil
 }
 
 // CheckShape tells whether an environment may have this many slots and steps.
@@ -139,7 +140,7 @@ func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
 func (s *Synthetic) Initials(e *Episode, first int, n *kernels.Newcomers) int {
 	var draws [8]uint64
 	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
-	kernels.Initials(&draws, &requestTables, &e.PrefixPages, n)
+	kernels.Initials(&draws, s.tables, &e.PrefixPages, n)
 	if first == 0 {
 		e.systemEntries(&draws, n)
 	}
@@ -160,11 +161,16 @@ func (e *Episode) systemEntries(draws *[8]uint64, n *kernels.Newcomers) {
 
 // Requests implements Source.
 func (s *Synthetic) Requests(e *Episode, words *[8]Word, _ int, step int16, n *kernels.Newcomers) {
-	kernels.Requests(words, &requestTables, &e.PrefixPages, step, 63, n)
+	kernels.Requests(words, s.tables, &e.PrefixPages, step, 63, n)
+}
+
+// Enqueue implements Source.
+func (s *Synthetic) Enqueue(e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int) {
+	enqueue(s, e, words, count, step, t, first)
 }
 
 // Tables implements Source.
-func (s *Synthetic) Tables() *kernels.RequestTables { return &requestTables }
+func (s *Synthetic) Tables() *kernels.RequestTables { return s.tables }
 
 // MaxRate implements Source.
 func (s *Synthetic) MaxRate() uint32 { return uint32(len(rateTokens)) }
@@ -176,15 +182,15 @@ func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n 
 	table := s.thresholds(e, t)
 	count, lanes := rng.Counter(e.Key, rng.Arrivals, t, 0), s.slots/laneSlots
 	if lanes <= 4 && cap(out) >= 8 && cap(needs) >= 8 {
-		n, qp = kernels.Arrive((*[8]Word)(out[:8]), (*[8]uint32)(needs[:8]), base, stamp, &requestTables, count, lanes, table, len(out))
+		n, qp = kernels.Arrive((*[8]Word)(out[:8]), (*[8]uint32)(needs[:8]), base, stamp, s.tables, count, lanes, table, len(out))
 	} else {
 		for i := uint64(0); lanes > 0; lanes, i = lanes-4, i+1 {
 			n += kernels.Counts(rng.Mix(rng.After(count, i))&(^uint64(0)>>(64-16*min(lanes, 4))), table)
 		}
-		qp = arriveEight(out, needs, base, stamp, n)
+		qp = s.arriveEight(out, needs, base, stamp, n)
 	}
 	for k := 8; k < min(n, len(out)); k += 8 {
-		qp += arriveEight(out[k:], needs[min(k, len(needs)):], rng.After(base, uint64(k)), stamp, n-k)
+		qp += s.arriveEight(out[k:], needs[min(k, len(needs)):], rng.After(base, uint64(k)), stamp, n-k)
 	}
 	return n, qp
 }
@@ -198,10 +204,10 @@ func (s *Synthetic) thresholds(e *Episode, t uint32) *[arrivalTableLen + 1]uint1
 }
 
 // arriveEight writes up to n requests, but no more than eight and no more than there is room for.
-func arriveEight(out []Word, needs []uint32, base, stamp uint64, n int) (qp uint32) {
+func (s *Synthetic) arriveEight(out []Word, needs []uint32, base, stamp uint64, n int) (qp uint32) {
 	var words [8]Word
 	var needed [8]uint32
-	kernels.Arrivals(&words, &needed, base, stamp, &requestTables)
+	kernels.Arrivals(&words, &needed, base, stamp, s.tables)
 	n = min(n, len(words), len(out))
 	copy(out, words[:n])
 	copy(needs, needed[:n])

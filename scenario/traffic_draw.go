@@ -248,3 +248,8 @@ func (t *Traffic) requestOf(w Word) *request {
 func privatePrompt(e *Episode, q *request, prefix uint8) uint32 {
 	return q.input - min(q.input-1, uint32(e.PrefixPages[prefix])*kv.PageTokens)
 }
+
+// Enqueue implements Source.
+func (t *Traffic) Enqueue(e *Episode, words *[8]Word, count int, step int16, q *kernels.Tickets, first int) {
+	enqueue(t, e, words, count, step, q, first)
+}

@@ -67,8 +67,8 @@ func (v *env) check() error {
 // pending recomputes what the private prompts of waiting requests need.
 func (v *env) pending() (qp uint32) {
 	if v.rules.serving != nil {
-		for i := range v.tickets[:v.QueueLen] {
-			qp += kv.Pages(v.tickets[i].Private) * kv.FP16QuarterPages
+		for i := range int(v.QueueLen) {
+			qp += kv.Pages(v.ticket(i).Private) * kv.FP16QuarterPages
 		}
 		return qp
 	}
@@ -145,7 +145,7 @@ func (v *env) checkHead() error {
 // queueRoom is how many waiting requests there may be.
 func (v *env) queueRoom() int {
 	if v.rules.serving != nil {
-		return len(v.tickets)
+		return ticketCap(v.rules.slots)
 	}
 	return v.rules.queueCap
 }
@@ -156,14 +156,14 @@ func (v *env) checkServing() error {
 		return fmt.Errorf("GoodNorm: %d, RequestNorm: %d: allowed at least 1", e.GoodNorm, e.RequestNorm)
 	}
 	oldest := int32(maxWake)
-	for i := range v.tickets[:v.QueueLen] {
-		oldest = min(oldest, int32(v.tickets[i].Since))
+	for i := range int(v.QueueLen) {
+		oldest = min(oldest, int32(v.ticket(i).Since))
 	}
 	if oldest != v.tally.Oldest {
 		return fmt.Errorf("Oldest: %d: allowed %d, what the tickets give", v.tally.Oldest, oldest)
 	}
-	for i := range v.tickets[:v.QueueLen] {
-		k := &v.tickets[i]
+	for i := range int(v.QueueLen) {
+		k := v.ticket(i)
 		switch {
 		case k.Private < 1 || k.Private > maxTokens || k.Remaining == 0:
 			return fmt.Errorf("ticket %d: %d private tokens, %d to generate: allowed 1 to 2^30, at least 1", i, k.Private, k.Remaining)

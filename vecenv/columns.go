@@ -69,9 +69,9 @@ func Columns() (slots, env []Column) {
 	return columnsOf(reflect.TypeFor[block]()), columnsOf(reflect.TypeFor[head]())
 }
 
-// ServingColumns lists what the serving profile adds: the columns of 64 slots, of an environment, and of a waiting request.
+// ServingColumns lists what the serving profile adds: the columns of 64 slots, of an environment, and of 32 waiting requests.
 func ServingColumns() (slots, env, waiting []Column) {
-	return columnsOf(reflect.TypeFor[lane]()), columnsOf(reflect.TypeFor[tally]()), columnsOf(reflect.TypeFor[ticket]())
+	return columnsOf(reflect.TypeFor[lane]()), columnsOf(reflect.TypeFor[tally]()), columnsOf(reflect.TypeFor[kernels.Tickets]())
 }
 
 func columnsOf(t reflect.Type) []Column {
@@ -123,7 +123,6 @@ func (b *block) place(s uint, q *scenario.Sequence, tokens uint32, phase kv.Phas
 	case kv.Decode, kv.Thinking:
 		b.Active |= bit
 	}
-	if q.Prefix != 0 {
-		b.Members[(q.Prefix-1)%kv.MaxPrefixes] |= bit
-	}
+	p := q.Prefix & kv.MaxPrefixes
+	b.Members[(p+kv.MaxPrefixes-1)%kv.MaxPrefixes] |= bit * uint64((p+kv.MaxPrefixes)>>3) // times 0 for no prefix: nothing could predict a branch
 }

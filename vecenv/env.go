@@ -21,7 +21,7 @@ type env struct {
 
 	// Of the serving profile, whose waiting requests are tickets.
 	lanes   []lane // as blocks
-	tickets []ticket
+	tickets []kernels.Tickets
 	tally   *tally
 }
 
@@ -33,11 +33,20 @@ type scratch struct {
 	acted     kernels.Acted
 	advanced  kernels.Advanced
 	passed    kernels.Passed
+	decoded   kernels.Decoded
+	waiting   kernels.Waiting
+	joins     [kv.MaxPrefixes + 1]uint8 // admitted tickets by prefix
 	view      kernels.View
 
-	num        [GlobalFeatures]int32   // of the observation's global values
-	fnum, fden [GlobalFeatures]float32 // the same in the serving profile
-	globals    [GlobalFeatures]float32 // before they become bytes
+	words [maxQueue + arriving]scenario.Word // requests that arrive in a step of the serving profile
+	needs [maxQueue + arriving]uint32        // what each of them needs
+
+	num     [GlobalFeatures]int32 // of the observation's global values
+	norm    uint32                // denominator of the last value but one
+	most    uint32                // of the last one
+	wide    bool                  // the last two are in last instead
+	last    [2]float32
+	globals [GlobalFeatures]float32 // before they become bytes
 }
 
 // newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step.
@@ -122,10 +131,11 @@ func (v *env) score(components *reward.Terms) int64 {
 		return reward.SeedScore(v.Counters.Failures, v.Tokens, v.Episode.TokenNorm, v.HeadroomTenths, uint32(v.rules.steps), v.usedQP(),
 			v.Episode.BudgetQP, v.RetainedPrivate+v.RetainedShared, v.LatencyMilli, v.RiskHundredths)
 	}
-	t := v.totals()
 	if components == nil {
-		return t.Score()
+		s := v.servingTotals()
+		return s.Score(v.Counters.Failures)
 	}
+	t := v.totals()
 	*components = reward.Compute(&t)
 	return components.Score(t.Weights())
 }
@@ -140,12 +150,17 @@ func terms(t *reward.Totals, step int32) reward.Terms {
 
 func (v *env) totals() reward.Totals {
 	t := v.head.totals(v.rules.steps)
-	if s := v.rules.serving; s != nil {
-		t.Serving = reward.ServingTotals{Goodput: v.tally.Goodput, GoodNorm: v.Episode.GoodNorm, WasteUS: v.tally.WasteUS,
-			WindowUS: uint64(v.rules.steps) * uint64(s.stepUS), FirstWaits: v.tally.FirstWaits, Late: v.Counters.Late,
-			RequestNorm: v.Episode.RequestNorm, MaxWait: uint32(v.rules.maxWait)}
+	if v.rules.serving != nil {
+		t.Serving = v.servingTotals()
 	}
 	return t
+}
+
+// servingTotals are those of a serving environment.
+func (v *env) servingTotals() reward.ServingTotals {
+	return reward.ServingTotals{Goodput: v.tally.Goodput, GoodNorm: v.Episode.GoodNorm, WasteUS: v.tally.WasteUS,
+		WindowUS: uint64(v.rules.steps) * uint64(v.rules.serving.stepUS), FirstWaits: v.tally.FirstWaits, Late: v.Counters.Late,
+		RequestNorm: v.Episode.RequestNorm, MaxWait: uint32(v.rules.maxWait)}
 }
 
 func (v *head) totals(steps int32) reward.Totals {

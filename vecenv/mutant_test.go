@@ -45,12 +45,12 @@ var mutants = []mutant{
 	{"13.16 the newest is preempted", "serving_step.go", "l.Admit[k] >= best", "l.Admit[k] > best"},
 	{"13.17 prefill in order of admission", "serving_step.go", "a < best {", "a <= best {"},
 	{"13.17 a resident prefix is not computed", "serving_queue.go", "return p.PrefillUS(int64(private), int64(prefix))", "return p.PrefillUS(int64(private+prefix), 0)"},
-	{"13.18 quality of the shared pages", "serving_step.go", "level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])", "level := b.quant(s)"},
-	{"13.18 late tokens count half", "serving_step.go", " << (1 &^ (l.Late >> s & 1))", " << 1"},
+	{"13.18 quality of the shared pages", "serving_step.go", "room, &v.PrefixMul, ", "room, &[8]uint8{}, "},
+	{"13.18 late tokens count half", "serving_step.go", "&b.Block, set, l.Late|late, n", "&b.Block, set, 0, n"},
 	{"13.19 the end lingers", "serving_step.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},
 	{"13.20 swapped out in this step, not brought back in it", "serving_queue.go", "b.Swapped &^ l.Fresh &", "b.Swapped &"},
 	{"13.20 the watermark", "serving_queue.go", "v.usedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.usedQP()+need > v.Episode.BudgetQP"},
-	{"13.21 waiting for the first token", "serving_queue.go", "if k.Since < step && k.Flags&ticketFirst == 0 {", "if k.Flags&ticketFirst == 0 {"},
+	{"13.21 waiting for the first token", "serving_queue.go", "stay & w.Ready & w.Fresh", "stay & w.Fresh"},
 }
 
 // TestMutants builds each mutant (an overlay of one file: the tree is not touched) and runs the comparison on it.

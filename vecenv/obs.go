@@ -115,10 +115,10 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
+	o, slots := v.view(), v.rules.slots // first: its stores take some time until a kernel can load them as a whole
 	v.countGlobals()
 	globals := (*[GlobalFeatures]float32)(row)
 	row = row[GlobalFeatures:]
-	o, slots := v.view(), v.rules.slots
 	for w := range v.blocks {
 		v.lookAt(w)
 		b, n := &v.blocks[w].Block, min(64, slots-64*w)
@@ -213,63 +213,58 @@ func (v *env) countGlobals() {
 	num[13] = int32(min(v.Counters.Failures, 16))
 	num[14] = int32(min(v.Tokens, uint64(e.TokenNorm)))
 	num[15] = int32(min(v.LatencyMilli, 1500))
+	v.scratch.norm, v.scratch.most, v.scratch.wide = e.TokenNorm, 1500, false
+	if r.serving != nil {
+		v.countServing()
+	}
 }
 
 // observeGlobals writes the global values that countGlobals has prepared.
 func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
-	if v.rules.serving != nil {
-		v.servingGlobals(row, stream)
-		return
+	c, e := v.scratch, &v.Episode
+	kernels.Globals(row, &c.num, &v.rules.den, e.BudgetQP, e.CapacityQP, c.norm, c.most, stream)
+	if c.wide {
+		row[14], row[15] = c.last[0], c.last[1]
 	}
-	e := &v.Episode
-	kernels.Globals(row, &v.scratch.num, &v.rules.den, e.BudgetQP, e.CapacityQP, e.TokenNorm, stream)
 }
 
 // denominators are those of the global values that no episode changes.
 func (r *rules) denominators() [GlobalFeatures]int32 {
 	slots, steps, queue := int32(r.slots), r.steps, int32(r.queueCap)
 	return [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
-		12: 1, 13: 16, 14: 1, 15: 1500}
+		12: 1, 13: 16, 14: 1, 15: 1}
 }
 
-// servingGlobals writes the global values of the serving profile, some of which mean something else and do not fit into 31 bits;
-// rule 13.22.
-func (v *env) servingGlobals(row *[GlobalFeatures]float32, stream bool) {
-	r, e := v.rules, &v.Episode
-	num, den := &v.scratch.fnum, &v.scratch.fden
-	for i, n := range v.scratch.num {
-		num[i], den[i] = float32(n), float32(r.den[i])
-	}
-	budget := float32(e.BudgetQP)
-	den[0], den[1], den[7], den[12] = budget, float32(e.CapacityQP), budget, budget
+// countServing finds the numerators that mean something else in the serving profile, and their denominators; rule 13.22. What does not
+// fit into 31 bits, in a long trace, it divides itself.
+func (v *env) countServing() {
+	r, e, c := v.rules, &v.Episode, v.scratch
 	queue, oldest := int32(r.queueCap), max(0, v.Step-v.tally.Oldest)
-	num[4] = float32(min(v.QueueLen, queue))
-	num[5] = float32(max(-queue, min(queue, v.Growth)))
-	num[6] = float32(min(oldest, r.maxWait))
-	num[14], den[14] = float32(min(v.tally.Goodput, e.GoodNorm)), float32(e.GoodNorm)
+	c.num[4] = min(v.QueueLen, queue)
+	c.num[5] = max(-queue, min(queue, v.Growth))
+	c.num[6] = min(oldest, r.maxWait)
 	most := uint64(r.maxWait) * uint64(e.RequestNorm)
-	num[15], den[15] = float32(min(uint64(v.tally.FirstWaits), most)), float32(most)
-	kernels.Quotients(row, num, den, stream)
+	good, waits := min(v.tally.Goodput, e.GoodNorm), min(uint64(v.tally.FirstWaits), most)
+	if e.GoodNorm|most < 1<<31 {
+		c.num[14], c.num[15], c.norm, c.most = int32(good), int32(waits), uint32(e.GoodNorm), uint32(most)
+		return
+	}
+	c.norm, c.most, c.wide = 1, 1, true
+	c.last = [2]float32{float32(good) / float32(e.GoodNorm), float32(waits) / float32(most)}
 }
 
 // lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.
 func (v *env) lastHoldersServing(o *kernels.Shared) {
 	o.Gain, o.Last = [8]uint32{}, [4]uint64{}
-	for p := 1; p <= kv.MaxPrefixes; p++ {
-		if v.PrefixMul[p] == 0 {
-			continue
-		}
+	for p := 1; p <= int(v.Episode.NumPrefixes&kv.MaxPrefixes); p++ {
 		n := 0
-		var mask [4]uint64
 		for w := range v.blocks {
-			mask[w&3] = v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped
-			n += bits.OnesCount64(mask[w&3])
+			n += bits.OnesCount64(v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped)
 		}
-		if n == 1 {
-			o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p])
-			for w := range o.Last {
-				o.Last[w] |= mask[w]
-			}
+		alone := (uint64(n^1) - 1) >> 63 // 1 if n is 1; no branch: nothing could predict it
+		o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p]) * uint32(alone)
+		for w := range v.blocks {
+			o.Last[w&3] |= v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped & -alone
 		}
 	}
 }

@@ -200,6 +200,7 @@ func (p *pool) steps(j *job, lo, hi int, s *scratch) {
 		}
 	}()
 	for ; i < hi; i++ {
+		p.batch.prefetch(min(i+1, hi-1))
 		p.batch.stepEnv(i, i-int(j.first), &j.actions, s)
 	}
 	p.batch.publish()

@@ -83,10 +83,7 @@ func (v *env) startAdmission(a *kernels.Admission) {
 func (v *env) enter(a *kernels.Admission) {
 	step := int16(v.Step)
 	v.chargeSystems(&a.Joins)
-	for w := range v.blocks {
-		b := &v.blocks[w]
-		kernels.Touch(&b.Block, b.system(), &a.Joins, step)
-	}
+	v.touchSystems(&a.Joins)
 	for first := uint32(0); first < a.Taken; first += 8 {
 		count := int(min(8, a.Taken-first))
 		v.rules.source.Requests(&v.Episode, (*[8]scenario.Word)(a.Words[first:]), count, step, &v.scratch.newcomers)
@@ -140,11 +137,6 @@ func (v *env) prefixTokens(prefix uint8) uint32 {
 	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * kv.PageTokens
 }
 
-// sharedNeed is what a new fp16 member adds to the memory of its prefix; rule 7.2.
-func (v *env) sharedNeed(prefix uint8) uint32 {
-	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * (kv.FP16QuarterPages - uint32(v.PrefixMul[prefix&kv.MaxPrefixes]))
-}
-
 // freeSlot is the lowest slot that holds no sequence.
 func (v *env) freeSlot() (w int, s uint, ok bool) {
 	for w := range v.blocks {
@@ -188,9 +180,8 @@ func (v *env) reset(id scenario.Identity) {
 	v.arrive()
 }
 
-// placeInitials puts those of the first n of the scratch's newcomers that fit into the budget into the lowest free slots; rule 3.2.
-func (v *env) placeInitials(a *kernels.Admission, n int) {
-	take := uint8(0)
+// placeInitials puts those of the first n of the scratch's newcomers that fit into the budget into the lowest free slots; rule 3.2. It returns which.
+func (v *env) placeInitials(a *kernels.Admission, n int) (take uint8) {
 	for i, need := range v.scratch.newcomers.Need[:n] {
 		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
 		first := uint32(1 - a.Joins[p]) // a trace gives a prefix its pages with the first of these sequences that shares it
@@ -205,4 +196,5 @@ func (v *env) placeInitials(a *kernels.Admission, n int) {
 		take |= 1 << i
 	}
 	v.place(take)
+	return take
 }

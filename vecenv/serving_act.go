@@ -201,6 +201,9 @@ func (v *env) compressServing(b *block, s uint, sc *acted) {
 
 // lowerPrefixes compresses the shared pages of compressed sequences, once for all who share them; rule 13.13.
 func (v *env) lowerPrefixes(sc *acted) {
+	if sc.wantedQP == [kv.MaxPrefixes + 1]uint8{} {
+		return
+	}
 	for p := 1; p <= kv.MaxPrefixes; p++ {
 		want, have := sc.wantedQP[p], v.PrefixMul[p]
 		if want != 0 && want < have {
@@ -272,9 +275,10 @@ func (v *env) drop(w int, s uint) {
 		if (b.Prefill|b.Active)&bit == 0 {
 			waits = v.park(&k, l.Wake[s])
 		}
-		if waits && int(v.QueueLen) < len(v.tickets) {
-			v.tickets[v.QueueLen] = k
+		if waits && int(v.QueueLen) < ticketCap(v.rules.slots) {
+			v.setTicket(int(v.QueueLen), &k)
 			v.QueueLen++
+			v.PendingQP += kv.Pages(k.Private) * kv.FP16QuarterPages
 		}
 	}
 	v.remove(w, s)

@@ -3,6 +3,7 @@ package vecenv
 import (
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 )
@@ -56,63 +57,83 @@ func (v *env) swapIn() {
 
 // serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
 func (v *env) serveTickets() {
-	kept, pending, step, oldest := 0, uint32(0), int16(v.Step), int16(maxWake)
-	tickets := v.tickets[:v.QueueLen]
-	for i := range tickets {
-		k := &tickets[i]
-		qp := kv.Pages(k.Private) * kv.FP16QuarterPages
-		if k.Since < step && v.admitTicket(k, qp) {
-			continue
+	kept, oldest, n := 0, int16(maxWake), int(v.QueueLen)
+	for first := 0; first < n; first += kernels.TicketLanes {
+		t := &v.tickets[first/kernels.TicketLanes]
+		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
+		oldest = min(oldest, kernels.Leave(t, stay))
+		for i := range bits.OnesCount32(stay) {
+			if kept != first+i { // a group before has room
+				k := v.ticket(first + i)
+				v.setTicket(kept, &k)
+			}
+			kept++
 		}
-		if int32(step)-int32(k.Since) >= v.rules.maxWait {
-			v.Counters.Failures++
-			continue
-		}
-		if k.Since < step && k.Flags&ticketFirst == 0 {
-			v.tally.FirstWaits++
-		}
-		if kept != i {
-			tickets[kept] = *k
-		}
-		oldest = min(oldest, k.Since)
-		kept++
-		pending += qp
 	}
 	v.QueueLen = int32(kept)
-	v.PendingQP = pending
 	v.tally.Oldest = int32(oldest)
 }
 
+// serveGroup does it for the first n of a group of tickets, and tells which of them go on waiting.
+func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
+	used, limit, w := v.usedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
+	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
+	admitted := uint32(0)
+	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
+	for m := w.Fits; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
+		if v.admitTicket(t, bits.TrailingZeros32(m)) {
+			admitted |= m & -m
+		}
+	}
+	if admitted != 0 {
+		v.touchSystems(&v.scratch.joins)
+	}
+	failed := w.Old &^ admitted
+	for m := failed; m != 0; m &= m - 1 {
+		v.PendingQP -= ticketQP(t, bits.TrailingZeros32(m))
+	}
+	v.Counters.Failures += uint32(bits.OnesCount32(failed))
+	stay = uint32(uint64(1)<<n-1) &^ (failed | admitted)
+	v.tally.FirstWaits += uint32(bits.OnesCount32(stay & w.Ready & w.Fresh))
+	return stay
+}
+
+// ticketQP is what a waiting request needs alone.
+func ticketQP(t *kernels.Tickets, i int) uint32 {
+	return kv.Pages(t.Private[i&(kernels.TicketLanes-1)]) * kv.FP16QuarterPages
+}
+
 // admitTicket places a waiting request if a slot is free and its memory fits.
-func (v *env) admitTicket(k *ticket, qp uint32) bool {
-	limit := v.Episode.BudgetQP - v.watermark()
-	if v.usedQP()+qp > limit || v.usedQP()+qp+v.prefixNeed(k.Prefix) > limit {
+func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
+	i &= kernels.TicketLanes - 1
+	limit, p, qp := v.Episode.BudgetQP-v.watermark(), t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
+	if v.usedQP()+qp+v.prefixNeed(p) > limit {
 		return false
 	}
 	w, s, ok := v.freeSlot()
 	if !ok {
 		return false
 	}
-	prefix := v.prefixTokens(k.Prefix)
-	q := scenario.Sequence{Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type), Codes: k.Codes}
+	prefix, private := v.prefixTokens(p), t.Private[i]
+	q := scenario.Sequence{Priority: t.Priority[i], Prefix: p, Type: kv.BlockType(t.Type[i]), Codes: t.Codes[i]}
 	b, l := &v.blocks[w], &v.lanes[w]
-	l.Work[s&63] = v.promptWork(k.Private, prefix, v.PrefixMul[k.Prefix&kv.MaxPrefixes] != 0)
-	if k.Flags&ticketAgain != 0 {
-		v.tally.WasteUS += uint64(l.Work[s&63])
+	work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
+	l.Work[s&63] = work
+	if t.Flags[i]&ticketAgain != 0 {
+		v.tally.WasteUS += uint64(work)
 	}
-	v.hold(k.Prefix)
-	b.place(s, &q, k.Private+prefix, kv.Prefill, 0)
-	b.Remaining[s&63] = k.Remaining
+	v.hold(p)
+	b.place(s, &q, private+prefix, kv.Prefill, 0)
+	b.Remaining[s&63] = t.Remaining[i]
 	b.LastAccess[s&63], b.Hotness[s&63] = int16(v.Step), 63
-	l.start(s, k.Ref, k.Born, int16(v.Step))
-	l.First |= uint64(k.Flags&ticketFirst) << s
-	l.Late |= uint64(k.Flags&ticketLate) >> 1 << s
+	l.start(s, t.Ref[i], t.Born[i], int16(v.Step))
+	l.First |= uint64(t.Flags[i]&ticketFirst) << s
+	l.Late |= uint64(t.Flags[i]&ticketLate) >> 1 << s
 	v.PrivateQP += qp
+	v.PendingQP -= qp
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
 	v.Counters.Admitted++
-	if k.Prefix != 0 {
-		v.touchSystem(int(k.Prefix & kv.MaxPrefixes))
-	}
+	v.scratch.joins[p]++
 	return true
 }
 
@@ -131,27 +152,23 @@ func (l *lane) start(s uint, ref uint32, born, admit int16) {
 	l.Ref[s], l.Born[s], l.Admit[s] = ref, born, admit // Moving and Wake are written when they begin to mean something
 }
 
-// arriveTickets lets the step's new requests join the queue; rule 13.20. The words' place in the queue of the seed profile
-// serves as their buffer.
+// arriveTickets lets the step's new requests join the queue; rule 13.20.
 func (v *env) arriveTickets() {
 	n := int(v.QueueLen)
-	room := v.queue[:max(0, v.rules.queueCap-n)]
-	arrived, _ := v.rules.source.Arrive(&v.Episode, int(v.Step), room, nil)
-	taken := min(arrived, len(room))
-	for _, word := range room[:taken] {
-		q := v.rules.source.Decode(&v.Episode, word)
-		if n >= len(v.tickets) {
-			break
-		}
-		v.tickets[n] = ticket{Private: q.PromptTokens, Ref: q.Ref, Remaining: q.OutputTokens, Born: int16(v.Step), Since: int16(v.Step), Priority: q.Priority,
-			Prefix: q.Prefix, Type: uint8(q.Type), Codes: q.Codes}
-		n++
-		v.PendingQP += kv.Pages(q.PromptTokens) * kv.FP16QuarterPages
+	room := max(0, v.rules.queueCap-n)
+	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), v.scratch.words[:room], v.scratch.needs[:room])
+	taken := min(arrived, room)
+	v.PendingQP += qp
+	for done := 0; done < taken; {
+		at := (n + done) % kernels.TicketLanes
+		count := min(8, taken-done, kernels.TicketLanes-at)
+		v.rules.source.Enqueue(&v.Episode, (*[8]scenario.Word)(v.scratch.words[done:]), count, int16(v.Step), &v.tickets[(n+done)/kernels.TicketLanes], at)
+		done += count
 	}
 	if taken > 0 {
 		v.tally.Oldest = min(v.tally.Oldest, v.Step)
 	}
-	v.QueueLen = int32(n)
+	v.QueueLen = int32(n + taken)
 	v.Counters.Arrived += uint32(arrived)
 	v.Counters.Rejected += uint32(arrived - taken)
 	v.Counters.Failures += uint32(arrived - taken)
@@ -163,62 +180,48 @@ func (v *env) resetServing(id scenario.Identity) {
 	*v.tally = tally{Oldest: maxWake}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
-	for i := range int(v.Episode.NumInitial) {
-		q := src.Initial(&v.Episode, i)
-		v.placeInitial(&q)
+	a, n := &v.scratch.admission, &v.scratch.newcomers
+	v.startAdmission(a)
+	for first, placed := 0, uint(0); first < int(v.Episode.NumInitial); first += len(n.Need) {
+		held := a.Joins
+		count := src.Initials(&v.Episode, first, n)
+		n.Rate = [8]uint16{}
+		for i := range n.Cycle {
+			n.Cycle[i] &^= 15
+		}
+		for m := v.placeInitials(a, count); m != 0; m &= m - 1 { // one slot after the other
+			v.placeServing(placed, bits.TrailingZeros8(m), n, &held)
+			placed++
+		}
+	}
+	for p, joined := range a.Joins {
+		if joined != 0 {
+			v.hold(uint8(p))
+		}
 	}
 	v.arriveTickets()
 }
 
-// placeInitial puts an initial sequence into the lowest free slot if it fits into the budget.
-func (v *env) placeInitial(q *scenario.InitialSequence) {
-	w, s, ok := v.freeSlot()
-	if !ok {
-		return
-	}
-	shared := v.sharedNeed(q.Prefix)
-	own := q.PromptTokens + uint32(q.DoneTokens)
-	qp := kv.Pages(own) * kv.FP16QuarterPages
-	if v.usedQP()+qp+shared > v.Episode.BudgetQP {
-		return
-	}
-	b := &v.blocks[w]
-	b.place(s, &q.Sequence, own+v.prefixTokens(q.Prefix), q.Phase, q.Timer)
-	b.Remaining[s&63] = q.OutputTokens - q.DoneTokens
-	b.LastAccess[s&63] = q.LastAccess
-	b.Hotness[s&63] = q.Hotness
-	v.PrivateQP += qp
-	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
-	resident := v.PrefixMul[q.Prefix&kv.MaxPrefixes] != 0
-	v.hold(q.Prefix)
-	v.placeServing(w, s, q, resident)
-}
-
-// touchSystem is the access that an admission makes to its prefix's system entry; rule 7.4, without latency.
-func (v *env) touchSystem(p int) {
+// touchSystems are the accesses that admissions make to their prefixes' system entries; rule 7.4, without latency.
+func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
 	for w := range v.blocks {
 		b := &v.blocks[w]
-		for m := b.Members[p-1] & b.system(); m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			b.LastAccess[s] = int16(v.Step)
-			b.Hotness[s] = uint8(min(255, int(b.Hotness[s])+63))
-		}
+		kernels.Touch(&b.Block, b.system(), joins, int16(v.Step))
 	}
 }
 
-// placeServing completes an initial sequence that has just been placed; rule 13.9. shared tells whether its prefix was
-// resident before.
-func (v *env) placeServing(w int, s uint, q *scenario.InitialSequence, shared bool) {
-	s &= 63
-	b, l := &v.blocks[w], &v.lanes[w]
-	l.start(s, q.Ref, 0, 0)
-	l.Wake[s] = int16(q.Timer)
-	b.Rate[s] = 0
-	b.Cycle[s] &^= 15
-	if q.Phase != kv.Prefill {
+// placeServing completes newcomer i, which has just been placed into a slot; rule 13.9. held are the prefixes that are resident before,
+// and with it its own.
+func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, held *[8]uint8) {
+	i &= 7
+	l, s, p := &v.lanes[slot/64], slot%64, n.Prefix[i]&kv.MaxPrefixes
+	l.start(s, n.Ref[i], 0, 0)
+	l.Wake[s] = n.Wake[i]
+	if n.Prefill>>i&1 == 0 {
 		l.First |= 1 << s
-		return
+	} else {
+		prefix := v.prefixTokens(p)
+		l.Work[s] = v.promptWork(n.Tokens[i]-prefix, prefix, held[p] != 0)
 	}
-	prefix := v.prefixTokens(q.Prefix)
-	l.Work[s] = v.promptWork(b.Tokens[s]-prefix, prefix, shared)
+	held[p] = 1
 }

@@ -1,8 +1,10 @@
 package vecenv
 
 import (
+	"math"
 	"math/bits"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 )
 
@@ -62,10 +64,13 @@ func (v *env) countTransfer(budget int64) {
 func (v *env) wake() {
 	for w := range v.blocks {
 		b, l := &v.blocks[w], &v.lanes[w]
-		for m := b.Alive &^ (b.Prefill | b.Active | l.Out | l.In | b.system()); m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			if int32(l.Wake[s]) <= v.Step && b.Alive>>s&1 != 0 { // an earlier slot may have preempted this one
-				v.wakeSlot(w, s)
+		idle := b.Alive &^ (b.Prefill | b.Active | l.Out | l.In | b.system())
+		if idle == 0 {
+			continue
+		}
+		for m := kernels.Due(&l.Wake, idle, int16(v.Step)); m != 0; m &= m - 1 {
+			if b.Alive&m&-m != 0 { // an earlier slot may have preempted this one
+				v.wakeSlot(w, uint(bits.TrailingZeros64(m)))
 			}
 		}
 	}
@@ -103,17 +108,28 @@ func (v *env) wakeSlot(w int, s uint) {
 	b.Hotness[s] = uint8(min(255, int(b.Hotness[s])+63))
 }
 
-// grow gives a resident slot the memory for n more tokens, preempting the newest sequences where there is none, and tells
-// whether the sequence itself is still there; rule 13.16. The tokens themselves are for the caller to add.
+// grow gives a resident slot the memory for n more tokens and tells whether the sequence itself is still there; rule 13.16. The tokens
+// themselves are for the caller to add.
 func (v *env) grow(w int, s uint, n uint32) bool {
-	s &= 63
 	b := &v.blocks[w]
-	pages := kv.Pages(b.Tokens[s]+n) - kv.Pages(b.Tokens[s])
-	if pages == 0 {
-		return true
+	qp := v.growth(b, s, n)
+	if !v.makeRoom(w, s, qp) {
+		return false
 	}
-	qp := pages * b.quant(s).QuarterPages()
-	for v.usedQP()+qp > v.Episode.BudgetQP {
+	v.PrivateQP += qp
+	v.RetainedPrivate += qp * b.blockType(s).RetentionTwentieths()
+	return true
+}
+
+// growth is the memory that n more tokens take.
+func (v *env) growth(b *block, s uint, n uint32) uint32 {
+	s &= 63
+	return (kv.Pages(b.Tokens[s]+n) - kv.Pages(b.Tokens[s])) * b.quant(s).QuarterPages()
+}
+
+// makeRoom preempts the newest sequences until a slot can grow by some quarter pages, and tells whether its own is still there.
+func (v *env) makeRoom(w int, s uint, qp uint32) bool {
+	for qp != 0 && v.usedQP()+qp > v.Episode.BudgetQP {
 		vw, vs, ok := v.newest()
 		if !ok {
 			break
@@ -124,8 +140,6 @@ func (v *env) grow(w int, s uint, n uint32) bool {
 			return false
 		}
 	}
-	v.PrivateQP += qp
-	v.RetainedPrivate += qp * b.blockType(s).RetentionTwentieths()
 	return true
 }
 
@@ -158,6 +172,16 @@ func (v *env) oldest(set *[4]uint64) (w int, s uint, ok bool) {
 	return w, s, ok
 }
 
+// work adds up the prefill that a set of slots has left.
+func (v *env) work(set *[4]uint64) (us int64) {
+	for w := range v.lanes {
+		for m := set[w&3]; m != 0; m &= m - 1 {
+			us += int64(v.lanes[w].Work[bits.TrailingZeros64(m)&63])
+		}
+	}
+	return us
+}
+
 // prefill spends the step's prefill time, oldest admission first, and returns what it spent, microseconds; rule 13.17.
 func (v *env) prefill() int64 {
 	var set [4]uint64
@@ -171,6 +195,13 @@ func (v *env) prefill() int64 {
 		return 0
 	}
 	budget := v.rules.serving.prefillUS
+	if work := v.work(&set); work < budget { // enough for all, and no order to look at
+		for w := range v.blocks {
+			v.blocks[w].Prefill &^= set[w&3]
+			v.blocks[w].Active |= set[w&3]
+		}
+		return work
+	}
 	left := budget
 	for left > 0 {
 		w, s, ok := v.oldest(&set)
@@ -197,12 +228,9 @@ func (v *env) decodeServing(prefilled, busyQP int64) {
 	running, context := 0, int64(0)
 	for w := range v.blocks {
 		b, l := &v.blocks[w], &v.lanes[w]
-		active := b.Active &^ (b.Swapped | l.Out | l.In)
-		set[w&3] = active
-		running += bits.OnesCount64(active)
-		for m := active; m != 0; m &= m - 1 {
-			context += int64(b.Tokens[bits.TrailingZeros64(m)&63])
-		}
+		set[w&3] = b.Active &^ (b.Swapped | l.Out | l.In)
+		running += bits.OnesCount64(set[w&3])
+		context += int64(kernels.Context(&b.Block, set[w&3]))
 	}
 	if running == 0 {
 		return
@@ -232,55 +260,53 @@ func (v *env) decodeTokens(running int, context, prefilled, busyQP int64) uint32
 	if left <= 0 {
 		return 0
 	}
-	return uint32(min(65_535, left*1000/r.preset.AttentionNS(r.decodeBase[running&511%257], context)))
+	return uint32(min(65_535, uint64(left*1000)/uint64(r.preset.AttentionNS(r.decodeBase[running&511%257], context))))
 }
 
-// decodeBlock generates up to n tokens on every slot of a set and returns their worth; rule 13.18.
+// decodeBlock generates up to n tokens on every slot of a set and returns their worth; rule 13.18. Where memory is short for all of
+// them, one slot after the other gets some, and may preempt others for that or be preempted.
 func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
-	b, l := &v.blocks[w], &v.lanes[w]
-	quality := &v.rules.serving.quality
-	step, total := int16(v.Step), uint32(0)
+	b := &v.blocks[w]
+	set &= b.Active // an earlier block may have preempted some
+	if set == 0 {
+		return 0
+	}
+	used := v.usedQP()
+	worth, ok := v.decodeSet(w, set, n, max(v.Episode.BudgetQP, used)-used)
+	if ok {
+		return worth
+	}
 	for m := set; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m)) & 63
-		bit := m & -m
-		if b.Active&bit == 0 {
-			continue // an earlier slot has preempted this one
-		}
-		tokens, rest := b.Tokens[s], b.Remaining[s]
-		k := min(n, uint32(rest))
-		if kv.Pages(tokens+k) != kv.Pages(tokens) && !v.grow(w, s, k) {
-			continue
-		}
-		rest -= uint16(k)
-		total += k
-		b.Tokens[s] = tokens + k
-		b.Remaining[s] = rest
-		b.Rate[s] = uint16(k)
-		b.LastAccess[s] = step
-		b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63))
-		if l.First&bit == 0 {
-			v.firstToken(l, s)
-		}
-		level := max(b.quant(s), levelOf[v.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]&7])
-		worth += uint64(k) * uint64(kv.TokenWeight(uint32(b.Priority[s]))) * quality[level&3] << (1 &^ (l.Late >> s & 1))
-		if rest == 0 {
-			v.endTurn(w, s)
+		if b.Active>>s&1 != 0 && v.makeRoom(w, s, v.growth(b, s, min(n, uint32(b.Remaining[s])))) {
+			more, _ := v.decodeSet(w, m&-m, n, math.MaxUint32)
+			worth += more
 		}
 	}
-	v.Tokens += uint64(total)
 	return worth
 }
 
-// levelOf turns quarter pages a page into the level; no prefix counts as fp16.
-var levelOf = [8]kv.Quant{0: kv.FP16, 1: kv.INT4, 2: kv.INT8, 4: kv.FP16}
-
-func (v *env) firstToken(l *lane, s uint) {
-	l.First |= 1 << s
-	v.Counters.FirstTokens++
-	if v.Step-int32(l.Born[s&63]) > v.rules.maxWait {
-		l.Late |= 1 << s
-		v.Counters.Late++
+// decodeSet generates on a set of slots that are there if they need no more than room for that, and tells whether they do.
+func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok bool) {
+	b, l, d := &v.blocks[w], &v.lanes[w], &v.scratch.decoded
+	first, late := set&^l.First, uint64(0)
+	if first != 0 {
+		late = kernels.Due(&l.Born, first, int16(max(-1, v.Step-v.rules.maxWait-1)))
 	}
+	if !kernels.Decode(&b.Block, set, l.Late|late, n, int16(v.Step), room, &v.PrefixMul, &v.rules.serving.worth, d) {
+		return 0, false
+	}
+	l.First |= first
+	l.Late |= late
+	v.Counters.FirstTokens += uint32(bits.OnesCount64(first))
+	v.Counters.Late += uint32(bits.OnesCount64(late))
+	v.PrivateQP += d.QP
+	v.RetainedPrivate += d.Retained
+	v.Tokens += uint64(d.Tokens)
+	for m := d.Finished; m != 0; m &= m - 1 {
+		v.endTurn(w, uint(bits.TrailingZeros64(m)))
+	}
+	return d.Worth, true
 }
 
 // endTurn is rule 13.19.

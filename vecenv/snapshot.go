@@ -7,16 +7,17 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/scenario"
 )
 
 // A snapshot is, little-endian: magic, format version, then the length of and the text of a fingerprint (rules, shape,
 // profile, max wait, source), the number of environments, for each its identity, fresh flag, head, blocks and queue as
-// declared in columns.go, with lanes, tickets and tally as declared in serving.go if the batch has any serving environment, and
+// declared in columns.go, with lanes and tally as declared in serving.go and kernels.Tickets if the batch has any serving environment, and
 // a CRC-32 (IEEE) of everything before it.
 const (
 	snapshotMagic   = "KVGYMSNP"
-	snapshotVersion = 1
+	snapshotVersion = 2
 )
 
 // snapshotHead is the fixed part of an environment beside its head and blocks.
@@ -59,7 +60,7 @@ func (v *env) parts(withServing bool) []any {
 func (b *Batch) emptyEnv() env {
 	v := env{head: &head{}, blocks: make([]block, b.width), queue: make([]scenario.Word, b.rules[Seed].queueCap)}
 	if b.serving != nil {
-		v.lanes, v.tickets, v.tally = make([]lane, b.width), make([]ticket, ticketCap(b.cfg.Slots)), &tally{}
+		v.lanes, v.tickets, v.tally = make([]lane, b.width), make([]kernels.Tickets, ticketGroups(b.cfg.Slots)), &tally{}
 	}
 	return v
 }

@@ -157,7 +157,7 @@ func TestBadSnapshots(t *testing.T) {
 	}{
 		{nil, "not one"},
 		{[]byte("KVGYMSNP"), "not one"},
-		{edit(func(s []byte) []byte { s[8]++; return s }), "format version 2: allowed 1"},
+		{edit(func(s []byte) []byte { s[8]++; return s }), "format version 3: allowed 2"},
 		{edit(func(s []byte) []byte { s[500] ^= 1; return s }), "checksum"},
 		{s[:len(s)-100], "checksum"},
 		{edit(func(s []byte) []byte { s[len(s)-1] ^= 1; return s }), "checksum"},

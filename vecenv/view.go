@@ -113,7 +113,7 @@ func (v View) Growth() int { return int(v.batch.heads[v.env].Growth) }
 func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
 	e := v.state()
 	if e.rules.serving != nil {
-		k := &e.tickets[i]
+		k := e.ticket(i)
 		return scenario.Sequence{PromptTokens: k.Private, OutputTokens: k.Remaining, Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type),
 			Steady: true, Codes: k.Codes, Ref: k.Ref}, int(k.Since)
 	}
@@ -130,7 +130,7 @@ type Ticket struct {
 // Ticket returns it for waiting request i of a serving environment.
 func (v View) Ticket(i int) Ticket {
 	e := v.state()
-	k := &e.tickets[i]
+	k := e.ticket(i)
 	return Ticket{Born: int(k.Born), First: k.Flags&ticketFirst != 0, Late: k.Flags&ticketLate != 0, Again: k.Flags&ticketAgain != 0}
 }
 

@@ -23,7 +23,6 @@ func avx2() {
 	prefixes2()
 	draws2()
 	counts2()
-	quotients2()
 	maskRows2()
 	arrivals2()
 	arrive2()
@@ -374,7 +373,7 @@ func act2() {
 }
 
 func globals2() {
-	TEXT("globalsAVX2", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool)")
+	TEXT("globalsAVX2", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool)")
 	Pragma("noescape")
 	Doc("globalsAVX2 is Globals.")
 	dst := Load(Param("dst"), GP64())
@@ -400,7 +399,7 @@ func globals2() {
 		for _, x := range []struct {
 			name  string
 			lanes uint16
-		}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}} {
+		}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}, {"most", 1 << 15}} {
 			if lanes := uint8(x.lanes >> (8 * h)); lanes != 0 {
 				VBROADCASTSS(mustAddr(x.name), given)
 				VPBLENDD(U8(lanes), given, d, d)
@@ -964,22 +963,6 @@ func counts2() {
 	Store(counted2(argument("u")), Return("n"))
 	VZEROUPPER()
 	RET()
-}
-
-func quotients2() {
-	TEXT("quotientsAVX2", NOSPLIT, "func(dst, num, den *[16]float32, stream bool)")
-	Pragma("noescape")
-	Doc("quotientsAVX2 is Quotients.")
-	dst := Load(Param("dst"), GP64())
-	num := Load(Param("num"), GP64())
-	den := Load(Param("den"), GP64())
-	var n [2]VecVirtual
-	for h := range n {
-		n[h] = YMM()
-		VMOVUPS(Mem{Base: num, Disp: 32 * h}, n[h])
-		VDIVPS(Mem{Base: den, Disp: 32 * h}, n[h], n[h])
-	}
-	end2(dst, n)
 }
 
 func maskRows2() {

@@ -20,7 +20,6 @@ func avx512() {
 	arrive512()
 	draws512()
 	counts512()
-	quotients512()
 	maskRows512()
 	arrivals512()
 	requests512()
@@ -29,6 +28,14 @@ func avx512() {
 	touch512()
 	pass512()
 	serve512()
+	due512()
+	context512()
+	decodeKernel512()
+	enqueue512()
+	wait512()
+	leave512()
+	lives512()
+	livesInitial512()
 	fill512()
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
@@ -263,7 +270,7 @@ func applyOps512(b Register, o acted512) {
 }
 
 func globals512() {
-	TEXT("globalsAVX512", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm uint32, stream bool)")
+	TEXT("globalsAVX512", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool)")
 	Pragma("noescape")
 	Doc("globalsAVX512 is Globals.")
 	dst := Load(Param("dst"), GP64())
@@ -274,7 +281,7 @@ func globals512() {
 	for _, x := range []struct {
 		name  string
 		lanes uint32
-	}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}} {
+	}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}, {"most", 1 << 15}} {
 		k, r := K(), GP32()
 		MOVL(U32(x.lanes), r)
 		KMOVW(r, k)
@@ -667,29 +674,6 @@ func counts512() {
 	Pragma("noescape")
 	Doc("countsAVX512 is Counts.")
 	Store(counted512(argument("u")), Return("n"))
-	VZEROUPPER()
-	RET()
-}
-
-func quotients512() {
-	TEXT("quotientsAVX512", NOSPLIT, "func(dst, num, den *[16]float32, stream bool)")
-	Pragma("noescape")
-	Doc("quotientsAVX512 is Quotients.")
-	dst := Load(Param("dst"), GP64())
-	num := Load(Param("num"), GP64())
-	den := Load(Param("den"), GP64())
-	z := ZMM()
-	VMOVUPS(Mem{Base: num}, z)
-	VDIVPS(Mem{Base: den}, z, z)
-	r := GP32()
-	MOVBLZX(mustAddr("stream"), r)
-	TESTL(r, r)
-	JNZ(LabelRef("stream"))
-	VMOVUPS(z, Mem{Base: dst})
-	VZEROUPPER()
-	RET()
-	Label("stream")
-	VMOVNTPS(z, Mem{Base: dst})
 	VZEROUPPER()
 	RET()
 }
@@ -1211,9 +1195,14 @@ func (r *request512) pages(tables Register) VecVirtual {
 
 // output looks up the tokens to generate.
 func (r *request512) output(tables Register) VecVirtual {
+	return r.lookup(Mem{Base: tables, Disp: offTabOutput})
+}
+
+// lookup looks bits 25 to 30 up in a table of words.
+func (r *request512) lookup(table Mem) VecVirtual {
 	z, t, u := r.field(25, 6), ZMM(), ZMM()
-	VMOVDQU64(Mem{Base: tables, Disp: offTabOutput}, t)
-	VMOVDQU64(Mem{Base: tables, Disp: offTabOutput + 64}, u)
+	VMOVDQU64(table, t)
+	VMOVDQU64(table.Offset(64), u)
 	VPERMI2W(u, t, z)
 	VPANDQ_BCST(constant(uint64(0xFFFF)), z, z)
 	return z
@@ -1289,14 +1278,18 @@ type fields512 struct {
 	context                 OpmaskVirtual
 }
 
-// decode512 cuts the fields that arriving requests and initial sequences have in common.
+// decode512 cuts the fields that arriving requests and initial sequences have in common. Without the pages of the prefixes it leaves
+// prefixTokens alone.
 func decode512(r *request512, tables, pagesOf Register) (f fields512) {
 	f.types, f.context, f.worth = r.types(tables)
 	pages, table := r.pages(tables), ZMM()
-	f.prefix, f.prefixTokens = r.prefix(), ZMM()
-	VPMOVZXWQ(Mem{Base: pagesOf}, table)
-	VPERMQ(table, f.prefix, f.prefixTokens)
-	VPSLLQ(U8(7), f.prefixTokens, f.prefixTokens)
+	f.prefix = r.prefix()
+	if pagesOf != nil {
+		f.prefixTokens = ZMM()
+		VPMOVZXWQ(Mem{Base: pagesOf}, table)
+		VPERMQ(table, f.prefix, f.prefixTokens)
+		VPSLLQ(U8(7), f.prefixTokens, f.prefixTokens)
+	}
 	f.need = ZMM()
 	VPSLLQ(U8(2), pages, f.need)
 	f.tokens = r.field(18, 7)
@@ -1575,5 +1568,15 @@ func fill512() {
 	TEXT("storeFence", NOSPLIT, "func()")
 	Doc("storeFence orders streamed stores before all later ones.")
 	SFENCE()
+	RET()
+	TEXT("prefetchLines", NOSPLIT, "func(p *uint8, lines int)")
+	Pragma("noescape")
+	Doc("prefetchLines asks for cache lines.")
+	p, lines := argument("p"), argument("lines")
+	Label("line")
+	PREFETCHT0(Mem{Base: p})
+	ADDQ(U8(64), p)
+	DECQ(lines)
+	JNZ(LabelRef("line"))
 	RET()
 }

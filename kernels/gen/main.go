@@ -112,6 +112,48 @@ var (
 	offPassRisk       = int(unsafe.Offsetof(passed.RiskHundredths))
 )
 
+// Offsets of waiting requests of the serving profile, and of what Wait tells.
+var (
+	tickets kernels.Tickets
+	waiting kernels.Waiting
+
+	offTkPrivate   = int(unsafe.Offsetof(tickets.Private))
+	offTkRef       = int(unsafe.Offsetof(tickets.Ref))
+	offTkRemaining = int(unsafe.Offsetof(tickets.Remaining))
+	offTkBorn      = int(unsafe.Offsetof(tickets.Born))
+	offTkSince     = int(unsafe.Offsetof(tickets.Since))
+	offTkPriority  = int(unsafe.Offsetof(tickets.Priority))
+	offTkPrefix    = int(unsafe.Offsetof(tickets.Prefix))
+	offTkType      = int(unsafe.Offsetof(tickets.Type))
+	offTkCodes     = int(unsafe.Offsetof(tickets.Codes))
+	offTkFlags     = int(unsafe.Offsetof(tickets.Flags))
+
+	offWtReady = int(unsafe.Offsetof(waiting.Ready))
+	offWtFits  = int(unsafe.Offsetof(waiting.Fits))
+	offWtOld   = int(unsafe.Offsetof(waiting.Old))
+	offWtFresh = int(unsafe.Offsetof(waiting.Fresh))
+)
+
+// Offsets of what lives depend on.
+var (
+	livesOf kernels.Lives
+
+	offLvTables = int(unsafe.Offsetof(livesOf.Tables))
+	offLvSpans  = int(unsafe.Offsetof(livesOf.Spans))
+	offLvRate   = int(unsafe.Offsetof(livesOf.Rate))
+	offLvSteps  = int(unsafe.Offsetof(livesOf.Steps))
+)
+
+// Offsets of what Decode tells.
+var (
+	decoded kernels.Decoded
+
+	offDecFinished = int(unsafe.Offsetof(decoded.Finished))
+	offDecWorth    = int(unsafe.Offsetof(decoded.Worth))
+	offDecQP       = int(unsafe.Offsetof(decoded.QP)) // then Retained
+	offDecTokens   = int(unsafe.Offsetof(decoded.Tokens))
+)
+
 // Offsets of the state of shared prefixes, and of an admission.
 var (
 	shared    kernels.Shared
@@ -162,6 +204,7 @@ const (
 	golden      = rng.Golden
 	demandShift = kernels.DemandShift
 	demandMask  = kernels.DemandMask
+	ticketFirst = kernels.TicketFirst
 )
 
 var byteScale = kernels.ByteScale

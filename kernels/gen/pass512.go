@@ -89,10 +89,7 @@ func (p *passer512) ifNoUpper(label string) {
 // generate lets the lanes of Active generate, and the timers of all run.
 func (p *passer512) generate() {
 	b := p.b
-	p.unit = ZMM()
-	VPBROADCASTB(constant(uint8(4)), p.unit)
-	VPBROADCASTB(constant(uint8(2)), maskOf(p.plane(offInt8)), p.unit)
-	VPBROADCASTB(constant(uint8(1)), maskOf(p.plane(offInt4)), p.unit)
+	p.unit = unit512(p.plane)
 	p.tokens, p.latency = ZMM(), ZMM()
 	for _, z := range []VecVirtual{p.tokens, p.latency} {
 		VPXORD(z, z, z)
@@ -190,19 +187,12 @@ func (p *passer512) half(h int, active, slowly, read OpmaskVirtual, table, step 
 
 // account finds what the resident lanes hold alone.
 func (p *passer512) account() {
-	resident, worth := GP64(), ZMM()
+	resident := GP64()
 	MOVQ(p.plane(offAlive), resident)
 	ANDNQ(resident, planeOf(p.b, offSwapped), resident)
 	mask := K()
 	KMOVQ(resident, mask)
-	// The retention weights, twentieths: 20 system, 15 context, 10 generation, 2 reasoning, 0 ephemeral.
-	VPBROADCASTB(constant(uint8(20)), worth)
-	t0, t1, both := maskOf(p.plane(offType0)), maskOf(p.plane(offType1)), K()
-	VPBROADCASTB(constant(uint8(15)), t0, worth)
-	VPBROADCASTB(constant(uint8(10)), t1, worth)
-	KANDQ(t0, t1, both)
-	VPBROADCASTB(constant(uint8(2)), both, worth)
-	VPBROADCASTB(constant(uint8(0)), maskOf(p.plane(offType2)), worth)
+	worth := retention512(p.plane)
 	private, retained := ZMM(), ZMM()
 	for _, z := range []VecVirtual{private, retained} {
 		VPXORD(z, z, z)

@@ -1,0 +1,247 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// Generation in the serving profile. Sequences fill the lowest slots first, so the upper 32 lanes are seldom used, and passed over then.
+
+// due512 is the plane of those of 64 words that are at most a bound.
+func due512() {
+	TEXT("dueAVX512", NOSPLIT, "func(steps *[64]int16, set uint64, at int16) (plane uint64)")
+	Pragma("noescape")
+	Doc("dueAVX512 is Due.")
+	steps, at := argument("steps"), ZMM()
+	VPBROADCASTW(Load(Param("at"), GP32()), at)
+	var halves [2]GPVirtual
+	for h := range halves {
+		z, k := ZMM(), K()
+		VMOVDQU16(Mem{Base: steps, Disp: 64 * h}, z)
+		VPCMPW(U8(2), at, z, k)
+		halves[h] = GP64()
+		KMOVD(k, halves[h].As32())
+	}
+	SHLQ(U8(32), halves[1])
+	Store(and(or(halves[0], halves[1]), argument("set")), Return("plane"))
+	VZEROUPPER()
+	RET()
+}
+
+// sumQ512 adds up the qwords of z.
+func sumQ512(z VecVirtual) GPVirtual {
+	y, x, h, r := YMM(), XMM(), XMM(), GP64()
+	VEXTRACTI64X4(U8(1), z, y)
+	VPADDQ(z.AsY(), y, y)
+	VEXTRACTI128(U8(1), y, x)
+	VPADDQ(y.AsX(), x, x)
+	VPSHUFD(U8(0x4E), x, h)
+	VPADDQ(h, x, x)
+	VMOVQ(x, r)
+	return r
+}
+
+func context512() {
+	TEXT("contextAVX512", NOSPLIT, "func(b *Block, set uint64) (tokens uint64)")
+	Pragma("noescape")
+	Doc("contextAVX512 is Context.")
+	b, set, sum, lanes := argument("b"), argument("set"), ZMM(), K()
+	KMOVQ(set, lanes)
+	VPXORD(sum, sum, sum)
+	for g := range 8 {
+		if g == 4 {
+			SHRQ(U8(32), set)
+			JZ(LabelRef("lower"))
+		}
+		y, z := YMM(), ZMM()
+		VMOVDQU32_Z(Mem{Base: b, Disp: offTokens + 32*g}, lanesFrom(lanes, uint8(8*g)), y)
+		VPMOVZXDQ(y, z)
+		VPADDQ(z, sum, sum)
+	}
+	Label("lower")
+	Store(sumQ512(sum), Return("tokens"))
+	VZEROUPPER()
+	RET()
+}
+
+// retention512 are the retention weights of all lanes as bytes, twentieths: 20 system, 15 context, 10 generation, 2 reasoning, 0 ephemeral.
+func retention512(plane func(off int) Mem) VecVirtual {
+	worth, both := ZMM(), K()
+	VPBROADCASTB(constant(uint8(20)), worth)
+	t0, t1 := maskOf(plane(offType0)), maskOf(plane(offType1))
+	VPBROADCASTB(constant(uint8(15)), t0, worth)
+	VPBROADCASTB(constant(uint8(10)), t1, worth)
+	KANDQ(t0, t1, both)
+	VPBROADCASTB(constant(uint8(2)), both, worth)
+	VPBROADCASTB(constant(uint8(0)), maskOf(plane(offType2)), worth)
+	return worth
+}
+
+// unit512 are the quarter pages that a page of each lane costs at its level, as bytes.
+func unit512(plane func(off int) Mem) VecVirtual {
+	unit := ZMM()
+	VPBROADCASTB(constant(uint8(4)), unit)
+	VPBROADCASTB(constant(uint8(2)), maskOf(plane(offInt8)), unit)
+	VPBROADCASTB(constant(uint8(1)), maskOf(plane(offInt4)), unit)
+	return unit
+}
+
+func decodeKernel512() {
+	TEXT("decodeAVX512", NOSPLIT, "func(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) (ok bool)")
+	Pragma("noescape")
+	Doc("decodeAVX512 is Decode.")
+	d := &decoder512{b: argument("b"), set: argument("set"), out: argument("d"), lanes: K()}
+	KMOVQ(d.set, d.lanes)
+	d.grow()
+	sums, qp := fourSums512(d.qp, d.retained, d.tokens, d.tokens), GP32()
+	VMOVD(sums, qp)
+	CMPL(qp, Load(Param("room"), GP32()))
+	JHI(LabelRef("full"))
+	VMOVQ(sums, Mem{Base: d.out, Disp: offDecQP}) // and Retained
+	VPEXTRD(U8(2), sums, Mem{Base: d.out, Disp: offDecTokens})
+	d.generate()
+	returnBool("ok", 1)
+	VZEROUPPER()
+	RET()
+	Label("full")
+	returnBool("ok", 0)
+	VZEROUPPER()
+	RET()
+}
+
+// decoder512 holds what the parts of Decode hand on.
+type decoder512 struct {
+	b, out Register
+	set    GPVirtual
+	lanes  OpmaskVirtual // the set
+
+	n, rest              [2]VecVirtual // words: what is generated, and what remains after that
+	more, held, units    [4]VecVirtual // dwords: what is generated, tokens before it, quarter pages a page at the lane's level
+	qp, retained, tokens VecVirtual    // sums
+}
+
+func (d *decoder512) plane(off int) Mem { return Mem{Base: d.b, Disp: off} }
+
+// ifNoUpper jumps to a label if no lane from 32 on is in the set.
+func (d *decoder512) ifNoUpper(label string) {
+	r := GP64()
+	MOVQ(d.set, r)
+	SHRQ(U8(32), r)
+	JZ(LabelRef(label))
+}
+
+// grow finds what the lanes generate and by how much memory they grow, and stores nothing.
+func (d *decoder512) grow() {
+	unit, weight, n, low := unit512(d.plane), retention512(d.plane), ZMM(), dwords(127)
+	VPBROADCASTW(Load(Param("n"), GP32()), n)
+	d.qp, d.retained, d.tokens = ZMM(), ZMM(), ZMM()
+	for _, z := range []VecVirtual{d.qp, d.retained, d.tokens} {
+		VPXORD(z, z, z)
+	}
+	for h := range 2 {
+		if h == 1 {
+			d.ifNoUpper("grown")
+		}
+		d.n[h], d.rest[h] = ZMM(), ZMM()
+		VMOVDQU16(d.plane(offRemaining+64*h), d.rest[h])
+		VPMINUW_Z(d.rest[h], n, lanesFrom(d.lanes, uint8(32*h)), d.n[h])
+		VPSUBW(d.n[h], d.rest[h], d.rest[h])
+		for g := 2 * h; g < 2*h+2; g++ {
+			d.more[g], d.held[g] = ZMM(), ZMM()
+			if g%2 == 0 {
+				VPMOVZXWD(d.n[h].AsY(), d.more[g])
+			} else {
+				y := YMM()
+				VEXTRACTI64X4(U8(1), d.n[h], y)
+				VPMOVZXWD(y, d.more[g])
+			}
+			before, after := ZMM(), ZMM()
+			VMOVDQU32(d.plane(offTokens+64*g), d.held[g])
+			VPADDD(low, d.held[g], before)
+			VPADDD(d.more[g], before, after)
+			VPSRLD(U8(7), before, before)
+			VPSRLD(U8(7), after, after)
+			VPSUBD(before, after, after)
+			d.units[g] = bytesOf(unit, g)
+			VPMULLD(d.units[g], after, after)
+			VPADDD(after, d.qp, d.qp)
+			VPMULLD(bytesOf(weight, g), after, after)
+			VPADDD(after, d.retained, d.retained)
+			VPADDD(d.more[g], d.tokens, d.tokens)
+		}
+	}
+	Label("grown")
+}
+
+// generate stores what the lanes have generated, and finds what that is worth.
+func (d *decoder512) generate() {
+	heat, step, value, finished := ZMM(), ZMM(), ZMM(), GP64()
+	VMOVDQU8(d.plane(offHotness), heat)
+	VPADDUSB(constant(repeated(uint8(63), 64)...), heat, d.lanes, heat)
+	VMOVDQU8(heat, d.plane(offHotness))
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VPXORD(value, value, value)
+	XORL(finished.As32(), finished.As32())
+
+	// What a page of each prefix costs, 4 where nobody holds it, and what a token is worth by that of the coarser level.
+	shared, worth, none, intime := YMM(), YMM(), K(), K()
+	VPMOVZXBD(Mem{Base: argument("mul")}, shared)
+	VPTESTNMD(shared, shared, none)
+	VPBROADCASTD(constant(uint32(4)), none, shared)
+	VMOVDQU32(Mem{Base: argument("worth")}, worth)
+	KMOVQ(argument("late"), intime)
+	KNOTQ(intime, intime)
+	fifty := dwords(50)
+	for h := range 2 {
+		if h == 1 {
+			d.ifNoUpper("generated")
+		}
+		lanes := lanesFrom(d.lanes, uint8(32*h))
+		VMOVDQU16(d.rest[h], d.plane(offRemaining+64*h))
+		rate, last, k, spent := ZMM(), ZMM(), K(), GP64()
+		VMOVDQU16(d.plane(offRate+64*h), rate)
+		VMOVDQU16(d.n[h], lanes, rate)
+		VMOVDQU16(rate, d.plane(offRate+64*h))
+		VMOVDQU16(d.plane(offLastAccess+64*h), last)
+		VMOVDQU16(step, lanes, last)
+		VMOVDQU16(last, d.plane(offLastAccess+64*h))
+		VPTESTNMW(d.rest[h], d.rest[h], lanes, k)
+		KMOVD(k, spent.As32())
+		if h == 1 {
+			SHLQ(U8(32), spent)
+		}
+		ORQ(spent, finished)
+		for g := 2 * h; g < 2*h+2; g++ {
+			VPADDD(d.more[g], d.held[g], d.held[g])
+			VMOVDQU32(d.held[g], d.plane(offTokens+64*g))
+			level, priority, odd := ZMM(), ZMM(), ZMM()
+			VPMOVZXBD(d.plane(offPrefix+16*g), level)
+			VPERMD(shared.AsZ(), level, level)
+			VPMINUD(d.units[g], level, level)
+			VPERMD(worth.AsZ(), level, level)
+			VPADDD(level, level, lanesFrom(intime, uint8(16*g)), level)
+			VPMOVZXBD(d.plane(offPriority+16*g), priority)
+			VPADDD(fifty, priority, priority)
+			VPMULLD(d.more[g], priority, priority) // below 2^25
+			VPSRLQ(U8(32), priority, odd)
+			VPMULUDQ(level, priority, priority)
+			VPSRLQ(U8(32), level, level)
+			VPMULUDQ(level, odd, odd)
+			VPADDQ(priority, value, value)
+			VPADDQ(odd, value, value)
+		}
+	}
+	Label("generated")
+	MOVQ(finished, Mem{Base: d.out, Disp: offDecFinished})
+	MOVQ(sumQ512(value), Mem{Base: d.out, Disp: offDecWorth})
+}
+
+// repeated are n equal values.
+func repeated[T any](x T, n int) []T {
+	out := make([]T, n)
+	for i := range out {
+		out[i] = x
+	}
+	return out
+}

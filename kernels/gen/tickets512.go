@@ -1,0 +1,172 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// The queue of the serving profile: 32 tickets are two registers of dwords, one of words, half a one of bytes.
+
+func enqueue512() {
+	TEXT("enqueueAVX512", NOSPLIT, "func(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)")
+	Pragma("noescape")
+	Doc("enqueueAVX512 is Enqueue.")
+	t, first := argument("t"), argument("first")
+	at := func(off int, size uint8) Mem { return Mem{Base: t, Disp: off, Index: first, Scale: size} }
+	r := request512{w: ZMM()}
+	VMOVDQU64(Mem{Base: argument("words")}, r.w)
+	f := decode512(&r, Load(Param("tables"), GP64()), nil)
+	dwords := func(z VecVirtual, off int) {
+		y := YMM()
+		VPMOVQD(z, y)
+		VMOVDQU32(y, at(off, 4))
+	}
+	bytes := func(z VecVirtual, off int) {
+		x := XMM()
+		VPMOVQB(z, x)
+		VMOVQ(x, at(off, 1))
+	}
+	dwords(f.tokens, offTkPrivate)
+	ref, codes := ZMM(), r.field(40, 4)
+	VPSLLQ(U8(4), f.output, ref)
+	VPORQ(codes, ref, ref)
+	VPORQ_BCST_Z(constant(uint64(1)<<31), ref, f.context, ref)
+	dwords(ref, offTkRef)
+	rest, step := XMM(), XMM()
+	VPMOVQW(f.output, rest)
+	VMOVDQU16(rest, at(offTkRemaining, 2))
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VMOVDQU16(step, at(offTkBorn, 2))
+	VMOVDQU16(step, at(offTkSince, 2))
+	bytes(f.priority, offTkPriority)
+	bytes(f.prefix, offTkPrefix)
+	bytes(f.cycle, offTkCodes)
+	kind := ZMM()
+	bit := func(i int) OpmaskVirtual {
+		k := K()
+		KMOVB(f.types[i].As32(), k)
+		return k
+	}
+	VPBROADCASTQ_Z(constant(uint64(1)), bit(0), kind)
+	VPADDQ_BCST(constant(uint64(2)), kind, bit(1), kind)
+	VPADDQ_BCST(constant(uint64(4)), kind, bit(2), kind)
+	bytes(kind, offTkType)
+	none := GP64()
+	XORL(none.As32(), none.As32())
+	MOVQ(none, at(offTkFlags, 1))
+	VZEROUPPER()
+	RET()
+}
+
+func wait512() {
+	TEXT("waitAVX512", NOSPLIT, "func(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)")
+	Pragma("noescape")
+	Doc("waitAVX512 is Wait.")
+	t, n, w := argument("t"), argument("n"), argument("w")
+	// What joining each prefix adds.
+	extra, mul, unheld := YMM(), YMM(), K()
+	VPMOVZXWD(Mem{Base: argument("pages")}, extra)
+	VPMOVZXBD(Mem{Base: argument("mul")}, mul)
+	VPTESTNMD(mul, mul, unheld)
+	VPSLLD_Z(U8(2), extra, unheld, extra)
+	room, low := ZMM(), dwords(127)
+	VPBROADCASTD(Load(Param("room"), GP32()), room)
+	var fits [2]GPVirtual
+	for h := range fits {
+		need, prefix, k := ZMM(), ZMM(), K()
+		VPADDD(Mem{Base: t, Disp: offTkPrivate + 64*h}, low, need)
+		VPSRLD(U8(7), need, need)
+		VPSLLD(U8(2), need, need)
+		VPMOVZXBD(Mem{Base: t, Disp: offTkPrefix + 16*h}, prefix)
+		VPERMD(extra.AsZ(), prefix, prefix)
+		VPADDD(prefix, need, need)
+		VPCMPUD(U8(2), room, need, k)
+		fits[h] = GP64()
+		KMOVW(k, fits[h].As32())
+	}
+	SHLQ(U8(16), fits[1])
+	ORQ(fits[1], fits[0])
+	since := ZMM()
+	VMOVDQU16(Mem{Base: t, Disp: offTkSince}, since)
+	compared := func(name string, how uint8) GPVirtual {
+		z, k, r := ZMM(), K(), GP64()
+		VPBROADCASTW(Load(Param(name), GP32()), z)
+		VPCMPW(U8(how), z, since, k)
+		KMOVD(k, r.As32())
+		return r
+	}
+	ready, old, fresh := compared("step", 1), compared("old", 2), GP64()
+	flags, first, k := YMM(), YMM(), K()
+	VMOVDQU8(Mem{Base: t, Disp: offTkFlags}, flags)
+	VPBROADCASTB(constant(uint8(ticketFirst)), first)
+	VPTESTNMB(first, flags, k)
+	KMOVD(k, fresh.As32())
+	ANDQ(ready, fits[0])
+	for _, x := range []struct {
+		plane GPVirtual
+		off   int
+	}{{ready, offWtReady}, {fits[0], offWtFits}, {old, offWtOld}, {fresh, offWtFresh}} {
+		BZHIQ(n, x.plane, x.plane)
+		MOVL(x.plane.As32(), Mem{Base: w, Disp: x.off})
+	}
+	VZEROUPPER()
+	RET()
+}
+
+func leave512() {
+	TEXT("leaveAVX512", NOSPLIT, "func(t *Tickets, stay uint32) (oldest int16)")
+	Pragma("noescape")
+	Doc("leaveAVX512 is Leave.")
+	t, stay, kept := argument("t"), GP32(), GP64()
+	at := func(off int) Mem { return Mem{Base: t, Disp: off} }
+	Load(Param("stay"), stay)
+	lanes, zero := K(), ZMM()
+	KMOVD(stay, lanes)
+	VPXORD(zero, zero, zero)
+	MOVWLZX(stay.As16(), kept.As32())
+	POPCNTL(kept.As32(), kept.As32())
+	for _, off := range []int{offTkPrivate, offTkRef} { // the second half behind what stays of the first
+		lo, hi := ZMM(), ZMM()
+		VMOVDQU32(at(off), lo)
+		VMOVDQU32(at(off+64), hi)
+		VPCOMPRESSD_Z(lo, lanes, lo)
+		VPCOMPRESSD_Z(hi, lanesFrom(lanes, 16), hi)
+		VMOVDQU32(zero, at(off+64))
+		VMOVDQU32(lo, at(off))
+		VMOVDQU32(hi, Mem{Base: t, Disp: off, Index: kept, Scale: 4})
+	}
+	since := ZMM()
+	VMOVDQU16(at(offTkSince), since)
+	for _, off := range []int{offTkRemaining, offTkBorn, offTkSince} {
+		z := since
+		if off != offTkSince {
+			z = ZMM()
+			VMOVDQU16(at(off), z)
+		}
+		out := ZMM()
+		VPCOMPRESSW_Z(z, lanes, out)
+		VMOVDQU16(out, at(off))
+	}
+	for _, off := range []int{offTkPriority, offTkPrefix, offTkType, offTkCodes, offTkFlags} {
+		y := YMM()
+		VMOVDQU8(at(off), y)
+		VPCOMPRESSB_Z(y, lanes, y)
+		VMOVDQU8(y, at(off))
+	}
+	// The least of the words, as unsigned ones.
+	most, y, x, r := ZMM(), YMM(), XMM(), GP32()
+	VPBROADCASTW(constant(uint16(0x7FFF)), most)
+	VMOVDQU16(since, lanes, most)
+	VEXTRACTI64X4(U8(1), most, y)
+	VPMINSW(most.AsY(), y, y)
+	VEXTRACTI128(U8(1), y, x)
+	VPMINSW(y.AsX(), x, x)
+	VPXOR(constant(repeated(uint16(0x8000), 8)...), x, x)
+	VPHMINPOSUW(x, x)
+	VMOVD(x, r)
+	XORL(U32(0x8000), r)
+	Store(r.As16(), Return("oldest"))
+	VZEROUPPER()
+	RET()
+}

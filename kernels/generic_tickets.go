@@ -1,0 +1,69 @@
+package kernels
+
+import (
+	"math"
+	"math/bits"
+
+	"github.com/kvgym/kvgym/kv"
+)
+
+func enqueueGeneric(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {
+	for k, w := range words {
+		i := (first + k) & (TicketLanes - 1)
+		out, code := uint32(tables.Output[w>>25&63]), tables.typeOf(uint32(w&0xFF))
+		ref := 1<<31 | out<<4 | uint32(w>>40&15)
+		if code != uint32(kv.Context) {
+			ref = 0
+		}
+		t.Private[i] = (uint32(tables.Pages[w>>12&63])-1)*kv.PageTokens + 1 + uint32(w>>18&127)
+		t.Ref[i], t.Remaining[i], t.Born[i], t.Since[i] = ref, uint16(out), step, step
+		t.Priority[i], t.Prefix[i] = uint8(w>>33&127*101>>7), uint8(tenantOf(w))
+		t.Type[i], t.Codes[i], t.Flags[i] = uint8(code), uint8(w>>40&15)<<4, 0
+	}
+}
+
+func waitGeneric(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
+	var extra [8]uint32
+	for p := range extra {
+		if mul[p] == 0 {
+			extra[p] = uint32(pages[p]) * kv.FP16QuarterPages
+		}
+	}
+	*w = Waiting{}
+	for i := range n { // no branches: nothing could predict them
+		i &= TicketLanes - 1
+		since := int32(t.Since[i])
+		w.Ready |= uint32(since-int32(step)) >> 31 << i
+		w.Old |= uint32(since-int32(old)-1) >> 31 << i
+		w.Fresh |= uint32(^t.Flags[i]&TicketFirst) << i
+		need := uint64(kv.Pages(t.Private[i])*kv.FP16QuarterPages + extra[t.Prefix[i]&kv.MaxPrefixes])
+		w.Fits |= uint32((need-uint64(room)-1)>>63) << i
+	}
+	w.Fits &= w.Ready
+}
+
+func leaveGeneric(t *Tickets, stay uint32) (oldest int16) {
+	kept := 0
+	oldest = math.MaxInt16
+	for m := stay; m != 0; m &= m - 1 {
+		i, to := bits.TrailingZeros32(m)&(TicketLanes-1), kept&(TicketLanes-1)
+		oldest = min(oldest, t.Since[i])
+		kept++
+		if i == to {
+			continue
+		}
+		t.Private[to], t.Ref[to], t.Remaining[to], t.Born[to], t.Since[to] = t.Private[i], t.Ref[i], t.Remaining[i], t.Born[i], t.Since[i]
+		t.Priority[to], t.Prefix[to], t.Type[to], t.Codes[to], t.Flags[to] = t.Priority[i], t.Prefix[i], t.Type[i], t.Codes[i], t.Flags[i]
+	}
+	clear(t.Private[kept:])
+	clear(t.Ref[kept:])
+	clear(t.Remaining[kept:])
+	clear(t.Born[kept:])
+	clear(t.Since[kept:])
+	clear(t.Priority[kept:])
+	clear(t.Prefix[kept:])
+	clear(t.Type[kept:])
+	clear(t.Codes[kept:])
+	clear(t.Flags[kept:])
+	return oldest
+}

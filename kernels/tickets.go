@@ -1,0 +1,57 @@
+package kernels
+
+// TicketLanes is the number of waiting requests in one Tickets.
+const TicketLanes = 32
+
+// Tickets holds 32 waiting requests of the serving profile, column by column: exactly 640 bytes. Columns of places that nobody waits in
+// hold stale values that no result depends on.
+type Tickets struct {
+	Private   [TicketLanes]uint32 `unit:"private tokens it will hold when admitted"`
+	Ref       [TicketLanes]uint32 `unit:"name of the session's present turn, 0 none"`
+	Remaining [TicketLanes]uint16 `unit:"tokens to generate"`
+	Born      [TicketLanes]int16  `unit:"step in which the turn began"`
+	Since     [TicketLanes]int16  `unit:"step since which it waits; in the future while it pauses"`
+	Priority  [TicketLanes]uint8  `unit:"percent"`
+	Prefix    [TicketLanes]uint8  `unit:"shared prefix id, 0 none"`
+	Type      [TicketLanes]uint8  `unit:"block type"`
+	Codes     [TicketLanes]uint8  `unit:"bits 4-5 run code, 6-7 pause code"`
+	Flags     [TicketLanes]uint8  `unit:"bit 0 first token given, 1 late, 2 prefilled before"`
+	Reserved  [TicketLanes]uint8  `unit:"0"`
+}
+
+// TicketFirst is the bit of Flags that tells that a turn has given its first token.
+const TicketFirst = 1
+
+// Waiting is what Wait tells: planes of tickets.
+type Waiting struct {
+	Ready uint32 // may be admitted
+	Fits  uint32 // of these, those that there is memory for
+	Old   uint32 // have waited too long
+	Fresh uint32 // have given no first token
+}
+
+// Enqueue decodes eight requests of the serving profile into the tickets from the first on, which is at most 24; rules 13.3 and 13.20.
+//
+//	Private = (Pages[...]-1)*128 + 1 + bits 18-24; Remaining = Output[...]; Born, Since = step; Codes in bits 4-7; Flags = 0
+//	Ref = 2^31 | Output[...]<<4 | bits 40-43 for context, else 0
+func Enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {
+	_ = t.Private[first+7]
+	enqueue(t, first, words, tables, step)
+}
+
+// Wait looks at the first n tickets; rule 13.20. pages are those of each prefix, mul what a page of it costs now, 0 where nobody holds it.
+//
+//	for i := range n {
+//		if Since[i] < step { i joins Ready }
+//		if Since[i] <= old { i joins Old }
+//		if Flags[i]&TicketFirst == 0 { i joins Fresh }
+//		need := 4*pages(Private[i]) + (4*pages[Prefix[i]] if mul[Prefix[i]] is 0)
+//		if i in Ready && need <= room { i joins Fits }
+//	}
+func Wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
+	wait(t, n, step, old, room, pages, mul, w)
+}
+
+// Leave removes the tickets that are not in a plane: the others move up, and what lies behind them becomes 0. It returns the least Since
+// of those that stay, 32,767 if there are none.
+func Leave(t *Tickets, stay uint32) (oldest int16) { return leave(t, stay) }

@@ -1,0 +1,179 @@
+package kernels_test
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/kvgym/kvgym/kernels"
+	"github.com/stretchr/testify/require"
+)
+
+// randomTickets are tickets that wait about a step.
+func randomTickets(r *rand.Rand, step int16) (t kernels.Tickets) {
+	for i := range kernels.TicketLanes {
+		t.Private[i], t.Ref[i], t.Remaining[i] = 1+numbers(r, 1<<30-1), r.Uint32(), uint16(r.Uint32())
+		t.Born[i], t.Since[i] = int16(r.Uint32()), []int16{int16(r.Uint32()), step, step - 1, step + 1, step - 5, step - 6}[r.IntN(6)]
+		t.Priority[i], t.Prefix[i], t.Type[i], t.Codes[i], t.Flags[i] = uint8(r.Uint32()), uint8(r.IntN(8)), uint8(r.IntN(5)), uint8(r.Uint32()), uint8(r.IntN(8))
+	}
+	return t
+}
+
+func TestEnqueueLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(27)
+		for k := range rounds {
+			tables := randomTables(r)
+			got := randomTickets(r, 0)
+			want := got
+			var words [8]uint64
+			for i := range words {
+				words[i] = r.Uint64()
+			}
+			first, step := r.IntN(25), int16(r.Uint32())
+			kernels.Enqueue(&got, first, &words, tables, step)
+			generic(func() { kernels.Enqueue(&want, first, &words, tables, step) })
+			require.Equal(t, want, got, "round %d", k)
+		}
+	})
+	require.Panics(t, func() {
+		kernels.Enqueue(new(kernels.Tickets), 25, new([8]uint64), new(kernels.RequestTables), 0)
+	})
+}
+
+func TestWaitLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(28)
+		fits := uint32(0)
+		for k := range rounds {
+			step, pages := int16(r.IntN(4096)), randomPages(r)
+			tickets, n := randomTickets(r, step), r.IntN(33)
+			mul, _ := randomWorth(r)
+			room := numbers(r, 1<<26)
+			if i := r.IntN(32); r.IntN(2) == 0 { // as much as one needs, or a little less
+				room = (tickets.Private[i]+127)/128*4 - r.Uint32N(2)
+			}
+			var got, want kernels.Waiting
+			kernels.Wait(&tickets, n, step, step-5, room, &pages, mul, &got)
+			generic(func() { kernels.Wait(&tickets, n, step, step-5, room, &pages, mul, &want) })
+			require.Equal(t, want, got, "round %d", k)
+			fits |= want.Fits
+		}
+		require.NotZero(t, fits)
+	})
+}
+
+func TestLeaveLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(29)
+		for k := range rounds {
+			got := randomTickets(r, 9)
+			want, stay := got, uint32(plane(r))
+			oldest := kernels.Leave(&got, stay)
+			generic(func() { require.Equal(t, oldest, kernels.Leave(&want, stay)) })
+			require.Equal(t, want, got, "round %d", k)
+			if stay == 0 {
+				require.EqualValues(t, math.MaxInt16, oldest)
+			}
+		}
+	})
+}
+
+func TestLivesLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(30)
+		for k := range rounds {
+			l := &kernels.Lives{Tables: randomTables(r), Rate: 1 + numbers(r, 0xFFFF-1), Steps: 1 + r.Uint32N(4096)}
+			if r.IntN(2) == 0 {
+				l.Steps = 1 + r.Uint32N(40)
+			}
+			for i := range l.Spans {
+				l.Spans[i] = 1 + uint16(numbers(r, 0xFFFE))
+			}
+			words := make([]uint64, r.IntN(40))
+			for i := range words {
+				words[i] = r.Uint64()>>16 | uint64(r.Uint32N(l.Steps))<<48
+			}
+			held, good := l.Add(words)
+			var draws [8]uint64
+			for i := range draws {
+				draws[i] = r.Uint64()
+			}
+			n := 1 + r.IntN(12)
+			initialHeld, initialGood := l.AddInitial(&draws, n)
+			generic(func() {
+				wantHeld, wantGood := l.Add(words)
+				require.Equal(t, []uint64{wantHeld, wantGood}, []uint64{held, good}, "round %d", k)
+				wantHeld, wantGood = l.AddInitial(&draws, n)
+				require.Equal(t, []uint64{wantHeld, wantGood}, []uint64{initialHeld, initialGood}, "round %d", k)
+			})
+		}
+	})
+}
+
+func FuzzLives(f *testing.F) {
+	type input struct {
+		Tables kernels.RequestTables
+		Spans  [64]uint16
+		Rate   uint16
+		Steps  uint16
+		Words  [20]uint64
+		N      uint8
+	}
+	fuzzLevels(f, func(r *rand.Rand, in *input) {
+		in.Tables, in.Rate, in.Steps, in.N = *randomTables(r), uint16(1+r.IntN(60)), uint16(r.IntN(60)), uint8(r.IntN(21))
+		for i := range in.Spans {
+			in.Spans[i] = uint16(1 + r.IntN(12))
+		}
+		for i := range in.Words {
+			in.Words[i] = r.Uint64()
+		}
+	}, func(in input) []any {
+		repairTables(&in.Tables)
+		l := &kernels.Lives{Tables: &in.Tables, Spans: in.Spans, Rate: max(1, uint32(in.Rate)), Steps: 1 + uint32(in.Steps)%4096}
+		for i := range l.Spans {
+			l.Spans[i] = max(1, l.Spans[i])
+		}
+		draws := [8]uint64(in.Words[:8])
+		for i, w := range in.Words {
+			in.Words[i] = w&(1<<48-1) | w>>48%uint64(l.Steps)<<48
+		}
+		held, good := l.Add(in.Words[:in.N%21])
+		initialHeld, initialGood := l.AddInitial(&draws, 1+int(in.N%8))
+		return []any{held, good, initialHeld, initialGood}
+	})
+}
+
+func FuzzTickets(f *testing.F) {
+	type input struct {
+		Tickets   kernels.Tickets
+		Tables    kernels.RequestTables
+		Words     [8]uint64
+		Pages     [8]uint16
+		Mul       [8]uint8
+		First, N  uint8
+		Step, Old int16
+		Room      uint32
+		Stay      uint32
+	}
+	fuzzLevels(f, func(r *rand.Rand, in *input) {
+		in.Step, in.Pages, in.Tables = int16(r.IntN(4096)), randomPages(r), *randomTables(r)
+		in.Tickets, in.Old, in.Room = randomTickets(r, in.Step), in.Step-5, numbers(r, 1<<20)
+		in.First, in.N, in.Stay = uint8(r.IntN(25)), uint8(r.IntN(33)), uint32(plane(r))
+		for i := range in.Words {
+			in.Words[i] = r.Uint64()
+		}
+	}, func(in input) []any {
+		repairTables(&in.Tables)
+		for i := range kernels.TicketLanes {
+			in.Tickets.Private[i] %= 1<<30 + 1
+			in.Tickets.Prefix[i] &= 7
+		}
+		kernels.Enqueue(&in.Tickets, int(in.First%25), &in.Words, &in.Tables, in.Step)
+		var w kernels.Waiting
+		kernels.Wait(&in.Tickets, int(in.N%33), in.Step, in.Old, in.Room, &in.Pages, &in.Mul, &w)
+		queued := in.Tickets
+		oldest := kernels.Leave(&in.Tickets, in.Stay)
+		return []any{queued, w, oldest, in.Tickets}
+	})
+}
