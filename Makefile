@@ -164,9 +164,7 @@ gen: ## write the assembly of package kernels anew
 gen-check: ## the assembly of package kernels is what its generator writes; changes nothing
 	$(call generate,$(CURDIR)/build/_gen-check)
 	@for f in $(GEN_FILES); do \
-		tail -n +2 build/_gen-check/$$f >build/_gen-check/generated; \
-		tail -n +2 kernels/$$f | diff -u --label kernels/$$f --label generated - build/_gen-check/generated || \
-			{ echo "make gen-check: kernels/$$f: not what kernels/gen writes: make gen"; exit 1; }; \
+		diff -u --label kernels/$$f --label generated kernels/$$f build/_gen-check/$$f || { echo "make gen-check: kernels/$$f: not what kernels/gen writes: make gen"; exit 1; }; \
 	done
 
 clean: ## remove what the other targets made
