@@ -152,6 +152,9 @@ class Batch:
             config["preset"] = str(preset)
         if trace is not None:
             config["trace"] = dict(trace) if isinstance(trace, Mapping) else {"path": str(trace)}
+        for name in ("slots", "steps", "max_wait"):
+            if config[name] == 0:  # which the library takes for its default
+                raise RefusedError(f"{name}: 0: allowed 1 or more")
         if not 1 <= blocks <= 1024:
             raise RefusedError(f"blocks: {blocks}: allowed 1 to 1024")
         if groups != 1 or buffers:  # rows then belong to the caller group by group, or memory is the caller's

@@ -36,7 +36,9 @@ class Lanes:
         return self._blocks[-1]
 
     def step(self, ops: Any) -> Block:
-        """One step; ops as in Batch.step."""
+        """One step; ops is an integer array [envs, slots]."""
+        if ops is None:
+            raise RefusedError(f"step: ops: None: allowed integers [{self.num_envs}, {self.batch.slots}]")
         return self.batch.step(ops, into=self._free())
 
     def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int | None] | np.ndarray | None = None) -> Block:

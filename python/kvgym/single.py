@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from kvgym.errors import RefusedError
 from kvgym.lanes import Lanes, lane_seeds, one_seed, reset_mask
 from kvgym.spaces import action_space, observation_space
 from kvgym.vector import KEEP_ONLY, TOTALS, outputs_of
@@ -73,6 +74,8 @@ class KVCacheEnv(gymnasium.Env):
 
     def action_masks(self) -> np.ndarray:
         """Which operations would do something now, bool [slots * 4]: the form that sb3-contrib's MaskablePPO asks for."""
+        if not self._masked:
+            raise RefusedError("action_masks: infos without action_mask: allowed with it")
         return self._lanes.batch.block.mask[0].reshape(-1).copy()
 
     def close(self) -> None:
