@@ -46,6 +46,8 @@ class KVCacheVectorEnv(VectorEnv):
     The other arguments are those of kvgym.Batch. autoreset is "next-step", "same-step", "disabled" or a gymnasium.vector.AutoresetMode.
     """
 
+    _lanes: Lanes | None = None  # older Gymnasium closes what was never opened
+
     def __init__(self, num_envs: int = 1, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all",
                  trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5,
                  autoreset: str | AutoresetMode = "next-step", truncate: bool = False, obs_dtype: str = "float32", obs_order: str = "slot-major",
@@ -151,7 +153,8 @@ class KVCacheVectorEnv(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stops the threads; what was returned stays valid."""
-        self._lanes.close()
+        if self._lanes is not None:
+            self._lanes.close()
 
 
 def make_vec(num_envs: int = 1, **config: Any) -> KVCacheVectorEnv:

@@ -43,10 +43,10 @@ def test_one_iteration(cluster):
 
 
 def test_runners_play_different_streams():
-    seen = [rllib.vector_env(EnvContext({"num_envs": 4}, worker_index=w)).batch for w in range(3)]
-    for batch in seen:
-        batch.reset()
-    assert np.concatenate([b.identities()[1] for b in seen]).tolist() == list(range(12))
+    runners = [rllib.vector_env(EnvContext({"num_envs": 4}, worker_index=w)) for w in range(3)]
+    for env in runners:
+        env.reset()
+    assert np.concatenate([env.batch.identities()[1] for env in runners]).tolist() == list(range(12))
     assert rllib.vector_env(EnvContext({"num_envs": 4, "first_env": 7}, worker_index=2)).batch.config["first_env"] == 7
 
 
