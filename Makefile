@@ -16,7 +16,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer uv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -44,7 +44,7 @@ run: build ## roll out synthetic traffic and a trace with the baselines, in both
 	@echo; echo "== the serving profile: every operation at its real price"
 	@$(KVGYM) rollout --profile serving --episodes 2048 --policy $(SERVING_POLICIES) --difficulty all --out $(RUN_DIR)/serving
 
-test: lint gen-check test-go test-levels test-race test-arm64 ## everything that runs for a change, under 15 minutes on 2 cores
+test: lint gen-check test-go test-levels test-race test-arm64 test-python ## everything that runs for a change, under 15 minutes on 2 cores
 
 lint: ## gofmt and vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
@@ -77,6 +77,55 @@ test-arm64: ## the short tests of everything that must give the same bits, on ar
 	@if command -v qemu-aarch64-static >/dev/null; then \
 		$(GOTESTSUM) --raw-command -- env GOARCH=arm64 CGO_ENABLED=0 $(GO) test -json -short -exec qemu-aarch64-static $(EXACT); \
 	else echo "SKIP test-arm64: qemu-aarch64-static is missing: apt-get install qemu-user-static"; fi
+
+# The Python package. uv is taken from PyPI where the machine has none; each set of packages that cannot live with the others has an environment
+# of its own. Python 3.11 is the least that the package allows.
+PYTHON := 3.11
+UV      = $(firstword $(shell command -v uv 2>/dev/null) .venv-uv/bin/uv)
+WHEEL   = $(abspath $(shell ls build/wheel/*.whl))
+comma  := ,
+
+uv:
+	@command -v uv >/dev/null || [ -x .venv-uv/bin/uv ] || { python3 -m venv .venv-uv && .venv-uv/bin/pip install -q uv; } || \
+		{ echo "make uv: python3: not found, or PyPI is out of reach: the Python package needs one of uv and Python $(PYTHON)"; exit 1; }
+
+python: uv ## build the wheel of the Python package, with the library in it, into build/wheel
+	@rm -rf build/wheel
+	$(UV) build -q --wheel -o build/wheel python
+
+# $(call venv,FOLDER,PACKAGES) makes the environment, unless it is there, and installs the packages and the wheel.
+define venv
+	@[ -x $(1)/bin/python ] || $(UV) venv -q --python $(PYTHON) $(1)
+	$(UV) pip install -q -p $(1) $(2)
+endef
+PYTEST := pytest 'pytest-timeout>=2.3'
+
+test-python: python ## the tests of the Python package with Gymnasium, PyTorch, TorchRL and Stable-Baselines3 (.venv)
+	$(call venv,.venv,--reinstall-package kvgym '$(WHEEL)[torchrl$(comma)sb3]' --group python/pyproject.toml:test)
+	.venv/bin/pytest -q python/tests
+
+GYMNASIUMS := 1.1.1 1.2.2 1.4.0
+test-python-gymnasium: $(GYMNASIUMS:%=test-gymnasium-%) ## the tests without training libraries on each of several versions of Gymnasium
+test-gymnasium-%: python
+	$(call venv,.venv-gymnasium-$*,--reinstall-package kvgym '$(WHEEL)' gymnasium==$* $(PYTEST))
+	.venv-gymnasium-$*/bin/pytest -q python/tests
+
+test-rllib: python ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
+	$(call venv,.venv-rllib,--reinstall-package kvgym '$(WHEEL)[ray]' gymnasium==1.2.2 $(PYTEST))
+	.venv-rllib/bin/pytest -q python/tests/test_rllib.py
+
+# PufferLib 3.0.0 declares versions that nobody can install together, and its installer wants torch and games. Its Python part needs none of that:
+# build/shim stands in for what the installer imports.
+SHIM := $(CURDIR)/build/shim
+test-puffer: python ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
+	$(call venv,.venv-puffer,--reinstall-package kvgym '$(WHEEL)' setuptools wheel psutil gym $(PYTEST))
+	@mkdir -p $(SHIM)/torch/utils && touch $(SHIM)/torch/__init__.py $(SHIM)/torch/utils/__init__.py
+	@printf 'import builtins\nbuiltins.c_extension_paths = []\n' >$(SHIM)/sitecustomize.py
+	@printf '%s\n' 'from setuptools import Extension as CppExtension' 'from setuptools.command.build_ext import build_ext as BuildExtension' \
+		'CUDAExtension, CUDA_HOME = CppExtension, None' >$(SHIM)/torch/utils/cpp_extension.py
+	@[ -d .venv-puffer/lib/python$(PYTHON)/site-packages/pufferlib ] || \
+		NO_OCEAN=1 NO_TRAIN=1 PYTHONPATH=$(SHIM) $(UV) pip install -q -p .venv-puffer --no-cache --no-build-isolation --no-deps pufferlib==3.0.0
+	.venv-puffer/bin/pytest -q python/tests/test_puffer.py
 
 meta: ## two million histories against the oracle and the metamorphic matrix, with a fresh seed
 	KVGYM_HISTORIES=1050000 KVGYM_SEED=$${KVGYM_SEED:-$$(date +%s)} $(GO) test -v -count=1 -timeout 60m -run 'TestOracle|TestMetamorphic' ./vecenv

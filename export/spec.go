@@ -81,6 +81,16 @@ func specError(err error) error {
 	return fmt.Errorf("config: %w: allowed one JSON object", err)
 }
 
+// inWords names the field of a Spec in an error of vecenv.New, which names the one of its Config.
+func inWords(err error) error {
+	for field, word := range map[string]string{"Envs": "envs", "MaxWait": "max_wait", "FirstEnv": "first_env", "Workers": "workers", "Pin": "pin", "Groups": "groups"} {
+		if rest, ok := strings.CutPrefix(err.Error(), "vecenv: "+field+":"); ok {
+			return fmt.Errorf("config: %s:%s", word, rest)
+		}
+	}
+	return err
+}
+
 // choice finds a word in a list; the empty word is the first of them.
 func choice(field, word string, allowed ...string) (int, error) {
 	if word == "" {
@@ -204,6 +214,22 @@ func presetOf(name string) (kv.Preset, error) {
 	return kv.PresetNamed(name)
 }
 
+// check refuses what the words do not allow; zeros are defaults.
+func (t *Trace) check() error {
+	if t.Path == "" {
+		return errors.New("trace.path: none: allowed a file of requests")
+	}
+	for _, f := range []struct {
+		name    string
+		v, most int
+	}{{"step_ms", t.StepMillis, 3_600_000}, {"decode_rate", t.DecodeRate, 10_000}, {"sample", t.Sample, 1000}} {
+		if f.v < 0 || f.v > f.most {
+			return fmt.Errorf("trace.%s: %d: allowed 0 (the default) to %d", f.name, f.v, f.most)
+		}
+	}
+	return nil
+}
+
 // source reads the trace. In the serving profile a step that is given counts for the server, too.
 func (t *Trace) source(c *vecenv.Config, d scenario.Difficulty) (scenario.Source, error) {
 	word := t.Format
@@ -216,6 +242,9 @@ func (t *Trace) source(c *vecenv.Config, d scenario.Difficulty) (scenario.Source
 	}
 	loop, err := choice("trace.loop", t.Loop, "open", "closed")
 	if err != nil {
+		return nil, err
+	}
+	if err := t.check(); err != nil {
 		return nil, err
 	}
 	step, rate := t.StepMillis, t.DecodeRate

@@ -58,6 +58,8 @@ PUBLIC void kvgym_free(void *memory) { free(memory); }
 
 PUBLIC int32_t kvgym_narrow(const void *in, int64_t bytes, int64_t n, uint8_t *out)
 {
+	if (n <= 0) return n == 0 ? KVGYM_OK : KVGYM_REFUSED;
+	if (in == NULL || out == NULL) return KVGYM_REFUSED;
 	switch (bytes) { /* as unsigned ones: negative values are large */
 	case 1: NARROW(uint8_t) return KVGYM_OK;
 	case 2: NARROW(uint16_t) return KVGYM_OK;

@@ -7,6 +7,7 @@ import os
 import sys
 from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 from kvgym.errors import BrokenError, BusyError, ClosedError, ForkedError, KvgymError, RefusedError
 
@@ -93,6 +94,9 @@ class Memory:
         if not self._at:
             raise MemoryError(f"kvgym: {size} bytes: not available")
         self.__array_interface__ = {"data": (self._at, False), "shape": shape, "typestr": typestr, "version": 3}
+
+    def __reduce__(self) -> Any:
+        raise TypeError("kvgym: memory of the library cannot be copied as an object: copy the array")
 
     def __del__(self) -> None:
         if getattr(self, "_at", None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,22 +42,35 @@ class Block:
     A tensor that the batch does not write is None.
     """
 
-    __slots__ = ("_torch", "components", "final_obs", "mask", "metrics", "obs", "pointers", "reward", "terminated", "truncated")
+    __slots__ = ("_alone", "_slab", "_torch", "at", "components", "final_obs", "mask", "metrics", "obs", "owner", "pointers", "reward", "terminated",
+                 "truncated")
 
-    def __init__(self, tensors: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> None:
+    def __init__(self, tensors: Sequence[Mapping[str, Any]], given: Mapping[str, Any], owner: object = None) -> None:
         self.obs = self.final_obs = self.reward = self.terminated = self.truncated = self.mask = self.components = self.metrics = None
         self._torch: dict[str, Any] = {}
         self.pointers = Tensors()
+        self.owner = owner
         names = [t["name"] for t in tensors]
         for name in given:
             if name not in names:
                 raise RefusedError(f"buffers: {name}: allowed {', '.join(names)}")
+        self._slab, arrays = _allocate([t for t in tensors if t["name"] not in given])
         for t in tensors:
             name, shape, dtype = t["name"], tuple(t["shape"]), np.dtype(t["dtype"])
-            array = _adopt(name, given[name], shape, dtype) if name in given else np.asarray(Memory(shape, dtype.str))
+            array = _adopt(name, given[name], shape, dtype) if name in given else arrays[name]
             field = name + "_u8" if name in ("obs", "final_obs") and dtype == np.uint8 else name
             setattr(self.pointers, field, array.__array_interface__["data"][0])
             setattr(self, name, array.view(np.bool_) if name in _FLAGS else array)
+        self.at: int = ctypes.addressof(self.pointers)
+        del arrays, array
+        self._alone = sys.getrefcount(self._slab)
+
+    def lent(self) -> bool:
+        """Whether anybody holds a view of this block's arrays: each view, and each torch tensor on one, holds the memory below them.
+
+        Only views count, such as block.obs[:], not block.obs itself; and buffers of the caller do not count.
+        """
+        return sys.getrefcount(self._slab) > self._alone
 
     def copy_from(self, other: Block) -> None:
         """Copies every tensor of another block of the same batch."""
@@ -75,6 +89,22 @@ class Block:
                 raise RefusedError(f"torch: {name}: not written by this batch: allowed what outputs name")
             self._torch[name] = torch.from_numpy(array)
         return self._torch[name]
+
+
+def _allocate(tensors: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Memory of the library for some tensors, each on a cache line: the whole as bytes, and the views on it by name."""
+    sizes = [int(np.prod(t["shape"])) * np.dtype(t["dtype"]).itemsize for t in tensors]
+    slab = np.asarray(Memory((max(1, sum(_lines(n) for n in sizes)),), "|u1"))
+    arrays, at = {}, 0
+    for t, size in zip(tensors, sizes, strict=True):
+        arrays[t["name"]] = slab[at:at + size].view(t["dtype"]).reshape(t["shape"])
+        at += _lines(size)
+    return slab, arrays
+
+
+def _lines(size: int) -> int:
+    """A size in bytes, rounded up to whole cache lines."""
+    return (size + 63) & ~63
 
 
 def _adopt(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -113,6 +143,7 @@ class Batch:
                  stores: str = "auto", workers: int = 0, pin: bool = False, groups: int = 1, simd: str = "auto", blocks: int = 2,
                  buffers: Mapping[str, Any] | None = None) -> None:
         self._handle: int | None = None
+        self._token = object()  # which its blocks carry
         config: dict[str, Any] = {
             "envs": num_envs, "profile": profile, "difficulty": difficulty, "seed": seed, "first_env": first_env, "slots": slots, "steps": steps,
             "max_wait": max_wait, "autoreset": autoreset, "truncate": truncate, "outputs": list(outputs), "obs_dtype": obs_dtype,
@@ -121,6 +152,9 @@ class Batch:
             config["preset"] = str(preset)
         if trace is not None:
             config["trace"] = dict(trace) if isinstance(trace, Mapping) else {"path": str(trace)}
+        for name in ("slots", "steps", "max_wait"):
+            if config[name] == 0:  # which the library takes for its default
+                raise RefusedError(f"{name}: 0: allowed 1 or more")
         if not 1 <= blocks <= 1024:
             raise RefusedError(f"blocks: {blocks}: allowed 1 to 1024")
         if groups != 1 or buffers:  # rows then belong to the caller group by group, or memory is the caller's
@@ -130,33 +164,53 @@ class Batch:
         self.num_envs, self.slots, self.steps = num_envs, self.description["slots"], self.description["steps"]
         self.obs_length: int = self.description["obs"]["length"]
         self.groups = [tuple(g) for g in self.description["groups"]]
-        self.blocks = [Block(self.description["tensors"], buffers or {}) for _ in range(blocks)]
-        self._pointers = [ctypes.addressof(b.pointers) for b in self.blocks]
-        self._turn = 0
+        self.blocks = [self.new_block(buffers) for _ in range(blocks)]
+        self._turn, self._block = 0, self.blocks[0]
         self.ops = np.asarray(Memory((num_envs, self.slots), "|u1"))
         self._ops_at: int = self.ops.__array_interface__["data"][0]
         self._call = Call()
         self._err = self._call.at
         handle = ctypes.c_int64()
-        self._call.check(lib.kvgym_open(json.dumps(config).encode(), self._pointers[0], ctypes.byref(handle), self._err, ERROR_SIZE))
+        self._call.check(lib.kvgym_open(json.dumps(config).encode(), self._block.at, ctypes.byref(handle), self._err, ERROR_SIZE))
         self._handle = handle.value
         self._step = lib.kvgym_step
 
     @property
     def block(self) -> Block:
         """The tensors that the last call wrote."""
-        return self.blocks[self._turn]
+        return self._block
 
-    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None) -> Block:
-        """Starts episodes: the next ones, or episode 0 of each environment's seed. A mask chooses environments; the rows of the others stay."""
+    def new_block(self, buffers: Mapping[str, Any] | None = None) -> Block:
+        """Another set of tensors for reset and step to write into, in memory of the library or, by name, of the caller."""
+        return Block(self.description["tensors"], buffers or {}, self._token)
+
+    def _next(self, into: Block | None) -> Block:
+        """The block to write: the one that the caller names, else the next in turn."""
+        if into is not None:
+            if into.owner is not self._token:
+                raise RefusedError("into: a block of another batch: allowed what new_block of this one gave")
+            return into
+        turn = self._turn + 1
+        return self.blocks[turn if turn < len(self.blocks) else 0]
+
+    def _wrote(self, block: Block, into: Block | None) -> Block:
+        self._block = block  # which also keeps it alive: the library knows its address
+        if into is None:
+            self._turn = (self._turn + 1) % len(self.blocks)
+        return block
+
+    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None, into: Block | None = None) -> Block:
+        """Starts episodes: the next ones, or episode 0 of each environment's seed. A mask chooses environments; the rows of the others stay.
+
+        mask is bool [envs], seeds are integers of at least 0 [envs]; into is a block of new_block to write instead of the next in turn.
+        """
         m = self._per_env("mask", mask, np.bool_)
         s = self._per_env("seeds", seeds, np.uint64)
-        turn = (self._turn + 1) % len(self.blocks)
-        if m is not None and turn != self._turn:
-            self.blocks[turn].copy_from(self.blocks[self._turn])
-        self._call.check(lib.kvgym_reset(self._handle or 0, _at(m), _at(s), self._pointers[turn], self._err, ERROR_SIZE))
-        self._turn = turn
-        return self.blocks[turn]
+        block = self._next(into)
+        if m is not None and block is not self._block:
+            block.copy_from(self._block)
+        self._call.check(lib.kvgym_reset(self._handle or 0, _at(m), _at(s), block.at, self._err, ERROR_SIZE))
+        return self._wrote(block, into)
 
     def _per_env(self, name: str, values: Any, dtype: Any) -> np.ndarray | None:
         if values is None:
@@ -170,26 +224,24 @@ class Batch:
             raise RefusedError(f"reset: {name}: {given.dtype}, least {given.min()}: allowed integers of at least 0")
         return np.ascontiguousarray(given, dtype)
 
-    def step(self, ops: np.ndarray | None = None, pairs: np.ndarray | None = None) -> Block:
+    def step(self, ops: np.ndarray | None = None, pairs: np.ndarray | None = None, into: Block | None = None) -> Block:
         """One step of all environments.
 
         ops is an integer array [envs, slots] (0 keep, 1 evict, 2 compress, 3 swap; what is none of these counts as invalid), or None for
         the array self.ops, which a caller may fill in place. pairs is instead an int32 array [envs, k, 2] of (op, slot), applied in order.
+        into is a block of new_block to write instead of the next in turn.
         """
-        turn = self._turn + 1
-        if turn == len(self.blocks):
-            turn = 0
+        block = self._next(into)
         if pairs is not None:
             listed = self._pairs(pairs, self.num_envs)
-            code = self._step(self._handle or 0, None, _at(listed), listed.shape[1], self._pointers[turn], self._err, ERROR_SIZE)
+            code = self._step(self._handle or 0, None, _at(listed), listed.shape[1], block.at, self._err, ERROR_SIZE)
         else:
             if ops is not None and ops is not self.ops:
                 self._narrow(ops, 0, self.num_envs)
-            code = self._step(self._handle or 0, self._ops_at, None, 0, self._pointers[turn], self._err, ERROR_SIZE)
+            code = self._step(self._handle or 0, self._ops_at, None, 0, block.at, self._err, ERROR_SIZE)
         if code:
             self._call.check(code)
-        self._turn = turn
-        return self.blocks[turn]
+        return self._wrote(block, into)
 
     def _narrow(self, ops: Any, first: int, end: int) -> None:
         """Copies operations of whatever integers into the bytes that the library reads."""
@@ -219,7 +271,7 @@ class Batch:
         if not 0 <= group < len(self.groups):
             raise RefusedError(f"recv: group: {group}: allowed 0 to {len(self.groups) - 1}")
         self._call.check(lib.kvgym_recv(self._handle or 0, group, self._err, ERROR_SIZE))
-        return slice(*self.groups[group]), self.blocks[self._turn]
+        return slice(*self.groups[group]), self._block
 
     def decide(self, policy: str) -> np.ndarray:
         """The operations that a built-in policy chooses now, as pairs for step."""
@@ -250,6 +302,9 @@ class Batch:
         """Copies environment source into environment target of this batch or another of the same rules."""
         other = self if into is None else into
         self._call.check(lib.kvgym_fork(self._handle or 0, source, other._handle or 0, target, self._err, ERROR_SIZE))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("kvgym: a Batch cannot be copied or pickled: its snapshot can, and restore reads it in another batch")
 
     def close(self) -> None:
         """Stops the threads of the batch. Tensors stay valid."""

@@ -11,6 +11,10 @@ class RefusedError(KvgymError, ValueError):
     """An argument is not allowed; the message names it, its value and what is allowed."""
 
 
+class RefusedTypeError(KvgymError, TypeError):
+    """An argument is of a type that is not allowed; the message names it."""
+
+
 class ClosedError(KvgymError):
     """The batch is closed."""
 

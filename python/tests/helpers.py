@@ -1,0 +1,59 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def need(module: str, target: str) -> Any:
+    """A module, or a skip that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        pytest.skip(f"{module} is not installed ({e}): make {target}", allow_module_level=True)
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the bit, types included: dicts, sequences, arrays (object arrays by element), scalars."""
+    if isinstance(a, dict):
+        assert isinstance(b, dict), where
+        assert sorted(a) == sorted(b), f"{where}: {sorted(a)} against {sorted(b)}"
+        for k in a:
+            assert_same(a[k], b[k], f"{where}[{k!r}]")
+    elif isinstance(a, tuple | list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, np.ndarray):
+        assert isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape, f"{where}: {a!r} against {b!r}"
+        if a.dtype == object:
+            assert_same(list(a), list(b), where)
+        else:
+            assert a.tobytes() == b.tobytes(), f"{where}: differs at {np.argwhere(a != b)[:5].tolist()}"
+    else:
+        assert type(a) is type(b) and a == b, f"{where}: {a!r} against {b!r}"
+
+
+def deep_copy(x: Any) -> Any:
+    """A copy that shares no memory."""
+    if isinstance(x, dict):
+        return {k: deep_copy(v) for k, v in x.items()}
+    if isinstance(x, tuple | list):
+        return type(x)(deep_copy(v) for v in x)
+    if isinstance(x, np.ndarray):
+        if x.dtype == object:
+            out = np.empty_like(x)
+            for i, v in enumerate(x):
+                out[i] = deep_copy(v)
+            return out
+        return x.copy()
+    return x
+
+
+def random_ops(rng: np.random.Generator, envs: int, slots: int = 64) -> np.ndarray:
+    """Mostly keep, so that servers live: int64 [envs, slots]."""
+    return np.where(rng.random((envs, slots)) < 0.1, rng.integers(0, 4, (envs, slots)), 0)
