@@ -571,9 +571,9 @@ def plot(history: list[dict[str, float]], found: dict, difficulty: str, file: Pa
 
 
 def export_onnx(net: Network, file: Path) -> None:
-    """Writes the policy as ONNX: obs [n, 784] float, mask [n, s, 4] bool -> logits [n, s, 4] float, ops [n, s] int64.
+    """Writes the policy as ONNX: obs [n, 784] float, mask [n, s, 4] bool -> logits [n, s, 4] float, ops [n, s] int64; for any s.
 
-    The graph computes all slots and multiplies empty ones by zero, in operators that any runtime has (and `kvgym --policy onnx:FILE`).
+    The graph computes all slots and multiplies empty ones by zero. `kvgym rollout --policy onnx:FILE` knows its operators, and no others.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -598,9 +598,8 @@ def export_onnx(net: Network, file: Path) -> None:
     def number(x: str) -> str:
         return node("Cast", x, to=TensorProto.FLOAT)
 
-    k, h = net.slots, net.hidden
     glob = cut("obs", 0, GLOBALS, 1)
-    slots = node("Reshape", cut("obs", GLOBALS, GLOBALS + k * FEATURES, 1), const([-1, k, FEATURES], np.int64))
+    slots = node("Reshape", cut("obs", GLOBALS, 2**63 - 1, 1), const([0, -1, FEATURES], np.int64))
     live = number(cut("mask", EVICT, EVICT + 1, 2))  # [n, s, 1]
     prefix = node("Equal", cut(slots, PREFIX_AT, PREFIX_AT + 1, 2), const(np.arange(PREFIXES).reshape(1, 1, -1) / PREFIXES))
     member = node("Mul", number(prefix), live)  # [n, s, 8]
@@ -609,14 +608,14 @@ def export_onnx(net: Network, file: Path) -> None:
     total = node("ReduceSum", sums, const([1], np.int64), keepdims=0)
     context = node("Relu", linear(node("Concat", glob, total, axis=1), net.state))
     sharing = node("Mul", sums, const((np.arange(PREFIXES) > 0).reshape(1, -1, 1)))
-    around = node("Add", linear(sharing, net.shared), node("Reshape", linear(context, net.around), const([-1, 1, h], np.int64)))
+    around = node("Add", linear(sharing, net.shared), node("Reshape", linear(context, net.around), const([-1, 1, net.hidden], np.int64)))
     second = node("Relu", node("Add", linear(node("Mul", first, live), net.own), node("MatMul", member, around)))
     node("Where", "mask", node("Mul", linear(second, net.ops), live), const(NEVER), output="logits")
     node("ArgMax", "logits", axis=2, keepdims=0, output="ops")
 
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "kvgym-policy", [value("obs", TensorProto.FLOAT, ["n", GLOBALS + k * FEATURES]), value("mask", TensorProto.BOOL, ["n", k, len(OPS)])],
-                              [value("logits", TensorProto.FLOAT, ["n", k, len(OPS)]), value("ops", TensorProto.INT64, ["n", k])], constants)
+    graph = helper.make_graph(nodes, "kvgym-policy", [value("obs", TensorProto.FLOAT, ["n", "length"]), value("mask", TensorProto.BOOL, ["n", "slots", len(OPS)])],
+                              [value("logits", TensorProto.FLOAT, ["n", "slots", len(OPS)]), value("ops", TensorProto.INT64, ["n", "slots"])], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="kvgym examples/ppo.py")
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
