@@ -43,6 +43,7 @@ NEVER = -1e9  # logit of an operation that is not possible
 
 # Episodes are named by seeds. Training, validation and evaluation never share one.
 EVALUATION_SEEDS, VALIDATION_SEEDS, TRAINING_SEEDS = 10**9, 2 * 10**9, 2**40
+VALIDATION_EPISODES = 512
 
 
 # ---------------------------------------------------------------------------------------------------------------- settings
@@ -100,6 +101,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     p.add_argument("--eval-episodes", type=int, default=2048, help="held-out episodes for each policy and difficulty (2048)")
     p.add_argument("--search-episodes", type=int, default=512, help="of these, how many the slow search plays (512)")
     p.add_argument("--checkpoint-every", type=int, default=25, help="iterations between checkpoints and validations (25)")
+    p.add_argument("--stop-after", type=int, default=0, help="stop after so many iterations, for --resume to go on; 0: never (0)")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (auto)")
     p.add_argument("--threads", type=int, default=0, help="threads of PyTorch, 0: as many as cores (0)")
     for f in fields(Settings):
@@ -309,7 +311,7 @@ class Learner:
         self.mean.load_state_dict(self.net.state_dict())
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=s.learning_rate, eps=1e-5)
         self.iteration, self.played, self.warm = 0, 0, False
-        self.seconds = {"total": 0.0, "environment": 0.0, "warm_start": 0.0}
+        self.seconds = {"total": 0.0, "processor": 0.0, "environment": 0.0, "warm_start": 0.0}
         self.history: list[dict[str, float]] = []
 
     def iterations(self) -> int:
@@ -432,25 +434,26 @@ def warm_start(learner: Learner, server: Server, room: Episodes) -> None:
     learner.optimiser = torch.optim.Adam(learner.net.parameters(), lr=s.learning_rate, eps=1e-5)
 
 
-def validate(learner: Learner, count: int = 512) -> float:
+def validate(learner: Learner) -> float:
     """Mean score of the running mean on episodes that are used for nothing else."""
-    seeds = np.arange(VALIDATION_SEEDS, VALIDATION_SEEDS + count, dtype=np.uint64)
+    seeds = np.arange(VALIDATION_SEEDS, VALIDATION_SEEDS + VALIDATION_EPISODES, dtype=np.uint64)
     return float(play_score(learner.s, learner.mean, learner.s.difficulty, seeds, learner.device).mean())
 
 
-def train(learner: Learner, out: Path, every: int) -> None:
+def train(learner: Learner, out: Path, every: int, last: int) -> None:
     """Warm start and PPO up to the settings' number of steps, with checkpoints and logs."""
     from torch.utils.tensorboard import SummaryWriter
 
     s, file = learner.s, out / "checkpoint.pt"
     server = Server(s, s.envs, s.difficulty, learner.device)
     room = Episodes.room(s, server.batch.obs_length, learner.device)
-    total = learner.iterations()
+    total = min(learner.iterations(), last or learner.iterations())
     with SummaryWriter(str(out / "tensorboard")) as board:
         if not learner.warm and s.warm_start != "none":
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             warm_start(learner, server, room)
             learner.seconds["warm_start"] = time.perf_counter() - began
+            learner.seconds["processor"] += time.process_time() - used
             learner.seconds["total"] += learner.seconds["warm_start"]
             learner.seconds["environment"] += server.seconds
             server.seconds = 0.0
@@ -460,13 +463,14 @@ def train(learner: Learner, out: Path, every: int) -> None:
             learner.save(file)
         with tqdm(total=total, initial=learner.iteration, desc="ppo", unit="iteration", disable=None) as bar:
             while learner.iteration < total:
-                began, outside = time.perf_counter(), server.seconds
+                began, used, outside = time.perf_counter(), time.process_time(), server.seconds
                 e = play_training(server, learner.net, learner.seeds(s.twins), room)
                 logs = learner.improve(e)
                 learner.follow(s.average)
                 learner.iteration += 1
                 seconds = time.perf_counter() - began
                 learner.seconds["total"] += seconds
+                learner.seconds["processor"] += time.process_time() - used
                 learner.seconds["environment"] += server.seconds - outside
                 record(learner, board, bar, e, logs, seconds)
                 if learner.iteration % every == 0 or learner.iteration == total:
@@ -646,7 +650,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         learner = Learner(Settings(**{name: getattr(args, name) for name in given}), device)
     if not args.evaluate_only:
-        train(learner, out, args.checkpoint_every)
+        train(learner, out, args.checkpoint_every, args.stop_after)
     finish(learner, args, out)
     return 0
 
@@ -664,7 +668,7 @@ def finish(learner: Learner, args: argparse.Namespace, out: Path) -> None:
     (out / "evaluation.json").write_text(json.dumps(found, indent=1))
     plot(learner.history, found, learner.s.difficulty, out / "curve.png")
     print(table(found))
-    print(f"trained for {spent['total']:.0f} s, of which {spent['warm_start']:.0f} s warm start; {spent['environment'] / max(spent['total'], 1e-9):.1%} of it in the environment")
+    print(f"trained for {spent['total']:.0f} s ({spent['processor']:.0f} s of processor time), of which {spent['warm_start']:.0f} s warm start; {spent['environment'] / max(spent['total'], 1e-9):.1%} of it in the environment")
 
 
 if __name__ == "__main__":
