@@ -286,7 +286,8 @@ def advantages(e: Episodes, s: Settings) -> tuple[Tensor, Tensor]:
     """Normalised advantages [t, n] and the returns that values should have had [t, n].
 
     Twins play the same traffic, and traffic does not depend on operations. What all twins gained in a step beyond its value is luck,
-    so their mean is taken away: a comparison of moves, not of episodes.
+    so their mean is taken away: a comparison of moves, not of episodes. Every step of the episode is normalised by itself, since the
+    last steps decide about little and would not be heard among the first.
     """
     gae, gains = torch.zeros_like(e.value[0]), torch.empty_like(e.value)
     after = torch.zeros_like(e.value[0])  # the episode is over: nothing is gained after the last step
@@ -297,7 +298,8 @@ def advantages(e: Episodes, s: Settings) -> tuple[Tensor, Tensor]:
     if s.twins > 1:
         by_episode = gains.view(len(gains), -1, s.twins)
         gains = (by_episode - by_episode.mean(2, keepdim=True)).view_as(gains)
-    return (gains - gains.mean()) / (gains.std() + 1e-8), returns
+    spread = gains.std(1, keepdim=True) + 0.1 * gains.std() + 1e-8
+    return (gains - gains.mean(1, keepdim=True)) / spread, returns
 
 
 class Learner:
