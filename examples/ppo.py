@@ -59,7 +59,7 @@ class Settings:
     slots: int = 64
     steps: int = 15
     seed: int = 1
-    env_steps: int = 2_000_000
+    env_steps: int = 3_000_000
     envs: int = 256
     twins: int = 8
     hidden: int = 64
@@ -69,14 +69,15 @@ class Settings:
     gamma: float = 1.0
     gae_lambda: float = 0.95
     clip: float = 0.2
-    entropy: float = 0.003
+    entropy: float = 0.002
     value_weight: float = 0.5
     grad_norm: float = 1.0
     target_kl: float = 0.03
     average: float = 0.98
     warm_start: str = "search"
-    warm_rounds: int = 60
+    warm_rounds: int = 100
     warm_epochs: float = 2.0
+    smoothing: float = 0.02
 
 
 HELP = {
@@ -89,6 +90,7 @@ HELP = {
     "target_kl": "an iteration's updates end beyond this KL divergence a step", "average": "decay of the weights' running mean, which is what is evaluated; 0: none",
     "warm_start": "policy to imitate first: search, tiered, ... or none", "warm_rounds": "rounds of imitation, an episode of every environment each",
     "warm_epochs": "passes a round over as many steps as a round has, drawn from the last 16 rounds",
+    "smoothing": "probability that imitation leaves to the operations that the teacher did not choose, so that PPO still tries them",
 }
 
 
@@ -98,8 +100,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     p.add_argument("--out", type=Path, default=Path("out/ppo"), help="folder to write to (out/ppo)")
     p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt; its settings hold, --env-steps may grow")
     p.add_argument("--evaluate-only", action="store_true", help="no training: evaluate OUT/policy.pt")
-    p.add_argument("--eval-episodes", type=int, default=2048, help="held-out episodes for each policy and difficulty (2048)")
-    p.add_argument("--search-episodes", type=int, default=512, help="of these, how many the slow search plays (512)")
+    p.add_argument("--eval-episodes", type=int, default=4096, help="held-out episodes for each policy and difficulty (4096)")
+    p.add_argument("--search-episodes", type=int, default=1024, help="of these, how many the slow search plays (1024)")
     p.add_argument("--checkpoint-every", type=int, default=25, help="iterations between checkpoints and validations (25)")
     p.add_argument("--stop-after", type=int, default=0, help="stop after so many iterations, for --resume to go on; 0: never (0)")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (auto)")
@@ -340,16 +342,20 @@ class Learner:
 
     def imitate(self, recent: deque[tuple[Tensor, Tensor, Tensor, Tensor]], rng: torch.Generator) -> dict[str, float]:
         """Updates on a draw of recent rounds' states: the teacher's operations and the returns that followed."""
-        size = self.s.envs * self.s.steps // self.s.minibatches
+        s = self.s
+        size = s.envs * s.steps // s.minibatches
         losses, agree = [], []
-        for _ in range(max(1, round(self.s.warm_epochs * self.s.minibatches))):
+        for _ in range(max(1, round(s.warm_epochs * s.minibatches))):
             obs, mask, ops, returns = recent[int(torch.randint(len(recent), (1,), generator=rng))]
             at = torch.randint(len(obs), (size,), generator=rng).to(self.device)
             rows, state, slot, value = self.net.live(obs[at], mask[at])
             wanted = ops[at][state, slot].long()
             wanted = torch.where(mask[at][state, slot].gather(1, wanted[:, None]).squeeze(1), wanted, 0)
-            policy_loss = nn.functional.cross_entropy(rows, wanted)
-            self.update(policy_loss + self.s.value_weight * 0.1 * (value - returns[at]).square().mean())
+            possible = mask[at][state, slot].to(rows.dtype)
+            target = s.smoothing * possible / possible.sum(1, keepdim=True)
+            target.scatter_add_(1, wanted[:, None], torch.full_like(target[:, :1], 1 - s.smoothing))
+            policy_loss = -(target * torch.log_softmax(rows, 1)).sum(1).mean()
+            self.update(policy_loss + s.value_weight * 0.1 * (value - returns[at]).square().mean())
             losses.append(policy_loss.item())
             agree.append((rows.argmax(1) == wanted).float().mean().item())
         return {"warm/loss": float(np.mean(losses)), "warm/agreement": float(np.mean(agree))}
