@@ -81,14 +81,29 @@ class Settings:
 
 
 HELP = {
-    "profile": "rules to learn: seed or serving", "preset": "server of the serving profile", "difficulty": "easy, medium, hard or all (mixed)",
-    "slots": "places for sequences", "steps": "length of an episode", "seed": "of weights, sampling and the order of training episodes",
-    "env_steps": "environment steps of PPO", "envs": "environments stepped together", "twins": "environments that play the same episode, to compare moves on equal traffic",
-    "hidden": "width of the network", "learning_rate": "at the start; falls linearly to a twentieth", "epochs": "passes over an iteration's steps", "minibatches": "updates a pass",
-    "gamma": "discount; 1 suits episodes of 15 steps", "gae_lambda": "of generalised advantage estimation", "clip": "bound of the probability ratio's change",
-    "entropy": "weight of the entropy bonus at the start; falls linearly to 0", "value_weight": "weight of the value's loss", "grad_norm": "bound of the gradient's norm",
-    "target_kl": "an iteration's updates end beyond this KL divergence a step", "average": "decay of the weights' running mean, which is what is evaluated; 0: none",
-    "warm_start": "policy to imitate first: search, tiered, ... or none", "warm_rounds": "rounds of imitation, an episode of every environment each",
+    "profile": "rules to learn: seed or serving",
+    "preset": "server of the serving profile",
+    "difficulty": "easy, medium, hard or all (mixed)",
+    "slots": "places for sequences",
+    "steps": "length of an episode",
+    "seed": "of weights, sampling and the order of training episodes",
+    "env_steps": "environment steps of PPO",
+    "envs": "environments stepped together",
+    "twins": "environments that play the same episode, to compare moves on equal traffic",
+    "hidden": "width of the network",
+    "learning_rate": "at the start; falls linearly to a twentieth",
+    "epochs": "passes over an iteration's steps",
+    "minibatches": "updates a pass",
+    "gamma": "discount; 1 suits episodes of 15 steps",
+    "gae_lambda": "of generalised advantage estimation",
+    "clip": "bound of the probability ratio's change",
+    "entropy": "weight of the entropy bonus at the start; falls linearly to 0",
+    "value_weight": "weight of the value's loss",
+    "grad_norm": "bound of the gradient's norm",
+    "target_kl": "an iteration's updates end beyond this KL divergence a step",
+    "average": "decay of the weights' running mean, which is what is evaluated; 0: none",
+    "warm_start": "policy to imitate first: search, tiered, ... or none",
+    "warm_rounds": "rounds of imitation, an episode of every environment each",
     "warm_epochs": "passes a round over as many steps as a round has, drawn from the last 16 rounds",
     "smoothing": "probability that imitation leaves to the operations that the teacher did not choose, so that PPO still tries them",
 }
@@ -96,7 +111,8 @@ HELP = {
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The command line, and the names of the settings that it gives."""
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1], formatter_class=argparse.RawDescriptionHelpFormatter)
+    about, examples = __doc__.split("\n\n")[:2]
+    p = argparse.ArgumentParser(description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, default=Path("out/ppo"), help="folder to write to (out/ppo)")
     p.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt; its settings hold, --env-steps may grow")
     p.add_argument("--evaluate-only", action="store_true", help="no training: evaluate OUT/policy.pt")
@@ -200,9 +216,10 @@ class Server:
         buffers = {}
         if device.type == "cuda":
             length = describe({"envs": 1, "slots": s.slots})["obs"]["length"]
-            buffers = {"obs": torch.empty(envs, length, pin_memory=True), "mask": torch.empty(envs, s.slots, len(OPS), dtype=torch.bool, pin_memory=True)}
-        self.batch = Batch(envs, profile=s.profile, preset=s.preset, difficulty=difficulty, slots=s.slots, steps=s.steps, autoreset="disabled",
-                           outputs=("obs", "mask", "metrics"), blocks=1, buffers=buffers)
+            buffers = {"obs": torch.empty(envs, length, pin_memory=True),
+                       "mask": torch.empty(envs, s.slots, len(OPS), dtype=torch.bool, pin_memory=True)}
+        self.batch = Batch(envs, profile=s.profile, preset=s.preset, difficulty=difficulty, slots=s.slots, steps=s.steps,
+                           autoreset="disabled", outputs=("obs", "mask", "metrics"), blocks=1, buffers=buffers)
 
     def reset(self, seeds: np.ndarray) -> tuple[Tensor, Tensor]:
         began = time.perf_counter()
@@ -246,14 +263,16 @@ class Episodes:
     def room(s: Settings, length: int, device: torch.device) -> Episodes:
         t, n, k = s.steps, s.envs, s.slots
         return Episodes(torch.empty(t, n, length, device=device), torch.empty(t, n, k, len(OPS), dtype=torch.bool, device=device),
-                        torch.empty(t, n, k, dtype=torch.uint8, device=device), *(torch.empty(size, device=device) for size in ((t, n, k), (t, n), (t, n))))
+                        torch.empty(t, n, k, dtype=torch.uint8, device=device), torch.empty(t, n, k, device=device),
+                        torch.empty(t, n, device=device), torch.empty(t, n, device=device))
 
     def flat(self, name: str) -> Tensor:
         """A field with steps and environments as one axis."""
         return getattr(self, name).flatten(0, 1)
 
 
-def play_training(server: Server, net: Network, seeds: np.ndarray, into: Episodes, teacher: str | None = None, lead: np.ndarray | None = None) -> Episodes:
+def play_training(server: Server, net: Network, seeds: np.ndarray, into: Episodes, teacher: str | None = None,
+                  lead: np.ndarray | None = None) -> Episodes:
     """Plays one episode of each seed by sampling. With a teacher, records its advice instead; where lead [n] is true it also acts."""
     obs, mask = server.reset(seeds)
     for t in range(into.obs.shape[0]):
@@ -262,7 +281,8 @@ def play_training(server: Server, net: Network, seeds: np.ndarray, into: Episode
         into.ops[t] = ops
         if teacher is not None:
             into.ops[t] = torch.from_numpy(server.advise(teacher)).to(ops.device)
-            ops = torch.where(torch.from_numpy(lead).to(ops.device)[:, None], into.ops[t], ops)
+            if lead is not None:
+                ops = torch.where(torch.from_numpy(lead).to(ops.device)[:, None], into.ops[t], ops)
         (obs, mask), reward = server.step(ops)
         into.reward[t] = torch.from_numpy(reward) * REWARD_SCALE
     return into
@@ -306,6 +326,8 @@ def advantages(e: Episodes, s: Settings) -> tuple[Tensor, Tensor]:
 
 class Learner:
     """The network, its optimiser, its running mean and what was logged: all that a checkpoint holds."""
+
+    KEPT = ("iteration", "played", "warm", "seconds", "history")
 
     def __init__(self, s: Settings, device: torch.device) -> None:
         torch.manual_seed(s.seed)
@@ -365,20 +387,20 @@ class Learner:
         s, left = self.s, 1 - self.iteration / self.iterations()
         for group in self.optimiser.param_groups:
             group["lr"] = s.learning_rate * max(0.05, left)
-        gain, returns = advantages(e, s)
-        obs, mask, ops, logp = (e.flat(name) for name in ("obs", "mask", "ops", "logp"))
-        gain, returns = gain.flatten(), returns.flatten()
+        gain, returns = (x.flatten() for x in advantages(e, s))
+        steps = (e.flat("obs"), e.flat("mask"), e.flat("ops"), e.flat("logp"), gain, returns)
         logs: dict[str, list[float]] = {k: [] for k in ("policy", "value", "entropy", "kl", "clipped")}
         for _ in range(s.epochs):
             order = torch.randperm(len(gain)).to(self.device)
             for at in order.chunk(s.minibatches):
-                self._step(obs[at], mask[at], ops[at], logp[at], gain[at], returns[at], s.entropy * left, logs)
+                self._step(*(x[at] for x in steps), bonus=s.entropy * left, logs=logs)
             if np.mean(logs["kl"][-s.minibatches:]) > s.target_kl:
                 break
         explained = 1 - (returns - e.value.flatten()).var() / (returns.var() + 1e-8)
         return {f"ppo/{k}": float(np.mean(v)) for k, v in logs.items()} | {"ppo/explained_variance": explained.item()}
 
-    def _step(self, obs: Tensor, mask: Tensor, ops: Tensor, logp: Tensor, gain: Tensor, returns: Tensor, bonus: float, logs: dict[str, list[float]]) -> None:
+    def _step(self, obs: Tensor, mask: Tensor, ops: Tensor, logp: Tensor, gain: Tensor, returns: Tensor, *, bonus: float,
+              logs: dict[str, list[float]]) -> None:
         """One update on b states. Every slot's choice has its own clipped ratio; all of a state share its advantage."""
         rows, state, slot, value = self.net.live(obs, mask)
         rows = torch.log_softmax(rows, 1)
@@ -389,17 +411,16 @@ class Learner:
         entropy = -(rows.exp() * rows).sum() / len(gain)
         self.update(policy_loss + self.s.value_weight * value_loss - bonus * entropy)
         with torch.no_grad():
-            logs["policy"].append(policy_loss.item())
-            logs["value"].append(value_loss.item())
-            logs["entropy"].append(entropy.item())
-            logs["kl"].append(((ratio - 1 - change).sum() / len(gain)).item())
-            logs["clipped"].append(((ratio - 1).abs() > self.s.clip).float().mean().item())
+            kl, clipped = (ratio - 1 - change).sum() / len(gain), ((ratio - 1).abs() > self.s.clip).float().mean()
+            for name, x in zip(logs, (policy_loss, value_loss, entropy, kl, clipped), strict=True):
+                logs[name].append(x.item())
 
     def save(self, file: Path) -> None:
         """Writes a checkpoint; one that is cut short leaves the last one."""
-        keep = {"settings": asdict(self.s), "net": self.net.state_dict(), "mean": self.mean.state_dict(), "optimiser": self.optimiser.state_dict(),
-                "iteration": self.iteration, "played": self.played, "warm": self.warm, "seconds": self.seconds, "history": self.history,
-                "rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
+        keep = {"settings": asdict(self.s), "net": self.net.state_dict(), "mean": self.mean.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
+        keep |= {name: getattr(self, name) for name in Learner.KEPT}
         torch.save(keep, file.with_suffix(".new"))
         os.replace(file.with_suffix(".new"), file)
 
@@ -412,7 +433,7 @@ class Learner:
         made.net.load_state_dict(kept["net"])
         made.mean.load_state_dict(kept["mean"])
         made.optimiser.load_state_dict(kept["optimiser"])
-        for name in ("iteration", "played", "warm", "seconds", "history"):
+        for name in Learner.KEPT:
             setattr(made, name, kept[name])
         torch.set_rng_state(kept["rng"])
         if kept["cuda_rng"] and device.type == "cuda":
@@ -570,8 +591,10 @@ def plot(history: list[dict[str, float]], found: dict, difficulty: str, file: Pa
     ax.plot(checked[:, 0] / 1e6, checked[:, 1], "o-", ms=3, color="tab:blue", label="validation episodes, likeliest operations")
     at = found["sets"][difficulty]
     for name, style in ((at["best_baseline"], "--"), (REFERENCE, ":")):
-        ax.axhline(at["policies"][name]["mean"], color="black", ls=style, lw=1, label=name + (" (knows the future)" if name == REFERENCE else ", best baseline"))
-    ax.set(xlabel="million environment steps of PPO, after the warm start", ylabel="score", title=f"{found['profile']}, difficulty {difficulty}")
+        label = name + (" (knows the future)" if name == REFERENCE else ", best baseline")
+        ax.axhline(at["policies"][name]["mean"], color="black", ls=style, lw=1, label=label)
+    ax.set(xlabel="million environment steps of PPO, after the warm start", ylabel="score",
+           title=f"{found['profile']}, difficulty {difficulty}")
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
     fig.tight_layout()
@@ -626,8 +649,9 @@ def export_onnx(net: Network, file: Path) -> None:
     node("ArgMax", "logits", axis=2, keepdims=0, output="ops")
 
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "kvgym-policy", [value("obs", TensorProto.FLOAT, ["n", "length"]), value("mask", TensorProto.BOOL, ["n", "slots", len(OPS)])],
-                              [value("logits", TensorProto.FLOAT, ["n", "slots", len(OPS)]), value("ops", TensorProto.INT64, ["n", "slots"])], constants)
+    inputs = [value("obs", TensorProto.FLOAT, ["n", "length"]), value("mask", TensorProto.BOOL, ["n", "slots", len(OPS)])]
+    outputs = [value("logits", TensorProto.FLOAT, ["n", "slots", len(OPS)]), value("ops", TensorProto.INT64, ["n", "slots"])]
+    graph = helper.make_graph(nodes, "kvgym-policy", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="kvgym examples/ppo.py")
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
@@ -671,12 +695,14 @@ def finish(learner: Learner, args: argparse.Namespace, out: Path) -> None:
         return
     found = evaluate(learner.s, learner.mean, args.eval_episodes, args.search_episodes, learner.device)
     spent = learner.seconds
-    found["training"] = {"settings": asdict(learner.s), "seconds": spent, "iterations": learner.iteration,
-                         "environment_share": spent["environment"] / max(spent["total"], 1e-9), "parameters": sum(p.numel() for p in learner.mean.parameters())}
+    share = spent["environment"] / max(spent["total"], 1e-9)
+    found["training"] = {"settings": asdict(learner.s), "seconds": spent, "iterations": learner.iteration, "environment_share": share,
+                         "parameters": sum(p.numel() for p in learner.mean.parameters())}
     (out / "evaluation.json").write_text(json.dumps(found, indent=1))
     plot(learner.history, found, learner.s.difficulty, out / "curve.png")
     print(table(found))
-    print(f"trained for {spent['total']:.0f} s ({spent['processor']:.0f} s of processor time), of which {spent['warm_start']:.0f} s warm start; {spent['environment'] / max(spent['total'], 1e-9):.1%} of it in the environment")
+    print(f"trained for {spent['total']:.0f} s ({spent['processor']:.0f} s of processor time), of which {spent['warm_start']:.0f} s warm "
+          f"start; {share:.1%} of it in the environment")
 
 
 if __name__ == "__main__":
