@@ -16,7 +16,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer uv
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer uv train-venv train test-train
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -193,6 +193,28 @@ pgo: ## profile the hot paths anew for the compiler; let nothing else run
 			-test.cpuprofile build/pgo/$$level.prof >build/pgo/$$level.txt || { echo "SKIP pgo: $$level: this machine does not have it"; rm -f build/pgo/$$level.prof; }; \
 	done
 	$(GO) tool pprof -proto -output=cmd/kvgym/default.pgo build/pgo/*.prof
+
+TRAIN_VENV := .venv-train
+TRAIN_REQS := examples/requirements.txt
+TRAIN_OUT  := out/train
+TRAIN_ARGS ?= --env-steps 500000 --eval-episodes 1024 --search-episodes 64
+train-venv: ## install what examples/ppo.py needs (PyTorch), with uv or venv
+	@if command -v uv >/dev/null; then \
+		{ [ -x $(TRAIN_VENV)/bin/python ] || uv venv --python 3.11 $(TRAIN_VENV); } && uv pip install --python $(TRAIN_VENV)/bin/python -r $(TRAIN_REQS); \
+	elif command -v python3 >/dev/null; then \
+		{ [ -x $(TRAIN_VENV)/bin/python ] || python3 -m venv $(TRAIN_VENV); } && $(TRAIN_VENV)/bin/python -m pip install -q -r $(TRAIN_REQS); \
+	else echo "make train-venv: uv, python3: not found: training needs one of them"; exit 1; fi
+
+TRAIN_PYTHON = KVGYM_LIBRARY=$(CURDIR)/build/libkvgym-train.so PYTHONPATH=$(CURDIR)/python $(TRAIN_VENV)/bin/python
+train: build train-venv ## train a small policy for the serving profile in a few minutes and let it play; into out/train
+	$(GO) build -buildmode=c-shared -trimpath -o build/libkvgym-train.so ./cmd/libkvgym
+	$(TRAIN_PYTHON) examples/ppo.py --profile serving --out $(TRAIN_OUT) $(TRAIN_ARGS)
+	@rm -rf $(TRAIN_OUT)/played
+	$(KVGYM) rollout --profile serving --episodes 256 --policy tiered,onnx:$(TRAIN_OUT)/policy.onnx --out $(TRAIN_OUT)/played
+
+test-train: train-venv ## the tests of examples/ppo.py
+	$(GO) build -buildmode=c-shared -trimpath -o build/libkvgym-train.so ./cmd/libkvgym
+	$(TRAIN_PYTHON) -m pytest -q examples
 
 # The generator compiles against kernels without assembly, so that it runs whatever state the assembly is in. $(call generate,FOLDER) writes
 # into an absolute folder; the first line of a file names neither it nor the command.

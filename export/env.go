@@ -138,7 +138,7 @@ func (e *Env) Decide(name string, list []int32) error {
 	return e.use(func(b *vecenv.Batch) error {
 		d := e.drivers[name]
 		if d == nil {
-			p, err := policy.New(name)
+			p, err := policy.NewFor(name, b.Config().Slots)
 			if err != nil {
 				return err
 			}

@@ -85,14 +85,21 @@ func About(name string) string {
 	return ""
 }
 
-// New makes a policy; the error names what is allowed.
+// New makes a policy: a registered one, or a network from a file (NetworkName). The error names what is allowed.
 func New(name string) (Policy, error) {
+	if strings.HasPrefix(name, networkPrefix) {
+		n, err := newNetwork(name)
+		if err != nil {
+			return nil, err
+		}
+		return n, nil
+	}
 	for _, r := range registry {
 		if r.name == name {
 			return r.make(), nil
 		}
 	}
-	return nil, fmt.Errorf("policy: %.40q: allowed %s", name, strings.Join(Names(), ", "))
+	return nil, fmt.Errorf("policy: %.40q: allowed %s, %s", name, strings.Join(Names(), ", "), NetworkName)
 }
 
 // Driver steps a batch with a policy.

@@ -72,7 +72,7 @@ type Program struct {
 type Config struct {
 	Out          string                // folder to write to; made if it does not exist; no default
 	Episodes     int64                 // for every group; 1 to 2^31; no default
-	Policies     []string              // names known to package policy, each once; no default
+	Policies     []string              // names that package policy makes policies of, each once; no default
 	Difficulties []scenario.Difficulty // of easy, medium, hard, each once; default all three
 	Seed         uint64                // of every episode's identity; any value
 	Slots        int                   // default 64
@@ -89,6 +89,8 @@ type Config struct {
 	Envs    int  // environments stepped together, all workers'; 1 to 1,048,576; default 512; no effect on the data
 	Workers int  // threads; 0 is all cores; at most 1,024; no effect on the data
 	Program Program
+
+	networks map[string]string // SHA-256 of the policies that are files
 }
 
 // MaxEpisodes bounds the episodes of one group: an episode's number is its environment's.
@@ -175,9 +177,17 @@ func (c *Config) validateGroups() error {
 	if len(c.Policies) == 0 {
 		return fmt.Errorf(`rollout: policies: none: allowed %s`, strings.Join(policy.Names(), ", "))
 	}
+	c.networks = nil
 	for i, p := range c.Policies {
-		if _, err := policy.New(p); err != nil {
+		made, err := policy.NewFor(p, c.Slots)
+		if err != nil {
 			return fmt.Errorf("rollout: %w", err)
+		}
+		if sum := policy.Fingerprint(made); sum != "" {
+			if c.networks == nil {
+				c.networks = map[string]string{}
+			}
+			c.networks[p] = sum
 		}
 		if slices.Contains(c.Policies[:i], p) {
 			return fmt.Errorf("rollout: policy: %s: allowed each name once", p)
@@ -210,8 +220,9 @@ type identity struct {
 	Sources      []string `json:"sources"` // one a difficulty
 	Traffic      string   `json:"traffic"` // synthetic, or the trace file's SHA-256
 
-	Preset *kv.Preset `json:"preset,omitempty"` // serving
-	Loop   string     `json:"loop,omitempty"`   // serving, of a trace: open or closed
+	Preset   *kv.Preset        `json:"preset,omitempty"`   // serving
+	Loop     string            `json:"loop,omitempty"`     // serving, of a trace: open or closed
+	Networks map[string]string `json:"networks,omitempty"` // SHA-256 of each policy that is a file
 }
 
 // formatName names the layout of the files. It changes when files of the same configuration would.
@@ -219,7 +230,7 @@ const formatName = "kvgym-rollout-2"
 
 func (c *Config) identity(sources []scenario.Source) identity {
 	id := identity{Format: formatName, Simulator: vecenv.SimulatorVersion, Profile: c.Profile.String(), Policies: c.Policies, Episodes: c.Episodes,
-		Seed: c.Seed, Slots: c.Slots, Steps: c.Steps, MaxWait: c.MaxWait, Obs: string(c.Obs), Traffic: "synthetic"}
+		Seed: c.Seed, Slots: c.Slots, Steps: c.Steps, MaxWait: c.MaxWait, Obs: string(c.Obs), Traffic: "synthetic", Networks: c.networks}
 	for i, d := range c.Difficulties {
 		id.Difficulties = append(id.Difficulties, d.String())
 		id.Sources = append(id.Sources, sources[i].Fingerprint())

@@ -81,6 +81,9 @@ func (p *player) prepare(g *group, envs int) error {
 		if err != nil {
 			return fmt.Errorf("rollout: %w", err)
 		}
+		if policy.Fingerprint(pol) != p.cfg.networks[g.policy] {
+			return fmt.Errorf("rollout: policy: %s: the file has changed since the rollout began", g.policy)
+		}
 		p.policy, p.group = pol, g
 	}
 	b, err := vecenv.New(vecenv.Config{Envs: envs, Slots: p.cfg.Slots, Steps: p.cfg.Steps, MaxWait: p.cfg.MaxWait, Profile: p.cfg.Profile,

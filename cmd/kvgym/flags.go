@@ -247,8 +247,8 @@ func (f *envFlags) traffic() (scenario.TrafficConfig, error) {
 	return c, err
 }
 
-// checkPolicies validates a list of policy names.
-func checkPolicies(names []string) error {
+// checkPolicies validates a list of names of policies for so many slots.
+func checkPolicies(names []string, slots int) error {
 	if len(names) == 0 {
 		return usage("--policy", "none given", "one or more policy names")
 	}
@@ -256,7 +256,7 @@ func checkPolicies(names []string) error {
 	for i, n := range names {
 		n = strings.TrimSpace(n) // people write "noop, greedy"
 		names[i] = n
-		if _, err := policy.New(n); err != nil {
+		if _, err := policy.NewFor(n, slots); err != nil {
 			return usageError{errors.New("--" + err.Error())}
 		}
 		if seen[n] {

@@ -51,7 +51,7 @@ Actions come from a policy or from a file with one JSON array a step, for exampl
 	fl.Uint32Var(&f.index, "env", 0, "environment number")
 	fl.Uint32Var(&f.episode, "episode", 0, "episode number")
 	fl.StringVar(&f.actions, "actions", "", "file of actions, one JSON array a step; - is standard input")
-	fl.StringVar(&f.policy, "policy", "", "policy that acts: "+strings.Join(policy.Names(), ", "))
+	fl.StringVar(&f.policy, "policy", "", "policy that acts: "+strings.Join(policy.Names(), ", ")+", "+policy.NetworkName)
 	fl.BoolVar(&f.noObs, "no-obs", false, "leave the observations out")
 	fl.Bool("json", true, "JSON lines are the only output")
 	fl.Bool("quiet", false, "print no messages; accepted everywhere")
@@ -129,7 +129,7 @@ type decider func(vecenv.View) []int32
 func (f *inspectFlags) decider(ctx context.Context, stdin io.Reader) (decider, error) {
 	switch {
 	case f.policy != "":
-		if err := checkPolicies([]string{f.policy}); err != nil {
+		if err := checkPolicies([]string{f.policy}, f.env.slots); err != nil {
 			return nil, err
 		}
 		p, err := policy.New(f.policy)

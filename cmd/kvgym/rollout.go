@@ -76,6 +76,7 @@ func policyHelp() string {
 	for _, n := range policy.Names() {
 		fmt.Fprintf(&b, "  %-15s %s\n", n, policy.About(n))
 	}
+	fmt.Fprintf(&b, "  %-15s %s\n", policy.NetworkName, policy.NetworkAbout)
 	return strings.TrimRight(b.String(), "\n")
 }
 
@@ -83,7 +84,7 @@ func (f *rolloutFlags) check() error {
 	if err := f.env.check(); err != nil {
 		return err
 	}
-	if err := checkPolicies(f.policies); err != nil {
+	if err := checkPolicies(f.policies, f.env.slots); err != nil {
 		return err
 	}
 	switch {

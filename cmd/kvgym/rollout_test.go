@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,4 +122,48 @@ func TestInterrupt(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 	require.NoError(t, os.RemoveAll(out))
+}
+
+// A trained network plays by its file's name, beside built-in policies, and inspect shows the same episodes.
+func TestRolloutNetwork(t *testing.T) {
+	dir := t.TempDir()
+	out, file := filepath.Join(dir, "out"), filepath.Join(dir, "net.onnx")
+	data, err := os.ReadFile("../../policy/onnx/testdata/tiny.onnx")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, data, 0o600))
+	name := "onnx:" + file
+	flags := []string{"--profile", "serving", "--difficulty", "hard", "--seed", "3"}
+	args := append([]string{"rollout", "--episodes", "6", "--policy", "noop, " + name, "--out", out, "--json"}, flags...)
+	var sum struct {
+		Groups []struct {
+			Policy     string
+			RewardMean float64 `json:"reward_mean"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(done(t, args...)), &sum))
+	require.Len(t, sum.Groups, 2)
+	require.Equal(t, name, sum.Groups[1].Policy)
+	require.NotEqual(t, sum.Groups[0].RewardMean, sum.Groups[1].RewardMean)
+
+	total := 0.0
+	for env := range 6 {
+		lines := strings.Split(strings.TrimSpace(done(t, append([]string{"inspect", "--env", strconv.Itoa(env), "--policy", name, "--no-obs"}, flags...)...)), "\n")
+		var last struct {
+			State struct {
+				Score int64 `json:"score_fixed"`
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
+		total += float64(last.State.Score) / (1 << 20)
+	}
+	require.InDelta(t, total/6, sum.Groups[1].RewardMean, 1e-6)
+
+	// Its contents are part of what a rollout is.
+	require.NotEmpty(t, done(t, append(args, "--resume")...))
+	require.NoError(t, os.WriteFile(file, append(data, 0x18, 1), 0o600)) // a field that nobody reads
+	refused(t, exitUsage, "networks", append(args, "--resume")...)
+
+	refused(t, exitUsage, "kvgym rollout: --policy: onnx:"+dir+": allowed a regular file", "rollout", "--policy", "onnx:"+dir, "--out", out)
+	refused(t, exitUsage, "kvgym inspect: --policy: onnx:absent: no such file or directory", "inspect", "--policy", "onnx:absent")
+	require.Contains(t, done(t, "rollout", "--help"), "onnx:FILE")
 }
