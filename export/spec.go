@@ -242,7 +242,7 @@ func (t *Trace) source(c *vecenv.Config, d scenario.Difficulty) (scenario.Source
 	}
 	loop, err := choice("trace.loop", t.Loop, "open", "closed")
 	if err != nil {
-		return nil, err
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "config: ")) // which the caller says
 	}
 	if err := t.check(); err != nil {
 		return nil, err

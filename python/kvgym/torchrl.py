@@ -7,14 +7,14 @@ from typing import Any
 from kvgym._extra import missing
 
 try:
-    import torch
-    from tensordict import TensorDict, TensorDictBase
     from torchrl.data import Binary, Bounded, Composite, MultiCategorical, Unbounded
     from torchrl.envs import EnvBase
 except ImportError as e:
     raise missing("torchrl", "torchrl", "pip install 'kvgym[torchrl]'") from e
 
 import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
 
 from kvgym.lanes import Lanes, lane_seeds
 from kvgym.spaces import OPS, bounds

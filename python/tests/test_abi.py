@@ -55,7 +55,7 @@ def test_docs_name_every_code_tensor_and_field():
 
 def test_docs_name_every_argument_and_export():
     docs = (ROOT / "docs" / "python.md").read_text()
-    words = set(re.findall(r"`([^`\s]+)`", docs)) | set(re.findall(r"`kvgym\.(\w+)", docs))
+    words = set(re.findall(r"`([^`\s]+)`", docs)) | set(re.findall(r"kvgym\.(\w+)", docs))
     import inspect
 
     for of in (kvgym.Batch, kvgym.KVCacheVectorEnv, kvgym.KVCacheEnv):
