@@ -23,13 +23,13 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from kvgym.batch import Batch, describe
 from torch import Tensor, nn
 from tqdm import tqdm
-
-from kvgym.batch import Batch, describe
 
 OPS = ("keep", "evict", "compress", "swap")
 GLOBALS, FEATURES, PREFIXES = 16, 12, 8  # observation: global values, values a slot, prefix numbers (0: none)
@@ -156,14 +156,15 @@ class Network(nn.Module):
         self.shared = nn.Linear(hidden, hidden, bias=False)
         self.around = nn.Linear(hidden, hidden, bias=False)
         self.ops = nn.Linear(hidden, len(OPS))
-        self.value = nn.Sequential(nn.Linear(GLOBALS + 2 * hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for layer in (self.slot, self.state, self.own, self.shared, self.around, self.value[0]):
+        worth, judge = nn.Linear(GLOBALS + 2 * hidden, hidden), nn.Linear(hidden, 1)
+        self.value = nn.Sequential(worth, nn.ReLU(), judge)
+        for layer in (self.slot, self.state, self.own, self.shared, self.around, worth):
             nn.init.orthogonal_(layer.weight, math.sqrt(2))
         nn.init.orthogonal_(self.ops.weight, 0.01)
-        nn.init.orthogonal_(self.value[2].weight, 1.0)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear) and layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        nn.init.orthogonal_(judge.weight, 1.0)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def live(self, obs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """obs [n, 784] float, mask [n, s, 4] bool -> masked logits [m, 4], state [m] and slot [m] of each row, values [n]."""
@@ -613,13 +614,14 @@ def export_onnx(net: Network, file: Path) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes, constants, count = [], [], 0
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
 
-    def const(x: np.ndarray | list, dtype: type = np.float32) -> str:
+    def const(x: np.ndarray | list[int] | float, dtype: type = np.float32) -> str:
         constants.append(numpy_helper.from_array(np.ascontiguousarray(x, dtype), f"c{len(constants)}"))
         return constants[-1].name
 
-    def node(op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def node(op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, inputs, [output or f"t{len(nodes)}"], **attributes))
         return nodes[-1].output[0]
 
@@ -706,4 +708,7 @@ def finish(learner: Learner, args: argparse.Namespace, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("ppo.py: interrupted: --resume goes on from the last checkpoint")
