@@ -59,7 +59,7 @@ class Settings:
     slots: int = 64
     steps: int = 15
     seed: int = 1
-    env_steps: int = 3_000_000
+    env_steps: int = 2_000_000
     envs: int = 256
     twins: int = 8
     hidden: int = 64
@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     p.add_argument("--checkpoint-every", type=int, default=25, help="iterations between checkpoints and validations (25)")
     p.add_argument("--stop-after", type=int, default=0, help="stop after so many iterations, for --resume to go on; 0: never (0)")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (auto)")
-    p.add_argument("--threads", type=int, default=0, help="threads of PyTorch, 0: as many as cores (0)")
+    p.add_argument("--threads", type=int, default=0, help="threads of PyTorch, 0: as many as cores; 1 is best beside other programs (0)")
     for f in fields(Settings):
         kind = str if f.name in ("profile", "preset", "difficulty", "warm_start") else type(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), type=kind, default=argparse.SUPPRESS, help=f"{HELP[f.name]} ({f.default})")
@@ -449,7 +449,8 @@ def warm_start(learner: Learner, server: Server, room: Episodes) -> None:
     """
     s, rng = learner.s, torch.Generator().manual_seed(learner.s.seed)
     recent: deque[tuple[Tensor, Tensor, Tensor, Tensor]] = deque(maxlen=16)
-    for r in tqdm(range(s.warm_rounds), desc=f"imitating {s.warm_start}", disable=None):
+    bar = tqdm(range(s.warm_rounds), desc=f"imitating {s.warm_start}", disable=None)
+    for r in bar:
         lead = torch.rand(s.envs, generator=rng).numpy() < 1 - 2 * r / s.warm_rounds
         e = play_training(server, learner.net, learner.seeds(1), room, s.warm_start, lead)
         returns = e.reward.flip(0).cumsum(0).flip(0).flatten()
@@ -458,8 +459,9 @@ def warm_start(learner: Learner, server: Server, room: Episodes) -> None:
             group["lr"] = 2 * s.learning_rate * (1 - 0.9 * r / s.warm_rounds)
         logs = learner.imitate(recent, rng)
         learner.follow(0.8)
-    if s.warm_rounds:
-        print(f"imitated {s.warm_start}: {logs['warm/agreement']:.3f} of live slots as the teacher, loss {logs['warm/loss']:.4f}")
+        if bar.disable and (r + 1) % 25 == 0 or r + 1 == s.warm_rounds:
+            print(f"imitated {s.warm_start}, round {r + 1}/{s.warm_rounds}: {logs['warm/agreement']:.3f} of live slots as the teacher, "
+                  f"loss {logs['warm/loss']:.4f}", flush=True)
     learner.net.load_state_dict(learner.mean.state_dict())
     learner.optimiser = torch.optim.Adam(learner.net.parameters(), lr=s.learning_rate, eps=1e-5)
 
