@@ -42,7 +42,7 @@ REWARD_SCALE = 10.0  # an episode's score is below 1; values near 1 suit the opt
 NEVER = -1e9  # logit of an operation that is not possible
 
 # Episodes are named by seeds. Training, validation and evaluation never share one.
-EVALUATION_SEEDS, VALIDATION_SEEDS, TRAINING_SEEDS = 10**9, 2 * 10**9, 2**40
+EVALUATION_SEEDS, VALIDATION_SEEDS, TRAINING_SEEDS = 3 * 10**9, 2 * 10**9, 2**40
 VALIDATION_EPISODES = 512
 
 
