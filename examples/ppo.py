@@ -23,13 +23,13 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from kvgym.batch import Batch, describe
 from torch import Tensor, nn
 from tqdm import tqdm
-
-from kvgym.batch import Batch, describe
 
 OPS = ("keep", "evict", "compress", "swap")
 GLOBALS, FEATURES, PREFIXES = 16, 12, 8  # observation: global values, values a slot, prefix numbers (0: none)
@@ -42,7 +42,7 @@ REWARD_SCALE = 10.0  # an episode's score is below 1; values near 1 suit the opt
 NEVER = -1e9  # logit of an operation that is not possible
 
 # Episodes are named by seeds. Training, validation and evaluation never share one.
-EVALUATION_SEEDS, VALIDATION_SEEDS, TRAINING_SEEDS = 10**9, 2 * 10**9, 2**40
+EVALUATION_SEEDS, VALIDATION_SEEDS, TRAINING_SEEDS = 3 * 10**9, 2 * 10**9, 2**40
 VALIDATION_EPISODES = 512
 
 
@@ -59,7 +59,7 @@ class Settings:
     slots: int = 64
     steps: int = 15
     seed: int = 1
-    env_steps: int = 3_000_000
+    env_steps: int = 2_000_000
     envs: int = 256
     twins: int = 8
     hidden: int = 64
@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     p.add_argument("--checkpoint-every", type=int, default=25, help="iterations between checkpoints and validations (25)")
     p.add_argument("--stop-after", type=int, default=0, help="stop after so many iterations, for --resume to go on; 0: never (0)")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (auto)")
-    p.add_argument("--threads", type=int, default=0, help="threads of PyTorch, 0: as many as cores (0)")
+    p.add_argument("--threads", type=int, default=0, help="threads of PyTorch, 0: as many as cores; 1 is best beside other programs (0)")
     for f in fields(Settings):
         kind = str if f.name in ("profile", "preset", "difficulty", "warm_start") else type(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), type=kind, default=argparse.SUPPRESS, help=f"{HELP[f.name]} ({f.default})")
@@ -156,14 +156,15 @@ class Network(nn.Module):
         self.shared = nn.Linear(hidden, hidden, bias=False)
         self.around = nn.Linear(hidden, hidden, bias=False)
         self.ops = nn.Linear(hidden, len(OPS))
-        self.value = nn.Sequential(nn.Linear(GLOBALS + 2 * hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for layer in (self.slot, self.state, self.own, self.shared, self.around, self.value[0]):
+        worth, judge = nn.Linear(GLOBALS + 2 * hidden, hidden), nn.Linear(hidden, 1)
+        self.value = nn.Sequential(worth, nn.ReLU(), judge)
+        for layer in (self.slot, self.state, self.own, self.shared, self.around, worth):
             nn.init.orthogonal_(layer.weight, math.sqrt(2))
         nn.init.orthogonal_(self.ops.weight, 0.01)
-        nn.init.orthogonal_(self.value[2].weight, 1.0)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear) and layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        nn.init.orthogonal_(judge.weight, 1.0)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def live(self, obs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """obs [n, 784] float, mask [n, s, 4] bool -> masked logits [m, 4], state [m] and slot [m] of each row, values [n]."""
@@ -448,7 +449,8 @@ def warm_start(learner: Learner, server: Server, room: Episodes) -> None:
     """
     s, rng = learner.s, torch.Generator().manual_seed(learner.s.seed)
     recent: deque[tuple[Tensor, Tensor, Tensor, Tensor]] = deque(maxlen=16)
-    for r in tqdm(range(s.warm_rounds), desc=f"imitating {s.warm_start}", disable=None):
+    bar = tqdm(range(s.warm_rounds), desc=f"imitating {s.warm_start}", disable=None)
+    for r in bar:
         lead = torch.rand(s.envs, generator=rng).numpy() < 1 - 2 * r / s.warm_rounds
         e = play_training(server, learner.net, learner.seeds(1), room, s.warm_start, lead)
         returns = e.reward.flip(0).cumsum(0).flip(0).flatten()
@@ -457,8 +459,9 @@ def warm_start(learner: Learner, server: Server, room: Episodes) -> None:
             group["lr"] = 2 * s.learning_rate * (1 - 0.9 * r / s.warm_rounds)
         logs = learner.imitate(recent, rng)
         learner.follow(0.8)
-    if s.warm_rounds:
-        print(f"imitated {s.warm_start}: {logs['warm/agreement']:.3f} of live slots as the teacher, loss {logs['warm/loss']:.4f}")
+        if bar.disable and (r + 1) % 25 == 0 or r + 1 == s.warm_rounds:
+            print(f"imitated {s.warm_start}, round {r + 1}/{s.warm_rounds}: {logs['warm/agreement']:.3f} of live slots as the teacher, "
+                  f"loss {logs['warm/loss']:.4f}", flush=True)
     learner.net.load_state_dict(learner.mean.state_dict())
     learner.optimiser = torch.optim.Adam(learner.net.parameters(), lr=s.learning_rate, eps=1e-5)
 
@@ -613,13 +616,14 @@ def export_onnx(net: Network, file: Path) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes, constants, count = [], [], 0
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
 
-    def const(x: np.ndarray | list, dtype: type = np.float32) -> str:
+    def const(x: np.ndarray | list[int] | float, dtype: type = np.float32) -> str:
         constants.append(numpy_helper.from_array(np.ascontiguousarray(x, dtype), f"c{len(constants)}"))
         return constants[-1].name
 
-    def node(op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def node(op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, inputs, [output or f"t{len(nodes)}"], **attributes))
         return nodes[-1].output[0]
 
@@ -706,4 +710,7 @@ def finish(learner: Learner, args: argparse.Namespace, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("ppo.py: interrupted: --resume goes on from the last checkpoint")

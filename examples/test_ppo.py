@@ -142,7 +142,7 @@ def test_live_slots_only(states: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Gathering live slots computes what all slots would: whatever stands in an empty one is of no effect."""
     obs, mask = states
     net = network()
-    rows, state, slot, value = net.live(obs, mask)
+    rows, state, slot, _ = net.live(obs, mask)
     assert len(rows) == int(mask[:, :, ppo.EVICT].sum()) < mask.shape[0] * 40
     noisy = obs.clone()
     noisy[:, 16:].view(-1, 64, 12)[~mask[:, :, ppo.EVICT]] = 0.5

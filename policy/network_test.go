@@ -72,3 +72,18 @@ func TestNetworkRefusals(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, policy.Fingerprint(p))
 }
+
+// The network that comes with the example beats every rule of the serving profile on every difficulty, as docs/training.md says. These
+// are neither the episodes that it was trained on nor those of the documentation.
+func TestTrainedNetwork(t *testing.T) {
+	p, n := preset(t), episodesFor(500, 200)
+	for _, d := range []scenario.Difficulty{scenario.Easy, scenario.Medium, scenario.Hard} {
+		src := agents(t, d, p)
+		net := playServing(t, named(t, "onnx:../examples/serving.onnx"), src, p, n)
+		for _, rule := range servingRules {
+			mean, se := gain(net, playServing(t, named(t, rule), src, p, n))
+			require.Greater(t, mean, significant*se, "%s, %s: gains %.4f, standard error %.4f", d, rule, mean, se)
+		}
+		t.Logf("%s: %.4f ± %.4f", d, net.mean(), net.half())
+	}
+}
