@@ -32,7 +32,7 @@ type Client struct {
 	blocks  []vecenv.Buffers
 	turn    int
 	done    uint32
-	spin    time.Duration
+	answer  waiter
 	limit   time.Duration
 	failed  error // what ended the connection
 	ops     []uint8
@@ -180,7 +180,8 @@ func newClient(conn *net.UnixConn, w welcome, mem []byte) (*Client, error) {
 		return nil, fmt.Errorf("segment: not one of version %d and layout %s", Version, plain(w.Layout))
 	}
 	c := &Client{Name: w.Server, PID: w.PID, Range: w.Range, FirstEnv: w.FirstEnv, Layout: w.Layout, Description: w.Description,
-		conn: conn, mem: mem, segment: *w.Segment, spin: spinTime()}
+		conn: conn, mem: mem, segment: *w.Segment}
+	c.answer.word, c.answer.sleeps, c.answer.spin = word32(mem, offDone), word32(mem, offClientSleeps), spinTime()
 	for _, at := range w.Segment.Blocks {
 		c.blocks = append(c.blocks, buffers(mem, w.Description, at))
 	}
@@ -260,10 +261,9 @@ func (c *Client) call(what command) error {
 
 // await waits for the server to be done, and looks now and then whether it is still there.
 func (c *Client) await() error {
-	var never atomic.Bool
 	deadline := time.Now().Add(c.limit)
-	for spin := c.spin; ; spin = 0 {
-		now, changed := waitChange(word32(c.mem, offDone), word32(c.mem, offClientSleeps), c.done, spin, watchSlice, &never)
+	for {
+		now, changed := c.answer.change(c.done, watchSlice)
 		if changed {
 			c.done++
 			if now != c.done {

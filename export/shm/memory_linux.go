@@ -76,11 +76,6 @@ const (
 	futexWakeOp = 1
 )
 
-func futexWait(word *uint32, old uint32, limit time.Duration) {
-	ts := unix.NsecToTimespec(int64(limit))
-	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(old), uintptr(unsafe.Pointer(&ts)), 0, 0)
-}
-
 func futexWake(word *uint32) {
 	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, 1<<30, 0, 0, 0)
 }
@@ -102,33 +97,47 @@ const (
 	sleepSlice    = 100 * time.Millisecond
 )
 
-// waitChange waits until a word is not old any more, or give says so, or limit has passed. sleeps is this side's word for the other one.
-func waitChange(word, sleeps *uint32, old uint32, spin, limit time.Duration, give *atomic.Bool) (now uint32, changed bool) {
+// waiter waits for a word of the other side. It allocates nothing.
+type waiter struct {
+	word   *uint32 // the other side's
+	sleeps *uint32 // this side's, for the other one to see
+	spin   time.Duration
+	over   atomic.Bool   // ends the waiting early; any goroutine may set it
+	slice  unix.Timespec // what the system is told
+}
+
+// change waits until the word is not old any more, or it is over, or limit has passed.
+func (w *waiter) change(old uint32, limit time.Duration) (now uint32, changed bool) {
 	start := time.Now()
-	for spin > 0 {
+	for w.spin > 0 {
 		for range looksPerClock {
-			if now = atomic.LoadUint32(word); now != old {
+			if now = atomic.LoadUint32(w.word); now != old {
 				return now, true
 			}
 			pause()
 		}
-		if give.Load() || time.Since(start) > spin {
+		if w.over.Load() || time.Since(start) > w.spin {
 			break
 		}
 		runtime.Gosched()
 	}
-	defer atomic.StoreUint32(sleeps, 0)
+	defer atomic.StoreUint32(w.sleeps, 0)
 	for {
-		atomic.StoreUint32(sleeps, 1) // before the look: whoever changes the word after it sees the flag
-		if now = atomic.LoadUint32(word); now != old {
+		atomic.StoreUint32(w.sleeps, 1) // before the look: whoever changes the word after it sees the flag
+		if now = atomic.LoadUint32(w.word); now != old {
 			return now, true
 		}
 		left := limit - time.Since(start)
-		if give.Load() || left <= 0 {
+		if w.over.Load() || left <= 0 {
 			return old, false
 		}
-		futexWait(word, old, min(left, sleepSlice))
+		w.sleep(old, min(left, sleepSlice))
 	}
+}
+
+func (w *waiter) sleep(old uint32, limit time.Duration) {
+	w.slice = unix.NsecToTimespec(int64(limit))
+	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w.word)), futexWaitOp, uintptr(old), uintptr(unsafe.Pointer(&w.slice)), 0, 0)
 }
 
 // publish changes a word and wakes the other side if it sleeps.

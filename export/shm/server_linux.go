@@ -224,10 +224,14 @@ func (s *server) shakeHands(conn *net.UnixConn) (cred unix.Ucred, p *span, ses *
 	if cred, err = peer(conn); err != nil {
 		return cred, nil, nil, err
 	}
+	text, err := readHello(conn) // whoever it is: a connection with something unread in it takes the answer with it when it is closed
+	if err != nil {
+		return cred, nil, nil, err
+	}
 	if err = s.cfg.authorize(cred.Uid); err != nil {
 		return cred, nil, nil, err
 	}
-	h, err := readHello(conn)
+	h, err := parseHello(text)
 	if err != nil {
 		return cred, nil, nil, err
 	}
@@ -239,7 +243,7 @@ func (s *server) shakeHands(conn *net.UnixConn) (cred unix.Ucred, p *span, ses *
 	}
 	cfg := s.batch
 	cfg.Envs, cfg.FirstEnv, cfg.Workers = p.end-p.first, cfg.FirstEnv+uint32(p.first), s.workers
-	ses, err = newSession(conn, s.cfg.Name, cfg, p.desc, p.segment, s.hash, p.index)
+	ses, err = newSession(conn, s.cfg.Name, cfg, p.desc, p.segment, s.hash)
 	if err != nil {
 		return cred, p, nil, err
 	}
@@ -254,17 +258,17 @@ func (s *server) shakeHands(conn *net.UnixConn) (cred unix.Ucred, p *span, ses *
 }
 
 // readHello reads the message of a client that may be slow, dead or hostile.
-func readHello(conn *net.UnixConn) (hello, error) {
+func readHello(conn *net.UnixConn) ([]byte, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(helloLimit))
 	text := make([]byte, maxHello+1)
 	n, err := conn.Read(text)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return hello{}, fmt.Errorf("hello: none in %v: allowed one message at once", helloLimit)
+		return nil, fmt.Errorf("hello: none in %v: allowed one message at once", helloLimit)
 	}
 	if err != nil {
-		return hello{}, errors.New("hello: the client has gone")
+		return nil, errors.New("hello: the client has gone")
 	}
-	return parseHello(text[:n])
+	return text[:n], nil
 }
 
 // take gives a client the range that it wants, or the first free one, and waits for a moment if there is none.

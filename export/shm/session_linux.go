@@ -25,7 +25,7 @@ type session struct {
 	blocks  []vecenv.Buffers
 	turn    int // the block of the last results; the server's own copy, as are all that it counts with
 	idle    time.Duration
-	spin    time.Duration
+	request waiter // its over tells that somebody wants the session to end
 
 	ops   []uint8
 	mask  []uint8
@@ -36,18 +36,18 @@ type session struct {
 	ownMask  []bool
 	ownSeeds []uint64
 
-	over   atomic.Bool // somebody wants it to end
 	ending sync.Once
 	why    string
 }
 
 // newSession makes what a client is going to work with: a batch of its own that nobody has stepped, in memory that nobody has seen.
-func newSession(conn *net.UnixConn, name string, cfg vecenv.Config, d *export.Description, seg Segment, hash [32]byte, rangeIndex int) (*session, error) {
+func newSession(conn *net.UnixConn, name string, cfg vecenv.Config, d *export.Description, seg Segment, hash [32]byte) (*session, error) {
 	mem, file, err := newMemory(name, seg.Size)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, file: file, mem: mem, segment: seg, spin: spinTime()}
+	s := &session{conn: conn, file: file, mem: mem, segment: seg}
+	s.request.word, s.request.sleeps, s.request.spin = word32(mem, offRequest), word32(mem, offServerSleeps), spinTime()
 	populate(mem[:seg.Pairs])
 	for _, at := range seg.Blocks {
 		s.blocks = append(s.blocks, buffers(mem, d, at))
@@ -82,7 +82,7 @@ func (s *session) close() {
 func (s *session) end(why string) {
 	s.ending.Do(func() {
 		s.why = why
-		s.over.Store(true)
+		s.request.over.Store(true)
 	})
 }
 
@@ -94,8 +94,8 @@ func (s *session) run() string {
 		s.watch()
 	}()
 	done := uint32(0)
-	for !s.over.Load() {
-		request, changed := waitChange(word32(s.mem, offRequest), word32(s.mem, offServerSleeps), done, s.spin, s.idle, &s.over)
+	for !s.request.over.Load() {
+		request, changed := s.request.change(done, s.idle)
 		if !changed {
 			s.end(fmt.Sprintf("no call for %v", s.idle))
 			break
@@ -116,7 +116,7 @@ func (s *session) run() string {
 // watch notices that the client has gone: its system closes the connection with it. A client has nothing to say here.
 func (s *session) watch() {
 	one := make([]byte, 1)
-	for !s.over.Load() {
+	for !s.request.over.Load() {
 		_ = s.conn.SetReadDeadline(time.Now().Add(watchSlice))
 		n, err := s.conn.Read(one)
 		switch {
@@ -147,15 +147,19 @@ func (s *session) answer(request, want uint32) (status uint32, text string) {
 	if err = s.batch.SetBuffers(s.blocks[next]); err == nil {
 		err = s.do(c, next)
 	}
-	var broken *vecenv.PanicError
-	switch {
-	case errors.As(err, &broken):
-		return statusBroken, err.Error()
-	case err != nil:
-		return statusRefused, err.Error()
+	if err != nil {
+		return statusOf(err), err.Error()
 	}
 	s.turn = next
 	return statusDone, ""
+}
+
+func statusOf(err error) uint32 {
+	var broken *vecenv.PanicError
+	if errors.As(err, &broken) {
+		return statusBroken
+	}
+	return statusRefused
 }
 
 func (s *session) do(c command, next int) error {
