@@ -88,6 +88,7 @@ class Connection:
             raise
         finally:
             os.close(fd)
+        self._socket.setblocking(False)  # from now on it is only looked at
         self._step_timeout = step_timeout
         self._lock = threading.Lock()
         self._done, self._pending, self._turn = 0, False, 0
@@ -283,7 +284,7 @@ class Connection:
         """Why the server is not there any more, if it is not."""
         assert self._socket is not None
         try:
-            data = self._socket.recv(4096, socket.MSG_DONTWAIT)
+            data = self._socket.recv(4096)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
