@@ -64,7 +64,7 @@ the others go on. With --json, one document is printed once trainers can connect
 	fl.StringVar(&f.obsDType, "obs-dtype", "float32", "observations: float32 or uint8")
 	fl.StringVar(&f.obsOrder, "obs-order", "slot-major", "values of an observation: slot-major or feature-major")
 	fl.StringVar(&f.stores, "stores", "auto", "how observations are stored: auto, plain or stream")
-	fl.BoolVar(&f.pin, "pin", false, "bind threads to processors")
+	fl.BoolVar(&f.pin, "pin", false, "bind threads to processors; with one client only")
 	f.env.register(cmd)
 	fl.Lookup("workers").Usage = "threads of all ranges together, each of which has one at least; 0 means all cores"
 	fl.BoolVar(&f.json, "json", false, "print one JSON document on standard output once trainers can connect")
@@ -83,6 +83,9 @@ func (f *serveFlags) check() error {
 		if r.v < r.lo || r.v > r.hi {
 			return usage(r.flag, r.v, fmt.Sprintf("%d to %d", r.lo, r.hi))
 		}
+	}
+	if f.pin && f.clients > 1 {
+		return usage("--pin", fmt.Sprintf("with --clients %d", f.clients), "with one client")
 	}
 	if f.idle <= 0 {
 		return usage("--idle", f.idle, "more than 0, such as 90s or 2h")

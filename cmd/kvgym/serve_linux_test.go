@@ -31,6 +31,7 @@ func TestServeRefusesWrongUse(t *testing.T) {
 		{"kvgym serve: --envs: 0: allowed 1 to 1048576", "--name x --envs 0"},
 		{"kvgym serve: --clients: 9: allowed 1 to 8", "--name x --envs 8 --clients 9"},
 		{"kvgym serve: --blocks: 65: allowed 1 to 64", "--name x --blocks 65"},
+		{"kvgym serve: --pin: with --clients 2: allowed with one client", "--name x --clients 2 --pin"},
 		{"kvgym serve: --idle: 0s: allowed more than 0", "--name x --idle 0s"},
 		{`kvgym serve: --autoreset: "never": allowed next-step, same-step, disabled`, "--name x --autoreset never"},
 		{`kvgym serve: --obs-dtype: "float64": allowed float32, uint8`, "--name x --obs-dtype float64"},

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/kvgym/kvgym/export"
+	"github.com/kvgym/kvgym/scenario"
 )
 
 // Config describes a server.
@@ -17,7 +18,9 @@ type Config struct {
 	Log     func(string)  // gets one line for whatever happens; from several goroutines, one at a time; default nothing
 	Ready   func(Info)    // is called once clients can connect
 
-	authorize func(uid uint32) error // of every client; default sameUser; tests have others
+	// What tests do otherwise.
+	authorize func(uid uint32) error // of every client; default sameUser
+	source    func(scenario.Source) scenario.Source
 }
 
 // MaxClients bounds the ranges of a server.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kvgym/kvgym/export"
+	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 )
 
@@ -384,7 +386,7 @@ func TestConfigErrors(t *testing.T) {
 	}{
 		{Config{Name: "x", Spec: export.Spec{Envs: 0}}, "envs: 0"}, {Config{Name: "x", Spec: export.Spec{Envs: 4}, Clients: 5}, "clients: 5: allowed 1 to 4"},
 		{Config{Name: "x", Spec: export.Spec{Envs: 4}, Blocks: 65}, "blocks: 65: allowed 1 to 64"}, {Config{Name: "x", Spec: export.Spec{Envs: 4, Groups: 2}}, "groups: 2"},
-		{Config{Name: "x", Spec: export.Spec{Envs: 4}, Idle: -1}, "idle"}, {Config{Name: "/", Spec: export.Spec{Envs: 4}}, "name"},
+		{Config{Name: "x", Spec: export.Spec{Envs: 4, Pin: true}, Clients: 2}, "pin"}, {Config{Name: "x", Spec: export.Spec{Envs: 4}, Idle: -1}, "idle"}, {Config{Name: "/", Spec: export.Spec{Envs: 4}}, "name"},
 		{Config{Name: "x", Spec: export.Spec{Envs: 4, Trace: &export.Trace{Path: "/nowhere"}}}, "nowhere"}, {Config{Name: "x", Spec: export.Spec{Envs: 4, Difficulty: "odd"}}, "difficulty"},
 	} {
 		x.cfg.Dir = newDir(t)
@@ -559,4 +561,61 @@ func TestStepAllocatesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}))
+}
+
+// bomb is a source that panics in the episode of an environment.
+type bomb struct {
+	scenario.Source
+	env, episode uint32
+}
+
+func (b bomb) Begin(id scenario.Identity, e *scenario.Episode) {
+	if id.Env == b.env && id.Episode == b.episode {
+		panic("boom")
+	}
+	b.Source.Begin(id, e)
+}
+
+// A panic ends the connection of its client, with the reason, and nothing else.
+func TestPanics(t *testing.T) {
+	spec := export.Spec{Envs: 4, Steps: 3, Autoreset: "same-step"}
+	s := start(t, Config{Spec: spec, Clients: 2, source: func(src scenario.Source) scenario.Source { return bomb{src, 1, 1} }})
+	other, twin := s.dial(t, Dialing{Range: at(1)}), newTwin(t, spec, 2, 2)
+	require.NoError(t, other.Reset(nil, nil))
+	require.NoError(t, twin.Reset(vecenv.ResetOptions{}))
+	for _, x := range []struct {
+		do   func(c *Client) error
+		says string
+	}{
+		{func(c *Client) error { return c.Reset(nil, nil) }, "server test: status 2: panic: boom: the batch is broken"},
+		{func(c *Client) error { _ = c.Step(); _ = c.Step(); return c.Step() }, "server test: status 2: vecenv: step: environment 1 (seed 0, env 1, episode 1): panic: boom"},
+	} {
+		c := s.dial(t, Dialing{Range: at(0)})
+		require.NoError(t, c.Reset(nil, nil))
+		err := x.do(c)
+		require.ErrorContains(t, err, x.says)
+		require.Equal(t, err, c.Step())
+		require.NoError(t, play(other, twin, 0, 4))
+		s.log(t, "free again: "+x.says[len("server test: status 2: "):])
+	}
+}
+
+// More clients at once than shake hands at a time.
+func TestCrowd(t *testing.T) {
+	const n = 3 * maxHandshakes
+	s := start(t, Config{Spec: export.Spec{Envs: n, Outputs: everything}, Clients: n})
+	var all sync.WaitGroup
+	errs := make([]error, n)
+	for i := range n {
+		all.Go(func() {
+			c, err := Dial(s.Name, Dialing{Dir: s.Dir})
+			if err == nil {
+				err = c.Reset(nil, nil)
+				defer c.Close()
+			}
+			errs[i] = err
+		})
+	}
+	all.Wait()
+	require.NoError(t, errors.Join(errs...))
 }

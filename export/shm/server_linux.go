@@ -24,7 +24,7 @@ const (
 	rangeLimit    = time.Second            // for a range to become free whose client is just leaving
 	stopLimit     = 5 * time.Second        // for sessions to end when the server does
 	noticeLimit   = 100 * time.Millisecond // for a last notice to go
-	maxHandshakes = 16                     // at a time; more are turned away
+	maxHandshakes = 16                     // at a time; more wait
 	acceptPause   = 2 * time.Millisecond   // between connections, so that a flood of them leaves the others their time
 )
 
@@ -66,23 +66,15 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer p.release()
-	batchConfig, err := s.cfg.Spec.Config() // only now: it may read a long trace
-	if err != nil {
+	if err := s.load(ctx); err != nil {
 		return err
-	}
-	s.batch, s.desc.SIMD = batchConfig, kernels.Active().String()
-	for _, p := range s.spans {
-		p.desc.SIMD = s.desc.SIMD
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
 	}
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info(p.path))
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.listener.Close() })
 	defer stop()
-	err = s.accept(p.listener)
+	err = s.accept(ctx, p.listener)
 	if late := s.stop(); late != nil {
 		s.log("%v", late)
 	}
@@ -90,6 +82,32 @@ func Serve(ctx context.Context, cfg Config) error {
 		err = context.Cause(ctx)
 	}
 	return err
+}
+
+// load reads what the configuration names, which may be a long trace: it stops waiting for that when ctx ends.
+func (s *server) load(ctx context.Context) error {
+	loaded := make(chan error, 1)
+	go func() {
+		cfg, err := s.cfg.Spec.Config()
+		s.batch = cfg
+		loaded <- err
+	}()
+	select {
+	case err := <-loaded:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if s.cfg.source != nil {
+		s.batch.Source = s.cfg.source(s.batch.Source)
+	}
+	s.desc.SIMD = kernels.Active().String()
+	for _, p := range s.spans {
+		p.desc.SIMD = s.desc.SIMD
+	}
+	return nil
 }
 
 func newServer(cfg Config) (*server, error) {
@@ -113,6 +131,9 @@ func newServer(cfg Config) (*server, error) {
 	}
 	if cfg.Spec.Groups > 1 {
 		return nil, fmt.Errorf("config: groups: %d: allowed 1: clients have ranges", cfg.Spec.Groups)
+	}
+	if cfg.Spec.Pin && cfg.Clients > 1 { // every range would have its threads on the same processors
+		return nil, fmt.Errorf("config: pin: true with %d clients: allowed with one", cfg.Clients)
 	}
 	if cfg.Idle < 0 {
 		return nil, fmt.Errorf("idle: %v: allowed more than 0", cfg.Idle)
@@ -173,8 +194,9 @@ func (s *server) log(format string, args ...any) {
 	s.cfg.Log(fmt.Sprintf(format, args...))
 }
 
-// accept takes connections until the listener is closed.
-func (s *server) accept(l *net.UnixListener) error {
+// accept takes connections until the listener is closed, which happens when ctx ends. Where too many shake hands, the others wait in the
+// system's queue.
+func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
 	for {
 		conn, err := l.AcceptUnix()
 		switch {
@@ -189,8 +211,9 @@ func (s *server) accept(l *net.UnixListener) error {
 		case s.hands <- struct{}{}:
 			s.all.Add(1)
 			go s.serve(conn)
-		default:
+		case <-ctx.Done():
 			_ = conn.Close()
+			return nil
 		}
 		time.Sleep(acceptPause)
 	}

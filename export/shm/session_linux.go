@@ -136,6 +136,11 @@ const watchSlice = 250 * time.Millisecond
 
 // answer does what a request asks for.
 func (s *session) answer(request, want uint32) (status uint32, text string) {
+	defer func() {
+		if r := recover(); r != nil { // of a reset; a step's are errors. Other ranges have nothing to do with it.
+			status, text = statusBroken, fmt.Sprintf("panic: %v: the batch is broken, connect again", r)
+		}
+	}()
 	if request != want {
 		return statusFoul, fmt.Sprintf("request: epoch %d: allowed %d, the last one plus 1", request, want)
 	}
