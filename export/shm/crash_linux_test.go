@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -19,22 +18,20 @@ import (
 	"github.com/kvgym/kvgym/vecenv"
 )
 
-func addressOf(mem []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(mem))) }
-
 type clientArgs struct {
 	Name, Dir string
 	Range     *int
 	Spec      export.Spec
 	Steps     int    // to play and compare; 0: until it is killed
-	Scribble  bool   // write nonsense all over FD instead, but for the request line
-	FD        string // path of a segment
+	Scribble  bool   // write nonsense all over a segment instead, but for the request line
+	Path      string // of the segment
 }
 
 func clientProcess() {
 	var a clientArgs
 	processArgs(&a)
 	if a.Scribble {
-		scribble(a.FD)
+		scribble(a.Path)
 	}
 	if err := a.run(); err != nil {
 		fmt.Println("failed:", err)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -472,7 +473,7 @@ func TestScribblingClient(t *testing.T) {
 		require.NoError(t, good.Reset(nil, nil))
 		require.NoError(t, twin.Reset(vecenv.ResetOptions{}))
 		require.NoError(t, bad.Reset(nil, nil))
-		scribbler, _ := process(t, "client", clientArgs{Name: s.Name, Dir: s.Dir, Scribble: true, FD: dupSegment(t, bad)})
+		scribbler, _ := process(t, "client", clientArgs{Name: s.Name, Dir: s.Dir, Scribble: true, Path: segmentPath(t, s, 0)})
 		for i, begin := 0, time.Now(); time.Since(begin) < 400*time.Millisecond; i++ {
 			what := []command{{kind: cmdStep}, {kind: cmdPairs, pairs: 128}, {kind: cmdReset, mask: true, seeds: true}, {kind: cmdReset, seeds: true}}[i%4]
 			atomicCall(bad, what)
@@ -499,17 +500,17 @@ func atomicCall(c *Client, what command) {
 	time.Sleep(200 * time.Microsecond) // the done word is scribbled on, too
 }
 
-// dupSegment finds the segment of a client among this process's mappings, as a path.
-func dupSegment(t testing.TB, c *Client) string {
-	entries, err := os.ReadDir("/proc/self/map_files")
+// segmentPath is the segment of a range of a server in this process, for anybody of the same user to open.
+func segmentPath(t testing.TB, s *testServer, index int) string {
+	entries, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	for _, e := range entries {
-		var lo, hi uintptr
-		if _, err := fmt.Sscanf(e.Name(), "%x-%x", &lo, &hi); err == nil && lo == addressOf(c.mem) {
-			return fmt.Sprintf("/proc/%d/map_files/%s", os.Getpid(), e.Name())
+		link, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		if strings.HasPrefix(link, fmt.Sprintf("/memfd:kvgym-%s-%d ", s.Name, index)) {
+			return fmt.Sprintf("/proc/%d/fd/%s", os.Getpid(), e.Name())
 		}
 	}
-	t.Fatal("no mapping")
+	t.Fatal("no segment")
 	return ""
 }
 
@@ -518,7 +519,7 @@ func TestSealed(t *testing.T) {
 	s := start(t, Config{Spec: export.Spec{Envs: 64, Outputs: everything}})
 	c := s.dial(t, Dialing{})
 	require.NoError(t, c.Reset(nil, nil))
-	f, err := os.OpenFile(dupSegment(t, c), os.O_RDWR, 0)
+	f, err := os.OpenFile(segmentPath(t, s, 0), os.O_RDWR, 0)
 	require.NoError(t, err)
 	defer f.Close()
 	require.ErrorIs(t, f.Truncate(0), unix.EPERM)
@@ -618,4 +619,90 @@ func TestCrowd(t *testing.T) {
 	}
 	all.Wait()
 	require.NoError(t, errors.Join(errs...))
+}
+
+// FuzzAnswer lets a request line and inputs be anything: no answer may panic, and the environments must stay sound.
+func FuzzAnswer(f *testing.F) {
+	f.Add(uint64(1), uint64(3), []byte{1, 2, 3, 4, 5, 255}, uint32(1))
+	f.Add(uint64(2|3<<32), uint64(2|32<<32), []byte{1, 0, 0, 0, 17, 0, 0, 0, 255, 255, 255, 255}, uint32(1))
+	f.Add(uint64(3|3<<8), uint64(1), []byte{0, 9}, uint32(2))
+	for _, profile := range []string{"seed", "serving"} {
+		f.Add(uint64(len(profile)), uint64(1), []byte(profile), uint32(0))
+	}
+	f.Fuzz(func(t *testing.T, first, second uint64, inputs []byte, request uint32) {
+		spec := export.Spec{Envs: 2, Slots: 16, Steps: 3, Outputs: everything, Seed: first}
+		if second%2 == 1 {
+			spec.Profile = "serving"
+		}
+		cfg, err := spec.Config()
+		must(t, err)
+		cfg.Workers = 1
+		d := describe(t, spec)
+		seg, err := SegmentOf(d, 2)
+		must(t, err)
+		s, err := newSession(nil, "fuzz", cfg, d, seg, Hash(d))
+		must(t, err)
+		defer s.close()
+		must(t, s.batch.Reset(vecenv.ResetOptions{}))
+		for i := range seg.Size - offData {
+			if len(inputs) > 0 {
+				s.mem[offData+i] = inputs[int(i)%len(inputs)]
+			}
+		}
+		for i, w := range []uint64{first, second, first} {
+			*word64(s.mem, offCommand) = w
+			want := request
+			if i == 1 {
+				want = 1
+			}
+			status, text := s.answer(request, want)
+			if status == statusBroken || (status == statusDone) != (text == "") {
+				t.Fatalf("status %d: %s", status, text)
+			}
+			s.reply(status, text)
+			must(t, s.batch.Check())
+		}
+	})
+}
+
+// Operations that change while they are read leave the environments sound: whatever is read is one of them, for one slot.
+func TestTornInputs(t *testing.T) {
+	for _, profile := range []string{"seed", "serving"} {
+		for _, slots := range []int{64, 80} { // 64 have a kernel of their own
+			spec := export.Spec{Envs: 40, Slots: slots, Profile: profile, Outputs: everything}
+			cfg, err := spec.Config()
+			require.NoError(t, err)
+			cfg.Workers = 1
+			d := describe(t, spec)
+			seg, err := SegmentOf(d, 2)
+			require.NoError(t, err)
+			s, err := newSession(nil, "torn", cfg, d, seg, Hash(d))
+			require.NoError(t, err)
+			require.NoError(t, s.batch.Reset(vecenv.ResetOptions{}))
+			var stop atomic.Bool
+			var scribbler sync.WaitGroup
+			scribbler.Go(func() {
+				for x := uint64(1); !stop.Load(); x = x*0x5851F42D4C957F2D + 1 {
+					for i := range s.ops {
+						s.ops[i] = uint8(x>>(i&56)) & 7
+					}
+					for i := range s.pairs {
+						s.pairs[i] = int32(x>>(i&31)) & 127
+					}
+				}
+			})
+			for i := range 600 {
+				*word64(s.mem, offCommand) = command{kind: cmdStep}.word()
+				if i%2 == 1 {
+					*word64(s.mem, offCommand) = command{kind: cmdPairs, pairs: 8}.word()
+				}
+				status, text := s.answer(uint32(i), uint32(i))
+				require.Zero(t, status, text)
+				require.NoError(t, s.batch.Check())
+			}
+			stop.Store(true)
+			scribbler.Wait()
+			s.close()
+		}
+	}
 }

@@ -266,7 +266,7 @@ func (s *server) shakeHands(conn *net.UnixConn) (cred unix.Ucred, p *span, ses *
 	}
 	cfg := s.batch
 	cfg.Envs, cfg.FirstEnv, cfg.Workers = p.end-p.first, cfg.FirstEnv+uint32(p.first), s.workers
-	ses, err = newSession(conn, s.cfg.Name, cfg, p.desc, p.segment, s.hash)
+	ses, err = newSession(conn, fmt.Sprintf("%s-%d", s.cfg.Name, p.index), cfg, p.desc, p.segment, s.hash)
 	if err != nil {
 		return cred, p, nil, err
 	}
