@@ -55,7 +55,7 @@ test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
 
 test-race: ## the short tests under the race detector (needs a C compiler)
-	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace
+	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace ./export/...
 
 # Packages whose numbers must not depend on the machine.
 EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv ./policy/onnx

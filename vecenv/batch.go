@@ -14,7 +14,8 @@ import (
 
 // Batch is a set of environments stepped together; see the package documentation for ownership and threads.
 type Batch struct {
-	Buffers // the tensors, row i for environment i
+	Buffers         // the tensors, row i for environment i
+	next    Buffers // what SetBuffers is looking at
 
 	cfg    Config
 	rules  [2]rules // by profile

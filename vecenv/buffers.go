@@ -112,22 +112,24 @@ func (b *Batch) SetBuffers(tensors Buffers) error {
 	if err := b.checkIdle("SetBuffers"); err != nil {
 		return err
 	}
-	for _, t := range []struct{ to, from *[]float32 }{{&tensors.Obs, &b.Obs}, {&tensors.FinalObs, &b.FinalObs}, {&tensors.Reward, &b.Reward},
-		{&tensors.Components, &b.Components}, {&tensors.Metrics, &b.Metrics}} {
+	b.next = tensors // whose address may be taken without an allocation: callers do this before every step
+	next := &b.next
+	for _, t := range []struct{ to, from *[]float32 }{{&next.Obs, &b.Obs}, {&next.FinalObs, &b.FinalObs}, {&next.Reward, &b.Reward},
+		{&next.Components, &b.Components}, {&next.Metrics, &b.Metrics}} {
 		if *t.to == nil {
 			*t.to = *t.from
 		}
 	}
-	for _, t := range []struct{ to, from *[]uint8 }{{&tensors.ObsBytes, &b.ObsBytes}, {&tensors.FinalObsBytes, &b.FinalObsBytes},
-		{&tensors.Terminated, &b.Terminated}, {&tensors.Truncated, &b.Truncated}, {&tensors.Mask, &b.Mask}} {
+	for _, t := range []struct{ to, from *[]uint8 }{{&next.ObsBytes, &b.ObsBytes}, {&next.FinalObsBytes, &b.FinalObsBytes},
+		{&next.Terminated, &b.Terminated}, {&next.Truncated, &b.Truncated}, {&next.Mask, &b.Mask}} {
 		if *t.to == nil {
 			*t.to = *t.from
 		}
 	}
-	if err := tensors.prepare(&b.cfg); err != nil {
+	if err := next.prepare(&b.cfg); err != nil {
 		return err
 	}
-	b.Buffers = tensors
+	b.Buffers = *next
 	b.stream = b.cfg.Stores.streams(b.Obs)
 	return nil
 }

@@ -9,6 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static volatile int forked;
 
@@ -127,4 +133,63 @@ PUBLIC int32_t kvgym_restore(int64_t handle, const uint8_t *snapshot, int64_t si
 PUBLIC int32_t kvgym_fork(int64_t handle, int64_t from, int64_t to_handle, int64_t to, char *err, int64_t err_size)
 {
 	GUARDED(goFork(handle, from, to_handle, to, err, err_size));
+}
+
+/* Waiting in shared memory. The futex is not private: the other side is another process. */
+
+static int64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+static void nap(const uint32_t *word, uint32_t old, int64_t ns)
+{
+	struct timespec t = {ns / 1000000000, ns % 1000000000};
+#ifdef __linux__
+	syscall(SYS_futex, word, FUTEX_WAIT, old, &t, NULL, 0);
+#else
+	(void)word, (void)old;
+	if (t.tv_sec > 0 || t.tv_nsec > 50000) t = (struct timespec){0, 50000};
+	nanosleep(&t, NULL);
+#endif
+}
+
+PUBLIC void kvgym_wake(uint32_t *word, uint32_t value, const uint32_t *sleeps)
+{
+	__atomic_store_n(word, value, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(sleeps, __ATOMIC_SEQ_CST) == 0) return;
+#ifdef __linux__
+	syscall(SYS_futex, word, FUTEX_WAKE, 1 << 30, NULL, NULL, 0);
+#endif
+}
+
+PUBLIC int32_t kvgym_wait(const uint32_t *word, uint32_t old, uint32_t *sleeps, int64_t spin_ns, int64_t timeout_ns)
+{
+	int64_t start = now_ns();
+	if (spin_ns > 0)
+		do {
+			for (int i = 0; i < 32; i++, relax())
+				if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != old) return KVGYM_OK;
+		} while (now_ns() - start < spin_ns);
+	for (;;) {
+		__atomic_store_n(sleeps, 1, __ATOMIC_SEQ_CST); /* before the look: whoever changes the word after it sees the flag */
+		int changed = __atomic_load_n(word, __ATOMIC_SEQ_CST) != old;
+		int64_t left = timeout_ns - (now_ns() - start);
+		if (changed || left <= 0) {
+			__atomic_store_n(sleeps, 0, __ATOMIC_SEQ_CST);
+			return changed ? KVGYM_OK : KVGYM_BUSY;
+		}
+		nap(word, old, left);
+	}
 }

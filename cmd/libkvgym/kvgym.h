@@ -53,6 +53,12 @@ int32_t kvgym_snapshot(int64_t handle, int64_t first, int64_t end, uint8_t *out,
 int32_t kvgym_restore(int64_t handle, const uint8_t *snapshot, int64_t size, int64_t first, char *err, int64_t err_size);
 int32_t kvgym_fork(int64_t handle, int64_t from, int64_t to_handle, int64_t to, char *err, int64_t err_size);
 
+/* Words in shared memory (docs/shared-memory.md). There is no Go behind these two: they work in a fork, too.
+   kvgym_wake publishes a value and wakes the other side if its word `sleeps` is not 0. kvgym_wait waits until a word is not `old` any more,
+   spinning first, then asleep with its own word `sleeps` at 1; KVGYM_BUSY tells that timeout_ns have passed before. */
+void kvgym_wake(uint32_t *word, uint32_t value, const uint32_t *sleeps);
+int32_t kvgym_wait(const uint32_t *word, uint32_t old, uint32_t *sleeps, int64_t spin_ns, int64_t timeout_ns);
+
 #ifdef __cplusplus
 }
 #endif

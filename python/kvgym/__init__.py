@@ -3,13 +3,15 @@
 import gymnasium
 
 from kvgym.batch import Batch, Block, describe
-from kvgym.errors import BrokenError, BusyError, ClosedError, ForkedError, KvgymError, RefusedError, RefusedTypeError
+from kvgym.errors import (BrokenError, BusyError, ClosedError, ForkedError, KvgymError, RefusedError, RefusedTypeError, ServerError, ServerGoneError,
+                          ServerTimeoutError)
+from kvgym.shm import Connection, connect
 from kvgym.single import KVCacheEnv
 from kvgym.vector import KVCacheVectorEnv, make_vec
 
 __version__ = "0.1.0"
-__all__ = ["ENV_ID", "Batch", "Block", "BrokenError", "BusyError", "ClosedError", "ForkedError", "KVCacheEnv", "KVCacheVectorEnv", "KvgymError",
-           "RefusedError", "RefusedTypeError", "__version__", "describe", "make_vec"]
+__all__ = ["ENV_ID", "Batch", "Block", "BrokenError", "BusyError", "ClosedError", "Connection", "ForkedError", "KVCacheEnv", "KVCacheVectorEnv", "KvgymError",
+           "RefusedError", "RefusedTypeError", "ServerError", "ServerGoneError", "ServerTimeoutError", "__version__", "connect", "describe", "make_vec"]
 
 ENV_ID = "kvgym/KVCache-v0"
 

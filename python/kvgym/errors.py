@@ -29,3 +29,15 @@ class BrokenError(KvgymError):
 
 class ForkedError(KvgymError):
     """This process is a fork of the one that loaded kvgym: Go cannot run in it."""
+
+
+class ServerError(KvgymError):
+    """A server of kvgym serve refused, or did not answer; the message names it."""
+
+
+class ServerGoneError(ServerError, ConnectionError):
+    """A server of kvgym serve is not there, or has ended the connection; the message names it."""
+
+
+class ServerTimeoutError(ServerError, TimeoutError):
+    """A server of kvgym serve did not answer in time; the connection is closed."""
