@@ -100,7 +100,7 @@ define venv
 endef
 PYTEST := pytest 'pytest-timeout>=2.3'
 
-test-python: python ## the tests of the Python package with Gymnasium, PyTorch, TorchRL and Stable-Baselines3 (.venv)
+test-python: python build ## the tests of the Python package with Gymnasium, PyTorch, TorchRL and Stable-Baselines3 (.venv)
 	$(call venv,.venv,--reinstall-package kvgym '$(WHEEL)[torchrl$(comma)sb3]' --group python/pyproject.toml:test)
 	.venv/bin/pytest -q python/tests
 

@@ -21,7 +21,7 @@ FIELDS = re.findall(r"[*, ](\w+)(?=[;,][^()]*?/\*|, \*)", HEADER[HEADER.index("t
 
 
 def test_the_header_was_read():
-    assert len(FUNCTIONS) == 17 and "kvgym_alloc" in FUNCTIONS and "kvgym_fork" in FUNCTIONS
+    assert len(FUNCTIONS) == 19 and "kvgym_alloc" in FUNCTIONS and "kvgym_fork" in FUNCTIONS
     assert [c for c, _ in CODES] == ["KVGYM_OK", "KVGYM_REFUSED", "KVGYM_CLOSED", "KVGYM_BUSY", "KVGYM_BROKEN", "KVGYM_FORKED", "KVGYM_INTERNAL"]
 
 
@@ -33,6 +33,7 @@ def test_every_function_is_exported_and_documented(name):
 
 def test_nothing_else_is_bound():
     bound = set(re.findall(r'"(\w+)": \[', (ROOT / "python" / "kvgym" / "_lib.py").read_text())) | {"abi", "alloc", "free"}
+    bound |= set(re.findall(r"lib\.kvgym_(\w+)", (ROOT / "python" / "kvgym" / "shm.py").read_text()))
     assert {"kvgym_" + name for name in bound} == set(FUNCTIONS)
 
 
