@@ -108,7 +108,7 @@ def _lines(size: int) -> int:
 
 
 def _adopt(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory of the caller, numpy or a torch tensor on the CPU, pinned or not, as an array on the same memory."""
+    """Memory of the caller, numpy or a torch tensor on the CPU, as an array on the same memory."""
     array = given.numpy() if hasattr(given, "data_ptr") else np.asarray(given)
     if array.dtype == np.bool_ and dtype == np.uint8:
         array = array.view(np.uint8)
