@@ -22,7 +22,8 @@ import kvgym  # noqa: E402
 from kvgym.torchrl import TorchRLEnv  # noqa: E402
 
 
-@pytest.mark.parametrize("config", [{}, {"profile": "serving", "truncate": True}, {"obs_dtype": "uint8"}, {"slots": 32, "obs_order": "feature-major"}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"profile": "serving", "truncate": True}, {"obs_dtype": "uint8"},
+                                    {"slots": 32, "obs_order": "feature-major"}], ids=str)
 def test_check_env_specs(config):
     check_env_specs(TorchRLEnv(5, **config), break_when_any_done="both")
 
