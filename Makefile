@@ -112,7 +112,7 @@ test-gymnasium-%: python
 
 test-rllib: python ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
 	$(call venv,.venv-rllib,--reinstall-package kvgym '$(WHEEL)[ray]' gymnasium==1.2.2 $(PYTEST))
-	.venv-rllib/bin/pytest -q python/tests/test_rllib.py
+	.venv-rllib/bin/pytest -q python/tests/test_rllib.py python/tests/test_docs.py
 
 # PufferLib 3.0.0 declares versions that nobody can install together, and its installer wants torch and games. Its Python part needs none of that:
 # build/shim stands in for what the installer imports.
@@ -125,7 +125,7 @@ test-puffer: python ## the tests of the PufferLib adapter, in an environment of 
 		'CUDAExtension, CUDA_HOME = CppExtension, None' >$(SHIM)/torch/utils/cpp_extension.py
 	@[ -d .venv-puffer/lib/python$(PYTHON)/site-packages/pufferlib ] || \
 		NO_OCEAN=1 NO_TRAIN=1 PYTHONPATH=$(SHIM) $(UV) pip install -q -p .venv-puffer --no-cache --no-build-isolation --no-deps pufferlib==3.0.0
-	.venv-puffer/bin/pytest -q python/tests/test_puffer.py
+	.venv-puffer/bin/pytest -q python/tests/test_puffer.py python/tests/test_docs.py
 
 meta: ## two million histories against the oracle and the metamorphic matrix, with a fresh seed
 	KVGYM_HISTORIES=1050000 KVGYM_SEED=$${KVGYM_SEED:-$$(date +%s)} $(GO) test -v -count=1 -timeout 60m -run 'TestOracle|TestMetamorphic' ./vecenv

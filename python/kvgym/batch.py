@@ -108,7 +108,7 @@ def _lines(size: int) -> int:
 
 
 def _adopt(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory of the caller, numpy or a torch tensor on the CPU, pinned or not, as an array on the same memory."""
+    """Memory of the caller, numpy or a torch tensor on the CPU, as an array on the same memory."""
     array = given.numpy() if hasattr(given, "data_ptr") else np.asarray(given)
     if array.dtype == np.bool_ and dtype == np.uint8:
         array = array.view(np.uint8)
@@ -137,8 +137,8 @@ class Batch:
     One thread at a time may call a batch. The interpreter lock is released while it steps.
     """
 
-    def __init__(self, num_envs: int, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all", trace: str | Mapping[str, Any] | None = None,
-                 seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5, autoreset: str = "next-step",
+    def __init__(self, num_envs: int, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all",
+                 trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5, autoreset: str = "next-step",
                  truncate: bool = False, outputs: Sequence[str] = ("obs", "mask"), obs_dtype: str = "float32", obs_order: str = "slot-major",
                  stores: str = "auto", workers: int = 0, pin: bool = False, groups: int = 1, simd: str = "auto", blocks: int = 2,
                  buffers: Mapping[str, Any] | None = None) -> None:

@@ -91,8 +91,8 @@ class TorchRLEnv(EnvBase):
         action = tensordict.get("action")
         block = self._lanes.step(action.detach().cpu().numpy())
         terminated, truncated = block.terminated[:, None], block.truncated[:, None]
-        out = {**self._view(block), "reward": self._tensor(block.reward[:, None].copy()), "terminated": self._tensor(terminated.copy()),
-               "truncated": self._tensor(truncated.copy()), "done": self._tensor(terminated | truncated)}
+        out = {**self._view(block), "reward": self._tensor(block.reward[:, None]), "terminated": self._tensor(terminated),
+               "truncated": self._tensor(truncated), "done": self._tensor(terminated | truncated)}
         return TensorDict(out, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:

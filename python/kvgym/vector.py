@@ -49,12 +49,12 @@ class KVCacheVectorEnv(VectorEnv):
     _lanes: Lanes | None = None  # older Gymnasium closes what was never opened
 
     def __init__(self, num_envs: int = 1, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all",
-                 trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5,
-                 autoreset: str | AutoresetMode = "next-step", truncate: bool = False, obs_dtype: str = "float32", obs_order: str = "slot-major",
+                 trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15,
+                 max_wait: int = 5, autoreset: str | AutoresetMode = "next-step", truncate: bool = False, obs_dtype: str = "float32", obs_order: str = "slot-major",
                  stores: str = "auto", workers: int = 0, pin: bool = False, simd: str = "auto", infos: Sequence[str] = ("action_mask",)) -> None:
         word, mode = mode_of(autoreset)
-        self._lanes = Lanes(num_envs, profile=profile, preset=preset, difficulty=difficulty, trace=trace, seed=seed, first_env=first_env, slots=slots,
-                            steps=steps, max_wait=max_wait, autoreset=word, truncate=truncate, obs_dtype=obs_dtype, obs_order=obs_order, stores=stores,
+        self._lanes = Lanes(num_envs, profile=profile, preset=preset, difficulty=difficulty, trace=trace, seed=seed, first_env=first_env,
+                            slots=slots, steps=steps, max_wait=max_wait, autoreset=word, truncate=truncate, obs_dtype=obs_dtype, obs_order=obs_order, stores=stores,
                             workers=workers, pin=pin, simd=simd, outputs=outputs_of(infos))
         self.num_envs = self._lanes.num_envs
         self.autoreset_mode = mode

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,7 +181,8 @@ def test_step_into_a_block():
 
 def test_buffers_of_the_caller():
     n = 4
-    given = {"obs": np.full((n, 784), 9, np.float32), "reward": np.full(n, 9, np.float32), "terminated": np.ones(n, np.bool_), "mask": np.zeros((n, 64, 4), np.uint8)}
+    given = {"obs": np.full((n, 784), 9, np.float32), "mask": np.zeros((n, 64, 4), np.uint8), "reward": np.full(n, 9, np.float32),
+             "terminated": np.ones(n, np.bool_)}
     batch = kvgym.Batch(n, buffers=given)
     block = batch.reset()
     for name, array in given.items():
@@ -193,7 +196,8 @@ def test_buffers_of_the_caller():
             assert_same(array.view(np.uint8).copy(), getattr(other.block, name).view(np.uint8).copy(), name)
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 784)), np.zeros((3, 784), np.float32), np.zeros((784, 4), np.float32).T, np.zeros((4, 2 * 784), np.float32)[:, ::2]])
+@pytest.mark.parametrize("array", [np.zeros((4, 784)), np.zeros((3, 784), np.float32), np.zeros((784, 4), np.float32).T,
+                                   np.zeros((4, 2 * 784), np.float32)[:, ::2]])
 def test_bad_buffers(array):
     with pytest.raises(kvgym.RefusedError, match="obs"):
         kvgym.Batch(4, buffers={"obs": array})
@@ -395,8 +399,8 @@ def test_memory_is_given_back():
     """A hundred batches of 20 MB each."""
     for _ in range(100):
         kvgym.Batch(3000, blocks=2).reset()
-    pages = int(open("/proc/self/statm").read().split()[1]) * 4096 if __import__("sys").platform == "linux" else 0
-    assert pages < 3 << 30
+    if sys.platform == "linux":
+        assert int(Path("/proc/self/statm").read_text().split()[1]) * 4096 < 3 << 30
 
 
 def test_describe_names_every_tensor():

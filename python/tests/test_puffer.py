@@ -44,7 +44,7 @@ def test_equals_the_vector_env():
     env, vec = PufferEnv(n), kvgym.make_vec(n, autoreset="same-step")
     assert_same(env.reset(seed=11)[0].copy(), vec.reset(seed=stream_seeds(11, n).tolist())[0].copy())
     total = np.zeros(n)
-    for t in range(60):
+    for _ in range(60):
         ops = random_ops(rng, n)
         obs, rewards, terminals, truncations, infos = env.step(ops.astype(np.int32))
         o, r, te, tr, i = vec.step(ops)

@@ -59,6 +59,16 @@ def test_what_was_returned_never_changes():
     assert_same(kept, copies)
 
 
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_each_part_alone_never_changes(part):
+    env, kept, copies = SB3VecEnv(3), [], []
+    env.reset()
+    for t in range(34):
+        kept.append(env.step(np.full((3, 64), t % 4))[part])
+        copies.append(kept[-1].copy())
+    assert_same(kept, copies)
+
+
 def test_rewards_are_writable_and_not_the_librarys():
     a, b = SB3VecEnv(3), SB3VecEnv(3)
     a.reset(), b.reset()

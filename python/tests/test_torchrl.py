@@ -22,7 +22,8 @@ import kvgym  # noqa: E402
 from kvgym.torchrl import TorchRLEnv  # noqa: E402
 
 
-@pytest.mark.parametrize("config", [{}, {"profile": "serving", "truncate": True}, {"obs_dtype": "uint8"}, {"slots": 32, "obs_order": "feature-major"}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"profile": "serving", "truncate": True}, {"obs_dtype": "uint8"},
+                                    {"slots": 32, "obs_order": "feature-major"}], ids=str)
 def test_check_env_specs(config):
     check_env_specs(TorchRLEnv(5, **config), break_when_any_done="both")
 
@@ -61,7 +62,6 @@ def test_partial_reset_and_pending_seeds():
     env.reset(), vec.reset()
     env.set_seed(5)
     mask = np.array([True, False, False, True])
-    td = env.reset(env.reset().clone().set("_reset", torch.ones(4, 1, dtype=torch.bool))) if False else None
     td = env.fake_tensordict().select().set("_reset", torch.from_numpy(mask[:, None].copy()))
     got = env._reset(td)["observation"].numpy().copy()
     assert_same(got, vec.reset(seed=5, options={"reset_mask": mask})[0].copy())
@@ -80,6 +80,19 @@ def test_what_was_returned_never_changes():
         kept.append({k: v.numpy() for k, v in out["next"].items()} | {"reset": td["observation"].numpy()})
         copies.append(deep_copy(kept[-1]))
     assert_same(kept, copies)
+
+
+@pytest.mark.parametrize("part", ["observation", "action_mask", "reward", "done", "terminated", "truncated"])
+def test_each_part_alone_never_changes(part):
+    env, kept, copies = TorchRLEnv(3), [], []
+    td = env.reset()
+    for _ in range(34):
+        out, td = env.step_and_maybe_reset(env.rand_action(td))
+        kept.append(out["next", part])
+        copies.append(kept[-1].clone())
+        del out
+    td = None
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
 
 
 def test_tensors_are_the_memory_that_was_written():

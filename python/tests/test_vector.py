@@ -118,6 +118,7 @@ def test_seeds_are_by_environment():
     """Environment i of reset(seed=s) plays what a single environment plays after reset(seed=s + i)."""
     vec, single = kvgym.make_vec(4), kvgym.KVCacheEnv(seed=99)
     obs, _ = vec.reset(seed=np.int64(100))
+    assert vec.batch.identities()[0].tolist() == [100, 101, 102, 103] and vec.batch.identities()[1].tolist() == [0] * 4
     for i in range(4):
         assert_same(obs[i].copy(), single.reset(seed=100 + i)[0].copy())
 
@@ -219,6 +220,22 @@ def test_what_was_returned_never_changes(mode):
             kept.append(env.reset(options={"reset_mask": ended | (np.arange(n) == 1)}))
             copies.append(deep_copy(kept[-1]))
     env.close()
+    assert_same(kept, copies)
+
+
+@pytest.mark.parametrize("part", ["obs", "rewards", "terminations", "truncations", "action_mask", "metrics"])
+def test_each_part_alone_never_changes(part):
+    """Whoever keeps only one of the results, all others gone, keeps it unchanged."""
+    env, kept, copies = kvgym.make_vec(3, infos=ALL_INFOS), [], []
+    env.reset()
+    for t in range(34):
+        *arrays, infos = env.step(np.full((3, 64), t % 4))
+        one = {**infos, **dict(zip(("obs", "rewards", "terminations", "truncations"), arrays, strict=True))}.get(part)
+        if one is not None:  # metrics are not there where all environments have just been reset
+            kept.append(one)
+            copies.append(one.copy())
+        del arrays, infos, one
+    assert len(kept) > 30
     assert_same(kept, copies)
 
 
