@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """PPO for kvgym in one file: warm start by imitation, training, evaluation, learning curve, ONNX.
 
-    python examples/ppo.py --profile serving --out out/ppo                 # about ten minutes on two cores
+    python examples/ppo.py --profile serving --out out/ppo                 # some ten minutes on two cores
     python examples/ppo.py --profile serving --out out/ppo --resume        # goes on where it was stopped
     python examples/ppo.py --out out/ppo --evaluate-only                   # plays held-out episodes with OUT/policy.pt again
     kvgym rollout --profile serving --policy onnx:out/ppo/policy.onnx,tiered --out out/played
