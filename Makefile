@@ -197,7 +197,7 @@ pgo: ## profile the hot paths anew for the compiler; let nothing else run
 TRAIN_VENV := .venv-train
 TRAIN_REQS := examples/requirements.txt
 TRAIN_OUT  := out/train
-TRAIN_ARGS ?= --env-steps 500000 --eval-episodes 1024 --search-episodes 64
+TRAIN_ARGS ?= --warm-rounds 40 --env-steps 500000 --eval-episodes 1024 --search-episodes 64
 train-venv: ## install what examples/ppo.py needs (PyTorch), with uv or venv
 	@if command -v uv >/dev/null; then \
 		{ [ -x $(TRAIN_VENV)/bin/python ] || uv venv --python 3.11 $(TRAIN_VENV); } && uv pip install --python $(TRAIN_VENV)/bin/python -r $(TRAIN_REQS); \

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """PPO for kvgym in one file: warm start by imitation, training, evaluation, learning curve, ONNX.
 
-    python examples/ppo.py --profile serving --out out/ppo                 # about ten minutes on two cores
+    python examples/ppo.py --profile serving --out out/ppo                 # some ten minutes on two cores
     python examples/ppo.py --profile serving --out out/ppo --resume        # goes on where it was stopped
     python examples/ppo.py --out out/ppo --evaluate-only                   # plays held-out episodes with OUT/policy.pt again
     kvgym rollout --profile serving --policy onnx:out/ppo/policy.onnx,tiered --out out/played
@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     p.add_argument("--checkpoint-every", type=int, default=25, help="iterations between checkpoints and validations (25)")
     p.add_argument("--stop-after", type=int, default=0, help="stop after so many iterations, for --resume to go on; 0: never (0)")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (auto)")
-    p.add_argument("--threads", type=int, default=0, help="threads of PyTorch, 0: as many as cores; 1 is best beside other programs (0)")
+    p.add_argument("--threads", type=int, default=1, help="threads of PyTorch, 0: as many as cores; several are slow beside other programs (1)")
     for f in fields(Settings):
         kind = str if f.name in ("profile", "preset", "difficulty", "warm_start") else type(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), type=kind, default=argparse.SUPPRESS, help=f"{HELP[f.name]} ({f.default})")

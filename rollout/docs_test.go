@@ -30,7 +30,7 @@ A group is a policy at a difficulty. Episode e of every group is the one that ` 
 range of one group's episodes; the parts of both tables correspond. Memory is in quarter pages (qp). The data files are a function of the
 configuration alone: not of workers, machine, time or interruptions. Terms and scores stand in fixed point too, exactly: 2^-24 and 2^-20.
 Both profiles have the same columns: those marked serving, and the terms from goodput on, are 0 in the seed profile. The manifest's ` + "`config`" + ` holds the
-profile, and with the serving profile the whole preset and, for a trace, the loop.
+profile, with the serving profile the whole preset and, for a trace, the loop, and the SHA-256 of the files of networks (` + "`onnx:FILE`" + `).
 
 Actions and the observation (with ` + "`--obs f32` or `--obs u8`" + ` only) are from just before the step, everything else from after it, so ` + "`obs`, `actions`" + ` and ` + "`reward`" + ` of a row
 belong together. For example:
