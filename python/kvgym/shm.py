@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import mmap
@@ -39,8 +38,6 @@ _SEALS = 2 | 4  # F_SEAL_SHRINK, F_SEAL_GROW
 _POPULATE_WRITE = 23  # of madvise: pages are there before the first step
 
 _wake, _wait = lib.kvgym_wake, lib.kvgym_wait
-_wake.argtypes, _wake.restype = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p], None
-_wait.argtypes, _wait.restype = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64], ctypes.c_int32
 
 
 def runtime_dir() -> str:
