@@ -165,17 +165,20 @@ static void nap(const uint32_t *word, uint32_t old, int64_t ns)
 #endif
 }
 
-PUBLIC void kvgym_wake(uint32_t *word, uint32_t value, const uint32_t *sleeps)
+PUBLIC int32_t kvgym_wake(uint32_t *word, uint32_t value, const uint32_t *sleeps)
 {
+	if (word == NULL || sleeps == NULL) return KVGYM_REFUSED;
 	__atomic_store_n(word, value, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(sleeps, __ATOMIC_SEQ_CST) == 0) return;
+	if (__atomic_load_n(sleeps, __ATOMIC_SEQ_CST) == 0) return KVGYM_OK;
 #ifdef __linux__
 	syscall(SYS_futex, word, FUTEX_WAKE, 1 << 30, NULL, NULL, 0);
 #endif
+	return KVGYM_OK;
 }
 
 PUBLIC int32_t kvgym_wait(const uint32_t *word, uint32_t old, uint32_t *sleeps, int64_t spin_ns, int64_t timeout_ns)
 {
+	if (word == NULL || sleeps == NULL) return KVGYM_REFUSED;
 	int64_t start = now_ns();
 	if (spin_ns > 0)
 		do {

@@ -55,8 +55,8 @@ int32_t kvgym_fork(int64_t handle, int64_t from, int64_t to_handle, int64_t to, 
 
 /* Words in shared memory (docs/shared-memory.md). There is no Go behind these two: they work in a fork, too.
    kvgym_wake publishes a value and wakes the other side if its word `sleeps` is not 0. kvgym_wait waits until a word is not `old` any more,
-   spinning first, then asleep with its own word `sleeps` at 1; KVGYM_BUSY tells that timeout_ns have passed before. */
-void kvgym_wake(uint32_t *word, uint32_t value, const uint32_t *sleeps);
+   spinning first, then asleep with its own word `sleeps` at 1; KVGYM_BUSY tells that timeout_ns have passed before. NULL is refused. */
+int32_t kvgym_wake(uint32_t *word, uint32_t value, const uint32_t *sleeps);
 int32_t kvgym_wait(const uint32_t *word, uint32_t old, uint32_t *sleeps, int64_t spin_ns, int64_t timeout_ns);
 
 #ifdef __cplusplus

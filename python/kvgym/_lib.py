@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ def _load() -> ctypes.CDLL:
         "snapshot": [c_int64, c_int64, c_int64, c_void_p, c_int64, POINTER(c_int64), *err],
         "restore": [c_int64, c_char_p, c_int64, c_int64, *err],
         "fork": [c_int64, c_int64, c_int64, c_int64, *err],
+        "wake": [c_void_p, c_uint32, c_void_p],
+        "wait": [c_void_p, c_uint32, c_void_p, c_int64, c_int64],
     }.items():
         f = getattr(lib, "kvgym_" + name)
         f.argtypes, f.restype = args, c_int32

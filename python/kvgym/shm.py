@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import mmap
@@ -11,6 +10,7 @@ import re
 import socket
 import stat
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -38,8 +38,6 @@ _SEALS = 2 | 4  # F_SEAL_SHRINK, F_SEAL_GROW
 _POPULATE_WRITE = 23  # of madvise: pages are there before the first step
 
 _wake, _wait = lib.kvgym_wake, lib.kvgym_wait
-_wake.argtypes, _wake.restype = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p], None
-_wait.argtypes, _wait.restype = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64], ctypes.c_int32
 
 
 def runtime_dir() -> str:
@@ -59,6 +57,12 @@ def connect(name: str, *, range: int | None = None, layout: str | None = None, t
     return Connection(name, range=range, layout=layout, timeout=timeout, step_timeout=step_timeout)
 
 
+class _OwnBlock(Block):
+    """A block in this process's memory, into which the results of a connection are copied."""
+
+    __slots__ = ("of",)
+
+
 class Connection:
     """A range of a server's environments, with the methods of Batch: the same calls give the same Block, bit for bit.
 
@@ -71,6 +75,8 @@ class Connection:
 
     def __init__(self, name: str, *, range: int | None = None, layout: str | None = None, timeout: float = 10.0, step_timeout: float = 60.0) -> None:
         self._socket: socket.socket | None = None
+        if sys.platform != "linux":
+            raise RefusedError(f"connect: {sys.platform}: allowed on Linux only")
         self._failed: KvgymError | None = None
         self.name = name
         path = _socket_path(name)
@@ -91,7 +97,8 @@ class Connection:
         self._socket.setblocking(False)  # from now on it is only looked at
         self._step_timeout = step_timeout
         self._lock = threading.Lock()
-        self._done, self._pending, self._turn = 0, False, 0
+        self._done, self._pending = 0, False
+        self._block, self._token = self.blocks[0], object()  # which own blocks carry
         self._spin = _spin_ns()
         _live.add(self)
 
@@ -179,10 +186,24 @@ class Connection:
     @property
     def block(self) -> Block:
         """The tensors that the last call wrote."""
-        return self.blocks[self._turn]
+        return self._block
 
-    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None) -> Block:
-        """Starts episodes, as Batch.reset does."""
+    def new_block(self, buffers: Mapping[str, Any] | None = None) -> Block:
+        """Another set of tensors, in memory of this process or, by name, of the caller, for reset and step to copy their results into."""
+        block = _OwnBlock(self.description["tensors"], buffers or {})
+        block.of = self._token
+        return block
+
+    def _into(self, into: Block | None) -> None:
+        """Copies the last results to a block of this process, which is then the last one."""
+        if into is not None:
+            if getattr(into, "of", None) is not self._token:
+                raise RefusedError("into: a block of something else: allowed what new_block of this connection gave")
+            into.copy_from(self._block)
+            self._block = into
+
+    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None, into: Block | None = None) -> Block:
+        """Starts episodes, as Batch.reset does. The results are copied to a block of new_block if one is given."""
         m, s = self._per_env("mask", mask, np.bool_), self._per_env("seeds", seeds, np.uint64)
         with self._alone():
             self._settle()
@@ -194,10 +215,12 @@ class Connection:
                 self._seeds[:] = s
                 command |= _WITH_SEEDS
             self._publish(command)
-            return self._result()
+            self._result()
+            self._into(into)
+            return self._block
 
-    def step(self, ops: np.ndarray | None = None, pairs: np.ndarray | None = None) -> Block:
-        """One step of all environments of the range, as Batch.step does."""
+    def step(self, ops: np.ndarray | None = None, pairs: np.ndarray | None = None, into: Block | None = None) -> Block:
+        """One step of all environments of the range, as Batch.step does. The results are copied to a block of new_block if one is given."""
         with self._alone():
             if self._pending:
                 self._settle()
@@ -212,7 +235,10 @@ class Connection:
                 if ops is not None and ops is not self.ops:
                     self._narrow(ops, 0, self.num_envs)
                 self._publish(_STEP)
-            return self._result()
+            self._result()
+            if into is not None:
+                self._into(into)
+            return self._block
 
     def send(self, group: int = 0, ops: np.ndarray | None = None) -> None:
         """Starts a step; recv waits for it. There is one group, 0. Until then ops and the block in turn are the server's."""
@@ -230,7 +256,8 @@ class Connection:
         with self._alone():
             if not self._pending:
                 raise RefusedError("recv: group: 0: not in flight: allowed after send")
-            return slice(0, self.num_envs), self._result()
+            self._result()
+            return slice(0, self.num_envs), self._block
 
     def _check_group(self, call: str, group: int) -> None:
         if group != 0:
@@ -239,7 +266,7 @@ class Connection:
     # What Batch does with arguments is right here, too.
     _narrow, _pairs, _per_env = Batch._narrow, Batch._pairs, Batch._per_env
 
-    def _alone(self) -> threading.Lock:
+    def _alone(self) -> _Alone:
         """The lock of a call, for a with statement."""
         if self._failed is not None:
             raise self._failed
@@ -256,7 +283,7 @@ class Connection:
             with suppress(RefusedError):
                 self._result()
 
-    def _result(self) -> Block:
+    def _result(self) -> None:
         """Waits for the request, and reads how it ended."""
         if _wait(self._done_at, self._done, self._client_sleeps_at, self._spin, POLL_NS):
             self._wait_long()
@@ -265,8 +292,7 @@ class Connection:
         status = self._words[_STATUS // 4]
         if status:
             self._raise(status)
-        self._turn = self._words[_TURN // 4]
-        return self.blocks[self._turn]
+        self._block = self.blocks[self._words[_TURN // 4]]
 
     def _wait_long(self) -> None:
         """Goes on waiting, and looks now and then whether the server is still there."""
@@ -308,6 +334,9 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
         raise error
+
+    def __reduce__(self) -> Any:
+        raise TypeError("kvgym: a Connection cannot be copied or pickled: another process connects itself")
 
     def close(self) -> None:
         """Leaves the server, which frees the range. Tensors stay valid. A second call does nothing."""
@@ -357,7 +386,8 @@ def _after_fork() -> None:
         c._forked()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _spin_ns() -> int:

@@ -1,7 +1,7 @@
 """What shared memory costs: the rate of a Python client of kvgym serve against the same batch in a Go process, in turns, and the time of an empty
 step call. Let nothing else run.
 
-    go build -o build/kvgym ./cmd/kvgym && go test -c -o build/shm.test ./export/shm
+    go build -o build/kvgym ./cmd/kvgym && go test -c -pgo=$PWD/cmd/kvgym/default.pgo -o build/shm.test ./export/shm
     KVGYM_LIBRARY=build/libkvgym.so PYTHONPATH=python python python/tests/shm_rate.py [ROUNDS]
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -39,6 +40,13 @@ class Server:
         line = self.process.stdout.readline()
         assert line, self.process.stderr.read()  # type: ignore[union-attr]
         self.info = json.loads(line)
+
+    def stop(self) -> None:
+        """Stops it in its tracks, and waits until it stands: a signal takes a moment, in which it may still answer."""
+        self.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/task")
+        while any(t.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for t in stat.iterdir()):
+            time.sleep(0.001)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Its exit status, and what it has said on standard error."""
@@ -173,6 +181,29 @@ def test_send_and_recv(serve):
         same(env.step(ops), batch.step(ops))
 
 
+def test_own_blocks(serve):
+    """Results in memory of this process, which no later step touches; the same as without."""
+    serve("t")
+    with kvgym.connect("t") as env, kvgym.Batch(32) as batch:
+        mine = env.new_block()
+        assert env.reset(into=mine) is mine is env.block
+        same(mine, batch.reset())
+        kept = mine.obs.copy()
+        for _ in range(3):
+            same(env.step(np.ones((32, 64), int)), batch.step(np.ones((32, 64), int)))
+        assert np.array_equal(mine.obs, kept)
+        reward = np.zeros(32, np.float32)
+        mine = env.new_block({"reward": reward})
+        same(env.step(into=mine), batch.step())
+        assert mine.reward is reward
+        mask = np.arange(32) < 3
+        same(env.reset(mask, into=mine), batch.reset(mask))
+        with pytest.raises(kvgym.RefusedError, match="into: a block of something else"):
+            env.step(into=batch.block)
+        with pytest.raises(TypeError, match="another process connects itself"):
+            pickle.dumps(env)
+
+
 def trainer(name: str, range_: str, steps: str) -> None:
     """Another process: prints a digest of all that it sees."""
     import hashlib
@@ -301,7 +332,7 @@ def test_server_that_does_not_answer(serve):
     server = serve("t")
     env = kvgym.connect("t", step_timeout=0.3)
     env.reset()
-    server.process.send_signal(signal.SIGSTOP)
+    server.stop()
     begin = time.monotonic()
     with pytest.raises(kvgym.ServerTimeoutError, match=r"server t \(process \d+\): no answer in 0.3 s"):
         env.step()
@@ -388,7 +419,7 @@ def test_one_thread_at_a_time(serve):
     server = serve("t")
     env = kvgym.connect("t", step_timeout=10)
     env.reset()
-    server.process.send_signal(signal.SIGSTOP)
+    server.stop()
     first = threading.Thread(target=env.step)
     first.start()
     time.sleep(0.1)
@@ -410,7 +441,7 @@ def test_interrupted_wait(serve):
     server = serve("t")
     env, batch = kvgym.connect("t"), kvgym.Batch(32)
     env.reset(), batch.reset()
-    server.process.send_signal(signal.SIGSTOP)
+    server.stop()
     threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         env.step()
