@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     p.add_argument("--checkpoint-every", type=int, default=25, help="iterations between checkpoints and validations (25)")
     p.add_argument("--stop-after", type=int, default=0, help="stop after so many iterations, for --resume to go on; 0: never (0)")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (auto)")
-    p.add_argument("--threads", type=int, default=1, help="threads of PyTorch, 0: as many as cores; several are slow beside other programs (1)")
+    p.add_argument("--threads", type=int, default=1, help="of PyTorch, 0: as many as cores; several are slow beside other programs (1)")
     for f in fields(Settings):
         kind = str if f.name in ("profile", "preset", "difficulty", "warm_start") else type(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), type=kind, default=argparse.SUPPRESS, help=f"{HELP[f.name]} ({f.default})")
@@ -459,7 +459,7 @@ def warm_start(learner: Learner, server: Server, room: Episodes) -> None:
             group["lr"] = 2 * s.learning_rate * (1 - 0.9 * r / s.warm_rounds)
         logs = learner.imitate(recent, rng)
         learner.follow(0.8)
-        if bar.disable and (r + 1) % 25 == 0 or r + 1 == s.warm_rounds:
+        if (bar.disable and (r + 1) % 25 == 0) or r + 1 == s.warm_rounds:
             print(f"imitated {s.warm_start}, round {r + 1}/{s.warm_rounds}: {logs['warm/agreement']:.3f} of live slots as the teacher, "
                   f"loss {logs['warm/loss']:.4f}", flush=True)
     learner.net.load_state_dict(learner.mean.state_dict())
