@@ -176,7 +176,7 @@ func descriptors(rights []byte) (fds []int) {
 func newClient(conn *net.UnixConn, w welcome, mem []byte) (*Client, error) {
 	h := Hash(w.Description)
 	if string(mem[:len(Magic)]) != Magic || *word32(mem, offVersion) != Version || HashText([32]byte(mem[offHash:])) != w.Layout || HashText(h) != w.Layout {
-		_ = unix.Munmap(mem)
+		unmapMemory(mem)
 		return nil, fmt.Errorf("segment: not one of version %d and layout %s", Version, plain(w.Layout))
 	}
 	c := &Client{Name: w.Server, PID: w.PID, Range: w.Range, FirstEnv: w.FirstEnv, Layout: w.Layout, Description: w.Description,
@@ -301,7 +301,7 @@ func (c *Client) Close() {
 		return
 	}
 	_ = c.conn.Close()
-	_ = unix.Munmap(c.mem)
+	unmapMemory(c.mem)
 	c.mem, c.ops, c.pairs, c.blocks = nil, nil, nil, []vecenv.Buffers{{}}
 	c.turn, c.failed = 0, fmt.Errorf("server %s: %w", c.Name, net.ErrClosed)
 }

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kvgym/kvgym/export"
 	"github.com/kvgym/kvgym/vecenv"
 )
@@ -48,7 +46,7 @@ func newSession(conn *net.UnixConn, name string, cfg vecenv.Config, d *export.De
 	}
 	s := &session{conn: conn, file: file, mem: mem, segment: seg}
 	s.request.word, s.request.sleeps, s.request.spin = word32(mem, offRequest), word32(mem, offServerSleeps), spinTime()
-	populate(mem[:seg.Pairs])
+	populate(mem[:min(seg.Size, (seg.Pairs+hugePage-1)&^(hugePage-1))])
 	for _, at := range seg.Blocks {
 		s.blocks = append(s.blocks, buffers(mem, d, at))
 	}
@@ -75,7 +73,7 @@ func (s *session) close() {
 		s.batch.Close()
 	}
 	_ = s.file.Close()
-	_ = unix.Munmap(s.mem)
+	unmapMemory(s.mem)
 }
 
 // end makes run return, and says why; the first reason counts. Any goroutine may call it.
