@@ -514,9 +514,9 @@ func segmentPath(t testing.TB, s *testServer, index int) string {
 	return ""
 }
 
-// The memory of a segment cannot be taken away from the server, and holes in it are zeros.
+// The memory of a segment cannot be taken away from the server, and holes in it are zeros. It is large enough for huge pages.
 func TestSealed(t *testing.T) {
-	s := start(t, Config{Spec: export.Spec{Envs: 64, Outputs: everything}})
+	s := start(t, Config{Spec: export.Spec{Envs: 512, Outputs: everything}})
 	c := s.dial(t, Dialing{})
 	require.NoError(t, c.Reset(nil, nil))
 	f, err := os.OpenFile(segmentPath(t, s, 0), os.O_RDWR, 0)
