@@ -93,7 +93,7 @@ python: uv ## build the wheel of the Python package, with the library in it, int
 	@rm -rf build/wheel
 	$(UV) build -q --wheel -o build/wheel python
 
-# $(call venv,FOLDER,PACKAGES) makes the environment, unless it is there, and installs the packages and the wheel.
+# $(call venv,FOLDER,PACKAGES) makes the environment, unless it is there, and installs the packages.
 define venv
 	@[ -x $(1)/bin/python ] || $(UV) venv -q --python $(PYTHON) $(1)
 	$(UV) pip install -q -p $(1) $(2)
@@ -153,12 +153,8 @@ bench-rivals: build ## kvgym bench against other implementations: C (gcc) and Py
 
 BENCH_VENV := .venv-bench
 BENCH_REQS := bench/rivals/python/requirements.txt
-bench-venv: ## install what the Python rivals need, with uv or venv
-	@if command -v uv >/dev/null; then \
-		{ [ -x $(BENCH_VENV)/bin/python ] || uv venv --python 3.11 $(BENCH_VENV); } && uv pip install --python $(BENCH_VENV)/bin/python -r $(BENCH_REQS); \
-	elif command -v python3 >/dev/null; then \
-		{ [ -x $(BENCH_VENV)/bin/python ] || python3 -m venv $(BENCH_VENV); } && $(BENCH_VENV)/bin/python -m pip install -r $(BENCH_REQS); \
-	else echo "make bench-venv: uv, python3: not found: the rivals in Python need one of them"; exit 1; fi
+bench-venv: uv ## install what the Python rivals need
+	$(call venv,$(BENCH_VENV),-r $(BENCH_REQS))
 
 test-rivals: bench-venv ## the tests of the Python rivals, which make test skips where bench-venv has not been run
 	$(GOTESTSUM) -- -count=1 -run 'Python|CartPole' ./bench/rivals
@@ -187,7 +183,7 @@ bench-cmp: ## benchmarks of the git reference REF against this tree, in turn BEN
 # All levels and both profiles of rules, so that none is compiled as cold code.
 pgo: ## profile the hot paths anew for the compiler; let nothing else run
 	@rm -rf build/pgo && mkdir -p build/pgo
-	$(GO) test -c -o build/pgo/vecenv.test ./vecenv
+	$(GO) test -c -trimpath -o build/pgo/vecenv.test ./vecenv
 	@set -e; for level in generic avx2 avx512; do \
 		KVGYM_SIMD=$$level build/pgo/vecenv.test -test.run '^$$' -test.bench 'Step/envs=1024/workers=1|Profiles/envs=1024|Reset' -test.benchtime 2s \
 			-test.cpuprofile build/pgo/$$level.prof >build/pgo/$$level.txt || { echo "SKIP pgo: $$level: this machine does not have it"; rm -f build/pgo/$$level.prof; }; \
@@ -195,26 +191,18 @@ pgo: ## profile the hot paths anew for the compiler; let nothing else run
 	$(GO) tool pprof -proto -output=cmd/kvgym/default.pgo build/pgo/*.prof
 
 TRAIN_VENV := .venv-train
-TRAIN_REQS := examples/requirements.txt
 TRAIN_OUT  := out/train
 TRAIN_ARGS ?= --warm-rounds 40 --env-steps 500000 --eval-episodes 1024 --search-episodes 64
-train-venv: ## install what examples/ppo.py needs (PyTorch), with uv or venv
-	@if command -v uv >/dev/null; then \
-		{ [ -x $(TRAIN_VENV)/bin/python ] || uv venv --python 3.11 $(TRAIN_VENV); } && uv pip install --python $(TRAIN_VENV)/bin/python -r $(TRAIN_REQS); \
-	elif command -v python3 >/dev/null; then \
-		{ [ -x $(TRAIN_VENV)/bin/python ] || python3 -m venv $(TRAIN_VENV); } && $(TRAIN_VENV)/bin/python -m pip install -q -r $(TRAIN_REQS); \
-	else echo "make train-venv: uv, python3: not found: training needs one of them"; exit 1; fi
+train-venv: python ## install what examples/ppo.py needs (PyTorch)
+	$(call venv,$(TRAIN_VENV),--reinstall-package kvgym '$(WHEEL)' -r examples/requirements.txt)
 
-TRAIN_PYTHON = KVGYM_LIBRARY=$(CURDIR)/build/libkvgym-train.so PYTHONPATH=$(CURDIR)/python $(TRAIN_VENV)/bin/python
 train: build train-venv ## train a small policy for the serving profile in a few minutes and let it play; into out/train
-	$(GO) build -buildmode=c-shared -trimpath -o build/libkvgym-train.so ./cmd/libkvgym
-	$(TRAIN_PYTHON) examples/ppo.py --profile serving --out $(TRAIN_OUT) $(TRAIN_ARGS)
+	$(TRAIN_VENV)/bin/python examples/ppo.py --profile serving --out $(TRAIN_OUT) $(TRAIN_ARGS)
 	@rm -rf $(TRAIN_OUT)/played
 	$(KVGYM) rollout --profile serving --episodes 256 --policy tiered,onnx:$(TRAIN_OUT)/policy.onnx --out $(TRAIN_OUT)/played
 
 test-train: train-venv ## the tests of examples/ppo.py
-	$(GO) build -buildmode=c-shared -trimpath -o build/libkvgym-train.so ./cmd/libkvgym
-	$(TRAIN_PYTHON) -m pytest -q examples
+	$(TRAIN_VENV)/bin/pytest -q examples
 
 # The generator compiles against kernels without assembly, so that it runs whatever state the assembly is in. $(call generate,FOLDER) writes
 # into an absolute folder; the first line of a file names neither it nor the command.

@@ -163,25 +163,3 @@ func (e *Env) Identities(f func(i int, id scenario.Identity)) error {
 		return nil
 	})
 }
-
-// Shape is the number of environments, slots and groups.
-func (e *Env) Shape() (envs, slots, groups int, err error) {
-	err = e.use(func(b *vecenv.Batch) error {
-		c := b.Config()
-		envs, slots, groups = c.Envs, c.Slots, c.Groups
-		return nil
-	})
-	return envs, slots, groups, err
-}
-
-// Group is the range of environments of a group.
-func (e *Env) Group(g int) (first, end int, err error) {
-	err = e.use(func(b *vecenv.Batch) error {
-		if n := b.Config().Groups; g < 0 || g >= n {
-			return fmt.Errorf("group: %d: allowed 0 to %d", g, n-1)
-		}
-		first, end = b.Group(g)
-		return nil
-	})
-	return first, end, err
-}

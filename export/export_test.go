@@ -132,12 +132,10 @@ func TestDescribeEqualsOpen(t *testing.T) {
 		d, err := Describe(parse(t, text))
 		require.NoError(t, err)
 		e := open1(t, text)
-		envs, slots, groups, err := e.Shape()
-		require.NoError(t, err)
-		require.Equal(t, []int{d.Envs, d.Slots, len(d.Groups)}, []int{envs, slots, groups})
+		cfg := e.batch.Config()
+		require.Equal(t, []int{d.Envs, d.Slots, len(d.Groups)}, []int{cfg.Envs, cfg.Slots, cfg.Groups})
 		for g, want := range d.Groups {
-			first, end, err := e.Group(g)
-			require.NoError(t, err)
+			first, end := e.batch.Group(g)
 			require.Equal(t, want, [2]int{first, end})
 		}
 		sizes := map[string]int{"obs": len(e.batch.Obs) + len(e.batch.ObsBytes), "final_obs": len(e.batch.FinalObs) + len(e.batch.FinalObsBytes), "reward": len(e.batch.Reward),
@@ -210,8 +208,6 @@ func calls(e, other *Env) map[string]func() error {
 		"Fork":       func() error { return e.Fork(0, other, 0) },
 		"Decide":     func() error { return e.Decide("noop", nil) },
 		"Identities": func() error { return e.Identities(func(int, scenario.Identity) {}) },
-		"Shape":      func() error { _, _, _, err := e.Shape(); return err },
-		"Group":      func() error { _, _, err := e.Group(0); return err },
 	}
 }
 

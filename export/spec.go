@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/kvgym/kvgym/kernels"
-	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/trace"
 	"github.com/kvgym/kvgym/vecenv"
@@ -185,7 +183,11 @@ func (s *Spec) sources(c *vecenv.Config) (err error) {
 		return fmt.Errorf("config: preset: %.40q without profile serving: allowed together with it", s.Preset)
 	}
 	if serving {
-		if c.Preset, err = presetOf(s.Preset); err != nil {
+		name := s.Preset
+		if name == "" {
+			name = vecenv.DefaultPreset
+		}
+		if c.Preset, err = scenario.FindPreset(name); err != nil {
 			return fmt.Errorf("config: %w", err)
 		}
 	}
@@ -201,17 +203,6 @@ func (s *Spec) sources(c *vecenv.Config) (err error) {
 		return fmt.Errorf("config: %w", err)
 	}
 	return nil
-}
-
-// presetOf is the preset of a name, or what its file holds.
-func presetOf(name string) (kv.Preset, error) {
-	if e := strings.ToLower(filepath.Ext(name)); e == ".toml" || e == ".json" {
-		return scenario.LoadPreset(name)
-	}
-	if name == "" {
-		name = vecenv.DefaultPreset
-	}
-	return kv.PresetNamed(name)
 }
 
 // check refuses what the words do not allow; zeros are defaults.

@@ -27,6 +27,17 @@ const (
 	maxPresetKeys   = 4096 // of TOML, whose reader takes a time that grows with their square
 )
 
+// FindPreset is the preset of a name, or what a file holds if the name is one's.
+func FindPreset(name string) (kv.Preset, error) {
+	if IsPresetFile(name) {
+		return LoadPreset(name)
+	}
+	return kv.PresetNamed(name)
+}
+
+// IsPresetFile tells whether FindPreset takes a name for that of a file.
+func IsPresetFile(name string) bool { return checkExtension(filepath.Ext(name)) == nil }
+
 // LoadPreset reads a preset from a .toml or .json file. The keys are those of kv.Preset and `base`, the name of a preset
 // that the file changes; docs/serving.md shows one. Every error is one line that names the file.
 func LoadPreset(path string) (kv.Preset, error) {

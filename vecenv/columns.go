@@ -93,10 +93,8 @@ func (b *block) blockType(s uint) kv.BlockType {
 }
 
 // Type planes of live slots. Types are coded 0 system, 1 context, 2 generation, 3 reasoning, 4 ephemeral.
-func (b *block) system() uint64     { return b.Alive &^ (b.Type0 | b.Type1 | b.Type2) }
-func (b *block) context() uint64    { return b.Type0 &^ b.Type1 }
-func (b *block) generation() uint64 { return b.Type1 &^ b.Type0 }
-func (b *block) reasoning() uint64  { return b.Type0 & b.Type1 }
+func (b *block) system() uint64    { return b.Alive &^ (b.Type0 | b.Type1 | b.Type2) }
+func (b *block) reasoning() uint64 { return b.Type0 & b.Type1 }
 
 // quant reads the quantisation level of slot s.
 func (b *block) quant(s uint) kv.Quant {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -168,17 +167,15 @@ func (f *envFlags) checkPreset() (err error) {
 
 // findPreset is the preset that --preset names, or that its file holds.
 func findPreset(name string) (kv.Preset, error) {
-	if e := strings.ToLower(filepath.Ext(name)); e == ".toml" || e == ".json" {
-		if info, err := os.Stat(name); err != nil || info.IsDir() {
-			return kv.Preset{}, readable("--preset", name)
-		}
-		return scenario.LoadPreset(name)
+	file := scenario.IsPresetFile(name)
+	if info, err := os.Stat(name); file && (err != nil || info.IsDir()) {
+		return kv.Preset{}, readable("--preset", name)
 	}
-	p, err := kv.PresetNamed(name)
-	if err != nil {
+	p, err := scenario.FindPreset(name)
+	if err != nil && !file {
 		return p, usageError{errors.New("--" + err.Error())}
 	}
-	return p, nil
+	return p, err
 }
 
 func presetNames() (names []string) {

@@ -24,9 +24,8 @@ func main() {}
 
 // entry is an open environment and the shapes that its callers' pointers are taken to have.
 type entry struct {
-	env    *export.Env
-	desc   *export.Description
-	groups [][2]int
+	env  *export.Env
+	desc *export.Description
 }
 
 var (
@@ -205,7 +204,7 @@ func goOpen(config *C.char, t *C.kvgym_tensors, handle *C.int64_t, errText *C.ch
 	last.Lock()
 	last.handle++
 	*handle = C.int64_t(last.handle)
-	handles.Store(last.handle, &entry{env: env, desc: d, groups: d.Groups})
+	handles.Store(last.handle, &entry{env: env, desc: d})
 	last.Unlock()
 	return C.KVGYM_OK
 }
@@ -281,7 +280,7 @@ func goSend(handle, group C.int64_t, ops *C.uint8_t, list *C.int32_t, perEnv C.i
 	if err := e.checkGroup(group); err != nil {
 		return code(err, errText, errSize)
 	}
-	g := e.groups[group]
+	g := e.desc.Groups[group]
 	a, err := e.actions(g[1]-g[0], ops, list, perEnv)
 	if err == nil {
 		err = e.env.Send(int(group), a)
@@ -290,8 +289,8 @@ func goSend(handle, group C.int64_t, ops *C.uint8_t, list *C.int32_t, perEnv C.i
 }
 
 func (e *entry) checkGroup(group C.int64_t) error {
-	if group < 0 || int(group) >= len(e.groups) {
-		return fmt.Errorf("group: %d: allowed 0 to %d", group, len(e.groups)-1)
+	if group < 0 || int(group) >= len(e.desc.Groups) {
+		return fmt.Errorf("group: %d: allowed 0 to %d", group, len(e.desc.Groups)-1)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func bytesOf(z VecVirtual, g int) VecVirtual {
 
 func (p *passer512) plane(off int) Mem { return Mem{Base: p.b, Disp: off} }
 
-// ifUpper jumps to a label if no lane from 32 on is alive.
+// ifNoUpper jumps to a label if no lane from 32 on is alive.
 func (p *passer512) ifNoUpper(label string) {
 	r := GP32()
 	MOVL(p.plane(offAlive+4), r)
