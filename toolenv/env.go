@@ -168,7 +168,7 @@ func (e *Env) Suggest(policyName string) ([]Call, error) {
 		return nil, ErrClosed
 	}
 	if e.done {
-		return nil, nil
+		return []Call{}, nil
 	}
 	d := e.drivers[policyName]
 	if d == nil {
@@ -182,7 +182,7 @@ func (e *Env) Suggest(policyName string) ([]Call, error) {
 	}
 	d.Decide(e.batch)
 	pairs := d.Pairs(0)
-	var out []Call
+	out := []Call{}
 	for i := 0; i < len(pairs); i += 2 {
 		out = append(out, Call{toolNames[pairs[i]], fmt.Sprintf(`{"seq_id": %d}`, pairs[i+1])})
 	}
