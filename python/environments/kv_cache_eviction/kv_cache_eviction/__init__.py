@@ -13,8 +13,10 @@ __all__ = ["KVCacheEnv", "KVCacheHarness", "KVCacheTaskset"]  # a harness in thi
 
 def load_environment(difficulty: str = "all", num_examples: int = -1, seed: int = 42, **rules: Any) -> Any:
     """The environment for verifiers below 0.4; rules are profile, preset, steps, slots, max_wait and trace, as everywhere in kvgym."""
-    from kv_cache_eviction import v0
-
+    try:
+        from kv_cache_eviction import v0
+    except (AttributeError, ImportError) as e:
+        raise ImportError(f"kv_cache_eviction: load_environment: not for this verifiers: allowed verifiers<0.4, or its vf-eval ({e})") from e
     return v0.load(difficulty, num_examples, seed, **rules)
 
 

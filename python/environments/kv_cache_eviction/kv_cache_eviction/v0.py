@@ -86,12 +86,16 @@ class KVCacheToolEnv(vf.StatefulToolEnv):
         """Takes the result, after a timeout too, and closes the episode. Runs before scoring, and must not raise: that would end the whole evaluation."""
         if "episode" not in state:
             return
+        failed = state.get("error")
         try:
             with _engine_errors(), closing(state["episode"]) as episode:
-                if state.get("error") is None:
-                    state["summary"] = await core.finish(episode)
+                result = None if failed else await core.finish(episode)
         except EngineError as e:
-            state["error"] = state.get("error") or e
+            failed = failed or e
+        if failed:
+            state["error"] = failed
+        else:
+            state["summary"] = result
 
 
 @contextmanager
