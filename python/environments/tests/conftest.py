@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +67,7 @@ def serve(tmp_path: Path) -> Iterator[Any]:
     yield start
     for server in servers:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
         server.stdout.close()
 
 
@@ -149,3 +153,58 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tools.Episode]]:
     for episode in episodes:
         with pytest.raises(kvgym.ClosedError):
             episode.step()
+
+
+class Slices:
+    """Times what our coroutines do between two suspensions, while nothing else can run on the event loop.
+
+    Each slice is (name, seconds, seconds of processor time). Where other processes take the processor away, seconds of the first kind pass that are not
+    ours; a call of ours that blocks spends them in every slice of its kind.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, float, float]] = []
+        self.collecting = 0.0  # processor time that this thread has spent in collections of garbage, which is whoever's
+        gc.callbacks.append(self._collection)
+
+    def _collection(self, phase: str, _: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.collecting += time.thread_time() * (1 if phase == "stop" else -1)
+
+    def wrap(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        f = getattr(owner, name)
+
+        @functools.wraps(f)
+        async def timed(*args: Any, **kwargs: Any) -> Any:
+            return await _Timed(f(*args, **kwargs), name, self)
+
+        monkeypatch.setattr(owner, name, timed)
+
+    def check(self) -> None:
+        gc.callbacks.remove(self._collection)
+        assert len(self.all) > 256
+        walls, busy = sorted(s[1] for s in self.all), sorted(s[2] for s in self.all)
+        print(f"{len(busy)} slices: median {walls[len(walls) // 2] * 1e3:.3f} ms; processor time: median {busy[len(busy) // 2] * 1e3:.3f} ms, "
+              f"99.9 % below {busy[-len(busy) // 1000] * 1e3:.3f} ms, longest {busy[-1] * 1e3:.3f} ms in {max(self.all, key=lambda s: s[2])[0]}")
+        assert walls[len(walls) * 9 // 10] < 0.005, "blocked, and be it in waiting"
+        assert busy[-len(busy) // 1000] < 0.005 and busy[-1] < 0.025, "at work; single ones of a busy machine run hot"
+
+
+class _Timed:
+    def __init__(self, coroutine: Any, name: str, slices: Slices) -> None:
+        self.coroutine, self.name, self.slices = coroutine, name, slices
+
+    def __await__(self) -> Any:
+        resume, value = self.coroutine.send, None
+        while True:
+            begin, busy = time.perf_counter(), time.thread_time() - self.slices.collecting
+            try:
+                waits_for = resume(value)
+            except StopIteration as e:
+                return e.value
+            finally:
+                self.slices.all.append((self.name, time.perf_counter() - begin, time.thread_time() - self.slices.collecting - busy))
+            try:
+                resume, value = self.coroutine.send, (yield waits_for)
+            except BaseException as e:
+                resume, value = self.coroutine.throw, e

@@ -12,7 +12,7 @@ from typing import Any
 
 import kvgym
 import pytest
-from conftest import ID, PAIRS, SCRIPT, expected, pairs_of, played, run
+from conftest import ID, SCRIPT, Slices, expected, pairs_of, played, run
 from kvgym import tools
 
 vf = pytest.importorskip("verifiers", reason="verifiers is not installed: make test-verifiers-v0")
@@ -222,6 +222,15 @@ def test_a_context_that_is_full(serve):
     expected(pairs_of(row["completion"])).check(row["summary"], row["reward"])
 
 
+def test_256_rollouts_at_once_leave_the_event_loop_free(serve, monkeypatch, opened):
+    slices = Slices()
+    for name in ("setup_state", "env_response", "end_episode", "no_tools_called"):
+        slices.wrap(monkeypatch, v0.KVCacheToolEnv, name)
+    rows = evaluate(serve("greedy"), n=256)
+    assert all(row["error"] is None and row["summary"]["done"] for row in rows)
+    slices.check()
+
+
 def results(out: Path) -> list[dict[str, Any]]:
     [file] = out.glob("evals/*/*/results.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -237,6 +246,20 @@ def test_vf_eval(serve, tmp_path, how):
         assert row["error"] is None and row["stop_condition"] == "has_final_env_response" and row["num_turns"] == 15
         expected(env=row["example_id"]).check(row["summary"], row["reward"])
         assert row["summary"] == played(env=row["example_id"])[1]
+
+
+def test_the_other_interface_in_this_verifiers(serve, tmp_path):
+    """verifiers 0.3 has both; its command for verifiers.v1 is eval, with workers."""
+    run(["eval", ID, "-m", "scripted", "--client.base-url", serve(SCRIPT), "--client.api-key-var", "NO_KEY", "-n", "2", "--env.taskset.difficulty", "hard",
+         "--env.taskset.seed", "5", "--no-push", "--no-rich"], tmp_path)
+    [file] = tmp_path.glob("outputs/*/traces.jsonl")
+    episodes = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sorted(e["traces"][0]["task"]["data"]["scenario"]["env"] for e in episodes) == [0, 1]
+    for episode in episodes:
+        [trace] = episode["traces"]
+        assert trace["ok"] and not trace["errors"]
+        reward = sum(r["score"] * r["weight"] for r in trace["rewards"].values())
+        expected(env=trace["task"]["data"]["scenario"]["env"]).check(trace["info"]["summary"], reward)
 
 
 def test_vf_eval_exits_with_0_even_if_all_fails(serve, tmp_path):

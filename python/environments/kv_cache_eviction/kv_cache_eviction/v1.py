@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Literal, Self
 
+import anyio.from_thread
+import httpcore  # noqa: F401
 import httpx
 import openai
 import verifiers.v1 as vf
@@ -16,8 +19,12 @@ from pydantic import Field, model_validator
 
 from kv_cache_eviction import core
 
-# Reading the certificates takes longer than the event loop may be blocked for; every rollout has a client of its own.
+# Every rollout has a client of its own. What takes a client longer than the event loop may be blocked for is done here: reading the certificates, and
+# what httpx imports with its first request.
 _CERTIFICATES = ssl.create_default_context()
+with anyio.from_thread.start_blocking_portal():
+    pass
+_JSON_HEADERS: Any = {"headers": {"Content-Type": "application/json"}}
 
 
 class KVCacheData(vf.TaskData):
@@ -132,16 +139,23 @@ class KVCacheHarness(vf.Harness[KVCacheHarnessConfig]):
 
     async def _play(self, episode: tools.Episode, name: str, model: openai.AsyncOpenAI, data: KVCacheData) -> None:
         system, user = self.resolve_prompt(data)
-        messages: list[dict[str, Any]] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        # A request is the last one and what has come since: to write it anew every time would take longer with every turn.
+        request = bytearray(_json({"model": name, "tools": self.tools})[:-1] + b',"messages":[' + _json({"role": "system", "content": system}))
+        new: list[dict[str, Any]] = [{"role": "user", "content": user}]
         while not episode.done:
-            reply = await model.post("/chat/completions", cast_to=httpx.Response, body={"model": name, "messages": messages, "tools": self.tools})
+            request += b"".join(b"," + _json(message) for message in new)
+            reply = await model.post("/chat/completions", cast_to=httpx.Response, content=bytes(request) + b"]}", options=_JSON_HEADERS)
             message = {k: v for k, v in reply.json()["choices"][0]["message"].items() if v is not None}
             calls = message.get("tool_calls") or []
             if not calls:
                 message.setdefault("content", "")  # a message with neither is refused
             answers, observation = core.turn(episode, [_said(c) for c in calls])
-            messages += [message, *({"role": "tool", "tool_call_id": c["id"], "content": a} for c, a in zip(calls, answers, strict=True)),
-                         {"role": "user", "content": observation}]
+            new = [message, *({"role": "tool", "tool_call_id": c["id"], "content": a} for c, a in zip(calls, answers, strict=True)),
+                   {"role": "user", "content": observation}]
+
+
+def _json(x: Any) -> bytes:
+    return json.dumps(x, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _said(call: dict[str, Any]) -> tuple[str, str]:
