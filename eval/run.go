@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,14 +123,15 @@ func (r *run) admit() error {
 	var was struct {
 		Config json.RawMessage `json:"config"`
 	}
-	if err := json.Unmarshal(text, &was); err != nil || len(was.Config) == 0 || was.Config[0] != '{' {
+	var there bytes.Buffer
+	if err := errors.Join(json.Unmarshal(text, &was), json.Compact(&there, was.Config)); err != nil || was.Config[0] != '{' {
 		return outdir.Refuse("eval: %s: not one of ours: allowed the manifest that an eval wrote", path)
 	}
 	id, err := json.Marshal(&r.id)
 	if err != nil {
 		return err
 	}
-	if d := outdir.Differences(was.Config, id); d != "" {
+	if d := outdir.Differences(there.Bytes(), id); d != "" {
 		return outdir.Refuse("eval: out: %s: holds results of another configuration, which cannot be resumed with this one: %s", r.cfg.Out, d)
 	}
 	return nil
