@@ -93,21 +93,19 @@ type pending struct {
 // number is a share with three digits behind the point: exact values would cost tokens and tell nothing.
 type number float64
 
-func (x number) String() string {
-	return strconv.FormatFloat(math.Round(float64(x)*1000)/1000, 'f', -1, 64)
-}
+func rounded(x float64) number { return number(math.Round(x*1000) / 1000) }
 
-// MarshalJSON writes the rounded number.
-func (x number) MarshalJSON() ([]byte, error) { return []byte(x.String()), nil }
+// String is what JSON has, too.
+func (x number) String() string { return strconv.FormatFloat(float64(x), 'f', -1, 64) }
 
 // share is memory as a part of other memory.
-func share(qp, of uint64) number { return number(float64(qp) / float64(max(1, of))) }
+func share(qp, of uint64) number { return rounded(float64(qp) / float64(max(1, of))) }
 
 // share is memory as a part of the budget.
 func (p *picture) share(qp uint32) number { return share(uint64(qp), uint64(p.budget)) }
 
 // percent is a share of hundredths.
-func percent(x uint32) number { return number(float64(x) / 100) }
+func percent(x uint32) number { return rounded(float64(x) / 100) }
 
 // observe looks at the present state; p is its picture.
 func observe(v vecenv.View, p *picture) []byte {
@@ -197,7 +195,7 @@ func (x *entry) addServing(preset *kv.Preset, s *seat, prefix int64) {
 	x.Again = preset.PrefillUS(int64(s.Tokens)-prefix, prefix) / 1000 // others hold the prefix as a rule
 }
 
-func progress(s *seat) number { return number(float64(s.Tokens) / float64(max(1, s.Target()))) }
+func progress(s *seat) number { return share(uint64(s.Tokens), uint64(s.Target())) }
 
 // candidates are the sequences that are best evicted: what is dead first, then what carries no risk, then the rest; in each of these by
 // eviction value, then the least important, then what has come least far. System blocks, and what would free nothing, are none.
@@ -247,6 +245,6 @@ func (p *picture) top(is func(s *seat) bool, order func(a, b *seat) int) []*seat
 			out = append(out, s)
 		}
 	}
-	slices.SortStableFunc(out, order)
+	slices.SortFunc(out, func(a, b *seat) int { return cmp.Or(order(a, b), cmp.Compare(a.Slot, b.Slot)) })
 	return out[:min(len(out), listed)]
 }

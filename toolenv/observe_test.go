@@ -328,3 +328,53 @@ func TestDocumented(t *testing.T) {
 		require.Contains(t, docs, "`"+name)
 	}
 }
+
+// What the observation tells is enough to play by: a rule of thumb that reads nothing else comes near the baseline that sees the whole state.
+func TestTheObservationIsEnough(t *testing.T) {
+	const episodes = 200
+	var noop, reader, greedy float64
+	for n := range uint32(episodes) {
+		cfg := config(t, vecenv.Seed, 64, 15, scenario.Hard)
+		cfg.FirstEnv = n
+		for _, p := range []struct {
+			sum  *float64
+			play func(e *Env)
+		}{{&noop, func(*Env) {}}, {&reader, readAndCall(t)}, {&greedy, func(e *Env) {
+			calls, err := e.Suggest("greedy")
+			require.NoError(t, err)
+			for _, c := range calls {
+				e.Call(c.Name, c.Arguments)
+			}
+		}}} {
+			e := open1(t, cfg)
+			for !e.done {
+				p.play(e)
+				step(t, e)
+			}
+			*p.sum += e.Result().Score / episodes
+		}
+	}
+	t.Logf("mean score of hard episodes: noop %.3f, by the observation %.3f, greedy %.3f", noop, reader, greedy)
+	require.Greater(t, reader, noop+0.9*(greedy-noop))
+}
+
+// readAndCall evicts what is dead and compresses the largest while memory and what waits for it stand above 80 % of the budget.
+func readAndCall(t *testing.T) func(e *Env) {
+	return func(e *Env) {
+		o := look(t, e)
+		above := *o.MemoryUsage + min(o.Pending.Needs, 0.3) - 0.8
+		for _, c := range o.Candidates {
+			if above > 0 && c.TokensLeft == 0 {
+				e.Call("evict", on(c.ID))
+				above -= c.Frees
+			}
+		}
+		for range 2 {
+			for _, m := range o.Largest {
+				if above > 0 && !strings.HasPrefix(e.Call("compress", on(m.ID)), "refused") {
+					above -= m.Cost / 2
+				}
+			}
+		}
+	}
+}
