@@ -60,7 +60,7 @@ func columns() []column {
 			}
 			return string(r.Failure.Kind)
 		}},
-		{"error_message", "", func(r *Row) any {
+		{"error_message", "what was said", func(r *Row) any {
 			if r.Failure == nil {
 				return nil
 			}
@@ -68,7 +68,7 @@ func columns() []column {
 		}},
 	}
 	for _, name := range reward.Names {
-		out = append(out, column{name, "component before weighting; null where the profile has none", func(r *Row) any { return valueAt(r.Components, name) }})
+		out = append(out, column{name, "term before weighting; null where the profile has none", func(r *Row) any { return valueAt(r.Components, name) }})
 	}
 	for _, name := range vecenv.MetricNames {
 		out = append(out, column{name, "metric", func(r *Row) any { return valueAt(r.Metrics, name) }})
