@@ -1,6 +1,7 @@
 package toolenv
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -133,14 +134,21 @@ func (e *Env) id(args map[string]json.RawMessage) (int, *refusal) {
 	}
 	x, coerced, ok := integer(string(raw))
 	if !ok {
-		return 0, refuse(WrongType, "seq_id: %.40s: allowed one integer, and a call for each sequence", raw)
+		return 0, refuse(WrongType, "seq_id: %s: allowed one integer, and a call for each sequence", shown(raw))
 	}
 	e.note(coerced, CoercedID)
 	e.note(len(args) > 1, ExtraArgument)
 	if x < 0 || x >= float64(len(e.picture.seats)) {
-		return 0, refuse(OutOfRange, "seq_id: %.40s: allowed 0 to %d", raw, len(e.picture.seats)-1)
+		return 0, refuse(OutOfRange, "seq_id: %s: allowed 0 to %d", shown(raw), len(e.picture.seats)-1)
 	}
 	return int(x), nil
+}
+
+// shown is a value as an answer repeats it: on one line, short, and text whatever it was.
+func shown(raw json.RawMessage) string {
+	var line bytes.Buffer
+	_ = json.Compact(&line, raw) // which has been parsed before
+	return fmt.Sprintf("%.40s", strings.ToValidUTF8(line.String(), "?"))
 }
 
 // integer reads a JSON number, or text that holds one, that is whole.
@@ -163,8 +171,10 @@ func integer(raw string) (x float64, coerced, ok bool) {
 // may tells why an operation cannot be done on a slot, nil if it can.
 func (p *picture) may(op kv.Op, s *seat, id int) *refusal {
 	switch {
-	case s.evicted:
+	case s.evicted && op == kv.Evict:
 		return refuse(Repeated, "%d was evicted in this turn already", id)
+	case s.evicted:
+		return refuse(NotInCache, "%d is not in the cache: it was evicted in this turn", id)
 	case !s.live:
 		return refuse(NotInCache, "%d is not in the cache: allowed the ids that the observation lists", id)
 	case op == kv.Evict:
@@ -200,42 +210,49 @@ func (p *picture) refuseSwapped(s *seat, id int) *refusal {
 
 // do does an operation that may has allowed, and says what it did.
 func (p *picture) do(op kv.Op, s *seat) string {
-	id := s.Slot
-	switch op {
-	case kv.Evict:
-		others := p.sharers(s)
-		private, shared := p.evict(s)
-		return fmt.Sprintf("%d evicted: frees %s", id, p.amount(private, shared)) + p.pinned(s, shared, others)
-	case kv.Compress:
+	if op == kv.Compress {
 		private, shared := p.compress(s)
-		return fmt.Sprintf("%d compressed to %s: frees %s", id, s.Quant, p.amount(private, shared)) + p.pinned(s, shared, p.sharers(s))
+		return fmt.Sprintf("%d compressed to %s: frees %s", s.Slot, s.Quant, p.amount(private, shared))
 	}
-	if p.serving {
-		p.swap(s)
-		if s.Wanted {
-			return fmt.Sprintf("%d comes back from CPU memory as soon as there is room", id)
-		}
-		return fmt.Sprintf("%d starts to move to CPU memory: frees %s when the link has carried it", id, p.amount(s.CostQP, 0))
+	if op == kv.Swap && p.serving {
+		return p.doMove(s)
 	}
-	others := p.sharers(s)
-	private, shared := p.swap(s)
-	return fmt.Sprintf("%d swapped to CPU memory: frees %s", id, p.amount(private, shared)) + p.pinned(s, shared, others)
+	others, risk := p.sharers(s), p.risk(s)
+	if op == kv.Swap {
+		private, shared := p.swap(s)
+		return fmt.Sprintf("%d swapped to CPU memory: frees %s", s.Slot, p.amount(private, shared)) + p.pinned(s, shared, others)
+	}
+	private, shared := p.evict(s)
+	text := fmt.Sprintf("%d evicted: frees %s", s.Slot, p.amount(private, shared)) + p.pinned(s, shared, others)
+	if risk > 0 {
+		text += fmt.Sprintf("; a risky eviction, penalty %s", percent(risk))
+	}
+	return text
+}
+
+// doMove is swap of the serving profile, which only starts to move a sequence.
+func (p *picture) doMove(s *seat) string {
+	p.swap(s)
+	if s.Wanted {
+		return fmt.Sprintf("%d is asked back: it comes as soon as there is room", s.Slot)
+	}
+	return fmt.Sprintf("%d starts to move to CPU memory: frees %s once the link has carried it", s.Slot, p.amount(s.CostQP, 0))
 }
 
 // amount is memory as a share of the budget.
 func (p *picture) amount(private, shared uint32) string {
-	text := share(private+shared, p.budget).String() + " of the budget"
+	text := p.share(private + shared).String()
 	if shared > 0 {
 		text += ", its prefix's part included"
 	}
 	return text
 }
 
-// pinned tells that a sequence's prefix stays.
+// pinned tells that a sequence that leaves does not take its prefix with it.
 func (p *picture) pinned(s *seat, shared uint32, others int) string {
 	if s.Prefix == 0 || shared > 0 || others == 0 {
 		return ""
 	}
-	held := share(p.prefixQP(s.Prefix)*p.pages[s.Prefix&kv.MaxPrefixes], p.budget)
+	held := p.share(p.prefixQP(s.Prefix) * p.pages[s.Prefix&kv.MaxPrefixes])
 	return fmt.Sprintf("; prefix %d (%s) stays, pinned by %d others", s.Prefix, held, others)
 }

@@ -99,17 +99,17 @@ func (e *Env) Step() (message string, done bool, err error) {
 	if e.done {
 		return "", true, fmt.Errorf("toolenv: step: %d: allowed %d, the episode is over", e.turns+1, v.Steps())
 	}
-	before := v.Counters()
-	tokens := v.Totals().Tokens
+	before, tokens := v.Counters(), v.Totals().Tokens
 	if err := e.batch.Step(vecenv.Actions{List: e.list, PerEnv: len(e.list) / 2}); err != nil {
 		return "", false, err
 	}
-	e.note(!e.called, NoCall)
+	idle := !e.called
+	e.note(idle, NoCall)
 	e.turns++
 	e.done = e.batch.Terminated[0]|e.batch.Truncated[0] != 0
 	e.list, e.called = e.list[:0], false
 	e.look()
-	return e.report(before, v.Totals().Tokens-tokens), e.done, nil
+	return e.report(before, v.Totals().Tokens-tokens, idle), e.done, nil
 }
 
 // Result is what an episode has come to so far.
@@ -190,16 +190,22 @@ func (e *Env) Suggest(policyName string) ([]Call, error) {
 }
 
 // report is the user message after a step.
-func (e *Env) report(before vecenv.Counters, tokens uint64) string {
+func (e *Env) report(before vecenv.Counters, tokens uint64, idle bool) string {
 	v := e.batch.View(0)
 	now := v.Counters()
 	var s strings.Builder
-	fmt.Fprintf(&s, "Step %d of %d done: %d tokens generated, %d requests admitted, %d failed.", v.Step(), v.Steps(), tokens, now.Admitted-before.Admitted, now.Failures-before.Failures)
+	if idle {
+		s.WriteString("You called no tool, so everything was kept. ")
+	}
+	fmt.Fprintf(&s, "Step %d of %d done: tokens generated %d, requests admitted %d, failed %d", v.Step(), v.Steps(), tokens, now.Admitted-before.Admitted, now.Failures-before.Failures)
+	if forced := now.Forced - before.Forced; forced > 0 {
+		fmt.Fprintf(&s, ", sequences dropped for want of memory %d", forced)
+	}
 	if e.done {
-		fmt.Fprintf(&s, " The episode is over. Score %.4f.", float64(v.Score())/reward.ScoreOne)
+		fmt.Fprintf(&s, ". The episode is over, score %.4f.", float64(v.Score())/reward.ScoreOne)
 		return s.String()
 	}
-	fmt.Fprintf(&s, " Now step %d.\n", v.Step()+1)
+	fmt.Fprintf(&s, ". Now step %d.\n", v.Step()+1)
 	s.Write(e.seen)
 	return s.String()
 }

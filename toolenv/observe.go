@@ -11,8 +11,8 @@ import (
 	"github.com/kvgym/kvgym/vecenv"
 )
 
-// listed is how many entries each list of the observation has at most: about twice what a turn needs.
-const listed = 8
+// listed is how many entries each list of the observation has at most: two to three times what a turn under pressure needs.
+const listed = 6
 
 // observation is the compact observation; the seed fixes its ten fields.
 type observation struct {
@@ -93,23 +93,24 @@ type pending struct {
 // number is a share with three digits behind the point: exact values would cost tokens and tell nothing.
 type number float64
 
-func (x number) String() string {
-	return strconv.FormatFloat(math.Round(float64(x)*1000)/1000, 'f', -1, 64)
-}
+func rounded(x float64) number { return number(math.Round(x*1000) / 1000) }
 
-// MarshalJSON writes the rounded number.
-func (x number) MarshalJSON() ([]byte, error) { return []byte(x.String()), nil }
+// String is what JSON has, too.
+func (x number) String() string { return strconv.FormatFloat(float64(x), 'f', -1, 64) }
 
 // share is memory as a part of other memory.
-func share(qp, of uint32) number { return number(float64(qp) / float64(max(1, of))) }
+func share(qp, of uint64) number { return rounded(float64(qp) / float64(max(1, of))) }
+
+// share is memory as a part of the budget.
+func (p *picture) share(qp uint32) number { return share(uint64(qp), uint64(p.budget)) }
 
 // percent is a share of hundredths.
-func percent(x uint32) number { return number(float64(x) / 100) }
+func percent(x uint32) number { return rounded(float64(x) / 100) }
 
 // observe looks at the present state; p is its picture.
 func observe(v vecenv.View, p *picture) []byte {
-	o := observation{Usage: share(v.UsedQP(), v.BudgetQP()), Budget: share(v.BudgetQP(), v.Episode().CapacityQP), Remaining: v.Steps() - v.Step(),
-		TimeAbove: int(v.Counters().PressureSteps), Growth: v.Growth(), Overview: overviewOf(v), Pending: pendingOf(v)}
+	o := observation{Usage: p.share(v.UsedQP()), Budget: share(uint64(v.BudgetQP()), uint64(v.Episode().CapacityQP)), Remaining: v.Steps() - v.Step(),
+		TimeAbove: int(v.Counters().PressureSteps), Growth: v.Growth(), Overview: p.overview(v), Pending: p.pending(v)}
 	o.Largest, o.Candidates = p.largest(v), p.candidates(v)
 	o.Visible = []int{}
 	for i := range o.Candidates {
@@ -127,7 +128,7 @@ func observe(v vecenv.View, p *picture) []byte {
 	return text
 }
 
-func overviewOf(v vecenv.View) (o overview) {
+func (p *picture) overview(v vecenv.View) (o overview) {
 	counts := [kv.NumBlockTypes]*int{&o.Types.System, &o.Types.Context, &o.Types.Generation, &o.Types.Reasoning, &o.Types.Ephemeral}
 	v.Live(func(s *vecenv.SlotState) bool {
 		o.Live++
@@ -140,31 +141,31 @@ func overviewOf(v vecenv.View) (o overview) {
 		}
 		return true
 	})
-	o.Shared = share(v.SharedQP(), v.BudgetQP())
-	if p := v.Preset(); p != nil {
-		o.CPU = &cpuState{share(uint32(v.HostFreeQP()), v.BudgetQP()), share(uint32(p.LinkQP()), v.BudgetQP())}
+	o.Shared = p.share(v.SharedQP())
+	if preset := v.Preset(); preset != nil {
+		o.CPU = &cpuState{share(v.HostFreeQP(), uint64(p.budget)), share(uint64(preset.LinkQP()), uint64(p.budget))}
 	}
 	return o
 }
 
-func pendingOf(v vecenv.View) pending {
-	p := pending{Waiting: v.QueueLen(), Needs: share(v.PendingQP(), v.BudgetQP())}
+func (p *picture) pending(v vecenv.View) pending {
+	q := pending{Waiting: v.QueueLen(), Needs: p.share(v.PendingQP())}
 	for i := range v.QueueLen() {
 		_, since := v.Waiting(i)
 		wait := v.Step() - since
-		p.Oldest = max(p.Oldest, wait)
+		q.Oldest = max(q.Oldest, wait)
 		if wait+1 >= v.MaxWait() {
-			p.LastChance++
+			q.LastChance++
 		}
 	}
-	return p
+	return q
 }
 
 // largest are the sequences with the most private memory.
 func (p *picture) largest(v vecenv.View) []entry {
 	out := []entry{}
 	for _, s := range p.top(func(s *seat) bool { return s.CostQP > 0 }, func(a, b *seat) int { return cmp.Compare(b.CostQP, a.CostQP) }) {
-		x := entry{ID: s.Slot, Type: s.Type.String(), Cost: share(s.CostQP, p.budget), Tokens: s.Tokens, Progress: progress(s), Priority: percent(s.Priority),
+		x := entry{ID: s.Slot, Type: s.Type.String(), Cost: p.share(s.CostQP), Tokens: s.Tokens, Progress: progress(s), Priority: percent(s.Priority),
 			Quant: s.Quant.String(), Prefix: s.Prefix}
 		if s.Prefix != 0 {
 			x.Sharers = p.sharers(s) + 1
@@ -194,7 +195,7 @@ func (x *entry) addServing(preset *kv.Preset, s *seat, prefix int64) {
 	x.Again = preset.PrefillUS(int64(s.Tokens)-prefix, prefix) / 1000 // others hold the prefix as a rule
 }
 
-func progress(s *seat) number { return number(float64(s.Tokens) / float64(max(1, s.Target()))) }
+func progress(s *seat) number { return share(uint64(s.Tokens), uint64(s.Target())) }
 
 // candidates are the sequences that are best evicted: what is dead first, then what carries no risk, then the rest; in each of these by
 // eviction value, then the least important, then what has come least far. System blocks, and what would free nothing, are none.
@@ -204,7 +205,7 @@ func (p *picture) candidates(v vecenv.View) []candidate {
 		return cmp.Or(cmp.Compare(p.safety(a), p.safety(b)), cmp.Compare(b.Type.EvictionPercent(), a.Type.EvictionPercent()), cmp.Compare(a.Priority, b.Priority),
 			cmp.Compare(uint64(a.Tokens)*uint64(b.Target()), uint64(b.Tokens)*uint64(a.Target())))
 	}) {
-		out = append(out, candidate{ID: s.Slot, Type: s.Type.String(), Value: percent(s.Type.EvictionPercent()), Frees: share(p.reclaim(s), p.budget),
+		out = append(out, candidate{ID: s.Slot, Type: s.Type.String(), Value: percent(s.Type.EvictionPercent()), Frees: p.share(p.reclaim(s)),
 			Priority: percent(s.Priority), Progress: progress(s), Left: s.Remaining, Risk: percent(p.risk(s))})
 	}
 	return out
@@ -244,6 +245,6 @@ func (p *picture) top(is func(s *seat) bool, order func(a, b *seat) int) []*seat
 			out = append(out, s)
 		}
 	}
-	slices.SortStableFunc(out, order)
+	slices.SortFunc(out, func(a, b *seat) int { return cmp.Or(order(a, b), cmp.Compare(a.Slot, b.Slot)) })
 	return out[:min(len(out), listed)]
 }

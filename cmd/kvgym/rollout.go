@@ -279,6 +279,13 @@ func (b *stepBar) set(done, total int64) {
 	_ = b.bar.Set64(done)
 }
 
+// say changes what is counted.
+func (b *stepBar) say(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.what = what
+}
+
 func (b *stepBar) finish() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

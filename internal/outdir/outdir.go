@@ -81,7 +81,7 @@ func (d Dir) Unwritable(err error) error {
 	return fmt.Errorf("%s: out: %s: %w: allowed a folder that can be written", d.Owner, d.Path, err)
 }
 
-// Differences names the fields in which two JSON objects differ, those of objects within them one by one, with both values.
+// Differences names the fields in which two JSON objects, without space in them, differ, those of objects within them one by one, with both values.
 func Differences(there, here []byte) string {
 	have, want := fields(there), fields(here)
 	var names []string

@@ -62,7 +62,8 @@ class Episode:
         self._err = self._messages.at
         self._out, self._over, handle = ctypes.c_void_p(), ctypes.c_int32(), ctypes.c_int64()
         self._out_at = ctypes.addressof(self._out)
-        self._messages.check(lib.kvgym_episode_open(json.dumps(config).encode(), ctypes.byref(handle), self._err, ERROR_SIZE))
+        library = brief if trace is None else lib
+        self._messages.check(library.kvgym_episode_open(json.dumps(config).encode(), ctypes.byref(handle), self._err, ERROR_SIZE))
         self._handle = handle.value
         prompt = ctypes.c_void_p()
         self._messages.check(brief.kvgym_episode_prompts(self._handle, self._out_at, ctypes.addressof(prompt), self._err, ERROR_SIZE))
