@@ -231,7 +231,7 @@ func TestCandidatesAreRanked(t *testing.T) {
 		6: set(6, kv.Generation, 10, 500, 20),  // less important than these two
 		7: set(7, kv.Ephemeral, 90, 500, 0),    // dead, and the safest type
 		8: set(8, kv.Generation, 70, 700, 300), // risk, and a safer type than context
-		9: set(9, kv.Generation, 70, 690, 310), // not far enough for a risk
+		9: set(9, kv.Generation, 75, 699, 301), // not far enough for a risk
 	} {
 		p.seats[slot] = s
 	}
