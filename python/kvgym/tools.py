@@ -136,7 +136,7 @@ class Episode:
 
 def _text(out: ctypes.c_void_p) -> str:
     """A string that the library gave, which gets it back."""
-    text = ctypes.string_at(out.value or 0).decode()
+    text = ctypes.string_at(out).decode()
     brief.kvgym_free(out)
     return text
 
