@@ -55,10 +55,10 @@ test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
 
 test-race: ## the short tests under the race detector (needs a C compiler)
-	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace ./export/...
+	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace ./toolenv ./export/...
 
 # Packages whose numbers must not depend on the machine.
-EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv ./policy/onnx
+EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv ./policy/onnx ./toolenv
 
 # test-go runs at the best level of the machine; this runs the others that it has, and says which it has not. Without -count=1 one level's
 # results would be taken for another's: the go command does not see that a package reads a variable as it starts.

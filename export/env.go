@@ -45,7 +45,7 @@ func Open(s *Spec, tensors vecenv.Buffers) (*Env, error) {
 	cfg.Buffers = tensors
 	b, err := vecenv.New(cfg)
 	if err != nil {
-		return nil, inWords(err)
+		return nil, InWords(err)
 	}
 	open.envs++
 	return &Env{batch: b, drivers: map[string]*policy.Driver{}}, nil

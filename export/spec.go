@@ -79,8 +79,8 @@ func specError(err error) error {
 	return fmt.Errorf("config: %w: allowed one JSON object", err)
 }
 
-// inWords names the field of a Spec in an error of vecenv.New, which names the one of its Config.
-func inWords(err error) error {
+// InWords names the field of a Spec in an error of vecenv.New, which names the one of its Config.
+func InWords(err error) error {
 	for field, word := range map[string]string{"Envs": "envs", "MaxWait": "max_wait", "FirstEnv": "first_env", "Workers": "workers", "Pin": "pin", "Groups": "groups"} {
 		if rest, ok := strings.CutPrefix(err.Error(), "vecenv: "+field+":"); ok {
 			return fmt.Errorf("config: %s:%s", word, rest)
@@ -110,7 +110,7 @@ func (s *Spec) Config() (c vecenv.Config, err error) {
 	if err := s.useLevel(); err != nil {
 		return c, err
 	}
-	return c, s.sources(&c)
+	return c, s.sources(&c, scenario.LoadTraffic)
 }
 
 // words is Config without anything that reads a file or changes the process.
@@ -168,8 +168,11 @@ func (s *Spec) useLevel() error {
 	return kernels.Use(level)
 }
 
+// loader reads a trace.
+type loader func(scenario.TrafficConfig) (*scenario.Traffic, error)
+
 // sources makes the preset and what arrives.
-func (s *Spec) sources(c *vecenv.Config) (err error) {
+func (s *Spec) sources(c *vecenv.Config, load loader) (err error) {
 	word := s.Difficulty
 	if word == "" {
 		word = "all"
@@ -193,7 +196,7 @@ func (s *Spec) sources(c *vecenv.Config) (err error) {
 	}
 	switch {
 	case s.Trace != nil:
-		c.Source, err = s.Trace.source(c, difficulty)
+		c.Source, err = s.Trace.source(c, difficulty, load)
 	case serving:
 		c.Source, err = scenario.NewAgents(c.Slots, c.Steps, difficulty, c.Preset)
 	default:
@@ -222,7 +225,7 @@ func (t *Trace) check() error {
 }
 
 // source reads the trace. In the serving profile a step that is given counts for the server, too.
-func (t *Trace) source(c *vecenv.Config, d scenario.Difficulty) (scenario.Source, error) {
+func (t *Trace) source(c *vecenv.Config, d scenario.Difficulty, load loader) (scenario.Source, error) {
 	word := t.Format
 	if word == "" {
 		word = "auto"
@@ -256,5 +259,5 @@ func (t *Trace) source(c *vecenv.Config, d scenario.Difficulty) (scenario.Source
 	if c.Profile == vecenv.Serving {
 		tc.Serving = &c.Preset
 	}
-	return scenario.LoadTraffic(tc)
+	return load(tc)
 }

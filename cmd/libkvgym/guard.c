@@ -135,6 +135,40 @@ PUBLIC int32_t kvgym_fork(int64_t handle, int64_t from, int64_t to_handle, int64
 	GUARDED(goFork(handle, from, to_handle, to, err, err_size));
 }
 
+PUBLIC int32_t kvgym_tools(char **tools, char *err, int64_t err_size) { GUARDED(goTools(tools, err, err_size)); }
+
+PUBLIC int32_t kvgym_episode_open(const char *config, int64_t *episode, char *err, int64_t err_size)
+{
+	GUARDED(goEpisodeOpen((char *)config, episode, err, err_size));
+}
+
+PUBLIC int32_t kvgym_episode_close(int64_t episode, char *err, int64_t err_size) { GUARDED(goEpisodeClose(episode, err, err_size)); }
+
+PUBLIC int32_t kvgym_episode_prompts(int64_t episode, char **system, char **prompt, char *err, int64_t err_size)
+{
+	GUARDED(goEpisodePrompts(episode, system, prompt, err, err_size));
+}
+
+PUBLIC int32_t kvgym_episode_call(int64_t episode, const char *name, const char *arguments, char **answer, char *err, int64_t err_size)
+{
+	GUARDED(goEpisodeCall(episode, (char *)name, (char *)arguments, answer, err, err_size));
+}
+
+PUBLIC int32_t kvgym_episode_step(int64_t episode, char **message, int32_t *done, char *err, int64_t err_size)
+{
+	GUARDED(goEpisodeStep(episode, message, done, err, err_size));
+}
+
+PUBLIC int32_t kvgym_episode_result(int64_t episode, char **result, char *err, int64_t err_size)
+{
+	GUARDED(goEpisodeResult(episode, result, err, err_size));
+}
+
+PUBLIC int32_t kvgym_episode_suggest(int64_t episode, const char *policy, char **calls, char *err, int64_t err_size)
+{
+	GUARDED(goEpisodeSuggest(episode, (char *)policy, calls, err, err_size));
+}
+
 /* Waiting in shared memory. The futex is not private: the other side is another process. */
 
 static int64_t now_ns(void)

@@ -53,6 +53,17 @@ int32_t kvgym_snapshot(int64_t handle, int64_t first, int64_t end, uint8_t *out,
 int32_t kvgym_restore(int64_t handle, const uint8_t *snapshot, int64_t size, int64_t first, char *err, int64_t err_size);
 int32_t kvgym_fork(int64_t handle, int64_t from, int64_t to_handle, int64_t to, char *err, int64_t err_size);
 
+/* Episodes played by tool calls (docs/language-models.md). Each text that a call gives is a string of its own, to be given back with kvgym_free.
+   Calls with one episode that meet wait for each other. */
+int32_t kvgym_tools(char **tools, char *err, int64_t err_size);
+int32_t kvgym_episode_open(const char *config, int64_t *episode, char *err, int64_t err_size);
+int32_t kvgym_episode_close(int64_t episode, char *err, int64_t err_size);
+int32_t kvgym_episode_prompts(int64_t episode, char **system, char **prompt, char *err, int64_t err_size);
+int32_t kvgym_episode_call(int64_t episode, const char *name, const char *arguments, char **answer, char *err, int64_t err_size);
+int32_t kvgym_episode_step(int64_t episode, char **message, int32_t *done, char *err, int64_t err_size);
+int32_t kvgym_episode_result(int64_t episode, char **result, char *err, int64_t err_size);
+int32_t kvgym_episode_suggest(int64_t episode, const char *policy, char **calls, char *err, int64_t err_size);
+
 /* Words in shared memory (docs/shared-memory.md). There is no Go behind these two: they work in a fork, too.
    kvgym_wake publishes a value and wakes the other side if its word `sleeps` is not 0. kvgym_wait waits until a word is not `old` any more,
    spinning first, then asleep with its own word `sleeps` at 1; KVGYM_BUSY tells that timeout_ns have passed before. NULL is refused. */

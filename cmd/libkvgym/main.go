@@ -1,4 +1,4 @@
-// Command libkvgym is the shared library behind the Python package: package export under C names. docs/abi.md is its reference; guard.c has
+// Command libkvgym is the shared library behind the Python package: packages export and toolenv under C names. docs/abi.md is its reference; guard.c has
 // the functions that C sees.
 package main
 
@@ -17,6 +17,7 @@ import (
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
+	"github.com/kvgym/kvgym/toolenv"
 	"github.com/kvgym/kvgym/vecenv"
 )
 
@@ -53,7 +54,7 @@ func code(err error, out *C.char, size C.int64_t) C.int32_t {
 	tell(err.Error(), out, size)
 	var broken *vecenv.PanicError
 	switch {
-	case errors.Is(err, errHandle), errors.Is(err, vecenv.ErrClosed):
+	case errors.Is(err, errHandle), errors.Is(err, vecenv.ErrClosed), errors.Is(err, toolenv.ErrClosed):
 		return C.KVGYM_CLOSED
 	case errors.Is(err, export.ErrBusy):
 		return C.KVGYM_BUSY
@@ -201,12 +202,17 @@ func goOpen(config *C.char, t *C.kvgym_tensors, handle *C.int64_t, errText *C.ch
 	if err != nil {
 		return code(err, errText, errSize)
 	}
-	last.Lock()
-	last.handle++
-	*handle = C.int64_t(last.handle)
-	handles.Store(last.handle, &entry{env: env, desc: d})
-	last.Unlock()
+	*handle = C.int64_t(newHandle())
+	handles.Store(int64(*handle), &entry{env: env, desc: d})
 	return C.KVGYM_OK
+}
+
+// newHandle is a number that no handle has had before.
+func newHandle() int64 {
+	last.Lock()
+	defer last.Unlock()
+	last.handle++
+	return last.handle
 }
 
 //export goClose

@@ -32,14 +32,20 @@ def path() -> Path:
     return Path(__file__).parent / "lib" / name
 
 
-def _load() -> ctypes.CDLL:
+def _load() -> tuple[ctypes.CDLL, ctypes.PyDLL]:
     file = path()
     if not file.is_file():
         raise ImportError(f"kvgym: {file}: not found: install the package with pip install ./python, or set KVGYM_LIBRARY to the library")
-    lib = ctypes.CDLL(str(file))  # which releases the GIL for a call
-    lib.kvgym_abi.restype = c_int32
-    if lib.kvgym_abi() != ABI:
-        raise ImportError(f"kvgym: {file}: interface version {lib.kvgym_abi()}: allowed {ABI}: install library and package together")
+    libraries = ctypes.CDLL(str(file)), ctypes.PyDLL(str(file))
+    version = libraries[0].kvgym_abi()
+    if version != ABI or not hasattr(libraries[0], "kvgym_tools"):
+        raise ImportError(f"kvgym: {file}: interface version {version}: allowed {ABI}, as new as the package: install library and package together")
+    for library in libraries:
+        _declare(library)
+    return libraries
+
+
+def _declare(lib: ctypes.CDLL) -> None:
     err = [c_void_p, c_int64]
     for name, args in {
         "narrow": [c_void_p, c_int64, c_int64, c_void_p],
@@ -56,6 +62,14 @@ def _load() -> ctypes.CDLL:
         "snapshot": [c_int64, c_int64, c_int64, c_void_p, c_int64, POINTER(c_int64), *err],
         "restore": [c_int64, c_char_p, c_int64, c_int64, *err],
         "fork": [c_int64, c_int64, c_int64, c_int64, *err],
+        "tools": [c_void_p, *err],
+        "episode_open": [c_char_p, POINTER(c_int64), *err],
+        "episode_close": [c_int64, *err],
+        "episode_prompts": [c_int64, c_void_p, c_void_p, *err],
+        "episode_call": [c_int64, c_char_p, c_char_p, c_void_p, *err],
+        "episode_step": [c_int64, c_void_p, POINTER(c_int32), *err],
+        "episode_result": [c_int64, c_void_p, *err],
+        "episode_suggest": [c_int64, c_char_p, c_void_p, *err],
         "wake": [c_void_p, c_uint32, c_void_p],
         "wait": [c_void_p, c_uint32, c_void_p, c_int64, c_int64],
     }.items():
@@ -63,10 +77,11 @@ def _load() -> ctypes.CDLL:
         f.argtypes, f.restype = args, c_int32
     lib.kvgym_alloc.argtypes, lib.kvgym_alloc.restype = [c_int64], c_void_p
     lib.kvgym_free.argtypes, lib.kvgym_free.restype = [c_void_p], None
-    return lib
 
 
-lib = _load()
+# The same library twice: lib releases the interpreter's lock for a call; brief does not, for calls of microseconds, after which the lock might be
+# another thread's for milliseconds.
+lib, brief = _load()
 
 
 class Call:

@@ -21,7 +21,7 @@ FIELDS = re.findall(r"[*, ](\w+)(?=[;,][^()]*?/\*|, \*)", HEADER[HEADER.index("t
 
 
 def test_the_header_was_read():
-    assert len(FUNCTIONS) == 19 and "kvgym_alloc" in FUNCTIONS and "kvgym_fork" in FUNCTIONS
+    assert len(FUNCTIONS) == 27 and "kvgym_alloc" in FUNCTIONS and "kvgym_fork" in FUNCTIONS
     assert [c for c, _ in CODES] == ["KVGYM_OK", "KVGYM_REFUSED", "KVGYM_CLOSED", "KVGYM_BUSY", "KVGYM_BROKEN", "KVGYM_FORKED", "KVGYM_INTERNAL"]
 
 
@@ -157,6 +157,53 @@ print("recv", lib.kvgym_recv(h, 1, at, size), lib.kvgym_step(h, None, None, 0, N
     lines = out.splitlines()
     assert lines[:-2] == [f"{name} 6 kvgym: panic" for name in ("describe", "open", "set_tensors", "reset", "decide", "identities", "snapshot", "restore")]
     assert lines[-2:] == ["step 4 vecenv: step", "recv 4 4 0"]
+
+
+def test_episodes_never_abort():
+    """Null pointers, handles of nothing and of a batch, and addresses that nobody can read: a code, a message, and the episode lives on."""
+    out, _ = python("""
+import ctypes, itertools, json
+from kvgym import _lib
+lib, size = _lib.lib, 4096
+err = ctypes.create_string_buffer(size)
+at, number, text, bad = ctypes.addressof(err), ctypes.c_int64(), ctypes.c_void_p(), 8
+out, unreadable = ctypes.addressof(text), ctypes.cast(bad, ctypes.c_char_p)
+unwritable = {ctypes.c_void_p: bad, ctypes.POINTER(ctypes.c_int64): ctypes.cast(bad, ctypes.POINTER(ctypes.c_int64)), ctypes.POINTER(ctypes.c_int32): None}
+
+def fresh(call):
+    assert call(b'{"envs":1}', *([None] if call is lib.kvgym_open else []), ctypes.byref(number), at, size) == 0, err.value
+    return number.value
+
+batch, good, calls = fresh(lib.kvgym_open), fresh(lib.kvgym_episode_open), 0
+names = ["tools"] + ["episode_" + n for n in ("open", "close", "prompts", "call", "step", "result", "suggest")]
+for name in names:
+    f = getattr(lib, "kvgym_" + name)
+    plain = f.argtypes[:-2]
+    options = [{ctypes.c_char_p: [None, b"", b"{}", b"\\xff", b"[" * 5000], ctypes.c_void_p: [None, out], ctypes.c_int64: [0, -1, batch, 2**63 - 1]}.get(t, [None]) for t in plain]
+    if name not in ("tools", "episode_open", "episode_close"):
+        options[0].append(good)
+    for args in itertools.product(*options):
+        for e, n in ((None, 0), (at, 0), (at, -1), (at, 1), (at, size)):
+            code = f(*args, e, n)
+            calls += 1
+            assert code == (2 if plain[0] is ctypes.c_int64 and args[0] != good else code) and code in (0, 1, 2), (name, args, code, err.value)
+            if code and e and n == size:
+                assert err.value, (name, args)
+    refused = [unreadable if t is ctypes.c_char_p else unwritable.get(t, good) for t in plain]
+    if name not in ("episode_close",):
+        err.value = b""
+        print(name, f(*refused, at, size), err.value[:12].decode())
+for _ in range(3): assert lib.kvgym_fork(good, 0, batch, 0, at, size) == 2 and lib.kvgym_close(good, at, size) == 2
+assert lib.kvgym_episode_result(good, out, at, size) == 0 and json.loads(ctypes.string_at(text.value))["turns"] == 11  # the one whose message could not be written, too
+assert lib.kvgym_episode_close(good, at, size) == 0 and lib.kvgym_episode_close(good, at, size) == 2
+for config, word in ((b'{"envs":2}', b"Envs: 2"), (b'{"simd":"generic"}', b"simd"), (b'{"first_env":4294967296}', b"first_env"), (b'{"max_wait":-1}', b"config: max_wait: -1")):
+    assert lib.kvgym_episode_open(config, ctypes.byref(number), at, size) == 1 and word in err.value, err.value
+print("calls", calls)
+""")
+    lines = out.splitlines()
+    assert lines[:-1] == [f"{name} 6 kvgym: panic" for name in ("tools", "episode_open", "episode_prompts", "episode_call", "episode_step", "episode_result",
+                                                                "episode_suggest")], lines
+    assert int(lines[-1].split()[-1]) > 500
 
 
 def test_messages_are_cut_to_their_room():

@@ -1,4 +1,4 @@
-"""The examples of docs/python.md, docs/abi.md and README.md run as they stand."""
+"""The examples of docs/python.md, docs/language-models.md, docs/abi.md and README.md run as they stand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def examples(file):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / file).read_text(), re.M | re.S)
 
 
-EXAMPLES = [(file, i, text) for file in ("docs/python.md", "README.md") for i, text in enumerate(examples(file))]
+EXAMPLES = [(file, i, text) for file in ("docs/python.md", "docs/language-models.md", "README.md") for i, text in enumerate(examples(file))]
 
 
 def test_there_are_examples():
