@@ -15,7 +15,7 @@ import kvgym
 from kvgym import tools
 
 ALL = 300  # examples of num_examples=-1
-MOST = 1_000_000
+MOST = 100_000
 RULES = ("profile", "preset", "steps", "slots", "max_wait", "trace")
 METRICS = ("total_tokens_metric", "total_failures_metric", "total_latency_metric", "pressure_steps_metric")
 

@@ -86,15 +86,12 @@ class KVCacheToolEnv(vf.StatefulToolEnv):
         """Takes the result, after a timeout too, and closes the episode. Runs before scoring, and must not raise: that would end the whole evaluation."""
         if "episode" not in state:
             return
-        failed = state.get("error")
         try:
             with _engine_errors(), closing(state["episode"]) as episode:
-                result = None if failed else await core.finish(episode)
+                result = await core.finish(episode)
         except EngineError as e:
-            failed = failed or e
-        if failed:
-            state["error"] = failed
-        else:
+            state["error"] = state.get("error") or e
+        if state.get("error") is None:
             state["summary"] = result
 
 

@@ -155,7 +155,7 @@ class KVCacheHarness(vf.Harness[KVCacheHarnessConfig]):
 
 
 def _json(x: Any) -> bytes:
-    return json.dumps(x, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(x, separators=(",", ":")).encode()
 
 
 def _said(call: dict[str, Any]) -> tuple[str, str]:
