@@ -281,3 +281,33 @@ func TestLoopback(t *testing.T) {
 		require.Equal(t, want, eval.Loopback(base), base)
 	}
 }
+
+// As many episodes as are allowed are under way at a time: here none gets its first reply before all wait for it.
+func TestConcurrentEpisodes(t *testing.T) {
+	n := 256
+	if testing.Short() {
+		n = 32
+	}
+	s, err := scripted.New(scripted.Config{Policy: "greedy"})
+	require.NoError(t, err)
+	var arrived atomic.Int32
+	all := make(chan struct{})
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if arrived.Add(1) == int32(n) {
+			close(all)
+		}
+		select {
+		case <-all:
+			s.ServeHTTP(w, r)
+		case <-time.After(time.Minute):
+			w.WriteHeader(http.StatusGatewayTimeout)
+		}
+	}))
+	defer h.Close()
+	cfg := config(t, model(h))
+	cfg.Model.Timeout, cfg.Model.MaxRetries = 2*time.Minute, 0
+	cfg.Examples, cfg.Concurrent = n, n
+	sum := run(t, cfg)
+	require.Equal(t, []int{n, 0}, []int{sum.Episodes, sum.Failed})
+	require.EqualValues(t, 15*n, arrived.Load())
+}
