@@ -223,7 +223,7 @@ func TestRequests(t *testing.T) {
 		last.Store(body)
 		require.Equal(t, "Bearer the-key", r.Header.Get("Authorization"))
 		time.Sleep(2 * time.Millisecond)
-		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Type", "text/plain") // as some proxies have it
 		fmt.Fprint(w, `{"choices":[{"message":{"role":"assistant","content":null,"refusal":null,"tool_calls":[],"reasoning_content":"hm","extra":{"a":null}},"finish_reason":"length"}],`+
 			`"usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":2}}}`)
 	}))
