@@ -58,7 +58,7 @@ test-race: ## the short tests under the race detector (needs a C compiler)
 	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace ./toolenv/... ./eval ./export/...
 
 # Packages whose numbers must not depend on the machine.
-EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv ./policy/onnx
+EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv ./policy/onnx ./toolenv
 
 # test-go runs at the best level of the machine; this runs the others that it has, and says which it has not. Without -count=1 one level's
 # results would be taken for another's: the go command does not see that a package reads a variable as it starts.
@@ -180,15 +180,17 @@ bench-cmp: ## benchmarks of the git reference REF against this tree, in turn BEN
 	done; \
 	$(BENCHSTAT) '$(REF)'=$$dir/old.txt this-tree=$$dir/new.txt
 
-# All levels and both profiles of rules, so that none is compiled as cold code.
+# All levels and both profiles of rules, so that none is compiled as cold code. It runs where its path, which the profile keeps, says nothing.
+PGO_DIR := /tmp/kvgym-pgo
 pgo: ## profile the hot paths anew for the compiler; let nothing else run
-	@rm -rf build/pgo && mkdir -p build/pgo
-	$(GO) test -c -trimpath -o build/pgo/vecenv.test ./vecenv
+	@rm -rf $(PGO_DIR) && mkdir -p $(PGO_DIR)
+	$(GO) test -c -trimpath -o $(PGO_DIR)/vecenv.test ./vecenv
 	@set -e; for level in generic avx2 avx512; do \
-		KVGYM_SIMD=$$level build/pgo/vecenv.test -test.run '^$$' -test.bench 'Step/envs=1024/workers=1|Profiles/envs=1024|Reset' -test.benchtime 2s \
-			-test.cpuprofile build/pgo/$$level.prof >build/pgo/$$level.txt || { echo "SKIP pgo: $$level: this machine does not have it"; rm -f build/pgo/$$level.prof; }; \
+		KVGYM_SIMD=$$level $(PGO_DIR)/vecenv.test -test.run '^$$' -test.bench 'Step/envs=1024/workers=1|Profiles/envs=1024|Reset' -test.benchtime 2s \
+			-test.cpuprofile $(PGO_DIR)/$$level.prof >$(PGO_DIR)/$$level.txt || { echo "SKIP pgo: $$level: this machine does not have it"; rm -f $(PGO_DIR)/$$level.prof; }; \
 	done
-	$(GO) tool pprof -proto -output=cmd/kvgym/default.pgo build/pgo/*.prof
+	$(GO) tool pprof -proto -output=cmd/kvgym/default.pgo $(PGO_DIR)/*.prof
+	@rm -rf $(PGO_DIR)
 
 TRAIN_VENV := .venv-train
 TRAIN_OUT  := out/train

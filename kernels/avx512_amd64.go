@@ -162,6 +162,11 @@ func rowsAVX512(dst *float32, groups int, b *Block, v *View)
 //go:noescape
 func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 
+// observeAVX512 is Observe of 16 lanes a group.
+//
+//go:noescape
+func observeAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+
 // rowsStreamAVX512 is Rows of 16 lanes a group.
 //
 //go:noescape
@@ -171,6 +176,11 @@ func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 //
 //go:noescape
 func columnsStreamAVX512(dst *float32, stride int, groups int, b *Block, v *View)
+
+// observeStreamAVX512 is Observe of 16 lanes a group.
+//
+//go:noescape
+func observeStreamAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
 
 // byteRowsAVX512 is ByteRows of 16 lanes a group.
 //

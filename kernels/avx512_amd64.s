@@ -378,30 +378,30 @@ GLOBL avx512_12<>(SB), RODATA|NOPTR, $4
 // func globalsAVX512(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, most uint32, stream bool)
 // Requires: AVX, AVX512F
 TEXT ·globalsAVX512(SB), NOSPLIT, $0-41
-	MOVQ         dst+0(FP), AX
-	MOVQ         num+8(FP), CX
-	VMOVDQU32    (CX), Z0
+	MOVQ         num+8(FP), AX
 	MOVQ         den+16(FP), CX
+	VMOVDQU32    (AX), Z0
 	VMOVDQU32    (CX), Z1
-	MOVL         $0x00001081, CX
-	KMOVW        CX, K1
-	MOVLQZX      budget+24(FP), CX
-	VPBROADCASTD CX, K1, Z1
-	MOVL         $0x00000002, CX
-	KMOVW        CX, K1
-	MOVLQZX      capacity+28(FP), CX
-	VPBROADCASTD CX, K1, Z1
-	MOVL         $0x00004000, CX
-	KMOVW        CX, K1
-	MOVLQZX      norm+32(FP), CX
-	VPBROADCASTD CX, K1, Z1
-	MOVL         $0x00008000, CX
-	KMOVW        CX, K1
-	MOVLQZX      most+36(FP), CX
-	VPBROADCASTD CX, K1, Z1
+	MOVL         $0x00001081, AX
+	KMOVW        AX, K1
+	MOVLQZX      budget+24(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00000002, AX
+	KMOVW        AX, K1
+	MOVLQZX      capacity+28(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00004000, AX
+	KMOVW        AX, K1
+	MOVLQZX      norm+32(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00008000, AX
+	KMOVW        AX, K1
+	MOVLQZX      most+36(FP), AX
+	VPBROADCASTD AX, K1, Z1
 	VCVTDQ2PS    Z0, Z0
 	VCVTDQ2PS    Z1, Z1
 	VDIVPS       Z1, Z0, Z0
+	MOVQ         dst+0(FP), AX
 	MOVBLZX      stream+40(FP), CX
 	TESTL        CX, CX
 	JNZ          stream
@@ -1162,7 +1162,7 @@ eight:
 	VMOVDQU       (CX), Y1
 	KMOVB         DI, K1
 	VPCOMPRESSQ.Z Z0, K1, Z2
-	VMOVDQU64     Z2, 48(AX)(R11*8)
+	VMOVDQU64     Z2, 56(AX)(R11*8)
 	MOVBQZX       DI, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R11
@@ -2790,7 +2790,7 @@ eight:
 	VMOVDQU       (CX), Y0
 	KMOVB         DI, K1
 	VPCOMPRESSQ.Z Z1, K1, Z3
-	VMOVDQU64     Z3, 48(AX)(R11*8)
+	VMOVDQU64     Z3, 56(AX)(R11*8)
 	MOVBQZX       DI, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R11
@@ -2813,7 +2813,7 @@ end:
 	MOVL R11, 20(AX)
 	MOVQ R10, end+104(FP)
 	MOVL 20(AX), DX
-	LEAQ 48(AX), CX
+	LEAQ 56(AX), CX
 	CMPQ DX, $0x08
 	JHI  many
 
@@ -2928,15 +2928,15 @@ admitted:
 	VPBROADCASTB   avx512_13<>+0(SB), Z10
 	VMOVDQU8       Z10, K1, Z9
 	VMOVDQU8       Z9, 768(BX)
-	KORQ           K1, K2, K2
-	MOVWLSX        step+80(FP), AX
-	VPBROADCASTW   AX, Z9
+	KORQ           K1, K2, K3
+	MOVWLSX        step+80(FP), CX
+	VPBROADCASTW   CX, Z9
 	VMOVDQU16      384(BX), Z10
-	VMOVDQU16      Z9, K2, Z10
+	VMOVDQU16      Z9, K3, Z10
 	VMOVDQU16      Z10, 384(BX)
 	VMOVDQU16      448(BX), Z10
-	KSHIFTRQ       $0x20, K2, K2
-	VMOVDQU16      Z9, K2, Z10
+	KSHIFTRQ       $0x20, K3, K3
+	VMOVDQU16      Z9, K3, Z10
 	VMOVDQU16      Z10, 448(BX)
 	VPMOVQW        Z3, X2
 	VPMOVQW        Z13, X4
@@ -2959,41 +2959,41 @@ admitted:
 	ANDL           DI, R8
 	PDEPQ          SI, R8, R8
 	VPBROADCASTB   avx512_1<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, AX
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, CX
 	VPBROADCASTB   avx512_2<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, CX
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, DX
 	VPBROADCASTB   avx512_15<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, DX
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, DI
 	VPBROADCASTB   avx512_33<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, DI
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, R9
 	VPBROADCASTB   avx512_34<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, R9
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, R10
 	VPBROADCASTB   avx512_35<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, R10
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, R11
 	VPBROADCASTB   avx512_36<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K2
-	KMOVQ          K2, R11
+	VPCMPEQB       Z3, Z8, K1, K3
+	KMOVQ          K3, R12
 	VMOVQ          R8, X6
-	VPINSRQ        $0x01, AX, X6, X6
-	VMOVQ          CX, X5
-	VPINSRQ        $0x01, DX, X5, X5
-	VMOVQ          DI, X7
-	VPINSRQ        $0x01, R9, X7, X7
-	VMOVQ          R10, X3
-	VPINSRQ        $0x01, R11, X3, X3
+	VPINSRQ        $0x01, CX, X6, X6
+	VMOVQ          DX, X5
+	VPINSRQ        $0x01, DI, X5, X5
+	VMOVQ          R9, X7
+	VPINSRQ        $0x01, R10, X7, X7
+	VMOVQ          R11, X3
+	VPINSRQ        $0x01, R12, X3, X3
 	VINSERTI128    $0x01, X5, Y6, Y5
 	VINSERTI128    $0x01, X3, Y7, Y3
 	VINSERTI64X4   $0x01, Y3, Z5, Z3
 	VPORQ          960(BX), Z3, Z3
 	VMOVDQU64      Z3, 960(BX)
-	MOVQ           SI, AX
-	SHRQ           $0x20, AX
+	MOVQ           SI, CX
+	SHRQ           $0x20, CX
 	VMOVDQU16      256(BX), Z3
 	VPEXPANDW      Z2, K1, Z3
 	VMOVDQU16      Z3, 256(BX)
@@ -3003,25 +3003,25 @@ admitted:
 	VMOVDQU32      (BX), Z3
 	VPEXPANDD      Z0, K1, Z3
 	VMOVDQU32      Z3, (BX)
-	MOVWLZX        SI, CX
-	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y3
+	MOVWLZX        SI, DX
+	POPCNTL        DX, DX
+	VPBROADCASTD   DX, Y3
 	VPADDD         avx512_37<>+0(SB), Y3, Y3
 	VPERMD         Y0, Y3, Y5
 	VMOVDQU32      64(BX), Z3
 	KSHIFTRQ       $0x10, K1, K1
 	VPEXPANDD      Z5, K1, Z3
 	VMOVDQU32      Z3, 64(BX)
-	TESTQ          AX, AX
+	TESTQ          CX, CX
 	JZ             placed
-	POPCNTL        SI, CX
-	VPBROADCASTW   CX, X3
+	POPCNTL        SI, DX
+	VPBROADCASTW   DX, X3
 	VPADDW         avx512_38<>+0(SB), X3, X3
 	VPERMW         X2, X3, X2
 	VPERMW         X4, X3, X4
 	VPMOVZXWD      X3, Y3
 	VPERMD         Y0, Y3, Y0
-	KMOVQ          AX, K1
+	KMOVQ          CX, K1
 	VMOVDQU16      320(BX), Z3
 	VPEXPANDW      Z2, K1, Z3
 	VMOVDQU16      Z3, 320(BX)
@@ -3031,9 +3031,9 @@ admitted:
 	VMOVDQU32      128(BX), Z3
 	VPEXPANDD      Z0, K1, Z3
 	VMOVDQU32      Z3, 128(BX)
-	MOVWLZX        AX, AX
-	POPCNTL        AX, AX
-	VPBROADCASTD   AX, Y3
+	MOVWLZX        CX, CX
+	POPCNTL        CX, CX
+	VPBROADCASTD   CX, Y3
 	VPADDD         avx512_37<>+0(SB), Y3, Y3
 	VPERMD         Y0, Y3, Y0
 	VMOVDQU32      192(BX), Z3
@@ -3042,6 +3042,9 @@ admitted:
 	VMOVDQU32      Z3, 192(BX)
 
 placed:
+	KMOVQ          K2, CX
+	ANDQ           904(BX), CX
+	MOVQ           CX, 48(AX)
 	MOVQ           s+96(FP), AX
 	VMOVDQU64      960(BX), Z0
 	MOVQ           pages+72(FP), CX
@@ -3131,10 +3134,10 @@ placed:
 	RET
 
 nobody:
-	MOVQ           s+96(FP), AX
+	MOVQ           s+96(FP), CX
 	VMOVDQU64      960(BX), Z0
-	MOVQ           pages+72(FP), CX
-	VPMOVZXWQ      (CX), Z1
+	MOVQ           pages+72(FP), DX
+	VPMOVZXWQ      (DX), Z1
 	VPTESTMQ       Z1, Z1, K1
 	VPBROADCASTQ   904(BX), Z3
 	VPANDNQ.Z      Z0, Z3, K1, Z0
@@ -3162,7 +3165,7 @@ nobody:
 	VPSUBQ         Z3, Z6, Z3
 	VPMULUDQ.Z     Z1, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
-	VMOVDQU        Y3, 32(AX)
+	VMOVDQU        Y3, 32(CX)
 	VMOVDQA64.Z    Z4, K1, Z4
 	VEXTRACTI64X4  $0x01, Z4, Y3
 	VPOR           Y4, Y3, Y3
@@ -3171,7 +3174,7 @@ nobody:
 	VPSHUFD        $0x4e, X2, X3
 	VPOR           X3, X2, X2
 	VMOVQ          X2, X2
-	VMOVDQU        Y2, 64(AX)
+	VMOVDQU        Y2, 64(CX)
 	VPBROADCASTQ   912(BX), Z2
 	VPBROADCASTQ   920(BX), Z3
 	VPBROADCASTQ   960(BX), Z4
@@ -3189,14 +3192,14 @@ nobody:
 	VPTESTMQ       Z5, Z5, K1
 	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z2
 	VPMOVQB        Z6, X0
-	VMOVQ          X0, 104(AX)
+	VMOVQ          X0, 104(CX)
 	VPMOVQB        Z2, X0
-	VMOVQ          X0, 112(AX)
+	VMOVQ          X0, 112(CX)
 	VPMULUDQ       Z1, Z6, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
-	VMOVDQU        Y1, (AX)
+	VMOVDQU        Y1, (CX)
 	VPMULUDQ       Z0, Z2, Z2
 	VPUNPCKLDQ     Z2, Z0, Z1
 	VPUNPCKHDQ     Z2, Z0, Z2
@@ -3211,17 +3214,18 @@ nobody:
 	VPADDD         Y0, Y1, Y1
 	VEXTRACTI128   $0x01, Y1, X0
 	VPADDD         X1, X0, X0
-	VMOVQ          X0, 96(AX)
-	XORL           AX, AX
-	MOVL           AX, retained+112(FP)
+	VMOVQ          X0, 96(CX)
+	XORL           CX, CX
+	MOVQ           CX, 48(AX)
+	MOVL           CX, retained+112(FP)
 	MOVB           $0x01, AL
 	MOVB           AL, entered+116(FP)
 	VZEROUPPER
 	RET
 
 many:
-	XORL AX, AX
-	MOVL AX, retained+112(FP)
+	XORL CX, CX
+	MOVL CX, retained+112(FP)
 	MOVB $0x00, AL
 	MOVB AL, entered+116(FP)
 	VZEROUPPER
@@ -4194,9 +4198,9 @@ line:
 // func rowsAVX512(dst *float32, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
 TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
-	MOVQ           b+16(FP), AX
-	MOVQ           v+24(FP), CX
-	VMOVDQU64      896(AX), Z0
+	MOVQ           v+24(FP), AX
+	MOVQ           b+16(FP), CX
+	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_62<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_63<>+0(SB), Z1
@@ -4204,34 +4208,32 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU8       Z0, (SP)
 	VMOVDQU32      avx512_64<>+0(SB), Z0
 	VMOVDQU32      avx512_65<>+0(SB), Z1
-	VMOVDQU32      avx512_66<>+0(SB), Z4
-	VMOVDQU32      avx512_67<>+0(SB), Z5
-	VMOVDQU32      avx512_68<>+0(SB), Z6
-	MOVQ           (CX), DX
-	VPMOVZXWD      (DX), Y2
-	VMOVDQA32      Z2, Z7
-	MOVQ           8(CX), DX
-	VMOVDQU32      (DX), Y2
-	VMOVDQA32      Z2, Z2
-	VPBROADCASTD   32(CX), Z8
-	VBROADCASTSS   36(CX), Z9
-	VPBROADCASTD   40(CX), Z10
+	VMOVDQU32      avx512_66<>+0(SB), Z5
+	VMOVDQU32      avx512_67<>+0(SB), Z6
+	VMOVDQU32      avx512_68<>+0(SB), Z7
 	VBROADCASTSS   avx512_69<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
-	MOVQ           896(AX), DX
-	MOVQ           904(AX), BX
-	ANDNQ          DX, BX, BX
-	MOVQ           16(CX), SI
-	ANDQ           SI, BX
-	MOVQ           BX, 64(SP)
-	MOVQ           24(CX), CX
-	ANDQ           CX, DX
-	MOVQ           DX, 72(SP)
-	XORQ           CX, CX
 	XORQ           DX, DX
-	MOVQ           dst+0(FP), BX
+	XORQ           BX, BX
+	MOVQ           (AX), SI
+	VPMOVZXWD      (SI), Y2
+	MOVQ           8(AX), SI
+	VMOVDQU32      (SI), Y3
+	VPBROADCASTD   32(AX), Z8
+	VBROADCASTSS   36(AX), Z9
+	VPBROADCASTD   40(AX), Z10
+	MOVQ           896(CX), SI
+	MOVQ           904(CX), DI
+	ANDNQ          SI, DI, DI
+	MOVQ           16(AX), R8
+	ANDQ           R8, DI
+	MOVQ           DI, 64(SP)
+	MOVQ           24(AX), AX
+	ANDQ           AX, SI
+	MOVQ           SI, 72(SP)
+	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	LZCNTQ         896(AX), DI
+	LZCNTQ         896(CX), DI
 	NEGQ           DI
 	ADDQ           $0x4f, DI
 	SHRQ           $0x04, DI
@@ -4239,24 +4241,24 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	CMOVQCS        SI, DI
 	IMUL3Q         $0x00000300, DI, R8
 	IMUL3Q         $0x00000300, SI, SI
-	ADDQ           BX, R8
-	ADDQ           BX, SI
-	VPXORD         Z3, Z3, Z3
+	ADDQ           AX, R8
+	ADDQ           AX, SI
+	VPXORD         Z4, Z4, Z4
 	JMP            left
 
 empty:
-	VMOVUPS Z3, (R8)
-	VMOVUPS Z3, 64(R8)
-	VMOVUPS Z3, 128(R8)
-	VMOVUPS Z3, 192(R8)
-	VMOVUPS Z3, 256(R8)
-	VMOVUPS Z3, 320(R8)
-	VMOVUPS Z3, 384(R8)
-	VMOVUPS Z3, 448(R8)
-	VMOVUPS Z3, 512(R8)
-	VMOVUPS Z3, 576(R8)
-	VMOVUPS Z3, 640(R8)
-	VMOVUPS Z3, 704(R8)
+	VMOVUPS Z4, (R8)
+	VMOVUPS Z4, 64(R8)
+	VMOVUPS Z4, 128(R8)
+	VMOVUPS Z4, 192(R8)
+	VMOVUPS Z4, 256(R8)
+	VMOVUPS Z4, 320(R8)
+	VMOVUPS Z4, 384(R8)
+	VMOVUPS Z4, 448(R8)
+	VMOVUPS Z4, 512(R8)
+	VMOVUPS Z4, 576(R8)
+	VMOVUPS Z4, 640(R8)
+	VMOVUPS Z4, 704(R8)
 	ADDQ    $0x00000300, R8
 
 left:
@@ -4266,50 +4268,50 @@ left:
 	JZ    end
 
 group:
-	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z15
-	VPMOVZXBD    704(AX)(CX*1), Z22
-	VPMOVZXBD    (SP)(CX*1), Z16
+	KMOVW        896(CX)(BX*1), K1
+	VMOVDQU32    (CX)(DX*4), Z15
+	VPMOVZXBD    704(CX)(DX*1), Z22
+	VPMOVZXBD    (SP)(DX*1), Z16
 	VPADDD       Z12, Z15, Z17
 	VPSRLD       $0x07, Z17, Z17
-	VPERMD       Z7, Z22, Z3
-	VPSUBD       Z3, Z17, Z17
-	VPERMD       Z1, Z16, Z3
-	VPMULLD      Z3, Z17, Z17
-	VPERMPS      Z0, Z16, Z3
+	VPERMD       Z2, Z22, Z4
+	VPSUBD       Z4, Z17, Z17
+	VPERMD       Z1, Z16, Z4
+	VPMULLD      Z4, Z17, Z17
+	VPERMPS      Z0, Z16, Z4
 	VPMINUD      Z8, Z17, Z13
 	VCVTUDQ2PS   Z13, Z13
 	VMULPS       Z9, Z13, Z13
-	KMOVW        64(SP)(DX*1), K2
-	VPERMD.Z     Z2, Z22, K2, Z14
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z3, Z22, K2, Z14
 	VPADDD       Z17, Z14, Z14
 	VPMINUD      Z8, Z14, Z14
 	VCVTUDQ2PS   Z14, Z14
 	VMULPS       Z9, Z14, Z14
-	VPERMPS      Z4, Z16, Z23
-	KMOVW        72(SP)(DX*1), K2
+	VPERMPS      Z5, Z16, Z23
+	KMOVW        72(SP)(BX*1), K2
 	VBROADCASTSS avx512_70<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z5, Z16, Z18
-	KMOVW        960(AX)(DX*1), K2
+	VPERMPS      Z6, Z16, Z18
+	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
-	VPERMPS      Z6, Z16, Z19
-	VPMOVZXWD    256(AX)(CX*2), Z16
+	VPERMPS      Z7, Z16, Z19
+	VPMOVZXWD    256(CX)(DX*2), Z16
 	VPADDD       Z15, Z16, Z16
 	VCVTUDQ2PS   Z15, Z15
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z16
+	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
 	VPMINUD.BCST avx512_71<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
 	VMULPS.BCST  avx512_72<>+0(SB), Z16, Z16
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z17
+	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
 	VMULPS.BCST  avx512_73<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z20
+	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
 	VMULPS.BCST  avx512_74<>+0(SB), Z20, Z20
-	VPMOVSXWD    384(AX)(CX*2), Z21
+	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
 	VPMINUD.BCST avx512_75<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
@@ -4317,14 +4319,14 @@ group:
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
 	VMULPS.BCST  avx512_77<>+0(SB), Z22, Z22
-	VUNPCKLPS    Z13, Z3, Z24
-	VUNPCKHPS    Z13, Z3, Z3
+	VUNPCKLPS    Z13, Z4, Z24
+	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
 	VUNPCKHPS    Z15, Z14, Z14
 	VUNPCKLPD    Z13, Z24, Z15
 	VUNPCKHPD    Z13, Z24, Z13
-	VUNPCKLPD    Z14, Z3, Z24
-	VUNPCKHPD    Z14, Z3, Z3
+	VUNPCKLPD    Z14, Z4, Z24
+	VUNPCKHPD    Z14, Z4, Z4
 	VUNPCKLPS    Z17, Z16, Z14
 	VUNPCKHPS    Z17, Z16, Z16
 	VUNPCKLPS    Z19, Z18, Z17
@@ -4357,29 +4359,29 @@ group:
 	VSHUFF32X4   $0xdd, Z18, Z15, Z15
 	VSHUFF32X4   $0x88, Z17, Z14, Z18
 	VSHUFF32X4   $0xdd, Z17, Z14, Z14
-	VSHUFF32X4   $0x44, Z3, Z21, Z17
-	VSHUFF32X4   $0xee, Z3, Z21, Z3
+	VSHUFF32X4   $0x44, Z4, Z21, Z17
+	VSHUFF32X4   $0xee, Z4, Z21, Z4
 	VSHUFF32X4   $0x44, Z20, Z16, Z21
 	VSHUFF32X4   $0xee, Z20, Z16, Z16
 	VSHUFF32X4   $0x88, Z21, Z17, Z20
 	VSHUFF32X4   $0xdd, Z21, Z17, Z17
-	VSHUFF32X4   $0x88, Z16, Z3, Z21
-	VSHUFF32X4   $0xdd, Z16, Z3, Z3
-	VMOVUPS      Z23, (BX)
-	VMOVUPS      Z24, 64(BX)
-	VMOVUPS      Z20, 128(BX)
-	VMOVUPS      Z19, 192(BX)
-	VMOVUPS      Z15, 256(BX)
-	VMOVUPS      Z17, 320(BX)
-	VMOVUPS      Z22, 384(BX)
-	VMOVUPS      Z18, 448(BX)
-	VMOVUPS      Z21, 512(BX)
-	VMOVUPS      Z13, 576(BX)
-	VMOVUPS      Z14, 640(BX)
-	VMOVUPS      Z3, 704(BX)
-	ADDQ         $0x10, CX
-	ADDQ         $0x02, DX
-	ADDQ         $0x00000300, BX
+	VSHUFF32X4   $0x88, Z16, Z4, Z21
+	VSHUFF32X4   $0xdd, Z16, Z4, Z4
+	VMOVUPS      Z23, (AX)
+	VMOVUPS      Z24, 64(AX)
+	VMOVUPS      Z20, 128(AX)
+	VMOVUPS      Z19, 192(AX)
+	VMOVUPS      Z15, 256(AX)
+	VMOVUPS      Z17, 320(AX)
+	VMOVUPS      Z22, 384(AX)
+	VMOVUPS      Z18, 448(AX)
+	VMOVUPS      Z21, 512(AX)
+	VMOVUPS      Z13, 576(AX)
+	VMOVUPS      Z14, 640(AX)
+	VMOVUPS      Z4, 704(AX)
+	ADDQ         $0x10, DX
+	ADDQ         $0x02, BX
+	ADDQ         $0x00000300, AX
 	DECQ         DI
 	JNZ          group
 
@@ -4639,9 +4641,9 @@ GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
 TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
-	MOVQ           b+24(FP), AX
-	MOVQ           v+32(FP), CX
-	VMOVDQU64      896(AX), Z0
+	MOVQ           v+32(FP), AX
+	MOVQ           b+24(FP), CX
+	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_62<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_63<>+0(SB), Z1
@@ -4649,43 +4651,41 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	VMOVDQU8       Z0, (SP)
 	VMOVDQU32      avx512_64<>+0(SB), Z0
 	VMOVDQU32      avx512_65<>+0(SB), Z1
-	VMOVDQU32      avx512_66<>+0(SB), Z3
-	VMOVDQU32      avx512_67<>+0(SB), Z4
-	VMOVDQU32      avx512_68<>+0(SB), Z5
-	MOVQ           (CX), DX
-	VPMOVZXWD      (DX), Y2
-	VMOVDQA32      Z2, Z6
-	MOVQ           8(CX), DX
-	VMOVDQU32      (DX), Y2
-	VMOVDQA32      Z2, Z2
-	VPBROADCASTD   32(CX), Z7
-	VBROADCASTSS   36(CX), Z8
-	VPBROADCASTD   40(CX), Z9
+	VMOVDQU32      avx512_66<>+0(SB), Z4
+	VMOVDQU32      avx512_67<>+0(SB), Z5
+	VMOVDQU32      avx512_68<>+0(SB), Z6
 	VBROADCASTSS   avx512_69<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
-	MOVQ           896(AX), DX
-	MOVQ           904(AX), BX
-	ANDNQ          DX, BX, BX
-	MOVQ           16(CX), SI
-	ANDQ           SI, BX
-	MOVQ           BX, 64(SP)
-	MOVQ           24(CX), CX
-	ANDQ           CX, DX
-	MOVQ           DX, 72(SP)
-	XORQ           CX, CX
 	XORQ           DX, DX
-	MOVQ           dst+0(FP), BX
+	XORQ           BX, BX
+	MOVQ           (AX), SI
+	VPMOVZXWD      (SI), Y2
+	MOVQ           8(AX), SI
+	VMOVDQU32      (SI), Y3
+	VPBROADCASTD   32(AX), Z7
+	VBROADCASTSS   36(AX), Z8
+	VPBROADCASTD   40(AX), Z9
+	MOVQ           896(CX), SI
+	MOVQ           904(CX), DI
+	ANDNQ          SI, DI, DI
+	MOVQ           16(AX), R8
+	ANDQ           R8, DI
+	MOVQ           DI, 64(SP)
+	MOVQ           24(AX), AX
+	ANDQ           AX, SI
+	MOVQ           SI, 72(SP)
+	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
 
 group:
-	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z15
-	VPMOVZXBD    704(AX)(CX*1), Z22
-	VPMOVZXBD    (SP)(CX*1), Z16
+	KMOVW        896(CX)(BX*1), K1
+	VMOVDQU32    (CX)(DX*4), Z15
+	VPMOVZXBD    704(CX)(DX*1), Z22
+	VPMOVZXBD    (SP)(DX*1), Z16
 	VPADDD       Z11, Z15, Z17
 	VPSRLD       $0x07, Z17, Z17
-	VPERMD       Z6, Z22, Z12
+	VPERMD       Z2, Z22, Z12
 	VPSUBD       Z12, Z17, Z17
 	VPERMD       Z1, Z16, Z12
 	VPMULLD      Z12, Z17, Z17
@@ -4693,36 +4693,36 @@ group:
 	VPMINUD      Z7, Z17, Z13
 	VCVTUDQ2PS   Z13, Z13
 	VMULPS       Z8, Z13, Z13
-	KMOVW        64(SP)(DX*1), K2
-	VPERMD.Z     Z2, Z22, K2, Z14
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z3, Z22, K2, Z14
 	VPADDD       Z17, Z14, Z14
 	VPMINUD      Z7, Z14, Z14
 	VCVTUDQ2PS   Z14, Z14
 	VMULPS       Z8, Z14, Z14
-	VPERMPS      Z3, Z16, Z23
-	KMOVW        72(SP)(DX*1), K2
+	VPERMPS      Z4, Z16, Z23
+	KMOVW        72(SP)(BX*1), K2
 	VBROADCASTSS avx512_70<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z4, Z16, Z18
-	KMOVW        960(AX)(DX*1), K2
+	VPERMPS      Z5, Z16, Z18
+	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
-	VPERMPS      Z5, Z16, Z19
-	VPMOVZXWD    256(AX)(CX*2), Z16
+	VPERMPS      Z6, Z16, Z19
+	VPMOVZXWD    256(CX)(DX*2), Z16
 	VPADDD       Z15, Z16, Z16
 	VCVTUDQ2PS   Z15, Z15
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z16
+	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
 	VPMINUD.BCST avx512_71<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
 	VMULPS.BCST  avx512_72<>+0(SB), Z16, Z16
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z17
+	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
 	VMULPS.BCST  avx512_73<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z20
+	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
 	VMULPS.BCST  avx512_74<>+0(SB), Z20, Z20
-	VPMOVSXWD    384(AX)(CX*2), Z21
+	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
 	VPMINUD.BCST avx512_75<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
@@ -4730,7 +4730,7 @@ group:
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
 	VMULPS.BCST  avx512_77<>+0(SB), Z22, Z22
-	MOVQ         BX, R8
+	MOVQ         AX, R8
 	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
 	VMOVUPS      Z13, (R8)
@@ -4755,148 +4755,205 @@ group:
 	ADDQ         SI, R8
 	VMOVUPS      Z23, (R8)
 	ADDQ         SI, R8
-	ADDQ         $0x10, CX
-	ADDQ         $0x02, DX
-	ADDQ         $0x40, BX
+	ADDQ         $0x10, DX
+	ADDQ         $0x02, BX
+	ADDQ         $0x40, AX
 	DECQ         DI
 	JNZ          group
 	VZEROUPPER
 	RET
 
-// func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
-TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
+// func observeAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·observeAVX512(SB), NOSPLIT, $136-72
 	MOVQ           b+16(FP), AX
-	MOVQ           v+24(FP), CX
+	MOVQ           l+24(FP), CX
+	MOVQ           s+32(FP), DX
+	MOVQ           f+40(FP), BX
+	MOVLQZX        budget+56(FP), SI
+	MOVL           SI, 4(SP)
+	MOVL           32(CX), DI
+	MOVL           36(CX), R8
+	ADDL           R8, DI
+	LEAL           (SI)(SI*1), SI
+	CMPL           DI, SI
+	CMOVLHI        SI, DI
+	MOVL           DI, (SP)
+	CMPL           R8, SI
+	CMOVLHI        SI, R8
+	MOVL           R8, 48(SP)
+	MOVL           48(CX), DI
+	ADDL           SI, SI
+	CMPL           DI, SI
+	CMOVLHI        SI, DI
+	MOVL           DI, 28(SP)
+	MOVL           64(BX), BX
+	SUBL           16(CX), BX
+	MOVL           BX, 8(SP)
+	MOVL           116(CX), BX
+	MOVL           BX, 12(SP)
+	MOVL           20(CX), BX
+	MOVL           BX, 16(SP)
+	MOVL           24(CX), BX
+	MOVL           BX, 20(SP)
+	MOVLQSX        oldest+68(FP), BX
+	MOVL           BX, 24(SP)
+	MOVQ           896(AX), BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 32(SP)
+	MOVQ           928(AX), BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 36(SP)
+	MOVQ           936(AX), BX
+	MOVQ           944(AX), SI
+	ORQ            SI, BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 40(SP)
+	MOVQ           904(AX), BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 44(SP)
+	MOVL           88(CX), BX
+	MOVL           $0x00000010, SI
+	CMPL           BX, SI
+	CMOVLHI        SI, BX
+	MOVL           BX, 52(SP)
+	MOVQ           8(CX), BX
+	MOVLQZX        norm+64(FP), SI
+	CMPQ           BX, SI
+	CMOVQHI        SI, BX
+	MOVL           BX, 56(SP)
+	MOVL           52(CX), BX
+	MOVL           $0x000005dc, SI
+	CMPL           BX, SI
+	CMOVLHI        SI, BX
+	MOVL           BX, 60(SP)
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU8       avx512_62<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_63<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
-	VMOVDQU8       Z0, (SP)
+	VMOVDQU8       Z0, 64(SP)
 	VMOVDQU32      avx512_64<>+0(SB), Z0
 	VMOVDQU32      avx512_65<>+0(SB), Z1
-	VMOVDQU32      avx512_66<>+0(SB), Z4
-	VMOVDQU32      avx512_67<>+0(SB), Z5
-	VMOVDQU32      avx512_68<>+0(SB), Z6
-	MOVQ           (CX), DX
-	VPMOVZXWD      (DX), Y2
-	VMOVDQA32      Z2, Z7
-	MOVQ           8(CX), DX
-	VMOVDQU32      (DX), Y2
-	VMOVDQA32      Z2, Z2
-	VPBROADCASTD   32(CX), Z8
-	VBROADCASTSS   36(CX), Z9
-	VPBROADCASTD   40(CX), Z10
-	VBROADCASTSS   avx512_69<>+0(SB), Z11
-	VPBROADCASTD   avx512_6<>+0(SB), Z12
-	MOVQ           896(AX), DX
-	MOVQ           904(AX), BX
-	ANDNQ          DX, BX, BX
-	MOVQ           16(CX), SI
-	ANDQ           SI, BX
-	MOVQ           BX, 64(SP)
-	MOVQ           24(CX), CX
-	ANDQ           CX, DX
-	MOVQ           DX, 72(SP)
-	XORQ           CX, CX
-	XORQ           DX, DX
-	MOVQ           dst+0(FP), BX
-	MOVQ           groups+8(FP), SI
+	VMOVDQU32      avx512_66<>+0(SB), Z6
+	VMOVDQU32      avx512_67<>+0(SB), Z7
+	VMOVDQU32      avx512_68<>+0(SB), Z8
+	VBROADCASTSS   avx512_69<>+0(SB), Z10
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	XORQ           BX, BX
+	XORQ           SI, SI
+	MOVQ           pages+48(FP), DI
+	VPMOVZXWD      (DI), Y2
+	VMOVDQU32      32(DX), Y3
+	VPBROADCASTD   16(CX), Z9
+	MOVLQZX        budget+56(FP), CX
+	VCVTUSI2SSL    CX, X4, X4
+	VMOVSS         avx512_69<>+0(SB), X12
+	VDIVSS         X4, X12, X4
+	VBROADCASTSS   X4, Z12
+	ADDL           CX, CX
+	VPBROADCASTD   CX, Z4
+	MOVQ           896(AX), CX
+	MOVQ           904(AX), DI
+	ANDNQ          CX, DI, CX
+	MOVQ           64(DX), DX
+	ANDQ           DX, CX
+	MOVQ           CX, 128(SP)
+	MOVQ           dst+0(FP), CX
+	LEAQ           64(CX), CX
+	MOVQ           groups+8(FP), DX
 	LZCNTQ         896(AX), DI
 	NEGQ           DI
 	ADDQ           $0x4f, DI
 	SHRQ           $0x04, DI
-	CMPQ           SI, DI
-	CMOVQCS        SI, DI
+	CMPQ           DX, DI
+	CMOVQCS        DX, DI
 	IMUL3Q         $0x00000300, DI, R8
-	IMUL3Q         $0x00000300, SI, SI
-	ADDQ           BX, R8
-	ADDQ           BX, SI
-	VPXORD         Z3, Z3, Z3
+	IMUL3Q         $0x00000300, DX, DX
+	ADDQ           CX, R8
+	ADDQ           CX, DX
+	VPXORD         Z5, Z5, Z5
 	JMP            left
 
 empty:
-	VMOVNTPS Z3, (R8)
-	VMOVNTPS Z3, 64(R8)
-	VMOVNTPS Z3, 128(R8)
-	VMOVNTPS Z3, 192(R8)
-	VMOVNTPS Z3, 256(R8)
-	VMOVNTPS Z3, 320(R8)
-	VMOVNTPS Z3, 384(R8)
-	VMOVNTPS Z3, 448(R8)
-	VMOVNTPS Z3, 512(R8)
-	VMOVNTPS Z3, 576(R8)
-	VMOVNTPS Z3, 640(R8)
-	VMOVNTPS Z3, 704(R8)
-	ADDQ     $0x00000300, R8
+	VMOVUPS Z5, (R8)
+	VMOVUPS Z5, 64(R8)
+	VMOVUPS Z5, 128(R8)
+	VMOVUPS Z5, 192(R8)
+	VMOVUPS Z5, 256(R8)
+	VMOVUPS Z5, 320(R8)
+	VMOVUPS Z5, 384(R8)
+	VMOVUPS Z5, 448(R8)
+	VMOVUPS Z5, 512(R8)
+	VMOVUPS Z5, 576(R8)
+	VMOVUPS Z5, 640(R8)
+	VMOVUPS Z5, 704(R8)
+	ADDQ    $0x00000300, R8
 
 left:
-	CMPQ  R8, SI
+	CMPQ  R8, DX
 	JCS   empty
 	TESTQ DI, DI
 	JZ    end
 
 group:
-	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z15
-	VPMOVZXBD    704(AX)(CX*1), Z22
-	VPMOVZXBD    (SP)(CX*1), Z16
-	VPADDD       Z12, Z15, Z17
+	KMOVW        896(AX)(SI*1), K1
+	VMOVDQU32    (AX)(BX*4), Z15
+	VPMOVZXBD    704(AX)(BX*1), Z22
+	VPMOVZXBD    64(SP)(BX*1), Z16
+	VPADDD       Z11, Z15, Z17
 	VPSRLD       $0x07, Z17, Z17
-	VPERMD       Z7, Z22, Z3
-	VPSUBD       Z3, Z17, Z17
-	VPERMD       Z1, Z16, Z3
-	VPMULLD      Z3, Z17, Z17
-	VPERMPS      Z0, Z16, Z3
-	VPMINUD      Z8, Z17, Z13
+	VPERMD       Z2, Z22, Z5
+	VPSUBD       Z5, Z17, Z17
+	VPERMD       Z1, Z16, Z5
+	VPMULLD      Z5, Z17, Z17
+	VPERMPS      Z0, Z16, Z5
+	VPMINUD      Z4, Z17, Z13
 	VCVTUDQ2PS   Z13, Z13
-	VMULPS       Z9, Z13, Z13
-	KMOVW        64(SP)(DX*1), K2
-	VPERMD.Z     Z2, Z22, K2, Z14
+	VMULPS       Z12, Z13, Z13
+	KMOVW        128(SP)(SI*1), K2
+	VPERMD.Z     Z3, Z22, K2, Z14
 	VPADDD       Z17, Z14, Z14
-	VPMINUD      Z8, Z14, Z14
+	VPMINUD      Z4, Z14, Z14
 	VCVTUDQ2PS   Z14, Z14
-	VMULPS       Z9, Z14, Z14
-	VPERMPS      Z4, Z16, Z23
-	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_70<>+0(SB), K2, Z23
+	VMULPS       Z12, Z14, Z14
+	VPERMPS      Z6, Z16, Z23
 	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z5, Z16, Z18
-	KMOVW        960(AX)(DX*1), K2
-	VMOVAPS      Z11, K2, Z18
-	VPERMPS      Z6, Z16, Z19
-	VPMOVZXWD    256(AX)(CX*2), Z16
+	VPERMPS      Z7, Z16, Z18
+	KMOVW        960(AX)(SI*1), K2
+	VMOVAPS      Z10, K2, Z18
+	VPERMPS      Z8, Z16, Z19
+	VPMOVZXWD    256(AX)(BX*2), Z16
 	VPADDD       Z15, Z16, Z16
 	VCVTUDQ2PS   Z15, Z15
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z16
+	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z16
 	VPMINUD.BCST avx512_71<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
 	VMULPS.BCST  avx512_72<>+0(SB), Z16, Z16
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z17
+	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
 	VMULPS.BCST  avx512_73<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z20
+	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
 	VMULPS.BCST  avx512_74<>+0(SB), Z20, Z20
-	VPMOVSXWD    384(AX)(CX*2), Z21
-	VPSUBD.Z     Z21, Z10, K1, Z21
+	VPMOVSXWD    384(AX)(BX*2), Z21
+	VPSUBD.Z     Z21, Z9, K1, Z21
 	VPMINUD.BCST avx512_75<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
 	VMULPS.BCST  avx512_76<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
 	VMULPS.BCST  avx512_77<>+0(SB), Z22, Z22
-	VUNPCKLPS    Z13, Z3, Z24
-	VUNPCKHPS    Z13, Z3, Z3
+	VUNPCKLPS    Z13, Z5, Z24
+	VUNPCKHPS    Z13, Z5, Z5
 	VUNPCKLPS    Z15, Z14, Z13
 	VUNPCKHPS    Z15, Z14, Z14
 	VUNPCKLPD    Z13, Z24, Z15
 	VUNPCKHPD    Z13, Z24, Z13
-	VUNPCKLPD    Z14, Z3, Z24
-	VUNPCKHPD    Z14, Z3, Z3
+	VUNPCKLPD    Z14, Z5, Z24
+	VUNPCKHPD    Z14, Z5, Z5
 	VUNPCKLPS    Z17, Z16, Z14
 	VUNPCKHPS    Z17, Z16, Z16
 	VUNPCKLPS    Z19, Z18, Z17
@@ -4929,29 +4986,243 @@ group:
 	VSHUFF32X4   $0xdd, Z18, Z15, Z15
 	VSHUFF32X4   $0x88, Z17, Z14, Z18
 	VSHUFF32X4   $0xdd, Z17, Z14, Z14
-	VSHUFF32X4   $0x44, Z3, Z21, Z17
-	VSHUFF32X4   $0xee, Z3, Z21, Z3
+	VSHUFF32X4   $0x44, Z5, Z21, Z17
+	VSHUFF32X4   $0xee, Z5, Z21, Z5
 	VSHUFF32X4   $0x44, Z20, Z16, Z21
 	VSHUFF32X4   $0xee, Z20, Z16, Z16
 	VSHUFF32X4   $0x88, Z21, Z17, Z20
 	VSHUFF32X4   $0xdd, Z21, Z17, Z17
-	VSHUFF32X4   $0x88, Z16, Z3, Z21
-	VSHUFF32X4   $0xdd, Z16, Z3, Z3
-	VMOVNTPS     Z23, (BX)
-	VMOVNTPS     Z24, 64(BX)
-	VMOVNTPS     Z20, 128(BX)
-	VMOVNTPS     Z19, 192(BX)
-	VMOVNTPS     Z15, 256(BX)
-	VMOVNTPS     Z17, 320(BX)
-	VMOVNTPS     Z22, 384(BX)
-	VMOVNTPS     Z18, 448(BX)
-	VMOVNTPS     Z21, 512(BX)
-	VMOVNTPS     Z13, 576(BX)
-	VMOVNTPS     Z14, 640(BX)
-	VMOVNTPS     Z3, 704(BX)
-	ADDQ         $0x10, CX
-	ADDQ         $0x02, DX
-	ADDQ         $0x00000300, BX
+	VSHUFF32X4   $0x88, Z16, Z5, Z21
+	VSHUFF32X4   $0xdd, Z16, Z5, Z5
+	VMOVUPS      Z23, (CX)
+	VMOVUPS      Z24, 64(CX)
+	VMOVUPS      Z20, 128(CX)
+	VMOVUPS      Z19, 192(CX)
+	VMOVUPS      Z15, 256(CX)
+	VMOVUPS      Z17, 320(CX)
+	VMOVUPS      Z22, 384(CX)
+	VMOVUPS      Z18, 448(CX)
+	VMOVUPS      Z21, 512(CX)
+	VMOVUPS      Z13, 576(CX)
+	VMOVUPS      Z14, 640(CX)
+	VMOVUPS      Z5, 704(CX)
+	ADDQ         $0x10, BX
+	ADDQ         $0x02, SI
+	ADDQ         $0x00000300, CX
+	DECQ         DI
+	JNZ          group
+
+end:
+	MOVQ         f+40(FP), AX
+	VMOVDQU32    (SP), Z0
+	VMOVDQU32    (AX), Z1
+	MOVL         $0x00001081, AX
+	KMOVW        AX, K1
+	MOVLQZX      budget+56(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00000002, AX
+	KMOVW        AX, K1
+	MOVLQZX      capacity+60(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00004000, AX
+	KMOVW        AX, K1
+	MOVLQZX      norm+64(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	VCVTDQ2PS    Z0, Z0
+	VCVTDQ2PS    Z1, Z1
+	VDIVPS       Z1, Z0, Z0
+	MOVQ         dst+0(FP), AX
+	VMOVUPS      Z0, (AX)
+	VZEROUPPER
+	RET
+
+// func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
+TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
+	MOVQ           v+24(FP), AX
+	MOVQ           b+16(FP), CX
+	VMOVDQU64      896(CX), Z0
+	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_63<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	VMOVDQU32      avx512_64<>+0(SB), Z0
+	VMOVDQU32      avx512_65<>+0(SB), Z1
+	VMOVDQU32      avx512_66<>+0(SB), Z5
+	VMOVDQU32      avx512_67<>+0(SB), Z6
+	VMOVDQU32      avx512_68<>+0(SB), Z7
+	VBROADCASTSS   avx512_69<>+0(SB), Z11
+	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	XORQ           DX, DX
+	XORQ           BX, BX
+	MOVQ           (AX), SI
+	VPMOVZXWD      (SI), Y2
+	MOVQ           8(AX), SI
+	VMOVDQU32      (SI), Y3
+	VPBROADCASTD   32(AX), Z8
+	VBROADCASTSS   36(AX), Z9
+	VPBROADCASTD   40(AX), Z10
+	MOVQ           896(CX), SI
+	MOVQ           904(CX), DI
+	ANDNQ          SI, DI, DI
+	MOVQ           16(AX), R8
+	ANDQ           R8, DI
+	MOVQ           DI, 64(SP)
+	MOVQ           24(AX), AX
+	ANDQ           AX, SI
+	MOVQ           SI, 72(SP)
+	MOVQ           dst+0(FP), AX
+	MOVQ           groups+8(FP), SI
+	LZCNTQ         896(CX), DI
+	NEGQ           DI
+	ADDQ           $0x4f, DI
+	SHRQ           $0x04, DI
+	CMPQ           SI, DI
+	CMOVQCS        SI, DI
+	IMUL3Q         $0x00000300, DI, R8
+	IMUL3Q         $0x00000300, SI, SI
+	ADDQ           AX, R8
+	ADDQ           AX, SI
+	VPXORD         Z4, Z4, Z4
+	JMP            left
+
+empty:
+	VMOVNTPS Z4, (R8)
+	VMOVNTPS Z4, 64(R8)
+	VMOVNTPS Z4, 128(R8)
+	VMOVNTPS Z4, 192(R8)
+	VMOVNTPS Z4, 256(R8)
+	VMOVNTPS Z4, 320(R8)
+	VMOVNTPS Z4, 384(R8)
+	VMOVNTPS Z4, 448(R8)
+	VMOVNTPS Z4, 512(R8)
+	VMOVNTPS Z4, 576(R8)
+	VMOVNTPS Z4, 640(R8)
+	VMOVNTPS Z4, 704(R8)
+	ADDQ     $0x00000300, R8
+
+left:
+	CMPQ  R8, SI
+	JCS   empty
+	TESTQ DI, DI
+	JZ    end
+
+group:
+	KMOVW        896(CX)(BX*1), K1
+	VMOVDQU32    (CX)(DX*4), Z15
+	VPMOVZXBD    704(CX)(DX*1), Z22
+	VPMOVZXBD    (SP)(DX*1), Z16
+	VPADDD       Z12, Z15, Z17
+	VPSRLD       $0x07, Z17, Z17
+	VPERMD       Z2, Z22, Z4
+	VPSUBD       Z4, Z17, Z17
+	VPERMD       Z1, Z16, Z4
+	VPMULLD      Z4, Z17, Z17
+	VPERMPS      Z0, Z16, Z4
+	VPMINUD      Z8, Z17, Z13
+	VCVTUDQ2PS   Z13, Z13
+	VMULPS       Z9, Z13, Z13
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z3, Z22, K2, Z14
+	VPADDD       Z17, Z14, Z14
+	VPMINUD      Z8, Z14, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z9, Z14, Z14
+	VPERMPS      Z5, Z16, Z23
+	KMOVW        72(SP)(BX*1), K2
+	VBROADCASTSS avx512_70<>+0(SB), K2, Z23
+	VPSRLD       $0x04, Z16, Z16
+	VPERMPS      Z6, Z16, Z18
+	KMOVW        960(CX)(BX*1), K2
+	VMOVAPS      Z11, K2, Z18
+	VPERMPS      Z7, Z16, Z19
+	VPMOVZXWD    256(CX)(DX*2), Z16
+	VPADDD       Z15, Z16, Z16
+	VCVTUDQ2PS   Z15, Z15
+	VCVTUDQ2PS   Z16, Z16
+	VDIVPS.Z     Z16, Z15, K1, Z15
+	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
+	VPMINUD.BCST avx512_71<>+0(SB), Z16, Z16
+	VCVTDQ2PS    Z16, Z16
+	VMULPS.BCST  avx512_72<>+0(SB), Z16, Z16
+	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_73<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_74<>+0(SB), Z20, Z20
+	VPMOVSXWD    384(CX)(DX*2), Z21
+	VPSUBD.Z     Z21, Z10, K1, Z21
+	VPMINUD.BCST avx512_75<>+0(SB), Z21, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_76<>+0(SB), Z21, Z21
+	VMOVDQA32.Z  Z22, K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_77<>+0(SB), Z22, Z22
+	VUNPCKLPS    Z13, Z4, Z24
+	VUNPCKHPS    Z13, Z4, Z4
+	VUNPCKLPS    Z15, Z14, Z13
+	VUNPCKHPS    Z15, Z14, Z14
+	VUNPCKLPD    Z13, Z24, Z15
+	VUNPCKHPD    Z13, Z24, Z13
+	VUNPCKLPD    Z14, Z4, Z24
+	VUNPCKHPD    Z14, Z4, Z4
+	VUNPCKLPS    Z17, Z16, Z14
+	VUNPCKHPS    Z17, Z16, Z16
+	VUNPCKLPS    Z19, Z18, Z17
+	VUNPCKHPS    Z19, Z18, Z18
+	VUNPCKLPD    Z17, Z14, Z19
+	VUNPCKHPD    Z17, Z14, Z14
+	VUNPCKLPD    Z18, Z16, Z17
+	VUNPCKHPD    Z18, Z16, Z16
+	VUNPCKLPS    Z21, Z20, Z18
+	VUNPCKHPS    Z21, Z20, Z20
+	VUNPCKLPS    Z23, Z22, Z21
+	VUNPCKHPS    Z23, Z22, Z22
+	VUNPCKLPD    Z21, Z18, Z23
+	VUNPCKHPD    Z21, Z18, Z18
+	VUNPCKLPD    Z22, Z20, Z21
+	VUNPCKHPD    Z22, Z20, Z20
+	VSHUFF32X4   $0x44, Z19, Z15, Z22
+	VSHUFF32X4   $0xee, Z19, Z15, Z15
+	VSHUFF32X4   $0x44, Z13, Z23, Z19
+	VSHUFF32X4   $0xee, Z13, Z23, Z13
+	VSHUFF32X4   $0x88, Z19, Z22, Z23
+	VSHUFF32X4   $0xdd, Z19, Z22, Z19
+	VSHUFF32X4   $0x88, Z13, Z15, Z22
+	VSHUFF32X4   $0xdd, Z13, Z15, Z13
+	VSHUFF32X4   $0x44, Z18, Z14, Z15
+	VSHUFF32X4   $0xee, Z18, Z14, Z14
+	VSHUFF32X4   $0x44, Z17, Z24, Z18
+	VSHUFF32X4   $0xee, Z17, Z24, Z17
+	VSHUFF32X4   $0x88, Z18, Z15, Z24
+	VSHUFF32X4   $0xdd, Z18, Z15, Z15
+	VSHUFF32X4   $0x88, Z17, Z14, Z18
+	VSHUFF32X4   $0xdd, Z17, Z14, Z14
+	VSHUFF32X4   $0x44, Z4, Z21, Z17
+	VSHUFF32X4   $0xee, Z4, Z21, Z4
+	VSHUFF32X4   $0x44, Z20, Z16, Z21
+	VSHUFF32X4   $0xee, Z20, Z16, Z16
+	VSHUFF32X4   $0x88, Z21, Z17, Z20
+	VSHUFF32X4   $0xdd, Z21, Z17, Z17
+	VSHUFF32X4   $0x88, Z16, Z4, Z21
+	VSHUFF32X4   $0xdd, Z16, Z4, Z4
+	VMOVNTPS     Z23, (AX)
+	VMOVNTPS     Z24, 64(AX)
+	VMOVNTPS     Z20, 128(AX)
+	VMOVNTPS     Z19, 192(AX)
+	VMOVNTPS     Z15, 256(AX)
+	VMOVNTPS     Z17, 320(AX)
+	VMOVNTPS     Z22, 384(AX)
+	VMOVNTPS     Z18, 448(AX)
+	VMOVNTPS     Z21, 512(AX)
+	VMOVNTPS     Z13, 576(AX)
+	VMOVNTPS     Z14, 640(AX)
+	VMOVNTPS     Z4, 704(AX)
+	ADDQ         $0x10, DX
+	ADDQ         $0x02, BX
+	ADDQ         $0x00000300, AX
 	DECQ         DI
 	JNZ          group
 
@@ -4962,9 +5233,9 @@ end:
 // func columnsStreamAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
 TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
-	MOVQ           b+24(FP), AX
-	MOVQ           v+32(FP), CX
-	VMOVDQU64      896(AX), Z0
+	MOVQ           v+32(FP), AX
+	MOVQ           b+24(FP), CX
+	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_62<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_63<>+0(SB), Z1
@@ -4972,43 +5243,41 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	VMOVDQU8       Z0, (SP)
 	VMOVDQU32      avx512_64<>+0(SB), Z0
 	VMOVDQU32      avx512_65<>+0(SB), Z1
-	VMOVDQU32      avx512_66<>+0(SB), Z3
-	VMOVDQU32      avx512_67<>+0(SB), Z4
-	VMOVDQU32      avx512_68<>+0(SB), Z5
-	MOVQ           (CX), DX
-	VPMOVZXWD      (DX), Y2
-	VMOVDQA32      Z2, Z6
-	MOVQ           8(CX), DX
-	VMOVDQU32      (DX), Y2
-	VMOVDQA32      Z2, Z2
-	VPBROADCASTD   32(CX), Z7
-	VBROADCASTSS   36(CX), Z8
-	VPBROADCASTD   40(CX), Z9
+	VMOVDQU32      avx512_66<>+0(SB), Z4
+	VMOVDQU32      avx512_67<>+0(SB), Z5
+	VMOVDQU32      avx512_68<>+0(SB), Z6
 	VBROADCASTSS   avx512_69<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
-	MOVQ           896(AX), DX
-	MOVQ           904(AX), BX
-	ANDNQ          DX, BX, BX
-	MOVQ           16(CX), SI
-	ANDQ           SI, BX
-	MOVQ           BX, 64(SP)
-	MOVQ           24(CX), CX
-	ANDQ           CX, DX
-	MOVQ           DX, 72(SP)
-	XORQ           CX, CX
 	XORQ           DX, DX
-	MOVQ           dst+0(FP), BX
+	XORQ           BX, BX
+	MOVQ           (AX), SI
+	VPMOVZXWD      (SI), Y2
+	MOVQ           8(AX), SI
+	VMOVDQU32      (SI), Y3
+	VPBROADCASTD   32(AX), Z7
+	VBROADCASTSS   36(AX), Z8
+	VPBROADCASTD   40(AX), Z9
+	MOVQ           896(CX), SI
+	MOVQ           904(CX), DI
+	ANDNQ          SI, DI, DI
+	MOVQ           16(AX), R8
+	ANDQ           R8, DI
+	MOVQ           DI, 64(SP)
+	MOVQ           24(AX), AX
+	ANDQ           AX, SI
+	MOVQ           SI, 72(SP)
+	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
 
 group:
-	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z15
-	VPMOVZXBD    704(AX)(CX*1), Z22
-	VPMOVZXBD    (SP)(CX*1), Z16
+	KMOVW        896(CX)(BX*1), K1
+	VMOVDQU32    (CX)(DX*4), Z15
+	VPMOVZXBD    704(CX)(DX*1), Z22
+	VPMOVZXBD    (SP)(DX*1), Z16
 	VPADDD       Z11, Z15, Z17
 	VPSRLD       $0x07, Z17, Z17
-	VPERMD       Z6, Z22, Z12
+	VPERMD       Z2, Z22, Z12
 	VPSUBD       Z12, Z17, Z17
 	VPERMD       Z1, Z16, Z12
 	VPMULLD      Z12, Z17, Z17
@@ -5016,36 +5285,36 @@ group:
 	VPMINUD      Z7, Z17, Z13
 	VCVTUDQ2PS   Z13, Z13
 	VMULPS       Z8, Z13, Z13
-	KMOVW        64(SP)(DX*1), K2
-	VPERMD.Z     Z2, Z22, K2, Z14
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z3, Z22, K2, Z14
 	VPADDD       Z17, Z14, Z14
 	VPMINUD      Z7, Z14, Z14
 	VCVTUDQ2PS   Z14, Z14
 	VMULPS       Z8, Z14, Z14
-	VPERMPS      Z3, Z16, Z23
-	KMOVW        72(SP)(DX*1), K2
+	VPERMPS      Z4, Z16, Z23
+	KMOVW        72(SP)(BX*1), K2
 	VBROADCASTSS avx512_70<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z4, Z16, Z18
-	KMOVW        960(AX)(DX*1), K2
+	VPERMPS      Z5, Z16, Z18
+	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
-	VPERMPS      Z5, Z16, Z19
-	VPMOVZXWD    256(AX)(CX*2), Z16
+	VPERMPS      Z6, Z16, Z19
+	VPMOVZXWD    256(CX)(DX*2), Z16
 	VPADDD       Z15, Z16, Z16
 	VCVTUDQ2PS   Z15, Z15
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z16
+	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
 	VPMINUD.BCST avx512_71<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
 	VMULPS.BCST  avx512_72<>+0(SB), Z16, Z16
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z17
+	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
 	VMULPS.BCST  avx512_73<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z20
+	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
 	VMULPS.BCST  avx512_74<>+0(SB), Z20, Z20
-	VPMOVSXWD    384(AX)(CX*2), Z21
+	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
 	VPMINUD.BCST avx512_75<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
@@ -5053,7 +5322,7 @@ group:
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
 	VMULPS.BCST  avx512_77<>+0(SB), Z22, Z22
-	MOVQ         BX, R8
+	MOVQ         AX, R8
 	VMOVNTPS     Z12, (R8)
 	ADDQ         SI, R8
 	VMOVNTPS     Z13, (R8)
@@ -5078,20 +5347,293 @@ group:
 	ADDQ         SI, R8
 	VMOVNTPS     Z23, (R8)
 	ADDQ         SI, R8
-	ADDQ         $0x10, CX
-	ADDQ         $0x02, DX
-	ADDQ         $0x40, BX
+	ADDQ         $0x10, DX
+	ADDQ         $0x02, BX
+	ADDQ         $0x40, AX
 	DECQ         DI
 	JNZ          group
+	VZEROUPPER
+	RET
+
+// func observeStreamAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-72
+	MOVQ           b+16(FP), AX
+	MOVQ           l+24(FP), CX
+	MOVQ           s+32(FP), DX
+	MOVQ           f+40(FP), BX
+	MOVLQZX        budget+56(FP), SI
+	MOVL           SI, 4(SP)
+	MOVL           32(CX), DI
+	MOVL           36(CX), R8
+	ADDL           R8, DI
+	LEAL           (SI)(SI*1), SI
+	CMPL           DI, SI
+	CMOVLHI        SI, DI
+	MOVL           DI, (SP)
+	CMPL           R8, SI
+	CMOVLHI        SI, R8
+	MOVL           R8, 48(SP)
+	MOVL           48(CX), DI
+	ADDL           SI, SI
+	CMPL           DI, SI
+	CMOVLHI        SI, DI
+	MOVL           DI, 28(SP)
+	MOVL           64(BX), BX
+	SUBL           16(CX), BX
+	MOVL           BX, 8(SP)
+	MOVL           116(CX), BX
+	MOVL           BX, 12(SP)
+	MOVL           20(CX), BX
+	MOVL           BX, 16(SP)
+	MOVL           24(CX), BX
+	MOVL           BX, 20(SP)
+	MOVLQSX        oldest+68(FP), BX
+	MOVL           BX, 24(SP)
+	MOVQ           896(AX), BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 32(SP)
+	MOVQ           928(AX), BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 36(SP)
+	MOVQ           936(AX), BX
+	MOVQ           944(AX), SI
+	ORQ            SI, BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 40(SP)
+	MOVQ           904(AX), BX
+	POPCNTQ        BX, BX
+	MOVL           BX, 44(SP)
+	MOVL           88(CX), BX
+	MOVL           $0x00000010, SI
+	CMPL           BX, SI
+	CMOVLHI        SI, BX
+	MOVL           BX, 52(SP)
+	MOVQ           8(CX), BX
+	MOVLQZX        norm+64(FP), SI
+	CMPQ           BX, SI
+	CMOVQHI        SI, BX
+	MOVL           BX, 56(SP)
+	MOVL           52(CX), BX
+	MOVL           $0x000005dc, SI
+	CMPL           BX, SI
+	CMOVLHI        SI, BX
+	MOVL           BX, 60(SP)
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_63<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, 64(SP)
+	VMOVDQU32      avx512_64<>+0(SB), Z0
+	VMOVDQU32      avx512_65<>+0(SB), Z1
+	VMOVDQU32      avx512_66<>+0(SB), Z6
+	VMOVDQU32      avx512_67<>+0(SB), Z7
+	VMOVDQU32      avx512_68<>+0(SB), Z8
+	VBROADCASTSS   avx512_69<>+0(SB), Z10
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	XORQ           BX, BX
+	XORQ           SI, SI
+	MOVQ           pages+48(FP), DI
+	VPMOVZXWD      (DI), Y2
+	VMOVDQU32      32(DX), Y3
+	VPBROADCASTD   16(CX), Z9
+	MOVLQZX        budget+56(FP), CX
+	VCVTUSI2SSL    CX, X4, X4
+	VMOVSS         avx512_69<>+0(SB), X12
+	VDIVSS         X4, X12, X4
+	VBROADCASTSS   X4, Z12
+	ADDL           CX, CX
+	VPBROADCASTD   CX, Z4
+	MOVQ           896(AX), CX
+	MOVQ           904(AX), DI
+	ANDNQ          CX, DI, CX
+	MOVQ           64(DX), DX
+	ANDQ           DX, CX
+	MOVQ           CX, 128(SP)
+	MOVQ           dst+0(FP), CX
+	LEAQ           64(CX), CX
+	MOVQ           groups+8(FP), DX
+	LZCNTQ         896(AX), DI
+	NEGQ           DI
+	ADDQ           $0x4f, DI
+	SHRQ           $0x04, DI
+	CMPQ           DX, DI
+	CMOVQCS        DX, DI
+	IMUL3Q         $0x00000300, DI, R8
+	IMUL3Q         $0x00000300, DX, DX
+	ADDQ           CX, R8
+	ADDQ           CX, DX
+	VPXORD         Z5, Z5, Z5
+	JMP            left
+
+empty:
+	VMOVNTPS Z5, (R8)
+	VMOVNTPS Z5, 64(R8)
+	VMOVNTPS Z5, 128(R8)
+	VMOVNTPS Z5, 192(R8)
+	VMOVNTPS Z5, 256(R8)
+	VMOVNTPS Z5, 320(R8)
+	VMOVNTPS Z5, 384(R8)
+	VMOVNTPS Z5, 448(R8)
+	VMOVNTPS Z5, 512(R8)
+	VMOVNTPS Z5, 576(R8)
+	VMOVNTPS Z5, 640(R8)
+	VMOVNTPS Z5, 704(R8)
+	ADDQ     $0x00000300, R8
+
+left:
+	CMPQ  R8, DX
+	JCS   empty
+	TESTQ DI, DI
+	JZ    end
+
+group:
+	KMOVW        896(AX)(SI*1), K1
+	VMOVDQU32    (AX)(BX*4), Z15
+	VPMOVZXBD    704(AX)(BX*1), Z22
+	VPMOVZXBD    64(SP)(BX*1), Z16
+	VPADDD       Z11, Z15, Z17
+	VPSRLD       $0x07, Z17, Z17
+	VPERMD       Z2, Z22, Z5
+	VPSUBD       Z5, Z17, Z17
+	VPERMD       Z1, Z16, Z5
+	VPMULLD      Z5, Z17, Z17
+	VPERMPS      Z0, Z16, Z5
+	VPMINUD      Z4, Z17, Z13
+	VCVTUDQ2PS   Z13, Z13
+	VMULPS       Z12, Z13, Z13
+	KMOVW        128(SP)(SI*1), K2
+	VPERMD.Z     Z3, Z22, K2, Z14
+	VPADDD       Z17, Z14, Z14
+	VPMINUD      Z4, Z14, Z14
+	VCVTUDQ2PS   Z14, Z14
+	VMULPS       Z12, Z14, Z14
+	VPERMPS      Z6, Z16, Z23
+	VPSRLD       $0x04, Z16, Z16
+	VPERMPS      Z7, Z16, Z18
+	KMOVW        960(AX)(SI*1), K2
+	VMOVAPS      Z10, K2, Z18
+	VPERMPS      Z8, Z16, Z19
+	VPMOVZXWD    256(AX)(BX*2), Z16
+	VPADDD       Z15, Z16, Z16
+	VCVTUDQ2PS   Z15, Z15
+	VCVTUDQ2PS   Z16, Z16
+	VDIVPS.Z     Z16, Z15, K1, Z15
+	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z16
+	VPMINUD.BCST avx512_71<>+0(SB), Z16, Z16
+	VCVTDQ2PS    Z16, Z16
+	VMULPS.BCST  avx512_72<>+0(SB), Z16, Z16
+	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_73<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_74<>+0(SB), Z20, Z20
+	VPMOVSXWD    384(AX)(BX*2), Z21
+	VPSUBD.Z     Z21, Z9, K1, Z21
+	VPMINUD.BCST avx512_75<>+0(SB), Z21, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_76<>+0(SB), Z21, Z21
+	VMOVDQA32.Z  Z22, K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_77<>+0(SB), Z22, Z22
+	VUNPCKLPS    Z13, Z5, Z24
+	VUNPCKHPS    Z13, Z5, Z5
+	VUNPCKLPS    Z15, Z14, Z13
+	VUNPCKHPS    Z15, Z14, Z14
+	VUNPCKLPD    Z13, Z24, Z15
+	VUNPCKHPD    Z13, Z24, Z13
+	VUNPCKLPD    Z14, Z5, Z24
+	VUNPCKHPD    Z14, Z5, Z5
+	VUNPCKLPS    Z17, Z16, Z14
+	VUNPCKHPS    Z17, Z16, Z16
+	VUNPCKLPS    Z19, Z18, Z17
+	VUNPCKHPS    Z19, Z18, Z18
+	VUNPCKLPD    Z17, Z14, Z19
+	VUNPCKHPD    Z17, Z14, Z14
+	VUNPCKLPD    Z18, Z16, Z17
+	VUNPCKHPD    Z18, Z16, Z16
+	VUNPCKLPS    Z21, Z20, Z18
+	VUNPCKHPS    Z21, Z20, Z20
+	VUNPCKLPS    Z23, Z22, Z21
+	VUNPCKHPS    Z23, Z22, Z22
+	VUNPCKLPD    Z21, Z18, Z23
+	VUNPCKHPD    Z21, Z18, Z18
+	VUNPCKLPD    Z22, Z20, Z21
+	VUNPCKHPD    Z22, Z20, Z20
+	VSHUFF32X4   $0x44, Z19, Z15, Z22
+	VSHUFF32X4   $0xee, Z19, Z15, Z15
+	VSHUFF32X4   $0x44, Z13, Z23, Z19
+	VSHUFF32X4   $0xee, Z13, Z23, Z13
+	VSHUFF32X4   $0x88, Z19, Z22, Z23
+	VSHUFF32X4   $0xdd, Z19, Z22, Z19
+	VSHUFF32X4   $0x88, Z13, Z15, Z22
+	VSHUFF32X4   $0xdd, Z13, Z15, Z13
+	VSHUFF32X4   $0x44, Z18, Z14, Z15
+	VSHUFF32X4   $0xee, Z18, Z14, Z14
+	VSHUFF32X4   $0x44, Z17, Z24, Z18
+	VSHUFF32X4   $0xee, Z17, Z24, Z17
+	VSHUFF32X4   $0x88, Z18, Z15, Z24
+	VSHUFF32X4   $0xdd, Z18, Z15, Z15
+	VSHUFF32X4   $0x88, Z17, Z14, Z18
+	VSHUFF32X4   $0xdd, Z17, Z14, Z14
+	VSHUFF32X4   $0x44, Z5, Z21, Z17
+	VSHUFF32X4   $0xee, Z5, Z21, Z5
+	VSHUFF32X4   $0x44, Z20, Z16, Z21
+	VSHUFF32X4   $0xee, Z20, Z16, Z16
+	VSHUFF32X4   $0x88, Z21, Z17, Z20
+	VSHUFF32X4   $0xdd, Z21, Z17, Z17
+	VSHUFF32X4   $0x88, Z16, Z5, Z21
+	VSHUFF32X4   $0xdd, Z16, Z5, Z5
+	VMOVNTPS     Z23, (CX)
+	VMOVNTPS     Z24, 64(CX)
+	VMOVNTPS     Z20, 128(CX)
+	VMOVNTPS     Z19, 192(CX)
+	VMOVNTPS     Z15, 256(CX)
+	VMOVNTPS     Z17, 320(CX)
+	VMOVNTPS     Z22, 384(CX)
+	VMOVNTPS     Z18, 448(CX)
+	VMOVNTPS     Z21, 512(CX)
+	VMOVNTPS     Z13, 576(CX)
+	VMOVNTPS     Z14, 640(CX)
+	VMOVNTPS     Z5, 704(CX)
+	ADDQ         $0x10, BX
+	ADDQ         $0x02, SI
+	ADDQ         $0x00000300, CX
+	DECQ         DI
+	JNZ          group
+
+end:
+	MOVQ         f+40(FP), AX
+	VMOVDQU32    (SP), Z0
+	VMOVDQU32    (AX), Z1
+	MOVL         $0x00001081, AX
+	KMOVW        AX, K1
+	MOVLQZX      budget+56(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00000002, AX
+	KMOVW        AX, K1
+	MOVLQZX      capacity+60(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	MOVL         $0x00004000, AX
+	KMOVW        AX, K1
+	MOVLQZX      norm+64(FP), AX
+	VPBROADCASTD AX, K1, Z1
+	VCVTDQ2PS    Z0, Z0
+	VCVTDQ2PS    Z1, Z1
+	VDIVPS       Z1, Z0, Z0
+	MOVQ         dst+0(FP), AX
+	VMOVNTPS     Z0, (AX)
 	VZEROUPPER
 	RET
 
 // func byteRowsAVX512(dst *uint8, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
 TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
-	MOVQ           b+16(FP), AX
-	MOVQ           v+24(FP), CX
-	VMOVDQU64      896(AX), Z0
+	MOVQ           v+24(FP), AX
+	MOVQ           b+16(FP), CX
+	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_62<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_63<>+0(SB), Z1
@@ -5099,43 +5641,41 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU8       Z0, (SP)
 	VMOVDQU32      avx512_64<>+0(SB), Z0
 	VMOVDQU32      avx512_65<>+0(SB), Z1
-	VMOVDQU32      avx512_66<>+0(SB), Z3
-	VMOVDQU32      avx512_67<>+0(SB), Z4
-	VMOVDQU32      avx512_68<>+0(SB), Z5
-	MOVQ           (CX), DX
-	VPMOVZXWD      (DX), Y2
-	VMOVDQA32      Z2, Z6
-	MOVQ           8(CX), DX
-	VMOVDQU32      (DX), Y2
-	VMOVDQA32      Z2, Z2
-	VPBROADCASTD   32(CX), Z7
-	VBROADCASTSS   36(CX), Z8
-	VPBROADCASTD   40(CX), Z9
+	VMOVDQU32      avx512_66<>+0(SB), Z4
+	VMOVDQU32      avx512_67<>+0(SB), Z5
+	VMOVDQU32      avx512_68<>+0(SB), Z6
 	VBROADCASTSS   avx512_69<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
-	MOVQ           896(AX), DX
-	MOVQ           904(AX), BX
-	ANDNQ          DX, BX, BX
-	MOVQ           16(CX), SI
-	ANDQ           SI, BX
-	MOVQ           BX, 64(SP)
-	MOVQ           24(CX), CX
-	ANDQ           CX, DX
-	MOVQ           DX, 72(SP)
-	XORQ           CX, CX
 	XORQ           DX, DX
-	MOVQ           dst+0(FP), BX
+	XORQ           BX, BX
+	MOVQ           (AX), SI
+	VPMOVZXWD      (SI), Y2
+	MOVQ           8(AX), SI
+	VMOVDQU32      (SI), Y3
+	VPBROADCASTD   32(AX), Z7
+	VBROADCASTSS   36(AX), Z8
+	VPBROADCASTD   40(AX), Z9
+	MOVQ           896(CX), SI
+	MOVQ           904(CX), DI
+	ANDNQ          SI, DI, DI
+	MOVQ           16(AX), R8
+	ANDQ           R8, DI
+	MOVQ           DI, 64(SP)
+	MOVQ           24(AX), AX
+	ANDQ           AX, SI
+	MOVQ           SI, 72(SP)
+	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
 	VBROADCASTSS   avx512_70<>+0(SB), Z12
 
 group:
-	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z16
-	VPMOVZXBD    704(AX)(CX*1), Z23
-	VPMOVZXBD    (SP)(CX*1), Z17
+	KMOVW        896(CX)(BX*1), K1
+	VMOVDQU32    (CX)(DX*4), Z16
+	VPMOVZXBD    704(CX)(DX*1), Z23
+	VPMOVZXBD    (SP)(DX*1), Z17
 	VPADDD       Z11, Z16, Z18
 	VPSRLD       $0x07, Z18, Z18
-	VPERMD       Z6, Z23, Z13
+	VPERMD       Z2, Z23, Z13
 	VPSUBD       Z13, Z18, Z18
 	VPERMD       Z1, Z17, Z13
 	VPMULLD      Z13, Z18, Z18
@@ -5143,36 +5683,36 @@ group:
 	VPMINUD      Z7, Z18, Z14
 	VCVTUDQ2PS   Z14, Z14
 	VMULPS       Z8, Z14, Z14
-	KMOVW        64(SP)(DX*1), K2
-	VPERMD.Z     Z2, Z23, K2, Z15
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z3, Z23, K2, Z15
 	VPADDD       Z18, Z15, Z15
 	VPMINUD      Z7, Z15, Z15
 	VCVTUDQ2PS   Z15, Z15
 	VMULPS       Z8, Z15, Z15
-	VPERMPS      Z3, Z17, Z24
-	KMOVW        72(SP)(DX*1), K2
+	VPERMPS      Z4, Z17, Z24
+	KMOVW        72(SP)(BX*1), K2
 	VBROADCASTSS avx512_70<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
-	VPERMPS      Z4, Z17, Z19
-	KMOVW        960(AX)(DX*1), K2
+	VPERMPS      Z5, Z17, Z19
+	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
-	VPERMPS      Z5, Z17, Z20
-	VPMOVZXWD    256(AX)(CX*2), Z17
+	VPERMPS      Z6, Z17, Z20
+	VPMOVZXWD    256(CX)(DX*2), Z17
 	VPADDD       Z16, Z17, Z17
 	VCVTUDQ2PS   Z16, Z16
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
 	VPMINUD.BCST avx512_71<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
 	VMULPS.BCST  avx512_72<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
 	VMULPS.BCST  avx512_73<>+0(SB), Z18, Z18
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
 	VMULPS.BCST  avx512_74<>+0(SB), Z21, Z21
-	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
 	VPMINUD.BCST avx512_75<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
@@ -5239,22 +5779,22 @@ group:
 	VPERMT2D     Z17, Z15, Z14
 	VMOVDQU32    avx512_83<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
-	VMOVDQU32    Z14, (BX)
+	VMOVDQU32    Z14, (AX)
 	VMOVDQA32    Z13, Z14
 	VMOVDQU32    avx512_84<>+0(SB), Z15
 	VPERMT2D     Z17, Z15, Z14
 	VMOVDQU32    avx512_85<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
-	VMOVDQU32    Z14, 64(BX)
+	VMOVDQU32    Z14, 64(AX)
 	VMOVDQA32    Z13, Z13
 	VMOVDQU32    avx512_86<>+0(SB), Z14
 	VPERMT2D     Z17, Z14, Z13
 	VMOVDQU32    avx512_87<>+0(SB), Z14
 	VPERMT2D     Z21, Z14, Z13
-	VMOVDQU32    Z13, 128(BX)
-	ADDQ         $0x10, CX
-	ADDQ         $0x02, DX
-	ADDQ         $0x000000c0, BX
+	VMOVDQU32    Z13, 128(AX)
+	ADDQ         $0x10, DX
+	ADDQ         $0x02, BX
+	ADDQ         $0x000000c0, AX
 	DECQ         SI
 	JNZ          group
 	VZEROUPPER
@@ -5383,9 +5923,9 @@ GLOBL avx512_87<>(SB), RODATA|NOPTR, $64
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
 TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
-	MOVQ           b+24(FP), AX
-	MOVQ           v+32(FP), CX
-	VMOVDQU64      896(AX), Z0
+	MOVQ           v+32(FP), AX
+	MOVQ           b+24(FP), CX
+	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_62<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_63<>+0(SB), Z1
@@ -5393,44 +5933,42 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	VMOVDQU8       Z0, (SP)
 	VMOVDQU32      avx512_64<>+0(SB), Z0
 	VMOVDQU32      avx512_65<>+0(SB), Z1
-	VMOVDQU32      avx512_66<>+0(SB), Z3
-	VMOVDQU32      avx512_67<>+0(SB), Z4
-	VMOVDQU32      avx512_68<>+0(SB), Z5
-	MOVQ           (CX), DX
-	VPMOVZXWD      (DX), Y2
-	VMOVDQA32      Z2, Z6
-	MOVQ           8(CX), DX
-	VMOVDQU32      (DX), Y2
-	VMOVDQA32      Z2, Z2
-	VPBROADCASTD   32(CX), Z7
-	VBROADCASTSS   36(CX), Z8
-	VPBROADCASTD   40(CX), Z9
+	VMOVDQU32      avx512_66<>+0(SB), Z4
+	VMOVDQU32      avx512_67<>+0(SB), Z5
+	VMOVDQU32      avx512_68<>+0(SB), Z6
 	VBROADCASTSS   avx512_69<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
-	MOVQ           896(AX), DX
-	MOVQ           904(AX), BX
-	ANDNQ          DX, BX, BX
-	MOVQ           16(CX), SI
-	ANDQ           SI, BX
-	MOVQ           BX, 64(SP)
-	MOVQ           24(CX), CX
-	ANDQ           CX, DX
-	MOVQ           DX, 72(SP)
-	XORQ           CX, CX
 	XORQ           DX, DX
-	MOVQ           dst+0(FP), BX
+	XORQ           BX, BX
+	MOVQ           (AX), SI
+	VPMOVZXWD      (SI), Y2
+	MOVQ           8(AX), SI
+	VMOVDQU32      (SI), Y3
+	VPBROADCASTD   32(AX), Z7
+	VBROADCASTSS   36(AX), Z8
+	VPBROADCASTD   40(AX), Z9
+	MOVQ           896(CX), SI
+	MOVQ           904(CX), DI
+	ANDNQ          SI, DI, DI
+	MOVQ           16(AX), R8
+	ANDQ           R8, DI
+	MOVQ           DI, 64(SP)
+	MOVQ           24(AX), AX
+	ANDQ           AX, SI
+	MOVQ           SI, 72(SP)
+	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
 	VBROADCASTSS   avx512_70<>+0(SB), Z12
 
 group:
-	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z16
-	VPMOVZXBD    704(AX)(CX*1), Z23
-	VPMOVZXBD    (SP)(CX*1), Z17
+	KMOVW        896(CX)(BX*1), K1
+	VMOVDQU32    (CX)(DX*4), Z16
+	VPMOVZXBD    704(CX)(DX*1), Z23
+	VPMOVZXBD    (SP)(DX*1), Z17
 	VPADDD       Z11, Z16, Z18
 	VPSRLD       $0x07, Z18, Z18
-	VPERMD       Z6, Z23, Z13
+	VPERMD       Z2, Z23, Z13
 	VPSUBD       Z13, Z18, Z18
 	VPERMD       Z1, Z17, Z13
 	VPMULLD      Z13, Z18, Z18
@@ -5438,36 +5976,36 @@ group:
 	VPMINUD      Z7, Z18, Z14
 	VCVTUDQ2PS   Z14, Z14
 	VMULPS       Z8, Z14, Z14
-	KMOVW        64(SP)(DX*1), K2
-	VPERMD.Z     Z2, Z23, K2, Z15
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z3, Z23, K2, Z15
 	VPADDD       Z18, Z15, Z15
 	VPMINUD      Z7, Z15, Z15
 	VCVTUDQ2PS   Z15, Z15
 	VMULPS       Z8, Z15, Z15
-	VPERMPS      Z3, Z17, Z24
-	KMOVW        72(SP)(DX*1), K2
+	VPERMPS      Z4, Z17, Z24
+	KMOVW        72(SP)(BX*1), K2
 	VBROADCASTSS avx512_70<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
-	VPERMPS      Z4, Z17, Z19
-	KMOVW        960(AX)(DX*1), K2
+	VPERMPS      Z5, Z17, Z19
+	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
-	VPERMPS      Z5, Z17, Z20
-	VPMOVZXWD    256(AX)(CX*2), Z17
+	VPERMPS      Z6, Z17, Z20
+	VPMOVZXWD    256(CX)(DX*2), Z17
 	VPADDD       Z16, Z17, Z17
 	VCVTUDQ2PS   Z16, Z16
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
 	VPMINUD.BCST avx512_71<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
 	VMULPS.BCST  avx512_72<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
 	VMULPS.BCST  avx512_73<>+0(SB), Z18, Z18
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
 	VMULPS.BCST  avx512_74<>+0(SB), Z21, Z21
-	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
 	VPMINUD.BCST avx512_75<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
@@ -5475,7 +6013,7 @@ group:
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
 	VMULPS.BCST  avx512_77<>+0(SB), Z23, Z23
-	MOVQ         BX, R8
+	MOVQ         AX, R8
 	VMULPS.BCST  avx512_78<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
@@ -5548,9 +6086,9 @@ group:
 	VPMOVDB      Z24, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	ADDQ         $0x10, CX
-	ADDQ         $0x02, DX
-	ADDQ         $0x10, BX
+	ADDQ         $0x10, DX
+	ADDQ         $0x02, BX
+	ADDQ         $0x10, AX
 	DECQ         DI
 	JNZ          group
 	VZEROUPPER

@@ -223,6 +223,17 @@ func rows(dst []float32, b *Block, v *View, stream bool) {
 	}
 }
 
+func observe(dst []float32, lanes int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
+	switch {
+	case active == AVX512 && stream:
+		observeStreamAVX512(&dst[0], lanes/16, b, l, s, f, pages, budget, capacity, norm, oldest)
+	case active == AVX512:
+		observeAVX512(&dst[0], lanes/16, b, l, s, f, pages, budget, capacity, norm, oldest)
+	default:
+		observeEach(dst, b, l, s, f, pages, budget, capacity, norm, oldest, stream)
+	}
+}
+
 func columns(dst []float32, stride, slots int, b *Block, v *View, stream bool) {
 	switch {
 	case active == AVX512 && stream:

@@ -111,3 +111,7 @@ func prefetch([]uint8) {}
 func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
 	return livesInitialGeneric(l, draws, n)
 }
+
+func observe(dst []float32, _ int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
+	observeEach(dst, b, l, s, f, pages, budget, capacity, norm, oldest, stream)
+}

@@ -34,6 +34,7 @@
 //	Columns      the same feature by feature                                       AVX2, AVX-512, also streamed
 //	ByteRows     Rows as bytes                                                     AVX2, AVX-512
 //	ByteColumns  Columns as bytes                                                  AVX2, AVX-512
+//	Observe      a whole row: numerators, Globals and Rows in one call             AVX2 (in two calls), AVX-512, also streamed
 //	MaskRows     action masks                                                      AVX2, AVX-512
 //	Fill         stores one value, the memory's limit in benchmarks                AVX2, AVX-512, also streamed
 //

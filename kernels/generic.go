@@ -352,12 +352,16 @@ func passEach(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Pass
 // serveEach is Serve by the kernels it consists of.
 func serveEach(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool) {
 	end = admit(queue, needs, 0, n, old, 0, a)
+	a.Reads = 0
 	if a.Taken > 8 {
 		return end, 0, false
 	}
 	if a.Taken == 0 {
 		prefixes(b, 1, pages, s)
 		return end, 0, true
+	}
+	for p, joined := range a.Joins[1:] {
+		a.Reads |= b.Members[p] & b.Swapped &^ (b.Type0 | b.Type1 | b.Type2) & -isSet(uint64(joined))
 	}
 	free := slots &^ b.Alive
 	rest := free

@@ -83,6 +83,7 @@ type Admission struct {
 	Private uint32     // quarter pages that the admitted ones take alone
 	Gone    uint32     // the same of all that left the queue, admitted or not
 	Joins   [8]uint8   // admitted requests by prefix
+	Reads   uint64     // plane: swapped system blocks whose prefix somebody joined; of Serve alone
 	Words   [40]uint64 // the admitted requests, in order; room for eight more than there can be
 }
 
@@ -321,6 +322,14 @@ func MaskRows(dst []uint8, evict, compress, swap uint64) {
 func Rows(dst []float32, b *Block, v *View, stream bool) {
 	checkLanes("Rows", len(dst)/SlotFeatures, len(dst)%SlotFeatures)
 	rows(dst, b, v, stream)
+}
+
+// Observe writes the whole observation row of an environment of the seed profile that has one block: Globals of Numerators, and Rows.
+// len(dst) is 16, and 12 for each lane; budget is below 2^29. oldest is the age of the oldest request; rule 10.1.
+func Observe(dst []float32, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
+	lanes := len(dst)/SlotFeatures - 1
+	checkLanes("Observe", lanes, len(dst)-16-lanes*SlotFeatures)
+	observe(dst, lanes, b, l, s, f, pages, budget, capacity, norm, oldest, stream)
 }
 
 // Columns writes the same values feature by feature, stride values apart: dst[f*stride+s]. slots is a multiple of 16 up to 64. stream

@@ -21,7 +21,7 @@
 // # What the files depend on
 //
 // The data files are a function of the configuration alone: the same bytes for any number of workers and environments, on
-// any machine, in one go or after any number of interruptions. Time, host and program version stand in the manifest only.
+// any machine, in one go or after any number of interruptions. Time, host, SIMD level and program version stand in the manifest only.
 // A part holds a range of episodes of one group; its size follows from steps, slots and obs.
 //
 // # Interruption

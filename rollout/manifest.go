@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	"github.com/kvgym/kvgym/internal/outdir"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
@@ -47,6 +48,7 @@ type host struct {
 	Arch string `json:"arch"`
 	CPUs int    `json:"cpus"`
 	Go   string `json:"go"`
+	SIMD string `json:"simd"`
 }
 
 type manifestGroup struct {
@@ -76,7 +78,7 @@ type names struct {
 func (r *run) manifest(status string, sum *Summary) manifest {
 	c, p := &r.cfg, r.plan
 	m := manifest{Status: status, Fingerprint: r.folder.fingerprint, Config: r.id, Program: c.Program,
-		Host: host{runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()}, Workers: c.Workers, Envs: c.Envs, Trace: r.trace,
+		Host: host{runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version(), kernels.Active().String()}, Workers: c.Workers, Envs: c.Envs, Trace: r.trace,
 		Shards: p.shards(), Tables: map[string][]columnOf{}, Names: allNames(), Summary: sum}
 	if sum != nil {
 		m.Files = r.listed()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/reward"
@@ -184,6 +185,7 @@ func testResume(t *testing.T, obs rollout.Obs) {
 
 	manifest, err := os.ReadFile(filepath.Join(cfg.Out, "manifest.json"))
 	require.NoError(t, err)
+	require.Contains(t, string(manifest), `"simd": "`+kernels.Active().String()+`"`, "the manifest says what it ran on")
 	again := run(t, cfg)
 	require.True(t, again.Complete)
 	kept, err := os.ReadFile(filepath.Join(cfg.Out, "manifest.json"))

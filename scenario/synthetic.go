@@ -195,12 +195,15 @@ func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n 
 	return n, qp
 }
 
-// thresholds chooses the table of a step's arrivals.
+// burst is the index of the arrivals' table that follows Bursty.
+const burst = Bursty + 1
+
+// thresholds chooses the table of a step's arrivals, without a branch.
 func (s *Synthetic) thresholds(e *Episode, t uint32) *[arrivalTableLen + 1]uint16 {
-	if e.ArrivalLevel == Bursty && rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16) < burstChance {
-		return &burstThresholds
-	}
-	return &arrivalThresholds[e.ArrivalLevel]
+	level := uint64(e.ArrivalLevel)
+	bursty := level >> 1 & level & 1
+	now := (uint64(rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16)) - burstChance) >> 63
+	return &arrivalThresholds[(level+bursty&now)&7]
 }
 
 // arriveEight writes up to n requests, but no more than eight and no more than there is room for.

@@ -15,15 +15,13 @@ var (
 
 // arrivalThresholds[level][k] is round(65536 * P(at most k arrivals)) of a lane, at most 65535. The last value of a table is no
 // part of it.
-var arrivalThresholds = [4][arrivalTableLen + 1]uint16{
+var arrivalThresholds = [8][arrivalTableLen + 1]uint16{
 	{33368, 55892, 63493, 65204, 65492, 65531, 65535},
 	{31741, 54753, 63095, 65110, 65476, 65529, 65535},
 	{29447, 53005, 62428, 64941, 65444, 65524, 65535},
 	{39750, 59624, 64593, 65421, 65525, 65535, 65535},
+	burst: {14262, 36012, 52596, 61026, 64240, 65220, 65469}, // of a bursty lane in a burst step
 }
-
-// burstThresholds replaces a bursty lane's table in a burst step.
-var burstThresholds = [arrivalTableLen + 1]uint16{14262, 36012, 52596, 61026, 64240, 65220, 65469}
 
 // promptPages are pages of a private prompt: log-normal, median 6.3, sigma 0.6, at quantiles (i+1/2)/64, within 1 to 24.
 var promptPages = [64]uint8{

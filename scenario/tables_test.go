@@ -12,7 +12,7 @@ func TestTablesAreTheDistributions(t *testing.T) {
 	for level, mean := range arrivalMeans {
 		assert.Equal(t, poissonThresholds(mean/4), [arrivalTableLen]uint16(arrivalThresholds[level][:arrivalTableLen]), "level %s", Level(level))
 	}
-	assert.Equal(t, poissonThresholds(burstMean/4), [arrivalTableLen]uint16(burstThresholds[:arrivalTableLen]))
+	assert.Equal(t, poissonThresholds(burstMean/4), [arrivalTableLen]uint16(arrivalThresholds[burst][:arrivalTableLen]))
 	for i, pages := range promptPages {
 		assert.EqualValues(t, logNormal(6.3, 0.6, i, 1, 24), pages, "prompt pages %d", i)
 	}

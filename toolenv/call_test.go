@@ -3,6 +3,7 @@ package toolenv
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -145,6 +146,42 @@ func TestEvictingSharers(t *testing.T) {
 	require.EqualValues(t, pages, e.picture.pages[prefix])
 }
 
+// In the serving profile a sequence crosses the link, waits in CPU memory until there is room, and comes back.
+func TestAnswersOnTheWay(t *testing.T) {
+	cfg := config(t, vecenv.Serving, 64, 15, scenario.Hard)
+	cfg.Preset.LinkPS *= 400
+	e := open1(t, cfg)
+	slot := find(t, e, func(s *vecenv.SlotState) bool {
+		return s.Type == kv.Context && s.Phase == kv.Decode && s.Remaining > 40*s.Rate && s.CostQP > 40
+	})
+	asked := func(tool string) string { return e.Call(tool, on(slot)) }
+	require.Contains(t, asked("swap_to_cpu"), "starts to move to CPU memory: frees 0.")
+	require.Contains(t, asked("compress"), "is on its way to CPU memory: allowed evict")
+	step(t, e)
+	require.Contains(t, asked("swap_to_cpu"), "is on its way to CPU memory: allowed evict")
+	for !at(t, e, slot).Swapped {
+		e.Call("keep", "")
+		step(t, e)
+	}
+	require.Contains(t, asked("compress"), "is in CPU memory: allowed on sequences in GPU memory")
+	require.Contains(t, asked("swap_to_cpu"), "is asked back: it comes as soon as there is room")
+	require.Contains(t, asked("swap_to_cpu"), "was called in this turn already")
+	step(t, e)
+	require.True(t, at(t, e, slot).Wanted, "there is no room")
+	require.Contains(t, asked("swap_to_cpu"), "is in CPU memory and comes back as soon as there is room")
+	e.batch.View(0).Live(func(s *vecenv.SlotState) bool {
+		if s.Slot != slot {
+			e.Call("evict", on(s.Slot))
+		}
+		return true
+	})
+	step(t, e)
+	require.True(t, at(t, e, slot).Back)
+	require.Contains(t, asked("swap_to_cpu"), "is on its way back to GPU memory: allowed evict")
+	require.Contains(t, asked("evict"), "evicted")
+	require.Equal(t, map[Fault]int{Moving: 3, Swapped: 2, Repeated: 1}, e.Result().Faults)
+}
+
 // A turn without calls keeps everything, says so and is counted; a call that was refused is a call.
 func TestNoCall(t *testing.T) {
 	e := open1(t, vecenv.Config{Seed: 42})
@@ -190,19 +227,23 @@ func TestAcceptedIsValid(t *testing.T) {
 			if profile == vecenv.Serving && n%3 > 0 {
 				cfg.Preset.HostPermille = int64(n%3-1) * 60 // CPU memory is soon full
 			}
+			if profile == vecenv.Serving && n%4 == 1 {
+				cfg.Preset.LinkPS *= 400 // and crossing the link takes some steps
+			}
 			cfg.FirstEnv = uint32(n)
 			e := open1(t, cfg)
 			r := rand.New(rand.NewPCG(uint64(n), uint64(profile)))
 			for range 15 {
 				before := e.batch.View(0).Counters()
 				accepted := callAtRandom(r, e, []int{1, 6, 40}[n%7%3])
-				foreseen := append([]seat(nil), e.picture.seats...)
+				foreseen := e.picture
+				foreseen.seats = slices.Clone(foreseen.seats)
 				require.LessOrEqual(t, len(e.list)/2, 4*slots)
 				step(t, e)
 				now := e.batch.View(0).Counters()
 				require.Zero(t, now.Invalid, "%s, episode %d, step %d", profile, n, e.turns)
 				require.Equal(t, accepted, [kv.NumOps]uint32{0, now.Evictions - before.Evictions, now.Compressions - before.Compressions, now.Swaps - before.Swaps})
-				compareSeats(t, e, foreseen)
+				compare(t, e, &foreseen)
 			}
 			for kind, n := range e.Result().Faults {
 				refused[profile][kind] += n
@@ -218,24 +259,28 @@ func TestAcceptedIsValid(t *testing.T) {
 	}
 }
 
-// compareSeats compares what was foreseen with the state after the step, as far as a step leaves it: a level changes by operations alone, and what is in a
+// compare compares what was foreseen with the state after the step, as far as a step leaves it: a level changes by operations alone, and what is in a
 // slot that was emptied has been admitted in this step.
-func compareSeats(t *testing.T, e *Env, foreseen []seat) {
+func compare(t *testing.T, e *Env, foreseen *picture) {
 	v := e.batch.View(0)
+	serving := v.Profile() == vecenv.Serving
 	v.Live(func(s *vecenv.SlotState) bool {
-		f := &foreseen[s.Slot]
-		admitted := v.Profile() == vecenv.Seed && s.Phase == kv.Prefill || v.Profile() == vecenv.Serving && v.ServingSlot(s.Slot).Admit == v.Step()
+		f := &foreseen.seats[s.Slot]
+		admitted := !serving && s.Phase == kv.Prefill || serving && v.ServingSlot(s.Slot).Admit == v.Step()
 		switch {
 		case admitted:
 			require.Equal(t, kv.FP16, s.Quant)
+			return true
 		case !f.live:
 			require.Failf(t, "alive", "slot %d was evicted", s.Slot)
-		default:
-			require.Equal(t, f.Quant, s.Quant)
-			leaving := f.Moving && !f.Back
-			require.True(t, !leaving || s.Swapped || s.Moving && !s.Back, "slot %d leaves", s.Slot)
-			require.True(t, leaving || f.Swapped || !s.Swapped, "slot %d was not asked to leave", s.Slot)
-			require.True(t, v.Profile() == vecenv.Serving || f.Swapped == s.Swapped)
+		}
+		require.Equal(t, f.Quant, s.Quant)
+		leaving := f.Moving && !f.Back
+		require.True(t, !leaving || s.Swapped || s.Moving && !s.Back, "slot %d leaves", s.Slot)
+		require.True(t, leaving || f.Swapped || !s.Swapped, "slot %d was not asked to leave", s.Slot)
+		require.True(t, serving || f.Swapped == s.Swapped)
+		if serving && s.Prefix != 0 && !f.Swapped && !s.Swapped { // it has held its prefix all the time
+			require.Equal(t, foreseen.level[s.Prefix], v.PrefixMultiplier(int(s.Prefix)), "prefix %d", s.Prefix)
 		}
 		return true
 	})

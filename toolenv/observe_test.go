@@ -2,7 +2,9 @@ package toolenv
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -231,7 +233,7 @@ func TestCandidatesAreRanked(t *testing.T) {
 		6: set(6, kv.Generation, 10, 500, 20),  // less important than these two
 		7: set(7, kv.Ephemeral, 90, 500, 0),    // dead, and the safest type
 		8: set(8, kv.Generation, 70, 700, 300), // risk, and a safer type than context
-		9: set(9, kv.Generation, 70, 690, 310), // not far enough for a risk
+		9: set(9, kv.Generation, 75, 699, 301), // not far enough for a risk
 	} {
 		p.seats[slot] = s
 	}
@@ -279,6 +281,26 @@ func TestTextsAreDeterministic(t *testing.T) {
 			require.Equal(t, a.Prompt(), b.Prompt())
 			require.Equal(t, step(t, a), step(t, b))
 		}
+	}
+}
+
+// Observations are the same bytes on every machine.
+func TestObservationsAreGolden(t *testing.T) {
+	for profile, want := range map[vecenv.Profile]string{vecenv.Seed: "239e6877d73c6779", vecenv.Serving: "0645e3dd418fe285"} {
+		sum := sha256.New()
+		for n := range uint32(16) {
+			e := open1(t, vecenv.Config{Seed: 42, FirstEnv: n, Profile: profile})
+			for !e.done {
+				calls, err := e.Suggest("tiered")
+				require.NoError(t, err)
+				for _, c := range calls {
+					e.Call(c.Name, c.Arguments)
+				}
+				step(t, e)
+				sum.Write(e.Observe())
+			}
+		}
+		require.Equal(t, want, fmt.Sprintf("%x", sum.Sum(nil))[:16], "%s: if a change of the observation is meant, put in the new value", profile)
 	}
 }
 

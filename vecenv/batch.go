@@ -102,7 +102,7 @@ func (b *Batch) makeRules() {
 	last := cfg.Slots - 64*(b.width-1)
 	b.rules[Seed] = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
 		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
-	b.rules[Seed].den = b.rules[Seed].denominators()
+	b.rules[Seed].frame = b.rules[Seed].newFrame()
 	if cfg.Source != nil {
 		b.rules[Seed].tables = cfg.Source.Tables()
 		b.rules[Seed].growth = kv.FP16QuarterPages * (cfg.Source.MaxRate()/kv.PageTokens + 1)

@@ -37,7 +37,7 @@ func (v *env) metrics(out *[NumMetrics]float32) {
 	c := &v.Counters
 	*out = [NumMetrics]float32{float32(v.Tokens), float32(c.Failures), float32(v.LatencyMilli) / 1000, float32(c.PressureSteps),
 		float32(c.Arrived), float32(c.Admitted), float32(c.Completed), float32(c.Rejected), float32(c.Evictions),
-		float32(c.Compressions), float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), ratio(v.usedQP(), v.Episode.BudgetQP),
+		float32(c.Compressions), float32(c.Swaps), float32(c.Invalid), float32(c.SwapReads), ratio(v.UsedQP(), v.Episode.BudgetQP),
 		float32(c.Forced), float32(c.Late), float32(c.FirstTokens), 0, 0}
 	if v.tally != nil {
 		out[17], out[18] = float32(v.tally.FirstWaits), float32(v.tally.WasteUS)

@@ -17,43 +17,13 @@ type block struct{ kernels.Block }
 // recomputes;
 // Arrived = Admitted + Failures + QueueLen.
 type head struct {
-	Episode         scenario.Episode          `unit:"what was drawn once"`
-	Score           int64                     `unit:"2^-20"`
-	Tokens          uint64                    `unit:"tokens"`
-	Step            int32                     `unit:"steps done"`
-	QueueLen        int32                     `unit:"requests"`
-	Growth          int32                     `unit:"requests, change of the queue in the last step"`
-	HeadroomTenths  int32                     `unit:"1/10"`
-	PrivateQP       uint32                    `unit:"quarter pages"`
-	SharedQP        uint32                    `unit:"quarter pages"`
-	RetainedPrivate uint32                    `unit:"1/20 quarter pages"`
-	RetainedShared  uint32                    `unit:"1/20 quarter pages"`
-	PendingQP       uint32                    `unit:"quarter pages that waiting requests need for their private prompts"`
-	LatencyMilli    uint32                    `unit:"1/1000"`
-	RiskHundredths  uint32                    `unit:"1/100"`
-	PrefixMul       [kv.MaxPrefixes + 1]uint8 `unit:"quarter pages a page of each shared prefix; rule 1.7"`
-	PrefixWeight    [kv.MaxPrefixes + 1]uint8 `unit:"1/20, retention weight of each shared prefix; rule 9.6"`
-	Counters        Counters                  `unit:"events"`
-	Ended           uint32                    `unit:"0 or 1"`
+	Episode scenario.Episode `unit:"what was drawn once"`
+	kernels.Ledger
+	Ended uint32 `unit:"0 or 1"`
 }
 
 // Counters counts the events of an episode.
-type Counters struct {
-	Arrived       uint32 // requests
-	Admitted      uint32 // requests
-	Completed     uint32 // sequences
-	Failures      uint32 // requests that waited MaxWait steps or found the queue full
-	Rejected      uint32 // of Failures, those that found the queue full
-	Evictions     uint32 // valid operations
-	Compressions  uint32
-	Swaps         uint32
-	Invalid       uint32 // operations that could not be done
-	SwapReads     uint32 // accesses to swapped sequences
-	PressureSteps uint32 // steps above 95 % of the budget
-	Forced        uint32 // serving: sequences that growth has preempted
-	Late          uint32 // serving: turns whose first token came after the deadline
-	FirstTokens   uint32 // serving: turns that have given their first token
-}
+type Counters = kernels.Counters
 
 // Column describes one column of the state.
 type Column struct {

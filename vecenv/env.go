@@ -71,7 +71,7 @@ type rules struct {
 	lastMask uint64 // the slots that exist in the last block
 	truncate bool
 	obsLen   int
-	den      [GlobalFeatures]int32 // of the observation's global values, where no episode changes them
+	frame    kernels.Frame
 	profile  Profile
 	serving  *servingRules // nil in the seed profile
 }
@@ -83,8 +83,6 @@ func (v *env) slotMask(w int) uint64 {
 	}
 	return ^uint64(0)
 }
-
-func (v *head) usedQP() uint32 { return v.PrivateQP + v.SharedQP }
 
 // step runs the phases of one step in order; rule 6.1. ops is the environment's row of an op matrix, list its ordered
 // actions; one of them is nil.
@@ -116,7 +114,7 @@ func (v *env) step(ops []uint8, list []int32) {
 // account adds the finished step to the totals and returns the step's reward, in 2^-20; rules 9.1 to 9.9. The terms go to
 // components if that is not nil.
 func (v *env) account(components *reward.Terms) int64 {
-	used := v.usedQP()
+	used := v.UsedQP()
 	v.HeadroomTenths += reward.HeadroomTenths(used, v.Episode.BudgetQP)
 	v.Counters.PressureSteps += reward.Pressure(used, v.Episode.BudgetQP)
 	score := v.score(components)
@@ -128,7 +126,7 @@ func (v *env) account(components *reward.Terms) int64 {
 // score is the score as if the episode ended now.
 func (v *env) score(components *reward.Terms) int64 {
 	if components == nil && v.rules.serving == nil {
-		return reward.SeedScore(v.Counters.Failures, v.Tokens, v.Episode.TokenNorm, v.HeadroomTenths, uint32(v.rules.steps), v.usedQP(),
+		return reward.SeedScore(v.Counters.Failures, v.Tokens, v.Episode.TokenNorm, v.HeadroomTenths, uint32(v.rules.steps), v.UsedQP(),
 			v.Episode.BudgetQP, v.RetainedPrivate+v.RetainedShared, v.LatencyMilli, v.RiskHundredths)
 	}
 	if components == nil {
@@ -167,7 +165,7 @@ func (v *head) totals(steps int32) reward.Totals {
 	return reward.Totals{
 		Steps: uint32(steps), TokenNorm: v.Episode.TokenNorm, Failures: v.Counters.Failures, Tokens: v.Tokens,
 		HeadroomTenths: v.HeadroomTenths, LatencyMilli: v.LatencyMilli, RiskHundredths: v.RiskHundredths,
-		UsedQP: v.usedQP(), BudgetQP: v.Episode.BudgetQP, RetainedTwenty: v.RetainedPrivate + v.RetainedShared,
+		UsedQP: v.UsedQP(), BudgetQP: v.Episode.BudgetQP, RetainedTwenty: v.RetainedPrivate + v.RetainedShared,
 	}
 }
 
@@ -204,7 +202,7 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 func (v *env) pass(ops *[kernels.Lanes]uint8) {
 	p := &v.scratch.passed
 	p.Private, p.Retained = v.PrivateQP, v.RetainedPrivate
-	if !kernels.Pass(&v.blocks[0].Block, ops, &v.Episode.PrefixPages, int16(v.Step), v.usedQP(), v.Episode.CapacityQP, v.rules.growth, p, &v.scratch.shared) {
+	if !kernels.Pass(&v.blocks[0].Block, ops, &v.Episode.PrefixPages, int16(v.Step), v.UsedQP(), v.Episode.CapacityQP, v.rules.growth, p, &v.scratch.shared) {
 		v.applyMatrix(ops[:])
 		v.generate()
 		v.refreshShared()
@@ -240,10 +238,10 @@ func (v *env) generate() {
 		b := &v.blocks[w]
 		growth += v.rules.growth * uint32(bits.OnesCount64(b.Active))
 	}
-	if v.usedQP()+growth > v.Episode.CapacityQP {
+	if v.UsedQP()+growth > v.Episode.CapacityQP {
 		v.refreshShared()
 	}
-	used, a := v.usedQP(), &v.scratch.advanced
+	used, a := v.UsedQP(), &v.scratch.advanced
 	for w := range v.blocks {
 		kernels.Advance(&v.blocks[w].Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
 		used += a.QP // what completion frees is not taken off: it prevents no stall in a later block

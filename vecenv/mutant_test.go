@@ -49,7 +49,7 @@ var mutants = []mutant{
 	{"13.18 late tokens count half", "serving_step.go", "&b.Block, set, l.Late|late, n", "&b.Block, set, 0, n"},
 	{"13.19 the end lingers", "serving_step.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},
 	{"13.20 swapped out in this step, not brought back in it", "serving_queue.go", "b.Swapped &^ l.Fresh &", "b.Swapped &"},
-	{"13.20 the watermark", "serving_queue.go", "v.usedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.usedQP()+need > v.Episode.BudgetQP"},
+	{"13.20 the watermark", "serving_queue.go", "v.UsedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.UsedQP()+need > v.Episode.BudgetQP"},
 	{"13.21 waiting for the first token", "serving_queue.go", "stay & w.Ready & w.Fresh", "stay & w.Fresh"},
 }
 

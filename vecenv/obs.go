@@ -115,6 +115,10 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
+	if e := &v.Episode; len(v.blocks) == 1 && v.rules.serving == nil && order == SlotMajor {
+		kernels.Observe(row, &v.blocks[0].Block, &v.Ledger, &v.scratch.shared, &v.rules.frame, &e.PrefixPages, e.BudgetQP, e.CapacityQP, e.TokenNorm, v.oldestWait(), stream)
+		return
+	}
 	o, slots := v.view(), v.rules.slots // first: its stores take some time until a kernel can load them as a whole
 	v.countGlobals()
 	globals := (*[GlobalFeatures]float32)(row)
@@ -193,46 +197,36 @@ func (v *env) countGlobals() {
 		swapped += bits.OnesCount64(b.Swapped)
 	}
 	oldest := int32(0)
-	if v.QueueLen > 0 && r.serving == nil {
-		oldest = v.Step - scenario.Birth(v.queue[0])
+	if r.serving == nil {
+		oldest = v.oldestWait()
 	}
-	num := &v.scratch.num
-	num[0] = int32(min(v.usedQP(), 2*e.BudgetQP))
-	num[1] = int32(e.BudgetQP)
-	num[2] = r.steps - v.Step
-	num[3] = int32(v.Counters.PressureSteps)
-	num[4] = v.QueueLen
-	num[5] = v.Growth
-	num[6] = oldest
-	num[7] = int32(min(v.PendingQP, 4*e.BudgetQP))
-	num[8] = int32(live)
-	num[9] = int32(active)
-	num[10] = int32(compressed)
-	num[11] = int32(swapped)
-	num[12] = int32(min(v.SharedQP, 2*e.BudgetQP))
-	num[13] = int32(min(v.Counters.Failures, 16))
-	num[14] = int32(min(v.Tokens, uint64(e.TokenNorm)))
-	num[15] = int32(min(v.LatencyMilli, 1500))
-	v.scratch.norm, v.scratch.most, v.scratch.wide = e.TokenNorm, 1500, false
+	v.Numerators(&v.scratch.num, &r.frame, e.BudgetQP, e.TokenNorm, oldest, live, active, compressed, swapped)
+	v.scratch.norm, v.scratch.most, v.scratch.wide = e.TokenNorm, kernels.MostLatency, false
 	if r.serving != nil {
 		v.countServing()
 	}
 }
 
+// oldestWait is how long the oldest request of the seed profile waits, 0 if none does.
+func (v *env) oldestWait() int32 {
+	some := -v.QueueLen >> 31 // no branch: nothing could predict it
+	return (v.Step - scenario.Birth(v.queue[0])) & some
+}
+
 // observeGlobals writes the global values that countGlobals has prepared.
 func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
 	c, e := v.scratch, &v.Episode
-	kernels.Globals(row, &c.num, &v.rules.den, e.BudgetQP, e.CapacityQP, c.norm, c.most, stream)
+	kernels.Globals(row, &c.num, &v.rules.frame.Den, e.BudgetQP, e.CapacityQP, c.norm, c.most, stream)
 	if c.wide {
 		row[14], row[15] = c.last[0], c.last[1]
 	}
 }
 
-// denominators are those of the global values that no episode changes.
-func (r *rules) denominators() [GlobalFeatures]int32 {
+// newFrame holds the denominators of the global values that no episode changes.
+func (r *rules) newFrame() kernels.Frame {
 	slots, steps, queue := int32(r.slots), r.steps, int32(r.queueCap)
-	return [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
-		12: 1, 13: 16, 14: 1, 15: 1}
+	return kernels.Frame{Steps: steps, Den: [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
+		12: 1, 13: 16, 14: 1, 15: kernels.MostLatency}}
 }
 
 // countServing finds the numerators that mean something else in the serving profile, and their denominators; rule 13.22. What does not

@@ -50,7 +50,9 @@ func (v *env) serveAtOnce(n, old int, a *kernels.Admission) {
 		v.refreshShared()
 		return
 	}
-	v.chargeSystems(&a.Joins)
+	if a.Reads != 0 {
+		v.chargeReads(&v.blocks[0], a.Reads, &a.Joins)
+	}
 	v.RetainedPrivate += retained
 	v.takeShared()
 }
@@ -72,7 +74,7 @@ const (
 
 // startAdmission says what there is room for. The scratch holds the prefixes' present state.
 func (v *env) startAdmission(a *kernels.Admission) {
-	a.Extra, a.Used, a.Budget, a.Joins = &v.scratch.shared.Extra, v.usedQP(), v.Episode.BudgetQP, [8]uint8{}
+	a.Extra, a.Used, a.Budget, a.Joins = &v.scratch.shared.Extra, v.UsedQP(), v.Episode.BudgetQP, [8]uint8{}
 	a.Free = 0
 	for w := range v.blocks {
 		a.Free += uint32(bits.OnesCount64(^v.blocks[w].Alive & v.slotMask(w)))
@@ -95,12 +97,17 @@ func (v *env) enter(a *kernels.Admission) {
 func (v *env) chargeSystems(joins *[8]uint8) {
 	for w := range v.blocks {
 		b := &v.blocks[w]
-		for m := b.system() & b.Swapped; m != 0; m &= m - 1 {
-			s := uint(bits.TrailingZeros64(m)) & 63
-			if p := b.Prefix[s] & kv.MaxPrefixes; p != 0 {
-				for range joins[p] {
-					v.readSwapped(b, s)
-				}
+		v.chargeReads(b, b.system()&b.Swapped, joins)
+	}
+}
+
+// chargeReads does it for the system entries of a plane, all swapped.
+func (v *env) chargeReads(b *block, plane uint64, joins *[8]uint8) {
+	for m := plane; m != 0; m &= m - 1 {
+		s := uint(bits.TrailingZeros64(m)) & 63
+		if p := b.Prefix[s] & kv.MaxPrefixes; p != 0 {
+			for range joins[p] {
+				v.readSwapped(b, s)
 			}
 		}
 	}
@@ -182,10 +189,41 @@ func (v *env) reset(id scenario.Identity) {
 
 // placeInitials puts those of the first n of the scratch's newcomers that fit into the budget into the lowest free slots; rule 3.2. It returns which.
 func (v *env) placeInitials(a *kernels.Admission, n int) (take uint8) {
+	take, whole, private, joins := v.initials(a, n)
+	if int(a.Free) >= n && a.Used+whole <= a.Budget { // most often all of them
+		a.Used, a.Free, a.Joins = a.Used+whole, a.Free-uint32(n), joins
+		v.PrivateQP += private
+	} else {
+		take = v.firstInitials(a, n)
+	}
+	v.place(take)
+	return take
+}
+
+// initials adds up what the first n of the scratch's newcomers need, all of them, without a branch: what they take of the budget, their
+// private part, and which prefixes have been joined by then.
+func (v *env) initials(a *kernels.Admission, n int) (take uint8, whole, private uint32, joins [8]uint8) {
+	joins = a.Joins
 	for i, need := range v.scratch.newcomers.Need[:n] {
 		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
-		first := uint32(1 - a.Joins[p]) // a trace gives a prefix its pages with the first of these sequences that shares it
-		whole := need + first*uint32(v.Episode.PrefixPages[p])*kv.FP16QuarterPages
+		private += need
+		whole += v.firstOf(&joins, p)
+		joins[p] = 1
+	}
+	return uint8(1<<n - 1), private + whole, private, joins
+}
+
+// firstOf is what a prefix takes if nobody has joined it before: a trace gives a prefix its pages with the first of the initial sequences
+// that shares it.
+func (v *env) firstOf(joins *[8]uint8, p uint8) uint32 {
+	return uint32(1-joins[p&kv.MaxPrefixes]) * uint32(v.Episode.PrefixPages[p&kv.MaxPrefixes]) * kv.FP16QuarterPages
+}
+
+// firstInitials chooses, of the first n of the scratch's newcomers, each that still fits.
+func (v *env) firstInitials(a *kernels.Admission, n int) (take uint8) {
+	for i, need := range v.scratch.newcomers.Need[:n] {
+		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
+		whole := need + v.firstOf(&a.Joins, p)
 		if a.Free == 0 || a.Used+whole > a.Budget {
 			continue
 		}
@@ -195,6 +233,5 @@ func (v *env) placeInitials(a *kernels.Admission, n int) (take uint8) {
 		v.PrivateQP += need
 		take |= 1 << i
 	}
-	v.place(take)
 	return take
 }

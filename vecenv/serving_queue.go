@@ -42,7 +42,7 @@ func (v *env) swapIn() {
 		set[w&3] &^= bit
 		qp := v.privatePages(b, s) * b.quant(s).QuarterPages()
 		need := qp + v.prefixNeed(b.Prefix[s])
-		if v.usedQP()+need+v.watermark() > v.Episode.BudgetQP {
+		if v.UsedQP()+need+v.watermark() > v.Episode.BudgetQP {
 			continue
 		}
 		v.hold(b.Prefix[s])
@@ -76,7 +76,7 @@ func (v *env) serveTickets() {
 
 // serveGroup does it for the first n of a group of tickets, and tells which of them go on waiting.
 func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
-	used, limit, w := v.usedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
+	used, limit, w := v.UsedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
 	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
 	admitted := uint32(0)
 	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
@@ -107,7 +107,7 @@ func ticketQP(t *kernels.Tickets, i int) uint32 {
 func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
 	i &= kernels.TicketLanes - 1
 	limit, p, qp := v.Episode.BudgetQP-v.watermark(), t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
-	if v.usedQP()+qp+v.prefixNeed(p) > limit {
+	if v.UsedQP()+qp+v.prefixNeed(p) > limit {
 		return false
 	}
 	w, s, ok := v.freeSlot()

@@ -129,7 +129,7 @@ func (v *env) growth(b *block, s uint, n uint32) uint32 {
 
 // makeRoom preempts the newest sequences until a slot can grow by some quarter pages, and tells whether its own is still there.
 func (v *env) makeRoom(w int, s uint, qp uint32) bool {
-	for qp != 0 && v.usedQP()+qp > v.Episode.BudgetQP {
+	for qp != 0 && v.UsedQP()+qp > v.Episode.BudgetQP {
 		vw, vs, ok := v.newest()
 		if !ok {
 			break
@@ -271,7 +271,7 @@ func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 	if set == 0 {
 		return 0
 	}
-	used := v.usedQP()
+	used := v.UsedQP()
 	worth, ok := v.decodeSet(w, set, n, max(v.Episode.BudgetQP, used)-used)
 	if ok {
 		return worth

@@ -40,6 +40,7 @@ func avx512() {
 	for _, stream := range []bool{false, true} {
 		rows512(stream)
 		columns512(stream)
+		observe512(stream)
 	}
 	byteRows512()
 	byteColumns512()
@@ -273,24 +274,9 @@ func globals512() {
 	TEXT("globalsAVX512", NOSPLIT, "func(dst *[16]float32, num, den *[16]int32, budget, capacity, norm, most uint32, stream bool)")
 	Pragma("noescape")
 	Doc("globalsAVX512 is Globals.")
-	dst := Load(Param("dst"), GP64())
 	num := Load(Param("num"), GP64())
-	n, d := ZMM(), ZMM()
-	VMOVDQU32(Mem{Base: num}, n)
-	VMOVDQU32(Mem{Base: Load(Param("den"), GP64())}, d)
-	for _, x := range []struct {
-		name  string
-		lanes uint32
-	}{{"budget", 1<<0 | 1<<7 | 1<<12}, {"capacity", 1 << 1}, {"norm", 1 << 14}, {"most", 1 << 15}} {
-		k, r := K(), GP32()
-		MOVL(U32(x.lanes), r)
-		KMOVW(r, k)
-		VPBROADCASTD(argument(x.name).As32(), k, d)
-	}
-	VCVTDQ2PS(n, n)
-	VCVTDQ2PS(d, d)
-	VDIVPS(d, n, n)
-	r := GP32()
+	n := divide512(Mem{Base: num}, Mem{Base: Load(Param("den"), GP64())}, "budget", "capacity", "norm", "most")
+	dst, r := Load(Param("dst"), GP64()), GP32()
 	MOVBLZX(mustAddr("stream"), r)
 	TESTL(r, r)
 	JNZ(LabelRef("stream"))
@@ -301,6 +287,29 @@ func globals512() {
 	VMOVNTPS(n, Mem{Base: dst})
 	VZEROUPPER()
 	RET()
+}
+
+// divide512 divides 16 numerators by 16 denominators, of which parameters replace some.
+func divide512(num, den Mem, budget, capacity, norm, most string) VecVirtual {
+	n, d := ZMM(), ZMM()
+	VMOVDQU32(num, n)
+	VMOVDQU32(den, d)
+	for _, x := range []struct {
+		name  string
+		lanes uint32
+	}{{budget, 1<<0 | 1<<7 | 1<<12}, {capacity, 1 << 1}, {norm, 1 << 14}, {most, 1 << 15}} {
+		if x.name == "" {
+			continue
+		}
+		k, r := K(), GP32()
+		MOVL(U32(x.lanes), r)
+		KMOVW(r, k)
+		VPBROADCASTD(argument(x.name).As32(), k, d)
+	}
+	VCVTDQ2PS(n, n)
+	VCVTDQ2PS(d, d)
+	VDIVPS(d, n, n)
+	return n
 }
 
 // decay512 takes a quarter off every byte and warms those of a mask.
@@ -717,7 +726,7 @@ type observer512 struct {
 	lane          GPVirtual // 16 times the group
 	bits          GPVirtual // 2 times the group
 	codes         Mem       // a byte a lane: codeBits
-	last, moving  Mem       // planes
+	last, moving  Mem       // planes; nothing moves if there is none
 	tables        codeTables512
 	pages, gain   VecVirtual
 	limit, inv    VecVirtual
@@ -816,34 +825,49 @@ func codes512(b Register) VecVirtual {
 	return codes
 }
 
-// start loads what is the same for all groups, and puts codes and the planes that are not in the block into the frame.
+// start loads what is the same for all groups from a view, and puts codes and the planes that are not in the block into the frame.
 func (o *observer512) start() {
-	o.b = Load(Param("b"), GP64())
 	v := Load(Param("v"), GP64())
-	o.codes = AllocLocal(64)
-	VMOVDQU8(codes512(o.b), o.codes)
-	o.tables = newCodeTables512()
-	o.pages, o.gain, o.limit, o.inv, o.step = ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
-	p, y := GP64(), YMM()
+	o.begin(Load(Param("b"), GP64()))
+	p := GP64()
 	MOVQ(Mem{Base: v, Disp: offPages}, p)
-	VPMOVZXWD(Mem{Base: p}, y)
-	VMOVDQA32(y.AsZ(), o.pages)
+	o.widen(Mem{Base: p}, &o.pages)
 	MOVQ(Mem{Base: v, Disp: offGain}, p)
-	VMOVDQU32(Mem{Base: p}, y)
-	VMOVDQA32(y.AsZ(), o.gain)
+	o.gain = eightDwords512(Mem{Base: p})
 	VPBROADCASTD(Mem{Base: v, Disp: offLimit}, o.limit)
 	VBROADCASTSS(Mem{Base: v, Disp: offInv}, o.inv)
 	VPBROADCASTD(Mem{Base: v, Disp: offStep}, o.step)
-	o.one = ZMM()
-	VBROADCASTSS(constant(float32(1)), o.one)
-	o.up = dwords(127)
-
 	alive := planeOf(o.b, offAlive)
 	o.last = local(and(andNot(alive, planeOf(o.b, offSwapped)), planeOf(v, offLast)))
 	o.moving = local(and(alive, planeOf(v, offMoving)))
+}
+
+// begin loads what depends on the block alone.
+func (o *observer512) begin(b Register) {
+	o.b = b
+	o.codes = AllocLocal(64)
+	VMOVDQU8(codes512(o.b), o.codes)
+	o.tables = newCodeTables512()
+	o.limit, o.inv, o.step, o.one = ZMM(), ZMM(), ZMM(), ZMM()
+	VBROADCASTSS(constant(float32(1)), o.one)
+	o.up = dwords(127)
 	o.lane, o.bits = GP64(), GP64()
 	XORQ(o.lane, o.lane)
 	XORQ(o.bits, o.bits)
+}
+
+// widen loads a table of eight words as dwords.
+func (o *observer512) widen(m Mem, table *VecVirtual) {
+	y := YMM()
+	VPMOVZXWD(m, y)
+	*table = y.AsZ().(VecVirtual)
+}
+
+// eightDwords512 loads a table of eight dwords, of which a permutation takes no more.
+func eightDwords512(m Mem) VecVirtual {
+	y := YMM()
+	VMOVDQU32(m, y)
+	return y.AsZ().(VecVirtual)
 }
 
 // next moves on to the next group.
@@ -901,7 +925,9 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	VCVTUDQ2PS(f[2], f[2])
 	VMULPS(o.inv, f[2], f[2])
 	VPERMPS(o.tables.swapped, code, f[11])
-	VBROADCASTSS(constant(float32(0.5)), o.plane(o.moving), f[11])
+	if o.moving != (Mem{}) {
+		VBROADCASTSS(constant(float32(0.5)), o.plane(o.moving), f[11])
+	}
 
 	// 6 eviction value, 7 phase
 	VPSRLD(U8(4), code, code)
@@ -996,9 +1022,13 @@ func rows512(stream bool) {
 	Doc(name + " is Rows of 16 lanes a group.")
 	var o observer512
 	o.start()
-	dst := Load(Param("dst"), GP64())
-	groups := Load(Param("groups"), GP64())
-	// The groups behind the last sequence first: their stores go on while the others are computed.
+	o.rows(Load(Param("dst"), GP64()), Load(Param("groups"), GP64()), stream)
+	VZEROUPPER()
+	RET()
+}
+
+// rows writes the groups behind the last sequence first: their stores go on while the others are computed.
+func (o *observer512) rows(dst, groups Register, stream bool) {
 	live, at, size := GP64(), GP64(), GP64()
 	LZCNTQ(Mem{Base: o.b, Disp: offAlive}, live)
 	NEGQ(live)
@@ -1032,8 +1062,6 @@ func rows512(stream bool) {
 	DECQ(live)
 	JNZ(LabelRef("group"))
 	Label("end")
-	VZEROUPPER()
-	RET()
 }
 
 func columns512(stream bool) {

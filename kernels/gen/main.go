@@ -176,7 +176,27 @@ var (
 	offAdPrivate = int(unsafe.Offsetof(admission.Private))
 	offAdGone    = int(unsafe.Offsetof(admission.Gone))
 	offAdJoins   = int(unsafe.Offsetof(admission.Joins))
+	offAdReads   = int(unsafe.Offsetof(admission.Reads))
 	offAdWords   = int(unsafe.Offsetof(admission.Words))
+)
+
+// Offsets of what an environment counts, and of what its global values are divided by.
+var (
+	ledger kernels.Ledger
+	frame  kernels.Frame
+
+	offLgTokens        = int(unsafe.Offsetof(ledger.Tokens))
+	offLgStep          = int(unsafe.Offsetof(ledger.Step))
+	offLgQueueLen      = int(unsafe.Offsetof(ledger.QueueLen))
+	offLgGrowth        = int(unsafe.Offsetof(ledger.Growth))
+	offLgPrivateQP     = int(unsafe.Offsetof(ledger.PrivateQP))
+	offLgSharedQP      = int(unsafe.Offsetof(ledger.SharedQP))
+	offLgPendingQP     = int(unsafe.Offsetof(ledger.PendingQP))
+	offLgLatencyMilli  = int(unsafe.Offsetof(ledger.LatencyMilli))
+	offLgFailures      = int(unsafe.Offsetof(ledger.Counters) + unsafe.Offsetof(ledger.Counters.Failures))
+	offLgPressureSteps = int(unsafe.Offsetof(ledger.Counters) + unsafe.Offsetof(ledger.Counters.PressureSteps))
+	offFrDen           = int(unsafe.Offsetof(frame.Den))
+	offFrSteps         = int(unsafe.Offsetof(frame.Steps))
 )
 
 // Offsets of newcomers, and of the tables of requests.
@@ -205,6 +225,7 @@ const (
 	demandShift = kernels.DemandShift
 	demandMask  = kernels.DemandMask
 	ticketFirst = kernels.TicketFirst
+	mostLatency = kernels.MostLatency
 )
 
 var byteScale = kernels.ByteScale

@@ -453,14 +453,14 @@ func enter512() {
 	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
 	Pragma("noescape")
 	Doc("enterAVX512 is Enter.")
-	worth := enterBody512(Load(Param("b"), GP64()), argument("slots"), argument("count"), Mem{Base: argument("words")}, Mem{Base: argument("joins")})
+	worth, _ := enterBody512(Load(Param("b"), GP64()), argument("slots"), argument("count"), Mem{Base: argument("words")}, Mem{Base: argument("joins")})
 	Store(sum512(worth), Return("retained"))
 	VZEROUPPER()
 	RET()
 }
 
-// enterBody512 is Enter of the first count newcomers; it returns what they are worth, to be added up.
-func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) VecVirtual {
+// enterBody512 is Enter of the first count newcomers; it returns what they are worth, to be added up, and the system blocks touched.
+func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVirtual, OpmaskVirtual) {
 	take, taken := GP64(), K()
 	MOVQ(I32(-1), take)
 	BZHIQ(count, take, take)
@@ -512,7 +512,7 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) VecVirt
 	VPMOVQD(f.tokens, n.tokens)
 	enterPlanes512(b, prefixes, e.bytes, f.types, slots, nil, slots, take)
 	e.wide(n, offRemaining, offRate)
-	return worth
+	return worth, touched
 }
 
 func serve512() {
@@ -540,7 +540,11 @@ func serve512() {
 		MOVQ(I32(-1), first)
 		BZHIQ(taken, first, first)
 		PDEPQ(slots, first, slots) // the lowest of them
-		worth := enterBody512(b, slots, taken, Mem{Base: words}, Mem{Base: a, Disp: offAdJoins})
+		worth, touched := enterBody512(b, slots, taken, Mem{Base: words}, Mem{Base: a, Disp: offAdJoins})
+		reads := GP64()
+		KMOVQ(touched, reads)
+		ANDQ(Mem{Base: b, Disp: offSwapped}, reads)
+		MOVQ(reads, Mem{Base: a, Disp: offAdReads})
 		x, r := prefixesBody512(b, argument("s"), worth), GP32()
 		VPEXTRD(U8(2), x, r)
 		Store(r, Return("retained"))
@@ -552,6 +556,7 @@ func serve512() {
 	prefixesBody512(b, argument("s"), nil)
 	none := GP32()
 	XORL(none, none)
+	MOVQ(none.As64(), Mem{Base: a, Disp: offAdReads})
 	Store(none, Return("retained"))
 	returnBool("entered", 1)
 	VZEROUPPER()

@@ -17,7 +17,7 @@ import json
 import threading
 from collections.abc import Mapping
 from operator import index
-from typing import Any
+from typing import Any, Self
 
 from kvgym._lib import ERROR_SIZE, Call, brief, lib
 from kvgym.errors import ClosedError, RefusedError
@@ -29,7 +29,8 @@ def schemas() -> list[dict[str, Any]]:
     """The tools, as the "tools" of an OpenAI-compatible request: evict, compress and swap_to_cpu with an integer seq_id, keep."""
     call, out = Call(), ctypes.c_void_p()
     call.check(brief.kvgym_tools(ctypes.addressof(out), call.at, ERROR_SIZE))
-    return json.loads(_text(out))
+    tools: list[dict[str, Any]] = json.loads(_text(out))
+    return tools
 
 
 class Episode:
@@ -95,7 +96,7 @@ class Episode:
         """What the episode has come to so far: difficulty, turns, done, score, components, weights, metrics, calls by tool, faults by kind."""
         with self._lock:
             self._messages.check(brief.kvgym_episode_result(self._open(), self._out_at, self._err, ERROR_SIZE))
-            result = json.loads(_text(self._out))
+            result: dict[str, Any] = json.loads(_text(self._out))
         result["score"] = float(result["score"])  # JSON has one kind of number
         for name in ("components", "weights", "metrics"):
             result[name] = {k: float(x) for k, x in result[name].items()}
@@ -119,7 +120,7 @@ class Episode:
             raise ClosedError("episode: closed")
         return self._handle
 
-    def __enter__(self) -> Episode:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,7 +136,7 @@ class Episode:
 
 def _text(out: ctypes.c_void_p) -> str:
     """A string that the library gave, which gets it back."""
-    text = ctypes.string_at(out.value).decode()
+    text = ctypes.string_at(out).decode()
     brief.kvgym_free(out)
     return text
 
