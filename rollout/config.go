@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kvgym/kvgym/internal/outdir"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/policy"
 	"github.com/kvgym/kvgym/scenario"
@@ -105,11 +106,7 @@ const (
 )
 
 // RefusedError tells that the output folder cannot be used as asked: it holds another rollout's data, or none to resume.
-type RefusedError struct{ Reason string }
-
-func (e *RefusedError) Error() string { return e.Reason }
-
-func refuse(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
+type RefusedError = outdir.RefusedError
 
 func (c *Config) fill() error {
 	set := func(p *int, d int) {
@@ -268,55 +265,4 @@ func (i *identity) json() string {
 func (i *identity) fingerprint() string {
 	sum := sha256.Sum256([]byte(i.json()))
 	return hex.EncodeToString(sum[:])
-}
-
-// differences names the fields in which two identities differ, with both values.
-func (i *identity) differences(asked *identity) string {
-	have, want := i.fields(), asked.fields()
-	var names []string
-	for n := range have {
-		names = append(names, n)
-	}
-	for n := range want {
-		if _, ok := have[n]; !ok {
-			names = append(names, n)
-		}
-	}
-	slices.Sort(names)
-	var out []string
-	for _, n := range names {
-		if have[n] != want[n] {
-			out = append(out, fmt.Sprintf("%s is %s there and %s here", n, stated(have[n]), stated(want[n])))
-		}
-	}
-	return strings.Join(out, "; ")
-}
-
-// stated is a field's value for people.
-func stated(value string) string {
-	if value == "" {
-		return "not given"
-	}
-	return value
-}
-
-// fields maps the names of an identity's fields to their JSON texts, those of the preset one by one.
-func (i *identity) fields() map[string]string {
-	out := map[string]string{}
-	addFields(out, "", []byte(i.json()))
-	return out
-}
-
-func addFields(out map[string]string, prefix string, object json.RawMessage) {
-	values := map[string]json.RawMessage{}
-	if err := json.Unmarshal(object, &values); err != nil {
-		panic(fmt.Sprintf("rollout: identity: %v", err))
-	}
-	for n, v := range values {
-		if v[0] == '{' {
-			addFields(out, prefix+n+".", v)
-			continue
-		}
-		out[prefix+n] = string(v)
-	}
 }

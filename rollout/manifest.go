@@ -4,19 +4,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 
+	"github.com/kvgym/kvgym/internal/outdir"
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 )
-
-const manifestName = "manifest.json"
 
 // manifest describes a rollout's folder. Everything that may differ between two runs of one configuration stands here.
 type manifest struct {
@@ -125,17 +123,9 @@ func allNames() names {
 	return n
 }
 
-func (f *folder) writeManifest(m *manifest) error {
-	return f.publish(manifestName, func(w io.Writer) error {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(m)
-	})
-}
-
 // readManifest returns nil where there is none.
 func (f *folder) readManifest() (*manifest, error) {
-	path := filepath.Join(f.path, manifestName)
+	path := filepath.Join(f.Path, outdir.ManifestName)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -145,7 +135,7 @@ func (f *folder) readManifest() (*manifest, error) {
 	}
 	var m manifest
 	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, refuse("rollout: %s: %v: allowed the manifest that a rollout wrote", path, err)
+		return nil, outdir.Refuse("rollout: %s: %v: allowed the manifest that a rollout wrote", path, err)
 	}
 	return &m, nil
 }

@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,58 +14,23 @@ import (
 	"strings"
 
 	"github.com/apache/arrow-go/v18/parquet/file"
+	"github.com/kvgym/kvgym/internal/outdir"
 )
 
 // folder is an output folder. A file gets its name only when it is whole and on disk, so a name is a promise.
 type folder struct {
-	path        string
+	outdir.Dir
 	fingerprint string
 }
 
-// tempPrefix begins the names of unfinished files.
-const tempPrefix = ".unfinished-"
-
 // create makes the folder and those of the tables.
 func (f *folder) create() error {
-	for _, dir := range []string{f.path, filepath.Join(f.path, stepsTable), filepath.Join(f.path, episodesTable)} {
+	for _, dir := range []string{f.Path, filepath.Join(f.Path, stepsTable), filepath.Join(f.Path, episodesTable)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("rollout: out: %s: %w: allowed a folder that can be written", f.path, err)
+			return f.Unwritable(err)
 		}
 	}
 	return nil
-}
-
-// publish writes a file under a temporary name in the same folder, syncs it and renames it. On an error nothing is left.
-func (f *folder) publish(name string, write func(io.Writer) error) (err error) {
-	path := filepath.Join(f.path, name)
-	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
-	if err != nil {
-		return fmt.Errorf("rollout: %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-			err = fmt.Errorf("rollout: writing %s: %w", path, err)
-		}
-	}()
-	w := bufio.NewWriterSize(tmp, 1<<20)
-	for _, do := range []func() error{func() error { return write(w) }, w.Flush, tmp.Sync, func() error { return tmp.Chmod(0o644) }, tmp.Close,
-		func() error { return os.Rename(tmp.Name(), path) }} {
-		if err = do(); err != nil {
-			return err
-		}
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // digest takes a file's bytes as they are written or read.
@@ -89,7 +53,7 @@ func (d *digest) file(name string, rows int64) fileOf {
 
 // describe reads a data file.
 func (f *folder) describe(name string, rows int64) (fileOf, error) {
-	in, err := os.Open(filepath.Join(f.path, name))
+	in, err := os.Open(filepath.Join(f.Path, name))
 	if err != nil {
 		return fileOf{Path: filepath.ToSlash(name)}, err
 	}
@@ -111,7 +75,7 @@ func (f *folder) finished(s shard, steps int) bool {
 }
 
 func (f *folder) holds(table string, s shard, rows int64) bool {
-	r, err := file.OpenParquetFile(filepath.Join(f.path, partName(table, s.number)), false)
+	r, err := file.OpenParquetFile(filepath.Join(f.Path, partName(table, s.number)), false)
 	if err != nil {
 		return false
 	}
@@ -130,16 +94,16 @@ func (f *folder) holds(table string, s shard, rows int64) bool {
 // clean removes unfinished files, and the files of shards that are not finished.
 func (f *folder) clean(kept func(number int64) bool) error {
 	for _, table := range []string{stepsTable, episodesTable} {
-		entries, err := os.ReadDir(filepath.Join(f.path, table))
+		entries, err := os.ReadDir(filepath.Join(f.Path, table))
 		if err != nil {
 			return fmt.Errorf("rollout: %w", err)
 		}
 		for _, e := range entries {
 			number, isPart := partNumber(e.Name())
-			if !strings.HasPrefix(e.Name(), tempPrefix) && (!isPart || kept(number)) {
+			if !strings.HasPrefix(e.Name(), outdir.TempPrefix) && (!isPart || kept(number)) {
 				continue
 			}
-			if err := os.Remove(filepath.Join(f.path, table, e.Name())); err != nil {
+			if err := os.Remove(filepath.Join(f.Path, table, e.Name())); err != nil {
 				return fmt.Errorf("rollout: %w", err)
 			}
 		}
@@ -158,15 +122,15 @@ func partNumber(name string) (int64, bool) {
 // used tells whether the folder holds data of some rollout: a manifest, or a part (the manifest is written first).
 func (f *folder) used() (bool, error) {
 	for _, dir := range []string{"", stepsTable, episodesTable} {
-		entries, err := os.ReadDir(filepath.Join(f.path, dir))
+		entries, err := os.ReadDir(filepath.Join(f.Path, dir))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("rollout: out: %s: %w: allowed a folder that can be written", f.path, err)
+			return false, f.Unwritable(err)
 		}
 		for _, e := range entries {
-			if _, isPart := partNumber(e.Name()); isPart || e.Name() == manifestName {
+			if _, isPart := partNumber(e.Name()); isPart || e.Name() == outdir.ManifestName {
 				return true, nil
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvgym/kvgym/internal/outdir"
 	"github.com/kvgym/kvgym/scenario"
 	"github.com/kvgym/kvgym/vecenv"
 	"golang.org/x/sync/errgroup"
@@ -44,7 +45,7 @@ func Run(ctx context.Context, cfg Config, progress func(done, total int64)) (Sum
 		return Summary{}, err
 	}
 	r := &run{cfg: cfg, id: cfg.identity(sources), plan: newPlan(&cfg, sources), start: time.Now(), progress: progress}
-	r.folder = folder{path: cfg.Out, fingerprint: r.id.fingerprint()}
+	r.folder = folder{outdir.Dir{Path: cfg.Out, Owner: "rollout"}, r.id.fingerprint()}
 	if t, ok := sources[0].(*scenario.Traffic); ok {
 		info := t.Info()
 		r.trace = &info
@@ -55,7 +56,7 @@ func Run(ctx context.Context, cfg Config, progress func(done, total int64)) (Sum
 	if err := r.folder.create(); err != nil {
 		return Summary{}, err
 	}
-	release, err := r.folder.lock()
+	release, err := r.folder.Lock()
 	if err != nil {
 		return Summary{}, err
 	}
@@ -108,17 +109,17 @@ func (r *run) admit() error {
 		return err
 	}
 	if !r.cfg.Resume {
-		return refuse("rollout: out: %s: holds a rollout already: allowed another folder, or resuming that one", r.cfg.Out)
+		return outdir.Refuse("rollout: out: %s: holds a rollout already: allowed another folder, or resuming that one", r.cfg.Out)
 	}
 	m, err := r.folder.readManifest()
 	if err != nil {
 		return err
 	}
 	if m == nil {
-		return refuse("rollout: out: %s: holds parts but no %s: allowed a folder that a rollout wrote", r.cfg.Out, manifestName)
+		return outdir.Refuse("rollout: out: %s: holds parts but no %s: allowed a folder that a rollout wrote", r.cfg.Out, outdir.ManifestName)
 	}
 	if m.Fingerprint != r.folder.fingerprint {
-		return refuse("rollout: out: %s: holds a rollout of another configuration, which cannot be resumed with this one: %s", r.cfg.Out, m.Config.differences(&r.id))
+		return outdir.Refuse("rollout: out: %s: holds a rollout of another configuration, which cannot be resumed with this one: %s", r.cfg.Out, outdir.Differences([]byte(m.Config.json()), []byte(r.id.json())))
 	}
 	return nil
 }
@@ -137,7 +138,7 @@ func (r *run) play(ctx context.Context) (Summary, error) {
 	finished := len(missing) == 0 && was != nil && was.Status == "done"
 	if !finished {
 		m := r.manifest("running", nil)
-		if err := r.folder.writeManifest(&m); err != nil {
+		if err := r.folder.PublishJSON(outdir.ManifestName, &m); err != nil {
 			return Summary{}, err
 		}
 	}
@@ -158,7 +159,7 @@ func (r *run) play(ctx context.Context) (Summary, error) {
 		return sum, nil
 	}
 	m := r.manifest("done", &sum)
-	return sum, r.folder.writeManifest(&m)
+	return sum, r.folder.PublishJSON(outdir.ManifestName, &m)
 }
 
 // survey finds out which shards are missing and how many episodes are kept, and removes what is left of the missing. A
@@ -257,7 +258,7 @@ func (w *worker) shard(s shard) error {
 		cols []column
 	}{{stepsTable, steps}, {episodesTable, episodes}} {
 		name, rows, meta, sum := partName(t.name, s.number), w.run.rows(t.name, s), w.run.folder.metaOf(&w.run.id, t.name, s), newDigest()
-		if err := w.run.folder.publish(name, func(out io.Writer) error { return w.write(io.MultiWriter(out, sum), t.cols, int(rows), meta) }); err != nil {
+		if err := w.run.folder.Publish(name, func(out io.Writer) error { return w.write(io.MultiWriter(out, sum), t.cols, int(rows), meta) }); err != nil {
 			return err
 		}
 		w.run.files.Store(filepath.ToSlash(name), sum.file(name, rows))

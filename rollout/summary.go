@@ -50,7 +50,7 @@ func (r *run) summarize() ([]Group, error) {
 	for g := range r.plan.groups {
 		var t tally
 		for k := range r.plan.perGroup {
-			if err := t.addFile(filepath.Join(r.folder.path, partName(episodesTable, int64(g)*r.plan.perGroup+k))); err != nil {
+			if err := t.addFile(filepath.Join(r.folder.Path, partName(episodesTable, int64(g)*r.plan.perGroup+k))); err != nil {
 				return nil, err
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvgym/kvgym/toolenv/scripted"
 	"github.com/stretchr/testify/require"
 )
 
@@ -38,7 +39,7 @@ func interrupt(t *testing.T, stdin io.Reader, stdout io.Writer, ready <-chan str
 	status := run(args, stdin, stdout, &errs)
 	close(ended)
 	require.Equal(t, exitInterrupted, status, errs.String())
-	require.Regexp(t, `^kvgym `+args[0]+`( info| synth)?: interrupted\n$`, errs.String())
+	require.Regexp(t, `^kvgym `+args[0]+`( info| synth)?: interrupted(: what is finished stays in .*: --resume .*goes on)?\n$`, errs.String())
 }
 
 func now() <-chan struct{} {
@@ -104,4 +105,25 @@ func TestInterruptTraceInfo(t *testing.T) {
 
 func TestInterruptBench(t *testing.T) {
 	interrupt(t, strings.NewReader(""), io.Discard, now(), "bench", "--seconds", "1")
+}
+
+// An interrupted eval has the episodes that were finished.
+func TestInterruptEval(t *testing.T) {
+	faults := scripted.Faults{Delay: time.Hour}
+	var err error
+	faults.When[scripted.Slow], err = scripted.ParseWhen("17")
+	require.NoError(t, err)
+	url, out, ready := scriptedModel(t, scripted.Config{Policy: "noop", Faults: faults}), filepath.Join(t.TempDir(), "out"), make(chan struct{})
+	lines := func() int {
+		text, _ := os.ReadFile(filepath.Join(out, "results.jsonl"))
+		return bytes.Count(text, []byte("\n"))
+	}
+	go func() {
+		for lines() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		close(ready)
+	}()
+	interrupt(t, strings.NewReader(""), io.Discard, ready, "eval", "-m", "m", "-b", url, "--max-concurrent", "1", "--out", out)
+	require.Equal(t, 1, lines())
 }

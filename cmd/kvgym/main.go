@@ -81,7 +81,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newRolloutCmd(), newInspectCmd(), newBenchCmd(), newServeCmd(), newTraceCmd(), newVersionCmd())
+	root.AddCommand(newRolloutCmd(), newInspectCmd(), newBenchCmd(), newEvalCmd(), newServeCmd(), newServeModelCmd(), newTraceCmd(), newVersionCmd())
 	root.SetHelpCommand(newHelpCmd(root))
 	return root
 }

@@ -67,7 +67,7 @@ func TestWrongUse(t *testing.T) {
 		says string
 		args []string
 	}{
-		{`kvgym: command: "foo": allowed bench, inspect, rollout, serve, trace, version`, []string{"foo"}},
+		{`kvgym: command: "foo": allowed bench, eval, inspect, rollout, serve, serve-model, trace, version`, []string{"foo"}},
 		{`kvgym trace: command: "foo": allowed info, synth`, []string{"trace", "foo"}},
 		{`kvgym help: command: "foo": allowed `, []string{"help", "foo"}},
 		{`kvgym help: command: "foo": allowed info, synth`, []string{"help", "trace", "foo"}},

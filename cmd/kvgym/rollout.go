@@ -57,6 +57,7 @@ Policies:
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRollout(cmd, &f) },
 	}
 	f.env.register(cmd)
+	f.env.registerWorkers(cmd, "threads; 0 means all cores")
 	fl := cmd.Flags()
 	fl.Int64Var(&f.episodes, "episodes", 1000, "episodes for every policy and difficulty, 1 to 2147483648")
 	fl.StringSliceVar(&f.policies, "policy", []string{"noop", "greedy"}, "policies, separated by commas")
@@ -277,6 +278,13 @@ func (b *stepBar) set(done, total int64) {
 	left := time.Duration(float64(now.Sub(b.start)) / float64(max(done, 1)) * float64(total-done))
 	b.bar.Describe(fmt.Sprintf("%s, %s left", b.what, left.Round(time.Second)))
 	_ = b.bar.Set64(done)
+}
+
+// say changes what is counted.
+func (b *stepBar) say(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.what = what
 }
 
 func (b *stepBar) finish() {

@@ -66,7 +66,7 @@ the others go on. With --json, one document is printed once trainers can connect
 	fl.StringVar(&f.stores, "stores", "auto", "how observations are stored: auto, plain or stream")
 	fl.BoolVar(&f.pin, "pin", false, "bind threads to processors; with one client only")
 	f.env.register(cmd)
-	fl.Lookup("workers").Usage = "threads of all ranges together, each of which has one at least; 0 means all cores"
+	f.env.registerWorkers(cmd, "threads of all ranges together, each of which has one at least; 0 means all cores")
 	fl.BoolVar(&f.json, "json", false, "print one JSON document on standard output once trainers can connect")
 	fl.BoolVar(&f.quiet, "quiet", false, "no messages")
 	return cmd
