@@ -106,18 +106,18 @@ test-python: python build ## the tests of the Python package with Gymnasium, PyT
 
 GYMNASIUMS := 1.1.1 1.2.2 1.4.0
 test-python-gymnasium: $(GYMNASIUMS:%=test-gymnasium-%) ## the tests without training libraries on each of several versions of Gymnasium
-test-gymnasium-%: python
+test-gymnasium-%: python build
 	$(call venv,.venv-gymnasium-$*,--reinstall-package kvgym '$(WHEEL)' gymnasium==$* $(PYTEST))
 	.venv-gymnasium-$*/bin/pytest -q python/tests
 
-test-rllib: python ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
+test-rllib: python build ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
 	$(call venv,.venv-rllib,--reinstall-package kvgym '$(WHEEL)[ray]' gymnasium==1.2.2 $(PYTEST))
 	.venv-rllib/bin/pytest -q python/tests/test_rllib.py python/tests/test_docs.py
 
 # PufferLib 3.0.0 declares versions that nobody can install together, and its installer wants torch and games. Its Python part needs none of that:
 # build/shim stands in for what the installer imports.
 SHIM := $(CURDIR)/build/shim
-test-puffer: python ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
+test-puffer: python build ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
 	$(call venv,.venv-puffer,--reinstall-package kvgym '$(WHEEL)' setuptools wheel psutil gym $(PYTEST))
 	@mkdir -p $(SHIM)/torch/utils && touch $(SHIM)/torch/__init__.py $(SHIM)/torch/utils/__init__.py
 	@printf 'import builtins\nbuiltins.c_extension_paths = []\n' >$(SHIM)/sitecustomize.py
