@@ -269,11 +269,15 @@ func (c *Client) call(what command) error {
 	}
 }
 
+// lookSlice is the time between two looks whether the server is still there: much less than the second within which its death is reported, since
+// on a busy machine each takes longer.
+const lookSlice = 50 * time.Millisecond
+
 // await waits for the server to be done, and looks now and then whether it is still there.
 func (c *Client) await() error {
 	deadline := time.Now().Add(c.limit)
 	for {
-		now, changed := c.answer.change(c.done, watchSlice)
+		now, changed := c.answer.change(c.done, lookSlice)
 		if changed {
 			c.done++
 			if now != c.done {
