@@ -16,7 +16,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer uv train-venv train test-train
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer soak uv train-venv train test-train
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -126,6 +126,11 @@ test-puffer: python build ## the tests of the PufferLib adapter, in an environme
 	@[ -d .venv-puffer/lib/python$(PYTHON)/site-packages/pufferlib ] || \
 		NO_OCEAN=1 NO_TRAIN=1 PYTHONPATH=$(SHIM) $(UV) pip install -q -p .venv-puffer --no-cache --no-build-isolation --no-deps pufferlib==3.0.0
 	.venv-puffer/bin/pytest -q python/tests/test_puffer.py python/tests/test_docs.py
+
+SOAK ?= 1h
+soak: python build ## step by every path of the Python package for SOAK (1h, or 30s, 3m), and fail if memory grows; Linux (.venv-soak)
+	$(call venv,.venv-soak,--reinstall-package kvgym '$(WHEEL)')
+	.venv-soak/bin/python python/tests/soak.py $(SOAK)
 
 meta: ## two million histories against the oracle and the metamorphic matrix, with a fresh seed
 	KVGYM_HISTORIES=1050000 KVGYM_SEED=$${KVGYM_SEED:-$$(date +%s)} $(GO) test -v -count=1 -timeout 60m -run 'TestOracle|TestMetamorphic' ./vecenv
