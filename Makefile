@@ -16,7 +16,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer uv train-venv train test-train
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer test-verifiers test-verifiers-v0 test-verifiers-v1 test-prime soak uv train-venv train test-train
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -106,18 +106,18 @@ test-python: python build ## the tests of the Python package with Gymnasium, PyT
 
 GYMNASIUMS := 1.1.1 1.2.2 1.4.0
 test-python-gymnasium: $(GYMNASIUMS:%=test-gymnasium-%) ## the tests without training libraries on each of several versions of Gymnasium
-test-gymnasium-%: python
+test-gymnasium-%: python build
 	$(call venv,.venv-gymnasium-$*,--reinstall-package kvgym '$(WHEEL)' gymnasium==$* $(PYTEST))
 	.venv-gymnasium-$*/bin/pytest -q python/tests
 
-test-rllib: python ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
+test-rllib: python build ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
 	$(call venv,.venv-rllib,--reinstall-package kvgym '$(WHEEL)[ray]' gymnasium==1.2.2 $(PYTEST))
 	.venv-rllib/bin/pytest -q python/tests/test_rllib.py python/tests/test_docs.py
 
 # PufferLib 3.0.0 declares versions that nobody can install together, and its installer wants torch and games. Its Python part needs none of that:
 # build/shim stands in for what the installer imports.
 SHIM := $(CURDIR)/build/shim
-test-puffer: python ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
+test-puffer: python build ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
 	$(call venv,.venv-puffer,--reinstall-package kvgym '$(WHEEL)' setuptools wheel psutil gym $(PYTEST))
 	@mkdir -p $(SHIM)/torch/utils && touch $(SHIM)/torch/__init__.py $(SHIM)/torch/utils/__init__.py
 	@printf 'import builtins\nbuiltins.c_extension_paths = []\n' >$(SHIM)/sitecustomize.py
@@ -126,6 +126,37 @@ test-puffer: python ## the tests of the PufferLib adapter, in an environment of 
 	@[ -d .venv-puffer/lib/python$(PYTHON)/site-packages/pufferlib ] || \
 		NO_OCEAN=1 NO_TRAIN=1 PYTHONPATH=$(SHIM) $(UV) pip install -q -p .venv-puffer --no-cache --no-build-isolation --no-deps pufferlib==3.0.0
 	.venv-puffer/bin/pytest -q python/tests/test_puffer.py python/tests/test_docs.py
+
+# The environment for verifiers, in an environment of its own for each of the two interfaces that verifiers has had.
+ENVIRONMENTS := python/environments
+test-verifiers: test-verifiers-v0 test-verifiers-v1 ## the tests of the environment for verifiers, with 0.3 and with 0.4
+
+# $(call verifiers,FOLDER,VERSION) installs both packages and runs the tests.
+define verifiers
+	$(call venv,$(1),--no-sources --reinstall-package kvgym --reinstall-package kv-cache-eviction '$(WHEEL)' ./$(ENVIRONMENTS)/kv_cache_eviction verifiers==$(2) $(PYTEST))
+	$(1)/bin/pytest -q $(ENVIRONMENTS)/tests
+endef
+
+test-verifiers-v0: python build ## the tests of the environment with the last verifiers below 0.4
+	$(call verifiers,.venv-verifiers-v0,0.3.1)
+
+test-verifiers-v1: python build ## the tests of the environment with verifiers 0.4
+	$(call verifiers,.venv-verifiers-v1,0.4.0)
+
+# As users do it: prime installs the environment, which builds kvgym. 0.7.7 is the last prime that evaluates locally.
+PRIMES := 0.7.7 0.18.0
+test-prime: $(PRIMES:%=test-prime-%) ## prime installs and evaluates the environment
+test-prime-%: uv build
+	$(call venv,.venv-prime-$*,prime==$* $(PYTEST))
+	@mkdir -p build/prime
+	UV_CACHE_DIR=$$($(UV) cache dir) HOME=$(CURDIR)/build/prime VIRTUAL_ENV=$(CURDIR)/.venv-prime-$* PATH="$(CURDIR)/.venv-prime-$*/bin:$(dir $(abspath $(UV))):$$PATH" \
+		prime env install kv-cache-eviction -p $(ENVIRONMENTS)
+	.venv-prime-$*/bin/pytest -q $(ENVIRONMENTS)/tests/test_prime.py
+
+SOAK ?= 1h
+soak: python build ## step by every path of the Python package for SOAK (1h, or 30s, 3m), and fail if memory grows; Linux (.venv-soak)
+	$(call venv,.venv-soak,--reinstall-package kvgym '$(WHEEL)')
+	.venv-soak/bin/python python/tests/soak.py $(SOAK)
 
 meta: ## two million histories against the oracle and the metamorphic matrix, with a fresh seed
 	KVGYM_HISTORIES=1050000 KVGYM_SEED=$${KVGYM_SEED:-$$(date +%s)} $(GO) test -v -count=1 -timeout 60m -run 'TestOracle|TestMetamorphic' ./vecenv
