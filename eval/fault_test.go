@@ -61,7 +61,7 @@ func TestFaultsAreReported(t *testing.T) {
 		s, m := serve(t, scripted.Config{Policy: "greedy", Faults: faults})
 		m.MaxRetries = 0
 		if f == scripted.Slow {
-			m.Timeout = 5 * time.Second
+			m.Timeout = 3 * time.Second
 		}
 		cfg := config(t, m)
 		cfg.Examples, cfg.Concurrent = 16, 16
