@@ -6,6 +6,8 @@ import functools
 import gc
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -78,6 +80,16 @@ def run(command: list[str | Path], cwd: Path, limit: float = 150, **env: str) ->
                               "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", **env})
     assert got.returncode == 0, got.stdout[-6000:]
     return got.stdout
+
+
+def commands(file: str, begin: str, url: str) -> list[list[str]]:
+    """The command lines of a page that begin so, with the address of this server."""
+    return [shlex.split(line.replace("http://127.0.0.1:8123/v1", url)) for line in (ROOT / file).read_text().splitlines() if line.startswith(begin) and "8123" in line]
+
+
+def programs(file: str) -> list[str]:
+    """The Python examples of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / file).read_text(), re.M | re.S)
 
 
 class Expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ from pathlib import Path
 import kv_cache_eviction
 import kvgym
 import pytest
-from conftest import ENVIRONMENT, PAIRS, SCRIPT, expected, played
+from conftest import ENVIRONMENT, KVGYM, PAIRS, SCRIPT, expected, played
 from kv_cache_eviction import core
 
 
@@ -57,3 +58,14 @@ def test_examples():
     assert len(core.scenarios("all", 1000, 7)) == 1000
     assert sum(core.weights().values()) == pytest.approx(1) and len(core.weights()) == 7 and list(core.weights("serving"))[0] == "goodput"
     assert core.opening(got[0])[0] == core.opening(got[1])[0] and core.opening(got[0])[1] != core.opening(got[1])[1]
+
+
+def test_kvgym_eval_gives_the_same(serve, tmp_path):
+    subprocess.run([KVGYM, "eval", "-m", "scripted", "-b", serve(SCRIPT), "-n", "3", "--env-args", '{"difficulty": "hard", "seed": 5}', "--out", tmp_path / "out", "--quiet"],
+                   check=True, timeout=60)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert sorted(row["example"] for row in rows) == [0, 1, 2]
+    for row in rows:
+        want, (_, result) = expected(env=row["example"]), played(env=row["example"])
+        assert row["error"] is None and row["score"] == want.score == result["score"] and row["components"] == want.components == result["components"]
+        assert all(row[name] == result[name] for name in ("metrics", "calls", "faults", "turns", "difficulty"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import kv_cache_eviction
 import pytest
-from conftest import ENVIRONMENT, ID, expected, pairs_of, run
+from conftest import ENVIRONMENT, ID, commands, expected, pairs_of, run
 
 try:
     PRIME = tuple(map(int, version("prime").split(".")))
@@ -37,8 +37,10 @@ def test_prime_keeps_its_verifiers():
 
 @hosted
 def test_the_command_line_of_the_seed(serve, tmp_path):
-    run(["prime", "eval", "run", "kv_cache_eviction", "-m", "scripted", "-b", serve("greedy"), "-k", "NO_KEY", "-n", "5", "-r", "1", "--max-concurrent", "1",
-         "--env-args", '{"difficulty":"hard"}', "--skip-upload", "-s"], tmp_path, HOME=str(tmp_path), PRIME_API_KEY="none")
+    [line] = commands("docs/verifiers.md", "prime eval run", serve("greedy"))
+    assert line[3:-2] == ["kv_cache_eviction", "-m", "scripted", "-b", line[7], "-k", "NO_KEY", "-n", "5", "-r", "1", "--max-concurrent", "1", "--env-args",
+                          '{"difficulty": "hard"}']
+    run(line, tmp_path, HOME=str(tmp_path), PRIME_API_KEY="none")
     [file] = tmp_path.glob("outputs/evals/kv_cache_eviction--scripted/*/results.jsonl")
     rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
     assert sorted(row["example_id"] for row in rows) == [0, 1, 2, 3, 4]

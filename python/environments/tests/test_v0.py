@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 
 import kvgym
 import pytest
-from conftest import ID, SCRIPT, Slices, expected, pairs_of, played, run
+from conftest import ID, SCRIPT, Slices, commands, expected, pairs_of, played, programs, run
 from kvgym import tools
 
 vf = pytest.importorskip("verifiers", reason="verifiers is not installed: make test-verifiers-v0")
@@ -246,6 +247,21 @@ def test_vf_eval(serve, tmp_path, how):
         assert row["error"] is None and row["stop_condition"] == "has_final_env_response" and row["num_turns"] == 15
         expected(env=row["example_id"]).check(row["summary"], row["reward"])
         assert row["summary"] == played(env=row["example_id"])[1]
+
+
+def test_the_commands_of_the_docs(serve, tmp_path):
+    [line] = [c for c in commands("docs/verifiers.md", "vf-eval", serve("greedy")) if "-b" in c]
+    run(line, tmp_path)
+    rows = results(tmp_path / "outputs")
+    assert Counter(row["example_id"] for row in rows) == dict.fromkeys(range(5), 2)
+    assert all(row["error"] is None and row["summary"]["done"] and row["reward"] > 0.3 for row in rows)
+
+
+def test_the_program_of_the_docs(serve, capsys):
+    [text] = [text for text in programs("docs/verifiers.md") if "verifiers.v1" not in text]
+    exec(compile(text.replace("http://127.0.0.1:8123/v1", serve("greedy")), "docs/verifiers.md", "exec"), {"__name__": "__main__"})
+    printed = ast.literal_eval(capsys.readouterr().out.strip())
+    assert [row[:2] for row in printed] == [(0, None)] * 2 + [(1, None)] * 2 and all(0 < row[2] - row[3] < 2**-20 for row in printed)
 
 
 def test_the_other_interface_in_this_verifiers(serve, tmp_path):

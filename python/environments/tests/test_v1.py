@@ -11,7 +11,7 @@ from typing import Any
 
 import kvgym
 import pytest
-from conftest import ID, SCRIPT, Slices, expected, pairs_of, played, run
+from conftest import ID, SCRIPT, Slices, commands, expected, pairs_of, played, programs, run
 from kvgym import tools
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers is not installed: make test-verifiers-v1")
@@ -221,6 +221,21 @@ def test_vf_eval_and_vf_replay(serve, tmp_path):
     run(["vf-replay", folder, "--no-rich", "--output-dir", tmp_path / "again"], tmp_path)
     again = [json.loads(line)["traces"][0] for line in (tmp_path / "again" / "traces.jsonl").read_text().splitlines()]
     assert Counter((t["task"]["data"]["idx"], sum(r["score"] * r["weight"] for r in t["rewards"].values())) for t in again) == rewards
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/verifiers.md"])
+def test_the_commands_of_the_docs(serve, tmp_path, page):
+    [line] = [c for c in commands(page, "vf-eval", serve("greedy")) if "--client.base-url" in c]
+    run(line, tmp_path)
+    episodes = outputs(tmp_path)
+    assert len(episodes) == 5 * int(line[line.index("-r") + 1]) and all(e["ok"] and e["traces"][0]["info"]["summary"]["score"] > 0.3 for e in episodes)
+
+
+def test_the_program_of_the_docs(serve, capsys):
+    [text] = [text for text in programs("docs/verifiers.md") if "verifiers.v1" in text]
+    exec(compile(text.replace("http://127.0.0.1:8123/v1", serve("greedy")), "docs/verifiers.md", "exec"), {"__name__": "__main__"})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows] == [[i, "True"] for i in "0011"] and all(0 < float(row[2]) - float(row[3]) < 2**-20 for row in rows)
 
 
 def test_vf_validate(tmp_path):
