@@ -16,7 +16,7 @@ export KVGYM_TRACES
 # Prints every skipped test at the end, which go test alone hides.
 GOTESTSUM := $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary output
 
-.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer test-verifiers test-verifiers-v0 test-verifiers-v1 test-prime uv train-venv train test-train
+.PHONY: help build run test test-go test-levels test-race test-arm64 lint meta fuzz bench bench-rivals bench-venv test-rivals bench-cmp pgo gen gen-check clean python test-python test-python-gymnasium test-rllib test-puffer test-verifiers test-verifiers-v0 test-verifiers-v1 test-prime soak uv train-venv train test-train
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -55,7 +55,7 @@ test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
 
 test-race: ## the short tests under the race detector (needs a C compiler)
-	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace ./toolenv ./export/...
+	$(GOTESTSUM) -- -race -short -timeout 20m ./vecenv ./rollout ./policy ./scenario ./trace ./toolenv/... ./eval ./export/...
 
 # Packages whose numbers must not depend on the machine.
 EXACT := ./kv ./internal/... ./kernels ./reward ./trace ./scenario ./report ./vecenv ./policy/onnx ./toolenv
@@ -106,18 +106,18 @@ test-python: python build ## the tests of the Python package with Gymnasium, PyT
 
 GYMNASIUMS := 1.1.1 1.2.2 1.4.0
 test-python-gymnasium: $(GYMNASIUMS:%=test-gymnasium-%) ## the tests without training libraries on each of several versions of Gymnasium
-test-gymnasium-%: python
+test-gymnasium-%: python build
 	$(call venv,.venv-gymnasium-$*,--reinstall-package kvgym '$(WHEEL)' gymnasium==$* $(PYTEST))
 	.venv-gymnasium-$*/bin/pytest -q python/tests
 
-test-rllib: python ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
+test-rllib: python build ## the tests of the RLlib adapter, in an environment of its own: RLlib wants an older Gymnasium (.venv-rllib)
 	$(call venv,.venv-rllib,--reinstall-package kvgym '$(WHEEL)[ray]' gymnasium==1.2.2 $(PYTEST))
 	.venv-rllib/bin/pytest -q python/tests/test_rllib.py python/tests/test_docs.py
 
 # PufferLib 3.0.0 declares versions that nobody can install together, and its installer wants torch and games. Its Python part needs none of that:
 # build/shim stands in for what the installer imports.
 SHIM := $(CURDIR)/build/shim
-test-puffer: python ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
+test-puffer: python build ## the tests of the PufferLib adapter, in an environment of its own (.venv-puffer)
 	$(call venv,.venv-puffer,--reinstall-package kvgym '$(WHEEL)' setuptools wheel psutil gym $(PYTEST))
 	@mkdir -p $(SHIM)/torch/utils && touch $(SHIM)/torch/__init__.py $(SHIM)/torch/utils/__init__.py
 	@printf 'import builtins\nbuiltins.c_extension_paths = []\n' >$(SHIM)/sitecustomize.py
@@ -152,6 +152,11 @@ test-prime-%: uv build
 	UV_CACHE_DIR=$$($(UV) cache dir) HOME=$(CURDIR)/build/prime VIRTUAL_ENV=$(CURDIR)/.venv-prime-$* PATH="$(CURDIR)/.venv-prime-$*/bin:$(dir $(abspath $(UV))):$$PATH" \
 		prime env install kv-cache-eviction -p $(ENVIRONMENTS)
 	.venv-prime-$*/bin/pytest -q $(ENVIRONMENTS)/tests/test_prime.py
+
+SOAK ?= 1h
+soak: python build ## step by every path of the Python package for SOAK (1h, or 30s, 3m), and fail if memory grows; Linux (.venv-soak)
+	$(call venv,.venv-soak,--reinstall-package kvgym '$(WHEEL)')
+	.venv-soak/bin/python python/tests/soak.py $(SOAK)
 
 meta: ## two million histories against the oracle and the metamorphic matrix, with a fresh seed
 	KVGYM_HISTORIES=1050000 KVGYM_SEED=$${KVGYM_SEED:-$$(date +%s)} $(GO) test -v -count=1 -timeout 60m -run 'TestOracle|TestMetamorphic' ./vecenv

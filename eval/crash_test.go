@@ -76,7 +76,7 @@ func TestKill(t *testing.T) {
 	path := filepath.Join(out, eval.ResultsName)
 	var kept []byte
 	kills := 0
-	for delay := 150 * time.Millisecond; ; delay += 50 * time.Millisecond {
+	for delay := 150 * time.Millisecond; ; delay += delay / 2 {
 		cmd := childOf(m, out)
 		var errs bytes.Buffer
 		cmd.Stderr = &errs

@@ -223,7 +223,7 @@ func TestRequests(t *testing.T) {
 		last.Store(body)
 		require.Equal(t, "Bearer the-key", r.Header.Get("Authorization"))
 		time.Sleep(2 * time.Millisecond)
-		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Type", "text/plain") // as some proxies have it
 		fmt.Fprint(w, `{"choices":[{"message":{"role":"assistant","content":null,"refusal":null,"tool_calls":[],"reasoning_content":"hm","extra":{"a":null}},"finish_reason":"length"}],`+
 			`"usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":2}}}`)
 	}))
@@ -280,4 +280,34 @@ func TestLoopback(t *testing.T) {
 		"http://127.0.0.1.example.com": false, "http://10.0.0.1": false, "://": false} {
 		require.Equal(t, want, eval.Loopback(base), base)
 	}
+}
+
+// As many episodes as are allowed are under way at a time: here none gets its first reply before all wait for it.
+func TestConcurrentEpisodes(t *testing.T) {
+	n := 256
+	if testing.Short() {
+		n = 32
+	}
+	s, err := scripted.New(scripted.Config{Policy: "greedy"})
+	require.NoError(t, err)
+	var arrived atomic.Int32
+	all := make(chan struct{})
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if arrived.Add(1) == int32(n) {
+			close(all)
+		}
+		select {
+		case <-all:
+			s.ServeHTTP(w, r)
+		case <-time.After(time.Minute):
+			w.WriteHeader(http.StatusGatewayTimeout)
+		}
+	}))
+	defer h.Close()
+	cfg := config(t, model(h))
+	cfg.Model.Timeout, cfg.Model.MaxRetries = 2*time.Minute, 0
+	cfg.Examples, cfg.Concurrent = n, n
+	sum := run(t, cfg)
+	require.Equal(t, []int{n, 0}, []int{sum.Episodes, sum.Failed})
+	require.EqualValues(t, 15*n, arrived.Load())
 }

@@ -57,9 +57,12 @@ func TestFaultsAreReported(t *testing.T) {
 	for f, want := range map[scripted.Fault]eval.Kind{scripted.Limited: eval.RateLimited, scripted.Broken: eval.ServerError, scripted.Dropped: eval.Disconnected,
 		scripted.Garbled: eval.Malformed, scripted.Slow: eval.TimedOut} {
 		faults := scripted.Faults{Delay: time.Minute, RetryAfter: time.Millisecond}
-		faults.When[f] = when(t, "4%")
+		faults.When[f] = when(t, map[bool]string{false: "4%", true: "20,40"}[f == scripted.Slow])
 		s, m := serve(t, scripted.Config{Policy: "greedy", Faults: faults})
-		m.MaxRetries, m.Timeout = 0, 500*time.Millisecond
+		m.MaxRetries = 0
+		if f == scripted.Slow {
+			m.Timeout = 3 * time.Second
+		}
 		cfg := config(t, m)
 		cfg.Examples, cfg.Concurrent = 16, 16
 		sum := run(t, cfg)

@@ -1,17 +1,9 @@
 package eval
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"net/url"
 	"os"
-	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -65,78 +57,6 @@ func Run(ctx context.Context, cfg Config, progress func(Progress)) (*Summary, er
 	return r.play(ctx)
 }
 
-// manifest describes a run's folder.
-type manifest struct {
-	Status   string     `json:"status"` // running or done
-	Config   identity   `json:"config"`
-	Endpoint *endpoints `json:"endpoint,omitempty"` // of the latest run
-	Program  program    `json:"program"`
-	Columns  []ColumnOf `json:"columns"` // of the Parquet file
-	Summary  *Summary   `json:"summary,omitempty"`
-}
-
-// endpoints is how the model was asked, which is not part of what the results are of.
-type endpoints struct {
-	BaseURL    string  `json:"base_url"`
-	MaxRetries int     `json:"max_retries"`
-	Timeout    float64 `json:"timeout_seconds"`
-	Concurrent int     `json:"max_concurrent"`
-}
-
-type program struct {
-	Version string `json:"version"`
-	Commit  string `json:"commit"`
-	Go      string `json:"go"`
-	OS      string `json:"os"`
-	Arch    string `json:"arch"`
-	CPUs    int    `json:"cpus"`
-}
-
-func (r *run) manifest(status string, sum *Summary) *manifest {
-	m := &manifest{Status: status, Config: r.id, Columns: Columns(), Summary: sum,
-		Program: program{r.cfg.Version, r.cfg.Commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU()}}
-	if e := r.cfg.Model; e != nil {
-		u, err := url.Parse(e.BaseURL)
-		if err == nil {
-			m.Endpoint = &endpoints{u.Redacted(), e.MaxRetries, e.Timeout.Seconds(), r.cfg.Concurrent}
-		}
-	}
-	return m
-}
-
-// admit tells whether the folder may be written to.
-func (r *run) admit() error {
-	path := filepath.Join(r.cfg.Out, outdir.ManifestName)
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(filepath.Join(r.cfg.Out, ResultsName)); err == nil {
-			return outdir.Refuse("eval: out: %s: holds %s but no %s: allowed a folder that an eval wrote", r.cfg.Out, ResultsName, outdir.ManifestName)
-		}
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("eval: %w", err)
-	}
-	if !r.cfg.Resume {
-		return outdir.Refuse("eval: out: %s: holds results already: allowed another folder, or resuming that one", r.cfg.Out)
-	}
-	var was struct {
-		Config json.RawMessage `json:"config"`
-	}
-	var there bytes.Buffer
-	if err := errors.Join(json.Unmarshal(text, &was), json.Compact(&there, was.Config)); err != nil || was.Config[0] != '{' {
-		return outdir.Refuse("eval: %s: not one of ours: allowed the manifest that an eval wrote", path)
-	}
-	id, err := json.Marshal(&r.id)
-	if err != nil {
-		return err
-	}
-	if d := outdir.Differences(there.Bytes(), id); d != "" {
-		return outdir.Refuse("eval: out: %s: holds results of another configuration, which cannot be resumed with this one: %s", r.cfg.Out, d)
-	}
-	return nil
-}
-
 // players are who plays, in the order of the summary.
 func (r *run) players() (names []string, players []player) {
 	if m := r.cfg.Model; m != nil {
@@ -148,18 +68,33 @@ func (r *run) players() (names []string, players []player) {
 	return names, players
 }
 
+// job is an episode to play.
+type job struct {
+	key
+	player player
+}
+
+// jobs are all episodes, in the order in which they begin.
+func (r *run) jobs() (names []string, all []job) {
+	names, players := r.players()
+	for n, name := range names {
+		for i := range r.cfg.Examples * r.cfg.Rollouts {
+			all = append(all, job{key{name, i / r.cfg.Rollouts, i % r.cfg.Rollouts}, players[n]})
+		}
+	}
+	return names, all
+}
+
 func (r *run) play(ctx context.Context) (_ *Summary, err error) {
 	if err := r.dir.PublishJSON(outdir.ManifestName, r.manifest("running", nil)); err != nil {
 		return nil, err
 	}
-	names, players := r.players()
+	names, jobs := r.jobs()
+	r.now.Total = len(jobs)
 	missing := map[key]bool{}
-	for _, name := range names {
-		for i := range r.cfg.Examples * r.cfg.Rollouts {
-			missing[key{name, i / r.cfg.Rollouts, i % r.cfg.Rollouts}] = true
-		}
+	for _, j := range jobs {
+		missing[j.key] = true
 	}
-	r.now.Total = len(missing)
 	if r.results, err = openResults(r.dir, func(k key) bool { return missing[k] }); err != nil {
 		return nil, err
 	}
@@ -171,12 +106,9 @@ func (r *run) play(ctx context.Context) (_ *Summary, err error) {
 	}
 	g, each := errgroup.WithContext(ctx) // each ends with the first error
 	g.SetLimit(r.cfg.Concurrent)
-	for n, name := range names {
-		for i := range r.cfg.Examples * r.cfg.Rollouts {
-			k := key{name, i / r.cfg.Rollouts, i % r.cfg.Rollouts}
-			if missing[k] && each.Err() == nil {
-				g.Go(func() error { return r.rollout(each, players[n], k) })
-			}
+	for _, j := range jobs {
+		if missing[j.key] && each.Err() == nil {
+			g.Go(func() error { return r.rollout(each, j) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -189,13 +121,13 @@ func (r *run) play(ctx context.Context) (_ *Summary, err error) {
 }
 
 // rollout plays one episode and keeps it.
-func (r *run) rollout(ctx context.Context, p player, k key) error {
-	env, err := r.cfg.env(k.example)
+func (r *run) rollout(ctx context.Context, j job) error {
+	env, err := r.cfg.env(j.example)
 	if err != nil {
 		return err
 	}
 	defer env.Close()
-	row, err := play(ctx, env, p, Row{Policy: k.policy, Example: k.example, Rollout: k.rollout})
+	row, err := play(ctx, env, j.player, Row{Policy: j.policy, Example: j.example, Rollout: j.rollout})
 	if err != nil {
 		return err
 	}

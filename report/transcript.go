@@ -271,6 +271,7 @@ func percentOf(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
 // chartView is the memory by turn and, below it, the calls of every turn, in the units of the drawing.
 type chartView struct {
 	Width, Height int
+	Left, Right   int // of the marks
 	Line          string
 	Dots          []dotView
 	Marks         []markView
@@ -295,20 +296,20 @@ type barView struct {
 
 // Sizes of the chart.
 const (
-	chartWidth, chartLeft, chartRight  = 760, 44, 12
+	chartWidth, chartLeft, chartRight  = 760, 52, 12
 	chartTop, chartBottom, chartHeight = 10, 170, 214
 	barUnit                            = 4.0 // height of a call
 )
 
 func newChart(memory []float64, turns []turnView) chartView {
-	c := chartView{Width: chartWidth, Height: chartHeight}
+	c := chartView{Width: chartWidth, Height: chartHeight, Left: chartLeft, Right: chartWidth - chartRight}
 	if len(memory) == 0 {
 		return c
 	}
-	most := max(1.1, slices.Max(memory)*1.05)
+	least, most := max(0, min(0.65, slices.Min(memory)-0.05)), max(1.05, slices.Max(memory)+0.05) // from where the marks stand apart
 	step := float64(chartWidth-chartLeft-chartRight) / float64(max(1, len(memory)-1))
 	x := func(i int) float64 { return chartLeft + float64(i)*step }
-	y := func(v float64) float64 { return chartBottom - v/most*(chartBottom-chartTop) }
+	y := func(v float64) float64 { return chartBottom - (v-least)/(most-least)*(chartBottom-chartTop) }
 	var line strings.Builder
 	for i, v := range memory {
 		fmt.Fprintf(&line, "%.1f,%.1f ", x(i), y(v))

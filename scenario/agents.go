@@ -73,7 +73,7 @@ func (s *Agents) Fingerprint() string {
 
 // Begin implements Source; rules 13.3 to 13.5.
 func (s *Agents) Begin(id Identity, e *Episode) {
-	*e = newEpisode(id)
+	e.begin(id)
 	w := rng.Draw(e.Key, rng.Episode, 0, tierWord)
 	e.CapacityQP = 1
 	e.drawTier(s.difficulty, w)

@@ -216,8 +216,10 @@ func enqueue(src Source, e *Episode, words *[8]Word, count int, step int16, t *k
 	}
 }
 
-func newEpisode(id Identity) Episode {
-	return Episode{Identity: id, Key: rng.Key(id.Seed, id.Env, id.Episode)}
+// begin empties the episode in its place: a copy from elsewhere would be loaded in wide pieces before its narrow ones are stored.
+func (e *Episode) begin(id Identity) {
+	*e = Episode{}
+	e.Identity, e.Key = id, rng.Key(id.Seed, id.Env, id.Episode)
 }
 
 // budgetPermille is the range of a tier's memory budget, thousandths of the capacity (SEED: 0.90-1.00, 0.75-0.90,

@@ -92,7 +92,7 @@ func (s *Synthetic) Fingerprint() string {
 
 // Begin implements Source; rules 4.1 to 4.4.
 func (s *Synthetic) Begin(id Identity, e *Episode) {
-	*e = newEpisode(id)
+	e.begin(id)
 	e.CapacityQP = uint32(s.slots * pagesPerSlot * kv.FP16QuarterPages)
 	w := rng.Draw(e.Key, rng.Episode, 0, tierWord)
 	e.drawTier(s.difficulty, w)

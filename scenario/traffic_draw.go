@@ -56,7 +56,7 @@ func (t *Traffic) Fingerprint() string {
 
 // Begin implements Source; rules 5.1, 5.7 and 5.9.
 func (t *Traffic) Begin(id Identity, e *Episode) {
-	*e = newEpisode(id)
+	e.begin(id)
 	hi, _ := bits.Mul64(rng.Draw(e.Key, rng.Window, 0, 0), uint64(t.windows()))
 	e.WindowStep = uint32(hi)
 	first, end := int(hi), min(int(hi)+t.cfg.Steps, len(t.demand)-1)

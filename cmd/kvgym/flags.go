@@ -58,9 +58,13 @@ func (f *envFlags) register(cmd *cobra.Command) {
 	registerSIMD(fl, &f.simd)
 	fl.IntVar(&f.steps, "steps", 15, "steps an episode, 1 to 4096")
 	fl.IntVar(&f.slots, "slots", 64, "sequences an environment can hold, a multiple of 16 from 16 to 256")
-	fl.IntVar(&f.workers, "workers", 0, "threads; 0 means all cores")
 	fl.IntVar(&f.maxWait, "max-wait", 5, "steps a request waits before it fails, 1 to 4096")
 	f.trace.register(cmd)
+}
+
+// registerWorkers adds the flag of commands that step many environments at a time.
+func (f *envFlags) registerWorkers(cmd *cobra.Command, about string) {
+	cmd.Flags().IntVar(&f.workers, "workers", 0, about)
 }
 
 func (f *traceFlags) register(cmd *cobra.Command) {

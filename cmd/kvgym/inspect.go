@@ -47,6 +47,7 @@ Actions come from a policy or from a file with one JSON array a step, for exampl
 		RunE: func(cmd *cobra.Command, _ []string) error { return inspect(cmd, &f) },
 	}
 	f.env.register(cmd)
+	f.env.registerWorkers(cmd, "threads; 0 means all cores")
 	fl := cmd.Flags()
 	fl.Uint32Var(&f.index, "env", 0, "environment number")
 	fl.Uint32Var(&f.episode, "episode", 0, "episode number")

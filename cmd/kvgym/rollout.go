@@ -57,6 +57,7 @@ Policies:
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRollout(cmd, &f) },
 	}
 	f.env.register(cmd)
+	f.env.registerWorkers(cmd, "threads; 0 means all cores")
 	fl := cmd.Flags()
 	fl.Int64Var(&f.episodes, "episodes", 1000, "episodes for every policy and difficulty, 1 to 2147483648")
 	fl.StringSliceVar(&f.policies, "policy", []string{"noop", "greedy"}, "policies, separated by commas")

@@ -56,7 +56,7 @@ the others go on. With --json, one document is printed once trainers can connect
 	fl.StringVar(&f.name, "name", "", "name that trainers connect to: 1 to 64 letters, digits, dots, dashes and underscores (required)")
 	fl.IntVar(&f.envs, "envs", 1024, fmt.Sprintf("environments of all trainers together, 1 to %d", vecenv.MaxEnvs))
 	fl.IntVar(&f.clients, "clients", 1, fmt.Sprintf("ranges, one for each trainer, 1 to --envs and to %d", shm.MaxClients))
-	fl.IntVar(&f.blocks, "blocks", 2, fmt.Sprintf("sets of tensors of a range that take turns: results stay for that many steps less one, 1 to %d", shm.MaxBlocks))
+	fl.IntVar(&f.blocks, "blocks", shm.DefaultBlocks, fmt.Sprintf("sets of tensors of a range that take turns: results stay for that many steps less one, 1 to %d", shm.MaxBlocks))
 	fl.DurationVar(&f.idle, "idle", shm.DefaultIdle, "how long a trainer may hold a range without a call, such as 90s or 2h")
 	fl.StringVar(&f.autoreset, "autoreset", "next-step", "when episodes end: next-step, same-step or disabled")
 	fl.BoolVar(&f.truncate, "truncate", false, "report the last step of an episode as truncated instead of terminated")
@@ -66,7 +66,7 @@ the others go on. With --json, one document is printed once trainers can connect
 	fl.StringVar(&f.stores, "stores", "auto", "how observations are stored: auto, plain or stream")
 	fl.BoolVar(&f.pin, "pin", false, "bind threads to processors; with one client only")
 	f.env.register(cmd)
-	fl.Lookup("workers").Usage = "threads of all ranges together, each of which has one at least; 0 means all cores"
+	f.env.registerWorkers(cmd, "threads of all ranges together, each of which has one at least; 0 means all cores")
 	fl.BoolVar(&f.json, "json", false, "print one JSON document on standard output once trainers can connect")
 	fl.BoolVar(&f.quiet, "quiet", false, "no messages")
 	return cmd

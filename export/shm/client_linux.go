@@ -225,6 +225,16 @@ func (c *Client) Reset(mask []bool, seeds []uint64) error {
 	return c.call(command{kind: cmdReset, mask: mask != nil, seeds: seeds != nil})
 }
 
+// Identities tells which episode each environment plays: its seed, its number, and how many it has played before. The slices stand on the
+// segment: valid until the next Identities, and until Close.
+func (c *Client) Identities() (seeds []uint64, envs, episodes []uint32, err error) {
+	if err = c.call(command{kind: cmdIdentities}); err != nil {
+		return nil, nil, nil, err
+	}
+	seeds, envs, episodes = c.segment.identities(c.mem, c.Description.Envs)
+	return seeds, envs, episodes, nil
+}
+
 // call publishes a request and waits for its end. Once it has failed otherwise than by ErrRefused the client is of no more use.
 func (c *Client) call(what command) error {
 	if c.failed != nil {
@@ -259,11 +269,15 @@ func (c *Client) call(what command) error {
 	}
 }
 
+// lookSlice is the time between two looks whether the server is still there: much less than the second within which its death is reported, since
+// on a busy machine each takes longer.
+const lookSlice = 50 * time.Millisecond
+
 // await waits for the server to be done, and looks now and then whether it is still there.
 func (c *Client) await() error {
 	deadline := time.Now().Add(c.limit)
 	for {
-		now, changed := c.answer.change(c.done, watchSlice)
+		now, changed := c.answer.change(c.done, lookSlice)
 		if changed {
 			c.done++
 			if now != c.done {

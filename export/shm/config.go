@@ -13,7 +13,7 @@ type Config struct {
 	Dir     string        // where its socket stands; default RuntimeDir()
 	Spec    export.Spec   // of all environments together; Workers are those of all ranges together, Groups must be 0 or 1
 	Clients int           // ranges, as equal as possible; 1 to the number of environments and to MaxClients; default 1
-	Blocks  int           // sets of tensors of a range that take turns; 1 to MaxBlocks; default 2
+	Blocks  int           // sets of tensors of a range that take turns; 1 to MaxBlocks; default DefaultBlocks
 	Idle    time.Duration // how long a client may hold a range without a call; default an hour
 	Log     func(string)  // gets one line for whatever happens; from several goroutines, one at a time; default nothing
 	Ready   func(Info)    // is called once clients can connect
@@ -25,6 +25,10 @@ type Config struct {
 
 // MaxClients bounds the ranges of a server.
 const MaxClients = 1024
+
+// DefaultBlocks is how many sets of tensors a range has: one with the last results, one to write, and one more, so that a client that lends
+// results to a caller without copying them (as the Python adapters do) always has one that nobody holds.
+const DefaultBlocks = 3
 
 // DefaultIdle is how long a client may hold a range without a call.
 const DefaultIdle = time.Hour

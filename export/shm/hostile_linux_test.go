@@ -67,6 +67,7 @@ func TestHostileClient(t *testing.T) {
 	}{
 		"command": {func(c *Client) { _ = c.call(command{kind: 77}) }, "command: 77: allowed"},
 		"pairs":   {func(c *Client) { _ = c.call(command{kind: cmdPairs, pairs: 1 << 30}) }, "pairs: 1073741824 an environment: allowed 0 to 128"},
+		"block":   {func(c *Client) { _ = c.call(command{kind: cmdStep, block: 4}) }, "command: block: 4: allowed 0 (the next) to 3"},
 		"epoch": {func(c *Client) {
 			publish(word32(c.mem, offRequest), word32(c.mem, offServerSleeps), 0xFFFFFFFF)
 		}, "request: epoch 4294967295: allowed 1"},
@@ -95,7 +96,8 @@ func TestScribblingClient(t *testing.T) {
 		require.NoError(t, bad.Reset(nil, nil))
 		scribbler, _ := process(t, "client", clientArgs{Name: s.Name, Dir: s.Dir, Scribble: true, Path: segmentPath(t, s, 0)})
 		for i, begin := 0, time.Now(); time.Since(begin) < 400*time.Millisecond; i++ {
-			what := []command{{kind: cmdStep}, {kind: cmdPairs, pairs: 128}, {kind: cmdReset, mask: true, seeds: true}, {kind: cmdReset, seeds: true}}[i%4]
+			what := []command{{kind: cmdStep}, {kind: cmdPairs, pairs: 128}, {kind: cmdReset, mask: true, seeds: true, block: 3}, {kind: cmdReset, seeds: true},
+				{kind: cmdStep, block: 1}, {kind: cmdIdentities}}[i%6]
 			atomicCall(bad, what)
 			require.NoError(t, play(good, twin, i, 1))
 		}
@@ -245,7 +247,8 @@ func TestCrowd(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	f.Add(uint64(1), uint64(3), []byte{1, 2, 3, 4, 5, 255}, uint32(1))
 	f.Add(uint64(2|3<<32), uint64(2|32<<32), []byte{1, 0, 0, 0, 17, 0, 0, 0, 255, 255, 255, 255}, uint32(1))
-	f.Add(uint64(3|3<<8), uint64(1), []byte{0, 9}, uint32(2))
+	f.Add(uint64(3|3<<8|2<<16), uint64(1|1<<16), []byte{0, 9}, uint32(2))
+	f.Add(uint64(4), uint64(2|2<<16), []byte{7}, uint32(1))
 	for _, profile := range []string{"seed", "serving"} {
 		f.Add(uint64(len(profile)), uint64(1), []byte(profile), uint32(0))
 	}

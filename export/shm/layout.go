@@ -12,7 +12,7 @@ import (
 )
 
 // Version is that of the protocol: of the messages, the words and the order of the areas. It changes with each of them.
-const Version = 1
+const Version = 2
 
 // Magic is what a segment begins with.
 const Magic = "kvgymshm"
@@ -43,14 +43,16 @@ const (
 const MaxBlocks = 64
 
 // Segment tells where the areas of a segment stand, in bytes from its beginning. Tensors are contiguous, their shapes and types are those of
-// the description; ops is uint8 [envs][slots], mask uint8 [envs], seeds uint64 [envs], pairs int32 [envs][per env][2], of which a step uses
-// the first envs * k * 2 values for k pairs an environment.
+// the description; ops is uint8 [envs][slots], mask uint8 [envs], seeds uint64 [envs], identities uint64 [envs] (seeds), uint32 [envs]
+// (environments) and uint32 [envs] (episodes) without a gap, pairs int32 [envs][per env][2], of which a step uses the first envs * k * 2
+// values for k pairs an environment.
 type Segment struct {
 	Size        int64              `json:"size"`
 	PairsPerEnv int                `json:"pairs_per_env"` // at most
 	Ops         int64              `json:"ops"`
 	Mask        int64              `json:"mask"`
 	Seeds       int64              `json:"seeds"`
+	Identities  int64              `json:"identities"`
 	Pairs       int64              `json:"pairs"`
 	Blocks      []map[string]int64 `json:"blocks"` // of every block: its tensors by name
 }
@@ -71,6 +73,7 @@ func SegmentOf(d *export.Description, blocks int) (s Segment, err error) {
 	s.Ops = place(envs * int64(d.Slots))
 	s.Mask = place(envs)
 	s.Seeds = place(envs * 8)
+	s.Identities = place(envs * 16)
 	for range blocks {
 		block := map[string]int64{}
 		for _, t := range d.Tensors {
@@ -132,6 +135,12 @@ func slice[T any](mem []byte, offset int64, n int) []T {
 	var one T
 	bytes := mem[offset:][:n*int(unsafe.Sizeof(one))]
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(bytes))), n)
+}
+
+// identities are the three arrays of a segment's area of that name.
+func (s *Segment) identities(mem []byte, envs int) (seeds []uint64, numbers, episodes []uint32) {
+	n := int64(envs)
+	return slice[uint64](mem, s.Identities, envs), slice[uint32](mem, s.Identities+8*n, envs), slice[uint32](mem, s.Identities+12*n, envs)
 }
 
 // buffers are the tensors of a block.

@@ -20,9 +20,9 @@ var everything = []string{"obs", "mask", "components", "metrics"}
 func TestSegmentOffsets(t *testing.T) {
 	s, err := SegmentOf(describe(t, export.Spec{Envs: 3, Outputs: []string{"obs", "mask"}}), 2)
 	require.NoError(t, err)
-	require.Equal(t, Segment{Size: 28672, PairsPerEnv: 128, Ops: 4096, Mask: 4288, Seeds: 4352, Pairs: 25152, Blocks: []map[string]int64{
-		{"obs": 4416, "reward": 13824, "terminated": 13888, "truncated": 13952, "mask": 14016},
-		{"obs": 14784, "reward": 24192, "terminated": 24256, "truncated": 24320, "mask": 24384},
+	require.Equal(t, Segment{Size: 28672, PairsPerEnv: 128, Ops: 4096, Mask: 4288, Seeds: 4352, Identities: 4416, Pairs: 25216, Blocks: []map[string]int64{
+		{"obs": 4480, "reward": 13888, "terminated": 13952, "truncated": 14016, "mask": 14080},
+		{"obs": 14848, "reward": 24256, "terminated": 24320, "truncated": 24384, "mask": 24448},
 	}}, s)
 }
 
@@ -34,7 +34,7 @@ func TestSegmentAreasAreApartAndAligned(t *testing.T) {
 		s, err := SegmentOf(d, 3)
 		require.NoError(t, err)
 		n := int64(d.Envs)
-		areas := [][2]int64{{0, offData}, {s.Ops, n * int64(d.Slots)}, {s.Mask, n}, {s.Seeds, 8 * n}, {s.Pairs, n * int64(s.PairsPerEnv) * 8}}
+		areas := [][2]int64{{0, offData}, {s.Ops, n * int64(d.Slots)}, {s.Mask, n}, {s.Seeds, 8 * n}, {s.Identities, 16 * n}, {s.Pairs, n * int64(s.PairsPerEnv) * 8}}
 		for _, b := range s.Blocks {
 			for _, tensor := range d.Tensors {
 				areas = append(areas, [2]int64{b[tensor.Name], tensorBytes(tensor)})

@@ -48,7 +48,7 @@ func parseHello(text []byte) (h hello, err error) {
 		Version *int `json:"version"`
 	}
 	if err := json.Unmarshal(text, &v); err != nil || v.Version == nil {
-		return h, errors.New("hello: no JSON object with a version: allowed {\"version\":1}")
+		return h, fmt.Errorf("hello: no JSON object with a version: allowed {\"version\":%d}", Version)
 	}
 	if *v.Version != Version {
 		return h, fmt.Errorf("version: %d: allowed %d: use a client and a server of the same release", *v.Version, Version)

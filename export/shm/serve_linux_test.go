@@ -1,8 +1,10 @@
 package shm
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -58,6 +60,69 @@ func TestServedEqualsBatch(t *testing.T) {
 			s.stop()
 		}
 	}
+}
+
+// A client may say which block is written: the others stay what they were, and so do rows that a reset leaves alone.
+func TestChosenBlocks(t *testing.T) {
+	spec := export.Spec{Envs: 37, Outputs: everything, Seed: 6, Steps: 4, Autoreset: "same-step", Workers: 2}
+	s := start(t, Config{Spec: spec, Blocks: 4})
+	c, twin := s.dial(t, Dialing{}), newTwin(t, spec, 0, spec.Envs)
+	require.NoError(t, c.Reset(nil, nil))
+	require.NoError(t, twin.Reset(vecenv.ResetOptions{}))
+	mask := make([]bool, spec.Envs)
+	for i := 0; i < spec.Envs; i += 4 {
+		mask[i], c.mem[c.segment.Mask+int64(i)] = true, 1
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 60 {
+		before := bytes.Clone(c.mem)
+		block, want := rng.IntN(5), (c.turn+1)%4 // 0 is the next
+		if block > 0 {
+			want = block - 1
+		}
+		opsFor(c.Ops(), 0, 64, i)
+		what, do := command{kind: cmdStep, block: block}, func() error { return twin.Step(vecenv.Actions{Ops: bytes.Clone(c.Ops())}) }
+		if i%7 == 3 {
+			what, do = command{kind: cmdReset, mask: true, block: block}, func() error { return twin.Reset(vecenv.ResetOptions{Mask: mask}) }
+		}
+		require.NoError(t, c.call(what))
+		require.NoError(t, do())
+		require.Equal(t, want, c.turn)
+		require.Empty(t, differ(c.Block(), &twin.Buffers, what.kind == cmdStep), i)
+		for b, at := range c.segment.Blocks {
+			if end := at["metrics"]; b != want { // its last tensor
+				require.True(t, bytes.Equal(before[at["obs"]:end], c.mem[at["obs"]:end]), "step %d: block %d", i, b)
+			}
+		}
+	}
+}
+
+// The episodes that a range plays have the identities of the same environments in a batch.
+func TestIdentities(t *testing.T) {
+	spec := export.Spec{Envs: 10, Seed: 6, Steps: 3, FirstEnv: 5}
+	s := start(t, Config{Spec: spec, Clients: 2})
+	c, twin := s.dial(t, Dialing{Range: at(1)}), newTwin(t, spec, 5, 5)
+	require.NoError(t, c.Reset(nil, nil))
+	require.NoError(t, twin.Reset(vecenv.ResetOptions{}))
+	for i := range 12 {
+		if i == 6 {
+			o := vecenv.ResetOptions{Mask: []bool{true, false, true, false, false}, Seeds: []uint64{1 << 63, 2, 3, 4, 5}}
+			require.NoError(t, c.Reset(o.Mask, o.Seeds))
+			require.NoError(t, twin.Reset(o))
+		}
+		require.NoError(t, play(c, twin, i, 1))
+		block := c.Block()
+		seeds, envs, episodes, err := c.Identities()
+		require.NoError(t, err)
+		require.Equal(t, block, c.Block(), "it writes no block")
+		for e := range seeds {
+			id := twin.Identity(e)
+			require.Equal(t, []any{id.Seed, id.Env, id.Episode}, []any{seeds[e], envs[e], episodes[e]})
+		}
+	}
+	c.Close()
+	_, _, _, err := c.Identities()
+	require.ErrorIs(t, err, net.ErrClosed)
 }
 
 // A call that cannot be done says why, and changes nothing.
@@ -138,7 +203,7 @@ func TestStrangers(t *testing.T) {
 		require.Error(t, err)
 		return err.Error()
 	}
-	require.Contains(t, ask(`{"version":2}`), "version: 2: allowed 1: use a client and a server of the same release")
+	require.Contains(t, ask(`{"version":1}`), "version: 1: allowed 2: use a client and a server of the same release")
 	require.Contains(t, ask(`GET / HTTP/1.1`), "hello: no JSON object with a version")
 	require.Contains(t, ask(strings.Repeat("x", 100_000)), "more than 4096 bytes")
 	begin := time.Now()

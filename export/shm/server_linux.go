@@ -121,7 +121,7 @@ func newServer(cfg Config) (*server, error) {
 		cfg.Clients = 1
 	}
 	if cfg.Blocks == 0 {
-		cfg.Blocks = 2
+		cfg.Blocks = DefaultBlocks
 	}
 	if cfg.Idle == 0 {
 		cfg.Idle = DefaultIdle

@@ -21,7 +21,7 @@ type session struct {
 	segment Segment
 	batch   *vecenv.Batch
 	blocks  []vecenv.Buffers
-	turn    int // the block of the last results; the server's own copy, as are all that it counts with
+	turn    int // the block of the last results; the server's own copy, as is all that it counts with
 	idle    time.Duration
 	request waiter // its over tells that somebody wants the session to end
 
@@ -142,11 +142,18 @@ func (s *session) answer(request, want uint32) (status uint32, text string) {
 	if request != want {
 		return statusFoul, fmt.Sprintf("request: epoch %d: allowed %d, the last one plus 1", request, want)
 	}
-	c, err := parseCommand(atomic.LoadUint64(word64(s.mem, offCommand)), s.segment.PairsPerEnv)
+	c, err := parseCommand(atomic.LoadUint64(word64(s.mem, offCommand)), s.segment.PairsPerEnv, len(s.blocks))
 	if err != nil {
 		return statusFoul, err.Error()
 	}
+	if c.kind == cmdIdentities {
+		s.identify()
+		return statusDone, ""
+	}
 	next := (s.turn + 1) % len(s.blocks)
+	if c.block > 0 {
+		next = c.block - 1
+	}
 	if err = s.batch.SetBuffers(s.blocks[next]); err == nil {
 		err = s.do(c, next)
 	}
@@ -185,6 +192,15 @@ func (s *session) do(c command, next int) error {
 		copyBlock(&s.blocks[next], &s.blocks[s.turn]) // rows that are not reset stay
 	}
 	return s.batch.Reset(o)
+}
+
+// identify writes which episode each environment plays.
+func (s *session) identify() {
+	seeds, numbers, episodes := s.segment.identities(s.mem, len(s.mask))
+	for i := range seeds {
+		id := s.batch.Identity(i)
+		seeds[i], numbers[i], episodes[i] = id.Seed, id.Env, id.Episode
+	}
 }
 
 // copyBlock copies every tensor of a block to another one, which may be the same.

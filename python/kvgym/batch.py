@@ -6,7 +6,7 @@ import ctypes
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -17,7 +17,29 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUTS = ("obs", "mask", "components", "metrics")
+TENSORS = ("obs", "final_obs", "reward", "terminated", "truncated", "mask", "components", "metrics")
 _FLAGS = ("terminated", "truncated", "mask")  # bytes 0 and 1, which Python sees as bool
+
+
+class Config(TypedDict, total=False):
+    """The arguments of Batch that every interface takes; their defaults are there."""
+
+    profile: str
+    preset: str | None
+    difficulty: str
+    trace: str | Mapping[str, Any] | None
+    seed: int
+    first_env: int
+    slots: int
+    steps: int
+    max_wait: int
+    truncate: bool
+    obs_dtype: str
+    obs_order: str
+    stores: str
+    workers: int
+    pin: bool
+    simd: str
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,13 +61,14 @@ class Block:
     mask        bool [envs, slots, 4]: which of keep, evict, compress, swap is possible
     components  float32 [envs, 11], metrics float32 [envs, 19]: totals of the episode so far
 
-    A tensor that the batch does not write is None.
+    A tensor that the batch does not write is None. room is memory for them all, and by name where each begins in it.
     """
 
     __slots__ = ("_alone", "_slab", "_torch", "at", "components", "final_obs", "mask", "metrics", "obs", "owner", "pointers", "reward", "terminated",
                  "truncated")
 
-    def __init__(self, tensors: Sequence[Mapping[str, Any]], given: Mapping[str, Any], owner: object = None) -> None:
+    def __init__(self, tensors: Sequence[Mapping[str, Any]], given: Mapping[str, Any], owner: object = None,
+                 room: tuple[Any, Mapping[str, int]] | None = None) -> None:
         self.obs = self.final_obs = self.reward = self.terminated = self.truncated = self.mask = self.components = self.metrics = None
         self._torch: dict[str, Any] = {}
         self.pointers = Tensors()
@@ -54,7 +77,9 @@ class Block:
         for name in given:
             if name not in names:
                 raise RefusedError(f"buffers: {name}: allowed {', '.join(names)}")
-        self._slab, arrays = _allocate([t for t in tensors if t["name"] not in given])
+        ours = [t for t in tensors if t["name"] not in given]
+        self._slab, at = _allocate(ours) if room is None else (np.frombuffer(room[0], np.uint8), room[1])
+        arrays = {t["name"]: self._slab[at[t["name"]]:][:_size(t)].view(t["dtype"]).reshape(t["shape"]) for t in ours}
         for t in tensors:
             name, shape, dtype = t["name"], tuple(t["shape"]), np.dtype(t["dtype"])
             array = _adopt(name, given[name], shape, dtype) if name in given else arrays[name]
@@ -72,12 +97,15 @@ class Block:
         """
         return sys.getrefcount(self._slab) > self._alone
 
-    def copy_from(self, other: Block) -> None:
-        """Copies every tensor of another block of the same batch."""
-        for name in ("obs", "final_obs", "reward", "terminated", "truncated", "mask", "components", "metrics"):
+    def copy_from(self, other: Block, rows: np.ndarray | None = None) -> None:
+        """Copies every tensor of another block of the same batch, or the rows of a mask of each."""
+        for name in TENSORS:
             to = getattr(self, name)
             if to is not None:
-                np.copyto(to, getattr(other, name))
+                if rows is None:
+                    np.copyto(to, getattr(other, name))
+                else:
+                    to[rows] = getattr(other, name)[rows]
 
     def torch(self, name: str = "obs") -> torch.Tensor:
         """The tensor of that name as a torch tensor on the same memory, without a copy."""
@@ -91,20 +119,18 @@ class Block:
         return self._torch[name]
 
 
-def _allocate(tensors: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Memory of the library for some tensors, each on a cache line: the whole as bytes, and the views on it by name."""
-    sizes = [int(np.prod(t["shape"])) * np.dtype(t["dtype"]).itemsize for t in tensors]
-    slab = np.asarray(Memory((max(1, sum(_lines(n) for n in sizes)),), "|u1"))
-    arrays, at = {}, 0
-    for t, size in zip(tensors, sizes, strict=True):
-        arrays[t["name"]] = slab[at:at + size].view(t["dtype"]).reshape(t["shape"])
-        at += _lines(size)
-    return slab, arrays
+def _size(tensor: Mapping[str, Any]) -> int:
+    """Bytes of a described tensor."""
+    return int(np.prod(tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
 
 
-def _lines(size: int) -> int:
-    """A size in bytes, rounded up to whole cache lines."""
-    return (size + 63) & ~63
+def _allocate(tensors: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, int]]:
+    """Memory of the library for some tensors, each on a cache line: the whole as bytes, and by name where each begins."""
+    starts, end = {}, 0
+    for t in tensors:
+        starts[t["name"]] = end
+        end += (_size(t) + 63) & ~63
+    return np.asarray(Memory((max(1, end),), "|u1")), starts
 
 
 def _adopt(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

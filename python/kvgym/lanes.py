@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kvgym.batch import Batch, Block
+from kvgym.batch import Batch, Block, Config
 from kvgym.errors import RefusedError, RefusedTypeError
+from kvgym.served import served
+from kvgym.shm import Connection
 
-KEPT = 16  # blocks that are looked after; older ones belong to their holders alone
+KEPT = 16  # new blocks that are looked after; older ones belong to their holders alone
 MAX_SEED = 2**64 - 1
 
 
+def open_batch(num_envs: int | None, connect: str | Mapping[str, Any] | None, autoreset: str | None, outputs: Sequence[str], config: Mapping[str, Any],
+               **more: Any) -> Batch | Connection:
+    """What an adapter steps: a Batch of this process, or with connect a server's environments. config is the caller's, more for a Batch."""
+    for name in config:
+        if name not in Config.__annotations__:
+            raise RefusedTypeError(f"{name}: unknown: allowed {', '.join(Config.__annotations__)}")
+    if connect is not None:
+        return served(connect, num_envs, autoreset, outputs, config)
+    return Batch(1 if num_envs is None else num_envs, autoreset=autoreset or "next-step", outputs=outputs, **{**more, **config})
+
+
 class Lanes:
-    """Steps and resets a Batch into blocks of which nobody holds a view, so that what was returned earlier never changes.
+    """Steps and resets a batch into blocks of which nobody holds a view, so that what was returned earlier never changes.
 
     The caller hands out views (block.obs[:], never block.obs itself). A loop that keeps the last results only makes two blocks alternate; one
     that keeps all of them gets new memory for each step, as a copy would.
+
+    Of a server's blocks one is never handed out, so that the server always has one to write. Results that find no other are copied from there.
     """
 
-    def __init__(self, num_envs: int, **config: Any) -> None:
-        self.batch = Batch(num_envs, blocks=1, **config)
+    def __init__(self, num_envs: int | None, connect: str | Mapping[str, Any] | None, autoreset: str | None, outputs: Sequence[str],
+                 config: Mapping[str, Any], **more: Any) -> None:
+        self.batch = open_batch(num_envs, connect, autoreset, outputs, config, blocks=1, **more)
         self.num_envs = self.batch.num_envs
-        self._blocks = [self.batch.block]
+        self._blocks = self.batch.blocks[1:] if isinstance(self.batch, Connection) else [self.batch.block]
+        self._first_new = len(self._blocks)
 
     def _free(self) -> Block:
         for block in self._blocks:
             if not block.lent():
                 return block
-        if len(self._blocks) == KEPT:
-            del self._blocks[0]
+        if len(self._blocks) - self._first_new == KEPT:
+            del self._blocks[self._first_new]
         self._blocks.append(self.batch.new_block())
         return self._blocks[-1]
 
@@ -44,7 +61,7 @@ class Lanes:
     def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int | None] | np.ndarray | None = None) -> Block:
         """Starts episodes in the environments of a mask, or in all: episode 0 of a seed, or the next one where it is None."""
         block = self.batch.block
-        if mask is None or block.lent():
+        if mask is None or block.lent() or block not in self._blocks:
             block = self._free()
         if seeds is None or isinstance(seeds, np.ndarray):
             return self.batch.reset(mask, seeds, into=block)

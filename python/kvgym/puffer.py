@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from kvgym._extra import missing
 
@@ -14,9 +14,9 @@ except ImportError as e:
 
 import numpy as np
 
-from kvgym.batch import Batch, describe
-from kvgym.errors import RefusedError
-from kvgym.lanes import one_seed
+from kvgym.batch import Batch, Config
+from kvgym.lanes import one_seed, open_batch
+from kvgym.shm import Connection
 from kvgym.spaces import action_space, observation_space
 
 
@@ -28,29 +28,30 @@ class PufferEnv(pufferlib.PufferEnv):
     starts the next one in the same step. infos has one dict in steps that end episodes: episode_return and episode_length, means over them.
 
     reset(seed) gives agent i the stream of a hash of (seed, i), so that workers with neighbouring seeds share none; without a seed episodes go on.
-    action_mask is bool [num_envs, slots, 4]. config is that of kvgym.Batch, without autoreset, outputs and buffers.
+    action_mask is bool [num_envs, slots, 4]. config is that of kvgym.Batch, workers 1; connect is as in KVCacheVectorEnv: a server's environments,
+    with autoreset same-step, whose results are copied to PufferLib's arrays.
     """
 
-    def __init__(self, num_envs: int = 1, *, buf: Mapping[str, Any] | None = None, seed: int = 0, workers: int = 1, **config: Any) -> None:
-        description = describe({"envs": num_envs, **_shape(config)})
-        self.single_observation_space = observation_space(description)
-        self.single_action_space = action_space(description)
-        self.num_agents = self.agents_per_batch = num_envs
-        super().__init__(buf)
+    def __init__(self, num_envs: int | None = None, *, connect: str | Mapping[str, Any] | None = None, buf: Mapping[str, Any] | None = None, seed: int = 0,
+                 **config: Unpack[Config]) -> None:
         self._seed: int | None = one_seed(seed)
-        self._batch = Batch(num_envs, autoreset="same-step", outputs=("obs", "mask"), workers=workers, **config, buffers={
-            "obs": self.observations, "reward": self.rewards, "terminated": self.terminals, "truncated": self.truncations})
+        self._batch = open_batch(num_envs, connect, "same-step", ("obs", "mask"), config, blocks=1, workers=1)
+        self.single_observation_space = observation_space(self._batch.description)
+        self.single_action_space = action_space(self._batch.description)
+        num_envs = self.num_agents = self.agents_per_batch = self._batch.num_envs
+        super().__init__(buf)
+        self._block = self._batch.new_block({"obs": self.observations, "reward": self.rewards, "terminated": self.terminals, "truncated": self.truncations})
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
 
     @property
-    def batch(self) -> Batch:
-        """The kvgym.Batch below."""
+    def batch(self) -> Batch | Connection:
+        """The kvgym.Batch below, or with connect the kvgym.Connection."""
         return self._batch
 
     @property
     def action_mask(self) -> np.ndarray:
         """Which operations would do something now: bool [num_envs, slots, 4], overwritten by the next step."""
-        return self._batch.block.mask
+        return self._block.mask
 
     def reset(self, seed: int | None = None) -> tuple[np.ndarray, list[dict[str, float]]]:
         """Starts an episode everywhere."""
@@ -58,14 +59,14 @@ class PufferEnv(pufferlib.PufferEnv):
             seed, self._seed = self._seed, None  # the constructor's, the first time
         else:
             self._seed = None
-        self._batch.reset(None, None if seed is None else stream_seeds(one_seed(seed), self.num_agents))
+        self._batch.reset(None, None if seed is None else stream_seeds(one_seed(seed), self.num_agents), into=self._block)
         self._returns[:], self._lengths[:] = 0, 0
         self.infos: list[dict[str, float]] = []
         return self.observations, self.infos
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, float]]]:
         """One step: observations, rewards, terminals, truncations, infos."""
-        self._batch.step(actions)
+        self._batch.step(actions, into=self._block)
         self._returns += self.rewards
         self._lengths += 1
         self.infos = []
@@ -78,14 +79,6 @@ class PufferEnv(pufferlib.PufferEnv):
     def close(self) -> None:
         """Stops the threads; the buffers stay."""
         self._batch.close()
-
-
-def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that shapes observations."""
-    for name in ("autoreset", "outputs", "buffers", "groups", "blocks"):
-        if name in config:
-            raise RefusedError(f"{name}: not an argument of PufferEnv, which sets it")
-    return {name: config[name] for name in ("slots", "steps", "obs_dtype", "obs_order") if name in config}
 
 
 def stream_seeds(seed: int, agents: int) -> np.ndarray:

@@ -22,15 +22,18 @@ NAME = "kvgym"
 def vector_env(config: dict[str, Any]) -> KVCacheVectorEnv:
     """The environment of an env runner; config is RLlib's env context: num_envs, and arguments of KVCacheVectorEnv.
 
-    Runners play different streams: without first_env in config, that of runner w starts at w * num_envs. RLlib takes every vector environment for
+    Runners play different streams: without first_env in config, that of runner w starts at w * num_envs, and with connect each has a range of its
+    own. RLlib takes every vector environment for
     one that resets in the next step, so other modes of autoreset, on which it would train on wrong data, are refused.
     """
     given = dict(config)
     n = int(given.pop("num_envs", 1))
-    if mode_of(given.get("autoreset", "next-step"))[1] is not AutoresetMode.NEXT_STEP:
-        raise RefusedError(f"autoreset: {given['autoreset']!r}: allowed next-step, the one that RLlib understands")
-    given.setdefault("first_env", n * int(getattr(config, "worker_index", 0) or 0))
-    return KVCacheVectorEnv(n, **given)
+    mode = given.pop("autoreset", "next-step")
+    if mode_of(mode)[1] is not AutoresetMode.NEXT_STEP:
+        raise RefusedError(f"autoreset: {mode!r}: allowed next-step, the one that RLlib understands")
+    if given.get("connect") is None:
+        given.setdefault("first_env", n * int(getattr(config, "worker_index", 0) or 0))
+    return KVCacheVectorEnv(n, autoreset=mode, **given)
 
 
 def register(name: str = NAME) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from kvgym._extra import missing
 
@@ -14,6 +15,7 @@ except ImportError as e:
 
 import numpy as np
 
+from kvgym.batch import Config
 from kvgym.errors import RefusedError
 from kvgym.lanes import Lanes, lane_seeds
 from kvgym.spaces import action_space, observation_space
@@ -27,12 +29,14 @@ class SB3VecEnv(VecEnv):
     episode (r, l, t). The infos of all others are one shared empty dict. Every array is the caller's and never changes again.
 
     action_masks() gives bool [num_envs, slots * 4], which MaskablePPO finds by itself. seed(s) takes effect with the next reset: environment i
-    then plays episode 0 of seed s + i. config is that of kvgym.Batch, without autoreset and outputs.
+    then plays episode 0 of seed s + i. config is that of kvgym.Batch; connect is as in KVCacheVectorEnv: a server's environments, with autoreset
+    same-step.
     """
 
-    def __init__(self, num_envs: int = 1, **config: Any) -> None:
+    def __init__(self, num_envs: int | None = None, *, connect: str | Mapping[str, Any] | None = None, **config: Unpack[Config]) -> None:
         self.render_mode = None
-        self._lanes = Lanes(num_envs, autoreset="same-step", outputs=("obs", "mask"), **config)
+        self._lanes = Lanes(num_envs, connect, "same-step", ("obs", "mask"), config)
+        num_envs = self._lanes.num_envs
         description = self._lanes.batch.description
         self._actions: Any = None
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
@@ -41,7 +45,7 @@ class SB3VecEnv(VecEnv):
 
     @property
     def batch(self) -> Any:
-        """The kvgym.Batch below."""
+        """The kvgym.Batch below, or with connect the kvgym.Connection."""
         return self._lanes.batch
 
     def reset(self) -> np.ndarray:

@@ -24,7 +24,7 @@ from kvgym._lib import lib
 from kvgym.batch import Batch, Block
 from kvgym.errors import BrokenError, BusyError, ClosedError, ForkedError, KvgymError, RefusedError, ServerError, ServerGoneError, ServerTimeoutError
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"kvgymshm"
 MAX_WELCOME = 65536
 POLL_NS = 50_000_000  # between looks whether the server is still there
@@ -32,7 +32,8 @@ POLL_NS = 50_000_000  # between looks whether the server is still there
 # Offsets in a segment.
 _VERSION, _HASH, _SIZE, _REQUEST, _CLIENT_SLEEPS, _COMMAND, _DONE, _SERVER_SLEEPS, _STATUS, _TURN, _TEXT, _TEXT_BYTES = (
     8, 16, 48, 128, 132, 136, 256, 260, 264, 268, 512, 512)
-_STEP, _PAIRS, _RESET, _WITH_MASK, _WITH_SEEDS = 1, 2, 3, 1 << 8, 2 << 8
+_STEP, _PAIRS, _RESET, _IDENTITIES, _WITH_MASK, _WITH_SEEDS = 1, 2, 3, 4, 1 << 8, 2 << 8
+_BLOCK_SHIFT = 16
 _STATUS_ERRORS = {1: RefusedError, 2: BrokenError, 3: ServerError}
 _SEALS = 2 | 4  # F_SEAL_SHRINK, F_SEAL_GROW
 _POPULATE_WRITE = 23  # of madvise: pages are there before the first step
@@ -55,12 +56,6 @@ def connect(name: str, *, range: int | None = None, layout: str | None = None, t
     step_timeout  seconds to wait for a step or reset
     """
     return Connection(name, range=range, layout=layout, timeout=timeout, step_timeout=step_timeout)
-
-
-class _OwnBlock(Block):
-    """A block in this process's memory, into which the results of a connection are copied."""
-
-    __slots__ = ("of",)
 
 
 class Connection:
@@ -98,7 +93,7 @@ class Connection:
         self._step_timeout = step_timeout
         self._lock = threading.Lock()
         self._done, self._pending = 0, False
-        self._block, self._token = self.blocks[0], object()  # which own blocks carry
+        self._block = self.blocks[0]
         self._spin = _spin_ns()
         _live.add(self)
 
@@ -172,10 +167,12 @@ class Connection:
         def array(offset: int, dtype: Any, *shape: int) -> np.ndarray:
             return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
 
-        self.blocks = [Block(d["tensors"], {t["name"]: array(at[t["name"]], t["dtype"], *t["shape"]) for t in d["tensors"]}) for at in segment["blocks"]]
+        self._token = object()  # which its blocks carry
+        self.blocks = [Block(d["tensors"], {}, self._token, (memory, at)) for at in segment["blocks"]]
         self.ops = array(segment["ops"], np.uint8, self.num_envs, self.slots)
         self._mask = array(segment["mask"], np.uint8, self.num_envs)
         self._seeds = array(segment["seeds"], np.uint64, self.num_envs)
+        self._identities = (array(segment["identities"], np.uint64, self.num_envs), *array(segment["identities"] + 8 * self.num_envs, np.uint32, 2, self.num_envs))
         self._most_pairs = segment["pairs_per_env"]
         self._list = array(segment["pairs"], np.int32, self.num_envs * self._most_pairs * 2)
         self._ops_at: int = self.ops.__array_interface__["data"][0]
@@ -190,24 +187,38 @@ class Connection:
 
     def new_block(self, buffers: Mapping[str, Any] | None = None) -> Block:
         """Another set of tensors, in memory of this process or, by name, of the caller, for reset and step to copy their results into."""
-        block = _OwnBlock(self.description["tensors"], buffers or {})
-        block.of = self._token
-        return block
+        return Block(self.description["tensors"], buffers or {}, self._token)
 
-    def _into(self, into: Block | None) -> None:
-        """Copies the last results to a block of this process, which is then the last one."""
-        if into is not None:
-            if getattr(into, "of", None) is not self._token:
-                raise RefusedError("into: a block of something else: allowed what new_block of this connection gave")
-            into.copy_from(self._block)
-            self._block = into
+    def _choose(self, into: Block) -> int:
+        """What a command says of the block that the server is to write: the one given, or for one of this process the next in turn.
+
+        A block of which somebody holds a view is passed over then, if there is another.
+        """
+        if into.owner is not self._token:
+            raise RefusedError("into: a block of something else: allowed one of blocks, or of new_block of this connection")
+        turn = self._words[_TURN // 4] + 1
+        order = self.blocks[turn:] + self.blocks[:turn]
+        shared = into if into in order else next((b for b in order if not b.lent()), order[0])
+        return (self.blocks.index(shared) + 1) << _BLOCK_SHIFT
+
+    def _deliver(self, into: Block | None, before: Block, rows: np.ndarray | None = None) -> Block:
+        """Brings the results into the block that was asked for. Rows that a reset has left alone are there as the caller has seen them last."""
+        written = self._block
+        if into is None:
+            return written
+        if into is not written:
+            into.copy_from(written, rows)
+        if rows is not None and into is not before:
+            into.copy_from(before, ~rows)
+        self._block = into
+        return into
 
     def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None, into: Block | None = None) -> Block:
-        """Starts episodes, as Batch.reset does. The results are copied to a block of new_block if one is given."""
+        """Starts episodes, as Batch.reset does. into is one of blocks, which the server writes, or one of new_block, which costs a copy."""
         m, s = self._per_env("mask", mask, np.bool_), self._per_env("seeds", seeds, np.uint64)
         with self._alone():
             self._settle()
-            command = _RESET
+            before, command = self._block, _RESET if into is None else _RESET | self._choose(into)
             if m is not None:
                 self._mask[:] = m
                 command |= _WITH_MASK
@@ -216,29 +227,38 @@ class Connection:
                 command |= _WITH_SEEDS
             self._publish(command)
             self._result()
-            self._into(into)
-            return self._block
+            return self._deliver(into, before, m)
 
     def step(self, ops: np.ndarray | None = None, pairs: np.ndarray | None = None, into: Block | None = None) -> Block:
-        """One step of all environments of the range, as Batch.step does. The results are copied to a block of new_block if one is given."""
+        """One step of all environments of the range, as Batch.step does. into is as in reset."""
         with self._alone():
             if self._pending:
                 self._settle()
+            before, command = self._block, 0 if into is None else self._choose(into)
             if pairs is not None:
                 listed = self._pairs(pairs, self.num_envs)
                 count = listed.shape[1]
                 if count > self._most_pairs:
                     raise RefusedError(f"step: pairs: {count} an environment: allowed 0 to {self._most_pairs}")
                 self._list[:listed.size] = listed.reshape(-1)
-                self._publish(_PAIRS | count << 32)
+                self._publish(command | _PAIRS | count << 32)
             else:
                 if ops is not None and ops is not self.ops:
                     self._narrow(ops, 0, self.num_envs)
-                self._publish(_STEP)
+                self._publish(command | _STEP)
             self._result()
-            if into is not None:
-                self._into(into)
-            return self._block
+            return self._deliver(into, before)
+
+    def identities(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which episode each environment plays: its seed, its number, and how many it has played before."""
+        with self._alone():
+            self._settle()
+            before = self._block
+            self._publish(_IDENTITIES)
+            self._result()
+            self._block = before
+            seeds, envs, episodes = (x.copy() for x in self._identities)
+            return seeds, envs, episodes
 
     def send(self, group: int = 0, ops: np.ndarray | None = None) -> None:
         """Starts a step; recv waits for it. There is one group, 0. Until then ops and the block in turn are the server's."""
@@ -262,6 +282,11 @@ class Connection:
     def _check_group(self, call: str, group: int) -> None:
         if group != 0:
             raise RefusedError(f"{call}: group: {group}: allowed 0")
+
+    def _not_served(self, *_: Any, **__: Any) -> Any:
+        raise RefusedError(f"server {self.name}: decide, snapshot, restore and fork: not served: allowed with a kvgym.Batch in this process")
+
+    decide = snapshot = restore = fork = _not_served  # docs/shared-memory.md says why
 
     # What Batch does with arguments is right here, too.
     _narrow, _pairs, _per_env = Batch._narrow, Batch._pairs, Batch._per_env

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
 
+from kvgym.batch import Config
 from kvgym.errors import RefusedError
 from kvgym.lanes import Lanes, lane_seeds, one_seed, reset_mask
 from kvgym.spaces import action_space, observation_space
@@ -21,18 +22,15 @@ class KVCacheEnv(gymnasium.Env):
     episode's end it shows keep alone, and a step is refused until reset. infos names what step adds to it: "components" (float32 [11]), "metrics"
     (float32 [19]). Observations and infos are the caller's: each call returns memory that no later call touches.
 
-    The other arguments are those of kvgym.Batch. Without a seed, reset plays the episodes of (seed, first_env) in turn.
+    config is that of kvgym.Batch, workers 1. Without a seed, reset plays the episodes of (seed, first_env) in turn. connect is as in
+    KVCacheVectorEnv: a server's environment, whose range must be of one, with autoreset disabled.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def __init__(self, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all", trace: str | Mapping[str, Any] | None = None,
-                 seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5, truncate: bool = False,
-                 obs_dtype: str = "float32", obs_order: str = "slot-major", simd: str = "auto", infos: Sequence[str] = ("action_mask",),
-                 render_mode: None = None) -> None:
-        self._lanes = Lanes(1, profile=profile, preset=preset, difficulty=difficulty, trace=trace, seed=seed, first_env=first_env, slots=slots,
-                            steps=steps, max_wait=max_wait, autoreset="disabled", truncate=truncate, obs_dtype=obs_dtype, obs_order=obs_order,
-                            workers=1, simd=simd, outputs=outputs_of(infos))
+    def __init__(self, *, connect: str | Mapping[str, Any] | None = None, infos: Sequence[str] = ("action_mask",), render_mode: None = None,
+                 **config: Unpack[Config]) -> None:
+        self._lanes = Lanes(1, connect, "disabled", outputs_of(infos), config, workers=1)
         self.metadata = dict(type(self).metadata)
         self.render_mode = render_mode
         self.observation_space = observation_space(self.description)
@@ -42,7 +40,7 @@ class KVCacheEnv(gymnasium.Env):
 
     @property
     def batch(self) -> Any:
-        """The kvgym.Batch of one below: snapshots, forks, built-in policies. Its restore writes into the arrays that were returned last."""
+        """The kvgym.Batch of one below, or with connect the kvgym.Connection. A restore writes into the arrays that were returned last."""
         return self._lanes.batch
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from kvgym._extra import missing
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from kvgym.batch import Config
 from kvgym.lanes import Lanes, lane_seeds
 from kvgym.spaces import OPS, bounds
 
@@ -27,20 +29,22 @@ class TorchRLEnv(EnvBase):
     reward float32 and done, terminated, truncated bool, each [num_envs, 1]. Ended environments wait for a reset, which TorchRL's rollouts and
     collectors give them; a partial reset ("_reset") returns all rows. Tensors are the caller's and never change again.
 
-    set_seed(s) takes effect with the next reset of each environment, which then plays episode 0 of seed s + i. config is that of kvgym.Batch,
-    without autoreset and outputs.
+    set_seed(s) takes effect with the next reset of each environment, which then plays episode 0 of seed s + i. config is that of kvgym.Batch;
+    connect is as in KVCacheVectorEnv: a server's environments, with autoreset disabled.
     """
 
-    def __init__(self, num_envs: int = 1, *, device: Any = "cpu", **config: Any) -> None:
+    def __init__(self, num_envs: int | None = None, *, connect: str | Mapping[str, Any] | None = None, device: Any = "cpu", **config: Unpack[Config]) -> None:
+        lanes = Lanes(num_envs, connect, "disabled", ("obs", "mask"), config)
+        num_envs = lanes.num_envs
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
-        self._lanes = Lanes(num_envs, autoreset="disabled", outputs=("obs", "mask"), **config)
+        self._lanes = lanes
         self._unseeded = np.zeros(num_envs, np.bool_)  # environments that the last set_seed has yet to reach
         self._seeds: np.ndarray = np.zeros(num_envs, np.uint64)
         self._make_specs(self._lanes.batch.description, num_envs)
 
     @property
     def batch(self) -> Any:
-        """The kvgym.Batch below."""
+        """The kvgym.Batch below, or with connect the kvgym.Connection."""
         return self._lanes.batch
 
     def _make_specs(self, description: dict[str, Any], n: int) -> None:

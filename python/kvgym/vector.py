@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from kvgym.batch import Config
 from kvgym.errors import RefusedError
 from kvgym.lanes import Lanes, lane_seeds, reset_mask
 from kvgym.spaces import OPS, action_space, observation_space
@@ -43,19 +44,19 @@ class KVCacheVectorEnv(VectorEnv):
     infos["action_mask"] is bool [num_envs, slots, 4]: which of keep, evict, compress, swap would do something; keep alone after an episode's end.
     infos names what infos hold: "action_mask" and, in steps, "components" (float32 [num_envs, 11]) and "metrics" (float32 [num_envs, 19]).
 
-    The other arguments are those of kvgym.Batch. autoreset is "next-step", "same-step", "disabled" or a gymnasium.vector.AutoresetMode.
+    autoreset is "next-step" (the default), "same-step", "disabled" or a gymnasium.vector.AutoresetMode. config is that of kvgym.Batch.
+
+    connect is the name of a server (kvgym serve) whose environments these are, or a dict of the arguments of kvgym.connect. The server's flags
+    then configure them: without num_envs and autoreset the server's are taken, and another server than what is asked for is refused.
     """
 
     _lanes: Lanes | None = None  # older Gymnasium closes what was never opened
 
-    def __init__(self, num_envs: int = 1, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all",
-                 trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15,
-                 max_wait: int = 5, autoreset: str | AutoresetMode = "next-step", truncate: bool = False, obs_dtype: str = "float32", obs_order: str = "slot-major",
-                 stores: str = "auto", workers: int = 0, pin: bool = False, simd: str = "auto", infos: Sequence[str] = ("action_mask",)) -> None:
-        word, mode = mode_of(autoreset)
-        self._lanes = Lanes(num_envs, profile=profile, preset=preset, difficulty=difficulty, trace=trace, seed=seed, first_env=first_env,
-                            slots=slots, steps=steps, max_wait=max_wait, autoreset=word, truncate=truncate, obs_dtype=obs_dtype, obs_order=obs_order, stores=stores,
-                            workers=workers, pin=pin, simd=simd, outputs=outputs_of(infos))
+    def __init__(self, num_envs: int | None = None, *, connect: str | Mapping[str, Any] | None = None, autoreset: str | AutoresetMode | None = None,
+                 infos: Sequence[str] = ("action_mask",), **config: Unpack[Config]) -> None:
+        word = None if autoreset is None else mode_of(autoreset)[0]
+        self._lanes = Lanes(num_envs, connect, word, outputs_of(infos), config)
+        mode = MODES[self.description["autoreset"]]
         self.num_envs = self._lanes.num_envs
         self.autoreset_mode = mode
         self.metadata = {"autoreset_mode": mode, "render_modes": []}
@@ -66,13 +67,12 @@ class KVCacheVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._masked = "action_mask" in infos
         self._totals = tuple(name for name in TOTALS if name in infos)
-        self._truncate = truncate
         self._all = np.ones(self.num_envs, np.bool_)
         self._ended: np.ndarray | None = None  # environments that the next step resets, where infos depend on it
 
     @property
     def batch(self) -> Any:
-        """The kvgym.Batch below: snapshots, forks, built-in policies. Its restore writes into the arrays that were returned last."""
+        """The kvgym.Batch below, or with connect the kvgym.Connection. A restore writes into the arrays that were returned last."""
         return self._lanes.batch
 
     @property
@@ -101,7 +101,7 @@ class KVCacheVectorEnv(VectorEnv):
         """One step of all environments: observations, rewards, terminations, truncations, infos; actions are integers [num_envs, slots]."""
         block = self._lanes.step(actions)
         infos: dict[str, Any] = {}
-        ends = block.truncated if self._truncate else block.terminated
+        ends = block.terminated | block.truncated
         ended = ends if np.count_nonzero(ends) else None
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         if ended is not None and same_step:
@@ -157,8 +157,8 @@ class KVCacheVectorEnv(VectorEnv):
             self._lanes.close()
 
 
-def make_vec(num_envs: int = 1, **config: Any) -> KVCacheVectorEnv:
-    """num_envs environments as a gymnasium.vector.VectorEnv: kvgym.make_vec(4096, profile="serving", autoreset="same-step").
+def make_vec(num_envs: int | None = None, **config: Any) -> KVCacheVectorEnv:
+    """num_envs environments as a gymnasium.vector.VectorEnv: kvgym.make_vec(4096, profile="serving"), or kvgym.make_vec(connect="train").
 
     Arguments, shapes and errors are those of KVCacheVectorEnv.
     """

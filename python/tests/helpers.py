@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+
+BINARY = Path(os.environ.get("KVGYM_BINARY") or Path(__file__).parents[2] / "build" / "kvgym")
 
 
 def need(module: str, target: str) -> Any:
@@ -57,3 +67,28 @@ def deep_copy(x: Any) -> Any:
 def random_ops(rng: np.random.Generator, envs: int, slots: int = 64) -> np.ndarray:
     """Mostly keep, so that servers live: int64 [envs, slots]."""
     return np.where(rng.random((envs, slots)) < 0.1, rng.integers(0, 4, (envs, slots)), 0)
+
+
+class Server:
+    """A kvgym serve process."""
+
+    def __init__(self, name: str = "t", *flags: str, envs: int = 32, clients: int = 1) -> None:
+        self.process = subprocess.Popen([str(BINARY), "serve", "--name", name, "--envs", str(envs), "--clients", str(clients), "--json", *flags],
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()  # type: ignore[union-attr]
+        self.info = json.loads(line)
+
+    def stop(self) -> None:
+        """Stops it in its tracks, and waits until it stands: a signal takes a moment, in which it may still answer."""
+        self.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/task")
+        while any(t.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for t in stat.iterdir()):
+            time.sleep(0.001)
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Its exit status, and what it has said on standard error."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(how)
+        return self.process.wait(10), self.process.communicate()[1]

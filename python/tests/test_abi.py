@@ -11,6 +11,7 @@ from test_process import python
 
 import kvgym
 from kvgym import _lib
+from kvgym.batch import Config
 from kvgym.lanes import MAX_SEED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,14 +61,28 @@ def test_docs_name_every_argument_and_export():
     import inspect
 
     for of in (kvgym.Batch, kvgym.KVCacheVectorEnv, kvgym.KVCacheEnv):
-        for name in inspect.signature(of.__init__).parameters:
-            if name != "self":
+        for name, parameter in inspect.signature(of.__init__).parameters.items():
+            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
                 assert name in words, f"{of.__name__}: {name}"
     for name in kvgym.__all__:
         assert name in words, name
     for name, method in inspect.getmembers(kvgym.Batch):
         if not name.startswith("_") and callable(method):
             assert name in words or re.search(rf"`(batch\.)?{name}\(", docs), name
+
+
+def test_adapters_take_the_arguments_of_a_batch():
+    import inspect
+
+    arguments = set(inspect.signature(kvgym.Batch.__init__).parameters) - {"self"}
+    assert set(Config.__annotations__) == arguments - {"num_envs", "autoreset", "outputs", "groups", "blocks", "buffers"}  # which adapters set
+
+
+def test_a_connection_has_what_a_batch_has():
+    def public(of):
+        return {name for name in dir(of) if not name.startswith("_")}
+
+    assert public(kvgym.Batch) <= public(kvgym.Connection)
 
 
 def test_null_pointers_and_bad_handles_never_abort():

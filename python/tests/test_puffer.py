@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from helpers import assert_same, need, random_ops
+from helpers import assert_same, deep_copy, need, random_ops
 
 _here = os.getcwd()
 os.chdir(tempfile.mkdtemp())  # importing pufferlib leaves a link named resources where one stands
@@ -98,6 +98,48 @@ def test_backends(backend):
         vec.close()
 
 
+def test_a_servers_environments(serve):
+    """The same as in process, in PufferLib's arrays."""
+    serve("t", "--autoreset", "same-step", envs=5)
+    buf, rng = buffers(5), np.random.default_rng(2)
+    env, alone = PufferEnv(connect="t", buf=buf, seed=3), PufferEnv(5, seed=3)
+    assert env.num_agents == 5 and env.single_observation_space == alone.single_observation_space
+    for t in range(100):
+        if t % 40 == 0:
+            seed = [None, t][t > 0]
+            assert_same(deep_copy(env.reset(seed)), deep_copy(alone.reset(seed)))
+        ops = random_ops(rng, 5).astype(np.int32)
+        got = env.step(ops)
+        assert_same(deep_copy(got), deep_copy(alone.step(ops)), f"step {t}")
+        assert_same(env.action_mask.copy(), alone.action_mask.copy())
+        assert got[0] is buf["observations"] and got[1] is buf["rewards"]
+
+
+def test_workers_of_a_server(serve):
+    """Each has a range of its own, and so has the environment that the driver makes to see the spaces."""
+    import multiprocessing
+
+    multiprocessing.set_start_method("spawn", force=True)
+    serve("t", "--autoreset", "same-step", envs=12, clients=3)
+    vec = pufferlib.vector.make(PufferEnv, num_envs=2, env_kwargs={"connect": "t"}, backend=pufferlib.vector.Multiprocessing, num_workers=2)
+    try:
+        obs = vec.reset(seed=3)[0].copy()
+        assert_same(obs, np.concatenate([PufferEnv(4).reset(seed=3 + i)[0] for i in range(2)]))
+        for _ in range(20):
+            rewards = vec.step(np.zeros((8, 64), np.int32))[1]
+        assert np.asarray(rewards).shape == (8,)
+    finally:
+        vec.close()
+    with pytest.raises(kvgym.RefusedError, match="connect: t: served with num_envs 4: allowed num_envs 6"):
+        PufferEnv(6, connect="t")
+
+
+def test_a_server_that_does_not_fit(serve):
+    serve("t")
+    with pytest.raises(kvgym.RefusedError, match="connect: t: served with autoreset next-step: allowed autoreset same-step"):
+        PufferEnv(connect="t")
+
+
 def test_native_backend():
     env = pufferlib.vector.make(PufferEnv, env_args=[6], backend=pufferlib.PufferEnv, num_envs=1)
     env.async_reset(seed=1)
@@ -114,7 +156,7 @@ def test_errors():
     env.reset()
     with pytest.raises(kvgym.RefusedError, match="ops"):
         env.step(np.zeros((2, 64)))
-    with pytest.raises(kvgym.RefusedError, match="autoreset"):
+    with pytest.raises(kvgym.RefusedTypeError, match="autoreset: unknown"):
         PufferEnv(2, autoreset="disabled")
     env.close()
     with pytest.raises(kvgym.ClosedError):

@@ -49,6 +49,39 @@ def test_equals_dummy_vec_env(config):
     assert ends > 80
 
 
+def test_a_servers_environments(serve):
+    """The same as in process; PPO takes them."""
+    serve("t", "--autoreset", "same-step", "--profile", "serving", envs=4)
+    a, b, rng = SB3VecEnv(connect="t"), SB3VecEnv(4, profile="serving"), np.random.default_rng(2)
+    assert a.num_envs == 4 and a.observation_space == b.observation_space and a.action_space == b.action_space
+    kept, copies = [], []
+    for t in range(200):
+        if t % 60 == 0:
+            if t:
+                assert a.seed(t) == b.seed(t)
+            assert_same(a.reset().copy(), b.reset().copy())
+        assert_same(a.action_masks(), b.action_masks())
+        ops = random_ops(rng, 4)
+        x, y = a.step(ops), b.step(ops)
+        for info in x[3] + y[3]:
+            info.get("episode", {}).pop("t", None)
+        assert_same(deep_copy(x), deep_copy(y), f"step {t}")
+        kept.append(x[:3])
+        copies.append(deep_copy(x[:3]))
+        del x, y
+    assert_same(kept, copies)
+    MaskablePPO("MlpPolicy", a, n_steps=16, batch_size=32, n_epochs=1, device="cpu").learn(64)
+    a.close()
+    with pytest.raises(kvgym.RefusedError, match="served with num_envs 4: allowed num_envs 5"):
+        SB3VecEnv(5, connect="t")
+
+
+def test_a_server_that_does_not_fit(serve):
+    serve("t", "--outputs", "obs")
+    with pytest.raises(kvgym.RefusedError, match="connect: t: served with autoreset next-step, outputs obs: allowed autoreset same-step, outputs obs,mask"):
+        SB3VecEnv(connect="t")
+
+
 def test_what_was_returned_never_changes():
     env, rng = SB3VecEnv(3), np.random.default_rng(1)
     kept = [(env.reset(),)]

@@ -1,84 +1,29 @@
-"""Shared memory: kvgym serve on one side, kvgym.connect on the other. KVGYM_BINARY names the program, else build/kvgym is it."""
+"""Shared memory: kvgym serve on one side, kvgym.connect on the other."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import pickle
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import BINARY
 
 import kvgym
 from kvgym import shm
+from kvgym.batch import TENSORS
 
-BINARY = Path(os.environ.get("KVGYM_BINARY") or Path(__file__).parents[2] / "build" / "kvgym")
 KILLS = int(os.environ.get("KVGYM_KILLS") or 6)
-NAMES = ("obs", "final_obs", "reward", "terminated", "truncated", "mask", "components", "metrics")
-
-pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="shared memory is for Linux"),
-              pytest.mark.skipif(not BINARY.is_file(), reason=f"{BINARY}: not found: make build")]
-
-
-class Server:
-    """A kvgym serve process."""
-
-    def __init__(self, name: str = "t", *flags: str, envs: int = 32) -> None:
-        self.process = subprocess.Popen([str(BINARY), "serve", "--name", name, "--envs", str(envs), "--json", *flags],
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.stderr.read()  # type: ignore[union-attr]
-        self.info = json.loads(line)
-
-    def stop(self) -> None:
-        """Stops it in its tracks, and waits until it stands: a signal takes a moment, in which it may still answer."""
-        self.process.send_signal(signal.SIGSTOP)
-        stat = Path(f"/proc/{self.process.pid}/task")
-        while any(t.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for t in stat.iterdir()):
-            time.sleep(0.001)
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """Its exit status, and what it has said on standard error."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(how)
-        return self.process.wait(10), self.process.communicate()[1]
-
-
-@pytest.fixture
-def directory(monkeypatch):
-    path = tempfile.mkdtemp(prefix="kvs", dir="/tmp")  # a socket's path must be short
-    monkeypatch.setenv("XDG_RUNTIME_DIR", path)
-    yield Path(path) / "kvgym"
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def serve(directory):
-    servers = []
-
-    def start(*args, **kwargs):
-        servers.append(Server(*args, **kwargs))
-        return servers[-1]
-
-    yield start
-    for s in servers:
-        if s.process.poll() is None:
-            s.end(signal.SIGKILL)
 
 
 def same(a, b, ended_only=True):
-    for name in NAMES:
+    for name in TENSORS:
         x, y = getattr(a, name), getattr(b, name)
         assert (x is None) == (y is None), name
         if x is None:
@@ -137,7 +82,7 @@ def test_tensors_are_shared_memory(serve):
     env = kvgym.connect("t")
     block = env.reset()
     memory = np.frombuffer(env._memory, np.uint8)
-    for name in NAMES:
+    for name in TENSORS:
         x = getattr(block, name)
         if x is not None:
             assert np.shares_memory(x, memory) and x.ctypes.data % 64 == 0 and x.flags.writeable, name
@@ -200,8 +145,69 @@ def test_own_blocks(serve):
         same(env.reset(mask, into=mine), batch.reset(mask))
         with pytest.raises(kvgym.RefusedError, match="into: a block of something else"):
             env.step(into=batch.block)
+        for method in (env.decide, env.snapshot, env.restore, env.fork):
+            with pytest.raises(kvgym.RefusedError, match="decide, snapshot, restore and fork: not served"):
+                method("noop")
         with pytest.raises(TypeError, match="another process connects itself"):
             pickle.dumps(env)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_any_block_may_be_written(serve, blocks):
+    """Into shared blocks without a copy and into own ones with one, in any order, masked resets among them, rows that the caller has changed too."""
+    serve("t", "--blocks", str(blocks), "--steps", "4")
+    rng = np.random.default_rng(blocks)
+    with kvgym.connect("t") as env, kvgym.Batch(32, steps=4, blocks=1) as batch:
+        ours = [*env.blocks, env.new_block(), env.new_block()]
+        theirs = [batch.new_block() for _ in ours]
+        assert len(env.blocks) == blocks
+        same(env.reset(into=ours[0]), batch.reset(into=theirs[0]))
+        for _ in range(200):
+            at = rng.integers(len(ours))
+            into, other = ours[at], theirs[at]
+            if rng.random() < 0.7:
+                ops = rng.integers(0, 4, (32, 64))
+                same(env.step(ops, into=into), batch.step(ops, into=other))
+            else:
+                mask = [None, rng.random(32) < 0.3][rng.integers(2)]
+                if mask is not None and not mask.any():
+                    continue
+                seeds = [None, rng.integers(0, 1 << 40, 32)][rng.integers(2)]
+                same(env.reset(mask, seeds, into=into), batch.reset(mask, seeds, into=other))
+            assert env.block is into
+            assert (env.blocks[env._words[shm._TURN // 4]] is into) == (at < blocks)
+            if rng.random() < 0.2:
+                into.obs[:, :9] = other.obs[:, :9] = 7
+
+
+def test_own_blocks_go_by_what_nobody_holds(serve):
+    """The server writes a block on the way to one of this process: not one whose views are held."""
+    serve("t", "--blocks", "3")
+    with kvgym.connect("t") as env:
+        views = [env.reset().obs[:], env.step(into=env.blocks[0]).reward[:]]
+        copies = [v.copy() for v in views]
+        mine = env.new_block()
+        for _ in range(5):
+            env.step(np.ones((32, 64), int), into=mine)
+        assert all(np.array_equal(v, c) for v, c in zip(views, copies, strict=True))
+        assert [b.lent() for b in env.blocks] == [True, True, False]
+        del views
+        assert not any(b.lent() for b in env.blocks)
+
+
+def test_identities(serve):
+    serve("t", "--seed", "9", "--steps", "3", clients=2)
+    with kvgym.connect("t", range=1) as env, kvgym.Batch(16, seed=9, first_env=16, steps=3) as batch:
+        env.reset(), batch.reset()
+        for step in range(12):
+            if step == 7:
+                mask, seeds = np.arange(16) % 3 == 0, [2**64 - 1 - i for i in range(16)]
+                env.reset(mask, seeds), batch.reset(mask, seeds)
+            block, got = env.step(), env.identities()
+            batch.step()
+            assert env.block is block
+            for x, y in zip(got, batch.identities(), strict=True):
+                assert x.dtype == y.dtype and x.tolist() == y.tolist()
 
 
 def trainer(name: str, range_: str, steps: str) -> None:
@@ -232,7 +238,7 @@ def start_trainer(*args: object) -> subprocess.Popen:
 def test_two_trainers_equal_one_batch(serve):
     import hashlib
 
-    info = serve("t", "--clients", "2", envs=33).info
+    info = serve("t", envs=33, clients=2).info
     trainers = [start_trainer("t", i, 50) for i in range(2)]
     with kvgym.Batch(33, workers=1) as batch:
         digests = [hashlib.sha256() for _ in range(2)]
@@ -284,7 +290,7 @@ def test_killed_servers(serve, directory):
 
 def test_killed_trainers(serve):
     """The range is free within a second and afresh, and the other trainer sees nothing of it."""
-    serve("t", "--clients", "2", envs=512)
+    serve("t", envs=512, clients=2)
     other, batch = kvgym.connect("t", range=1), kvgym.Batch(256, first_env=256)
     other.reset(), batch.reset()
     worst = 0.0
@@ -343,7 +349,7 @@ def test_server_that_does_not_answer(serve):
 
 
 def test_refused_connections(serve, directory, monkeypatch):
-    info = serve("t", "--clients", "2").info
+    info = serve("t", clients=2).info
     for kw, says in (({"range": 2}, "connect: t: range: 2: allowed 0 to 1"), ({"range": -1}, "range: -1"),
                      ({"layout": "0" * 16}, f"connect: t: layout: 0000000000000000: allowed {info['layout']}")):
         with pytest.raises(kvgym.ServerError, match=says):
@@ -359,8 +365,8 @@ def test_refused_connections(serve, directory, monkeypatch):
     second = subprocess.run([BINARY, "serve", "--name", "t"], capture_output=True, text=True, timeout=30)
     assert second.returncode == 1
     assert second.stderr == f"kvgym serve: name: t: taken by the server with process number {info['pid']}: allowed one that no server has\n"
-    monkeypatch.setattr(shm, "VERSION", 2)
-    with pytest.raises(kvgym.ServerError, match="version: 2: allowed 1: use a client and a server of the same release|version 1: allowed 2"):
+    monkeypatch.setattr(shm, "VERSION", 3)
+    with pytest.raises(kvgym.ServerError, match="version 2: allowed 3: use a client and a server of the same release"):
         kvgym.connect("t")
     directory.chmod(0o755)
     with pytest.raises(kvgym.ServerError, match="mode 0o755 of user"):
@@ -389,7 +395,7 @@ def test_refused_calls(serve):
 
 def test_fork(serve):
     """A child cannot use its parent's connection, makes its own, and does not keep the parent's range."""
-    serve("t", "--clients", "2")
+    serve("t", clients=2)
     env = kvgym.connect("t", range=0)
     env.reset()
     r, w = os.pipe()

@@ -57,6 +57,38 @@ def test_equals_the_vector_env():
             obs, infos = vec.reset(options={"reset_mask": te.copy()})
 
 
+def test_a_servers_environments(serve):
+    """The same as in process, kept or not; TorchRL's own checks."""
+    serve("t", "--autoreset", "disabled", "--truncate", envs=12, clients=3)
+    check_env_specs(TorchRLEnv(connect={"name": "t", "range": 0}), break_when_any_done="both")
+    a, b = TorchRLEnv(connect={"name": "t", "range": 1}), TorchRLEnv(4, first_env=4, truncate=True)
+    for env in (a, b):
+        env.set_seed(5)
+    generator, kept, copies = np.random.default_rng(1), [], []
+    x, y = a.reset(), b.reset()
+    for t in range(100):
+        ops = torch.from_numpy(random_ops(generator, 4))
+        got, x = a.step_and_maybe_reset(x.set("action", ops))
+        want, y = b.step_and_maybe_reset(y.set("action", ops.clone()))
+        for p, q in ((got, want), (x, y)):
+            assert (p == q).all(), t
+        if t % 3:
+            kept.append({k: v.numpy() for k, v in got["next"].items()} | {"reset": x["observation"].numpy()})
+            copies.append(deep_copy(kept[-1]))
+    assert_same(kept, copies)
+    rollouts = []
+    for env in (TransformedEnv(TorchRLEnv(connect={"name": "t", "range": 2}), ActionMask()), TransformedEnv(TorchRLEnv(4, first_env=8, truncate=True), ActionMask())):
+        torch.manual_seed(3)
+        rollouts.append(env.rollout(40, break_when_any_done=False))
+    assert (rollouts[0] == rollouts[1]).all()
+
+
+def test_a_server_that_does_not_fit(serve):
+    serve("t")
+    with pytest.raises(kvgym.RefusedError, match="connect: t: served with autoreset next-step: allowed autoreset disabled: kvgym serve has flags for them"):
+        TorchRLEnv(connect="t")
+
+
 def test_partial_reset_and_pending_seeds():
     env, vec = TorchRLEnv(4), kvgym.make_vec(4, autoreset="disabled")
     env.reset(), vec.reset()

@@ -42,7 +42,7 @@ def drive(ours, theirs, rng, steps, resets=0.05):
     disabled = ours.autoreset_mode is AutoresetMode.DISABLED
     assert_same(ours.reset(), theirs.reset(), "first reset")
     for t in range(steps):
-        ops = random_ops(rng, n)
+        ops = random_ops(rng, n, ours.action_space.shape[1])
         ops[rng.random(n) < 0.05] = rng.integers(-3, 9)
         a, b = ours.step(ops), theirs.step(ops)
         assert_same(a, b, f"step {t}")

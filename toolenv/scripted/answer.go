@@ -58,7 +58,7 @@ func (a *answer) text() any {
 	return a.reply.Text
 }
 
-// write sends the answer in one piece. fault is Dropped, Garbled or something else, which is none here.
+// write sends the answer in one piece, of which Dropped and Garbled leave half.
 func (a *answer) write(w http.ResponseWriter, fault Fault) {
 	message := map[string]any{"role": "assistant", "content": a.text(), "refusal": nil}
 	if len(a.calls) > 0 {
@@ -87,7 +87,8 @@ func drop(w http.ResponseWriter) {
 	panic(http.ErrAbortHandler)
 }
 
-// stream sends the answer in pieces: the role, text word by word or calls in two halves each, the end, and the usage if it is wanted.
+// stream sends the answer in pieces: the role, text word by word or calls in two halves each, the end, and the usage if it is wanted. Dropped and Garbled
+// come half-way.
 func (a *answer) stream(w http.ResponseWriter, fault Fault, usage bool) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-cache")

@@ -21,7 +21,9 @@ const (
 	Dropped                // the connection ends in the middle of the body
 	Garbled                // the body is no JSON
 	Arguments              // the arguments of tool calls are no JSON
-	NumFaults = 6
+	NumFaults       = 6
+
+	sound Fault = -1 // nothing goes wrong
 )
 
 var faultNames = [NumFaults]string{"slow", "429", "500", "drop", "json", "arguments"}
@@ -78,12 +80,12 @@ func (f *Faults) hits(fault Fault, n uint64) bool {
 	return float64(draw>>11) < w.share*(1<<53)
 }
 
-// of returns the fault of request n beside Slow; ok is false when there is none.
-func (f *Faults) of(n uint64) (fault Fault, ok bool) {
-	for fault = Limited; fault < NumFaults; fault++ {
+// of returns the fault of request n beside Slow, or sound.
+func (f *Faults) of(n uint64) Fault {
+	for fault := Limited; fault < NumFaults; fault++ {
 		if f.hits(fault, n) {
-			return fault, true
+			return fault
 		}
 	}
-	return 0, false
+	return sound
 }

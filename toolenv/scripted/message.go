@@ -42,11 +42,14 @@ type message struct {
 type content string
 
 func (c *content) UnmarshalJSON(text []byte) error {
+	if text[0] != '[' {
+		return json.Unmarshal(text, (*string)(c))
+	}
 	var parts []struct {
 		Text string `json:"text"`
 	}
-	if json.Unmarshal(text, &parts) != nil {
-		return json.Unmarshal(text, (*string)(c))
+	if err := json.Unmarshal(text, &parts); err != nil {
+		return err
 	}
 	var all strings.Builder
 	for _, p := range parts {

@@ -109,22 +109,11 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusRequestEntityTooLarge, "invalid_request", fmt.Sprintf("body: %v: allowed %d bytes", err, maxBody))
 		return
 	}
-	fault, faulty := s.cfg.Faults.of(n)
-	if faulty {
+	fault := s.cfg.Faults.of(n)
+	if fault != sound {
 		s.faults[fault].Add(1)
 	}
-	if !s.slow(r.Context(), n) {
-		return
-	}
-	switch {
-	case faulty && fault == Limited:
-		after := s.cfg.Faults.RetryAfter
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(after.Seconds()))))
-		w.Header().Set("Retry-After-Ms", strconv.FormatInt(after.Milliseconds(), 10)) // as OpenAI sends; clients prefer it
-		refuse(w, http.StatusTooManyRequests, "rate_limit_exceeded", fmt.Sprintf("request %d: too many requests (a scripted fault)", n))
-		return
-	case faulty && fault == Broken:
-		refuse(w, http.StatusInternalServerError, "internal_error", fmt.Sprintf("request %d: internal error (a scripted fault)", n))
+	if !s.slow(r.Context(), n) || s.fail(w, fault, n) {
 		return
 	}
 	req, err := parseRequest(body)
@@ -138,18 +127,31 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply := s.decide(req)
-	if faulty && fault == Arguments {
+	if fault == Arguments {
 		reply.spoil()
 	}
 	a := newAnswer(req, reply, n, prompt)
-	if !faulty || fault == Arguments {
-		fault = NumFaults
-	}
 	if req.Stream {
 		a.stream(w, fault, req.StreamOptions.IncludeUsage)
 		return
 	}
 	a.write(w, fault)
+}
+
+// fail answers with the status that a fault has, if it has one.
+func (s *Server) fail(w http.ResponseWriter, fault Fault, n uint64) bool {
+	switch fault {
+	case Limited:
+		after := s.cfg.Faults.RetryAfter
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(after.Seconds()))))
+		w.Header().Set("Retry-After-Ms", strconv.FormatInt(after.Milliseconds(), 10)) // as OpenAI sends; clients prefer it
+		refuse(w, http.StatusTooManyRequests, "rate_limit_exceeded", fmt.Sprintf("request %d: too many requests (a scripted fault)", n))
+	case Broken:
+		refuse(w, http.StatusInternalServerError, "internal_error", fmt.Sprintf("request %d: internal error (a scripted fault)", n))
+	default:
+		return false
+	}
+	return true
 }
 
 // slow waits if request n is a slow one; false: the client or the server has ended meanwhile.

@@ -114,7 +114,9 @@ func TestRefusals(t *testing.T) {
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, r)
 		require.Equal(t, c.status, w.Code, c.path)
-		var got struct{ Error struct{ Message, Code string } }
+		var got struct {
+			Error struct{ Message, Code string }
+		}
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &got))
 		require.Equal(t, c.code, got.Error.Code)
 		require.Contains(t, got.Error.Message, c.says)
