@@ -125,7 +125,7 @@ class KVCacheHarness(vf.Harness[KVCacheHarnessConfig]):
         with closing(await core.start(data.scenario)) as episode:
             try:
                 async with openai.AsyncOpenAI(base_url=endpoint, api_key=secret, max_retries=self.config.max_retries, timeout=None,
-                                              http_client=httpx.AsyncClient(verify=_CERTIFICATES, timeout=None)) as model:
+                                              http_client=httpx.AsyncClient(verify=_CERTIFICATES, trust_env=False, timeout=None)) as model:
                     await self._play(episode, ctx.model, model, data)
             except asyncio.CancelledError:  # a timeout: the trace is scored
                 trace.info["summary"] = await core.finish(episode)
