@@ -24,7 +24,7 @@ help: ## show this list
 
 build: ## build build/kvgym
 	@command -v $(GO) >/dev/null || { echo "make: go: not found: kvgym needs Go 1.26 or newer"; exit 1; }
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(KVGYM) ./cmd/kvgym
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(KVGYM) ./cmd/kvgym
 
 RUN_DIR      := out/run
 RUN_TRACE     = $(firstword $(wildcard $(KVGYM_TRACES)/*.jsonl $(KVGYM_TRACES)/*.csv) $(RUN_DIR)/traffic.jsonl)
