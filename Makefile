@@ -46,10 +46,15 @@ run: build ## roll out synthetic traffic and a trace with the baselines, in both
 
 test: lint gen-check test-go test-levels test-race test-arm64 test-python ## everything that runs for a change, under 15 minutes on 2 cores
 
-lint: ## gofmt and vet
+RUFF := ruff@0.17.6
+MYPY  = --python $(PYTHON) --with 'numpy>=2' --with 'gymnasium>=1.4,<2' mypy@2.4.1
+
+lint: uv ## gofmt and vet, ruff and mypy
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./...
+	$(UV) tool run -q $(RUFF) check -q --cache-dir build/ruff --config python/pyproject.toml $$(git ls-files '*.py')
+	$(UV) tool run -q $(MYPY) --cache-dir build/mypy --config-file python/pyproject.toml python/kvgym
 
 test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...

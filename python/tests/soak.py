@@ -8,6 +8,7 @@ second one. Exit status: 0 flat, 1 grown, 2 wrong use, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -96,10 +97,8 @@ def vector(**config: object) -> Iterator[None]:
                 kept.append(env.reset(seed=step, options={"reset_mask": rng.random(ENVS) < 0.5}))
             if step % 100 == 99:
                 kept.clear()
-                try:
+                with contextlib.suppress(kvgym.RefusedError):
                     env.step(np.zeros((1, 1), int))
-                except kvgym.RefusedError:
-                    pass
             yield
         env.close()
 

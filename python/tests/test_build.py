@@ -46,5 +46,5 @@ def test_builds_where_git_refuses(hook, tmp_path, monkeypatch):
 
 def test_says_what_a_build_needs(hook, monkeypatch):
     monkeypatch.setenv("GO", "no-such-go")
-    with pytest.raises(RuntimeError, match="kvgym: go: not found: building the package needs Go 1.26 or newer and a C compiler"):
+    with pytest.raises(RuntimeError, match=r"kvgym: go: not found: building the package needs Go 1.26 or newer and a C compiler"):
         hook.initialize("standard", {})
