@@ -133,7 +133,7 @@ test-puffer: python build ## the tests of the PufferLib adapter, in an environme
 	.venv-puffer/bin/pytest -q python/tests/test_puffer.py python/tests/test_docs.py
 
 SOAK ?= 1h
-soak: python build ## step by every path of the Python package for SOAK (1h, or 30s, 3m), and fail if memory grows; Linux (.venv-soak)
+soak: python build ## step by every path of the Python package for SOAK (1h, or 90s, 3m), and fail if memory grows; Linux (.venv-soak)
 	$(call venv,.venv-soak,--reinstall-package kvgym '$(WHEEL)')
 	.venv-soak/bin/python python/tests/soak.py $(SOAK)
 

@@ -1,6 +1,6 @@
 """Steps by every path of the package for a given time, in turns, and tells whether memory grows: that of this process, and of a server.
 
-    python python/tests/soak.py [TIME]      30s, 3m or 1h (the default); make soak SOAK=3m
+    python python/tests/soak.py [TIME]      90s, 3m or 1h (the default); make soak SOAK=3m
 
 Paths that throw much away at once make memory swing, so growth is by the least tenth of samples: that of the last quarter of the time less that of the
 second one. Exit status: 0 flat, 1 grown, 2 wrong use, 130 interrupted.
@@ -161,11 +161,11 @@ class Memory:
 
 
 def seconds(text: str) -> float:
-    """A time such as 90s, 3m or 1h."""
+    """A time such as 90s, 3m or 1h: in the first seconds memory grows by what is used for the first time."""
     found = re.fullmatch(r"(\d+)([smh])", text)
     time_ = int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
-    if time_ < 30:
-        print(f"soak: time: {text}: allowed such as 30s, 3m, 1h, 30 seconds at least", file=sys.stderr)
+    if time_ < 60:
+        print(f"soak: time: {text}: allowed such as 90s, 3m, 1h, a minute at least", file=sys.stderr)
         sys.exit(2)
     return time_
 
