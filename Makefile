@@ -24,7 +24,7 @@ help: ## show this list
 
 build: ## build build/kvgym
 	@command -v $(GO) >/dev/null || { echo "make: go: not found: kvgym needs Go 1.26 or newer"; exit 1; }
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(KVGYM) ./cmd/kvgym
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(KVGYM) ./cmd/kvgym
 
 RUN_DIR      := out/run
 RUN_TRACE     = $(firstword $(wildcard $(KVGYM_TRACES)/*.jsonl $(KVGYM_TRACES)/*.csv) $(RUN_DIR)/traffic.jsonl)
@@ -46,10 +46,15 @@ run: build ## roll out synthetic traffic and a trace with the baselines, in both
 
 test: lint gen-check test-go test-levels test-race test-arm64 test-python ## everything that runs for a change, under 15 minutes on 2 cores
 
-lint: ## gofmt and vet
+RUFF := ruff@0.17.6
+MYPY  = --python $(PYTHON) --with 'numpy>=2' --with 'gymnasium>=1.4,<2' mypy@2.4.1
+
+lint: uv ## gofmt and vet, ruff and mypy
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./...
+	$(UV) tool run -q $(RUFF) check -q --cache-dir build/ruff --config python/pyproject.toml $$(git ls-files '*.py')
+	$(UV) tool run -q $(MYPY) --cache-dir build/mypy --config-file python/pyproject.toml python/kvgym
 
 test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
@@ -154,7 +159,7 @@ test-prime-%: uv build
 	.venv-prime-$*/bin/pytest -q $(ENVIRONMENTS)/tests/test_prime.py
 
 SOAK ?= 1h
-soak: python build ## step by every path of the Python package for SOAK (1h, or 30s, 3m), and fail if memory grows; Linux (.venv-soak)
+soak: python build ## step by every path of the Python package for SOAK (1h, or 90s, 3m), and fail if memory grows; Linux (.venv-soak)
 	$(call venv,.venv-soak,--reinstall-package kvgym '$(WHEEL)')
 	.venv-soak/bin/python python/tests/soak.py $(SOAK)
 
