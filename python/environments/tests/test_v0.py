@@ -227,7 +227,7 @@ def test_256_rollouts_at_once_leave_the_event_loop_free(serve, monkeypatch, open
     slices = Slices()
     for name in ("setup_state", "env_response", "end_episode", "no_tools_called"):
         slices.wrap(monkeypatch, v0.KVCacheToolEnv, name)
-    rows = evaluate(serve("greedy"), n=256)
+    rows = evaluate(serve("greedy"), n=256, args={"steps": 8})
     assert all(row["error"] is None and row["summary"]["done"] for row in rows)
     slices.check()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ if version("verifiers") < "0.4":
     pytest.skip(f"verifiers is {version('verifiers')}: make test-verifiers-v1", allow_module_level=True)
 
 from kv_cache_eviction import core, v1  # noqa: E402
+from verifiers.v1.serve import EnvClient, env_config_data, serve_env  # noqa: E402
 
 
 def load(taskset: dict[str, Any] | None = None, **agent: Any) -> Any:
@@ -174,6 +176,36 @@ def test_a_cap_plays_the_rest_without_calls(serve, opened):
     [trace] = evaluate(serve("compress-all"), env=load(max_total_tokens=2500))
     assert trace.stop_condition == "max_total_tokens" and trace.is_truncated and 0 < trace.num_turns < 15
     check(trace, expected(pairs_of(transcript(trace))))
+
+
+def test_workers(serve):
+    """Two processes, as trainers have them; tasks go there as data."""
+    url, env = serve(SCRIPT), load()
+    context = multiprocessing.get_context("spawn")
+    addresses = context.Queue()
+    server = context.Process(target=serve_env, kwargs={"config_data": env_config_data(env.config), "max_workers": 2, "elastic": False, "address": "tcp://127.0.0.1:0",
+                                                       "address_queue": addresses})
+    server.start()
+
+    async def main() -> list[Any]:
+        client = EnvClient(addresses.get(timeout=60))
+        await client.wait_for_server_startup()
+        endpoint = vf.EvalClientConfig(base_url=url, api_key_var="NO_KEY")
+        runs = (client.run(endpoint, "scripted", vf.SamplingConfig(), task.data.model_dump(mode="json")) for task in env.taskset.take(4))
+        episodes = await asyncio.gather(*runs)
+        await client.close()
+        return episodes
+
+    try:
+        episodes = asyncio.run(main())
+    finally:
+        server.terminate()
+        server.join(60)
+    assert len(episodes) == 4
+    for i, episode in enumerate(episodes):
+        [trace] = episode.traces
+        assert episode.ok
+        check(trace, expected(env=i))
 
 
 def test_another_harness_is_told_apart():
