@@ -6,8 +6,9 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 KVGYM   := build/kvgym
 
-# Everything is compiled with the profile of the hot paths that lies beside the commands (make pgo).
-export GOFLAGS := $(GOFLAGS) -pgo=$(CURDIR)/cmd/kvgym/default.pgo
+# Everything is compiled with the profile of the hot paths that lies beside the commands (make pgo), and the same way for commands and tests: one
+# dependency takes the compiler half a minute.
+export GOFLAGS := $(GOFLAGS) -trimpath -pgo=$(CURDIR)/cmd/kvgym/default.pgo
 
 # Real traces, for the tests that use them and for `make run`; without them those tests report a skip.
 KVGYM_TRACES ?= $(abspath $(wildcard ../shared/traces))
@@ -24,7 +25,7 @@ help: ## show this list
 
 build: ## build build/kvgym
 	@command -v $(GO) >/dev/null || { echo "make: go: not found: kvgym needs Go 1.26 or newer"; exit 1; }
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(KVGYM) ./cmd/kvgym
+	$(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o $(KVGYM) ./cmd/kvgym
 
 RUN_DIR      := out/run
 RUN_TRACE     = $(firstword $(wildcard $(KVGYM_TRACES)/*.jsonl $(KVGYM_TRACES)/*.csv) $(RUN_DIR)/traffic.jsonl)
@@ -46,10 +47,15 @@ run: build ## roll out synthetic traffic and a trace with the baselines, in both
 
 test: lint gen-check test-go test-levels test-race test-arm64 test-python ## everything that runs for a change, under 15 minutes on 2 cores
 
-lint: ## gofmt and vet
+RUFF := ruff@0.17.6
+MYPY  = --python $(PYTHON) --with 'numpy>=2' --with 'gymnasium>=1.4,<2' mypy@2.4.1
+
+lint: uv ## gofmt and vet, ruff and mypy
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./...
+	$(UV) tool run -q $(RUFF) check -q --cache-dir build/ruff --config python/pyproject.toml $$(git ls-files '*.py')
+	$(UV) tool run -q $(MYPY) --cache-dir build/mypy --config-file python/pyproject.toml python/kvgym
 
 test-go: ## all tests, with 210,000 histories against the oracle
 	$(GOTESTSUM) -- -timeout 20m ./...
@@ -154,7 +160,7 @@ test-prime-%: uv build
 	.venv-prime-$*/bin/pytest -q $(ENVIRONMENTS)/tests/test_prime.py
 
 SOAK ?= 1h
-soak: python build ## step by every path of the Python package for SOAK (1h, or 30s, 3m), and fail if memory grows; Linux (.venv-soak)
+soak: python build ## step by every path of the Python package for SOAK (1h, or 90s, 3m), and fail if memory grows; Linux (.venv-soak)
 	$(call venv,.venv-soak,--reinstall-package kvgym '$(WHEEL)')
 	.venv-soak/bin/python python/tests/soak.py $(SOAK)
 
@@ -215,7 +221,7 @@ bench-cmp: ## benchmarks of the git reference REF against this tree, in turn BEN
 PGO_DIR := /tmp/kvgym-pgo
 pgo: ## profile the hot paths anew for the compiler; let nothing else run
 	@rm -rf $(PGO_DIR) && mkdir -p $(PGO_DIR)
-	$(GO) test -c -trimpath -o $(PGO_DIR)/vecenv.test ./vecenv
+	$(GO) test -c -o $(PGO_DIR)/vecenv.test ./vecenv
 	@set -e; for level in generic avx2 avx512; do \
 		KVGYM_SIMD=$$level $(PGO_DIR)/vecenv.test -test.run '^$$' -test.bench 'Step/envs=1024/workers=1|Profiles/envs=1024|Reset' -test.benchtime 2s \
 			-test.cpuprofile $(PGO_DIR)/$$level.prof >$(PGO_DIR)/$$level.txt || { echo "SKIP pgo: $$level: this machine does not have it"; rm -f $(PGO_DIR)/$$level.prof; }; \

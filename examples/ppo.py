@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from kvgym.batch import Batch, describe
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from kvgym.batch import Batch, describe
 
 OPS = ("keep", "evict", "compress", "swap")
 GLOBALS, FEATURES, PREFIXES = 16, 12, 8  # observation: global values, values a slot, prefix numbers (0: none)

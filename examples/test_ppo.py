@@ -13,6 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ppo
+
 from kvgym.batch import Batch
 
 SMALL = ["--envs", "16", "--twins", "4", "--hidden", "16", "--minibatches", "2", "--warm-rounds", "3", "--checkpoint-every", "2",

@@ -29,7 +29,8 @@ class CustomBuildHook(BuildHookInterface):
             raise RuntimeError(f"kvgym: {platform}: allowed linux, macosx")
         out = Path(self.root) / "kvgym" / "lib" / name
         out.parent.mkdir(exist_ok=True)
-        subprocess.run([go, "build", "-buildmode=c-shared", "-trimpath", "-o", str(out), "./cmd/libkvgym"], cwd=root, check=True,
+        # Without the state of git, which go could not ask for in a folder of another user, as in many containers.
+        subprocess.run([go, "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-o", str(out), "./cmd/libkvgym"], cwd=root, check=True,
                        env={**os.environ, "CGO_ENABLED": "1"})
         out.with_suffix(".h").unlink(missing_ok=True)  # which the Go command writes, and kvgym.h is the one to use
         build_data["pure_python"] = False

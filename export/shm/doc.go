@@ -12,8 +12,8 @@
 // # Who owns which bytes when
 //
 // The client owns its request line, ops, mask, seeds and pairs, and every block of results, until it publishes a request. The server then
-// reads those inputs, writes the next block in turn and its response line, and publishes the epoch of the request as done. Results of the
-// last step stay untouched meanwhile if there are two blocks or more.
+// reads those inputs, writes the next block in turn, or the one that the client has named, and its response line, and publishes the epoch of
+// the request as done. All other blocks stay untouched, that of the last results among them unless the client wants it otherwise.
 //
 // # Trust
 //

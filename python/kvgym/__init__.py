@@ -3,8 +3,7 @@
 import gymnasium
 
 from kvgym.batch import Batch, Block, describe
-from kvgym.errors import (BrokenError, BusyError, ClosedError, ForkedError, KvgymError, RefusedError, RefusedTypeError, ServerError, ServerGoneError,
-                          ServerTimeoutError)
+from kvgym.errors import BrokenError, BusyError, ClosedError, ForkedError, KvgymError, RefusedError, RefusedTypeError, ServerError, ServerGoneError, ServerTimeoutError
 from kvgym.shm import Connection, connect
 from kvgym.single import KVCacheEnv
 from kvgym.vector import KVCacheVectorEnv, make_vec

@@ -67,6 +67,15 @@ class Block:
     __slots__ = ("_alone", "_slab", "_torch", "at", "components", "final_obs", "mask", "metrics", "obs", "owner", "pointers", "reward", "terminated",
                  "truncated")
 
+    obs: Any
+    final_obs: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+    mask: Any
+    components: Any
+    metrics: Any
+
     def __init__(self, tensors: Sequence[Mapping[str, Any]], given: Mapping[str, Any], owner: object = None,
                  room: tuple[Any, Mapping[str, int]] | None = None) -> None:
         self.obs = self.final_obs = self.reward = self.terminated = self.truncated = self.mask = self.components = self.metrics = None
@@ -78,6 +87,7 @@ class Block:
             if name not in names:
                 raise RefusedError(f"buffers: {name}: allowed {', '.join(names)}")
         ours = [t for t in tensors if t["name"] not in given]
+        self._slab: np.ndarray
         self._slab, at = _allocate(ours) if room is None else (np.frombuffer(room[0], np.uint8), room[1])
         arrays = {t["name"]: self._slab[at[t["name"]]:][:_size(t)].view(t["dtype"]).reshape(t["shape"]) for t in ours}
         for t in tensors:
@@ -164,10 +174,10 @@ class Batch:
     """
 
     def __init__(self, num_envs: int, *, profile: str = "seed", preset: str | None = None, difficulty: str = "all",
-                 trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5, autoreset: str = "next-step",
-                 truncate: bool = False, outputs: Sequence[str] = ("obs", "mask"), obs_dtype: str = "float32", obs_order: str = "slot-major",
-                 stores: str = "auto", workers: int = 0, pin: bool = False, groups: int = 1, simd: str = "auto", blocks: int = 2,
-                 buffers: Mapping[str, Any] | None = None) -> None:
+                 trace: str | Mapping[str, Any] | None = None, seed: int = 42, first_env: int = 0, slots: int = 64, steps: int = 15, max_wait: int = 5,
+                 autoreset: str = "next-step", truncate: bool = False, outputs: Sequence[str] = ("obs", "mask"), obs_dtype: str = "float32",
+                 obs_order: str = "slot-major", stores: str = "auto", workers: int = 0, pin: bool = False, groups: int = 1, simd: str = "auto",
+                 blocks: int = 2, buffers: Mapping[str, Any] | None = None) -> None:
         self._handle: int | None = None
         self._token = object()  # which its blocks carry
         config: dict[str, Any] = {
@@ -225,7 +235,7 @@ class Batch:
             self._turn = (self._turn + 1) % len(self.blocks)
         return block
 
-    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None, into: Block | None = None) -> Block:
+    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | np.ndarray | None = None, into: Block | None = None) -> Block:
         """Starts episodes: the next ones, or episode 0 of each environment's seed. A mask chooses environments; the rows of the others stay.
 
         mask is bool [envs], seeds are integers of at least 0 [envs]; into is a block of new_block to write instead of the next in turn.
@@ -238,7 +248,7 @@ class Batch:
         self._call.check(lib.kvgym_reset(self._handle or 0, _at(m), _at(s), block.at, self._err, ERROR_SIZE))
         return self._wrote(block, into)
 
-    def _per_env(self, name: str, values: Any, dtype: Any) -> np.ndarray | None:
+    def _per_env(self: Any, name: str, values: Any, dtype: Any) -> np.ndarray | None:
         if values is None:
             return None
         given = np.asarray(values)
@@ -269,7 +279,7 @@ class Batch:
             self._call.check(code)
         return self._wrote(block, into)
 
-    def _narrow(self, ops: Any, first: int, end: int) -> None:
+    def _narrow(self: Any, ops: Any, first: int, end: int) -> None:
         """Copies operations of whatever integers into the bytes that the library reads."""
         a = ops.detach().numpy() if hasattr(ops, "data_ptr") else np.asarray(ops)
         if a.shape != (end - first, self.slots) or a.dtype.kind not in "iub":
@@ -277,7 +287,7 @@ class Batch:
         a = np.ascontiguousarray(a)
         lib.kvgym_narrow(a.__array_interface__["data"][0], a.itemsize, a.size, self._ops_at + first * self.slots)
 
-    def _pairs(self, pairs: Any, envs: int) -> np.ndarray:
+    def _pairs(self: Any, pairs: Any, envs: int) -> np.ndarray:
         a = np.asarray(pairs)
         if a.ndim != 3 or a.shape[0] != envs or a.shape[2] != 2 or a.dtype.kind not in "iu":
             raise RefusedError(f"step: pairs: {a.dtype} {list(a.shape)}: allowed integers [{envs}, k, 2]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
 from kvgym._extra import missing
 
@@ -14,7 +14,7 @@ except ImportError as e:
 
 import numpy as np
 
-from kvgym.batch import Batch, Config
+from kvgym.batch import Batch
 from kvgym.lanes import one_seed, open_batch
 from kvgym.shm import Connection
 from kvgym.spaces import action_space, observation_space
@@ -33,7 +33,7 @@ class PufferEnv(pufferlib.PufferEnv):
     """
 
     def __init__(self, num_envs: int | None = None, *, connect: str | Mapping[str, Any] | None = None, buf: Mapping[str, Any] | None = None, seed: int = 0,
-                 **config: Unpack[Config]) -> None:
+                 **config: Any) -> None:
         self._seed: int | None = one_seed(seed)
         self._batch = open_batch(num_envs, connect, "same-step", ("obs", "mask"), config, blocks=1, workers=1)
         self.single_observation_space = observation_space(self._batch.description)

@@ -56,7 +56,7 @@ class SB3VecEnv(VecEnv):
         seeds = None if all(s is None for s in self._seeds) else lane_seeds(list(self._seeds), self.num_envs)
         block = self._lanes.reset(None, seeds)
         self._returns[:], self._lengths[:] = 0, 0
-        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
         return block.obs[:]

@@ -40,7 +40,8 @@ def _check(connection: Connection, given: Mapping[str, Any], outputs: Sequence[s
     wrong = {name: (has[name], value) for name, value in given.items() if value is not None and value != has[name]}
     written = [t["name"] for t in d["tensors"]]
     if any(name not in written for name in outputs):
-        wrong["outputs"] = tuple(",".join(o for o in OUTPUTS if o in names) or "none" for names in (written, [*written, *outputs]))
+        has_outputs, needed = (",".join(o for o in OUTPUTS if o in names) or "none" for names in (written, [*written, *outputs]))
+        wrong["outputs"] = has_outputs, needed
     if wrong:
         served_with, allowed = (", ".join(f"{name} {values[i]}" for name, values in wrong.items()) for i in (0, 1))
         raise RefusedError(f"connect: {connection.name}: served with {served_with}: allowed {allowed}: kvgym serve has flags for them")

@@ -213,7 +213,7 @@ class Connection:
         self._block = into
         return into
 
-    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | None = None, into: Block | None = None) -> Block:
+    def reset(self, mask: np.ndarray | None = None, seeds: Sequence[int] | np.ndarray | None = None, into: Block | None = None) -> Block:
         """Starts episodes, as Batch.reset does. into is one of blocks, which the server writes, or one of new_block, which costs a copy."""
         m, s = self._per_env("mask", mask, np.bool_), self._per_env("seeds", seeds, np.uint64)
         with self._alone():

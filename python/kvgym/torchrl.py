@@ -39,7 +39,7 @@ class TorchRLEnv(EnvBase):
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self._lanes = lanes
         self._unseeded = np.zeros(num_envs, np.bool_)  # environments that the last set_seed has yet to reach
-        self._seeds: np.ndarray = np.zeros(num_envs, np.uint64)
+        self._seeds: Any = np.zeros(num_envs, np.uint64)
         self._make_specs(self._lanes.batch.description, num_envs)
 
     @property
@@ -70,9 +70,8 @@ class TorchRLEnv(EnvBase):
         return self._lanes.num_envs
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
-        mask = None
-        if tensordict is not None and "_reset" in tensordict.keys():
-            mask = tensordict.get("_reset").reshape(-1).cpu().numpy()
+        given = None if tensordict is None else tensordict.get("_reset", None)
+        mask = None if given is None else given.reshape(-1).cpu().numpy()
         if mask is not None and not mask.any():
             block = self._lanes.batch.block
         else:

@@ -50,8 +50,6 @@ class KVCacheVectorEnv(VectorEnv):
     then configure them: without num_envs and autoreset the server's are taken, and another server than what is asked for is refused.
     """
 
-    _lanes: Lanes | None = None  # older Gymnasium closes what was never opened
-
     def __init__(self, num_envs: int | None = None, *, connect: str | Mapping[str, Any] | None = None, autoreset: str | AutoresetMode | None = None,
                  infos: Sequence[str] = ("action_mask",), **config: Unpack[Config]) -> None:
         word = None if autoreset is None else mode_of(autoreset)[0]
@@ -153,7 +151,7 @@ class KVCacheVectorEnv(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stops the threads; what was returned stays valid."""
-        if self._lanes is not None:
+        if hasattr(self, "_lanes"):  # older Gymnasium closes what was never opened
             self._lanes.close()
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-
 BINARY = Path(os.environ.get("KVGYM_BINARY") or Path(__file__).parents[2] / "build" / "kvgym")
 
 

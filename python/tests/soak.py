@@ -1,6 +1,6 @@
 """Steps by every path of the package for a given time, in turns, and tells whether memory grows: that of this process, and of a server.
 
-    python python/tests/soak.py [TIME]      30s, 3m or 1h (the default); make soak SOAK=3m
+    python python/tests/soak.py [TIME]      90s, 3m or 1h (the default); make soak SOAK=3m
 
 Paths that throw much away at once make memory swing, so growth is by the least tenth of samples: that of the last quarter of the time less that of the
 second one. Exit status: 0 flat, 1 grown, 2 wrong use, 130 interrupted.
@@ -8,6 +8,7 @@ second one. Exit status: 0 flat, 1 grown, 2 wrong use, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -96,10 +97,8 @@ def vector(**config: object) -> Iterator[None]:
                 kept.append(env.reset(seed=step, options={"reset_mask": rng.random(ENVS) < 0.5}))
             if step % 100 == 99:
                 kept.clear()
-                try:
+                with contextlib.suppress(kvgym.RefusedError):
                     env.step(np.zeros((1, 1), int))
-                except kvgym.RefusedError:
-                    pass
             yield
         env.close()
 
@@ -162,11 +161,11 @@ class Memory:
 
 
 def seconds(text: str) -> float:
-    """A time such as 90s, 3m or 1h."""
+    """A time such as 90s, 3m or 1h: in the first seconds memory grows by what is used for the first time."""
     found = re.fullmatch(r"(\d+)([smh])", text)
     time_ = int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
-    if time_ < 30:
-        print(f"soak: time: {text}: allowed such as 30s, 3m, 1h, 30 seconds at least", file=sys.stderr)
+    if time_ < 60:
+        print(f"soak: time: {text}: allowed such as 90s, 3m, 1h, a minute at least", file=sys.stderr)
         sys.exit(2)
     return time_
 

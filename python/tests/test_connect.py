@@ -180,7 +180,7 @@ def test_what_is_not_served(serve):
     env = kvgym.make_vec(connect="t")
     env.reset()
     for call in (lambda: env.batch.decide("greedy"), lambda: env.batch.snapshot(), lambda: env.batch.restore(b""), lambda: env.batch.fork(0, 1)):
-        with pytest.raises(kvgym.RefusedError, match="server t: decide, snapshot, restore and fork: not served: allowed with a kvgym.Batch"):
+        with pytest.raises(kvgym.RefusedError, match=r"server t: decide, snapshot, restore and fork: not served: allowed with a kvgym.Batch"):
             call()
     env.close()
     for call in (env.reset, lambda: env.step(np.zeros((32, 64), int)), env.batch.identities):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -25,10 +26,8 @@ def python(script, limit=60, expect=0):
         out, _ = p.communicate()
         pytest.fail(f"hangs: {out[-2000:]}")
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(p.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     assert p.returncode == expect, out[-4000:]
     return out, time.monotonic() - begin
 

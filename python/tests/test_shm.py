@@ -358,7 +358,7 @@ def test_refused_connections(serve, directory, monkeypatch):
     assert (env.range, env.layout, env.pid) == (0, info["layout"], info["pid"])
     with pytest.raises(kvgym.ServerError, match=rf"range: 0: taken by process {os.getpid()}: allowed a free one, now \[1\]"):
         kvgym.connect("t", range=0)
-    with pytest.raises(kvgym.ServerGoneError, match="connect: u: no server at .*/u.sock: start one with kvgym serve --name u"):
+    with pytest.raises(kvgym.ServerGoneError, match=r"connect: u: no server at .*/u.sock: start one with kvgym serve --name u"):
         kvgym.connect("u", timeout=0.05)
     with pytest.raises(kvgym.RefusedError, match="connect: name: 'a/b'"):
         kvgym.connect("a/b")

@@ -83,6 +83,6 @@ def test_handles_are_not_copied(make, how):
     env = make()
     if how is copy.copy and not isinstance(env, kvgym.Batch):
         how = copy.deepcopy
-    with pytest.raises(TypeError, match="snapshot|cannot be copied"):
+    with pytest.raises(TypeError, match=r"snapshot|cannot be copied"):
         how(env)
     env.reset()

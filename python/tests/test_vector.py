@@ -216,7 +216,7 @@ def test_what_was_returned_never_changes(mode):
         kept.append(env.step(random_ops(rng, n)))
         copies.append(deep_copy(kept[-1]))
         ended = kept[-1][2] | kept[-1][3]
-        if mode is AutoresetMode.DISABLED and ended.any() or t == 5:
+        if (mode is AutoresetMode.DISABLED and ended.any()) or t == 5:
             kept.append(env.reset(options={"reset_mask": ended | (np.arange(n) == 1)}))
             copies.append(deep_copy(kept[-1]))
     env.close()
@@ -338,7 +338,7 @@ def test_bad_configurations(config, word):
 
 def test_order_errors():
     env = kvgym.make_vec(2, autoreset="disabled")
-    with pytest.raises(kvgym.RefusedError, match="[Rr]eset"):
+    with pytest.raises(kvgym.RefusedError, match=r"[Rr]eset"):
         env.step(np.zeros((2, 64), np.int64))
     env.reset()
     for _ in range(15):

@@ -16,7 +16,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import time
 
 import numpy as np
-
 from gymnasium_rival import serve
 
 DRAWN = 64  # different batches of actions; they repeat

@@ -23,7 +23,6 @@ import time
 
 import gymnasium
 import numpy as np
-
 from kvgym_env import KVEnv
 
 STAGGER = 16

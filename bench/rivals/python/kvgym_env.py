@@ -305,7 +305,7 @@ class KVEnv(gymnasium.Env):
         """6.2. All operations are on different slots, so their order does not matter. Mostly few slots have one."""
         asked = ops.nonzero()[0]
         qp, gpu = self.qp, self.gpu
-        for i, op in zip(asked.tolist(), ops[asked].tolist()):
+        for i, op in zip(asked.tolist(), ops[asked].tolist(), strict=True):
             if op == 1 and qp[i]:
                 self._count_risk(self.table[:, i])
                 self.table[:, i] = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import ppo
 import torch
+
 from kvgym.batch import Batch
 
 SLOTS, HIDDEN = 16, 8
