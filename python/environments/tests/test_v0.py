@@ -212,6 +212,11 @@ def test_a_fault_of_the_endpoint_that_stays(serve, opened):
         assert row["error"]["error"] == "ModelError" and row["stop_condition"] == "has_error" and row["reward"] == 0 and row["summary"] is None
 
 
+def test_a_message_without_anything_is_an_error_of_verifiers(serve, opened):
+    [row] = evaluate(serve(["", *SCRIPT[1:]]))
+    assert row["error"]["error"] == "EmptyModelResponseError" and row["summary"] is None
+
+
 def test_broken_arguments_are_the_models_mistake(serve):
     [row] = evaluate(serve("compress-all", "--fault-arguments", "1"))
     assert row["error"] is None and row["summary"]["faults"]["bad_json"] > 0

@@ -209,11 +209,11 @@ def test_workers(serve):
 
 
 def test_another_harness_is_told_apart():
-    """A trace with turns and without a summary was not played by ours: an error, not zeros. One that nobody has played has no scores."""
+    """A trace with turns and without a summary was not played by ours: an error, not zeros. One that nobody has played has zeros."""
     [task] = load().taskset.take(1)
     trace = vf.Trace(task=vf.TraceTask(type="KVCacheTask", data=task.data), agent=vf.AgentInfo(config=vf.AgentConfig()))
     asyncio.run(task.score(trace))
-    assert trace.reward == 0 and not any(trace.rewards.values())
+    assert {name: reward.score for name, reward in trace.rewards.items()} == dict.fromkeys(core.weights(), 0) and not any(trace.metrics.values())
     trace.nodes.append(vf.MessageNode(message=vf.AssistantMessage(content="hello"), sampled=True))
     with pytest.raises(vf.TaskError, match="allowed --env.agent.harness.id kv-cache-eviction"):
         asyncio.run(task.score(trace))
@@ -272,8 +272,10 @@ def test_the_program_of_the_docs(serve, capsys):
 
 def test_vf_validate(tmp_path):
     """An episode can be played, and one that nobody has played is no success."""
-    text = run(["vf-validate", ID, "--runtime.type", "subprocess", "-n", "2", "--no-rich"], tmp_path)
-    assert "2" in text
+    run(["vf-validate", ID, "--runtime.type", "subprocess", "-n", "2", "--no-rich"], tmp_path)
+    [file] = tmp_path.glob("outputs/*/results.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 2 and all(row["valid"] and row["gold"]["valid"] and row["noop"]["reward"] == 0 for row in rows), rows
 
 
 def test_vf_eval_exits_with_0_even_if_all_fails(serve, tmp_path):

@@ -33,14 +33,25 @@ class KVCacheData(vf.TaskData):
     scenario: dict[str, Any]
 
 
+_TERMS = {profile: core.weights(profile) for profile in ("seed", "serving")}
+
+
 class KVCacheTask(vf.Task[KVCacheData, vf.State, vf.TaskConfig]):
     """Scores a trace by the summary that the harness leaves in trace.info, so that replayed traces have their scores, too."""
+
+    def summary(self, trace: vf.Trace) -> dict[str, dict[str, float]]:
+        """What the harness left; zeros where no model has played, as in the untouched traces of vf-validate."""
+        summary = trace.info.get("summary")
+        if summary is None and trace.num_turns:
+            raise ValueError("trace.info: summary: none: this taskset scores what its own harness plays, allowed --env.agent.harness.id kv-cache-eviction")
+        terms = _TERMS[self.data.scenario.get("profile", "seed")]
+        return summary or {"components": dict.fromkeys(terms, 0.0), "metrics": dict.fromkeys(core.METRICS, 0.0)}
 
     @vf.metric
     async def totals(self, trace: vf.Trace) -> dict[str, float]:
         """The metrics of the episode, by their names."""
-        summary = _summary(trace)
-        return {name: summary["metrics"][name] for name in core.METRICS} if summary else {}
+        metrics = self.summary(trace)["metrics"]
+        return {name: metrics[name] for name in core.METRICS}
 
     async def validate(self, runtime: vf.Runtime) -> bool:
         """Whether the episode can be played: the policy greedy plays it, and no call of its is refused."""
@@ -50,26 +61,18 @@ class KVCacheTask(vf.Task[KVCacheData, vf.State, vf.TaskConfig]):
         return not faults.keys() - {"no_call"}
 
 
-def _summary(trace: vf.Trace) -> dict[str, Any] | None:
-    """What the harness left, or None where no model has played, as in the untouched traces of vf-validate."""
-    summary = trace.info.get("summary")
-    if summary is None and trace.num_turns:
-        raise ValueError("trace.info: summary: none: this taskset scores what its own harness plays, allowed --env.agent.harness.id kv-cache-eviction")
-    return summary
-
-
 def _reward(name: str, weight: float, priority: int) -> Callable[..., Any]:
     """A term of the score. A profile that does not have it has no such reward. Priorities put them in the order of the weights, in which v0 adds them up."""
 
     async def value(self: KVCacheTask, trace: vf.Trace) -> dict[str, float]:
-        summary = _summary(trace)
-        return {name: summary["components"][name]} if summary and name in summary["components"] else {}
+        terms = self.summary(trace)["components"]
+        return {name: terms[name]} if name in terms else {}
 
     value.__name__ = name
     return vf.reward(weight=weight, priority=priority)(value)
 
 
-for _place, (_name, _weight) in enumerate([*core.weights("seed").items(), *core.weights("serving").items()]):
+for _place, (_name, _weight) in enumerate([*_TERMS["seed"].items(), *_TERMS["serving"].items()]):
     setattr(KVCacheTask, _name, _reward(_name, _weight, -_place))
 
 
@@ -125,7 +128,7 @@ class KVCacheHarness(vf.Harness[KVCacheHarnessConfig]):
         with closing(await core.start(data.scenario)) as episode:
             try:
                 async with openai.AsyncOpenAI(base_url=endpoint, api_key=secret, max_retries=self.config.max_retries, timeout=None,
-                                              http_client=httpx.AsyncClient(verify=_CERTIFICATES, timeout=None)) as model:
+                                              http_client=httpx.AsyncClient(verify=_CERTIFICATES, trust_env=False, timeout=None)) as model:
                     await self._play(episode, ctx.model, model, data)
             except asyncio.CancelledError:  # a timeout: the trace is scored
                 trace.info["summary"] = await core.finish(episode)
