@@ -194,7 +194,8 @@ names = ["tools"] + ["episode_" + n for n in ("open", "close", "prompts", "call"
 for name in names:
     f = getattr(lib, "kvgym_" + name)
     plain = f.argtypes[:-2]
-    options = [{ctypes.c_char_p: [None, b"", b"{}", b"\\xff", b"[" * 5000], ctypes.c_void_p: [None, out], ctypes.c_int64: [0, -1, batch, 2**63 - 1]}.get(t, [None]) for t in plain]
+    options = [{ctypes.c_char_p: [None, b"", b"{}", b"\\xff", b"[" * 5000], ctypes.c_void_p: [None, out],
+                ctypes.c_int64: [0, -1, batch, 2**63 - 1]}.get(t, [None]) for t in plain]
     if name not in ("tools", "episode_open", "episode_close"):
         options[0].append(good)
     for args in itertools.product(*options):
@@ -211,7 +212,8 @@ for name in names:
 for _ in range(3): assert lib.kvgym_fork(good, 0, batch, 0, at, size) == 2 and lib.kvgym_close(good, at, size) == 2
 assert lib.kvgym_episode_result(good, out, at, size) == 0 and json.loads(ctypes.string_at(text.value))["turns"] == 11  # the one whose message could not be written, too
 assert lib.kvgym_episode_close(good, at, size) == 0 and lib.kvgym_episode_close(good, at, size) == 2
-for config, word in ((b'{"envs":2}', b"Envs: 2"), (b'{"simd":"generic"}', b"simd"), (b'{"first_env":4294967296}', b"first_env"), (b'{"max_wait":-1}', b"config: max_wait: -1")):
+for config, word in ((b'{"envs":2}', b"Envs: 2"), (b'{"simd":"generic"}', b"simd"), (b'{"first_env":4294967296}', b"first_env"),
+                             (b'{"max_wait":-1}', b"config: max_wait: -1")):
     assert lib.kvgym_episode_open(config, ctypes.byref(number), at, size) == 1 and word in err.value, err.value
 print("calls", calls)
 """)

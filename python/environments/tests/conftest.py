@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kvgym
 import numpy as np
 import pytest
+
+import kvgym
 from kvgym import tools
 
 ROOT = Path(__file__).resolve().parents[3]

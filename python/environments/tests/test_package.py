@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import kv_cache_eviction
-import kvgym
 import pytest
 from conftest import ENVIRONMENT, KVGYM, PAIRS, SCRIPT, expected, played
 from kv_cache_eviction import core
+
+import kvgym
 
 
 def test_the_script_of_the_tests_is_one():
@@ -56,12 +57,13 @@ def test_examples():
     got = core.scenarios("hard", -1, 7, profile="serving", preset=None)
     assert len(got) == core.ALL == 300 and got[299] == {"difficulty": "hard", "seed": 7, "profile": "serving", "env": 299}
     assert len(core.scenarios("all", 1000, 7)) == 1000
-    assert sum(core.weights().values()) == pytest.approx(1) and len(core.weights()) == 7 and list(core.weights("serving"))[0] == "goodput"
+    assert sum(core.weights().values()) == pytest.approx(1) and len(core.weights()) == 7 and next(iter(core.weights("serving"))) == "goodput"
     assert core.opening(got[0])[0] == core.opening(got[1])[0] and core.opening(got[0])[1] != core.opening(got[1])[1]
 
 
 def test_kvgym_eval_gives_the_same(serve, tmp_path):
-    subprocess.run([KVGYM, "eval", "-m", "scripted", "-b", serve(SCRIPT), "-n", "3", "--env-args", '{"difficulty": "hard", "seed": 5}', "--out", tmp_path / "out", "--quiet"],
+    subprocess.run([KVGYM, "eval", "-m", "scripted", "-b", serve(SCRIPT), "-n", "3", "--env-args", '{"difficulty": "hard", "seed": 5}',
+                    "--out", tmp_path / "out", "--quiet"],
                    check=True, timeout=60)
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert sorted(row["example"] for row in rows) == [0, 1, 2]

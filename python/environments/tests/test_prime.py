@@ -53,8 +53,8 @@ def test_the_command_line_of_the_seed(serve, tmp_path):
 
 @local
 def test_the_verifiers_that_comes_with_it(serve, tmp_path):
-    run(["vf-eval", ID, "-m", "scripted", "--client.base-url", serve("greedy"), "--client.api-key-var", "NO_KEY", "-n", "5", "-r", "1", "--env.taskset.difficulty", "hard",
-         "--no-push", "--no-rich"], tmp_path, HOME=str(tmp_path))
+    run(["vf-eval", ID, "-m", "scripted", "--client.base-url", serve("greedy"), "--client.api-key-var", "NO_KEY", "-n", "5", "-r", "1",
+         "--env.taskset.difficulty", "hard", "--no-push", "--no-rich"], tmp_path, HOME=str(tmp_path))
     [file] = tmp_path.glob("outputs/*/traces.jsonl")
     episodes = [json.loads(line) for line in file.read_text().splitlines()]
     assert Counter(e["traces"][0]["task"]["data"]["idx"] for e in episodes) == dict.fromkeys(range(5), 1)

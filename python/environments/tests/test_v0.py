@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import kvgym
 import pytest
 from conftest import ID, SCRIPT, Slices, commands, expected, pairs_of, played, programs, run
+
+import kvgym
 from kvgym import tools
 
 vf = pytest.importorskip("verifiers", reason="verifiers is not installed: make test-verifiers-v0")
@@ -244,7 +245,8 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("how", [["--disable-env-server"], ["-w", "2"]], ids=["in-process", "workers"])
 def test_vf_eval(serve, tmp_path, how):
-    command = ["vf-eval", ID, "-m", "scripted", "-b", serve(SCRIPT), "-k", "NO_KEY", "-a", '{"difficulty": "hard", "seed": 5}', "-s", "-d", "-C", "summary", "-o", tmp_path]
+    command = ["vf-eval", ID, "-m", "scripted", "-b", serve(SCRIPT), "-k", "NO_KEY", "-a", '{"difficulty": "hard", "seed": 5}', "-s", "-d",
+               "-C", "summary", "-o", tmp_path]
     run([*command, *how, "-r", "2"], tmp_path)  # without -n: five, as the package's pyproject.toml says
     rows = results(tmp_path)
     assert Counter(row["example_id"] for row in rows) == dict.fromkeys(range(5), 2)

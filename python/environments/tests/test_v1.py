@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import kvgym
 import pytest
 from conftest import ID, SCRIPT, Slices, commands, expected, pairs_of, played, programs, run
+
+import kvgym
 from kvgym import tools
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers is not installed: make test-verifiers-v1")
@@ -105,7 +106,7 @@ def test_tasks():
     with pytest.raises(kvgym.RefusedError, match="num_examples: 0"):
         list(load({"num_examples": 0}).taskset)
     for bad in ({"difficulty": "none"}, {"max_turns": 3}):
-        with pytest.raises(ValueError, match="none|max_turns"):
+        with pytest.raises(ValueError, match=r"none|max_turns"):
             load(bad)
 
 
@@ -114,7 +115,7 @@ def test_the_env_plays_here_and_has_a_turn_cap():
     assert config.agent.runtime.type == "subprocess" and config.agent.max_turns == 64
     assert config.agent_harnesses()["agent"].id == ID
     load({"steps": 100}, max_turns=100)
-    with pytest.raises(ValueError, match="agent.max_turns: 64: allowed 100"):
+    with pytest.raises(ValueError, match=r"agent\.max_turns: 64: allowed 100"):
         load({"steps": 100})
 
 
@@ -215,7 +216,7 @@ def test_another_harness_is_told_apart():
     asyncio.run(task.score(trace))
     assert {name: reward.score for name, reward in trace.rewards.items()} == dict.fromkeys(core.weights(), 0) and not any(trace.metrics.values())
     trace.nodes.append(vf.MessageNode(message=vf.AssistantMessage(content="hello"), sampled=True))
-    with pytest.raises(vf.TaskError, match="allowed --env.agent.harness.id kv-cache-eviction"):
+    with pytest.raises(vf.TaskError, match=r"allowed --env\.agent\.harness\.id kv-cache-eviction"):
         asyncio.run(task.score(trace))
 
 
@@ -280,7 +281,8 @@ def test_vf_validate(tmp_path):
 
 def test_vf_eval_exits_with_0_even_if_all_fails(serve, tmp_path):
     """So that nobody reads anything into the exit status."""
-    run(["vf-eval", ID, "-m", "scripted", "--client.base-url", serve("greedy", "--require-key", "other"), "--client.api-key-var", "NO_KEY", "-n", "2", "--no-push", "--no-rich"],
+    run(["vf-eval", ID, "-m", "scripted", "--client.base-url", serve("greedy", "--require-key", "other"), "--client.api-key-var", "NO_KEY", "-n", "2",
+         "--no-push", "--no-rich"],
         tmp_path)
     episodes = outputs(tmp_path)
     assert len(episodes) == 2 and not any(e["ok"] or e["traces"][0]["rewards"] for e in episodes)

@@ -25,7 +25,7 @@ def scenarios(difficulty: str, num_examples: int, seed: int, **rules: Any) -> li
     for name in rules:
         if name not in RULES:
             raise kvgym.RefusedError(f"{name}: unknown: allowed difficulty, num_examples, seed, {', '.join(RULES)}")
-    if type(num_examples) is not int or num_examples != -1 and not 1 <= num_examples <= MOST:
+    if type(num_examples) is not int or (num_examples != -1 and not 1 <= num_examples <= MOST):
         raise kvgym.RefusedError(f"num_examples: {num_examples!r}: allowed -1 (all {ALL}), or 1 to {MOST}")
     given = {"difficulty": difficulty, "seed": seed, **{k: v for k, v in rules.items() if v is not None}}
     opening(given)  # whose errors are better here than in every rollout

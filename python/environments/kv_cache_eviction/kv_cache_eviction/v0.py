@@ -9,9 +9,9 @@ from typing import Any
 
 import verifiers as vf
 from datasets import Dataset
-from kvgym import tools
 
 from kv_cache_eviction import core
+from kvgym import tools
 
 
 class EngineError(vf.Error):

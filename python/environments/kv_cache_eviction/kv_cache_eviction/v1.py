@@ -14,10 +14,10 @@ import httpcore  # noqa: F401
 import httpx
 import openai
 import verifiers.v1 as vf
-from kvgym import tools
 from pydantic import Field, model_validator
 
 from kv_cache_eviction import core
+from kvgym import tools
 
 # Every rollout has a client of its own. What takes a client longer than the event loop may be blocked for is done here: reading the certificates, and
 # what httpx imports with its first request.
