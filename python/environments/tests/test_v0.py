@@ -243,11 +243,9 @@ def results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("how", [["--disable-env-server"], ["-w", "2"]], ids=["in-process", "workers"])
-def test_vf_eval(serve, tmp_path, how):
-    command = ["vf-eval", ID, "-m", "scripted", "-b", serve(SCRIPT), "-k", "NO_KEY", "-a", '{"difficulty": "hard", "seed": 5}', "-s", "-d",
-               "-C", "summary", "-o", tmp_path]
-    run([*command, *how, "-r", "2"], tmp_path)  # without -n: five, as the package's pyproject.toml says
+def test_vf_eval_in_process(serve, tmp_path):
+    run(["vf-eval", ID, "-m", "scripted", "-b", serve(SCRIPT), "-k", "NO_KEY", "-a", '{"difficulty": "hard", "seed": 5}', "-s", "-d", "-C", "summary", "-o",
+         tmp_path, "--disable-env-server", "-r", "2"], tmp_path)  # without -n: five, as the package's pyproject.toml says
     rows = results(tmp_path)
     assert Counter(row["example_id"] for row in rows) == dict.fromkeys(range(5), 2)
     for row in rows:
@@ -256,12 +254,16 @@ def test_vf_eval(serve, tmp_path, how):
         assert row["summary"] == played(env=row["example_id"])[1]
 
 
-def test_the_commands_of_the_docs(serve, tmp_path):
+def test_vf_eval_with_workers(serve, tmp_path):
+    """The command of the docs."""
     [line] = [c for c in commands("docs/verifiers.md", "vf-eval", serve("greedy")) if "-b" in c]
-    run(line, tmp_path)
+    run([*line, "-w", "2"], tmp_path)
+    assert len(list(tmp_path.glob("outputs/evals/*/*/env_worker_*.log"))) == 2
     rows = results(tmp_path / "outputs")
     assert Counter(row["example_id"] for row in rows) == dict.fromkeys(range(5), 2)
-    assert all(row["error"] is None and row["summary"]["done"] and row["reward"] > 0.3 for row in rows)
+    for row in rows:
+        assert row["error"] is None and row["stop_condition"] == "has_final_env_response" and row["num_turns"] == 15
+        expected(pairs_of(row["completion"]), env=row["example_id"], seed=42).check(row["summary"], row["reward"])
 
 
 def test_the_program_of_the_docs(serve, capsys):
