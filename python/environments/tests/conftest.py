@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import json
@@ -12,12 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kv_cache_eviction import core
 
 import kvgym
 from kvgym import tools
@@ -166,6 +169,28 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tools.Episode]]:
     for episode in episodes:
         with pytest.raises(kvgym.ClosedError):
             episode.step()
+
+
+def break_engine(monkeypatch: pytest.MonkeyPatch, where: str, error: Exception) -> Counter[int]:
+    """Lets the engine fail in one method of environment 1, step in the sixth turn. Gives how often each environment's episode was opened."""
+    opened, steps = Counter(), Counter()
+
+    def fails(self: tools.Episode, *args: Any, **kwargs: Any) -> Any:
+        steps[id(self)] += 1
+        if where == "close":
+            tools.Episode.close(self)
+        if where == "step" and steps[id(self)] < 6:
+            return tools.Episode.step(self)
+        raise error
+
+    broken = type("Broken", (tools.Episode,), {where: fails})
+
+    async def start(scenario: dict[str, Any]) -> tools.Episode:
+        opened[scenario["env"]] += 1
+        return await asyncio.to_thread(broken if scenario["env"] == 1 else tools.Episode, **scenario)
+
+    monkeypatch.setattr(core, "start", start)
+    return opened
 
 
 class Slices:

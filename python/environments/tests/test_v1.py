@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ID, SCRIPT, Slices, commands, expected, pairs_of, played, programs, run
+from conftest import ID, SCRIPT, Slices, break_engine, commands, expected, pairs_of, played, programs, run
 
 import kvgym
 from kvgym import tools
@@ -123,26 +123,7 @@ def test_the_env_plays_here_and_has_a_turn_cap():
 @pytest.mark.parametrize("where", ["__init__", "call", "step", "result", "close"])
 def test_a_fault_of_the_engine_is_the_rollouts_error(serve, monkeypatch, where, error):
     """Neither tool text nor a score, and the other rollouts go on."""
-    good, n = getattr(tools.Episode, where), []
-    start = core.start
-
-    def bad(self, *args, **kwargs):
-        if kwargs.get("env", getattr(self, "env", 0)) == 1 and (where != "step" or n.append(1) or len(n) > 5):
-            if where == "close":
-                good(self)
-            raise error
-        return good(self, *args, **kwargs)
-
-    async def marked(scenario):
-        if where == "__init__":
-            monkeypatch.setattr(tools.Episode, where, bad)  # the tasks have been made
-        episode = await start(scenario)
-        episode.env = scenario["env"]
-        return episode
-
-    monkeypatch.setattr(core, "start", marked)
-    if where != "__init__":
-        monkeypatch.setattr(tools.Episode, where, bad)
+    break_engine(monkeypatch, where, error)
     for trace in evaluate(serve("greedy"), n=3, r=2):
         if trace.task.data.idx == 1:
             assert trace.errors[0].type == "HarnessError" and str(error) in trace.errors[0].message
