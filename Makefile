@@ -81,7 +81,7 @@ test-arm64: ## the short tests of everything that must give the same bits, on ar
 	@command -v qemu-aarch64-static >/dev/null || [ "$$(id -u)" != 0 ] || \
 		(apt-get install -y -q qemu-user-static || (apt-get update -q && apt-get install -y -q qemu-user-static)) >/dev/null 2>&1 || true
 	@if command -v qemu-aarch64-static >/dev/null; then \
-		$(GOTESTSUM) --raw-command -- env GOARCH=arm64 CGO_ENABLED=0 $(GO) test -json -short -exec qemu-aarch64-static $(EXACT); \
+		$(GOTESTSUM) --raw-command -- env GOARCH=arm64 CGO_ENABLED=0 GOFLAGS='$(GOFLAGS) -pgo=off' $(GO) test -json -short -exec qemu-aarch64-static $(EXACT); \
 	else echo "SKIP test-arm64: qemu-aarch64-static is missing: apt-get install qemu-user-static"; fi
 
 # The Python package. uv is taken from PyPI where the machine has none; each set of packages that cannot live with the others has an environment
