@@ -325,7 +325,7 @@ func Rows(dst []float32, b *Block, v *View, stream bool) {
 }
 
 // Observe writes the whole observation row of an environment of the seed profile that has one block: Globals of Numerators, and Rows.
-// len(dst) is 16, and 12 for each lane; budget is below 2^29. oldest is the age of the oldest request; rule 10.1.
+// len(dst) is 16, and 12 for each lane; budget is below 2^29, and f.Den[15] is MostLatency. oldest is the age of the oldest request; rule 10.1.
 func Observe(dst []float32, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
 	lanes := len(dst)/SlotFeatures - 1
 	checkLanes("Observe", lanes, len(dst)-16-lanes*SlotFeatures)

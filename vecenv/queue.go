@@ -189,20 +189,20 @@ func (v *env) reset(id scenario.Identity) {
 
 // placeInitials puts those of the first n of the scratch's newcomers that fit into the budget into the lowest free slots; rule 3.2. It returns which.
 func (v *env) placeInitials(a *kernels.Admission, n int) (take uint8) {
-	take, whole, private, joins := v.initials(a, n)
+	take, whole, private, joins := v.allInitials(a, n)
 	if int(a.Free) >= n && a.Used+whole <= a.Budget { // most often all of them
 		a.Used, a.Free, a.Joins = a.Used+whole, a.Free-uint32(n), joins
 		v.PrivateQP += private
 	} else {
-		take = v.firstInitials(a, n)
+		take = v.someInitials(a, n)
 	}
 	v.place(take)
 	return take
 }
 
-// initials adds up what the first n of the scratch's newcomers need, all of them, without a branch: what they take of the budget, their
+// allInitials adds up what the first n of the scratch's newcomers need, all of them, without a branch: what they take of the budget, their
 // private part, and which prefixes have been joined by then.
-func (v *env) initials(a *kernels.Admission, n int) (take uint8, whole, private uint32, joins [8]uint8) {
+func (v *env) allInitials(a *kernels.Admission, n int) (take uint8, whole, private uint32, joins [8]uint8) {
 	joins = a.Joins
 	for i, need := range v.scratch.newcomers.Need[:n] {
 		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
@@ -219,8 +219,8 @@ func (v *env) firstOf(joins *[8]uint8, p uint8) uint32 {
 	return uint32(1-joins[p&kv.MaxPrefixes]) * uint32(v.Episode.PrefixPages[p&kv.MaxPrefixes]) * kv.FP16QuarterPages
 }
 
-// firstInitials chooses, of the first n of the scratch's newcomers, each that still fits.
-func (v *env) firstInitials(a *kernels.Admission, n int) (take uint8) {
+// someInitials chooses, of the first n of the scratch's newcomers, each that still fits.
+func (v *env) someInitials(a *kernels.Admission, n int) (take uint8) {
 	for i, need := range v.scratch.newcomers.Need[:n] {
 		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
 		whole := need + v.firstOf(&a.Joins, p)
