@@ -89,15 +89,10 @@ func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uin
 //go:noescape
 func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 
-// passAVX512 is Pass, where nobody stalls.
+// stepAVX512 is Step.
 //
 //go:noescape
-func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared)
-
-// serveAVX512 is Serve.
-//
-//go:noescape
-func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)
+func stepAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
 
 // dueAVX512 is Due.
 //
@@ -162,10 +157,10 @@ func rowsAVX512(dst *float32, groups int, b *Block, v *View)
 //go:noescape
 func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 
-// observeAVX512 is Observe of 16 lanes a group.
+// observeAVX512 is Observe.
 //
 //go:noescape
-func observeAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+func observeAVX512(dst *float32, p *Seat, f *Frame, s *Shared)
 
 // rowsStreamAVX512 is Rows of 16 lanes a group.
 //
@@ -177,10 +172,10 @@ func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 //go:noescape
 func columnsStreamAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 
-// observeStreamAVX512 is Observe of 16 lanes a group.
+// observeStreamAVX512 is Observe.
 //
 //go:noescape
-func observeStreamAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+func observeStreamAVX512(dst *float32, p *Seat, f *Frame, s *Shared)
 
 // byteRowsAVX512 is ByteRows of 16 lanes a group.
 //

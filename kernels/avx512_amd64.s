@@ -1025,7 +1025,8 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VPADDD         Y0, Y1, Y1
 	VEXTRACTI128   $0x01, Y1, X0
 	VPADDD         X1, X0, X0
-	VMOVQ          X0, 96(CX)
+	VMOVD          X0, 96(CX)
+	VPEXTRD        $0x01, X0, 100(CX)
 	VZEROUPPER
 	RET
 
@@ -1054,30 +1055,30 @@ GLOBL avx512_22<>(SB), RODATA|NOPTR, $8
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·admitAVX512(SB), NOSPLIT, $8-64
 	MOVQ            a+48(FP), AX
-	MOVQ            needs+8(FP), CX
-	MOVQ            first+16(FP), DX
-	LEAQ            (CX)(DX*4), CX
-	MOVL            8(AX), DX
-	MOVL            12(AX), BX
-	MOVL            16(AX), SI
-	XORQ            DI, DI
-	XORL            R8, R8
-	MOVQ            36(AX), R9
-	MOVQ            $0x00000001, R10
-	MOVQ            (AX), R11
-	VBROADCASTI32X8 (R11), Z0
+	MOVQ            (AX), CX
+	MOVQ            needs+8(FP), DX
+	MOVQ            first+16(FP), BX
+	LEAQ            (DX)(BX*4), DX
+	MOVL            8(AX), BX
+	MOVL            12(AX), SI
+	MOVL            16(AX), DI
+	XORQ            R8, R8
+	XORL            R9, R9
+	MOVQ            36(AX), R10
+	MOVQ            $0x00000001, R11
+	VBROADCASTI32X8 (CX), Z0
 	VPBROADCASTD    avx512_23<>+0(SB), Z1
-	MOVL            BX, R12
-	SUBL            DX, R12
+	MOVL            SI, R12
+	SUBL            BX, R12
 	VPBROADCASTD    R12, Z2
-	VMOVDQU32       (CX), Z3
+	VMOVDQU32       (DX), Z3
 	VPSRLD          $0x18, Z3, Z4
 	VPANDD          Z1, Z3, Z3
 	VPERMD          Z0, Z4, Z4
 	VPADDD          Z4, Z3, Z3
 	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R12
-	VMOVDQU32       64(CX), Z3
+	VMOVDQU32       64(DX), Z3
 	VPSRLD          $0x18, Z3, Z4
 	VPANDD          Z1, Z3, Z3
 	VPERMD          Z0, Z4, Z4
@@ -1092,56 +1093,56 @@ TEXT ·admitAVX512(SB), NOSPLIT, $8-64
 next:
 	TESTQ  R12, R12
 	JZ     served
-	CMPL   DX, BX
+	CMPL   BX, SI
 	JCC    served
-	TESTL  SI, SI
+	TESTL  DI, DI
 	JZ     served
 	TZCNTQ R12, R13
 	BLSRQ  R12, R12
-	MOVL   (CX)(R13*4), R14
+	MOVL   (DX)(R13*4), R14
 	MOVL   R14, R15
 	SHRL   $0x18, R15
 	ANDL   $0x00ffffff, R14
-	MOVL   DX, BP
+	MOVL   BX, BP
 	ADDL   R14, BP
-	ADDL   (R11)(R15*4), BP
-	CMPL   BP, BX
+	ADDL   (CX)(R15*4), BP
+	CMPL   BP, SI
 	JHI    next
-	MOVL   BP, DX
-	MOVL   $0x00000000, (R11)(R15*4)
+	MOVL   BP, BX
+	MOVL   $0x00000000, (CX)(R15*4)
 	SHLQ   $0x03, R15
-	SHLXQ  R15, R10, R15
-	ADDQ   R15, R9
-	ADDL   R14, R8
-	DECL   SI
-	BTSQ   R13, DI
+	SHLXQ  R15, R11, R15
+	ADDQ   R15, R10
+	ADDL   R14, R9
+	DECL   DI
+	BTSQ   R13, R8
 	JMP    next
 
 served:
-	MOVL    DX, 8(AX)
-	MOVL    SI, 16(AX)
-	MOVQ    R9, 36(AX)
-	ADDL    R8, 28(AX)
-	MOVQ    $-1, DX
+	MOVL    BX, 8(AX)
+	MOVL    DI, 16(AX)
+	MOVQ    R10, 36(AX)
+	ADDL    R9, 28(AX)
+	MOVQ    $-1, CX
 	MOVQ    old+32(FP), BX
-	BZHIQ   BX, DX, BX
+	BZHIQ   BX, CX, BX
 	MOVQ    n+24(FP), SI
-	BZHIQ   SI, DX, DX
-	ANDNQ   BX, DI, SI
+	BZHIQ   SI, CX, CX
+	ANDNQ   BX, R8, SI
 	POPCNTQ SI, SI
 	ADDL    SI, 24(AX)
-	ORQ     DI, BX
-	ANDQ    DX, BX
-	ANDNQ   DX, BX, DX
-	ADDL    R8, 32(AX)
-	ANDNQ   BX, DI, BX
+	ORQ     R8, BX
+	ANDQ    CX, BX
+	ANDNQ   CX, BX, CX
+	ADDL    R9, 32(AX)
+	ANDNQ   BX, R8, BX
 
 lost:
 	TESTQ  BX, BX
 	JZ     counted
 	TZCNTQ BX, R13
 	BLSRQ  BX, BX
-	MOVL   (CX)(R13*4), R14
+	MOVL   (DX)(R13*4), R14
 	ANDL   $0x00ffffff, R14
 	ADDL   R14, 32(AX)
 	JMP    lost
@@ -1149,36 +1150,36 @@ lost:
 counted:
 	MOVQ queue+0(FP), BX
 	MOVQ needs+8(FP), SI
-	MOVQ n+24(FP), R8
+	MOVQ n+24(FP), DI
 	MOVQ first+16(FP), R9
 	LEAQ (BX)(R9*8), R9
 	MOVQ kept+40(FP), R10
 	MOVL 20(AX), R11
 
 eight:
-	TESTQ         R8, R8
+	TESTQ         DI, DI
 	JLE           end
 	VMOVDQU64     (R9), Z0
-	VMOVDQU       (CX), Y1
-	KMOVB         DI, K1
+	VMOVDQU       (DX), Y1
+	KMOVB         R8, K1
 	VPCOMPRESSQ.Z Z0, K1, Z2
 	VMOVDQU64     Z2, 56(AX)(R11*8)
-	MOVBQZX       DI, R12
+	MOVBQZX       R8, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R11
-	SHRQ          $0x08, DI
-	KMOVB         DX, K1
+	SHRQ          $0x08, R8
+	KMOVB         CX, K1
 	VPCOMPRESSQ.Z Z0, K1, Z2
 	VMOVDQU64     Z2, (BX)(R10*8)
 	VPCOMPRESSD.Z Y1, K1, Y1
 	VMOVDQU       Y1, (SI)(R10*4)
-	MOVBQZX       DL, R12
+	MOVBQZX       CL, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R10
-	SHRQ          $0x08, DX
+	SHRQ          $0x08, CX
 	ADDQ          $0x40, R9
-	ADDQ          $0x20, CX
-	SUBQ          $0x08, R8
+	ADDQ          $0x20, DX
+	SUBQ          $0x08, DI
 	JMP           eight
 
 end:
@@ -1300,7 +1301,7 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VMOVDQU8       Z10, K1, Z3
 	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K2
-	MOVWLSX        step+48(FP), DX
+	MOVWQSX        step+48(FP), DX
 	VPBROADCASTW   DX, Z3
 	VMOVDQU16      384(AX), Z10
 	VMOVDQU16      Z3, K2, Z10
@@ -2188,12 +2189,35 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	VZEROUPPER
 	RET
 
-// func passAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, BMI, POPCNT
-TEXT ·passAVX512(SB), NOSPLIT, $8-48
-	MOVQ         b+0(FP), AX
-	MOVQ         p+32(FP), CX
-	MOVQ         ops+8(FP), DX
+// func stepAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, POPCNT
+TEXT ·stepAVX512(SB), NOSPLIT, $24-57
+	MOVQ    p+0(FP), AX
+	MOVQ    (AX), AX
+	MOVQ    p+0(FP), CX
+	MOVQ    8(CX), CX
+	MOVBLZX from+48(FP), DX
+	TESTL   DX, DX
+	JNZ     serve
+	MOVQ    928(AX), DX
+	MOVQ    f+8(FP), BX
+	POPCNTQ DX, DX
+	IMULL   76(BX), DX
+	MOVL    32(CX), BX
+	ADDL    36(CX), BX
+	ADDL    BX, DX
+	MOVQ    p+0(FP), BX
+	MOVQ    16(BX), BX
+	MOVL    (BX), BX
+	CMPL    DX, BX
+	JLS     operate
+	MOVB    $0x00, AL
+	MOVB    AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+operate:
+	MOVQ         ops+16(FP), DX
 	VMOVDQU8     (DX), Z0
 	VPBROADCASTB avx512_1<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
@@ -2226,14 +2250,18 @@ TEXT ·passAVX512(SB), NOSPLIT, $8-48
 	ORQ          DX, BX
 	POPCNTQ      BX, BX
 	SUBL         BX, DI
-	MOVL         DI, 56(CX)
-	MOVQ         R10, 16(CX)
-	MOVQ         SI, 24(CX)
-	MOVQ         DX, 32(CX)
+	ADDL         DI, 108(CX)
+	POPCNTQ      R10, BX
+	ADDL         BX, 96(CX)
+	POPCNTQ      SI, BX
+	ADDL         BX, 100(CX)
+	POPCNTQ      DX, BX
+	ADDL         BX, 104(CX)
 	ANDNQ        R8, R10, BX
 	ORQ          DX, BX
 	ANDQ         928(AX), BX
-	MOVQ         BX, 40(CX)
+	POPCNTQ      BX, DI
+	ADDL         DI, 112(CX)
 	MOVQ         BX, (SP)
 	MOVQ         912(AX), BX
 	MOVQ         920(AX), DI
@@ -2279,14 +2307,14 @@ generation:
 	JMP     generation
 
 risked:
-	MOVL          DI, 60(CX)
+	ADDL          DI, 56(CX)
 	VPBROADCASTQ  R10, Z0
 	VMOVDQU64     896(AX), Z1
-	VMOVDQU64     960(AX), Z11
+	VMOVDQU64     960(AX), Z16
 	MOVQ          936(AX), BX
 	ANDQ          SI, BX
 	VPANDNQ       Z1, Z0, Z1
-	VPANDNQ       Z11, Z0, Z11
+	VPANDNQ       Z16, Z0, Z16
 	VPBROADCASTQ  DX, Z0
 	MOVL          $0x00000002, DX
 	KMOVB         DX, K1
@@ -2300,7 +2328,7 @@ risked:
 	KMOVB         DX, K1
 	VPORQ         Z0, Z1, K1, Z1
 	VMOVDQU64     Z1, 896(AX)
-	VMOVDQU64     Z11, 960(AX)
+	VMOVDQU64     Z16, 960(AX)
 	VPBROADCASTB  avx512_33<>+0(SB), Z0
 	KMOVQ         936(AX), K1
 	VPBROADCASTB  avx512_2<>+0(SB), K1, Z0
@@ -2313,69 +2341,72 @@ risked:
 	ANDQ          DX, BX
 	KMOVQ         DX, K1
 	KMOVQ         BX, K2
-	MOVQ          pages+16(FP), BX
+	MOVQ          p+0(FP), BX
+	MOVQ          24(BX), BX
 	VPMOVZXWD     (BX), Y8
-	MOVWLSX       step+24(FP), BX
-	VPBROADCASTW  BX, Z14
+	MOVQ          p+0(FP), BX
+	MOVQ          8(BX), BX
+	MOVL          16(BX), BX
+	VPBROADCASTW  BX, Z19
 	KMOVQ         (SP), K3
-	VMOVDQU16     512(AX), Z11
+	VMOVDQU16     512(AX), Z16
 	VMOVDQU16     256(AX), Z1
-	VPSRLW        $0x01, Z11, Z12
-	VPSUBW        Z12, Z11, K2, Z11
-	VPMINUW.Z     Z1, Z11, K1, Z12
-	VPSUBW        Z12, Z1, Z1
+	VPSRLW        $0x01, Z16, Z17
+	VPSUBW        Z17, Z16, K2, Z16
+	VPMINUW.Z     Z1, Z16, K1, Z17
+	VPSUBW        Z17, Z1, Z1
 	VMOVDQU16     Z1, 256(AX)
-	VMOVDQU16     384(AX), Z11
-	VMOVDQU16     Z14, K1, Z11
-	VMOVDQU16     Z11, 384(AX)
+	VMOVDQU16     384(AX), Z16
+	VMOVDQU16     Z19, K1, Z16
+	VMOVDQU16     Z16, 384(AX)
 	VPTESTNMW     Z1, Z1, K4
 	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z17
-	VPBROADCASTD  avx512_7<>+0(SB), Z15
-	VPBROADCASTD  avx512_8<>+0(SB), Z16
-	VPMOVZXWD     Y12, Z18
+	VPBROADCASTD  avx512_6<>+0(SB), Z22
+	VPBROADCASTD  avx512_7<>+0(SB), Z20
+	VPBROADCASTD  avx512_8<>+0(SB), Z21
+	VPMOVZXWD     Y17, Z23
 	VMOVDQU32     (AX), Z1
-	VPMOVZXBD     704(AX), Z11
-	VPERMD        Z8, Z11, Z11
-	VPADDD        Z17, Z1, Z13
-	VPADDD        Z18, Z1, Z1
+	VPMOVZXBD     704(AX), Z16
+	VPERMD        Z8, Z16, Z16
+	VPADDD        Z22, Z1, Z18
+	VPADDD        Z23, Z1, Z1
 	VMOVDQU32     Z1, (AX)
-	VPADDD        Z18, Z2, Z2
-	VPADDD        Z18, Z13, Z1
-	VPSRLD        $0x07, Z13, Z13
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z18, Z1
+	VPSRLD        $0x07, Z18, Z18
 	VPSRLD        $0x07, Z1, Z1
-	VPSUBD        Z11, Z13, Z13
-	VPSUBD        Z11, Z1, Z1
-	VPMOVZXBD     X0, Z11
-	VMOVDQA32     Z11, Z11
-	VPMULLD       Z11, Z13, Z13
-	VPADDD        Z13, Z13, Z13
-	VPMINUD       Z15, Z13, Z13
-	VPADDD.Z      Z16, Z13, K3, Z13
-	VPADDD        Z13, Z3, Z3
-	VEXTRACTI64X4 $0x01, Z12, Y12
-	VPMOVZXWD     Y12, Z18
-	VMOVDQU32     64(AX), Z12
-	VPMOVZXBD     720(AX), Z13
-	VPERMD        Z8, Z13, Z13
-	VPADDD        Z17, Z12, Z17
-	VPADDD        Z18, Z12, Z12
-	VMOVDQU32     Z12, 64(AX)
-	VPADDD        Z18, Z2, Z2
-	VPADDD        Z18, Z17, Z12
+	VPSUBD        Z16, Z18, Z18
+	VPSUBD        Z16, Z1, Z1
+	VPMOVZXBD     X0, Z16
+	VMOVDQA32     Z16, Z16
+	VPMULLD       Z16, Z18, Z18
+	VPADDD        Z18, Z18, Z18
+	VPMINUD       Z20, Z18, Z18
+	VPADDD.Z      Z21, Z18, K3, Z18
+	VPADDD        Z18, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z17, Y17
+	VPMOVZXWD     Y17, Z23
+	VMOVDQU32     64(AX), Z17
+	VPMOVZXBD     720(AX), Z18
+	VPERMD        Z8, Z18, Z18
+	VPADDD        Z22, Z17, Z22
+	VPADDD        Z23, Z17, Z17
+	VMOVDQU32     Z17, 64(AX)
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z22, Z17
+	VPSRLD        $0x07, Z22, Z22
 	VPSRLD        $0x07, Z17, Z17
-	VPSRLD        $0x07, Z12, Z12
-	VPSUBD        Z13, Z17, Z17
-	VPSUBD        Z13, Z12, Z12
-	VEXTRACTI32X4 $0x01, Z0, X13
-	VPMOVZXBD     X13, Z13
-	VMOVDQA32     Z13, Z13
-	VPMULLD       Z13, Z17, Z17
-	VPADDD        Z17, Z17, Z17
-	VPMINUD       Z15, Z17, Z17
+	VPSUBD        Z18, Z22, Z22
+	VPSUBD        Z18, Z17, Z17
+	VEXTRACTI32X4 $0x01, Z0, X11
+	VPMOVZXBD     X11, Z18
+	VMOVDQA32     Z18, Z18
+	VPMULLD       Z18, Z22, Z22
+	VPADDD        Z22, Z22, Z22
+	VPMINUD       Z20, Z22, Z22
 	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z16, Z17, K4, Z17
-	VPADDD        Z17, Z3, Z3
+	VPADDD.Z      Z21, Z22, K4, Z22
+	VPADDD        Z22, Z3, Z3
 	MOVL          900(AX), SI
 	TESTL         SI, SI
 	JZ            lower
@@ -2386,72 +2417,72 @@ risked:
 	VMOVDQU16     320(AX), Z4
 	VPSRLW        $0x01, Z5, Z6
 	VPSUBW        Z6, Z5, K2, Z5
-	VPMINUW.Z     Z4, Z5, K4, Z7
-	VPSUBW        Z7, Z4, Z4
+	VPMINUW.Z     Z4, Z5, K4, Z6
+	VPSUBW        Z6, Z4, Z4
 	VMOVDQU16     Z4, 320(AX)
 	VMOVDQU16     448(AX), Z5
-	VMOVDQU16     Z14, K4, Z5
+	VMOVDQU16     Z19, K4, Z5
 	VMOVDQU16     Z5, 448(AX)
 	VPTESTNMW     Z4, Z4, K2
 	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z6
-	VPBROADCASTD  avx512_7<>+0(SB), Z14
-	VPBROADCASTD  avx512_8<>+0(SB), Z15
-	VPMOVZXWD     Y7, Z17
+	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_7<>+0(SB), Z19
+	VPBROADCASTD  avx512_8<>+0(SB), Z20
+	VPMOVZXWD     Y6, Z22
 	VMOVDQU32     128(AX), Z4
 	VPMOVZXBD     736(AX), Z5
 	VPERMD        Z8, Z5, Z5
-	VPADDD        Z6, Z4, Z16
-	VPADDD        Z17, Z4, Z4
+	VPADDD        Z21, Z4, Z7
+	VPADDD        Z22, Z4, Z4
 	VMOVDQU32     Z4, 128(AX)
-	VPADDD        Z17, Z2, Z2
-	VPADDD        Z17, Z16, Z4
-	VPSRLD        $0x07, Z16, Z16
+	VPADDD        Z22, Z2, Z2
+	VPADDD        Z22, Z7, Z4
+	VPSRLD        $0x07, Z7, Z7
 	VPSRLD        $0x07, Z4, Z4
-	VPSUBD        Z5, Z16, Z16
+	VPSUBD        Z5, Z7, Z7
 	VPSUBD        Z5, Z4, Z4
 	VEXTRACTI32X4 $0x02, Z0, X5
 	VPMOVZXBD     X5, Z5
 	VMOVDQA32     Z5, Z5
-	VPMULLD       Z5, Z16, Z16
-	VPADDD        Z16, Z16, Z16
-	VPMINUD       Z14, Z16, Z16
-	VPADDD.Z      Z15, Z16, K3, Z16
-	VPADDD        Z16, Z3, Z3
-	VEXTRACTI64X4 $0x01, Z7, Y7
-	VPMOVZXWD     Y7, Z17
-	VMOVDQU32     192(AX), Z16
+	VPMULLD       Z5, Z7, Z7
+	VPADDD        Z7, Z7, Z7
+	VPMINUD       Z19, Z7, Z7
+	VPADDD.Z      Z20, Z7, K3, Z7
+	VPADDD        Z7, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z6, Y6
+	VPMOVZXWD     Y6, Z22
+	VMOVDQU32     192(AX), Z6
 	VPMOVZXBD     752(AX), Z7
 	VPERMD        Z8, Z7, Z7
-	VPADDD        Z6, Z16, Z8
-	VPADDD        Z17, Z16, Z16
-	VMOVDQU32     Z16, 192(AX)
-	VPADDD        Z17, Z2, Z2
-	VPADDD        Z17, Z8, Z6
-	VPSRLD        $0x07, Z8, Z8
+	VPADDD        Z21, Z6, Z21
+	VPADDD        Z22, Z6, Z6
+	VMOVDQU32     Z6, 192(AX)
+	VPADDD        Z22, Z2, Z2
+	VPADDD        Z22, Z21, Z6
+	VPSRLD        $0x07, Z21, Z21
 	VPSRLD        $0x07, Z6, Z6
-	VPSUBD        Z7, Z8, Z8
+	VPSUBD        Z7, Z21, Z21
 	VPSUBD        Z7, Z6, Z6
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
 	VMOVDQA32     Z0, Z7
-	VPMULLD       Z7, Z8, Z8
-	VPADDD        Z8, Z8, Z8
-	VPMINUD       Z14, Z8, Z8
+	VPMULLD       Z7, Z21, Z21
+	VPADDD        Z21, Z21, Z21
+	VPMINUD       Z19, Z21, Z21
 	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z15, Z8, K2, Z8
-	VPADDD        Z8, Z3, Z3
+	VPADDD.Z      Z20, Z21, K2, Z21
+	VPADDD        Z21, Z3, Z3
 	SHLQ          $0x20, SI
 	ORQ           SI, BX
 
 lower:
 	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z8
-	VPBROADCASTB  avx512_13<>+0(SB), Z14
-	VPANDQ        Z14, Z8, Z8
-	VPSUBB        Z8, Z0, Z0
-	VPBROADCASTB  avx512_13<>+0(SB), Z14
-	VPADDB        Z14, Z0, K1, Z0
+	VPSRLW        $0x02, Z0, Z19
+	VPBROADCASTB  avx512_13<>+0(SB), Z20
+	VPANDQ        Z20, Z19, Z19
+	VPSUBB        Z19, Z0, Z0
+	VPBROADCASTB  avx512_13<>+0(SB), Z20
+	VPADDB        Z20, Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVQ          912(AX), SI
 	MOVQ          920(AX), DI
@@ -2474,14 +2505,14 @@ lower:
 	ORQ           DX, DI
 	ANDNQ         SI, DI, SI
 	VMOVDQU8      832(AX), Z0
-	VPBROADCASTB  avx512_14<>+0(SB), Z8
-	VPBROADCASTB  avx512_1<>+0(SB), Z14
+	VPBROADCASTB  avx512_14<>+0(SB), Z19
+	VPBROADCASTB  avx512_1<>+0(SB), Z20
 	MOVQ          SI, DI
 	ORQ           R8, DI
 	KMOVQ         DI, K1
-	VPTESTMB      Z8, Z0, K1, K1
-	VPSUBB        Z14, Z0, K1, Z0
-	VPTESTNMB     Z8, Z0, K1, K1
+	VPTESTMB      Z19, Z0, K1, K1
+	VPSUBB        Z20, Z0, K1, Z0
+	VPTESTNMB     Z19, Z0, K1, K1
 	KMOVQ         K1, DI
 	MOVQ          DI, R12
 	ANDQ          SI, R12
@@ -2490,37 +2521,38 @@ lower:
 	ANDNQ         R12, BX, BX
 	ANDQ          R8, DI
 	ORQ           R9, DI
-	VPBROADCASTB  avx512_15<>+0(SB), Z15
+	VPBROADCASTB  avx512_15<>+0(SB), Z21
 	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z16
-	VPANDQ        Z15, Z16, Z16
-	VPADDB        Z14, Z16, Z16
-	VPADDB        Z14, Z16, Z16
-	VPADDB        Z16, Z0, K1, Z0
+	VPSRLW        $0x04, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z22, Z0, K1, Z0
 	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z16
-	VPANDQ        Z15, Z16, Z16
-	VPADDB        Z14, Z16, Z16
-	VPANDNQ       Z0, Z8, Z15
-	VPADDB        Z15, Z16, K1, Z0
+	VPSRLW        $0x06, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPANDNQ       Z0, Z19, Z21
+	VPADDB        Z21, Z22, K1, Z0
 	VMOVDQU8      Z0, 832(AX)
 	ORQ           SI, R11
 	ANDNQ         DX, DI, DX
 	ORQ           BX, DX
 	ORQ           R10, DX
-	MOVQ          R11, 48(CX)
+	POPCNTQ       R11, BX
+	ADDL          BX, 84(CX)
 	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z8
-	VMOVDQU64     960(AX), Z14
+	VMOVDQU64     896(AX), Z19
+	VMOVDQU64     960(AX), Z20
 	MOVL          $0x00000010, BX
 	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z8
+	VPBROADCASTQ  DX, K1, Z19
 	MOVL          $0x0000007f, DX
 	KMOVB         DX, K1
-	VPANDNQ.Z     Z8, Z0, K1, Z8
-	VPANDNQ       Z14, Z0, Z14
-	VMOVDQU64     Z8, 896(AX)
-	VMOVDQU64     Z14, 960(AX)
+	VPANDNQ.Z     Z19, Z0, K1, Z19
+	VPANDNQ       Z20, Z0, Z20
+	VMOVDQU64     Z19, 896(AX)
+	VMOVDQU64     Z20, 960(AX)
 	MOVQ          896(AX), DX
 	MOVQ          904(AX), BX
 	ANDNQ         DX, BX, DX
@@ -2536,18 +2568,18 @@ lower:
 	VPBROADCASTB  avx512_52<>+0(SB), K2, Z0
 	VPXORD        Z9, Z9, Z9
 	VPXORD        Z10, Z10, Z10
-	VPMOVZXBD     X0, Z8
-	VPMULLD.Z     Z11, Z1, K1, Z1
+	VPMOVZXBD     X0, Z19
+	VPMULLD.Z     Z16, Z1, K1, Z1
 	VPADDD        Z1, Z9, Z9
-	VPMULLD       Z8, Z1, Z1
+	VPMULLD       Z19, Z1, Z1
 	VPADDD        Z1, Z10, Z10
 	VEXTRACTI32X4 $0x01, Z0, X1
 	VPMOVZXBD     X1, Z1
 	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z13, Z12, K2, Z8
-	VPADDD        Z8, Z9, Z9
-	VPMULLD       Z1, Z8, Z8
-	VPADDD        Z8, Z10, Z10
+	VPMULLD.Z     Z18, Z17, K2, Z16
+	VPADDD        Z16, Z9, Z9
+	VPMULLD       Z1, Z16, Z16
+	VPADDD        Z16, Z10, Z10
 	MOVL          900(AX), DX
 	TESTL         DX, DX
 	JZ            accounted
@@ -2580,13 +2612,20 @@ accounted:
 	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
 	VPADDD         X0, X1, X1
-	VMOVDQU        X1, (CX)
-	MOVQ           s+40(FP), CX
-	MOVQ           pages+16(FP), DX
-	VPMOVZXWQ      (DX), Z0
+	VMOVD          X1, BX
+	MOVL           BX, 32(CX)
+	VPEXTRD        $0x01, X1, 40(CX)
+	VPEXTRD        $0x02, X1, DX
+	ADDQ           DX, 8(CX)
+	VPEXTRD        $0x03, X1, DX
+	ADDL           DX, 52(CX)
+	MOVQ           s+40(FP), DX
+	MOVQ           p+0(FP), SI
+	MOVQ           24(SI), SI
+	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z14, Z1, K1, Z1
+	VPANDNQ.Z      Z20, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -2601,7 +2640,7 @@ accounted:
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
 	VPMOVQD        Z0, Y0
-	VMOVDQU        Y0, (CX)
+	VMOVDQU        Y0, (DX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
 	VPADDD         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
@@ -2610,549 +2649,527 @@ accounted:
 	VPADDD         X1, X0, X0
 	VPSHUFD        $0xb1, X0, X1
 	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
-	MOVL           AX, 96(CX)
-	VZEROUPPER
-	RET
+	VMOVD          X0, DX
+	MOVL           DX, 36(CX)
+	ADDL           BX, DX
+	JMP            admit
 
-DATA avx512_50<>+0(SB)/1, $0x14
-GLOBL avx512_50<>(SB), RODATA|NOPTR, $1
+serve:
+	MOVL 32(CX), DX
+	ADDL 36(CX), DX
 
-DATA avx512_51<>+0(SB)/1, $0x0a
-GLOBL avx512_51<>(SB), RODATA|NOPTR, $1
-
-DATA avx512_52<>+0(SB)/1, $0x00
-GLOBL avx512_52<>(SB), RODATA|NOPTR, $1
-
-// func serveAVX512(b *Block, queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
-TEXT ·serveAVX512(SB), NOSPLIT, $8-117
-	MOVQ           a+56(FP), AX
-	MOVQ           queue+8(FP), CX
-	MOVQ           n+32(FP), DX
-	CMPQ           DX, $0x08
+admit:
+	MOVQ           a+32(FP), BX
+	MOVQ           p+0(FP), SI
+	MOVQ           8(SI), SI
+	MOVL           20(SI), SI
+	TESTQ          SI, SI
+	JZ             nobody
+	MOVQ           f+8(FP), DI
+	MOVQ           80(DI), DI
+	MOVQ           896(AX), R8
+	ANDNQ          DI, R8, DI
+	MOVQ           p+0(FP), R8
+	MOVQ           32(R8), R8
+	CMPQ           SI, $0x08
 	JHI            some
-	MOVL           16(AX), BX
-	CMPL           BX, DX
+	POPCNTQ        DI, R9
+	CMPQ           R9, SI
 	JCS            some
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	KMOVB          SI, K1
-	MOVQ           needs+16(FP), SI
-	VMOVDQU32.Z    (SI), K1, Y0
-	VPSRLD         $0x18, Y0, Y1
-	VPANDD.BCST    avx512_23<>+0(SB), Y0, Y0
-	VPMOVZXDQ      Y1, Z1
-	VPSLLQ         $0x03, Z1, Z1
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K1, Z3
-	VPSLLVQ        Z1, Z3, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y1
-	VPADDQ         Y3, Y1, Y1
+	MOVQ           $-1, R9
+	BZHIQ          SI, R9, R9
+	KMOVB          R9, K1
+	MOVQ           p+0(FP), R9
+	MOVQ           40(R9), R9
+	VMOVDQU32.Z    (R9), K1, Y2
+	VPSRLD         $0x18, Y2, Y0
+	VPANDD.BCST    avx512_23<>+0(SB), Y2, Y2
+	VPMOVZXDQ      Y0, Z0
+	VPSLLQ         $0x03, Z0, Z0
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K1, Z1
+	VPSLLVQ        Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDQ         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X3
+	VPADDQ         X0, X3, X3
+	VPSHUFD        $0x4e, X3, X0
+	VPADDQ         X0, X3, X3
+	VPMOVZXBD      X3, Y0
+	VPTESTMD       Y0, Y0, K1
+	MOVQ           s+40(FP), R9
+	VMOVDQU32.Z    (R9), K1, Y0
+	VPUNPCKLDQ     Y0, Y2, Y1
+	VPUNPCKHDQ     Y0, Y2, Y0
+	VPADDD         Y0, Y1, Y1
 	VEXTRACTI128   $0x01, Y1, X2
-	VPADDQ         X1, X2, X2
-	VPSHUFD        $0x4e, X2, X1
-	VPADDQ         X1, X2, X2
-	VPMOVZXBD      X2, Y1
-	VPTESTMD       Y1, Y1, K1
-	MOVQ           (AX), SI
-	VMOVDQU32.Z    (SI), K1, Y1
-	VPUNPCKLDQ     Y1, Y0, Y3
-	VPUNPCKHDQ     Y1, Y0, Y0
-	VPADDD         Y0, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X0
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVQ          X0, SI
-	MOVQ           SI, DI
-	SHRQ           $0x20, DI
-	ADDL           SI, DI
-	ADDL           8(AX), DI
-	CMPL           DI, 12(AX)
+	VPADDD         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X0
+	VPADDD         X0, X2, X2
+	VMOVQ          X2, R9
+	MOVQ           R9, R10
+	SHRQ           $0x20, R10
+	ADDL           R9, R10
+	ADDL           DX, R10
+	MOVQ           p+0(FP), R11
+	MOVQ           16(R11), R11
+	MOVL           4(R11), R11
+	CMPL           R10, R11
 	JHI            some
-	MOVL           DI, 8(AX)
-	SUBL           DX, BX
-	MOVL           BX, 16(AX)
-	VMOVQ          X2, 36(AX)
-	MOVL           SI, 28(AX)
-	MOVL           SI, 32(AX)
-	MOVL           DX, 20(AX)
-	MOVQ           kept+48(FP), BX
-	MOVQ           BX, end+104(FP)
+	VMOVQ          X3, 36(BX)
+	ADDL           R9, 32(CX)
+	SUBL           R9, 48(CX)
+	ADDL           SI, 80(CX)
+	XORL           DX, DX
+	MOVL           DX, 20(CX)
+	MOVQ           SI, DX
 	JMP            admitted
 
 some:
-	MOVQ            needs+16(FP), CX
-	MOVQ            first+24(FP), DX
-	LEAQ            (CX)(DX*4), CX
-	MOVL            8(AX), DX
-	MOVL            12(AX), BX
-	MOVL            16(AX), SI
-	XORQ            DI, DI
-	XORL            R8, R8
-	MOVQ            36(AX), R9
-	MOVQ            $0x00000001, R10
-	MOVQ            (AX), R11
-	VBROADCASTI32X8 (R11), Z1
-	VPBROADCASTD    avx512_23<>+0(SB), Z3
-	MOVL            BX, R12
-	SUBL            DX, R12
-	VPBROADCASTD    R12, Z8
-	VMOVDQU32       (CX), Z9
-	VPSRLD          $0x18, Z9, Z10
-	VPANDD          Z3, Z9, Z9
-	VPERMD          Z1, Z10, Z10
-	VPADDD          Z10, Z9, Z9
-	VPCMPUD         $0x02, Z8, Z9, K1
-	KMOVW           K1, R12
-	VMOVDQU32       64(CX), Z9
-	VPSRLD          $0x18, Z9, Z10
-	VPANDD          Z3, Z9, Z9
-	VPERMD          Z1, Z10, Z10
-	VPADDD          Z10, Z9, Z9
-	VPCMPUD         $0x02, Z8, Z9, K1
-	KMOVW           K1, R13
-	SHLQ            $0x10, R13
-	ORQ             R13, R12
-	MOVQ            n+32(FP), R13
-	BZHIQ           R13, R12, R12
+	MOVQ    DI, 8(SP)
+	XORQ    AX, AX
+	POPCNTQ DI, CX
+	MOVL    CX, 16(BX)
+	MOVL    DX, 8(BX)
+	MOVQ    p+0(FP), CX
+	MOVQ    16(CX), CX
+	MOVL    4(CX), CX
+	MOVL    CX, 12(BX)
+	MOVL    AX, 20(BX)
+	MOVL    AX, 24(BX)
+	MOVL    AX, 28(BX)
+	MOVL    AX, 32(BX)
+	MOVQ    AX, 36(BX)
+	MOVQ    s+40(FP), SI
+	ADDQ    $0x00, SI
+	MOVQ    p+0(FP), CX
+	MOVQ    8(CX), CX
+	MOVL    20(CX), CX
+	MOVQ    p+0(FP), DX
+	MOVQ    32(DX), DX
+	MOVQ    p+0(FP), DI
+	MOVQ    8(DI), DI
+	MOVL    16(DI), DI
+	MOVQ    f+8(FP), AX
+	SUBL    68(AX), DI
+	XORQ    AX, AX
+
+old:
+	CMPQ    AX, CX
+	JGE     expired
+	MOVWLZX 6(DX)(AX*8), R8
+	CMPL    R8, DI
+	JGT     expired
+	INCQ    AX
+	JMP     old
+
+expired:
+	MOVQ            AX, 16(SP)
+	MOVQ            p+0(FP), CX
+	MOVQ            40(CX), CX
+	XORQ            AX, AX
+	LEAQ            (CX)(AX*4), CX
+	MOVL            8(BX), R9
+	MOVL            12(BX), R10
+	MOVL            16(BX), R11
+	XORQ            DX, DX
+	XORL            AX, AX
+	MOVQ            36(BX), R12
+	MOVQ            $0x00000001, R13
+	VBROADCASTI32X8 (SI), Z0
+	VPBROADCASTD    avx512_23<>+0(SB), Z1
+	MOVL            R10, DI
+	SUBL            R9, DI
+	VPBROADCASTD    DI, Z2
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, R14
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, DI
+	SHLQ            $0x10, DI
+	ORQ             DI, R14
+	MOVQ            p+0(FP), DI
+	MOVQ            8(DI), DI
+	MOVL            20(DI), DI
+	BZHIQ           DI, R14, R14
 
 next:
-	TESTQ  R12, R12
+	TESTQ  R14, R14
 	JZ     served
-	CMPL   DX, BX
+	CMPL   R9, R10
 	JCC    served
-	TESTL  SI, SI
+	TESTL  R11, R11
 	JZ     served
-	TZCNTQ R12, R13
-	BLSRQ  R12, R12
-	MOVL   (CX)(R13*4), R14
-	MOVL   R14, R15
+	TZCNTQ R14, DI
+	BLSRQ  R14, R14
+	MOVL   (CX)(DI*4), R8
+	MOVL   R8, R15
 	SHRL   $0x18, R15
-	ANDL   $0x00ffffff, R14
-	MOVL   DX, BP
-	ADDL   R14, BP
-	ADDL   (R11)(R15*4), BP
-	CMPL   BP, BX
+	ANDL   $0x00ffffff, R8
+	MOVL   R9, BP
+	ADDL   R8, BP
+	ADDL   (SI)(R15*4), BP
+	CMPL   BP, R10
 	JHI    next
-	MOVL   BP, DX
-	MOVL   $0x00000000, (R11)(R15*4)
+	MOVL   BP, R9
+	MOVL   $0x00000000, (SI)(R15*4)
 	SHLQ   $0x03, R15
-	SHLXQ  R15, R10, R15
-	ADDQ   R15, R9
-	ADDL   R14, R8
-	DECL   SI
-	BTSQ   R13, DI
+	SHLXQ  R15, R13, R15
+	ADDQ   R15, R12
+	ADDL   R8, AX
+	DECL   R11
+	BTSQ   DI, DX
 	JMP    next
 
 served:
-	MOVL    DX, 8(AX)
-	MOVL    SI, 16(AX)
-	MOVQ    R9, 36(AX)
-	ADDL    R8, 28(AX)
-	MOVQ    $-1, DX
-	MOVQ    old+40(FP), BX
-	BZHIQ   BX, DX, BX
-	MOVQ    n+32(FP), SI
-	BZHIQ   SI, DX, DX
-	ANDNQ   BX, DI, SI
-	POPCNTQ SI, SI
-	ADDL    SI, 24(AX)
-	ORQ     DI, BX
-	ANDQ    DX, BX
-	ANDNQ   DX, BX, DX
-	ADDL    R8, 32(AX)
-	ANDNQ   BX, DI, BX
+	MOVL    R9, 8(BX)
+	MOVL    R11, 16(BX)
+	MOVQ    R12, 36(BX)
+	ADDL    AX, 28(BX)
+	MOVQ    $-1, SI
+	MOVQ    16(SP), DI
+	BZHIQ   DI, SI, DI
+	MOVQ    p+0(FP), R8
+	MOVQ    8(R8), R8
+	MOVL    20(R8), R8
+	BZHIQ   R8, SI, SI
+	ANDNQ   DI, DX, R8
+	POPCNTQ R8, R8
+	ADDL    R8, 24(BX)
+	ORQ     DX, DI
+	ANDQ    SI, DI
+	ANDNQ   SI, DI, SI
+	ADDL    AX, 32(BX)
+	ANDNQ   DI, DX, AX
 
 lost:
-	TESTQ  BX, BX
+	TESTQ  AX, AX
 	JZ     counted
-	TZCNTQ BX, R13
-	BLSRQ  BX, BX
-	MOVL   (CX)(R13*4), R14
-	ANDL   $0x00ffffff, R14
-	ADDL   R14, 32(AX)
+	TZCNTQ AX, DI
+	BLSRQ  AX, AX
+	MOVL   (CX)(DI*4), R8
+	ANDL   $0x00ffffff, R8
+	ADDL   R8, 32(BX)
 	JMP    lost
 
 counted:
-	MOVQ queue+8(FP), BX
-	MOVQ needs+16(FP), SI
-	MOVQ n+32(FP), R8
-	MOVQ first+24(FP), R9
-	LEAQ (BX)(R9*8), R9
-	MOVQ kept+48(FP), R10
-	MOVL 20(AX), R11
+	MOVQ p+0(FP), DI
+	MOVQ 32(DI), DI
+	MOVQ p+0(FP), R8
+	MOVQ 40(R8), R8
+	MOVQ p+0(FP), R9
+	MOVQ 8(R9), R9
+	MOVL 20(R9), R9
+	XORQ AX, AX
+	LEAQ (DI)(AX*8), R10
+	XORQ AX, AX
+	MOVL 20(BX), R11
 
 eight:
-	TESTQ         R8, R8
+	TESTQ         R9, R9
 	JLE           end
-	VMOVDQU64     (R9), Z1
-	VMOVDQU       (CX), Y0
-	KMOVB         DI, K1
-	VPCOMPRESSQ.Z Z1, K1, Z3
-	VMOVDQU64     Z3, 56(AX)(R11*8)
-	MOVBQZX       DI, R12
-	POPCNTQ       R12, R12
-	ADDQ          R12, R11
-	SHRQ          $0x08, DI
+	VMOVDQU64     (R10), Z0
+	VMOVDQU       (CX), Y2
 	KMOVB         DX, K1
-	VPCOMPRESSQ.Z Z1, K1, Z3
-	VMOVDQU64     Z3, (BX)(R10*8)
-	VPCOMPRESSD.Z Y0, K1, Y0
-	VMOVDQU       Y0, (SI)(R10*4)
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, 56(BX)(R11*8)
 	MOVBQZX       DL, R12
 	POPCNTQ       R12, R12
-	ADDQ          R12, R10
+	ADDQ          R12, R11
 	SHRQ          $0x08, DX
-	ADDQ          $0x40, R9
+	KMOVB         SI, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, (DI)(AX*8)
+	VPCOMPRESSD.Z Y2, K1, Y2
+	VMOVDQU       Y2, (R8)(AX*4)
+	MOVBQZX       SI, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, AX
+	SHRQ          $0x08, SI
+	ADDQ          $0x40, R10
 	ADDQ          $0x20, CX
-	SUBQ          $0x08, R8
+	SUBQ          $0x08, R9
 	JMP           eight
 
 end:
-	MOVL R11, 20(AX)
-	MOVQ R10, end+104(FP)
-	MOVL 20(AX), DX
-	LEAQ 56(AX), CX
-	CMPQ DX, $0x08
-	JHI  many
+	MOVL  R11, 20(BX)
+	MOVQ  p+0(FP), CX
+	MOVQ  8(CX), CX
+	MOVL  AX, 20(CX)
+	MOVL  28(BX), AX
+	ADDL  AX, 32(CX)
+	MOVL  24(BX), AX
+	ADDL  AX, 88(CX)
+	MOVL  20(BX), AX
+	ADDL  AX, 80(CX)
+	MOVL  32(BX), AX
+	SUBL  AX, 48(CX)
+	MOVQ  8(SP), DI
+	MOVQ  p+0(FP), AX
+	MOVQ  (AX), AX
+	MOVQ  p+0(FP), CX
+	MOVQ  8(CX), CX
+	MOVL  20(BX), DX
+	LEAQ  56(BX), R8
+	CMPQ  DX, $0x08
+	JHI   many
+	TESTQ DX, DX
+	JZ    nobody
 
 admitted:
-	MOVQ           b+0(FP), BX
-	TESTQ          DX, DX
-	JZ             nobody
-	MOVQ           slots+88(FP), SI
-	MOVQ           896(BX), DI
-	ANDNQ          SI, DI, SI
-	MOVQ           $-1, DI
-	BZHIQ          DX, DI, DI
-	PDEPQ          SI, DI, SI
-	MOVQ           $-1, DI
-	BZHIQ          DX, DI, DI
-	VMOVDQU64      (CX), Z1
-	MOVQ           t+64(FP), CX
-	MOVQ           pages+72(FP), DX
-	VPSRLQ         $0x00, Z1, Z3
-	VPANDQ.BCST    avx512_24<>+0(SB), Z3, Z3
-	MOVBQZX        194(CX), R8
-	VPBROADCASTQ   R8, Z8
-	VPCMPUQ        $0x01, Z8, Z3, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z8
-	KMOVB          K1, R8
-	MOVBQZX        193(CX), R9
-	VPBROADCASTQ   R9, Z9
-	VPCMPUQ        $0x01, Z9, Z3, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z8
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	PDEPQ          DI, SI, DI
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	VMOVDQU64      (R8), Z0
+	MOVQ           f+8(FP), DX
+	MOVQ           88(DX), DX
+	MOVQ           p+0(FP), R8
+	MOVQ           24(R8), R8
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	MOVBQZX        194(DX), R9
+	VPBROADCASTQ   R9, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
 	KMOVB          K1, R9
-	MOVBQZX        192(CX), R10
-	VPBROADCASTQ   R10, Z9
-	VPCMPUQ        $0x01, Z9, Z3, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z8
+	MOVBQZX        193(DX), R10
+	VPBROADCASTQ   R10, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
 	KMOVB          K1, R10
-	ANDNQ          R8, R9, R9
-	MOVQ           R10, R11
-	ORQ            R9, R11
-	ANDNQ          R8, R10, R9
-	NOTQ           R8
-	VPSRLQ         $0x0c, Z1, Z3
-	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
-	VMOVDQU64      (CX), Z9
-	VPERMB         Z9, Z3, Z3
-	VPANDQ.BCST    avx512_24<>+0(SB), Z3, Z3
-	VPSRLQ         $0x08, Z1, Z10
-	VPANDQ.BCST    avx512_26<>+0(SB), Z10, Z10
-	VPTESTMQ.BCST  avx512_27<>+0(SB), Z1, K2
-	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z10, K2, Z10
-	VPMOVZXWQ      (DX), Z9
-	VPERMQ         Z9, Z10, Z9
-	VPSLLQ         $0x07, Z9, Z9
-	VPSLLQ         $0x02, Z3, Z11
-	VPSRLQ         $0x12, Z1, Z12
-	VPANDQ.BCST    avx512_28<>+0(SB), Z12, Z12
+	MOVBQZX        192(DX), R11
+	VPBROADCASTQ   R11, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	KMOVB          K1, R11
+	ANDNQ          R9, R10, R10
+	MOVQ           R11, R12
+	ORQ            R10, R12
+	ANDNQ          R9, R11, R10
+	NOTQ           R9
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      (DX), Z3
+	VPERMB         Z3, Z1, Z1
+	VPANDQ.BCST    avx512_24<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_26<>+0(SB), Z4, Z4
+	VPTESTMQ.BCST  avx512_27<>+0(SB), Z0, K2
+	VPADDQ.BCST.Z  avx512_16<>+0(SB), Z4, K2, Z4
+	VPMOVZXWQ      (R8), Z3
+	VPERMQ         Z3, Z4, Z3
 	VPSLLQ         $0x07, Z3, Z3
-	VPADDQ         Z3, Z12, Z12
-	VPBROADCASTQ   avx512_28<>+0(SB), Z3
-	VPSUBQ         Z3, Z12, Z12
-	VPSRLQ         $0x19, Z1, Z3
-	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
-	VMOVDQU64      64(CX), Z13
-	VMOVDQU64      128(CX), Z14
-	VPERMI2W       Z14, Z13, Z3
-	VPANDQ.BCST    avx512_29<>+0(SB), Z3, Z3
-	VPSRLQ         $0x1f, Z1, Z13
-	VPANDQ.BCST    avx512_26<>+0(SB), Z13, Z13
-	VPADDQ.BCST    avx512_16<>+0(SB), Z13, Z13
-	VPSRLQ         $0x21, Z1, Z14
-	VPANDQ.BCST    avx512_28<>+0(SB), Z14, Z14
-	VPMULUDQ.BCST  avx512_30<>+0(SB), Z14, Z14
-	VPSRLQ         $0x07, Z14, Z14
-	VPSRLQ         $0x24, Z1, Z15
-	VPANDQ.BCST    avx512_31<>+0(SB), Z15, Z15
-	VPSRLQ         $0x28, Z1, Z1
-	VPANDQ.BCST    avx512_26<>+0(SB), Z1, Z1
-	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z1, K1, Z1
-	VPORQ          Z1, Z15, Z15
-	VPADDQ         Z9, Z12, Z12
-	KMOVB          DI, K1
-	VPMULUDQ.Z     Z11, Z8, K1, Z1
-	KMOVQ          SI, K1
-	VPMOVQB        Z14, X2
-	VMOVDQU8       640(BX), Z8
-	VPEXPANDB      Z2, K1, Z8
-	VMOVDQU8       Z8, 640(BX)
-	VPMOVQB        Z10, X2
-	VMOVDQU8       704(BX), Z8
-	VPEXPANDB      Z2, K1, Z8
-	VMOVDQU8       Z8, 704(BX)
-	VPMOVQB        Z15, X2
-	VMOVDQU8       832(BX), Z9
-	VPEXPANDB      Z2, K1, Z9
-	VMOVDQU8       Z9, 832(BX)
-	MOVQ           896(BX), CX
-	MOVQ           912(BX), DX
-	MOVQ           920(BX), R10
-	ORQ            R10, DX
-	MOVQ           960(BX), R10
-	ORQ            R10, DX
-	ANDNQ          CX, DX, CX
-	VPMOVZXBW      36(AX), X0
-	VMOVDQU        avx512_32<>+0(SB), X2
-	VPMULLW        X2, X0, X0
-	VPACKUSWB      X0, X0, X0
-	VPBROADCASTQ   X0, Z10
-	VPERMB         Z10, Z8, Z10
-	KMOVQ          CX, K2
-	VPTESTMB       Z10, Z10, K2, K2
-	VMOVDQU8       768(BX), Z9
-	VPADDUSB       Z10, Z9, K2, Z9
-	VPBROADCASTB   avx512_13<>+0(SB), Z10
-	VMOVDQU8       Z10, K1, Z9
-	VMOVDQU8       Z9, 768(BX)
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_28<>+0(SB), Z6, Z6
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z6, Z6
+	VPBROADCASTQ   avx512_28<>+0(SB), Z1
+	VPSUBQ         Z1, Z6, Z6
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64      64(DX), Z7
+	VMOVDQU64      128(DX), Z9
+	VPERMI2W       Z9, Z7, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z7
+	VPANDQ.BCST    avx512_26<>+0(SB), Z7, Z7
+	VPADDQ.BCST    avx512_16<>+0(SB), Z7, Z7
+	VPSRLQ         $0x21, Z0, Z9
+	VPANDQ.BCST    avx512_28<>+0(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_30<>+0(SB), Z9, Z9
+	VPSRLQ         $0x07, Z9, Z9
+	VPSRLQ         $0x24, Z0, Z10
+	VPANDQ.BCST    avx512_31<>+0(SB), Z10, Z10
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_26<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_17<>+0(SB), Z0, K1, Z0
+	VPORQ          Z0, Z10, Z10
+	VPADDQ         Z3, Z6, Z6
+	KMOVB          SI, K1
+	VPMULUDQ.Z     Z5, Z2, K1, Z0
+	KMOVQ          DI, K1
+	VPMOVQB        Z9, X11
+	VMOVDQU8       640(AX), Z2
+	VPEXPANDB      Z11, K1, Z2
+	VMOVDQU8       Z2, 640(AX)
+	VPMOVQB        Z4, X11
+	VMOVDQU8       704(AX), Z2
+	VPEXPANDB      Z11, K1, Z2
+	VMOVDQU8       Z2, 704(AX)
+	VPMOVQB        Z10, X11
+	VMOVDQU8       832(AX), Z3
+	VPEXPANDB      Z11, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
+	MOVQ           896(AX), DX
+	MOVQ           912(AX), R8
+	MOVQ           920(AX), R11
+	ORQ            R11, R8
+	MOVQ           960(AX), R11
+	ORQ            R11, R8
+	ANDNQ          DX, R8, DX
+	VPMOVZXBW      36(BX), X3
+	VMOVDQU        avx512_32<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z4
+	VPERMB         Z4, Z2, Z4
+	KMOVQ          DX, K2
+	VPTESTMB       Z4, Z4, K2, K2
+	VMOVDQU8       768(AX), Z3
+	VPADDUSB       Z4, Z3, K2, Z3
+	VPBROADCASTB   avx512_13<>+0(SB), Z4
+	VMOVDQU8       Z4, K1, Z3
+	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K3
-	MOVWLSX        step+80(FP), CX
-	VPBROADCASTW   CX, Z9
-	VMOVDQU16      384(BX), Z10
-	VMOVDQU16      Z9, K3, Z10
-	VMOVDQU16      Z10, 384(BX)
-	VMOVDQU16      448(BX), Z10
+	MOVQ           p+0(FP), DX
+	MOVQ           8(DX), DX
+	MOVL           16(DX), DX
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z9, K3, Z10
-	VMOVDQU16      Z10, 448(BX)
-	VPMOVQW        Z3, X2
-	VPMOVQW        Z13, X4
-	VPMOVQD        Z12, Y0
-	ANDL           DI, R11
-	PDEPQ          SI, R11, R11
-	ANDL           DI, R9
-	PDEPQ          SI, R9, R9
-	VMOVQ          SI, X5
-	VMOVQ          R11, X3
-	VPINSRQ        $0x01, R9, X3, X3
-	VPXOR          X6, X6, X6
-	VPXOR          X7, X7, X7
-	VPINSRQ        $0x01, SI, X7, X7
-	VINSERTI128    $0x01, X3, Y5, Y5
-	VINSERTI128    $0x01, X7, Y6, Y3
-	VINSERTI64X4   $0x01, Y3, Z5, Z3
-	VPORQ          896(BX), Z3, Z3
-	VMOVDQU64      Z3, 896(BX)
-	ANDL           DI, R8
-	PDEPQ          SI, R8, R8
-	VPBROADCASTB   avx512_1<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
-	KMOVQ          K3, CX
-	VPBROADCASTB   avx512_2<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVQW        Z1, X11
+	VPMOVQW        Z7, X12
+	VPMOVQD        Z6, Y8
+	ANDL           SI, R12
+	PDEPQ          DI, R12, R12
+	ANDL           SI, R10
+	PDEPQ          DI, R10, R10
+	VMOVQ          DI, X13
+	VMOVQ          R12, X1
+	VPINSRQ        $0x01, R10, X1, X1
+	VPXOR          X14, X14, X14
+	VPXOR          X3, X3, X3
+	VPINSRQ        $0x01, DI, X3, X3
+	VINSERTI128    $0x01, X1, Y13, Y13
+	VINSERTI128    $0x01, X3, Y14, Y1
+	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPORQ          896(AX), Z1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	ANDL           SI, R9
+	PDEPQ          DI, R9, R9
+	VPBROADCASTB   avx512_1<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, DX
-	VPBROADCASTB   avx512_15<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
-	KMOVQ          K3, DI
-	VPBROADCASTB   avx512_33<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
-	KMOVQ          K3, R9
-	VPBROADCASTB   avx512_34<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
+	VPBROADCASTB   avx512_2<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, SI
+	VPBROADCASTB   avx512_15<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R8
+	VPBROADCASTB   avx512_33<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, R10
-	VPBROADCASTB   avx512_35<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
+	VPBROADCASTB   avx512_34<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, R11
-	VPBROADCASTB   avx512_36<>+0(SB), Z3
-	VPCMPEQB       Z3, Z8, K1, K3
+	VPBROADCASTB   avx512_35<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, R12
-	VMOVQ          R8, X6
-	VPINSRQ        $0x01, CX, X6, X6
-	VMOVQ          DX, X5
-	VPINSRQ        $0x01, DI, X5, X5
-	VMOVQ          R9, X7
-	VPINSRQ        $0x01, R10, X7, X7
-	VMOVQ          R11, X3
-	VPINSRQ        $0x01, R12, X3, X3
-	VINSERTI128    $0x01, X5, Y6, Y5
-	VINSERTI128    $0x01, X3, Y7, Y3
-	VINSERTI64X4   $0x01, Y3, Z5, Z3
-	VPORQ          960(BX), Z3, Z3
-	VMOVDQU64      Z3, 960(BX)
-	MOVQ           SI, CX
-	SHRQ           $0x20, CX
-	VMOVDQU16      256(BX), Z3
-	VPEXPANDW      Z2, K1, Z3
-	VMOVDQU16      Z3, 256(BX)
-	VMOVDQU16      512(BX), Z3
-	VPEXPANDW      Z4, K1, Z3
-	VMOVDQU16      Z3, 512(BX)
-	VMOVDQU32      (BX), Z3
-	VPEXPANDD      Z0, K1, Z3
-	VMOVDQU32      Z3, (BX)
-	MOVWLZX        SI, DX
-	POPCNTL        DX, DX
-	VPBROADCASTD   DX, Y3
-	VPADDD         avx512_37<>+0(SB), Y3, Y3
-	VPERMD         Y0, Y3, Y5
-	VMOVDQU32      64(BX), Z3
+	VPBROADCASTB   avx512_36<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R13
+	VMOVQ          R9, X14
+	VPINSRQ        $0x01, DX, X14, X14
+	VMOVQ          SI, X2
+	VPINSRQ        $0x01, R8, X2, X2
+	VMOVQ          R10, X15
+	VPINSRQ        $0x01, R11, X15, X15
+	VMOVQ          R12, X1
+	VPINSRQ        $0x01, R13, X1, X1
+	VINSERTI128    $0x01, X2, Y14, Y13
+	VINSERTI128    $0x01, X1, Y15, Y1
+	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPORQ          960(AX), Z1, Z1
+	VMOVDQU64      Z1, 960(AX)
+	MOVQ           DI, DX
+	SHRQ           $0x20, DX
+	VMOVDQU16      256(AX), Z1
+	VPEXPANDW      Z11, K1, Z1
+	VMOVDQU16      Z1, 256(AX)
+	VMOVDQU16      512(AX), Z1
+	VPEXPANDW      Z12, K1, Z1
+	VMOVDQU16      Z1, 512(AX)
+	VMOVDQU32      (AX), Z1
+	VPEXPANDD      Z8, K1, Z1
+	VMOVDQU32      Z1, (AX)
+	MOVWLZX        DI, SI
+	POPCNTL        SI, SI
+	VPBROADCASTD   SI, Y1
+	VPADDD         avx512_37<>+0(SB), Y1, Y1
+	VPERMD         Y8, Y1, Y13
+	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z5, K1, Z3
-	VMOVDQU32      Z3, 64(BX)
-	TESTQ          CX, CX
+	VPEXPANDD      Z13, K1, Z1
+	VMOVDQU32      Z1, 64(AX)
+	TESTQ          DX, DX
 	JZ             placed
-	POPCNTL        SI, DX
-	VPBROADCASTW   DX, X3
-	VPADDW         avx512_38<>+0(SB), X3, X3
-	VPERMW         X2, X3, X2
-	VPERMW         X4, X3, X4
-	VPMOVZXWD      X3, Y3
-	VPERMD         Y0, Y3, Y0
-	KMOVQ          CX, K1
-	VMOVDQU16      320(BX), Z3
-	VPEXPANDW      Z2, K1, Z3
-	VMOVDQU16      Z3, 320(BX)
-	VMOVDQU16      576(BX), Z3
-	VPEXPANDW      Z4, K1, Z3
-	VMOVDQU16      Z3, 576(BX)
-	VMOVDQU32      128(BX), Z3
-	VPEXPANDD      Z0, K1, Z3
-	VMOVDQU32      Z3, 128(BX)
-	MOVWLZX        CX, CX
-	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y3
-	VPADDD         avx512_37<>+0(SB), Y3, Y3
-	VPERMD         Y0, Y3, Y0
-	VMOVDQU32      192(BX), Z3
+	POPCNTL        DI, SI
+	VPBROADCASTW   SI, X1
+	VPADDW         avx512_38<>+0(SB), X1, X1
+	VPERMW         X11, X1, X11
+	VPERMW         X12, X1, X12
+	VPMOVZXWD      X1, Y1
+	VPERMD         Y8, Y1, Y8
+	KMOVQ          DX, K1
+	VMOVDQU16      320(AX), Z1
+	VPEXPANDW      Z11, K1, Z1
+	VMOVDQU16      Z1, 320(AX)
+	VMOVDQU16      576(AX), Z1
+	VPEXPANDW      Z12, K1, Z1
+	VMOVDQU16      Z1, 576(AX)
+	VMOVDQU32      128(AX), Z1
+	VPEXPANDD      Z8, K1, Z1
+	VMOVDQU32      Z1, 128(AX)
+	MOVWLZX        DX, DX
+	POPCNTL        DX, DX
+	VPBROADCASTD   DX, Y1
+	VPADDD         avx512_37<>+0(SB), Y1, Y1
+	VPERMD         Y8, Y1, Y8
+	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z0, K1, Z3
-	VMOVDQU32      Z3, 192(BX)
+	VPEXPANDD      Z8, K1, Z1
+	VMOVDQU32      Z1, 192(AX)
 
 placed:
-	KMOVQ          K2, CX
-	ANDQ           904(BX), CX
-	MOVQ           CX, 48(AX)
-	MOVQ           s+96(FP), AX
-	VMOVDQU64      960(BX), Z0
-	MOVQ           pages+72(FP), CX
-	VPMOVZXWQ      (CX), Z3
-	VPTESTMQ       Z3, Z3, K1
-	VPBROADCASTQ   904(BX), Z4
-	VPANDNQ.Z      Z0, Z4, K1, Z0
-	VPBROADCASTQ   936(BX), Z4
-	VPBROADCASTQ   944(BX), Z5
-	VPTESTMQ       Z4, Z0, K1
-	VPTESTMQ       Z5, Z0, K2
-	VPORQ          Z4, Z5, Z6
-	VPANDNQ        Z0, Z6, Z6
-	VPTESTMQ       Z6, Z6, K3
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z7
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z7
-	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z7
-	VPANDQ         Z5, Z0, Z5
-	VPANDQ         Z4, Z0, K1, Z5
-	VMOVDQA64      Z6, K3, Z5
-	KORW           K1, K3, K4
-	KANDW          K2, K4, K4
-	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z4
-	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z4
-	VPTESTMQ       Z5, Z5, K1
-	VPADDQ.BCST    avx512_19<>+0(SB), Z5, Z6
-	VPTESTNMQ      Z6, Z5, K1, K1
-	VPSUBQ         Z4, Z7, Z4
-	VPMULUDQ.Z     Z3, Z4, K1, Z4
-	VPMOVQD        Z4, Y4
-	VMOVDQU        Y4, 32(AX)
-	VMOVDQA64.Z    Z5, K1, Z5
-	VEXTRACTI64X4  $0x01, Z5, Y4
-	VPOR           Y5, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X2
-	VPOR           X4, X2, X2
-	VPSHUFD        $0x4e, X2, X4
-	VPOR           X4, X2, X2
-	VMOVQ          X2, X2
-	VMOVDQU        Y2, 64(AX)
-	VPBROADCASTQ   912(BX), Z2
-	VPBROADCASTQ   920(BX), Z4
-	VPBROADCASTQ   960(BX), Z5
-	VPANDQ         Z2, Z0, Z6
-	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z6, Z4, K1
-	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
-	VPTESTMQ       Z0, Z4, K1
-	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
-	VPANDNQ        Z6, Z4, Z6
-	VPTESTMQ       Z6, Z6, K1
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
-	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z0, Z5, Z6
-	VPTESTMQ       Z6, Z6, K1
-	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z2
-	VPMOVQB        Z7, X0
-	VMOVQ          X0, 104(AX)
-	VPMOVQB        Z2, X0
-	VMOVQ          X0, 112(AX)
-	VPMULUDQ       Z3, Z7, Z0
-	VPSLLQ         $0x02, Z3, Z3
-	VPSUBQ         Z0, Z3, Z3
-	VPMOVQD        Z3, Y3
-	VMOVDQU        Y3, (AX)
-	VPMULUDQ       Z0, Z2, Z2
-	VPUNPCKLDQ     Z2, Z0, Z3
-	VPUNPCKHDQ     Z2, Z0, Z0
-	VPADDD         Z0, Z3, Z3
-	VPUNPCKLDQ     Z1, Z1, Z0
-	VPUNPCKHDQ     Z1, Z1, Z1
-	VPADDD         Z1, Z0, Z0
-	VPUNPCKLQDQ    Z0, Z3, Z1
-	VPUNPCKHQDQ    Z0, Z3, Z0
-	VPADDD         Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X0, X1, X1
-	VMOVQ          X1, 96(AX)
-	VPEXTRD        $0x02, X1, AX
-	MOVL           AX, retained+112(FP)
-	MOVB           $0x01, AL
-	MOVB           AL, entered+116(FP)
-	VZEROUPPER
-	RET
-
-nobody:
-	MOVQ           s+96(FP), CX
-	VMOVDQU64      960(BX), Z0
-	MOVQ           pages+72(FP), DX
-	VPMOVZXWQ      (DX), Z1
-	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   904(BX), Z3
-	VPANDNQ.Z      Z0, Z3, K1, Z0
-	VPBROADCASTQ   936(BX), Z3
-	VPBROADCASTQ   944(BX), Z4
-	VPTESTMQ       Z3, Z0, K1
-	VPTESTMQ       Z4, Z0, K2
+	KMOVQ          K2, DX
+	ANDQ           904(AX), DX
+	MOVQ           DX, 48(BX)
+	MOVQ           s+40(FP), DX
+	VMOVDQU64      960(AX), Z1
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VPMOVZXWQ      (BX), Z2
+	VPTESTMQ       Z2, Z2, K1
+	VPBROADCASTQ   904(AX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K2
 	VPORQ          Z3, Z4, Z5
-	VPANDNQ        Z0, Z5, Z5
+	VPANDNQ        Z1, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
 	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z6
 	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z6
 	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z6
-	VPANDQ         Z4, Z0, Z4
-	VPANDQ         Z3, Z0, K1, Z4
+	VPANDQ         Z4, Z1, Z4
+	VPANDQ         Z3, Z1, K1, Z4
 	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
@@ -3163,43 +3180,134 @@ nobody:
 	VPADDQ.BCST    avx512_19<>+0(SB), Z4, Z5
 	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z3, Z6, Z3
-	VPMULUDQ.Z     Z1, Z3, K1, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
-	VMOVDQU        Y3, 32(CX)
+	VMOVDQU        Y3, 32(DX)
 	VMOVDQA64.Z    Z4, K1, Z4
 	VEXTRACTI64X4  $0x01, Z4, Y3
 	VPOR           Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X2
-	VPOR           X3, X2, X2
-	VPSHUFD        $0x4e, X2, X3
-	VPOR           X3, X2, X2
-	VMOVQ          X2, X2
-	VMOVDQU        Y2, 64(CX)
-	VPBROADCASTQ   912(BX), Z2
-	VPBROADCASTQ   920(BX), Z3
-	VPBROADCASTQ   960(BX), Z4
-	VPANDQ         Z2, Z0, Z5
+	VEXTRACTI128   $0x01, Y3, X11
+	VPOR           X3, X11, X11
+	VPSHUFD        $0x4e, X11, X3
+	VPOR           X3, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(DX)
+	VPBROADCASTQ   912(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
+	VPBROADCASTQ   960(AX), Z5
+	VPANDQ         Z3, Z1, Z7
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z7, Z4, K1
+	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z3
+	VPTESTMQ       Z1, Z4, K1
+	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z3
+	VPANDNQ        Z7, Z4, Z7
+	VPTESTMQ       Z7, Z7, K1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPORQ          Z4, Z5, Z5
+	VPANDNQ        Z1, Z5, Z7
+	VPTESTMQ       Z7, Z7, K1
+	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z3
+	VPMOVQB        Z6, X1
+	VMOVQ          X1, 60(CX)
+	VPMOVQB        Z3, X1
+	VMOVQ          X1, 68(CX)
+	VPMULUDQ       Z2, Z6, Z1
+	VPSLLQ         $0x02, Z2, Z2
+	VPSUBQ         Z1, Z2, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, (DX)
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
+	VPADDD         Z1, Z2, Z2
+	VPUNPCKLDQ     Z0, Z0, Z1
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z2, Z0
+	VPUNPCKHQDQ    Z1, Z2, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(CX)
+	VPEXTRD        $0x01, X0, 44(CX)
+	VPEXTRD        $0x02, X0, AX
+	ADDL           AX, 40(CX)
+	JMP            arrive
+
+nobody:
+	XORQ           DX, DX
+	MOVQ           a+32(FP), BX
+	MOVQ           DX, 48(BX)
+	MOVQ           s+40(FP), DX
+	VMOVDQU64      960(AX), Z0
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VPMOVZXWQ      (BX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(AX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z3
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z0, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z5
+	VPBROADCASTQ   avx512_18<>+0(SB), K3, Z5
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_16<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_17<>+0(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_19<>+0(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
+	VPSUBQ         Z2, Z5, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, 32(DX)
+	VMOVDQA64.Z    Z3, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y2
+	VPOR           Y3, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X11
+	VPOR           X2, X11, X11
+	VPSHUFD        $0x4e, X11, X2
+	VPOR           X2, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(DX)
+	VPBROADCASTQ   912(AX), Z2
+	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   960(AX), Z4
+	VPANDQ         Z2, Z0, Z6
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z5, Z3, K1
+	VPTESTMQ       Z6, Z3, K1
 	VPBROADCASTQ.Z avx512_17<>+0(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_20<>+0(SB), K1, Z2
-	VPANDNQ        Z5, Z3, Z5
-	VPTESTMQ       Z5, Z5, K1
+	VPANDNQ        Z6, Z3, Z6
+	VPTESTMQ       Z6, Z6, K1
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
 	VPORQ          Z3, Z4, Z4
-	VPANDNQ        Z0, Z4, Z5
-	VPTESTMQ       Z5, Z5, K1
+	VPANDNQ        Z0, Z4, Z6
+	VPTESTMQ       Z6, Z6, K1
 	VPBROADCASTQ   avx512_22<>+0(SB), K1, Z2
-	VPMOVQB        Z6, X0
-	VMOVQ          X0, 104(CX)
+	VPMOVQB        Z5, X0
+	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
-	VMOVQ          X0, 112(CX)
-	VPMULUDQ       Z1, Z6, Z0
+	VMOVQ          X0, 68(CX)
+	VPMULUDQ       Z1, Z5, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
-	VMOVDQU        Y1, (CX)
+	VMOVDQU        Y1, (DX)
 	VPMULUDQ       Z0, Z2, Z2
 	VPUNPCKLDQ     Z2, Z0, Z1
 	VPUNPCKHDQ     Z2, Z0, Z2
@@ -3214,22 +3322,156 @@ nobody:
 	VPADDD         Y0, Y1, Y1
 	VEXTRACTI128   $0x01, Y1, X0
 	VPADDD         X1, X0, X0
-	VMOVQ          X0, 96(CX)
-	XORL           CX, CX
-	MOVQ           CX, 48(AX)
-	MOVL           CX, retained+112(FP)
-	MOVB           $0x01, AL
-	MOVB           AL, entered+116(FP)
+	VMOVD          X0, 36(CX)
+	VPEXTRD        $0x01, X0, 44(CX)
+	JMP            arrive
+
+many:
+	XORQ AX, AX
+	MOVQ a+32(FP), CX
+	MOVQ AX, 48(CX)
+	MOVB $0x02, AL
+	MOVB AL, stage+56(FP)
 	VZEROUPPER
 	RET
 
-many:
-	XORL CX, CX
-	MOVL CX, retained+112(FP)
-	MOVB $0x00, AL
-	MOVB AL, entered+116(FP)
+arrive:
+	MOVQ            p+0(FP), AX
+	MOVQ            8(AX), AX
+	MOVL            20(AX), AX
+	MOVQ            f+8(FP), DX
+	MOVL            72(DX), DX
+	SUBL            AX, DX
+	MOVQ            d+24(FP), BX
+	MOVQ            8(BX), BX
+	MOVQ            BX, SI
+	SHRQ            $0x1e, SI
+	XORQ            SI, BX
+	MOVQ            $0xbf58476d1ce4e5b9, SI
+	IMULQ           SI, BX
+	MOVQ            BX, SI
+	SHRQ            $0x1b, SI
+	XORQ            SI, BX
+	MOVQ            $0x94d049bb133111eb, SI
+	IMULQ           SI, BX
+	MOVQ            BX, SI
+	SHRQ            $0x1f, SI
+	XORQ            SI, BX
+	MOVQ            f+8(FP), SI
+	MOVQ            96(SI), SI
+	SHLQ            $0x04, SI
+	BZHIQ           SI, BX, BX
+	VPBROADCASTQ    BX, Z0
+	VMOVDQU16       avx512_39<>+0(SB), Z1
+	VPERMW          Z0, Z1, Z0
+	MOVQ            d+24(FP), BX
+	MOVQ            16(BX), BX
+	VBROADCASTI32X4 (BX), Z1
+	VPCMPUW         $0x05, Z1, Z0, K1
+	KMOVD           K1, BX
+	ANDL            $0x7f7f7f7f, BX
+	POPCNTL         BX, BX
+	MOVQ            p+0(FP), SI
+	MOVQ            32(SI), SI
+	LEAQ            (SI)(AX*8), SI
+	MOVQ            p+0(FP), DI
+	MOVQ            40(DI), DI
+	LEAQ            (DI)(AX*4), DI
+	MOVQ            f+8(FP), R8
+	MOVQ            88(R8), R8
+	MOVQ            d+24(FP), R9
+	MOVQ            (R9), R9
+	VPBROADCASTQ    R9, Z0
+	VPADDQ          avx512_40<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_41<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_42<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPANDQ.BCST     avx512_43<>+0(SB), Z0, Z1
+	MOVQ            p+0(FP), R9
+	MOVQ            8(R9), R9
+	MOVL            16(R9), R9
+	SHLQ            $0x30, R9
+	VPBROADCASTQ    R9, Z2
+	VPORQ           Z2, Z1, Z1
+	VMOVDQU64       Z1, (SI)
+	VPSRLQ          $0x0c, Z0, Z1
+	VPANDQ.BCST     avx512_25<>+0(SB), Z1, Z1
+	VMOVDQU64       (R8), Z2
+	VPERMB          Z2, Z1, Z1
+	VPANDQ.BCST     avx512_24<>+0(SB), Z1, Z1
+	VPSRLQ          $0x08, Z0, Z2
+	VPANDQ.BCST     avx512_26<>+0(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_27<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_16<>+0(SB), Z2, K1, Z2
+	VPSLLQ          $0x02, Z1, Z1
+	VPSLLQ          $0x18, Z2, Z2
+	VPORQ           Z2, Z1, Z0
+	VPMOVQD         Z0, Y0
+	VMOVDQU         Y0, (DI)
+	MOVL            DX, SI
+	MOVQ            $0x00000008, DI
+	CMPQ            SI, DI
+	CMOVQLT         SI, DI
+	CMPQ            BX, DI
+	CMOVQLT         BX, DI
+	MOVQ            $-1, SI
+	BZHIQ           DI, SI, SI
+	KMOVB           SI, K1
+	VMOVDQA64.Z     Z1, K1, Z1
+	CMPQ            BX, $0x08
+	JHI             flood
+	VEXTRACTI64X4   $0x01, Z1, Y0
+	VPADDD          Y1, Y0, Y0
+	VEXTRACTI128    $0x01, Y0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0x4e, X0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0xb1, X0, X1
+	VPADDD          X1, X0, X0
+	VMOVD           X0, SI
+	ADDL            SI, 48(CX)
+	ADDL            BX, 76(CX)
+	CMPL            BX, DX
+	JHI             full
+	ADDL            BX, AX
+	MOVL            AX, 20(CX)
+	MOVB            $0x04, AL
+	MOVB            AL, stage+56(FP)
 	VZEROUPPER
 	RET
+
+full:
+	SUBL DX, BX
+	ADDL BX, 92(CX)
+	ADDL BX, 88(CX)
+	ADDL AX, DX
+	MOVL DX, 20(CX)
+	MOVB $0x04, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+flood:
+	MOVB $0x03, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+DATA avx512_50<>+0(SB)/1, $0x14
+GLOBL avx512_50<>(SB), RODATA|NOPTR, $1
+
+DATA avx512_51<>+0(SB)/1, $0x0a
+GLOBL avx512_51<>(SB), RODATA|NOPTR, $1
+
+DATA avx512_52<>+0(SB)/1, $0x00
+GLOBL avx512_52<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -4763,14 +5005,18 @@ group:
 	VZEROUPPER
 	RET
 
-// func observeAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+// func observeAVX512(dst *float32, p *Seat, f *Frame, s *Shared)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT, POPCNT
-TEXT ·observeAVX512(SB), NOSPLIT, $136-72
-	MOVQ           b+16(FP), AX
-	MOVQ           l+24(FP), CX
-	MOVQ           s+32(FP), DX
-	MOVQ           f+40(FP), BX
-	MOVLQZX        budget+56(FP), SI
+TEXT ·observeAVX512(SB), NOSPLIT, $136-32
+	MOVQ           p+8(FP), AX
+	MOVQ           (AX), AX
+	MOVQ           p+8(FP), CX
+	MOVQ           8(CX), CX
+	MOVQ           s+24(FP), DX
+	MOVQ           f+16(FP), BX
+	MOVQ           p+8(FP), SI
+	MOVQ           16(SI), SI
+	MOVL           4(SI), SI
 	MOVL           SI, 4(SP)
 	MOVL           32(CX), DI
 	MOVL           36(CX), R8
@@ -4796,7 +5042,19 @@ TEXT ·observeAVX512(SB), NOSPLIT, $136-72
 	MOVL           BX, 16(SP)
 	MOVL           24(CX), BX
 	MOVL           BX, 20(SP)
-	MOVLQSX        oldest+68(FP), BX
+	MOVQ           p+8(FP), BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	MOVQ           p+8(FP), SI
+	MOVQ           32(SI), SI
+	MOVQ           p+8(FP), DI
+	MOVQ           8(DI), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, BX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, BX
 	MOVL           BX, 24(SP)
 	MOVQ           896(AX), BX
 	POPCNTQ        BX, BX
@@ -4818,7 +5076,9 @@ TEXT ·observeAVX512(SB), NOSPLIT, $136-72
 	CMOVLHI        SI, BX
 	MOVL           BX, 52(SP)
 	MOVQ           8(CX), BX
-	MOVLQZX        norm+64(FP), SI
+	MOVQ           p+8(FP), SI
+	MOVQ           16(SI), SI
+	MOVL           8(SI), SI
 	CMPQ           BX, SI
 	CMOVQHI        SI, BX
 	MOVL           BX, 56(SP)
@@ -4842,11 +5102,14 @@ TEXT ·observeAVX512(SB), NOSPLIT, $136-72
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           BX, BX
 	XORQ           SI, SI
-	MOVQ           pages+48(FP), DI
+	MOVQ           p+8(FP), DI
+	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y2
 	VMOVDQU32      32(DX), Y3
 	VPBROADCASTD   16(CX), Z9
-	MOVLQZX        budget+56(FP), CX
+	MOVQ           p+8(FP), CX
+	MOVQ           16(CX), CX
+	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X4, X4
 	VMOVSS         avx512_69<>+0(SB), X12
 	VDIVSS         X4, X12, X4
@@ -4861,7 +5124,8 @@ TEXT ·observeAVX512(SB), NOSPLIT, $136-72
 	MOVQ           CX, 128(SP)
 	MOVQ           dst+0(FP), CX
 	LEAQ           64(CX), CX
-	MOVQ           groups+8(FP), DX
+	MOVQ           f+16(FP), DX
+	MOVQ           96(DX), DX
 	LZCNTQ         896(AX), DI
 	NEGQ           DI
 	ADDQ           $0x4f, DI
@@ -5013,20 +5277,26 @@ group:
 	JNZ          group
 
 end:
-	MOVQ         f+40(FP), AX
+	MOVQ         f+16(FP), AX
 	VMOVDQU32    (SP), Z0
 	VMOVDQU32    (AX), Z1
 	MOVL         $0x00001081, AX
 	KMOVW        AX, K1
-	MOVLQZX      budget+56(FP), AX
+	MOVQ         p+8(FP), AX
+	MOVQ         16(AX), AX
+	MOVL         4(AX), AX
 	VPBROADCASTD AX, K1, Z1
 	MOVL         $0x00000002, AX
 	KMOVW        AX, K1
-	MOVLQZX      capacity+60(FP), AX
+	MOVQ         p+8(FP), AX
+	MOVQ         16(AX), AX
+	MOVL         (AX), AX
 	VPBROADCASTD AX, K1, Z1
 	MOVL         $0x00004000, AX
 	KMOVW        AX, K1
-	MOVLQZX      norm+64(FP), AX
+	MOVQ         p+8(FP), AX
+	MOVQ         16(AX), AX
+	MOVL         8(AX), AX
 	VPBROADCASTD AX, K1, Z1
 	VCVTDQ2PS    Z0, Z0
 	VCVTDQ2PS    Z1, Z1
@@ -5355,14 +5625,18 @@ group:
 	VZEROUPPER
 	RET
 
-// func observeStreamAVX512(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget uint32, capacity uint32, norm uint32, oldest int32)
+// func observeStreamAVX512(dst *float32, p *Seat, f *Frame, s *Shared)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT, POPCNT
-TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-72
-	MOVQ           b+16(FP), AX
-	MOVQ           l+24(FP), CX
-	MOVQ           s+32(FP), DX
-	MOVQ           f+40(FP), BX
-	MOVLQZX        budget+56(FP), SI
+TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-32
+	MOVQ           p+8(FP), AX
+	MOVQ           (AX), AX
+	MOVQ           p+8(FP), CX
+	MOVQ           8(CX), CX
+	MOVQ           s+24(FP), DX
+	MOVQ           f+16(FP), BX
+	MOVQ           p+8(FP), SI
+	MOVQ           16(SI), SI
+	MOVL           4(SI), SI
 	MOVL           SI, 4(SP)
 	MOVL           32(CX), DI
 	MOVL           36(CX), R8
@@ -5388,7 +5662,19 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-72
 	MOVL           BX, 16(SP)
 	MOVL           24(CX), BX
 	MOVL           BX, 20(SP)
-	MOVLQSX        oldest+68(FP), BX
+	MOVQ           p+8(FP), BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	MOVQ           p+8(FP), SI
+	MOVQ           32(SI), SI
+	MOVQ           p+8(FP), DI
+	MOVQ           8(DI), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, BX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, BX
 	MOVL           BX, 24(SP)
 	MOVQ           896(AX), BX
 	POPCNTQ        BX, BX
@@ -5410,7 +5696,9 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-72
 	CMOVLHI        SI, BX
 	MOVL           BX, 52(SP)
 	MOVQ           8(CX), BX
-	MOVLQZX        norm+64(FP), SI
+	MOVQ           p+8(FP), SI
+	MOVQ           16(SI), SI
+	MOVL           8(SI), SI
 	CMPQ           BX, SI
 	CMOVQHI        SI, BX
 	MOVL           BX, 56(SP)
@@ -5434,11 +5722,14 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-72
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           BX, BX
 	XORQ           SI, SI
-	MOVQ           pages+48(FP), DI
+	MOVQ           p+8(FP), DI
+	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y2
 	VMOVDQU32      32(DX), Y3
 	VPBROADCASTD   16(CX), Z9
-	MOVLQZX        budget+56(FP), CX
+	MOVQ           p+8(FP), CX
+	MOVQ           16(CX), CX
+	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X4, X4
 	VMOVSS         avx512_69<>+0(SB), X12
 	VDIVSS         X4, X12, X4
@@ -5453,7 +5744,8 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $136-72
 	MOVQ           CX, 128(SP)
 	MOVQ           dst+0(FP), CX
 	LEAQ           64(CX), CX
-	MOVQ           groups+8(FP), DX
+	MOVQ           f+16(FP), DX
+	MOVQ           96(DX), DX
 	LZCNTQ         896(AX), DI
 	NEGQ           DI
 	ADDQ           $0x4f, DI
@@ -5605,20 +5897,26 @@ group:
 	JNZ          group
 
 end:
-	MOVQ         f+40(FP), AX
+	MOVQ         f+16(FP), AX
 	VMOVDQU32    (SP), Z0
 	VMOVDQU32    (AX), Z1
 	MOVL         $0x00001081, AX
 	KMOVW        AX, K1
-	MOVLQZX      budget+56(FP), AX
+	MOVQ         p+8(FP), AX
+	MOVQ         16(AX), AX
+	MOVL         4(AX), AX
 	VPBROADCASTD AX, K1, Z1
 	MOVL         $0x00000002, AX
 	KMOVW        AX, K1
-	MOVLQZX      capacity+60(FP), AX
+	MOVQ         p+8(FP), AX
+	MOVQ         16(AX), AX
+	MOVL         (AX), AX
 	VPBROADCASTD AX, K1, Z1
 	MOVL         $0x00004000, AX
 	KMOVW        AX, K1
-	MOVLQZX      norm+64(FP), AX
+	MOVQ         p+8(FP), AX
+	MOVQ         16(AX), AX
+	MOVL         8(AX), AX
 	VPBROADCASTD AX, K1, Z1
 	VCVTDQ2PS    Z0, Z0
 	VCVTDQ2PS    Z1, Z1

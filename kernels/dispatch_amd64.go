@@ -223,17 +223,6 @@ func rows(dst []float32, b *Block, v *View, stream bool) {
 	}
 }
 
-func observe(dst []float32, lanes int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
-	switch {
-	case active == AVX512 && stream:
-		observeStreamAVX512(&dst[0], lanes/16, b, l, s, f, pages, budget, capacity, norm, oldest)
-	case active == AVX512:
-		observeAVX512(&dst[0], lanes/16, b, l, s, f, pages, budget, capacity, norm, oldest)
-	default:
-		observeEach(dst, b, l, s, f, pages, budget, capacity, norm, oldest, stream)
-	}
-}
-
 func columns(dst []float32, stride, slots int, b *Block, v *View, stream bool) {
 	switch {
 	case active == AVX512 && stream:
@@ -296,19 +285,22 @@ func fence() {
 	}
 }
 
-func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared) {
+func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
 	if active == AVX512 {
-		passAVX512(b, ops, pages, step, p, s)
-		return
+		return Stage(stepAVX512(p, f, ops, d, a, s, uint8(from)))
 	}
-	passEach(b, ops, pages, step, p, s)
+	return stepEach(p, f, ops, d, a, s, from)
 }
 
-func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {
-	if active == AVX512 {
-		return serveAVX512(b, &queue[0], &needs[0], 0, n, old, 0, a, t, pages, step, slots, s)
+func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
+	switch {
+	case active == AVX512 && stream:
+		observeStreamAVX512(&dst[0], p, f, s)
+	case active == AVX512:
+		observeAVX512(&dst[0], p, f, s)
+	default:
+		observeEach(dst, p, f, s, stream)
 	}
-	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
 }
 
 func due(steps *[Lanes]int16, set uint64, at int16) uint64 {

@@ -78,12 +78,12 @@ func fill(dst []float32, x float32, _ bool) { fillGeneric(dst, x) }
 
 func fence() {}
 
-func pass(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared) {
-	passEach(b, ops, pages, step, p, s)
+func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
+	return stepEach(p, f, ops, d, a, s, from)
 }
 
-func serve(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (int, uint32, bool) {
-	return serveEach(b, queue, needs, n, old, a, t, pages, step, slots, s)
+func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
+	observeEach(dst, p, f, s, stream)
 }
 
 func due(steps *[Lanes]int16, set uint64, at int16) uint64 { return dueGeneric(steps, set, at) }
@@ -110,8 +110,4 @@ func prefetch([]uint8) {}
 
 func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
 	return livesInitialGeneric(l, draws, n)
-}
-
-func observe(dst []float32, _ int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
-	observeEach(dst, b, l, s, f, pages, budget, capacity, norm, oldest, stream)
 }

@@ -98,39 +98,6 @@ func FuzzAdvance(f *testing.F) {
 	})
 }
 
-func FuzzPass(f *testing.F) {
-	type input struct {
-		Block       kernels.Block
-		Pages       [8]uint16
-		Ops         [kernels.Lanes]uint8
-		Step        int16
-		Used, Limit uint32
-		Tight       bool
-	}
-	fuzzLevels(f, func(r *rand.Rand, in *input) {
-		seedBlock(r, &in.Block, &in.Pages)
-		for s := range in.Ops {
-			in.Ops[s] = uint8(r.IntN(5)) & uint8(r.IntN(4))
-		}
-		in.Step, in.Used, in.Limit = 100, numbers(r, 1<<28), numbers(r, 1<<28)
-	}, func(in input) []any {
-		repair(&in.Block, &in.Pages, in.Step)
-		var p kernels.Passed
-		var s kernels.Shared
-		p.Private, p.Retained = alone(&in.Block, &in.Pages)
-		used, limit := in.Used%(1<<27), in.Limit%(1<<28+1)
-		growth := 4 * (uint32(slices.Max(in.Block.Rate[:]))/128 + 1)
-		if in.Tight { // about what the test for stalls allows
-			limit = min(1<<28, used+growth*uint32(bits.OnesCount64(in.Block.Active))+in.Limit%8-min(used, 4))
-		}
-		block := in.Block
-		ok := kernels.Pass(&in.Block, &in.Ops, &in.Pages, in.Step, used, limit, growth, &p, &s)
-		var a kernels.Acted
-		kernels.Act(&block, &in.Ops, &in.Pages, &a)
-		return []any{ok, p, s.QP, s.Extra, in.Block, a, block}
-	})
-}
-
 func FuzzDecode(f *testing.F) {
 	type input struct {
 		Block     kernels.Block
@@ -219,47 +186,6 @@ func FuzzAdmit(f *testing.F) {
 	})
 }
 
-func FuzzServe(f *testing.F) {
-	type input struct {
-		Block  kernels.Block
-		Pages  [8]uint16
-		Tables kernels.RequestTables
-		Queue  [40]uint64
-		Needs  [40]uint32
-		Room   uint32
-		Step   int16
-		N, Old uint8
-		Slots  uint8
-	}
-	fuzzLevels(f, func(r *rand.Rand, in *input) {
-		seedBlock(r, &in.Block, &in.Pages)
-		in.Tables = *randomTables(r)
-		for i := range in.Queue {
-			in.Queue[i], in.Needs[i] = r.Uint64(), numbers(r, 1<<10)|uint32(r.IntN(8))<<kernels.DemandShift
-		}
-		in.Room, in.N = r.Uint32N(10000), uint8(r.IntN(33))
-	}, func(in input) []any {
-		slots := ^uint64(0) >> (16 * (in.Slots & 3))
-		in.Block.Alive &= slots
-		repair(&in.Block, &in.Pages, in.Step)
-		repairTables(&in.Tables)
-		for i := range in.Needs {
-			in.Needs[i] = in.Needs[i]&(8<<kernels.DemandShift-1) | 1
-		}
-		n := int(in.N % 33)
-		var s kernels.Shared
-		kernels.Prefixes(&in.Block, 1, &in.Pages, &s)
-		a := kernels.Admission{Extra: &s.Extra, Used: 1000, Budget: 1000 + in.Room%(1<<24), Free: uint32(bits.OnesCount64(slots &^ in.Block.Alive))}
-		end, retained, entered := kernels.Serve(&in.Block, in.Queue[:], in.Needs[:], n, int(in.Old)%(n+1), &a, &in.Tables, &in.Pages, in.Step, slots, &s)
-		clear(a.Words[a.Taken:])
-		if entered {
-			clear(a.Words[:])
-		}
-		return []any{end, retained, entered, a, s, in.Block, in.Queue[:end], in.Needs[:end]}
-	})
-}
-
-// lines is room for n values that starts on a cache line, and more behind it, which nobody may write.
 func lines[T float32 | uint8](n int) (values, all []T) {
 	all = make([]T, n+128)
 	size := int(unsafe.Sizeof(all[0]))

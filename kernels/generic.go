@@ -337,42 +337,6 @@ func enterGeneric(b *Block, slots uint64, words *[8]uint64, count int, t *Reques
 	return place(b, slots, &n, uint8(1<<count-1))
 }
 
-// passEach is Pass by the kernels it consists of.
-func passEach(b *Block, ops *[Lanes]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared) {
-	var a Acted
-	var g Advanced
-	act(b, ops, pages, &a)
-	advance(b, pages, step, 0, 1<<28, &g) // nobody stalls
-	prefixes(b, 1, pages, s)
-	*p = Passed{Private: p.Private + g.QP - g.Freed - a.Freed, Retained: p.Retained + g.Retained - g.FreedRetained - a.FreedRetained,
-		Tokens: g.Tokens, LatencyMilli: a.LatencyMilli, Evicted: a.Evicted, Compressed: a.Compressed, Swapped: a.Swapped, Read: a.Read,
-		Done: g.Done, Invalid: a.Invalid, RiskHundredths: a.RiskHundredths}
-}
-
-// serveEach is Serve by the kernels it consists of.
-func serveEach(b *Block, queue []uint64, needs []uint32, n, old int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool) {
-	end = admit(queue, needs, 0, n, old, 0, a)
-	a.Reads = 0
-	if a.Taken > 8 {
-		return end, 0, false
-	}
-	if a.Taken == 0 {
-		prefixes(b, 1, pages, s)
-		return end, 0, true
-	}
-	for p, joined := range a.Joins[1:] {
-		a.Reads |= b.Members[p] & b.Swapped &^ (b.Type0 | b.Type1 | b.Type2) & -isSet(uint64(joined))
-	}
-	free := slots &^ b.Alive
-	rest := free
-	for range a.Taken {
-		rest &= rest - 1
-	}
-	retained = enter(b, free&^rest, (*[8]uint64)(a.Words[:]), int(a.Taken), t, pages, step, &a.Joins)
-	prefixes(b, 1, pages, s)
-	return end, retained, true
-}
-
 func arriveGeneric(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32) {
 	n = counts(rng.Mix(count)&(^uint64(0)>>(64-16*lanes)), table)
 	arrivals(words, needs, base, stamp, t)

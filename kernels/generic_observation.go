@@ -115,14 +115,6 @@ func (b *Block) codes(out *[Lanes]uint8) {
 	}
 }
 
-// observeEach is Observe by the kernels it consists of.
-func observeEach(dst []float32, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32, stream bool) {
-	var num [16]int32
-	l.Numerators(&num, f, budget, norm, oldest, bits.OnesCount64(b.Alive), bits.OnesCount64(b.Active), bits.OnesCount64(b.Int8|b.Int4), bits.OnesCount64(b.Swapped))
-	rows(dst[16:], b, &View{PrefixPages: pages, Gain: &s.Gain, Last: s.Last[0], Limit: 2 * budget, Inv: float32(1) / float32(budget), Step: l.Step}, stream)
-	globals((*[16]float32)(dst), &num, &f.Den, budget, capacity, norm, MostLatency, stream)
-}
-
 // columnsGeneric writes feature-major float32 rows: the transposition of rowsGeneric.
 func columnsGeneric(dst []float32, stride, slots int, b *Block, v *View) {
 	var rows [Lanes * SlotFeatures]float32

@@ -3,13 +3,10 @@ package kernels_test
 import (
 	"encoding/binary"
 	"math"
-	"math/bits"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
-	"github.com/kvgym/kvgym/kv"
 	"github.com/stretchr/testify/require"
 )
 
@@ -60,117 +57,6 @@ func TestActLevels(t *testing.T) {
 			require.Equal(t, want, got, "round %d", k)
 			require.Equal(t, ref, *b, "round %d", k)
 		}
-	})
-}
-
-// Pass and Serve are the kernels they consist of.
-func TestPassLevels(t *testing.T) {
-	onEachLevel(t, func(t *testing.T) {
-		r := random(20)
-		stalls := 0
-		for k := range rounds {
-			pages := randomPages(r)
-			b := randomBlock(r, &pages)
-			for s := range b.Tokens {
-				b.Tokens[s] = uint32(pages[b.Prefix[s]])*128 + r.Uint32N(5000)
-			}
-			ref := *b
-			var ops [kernels.Lanes]uint8
-			for s := range ops {
-				ops[s] = uint8(r.IntN(5)) & uint8(r.IntN(4))
-			}
-			step, used, limit := int16(20+r.IntN(4000)), 200_000+r.Uint32N(1<<20), uint32(1<<28)
-			growth := 4 * (uint32(slices.Max(b.Rate[:]))/128 + 1)
-			most := used + growth*uint32(bits.OnesCount64(b.Active))
-			if r.IntN(3) == 0 {
-				limit = most - uint32(r.IntN(2))
-			}
-			var got, want kernels.Passed
-			got.Private, got.Retained = alone(b, &pages)
-			want.Private, want.Retained = got.Private, got.Retained
-			var shared, wantShared kernels.Shared
-			ok := kernels.Pass(b, &ops, &pages, step, used, limit, growth, &got, &shared)
-			require.Equal(t, most <= limit, ok)
-			if !ok {
-				stalls++
-				require.Equal(t, ref, *b, "round %d", k)
-				continue
-			}
-			generic(func() {
-				require.True(t, kernels.Pass(&ref, &ops, &pages, step, used, limit, growth, &want, &wantShared))
-			})
-			require.Equal(t, want, got, "round %d", k)
-			require.Equal(t, []any{wantShared.QP, wantShared.Extra}, []any{shared.QP, shared.Extra}, "round %d", k)
-			require.Equal(t, ref, *b, "round %d", k)
-			private, retained := alone(b, &pages)
-			require.Equal(t, []uint32{private, retained}, []uint32{got.Private, got.Retained}, "round %d", k)
-		}
-		require.Positive(t, stalls)
-	})
-}
-
-// alone is what the resident lanes hold alone, quarter pages, and the same by retention weight; rules 1.5, 1.6 and 9.6.
-func alone(b *kernels.Block, pages *[8]uint16) (private, retained uint32) {
-	for m := b.Alive &^ b.Swapped; m != 0; m &= m - 1 {
-		s := bits.TrailingZeros64(m)
-		cost, code := uint32(4), b.Type0>>s&1|b.Type1>>s&1<<1|b.Type2>>s&1<<2
-		if b.Int8>>s&1 != 0 {
-			cost = 2
-		} else if b.Int4>>s&1 != 0 {
-			cost = 1
-		}
-		qp := (kv.Pages(b.Tokens[s]) - uint32(pages[b.Prefix[s]])) * cost
-		private += qp
-		retained += qp * kv.BlockType(code).RetentionTwentieths()
-	}
-	return private, retained
-}
-
-func TestServeLevels(t *testing.T) {
-	onEachLevel(t, func(t *testing.T) {
-		r := random(21)
-		many := 0
-		for k := range rounds {
-			tables, pages := randomTables(r), randomPages(r)
-			b := randomBlock(r, &pages)
-			ref := *b
-			queue, needs := make([]uint64, 40), make([]uint32, 40)
-			for i := range queue {
-				queue[i], needs[i] = r.Uint64(), max(1, numbers(r, 1<<12))|uint32(r.IntN(8))<<kernels.DemandShift
-			}
-			n, slots, step := r.IntN(33), ^uint64(0)>>(16*r.IntN(4)), int16(r.IntN(4097))
-			cut(b, bits.OnesCount64(slots))
-			members(b)
-			ref = *b
-			old := r.IntN(n + 1)
-			var shared, wantShared kernels.Shared
-			kernels.Prefixes(b, 1, &pages, &shared)
-			wantShared = shared
-			a := kernels.Admission{Extra: &shared.Extra, Used: 1000, Budget: 1000 + numbers(r, 1<<20), Free: uint32(bits.OnesCount64(slots &^ b.Alive))}
-			want := a
-			want.Extra = &wantShared.Extra
-			wantQueue, wantNeeds := slices.Clone(queue), slices.Clone(needs)
-			end, retained, entered := kernels.Serve(b, queue, needs, n, old, &a, tables, &pages, step, slots, &shared)
-			generic(func() {
-				e, w, ok := kernels.Serve(&ref, wantQueue, wantNeeds, n, old, &want, tables, &pages, step, slots, &wantShared)
-				require.Equal(t, []any{e, w, ok}, []any{end, retained, entered}, "round %d", k)
-			})
-			for _, x := range []*kernels.Admission{&a, &want} {
-				clear(x.Words[x.Taken:])
-				if entered {
-					clear(x.Words[:])
-				}
-			}
-			require.Equal(t, want, a, "round %d", k)
-			require.Equal(t, ref, *b, "round %d", k)
-			require.Equal(t, wantShared, shared, "round %d", k)
-			require.Equal(t, wantQueue[:end], queue[:end])
-			require.Equal(t, wantNeeds[:end], needs[:end])
-			if !entered {
-				many++
-			}
-		}
-		require.Positive(t, many)
 	})
 }
 

@@ -43,12 +43,6 @@ type Counters struct {
 // UsedQP is the memory in use, quarter pages.
 func (l *Ledger) UsedQP() uint32 { return l.PrivateQP + l.SharedQP }
 
-// Frame is what the observation's global values are divided by where no episode changes it.
-type Frame struct {
-	Den   [16]int32
-	Steps int32 // of an episode
-}
-
 // Numerators are those of the observation's global values, rule 10.1, of which these are counted elsewhere: memory that may be used,
 // tokens that make a throughput of 1, steps that the oldest request has waited, and how many lanes are alive, generate, are compressed and
 // are swapped.

@@ -3,7 +3,6 @@ package kernels_test
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -83,44 +82,6 @@ func TestObservationLevels(t *testing.T) {
 			}
 		}
 	})
-}
-
-// The whole row in one call is the numerators, divided, and the rows of the slots.
-func TestObserveLevels(t *testing.T) {
-	onEachLevel(t, func(t *testing.T) {
-		for slots := 16; slots <= 64; slots += 16 {
-			r := random(uint64(40 + slots))
-			g := newGuarded(t, 4*(16+slots*kernels.SlotFeatures))
-			for k := range rounds / 5 {
-				pages := randomPages(r)
-				b, l, f, s := randomBlock(r, &pages), randomLedger(r), kernels.Frame{Steps: int32(r.IntN(4097))}, kernels.Shared{Last: [4]uint64{plane(r)}}
-				cut(b, slots)
-				for i := range f.Den {
-					f.Den[i] = 1 + r.Int32N(5000)
-				}
-				f.Den[15] = kernels.MostLatency
-				for i := 1; i < len(s.Gain); i++ {
-					s.Gain[i] = numbers(r, 4*0xFFFF)
-				}
-				before := []any{*b, *l, f, s}
-				budget, capacity, norm, oldest := 1+numbers(r, 1<<26), 1+numbers(r, 1<<28), 1+numbers(r, 1<<28), int32(r.IntN(4097))
-				kernels.Observe(g.floats(), b, l, &s, &f, &pages, budget, capacity, norm, oldest, k%2 == 1)
-				kernels.Fence()
-				require.Equal(t, before, []any{*b, *l, f, s}, "only read")
-				want := make([]float32, len(g.floats()))
-				generic(func() { kernels.Observe(want, b, l, &s, &f, &pages, budget, capacity, norm, oldest, false) })
-				require.Equal(t, bitsOf(want), bitsOf(g.floats()), "slots=%d round=%d", slots, k)
-				g.check(t)
-			}
-		}
-	})
-}
-
-func randomLedger(r *rand.Rand) *kernels.Ledger {
-	l := &kernels.Ledger{Tokens: uint64(numbers(r, 1<<31-1)) << r.IntN(30), Step: int32(20 + r.IntN(4000)), QueueLen: int32(r.IntN(129)), Growth: int32(r.IntN(257) - 128),
-		PrivateQP: numbers(r, 1<<27), SharedQP: numbers(r, 1<<27), PendingQP: numbers(r, 1<<30), LatencyMilli: numbers(r, 5000)}
-	l.Counters.Failures, l.Counters.PressureSteps = numbers(r, 40), numbers(r, 4096)
-	return l
 }
 
 // A wider stride leaves what lies between the columns alone.

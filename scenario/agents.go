@@ -159,9 +159,6 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 	return q
 }
 
-// Tables implements Source: a turn's ref is no field of a table.
-func (s *Agents) Tables() *kernels.RequestTables { return nil }
-
 // Initials implements Source: those of the seed profile with larger sizes, but for what is idle between turns.
 func (s *Agents) Initials(e *Episode, first int, n *kernels.Newcomers) int {
 	var draws [8]uint64

@@ -53,10 +53,8 @@ type Identity struct {
 // pointer, so that it can live inside an environment's block and be saved with it.
 type Episode struct {
 	Identity
-	Key          uint64                     // random stream key, rule 2.2
-	CapacityQP   uint32                     // GPU memory for KV cache, quarter pages
-	BudgetQP     uint32                     // what the policy may use of it, quarter pages
-	TokenNorm    uint32                     // tokens that make a throughput of 1
+	Key uint64 // random stream key, rule 2.2
+	kernels.Limits
 	RequestNorm  uint32                     // serving: requests of the episode, at least 1; seed: 0
 	GoodNorm     uint64                     // serving: weighted tokens that an unconstrained server delivers, at least 1; seed: 0
 	WindowStep   uint32                     // Traffic: step of the trace before the episode's first
@@ -134,8 +132,6 @@ type Source interface {
 	// Enqueue is Decode for the first count of eight words, as they join the queue of a serving environment at a step: tickets from the
 	// first-th on. Where there are so many, up to eight may be overwritten.
 	Enqueue(e *Episode, words *[8]Word, count int, step int16, t *kernels.Tickets, first int)
-	// Tables are those by which kernels.Enter decodes words, nil if they are decoded by Requests only.
-	Tables() *kernels.RequestTables
 	// MaxRate bounds the tokens that a sequence of the seed profile generates a step.
 	MaxRate() uint32
 	// Decode tells what a request brings.

@@ -169,18 +169,26 @@ func (s *Synthetic) Enqueue(e *Episode, words *[8]Word, count int, step int16, t
 	enqueue(s, e, words, count, step, t, first)
 }
 
-// Tables implements Source.
+// Tables are those by which kernels decode the requests.
 func (s *Synthetic) Tables() *kernels.RequestTables { return s.tables }
+
+// lanes is how many draws count a step's arrivals.
+func (s *Synthetic) lanes() int { return s.slots / laneSlots }
+
+// Draws says what a step's arrivals are drawn from; rules 4.7 to 4.9. It serves up to 64 slots.
+func (s *Synthetic) Draws(e *Episode, step int32, d *kernels.ArrivalDraws) {
+	t := uint32(step)
+	d.Base, d.Count, d.Counts = rng.Counter(e.Key, rng.Request, t, 0), rng.Counter(e.Key, rng.Arrivals, t, 0), s.thresholds(e, t)
+}
 
 // MaxRate implements Source.
 func (s *Synthetic) MaxRate() uint32 { return uint32(len(rateTokens)) }
 
 // Arrive implements Source; rules 4.7 to 4.9.
 func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n int, qp uint32) {
-	t := uint32(step)
-	base, stamp := rng.Counter(e.Key, rng.Request, t, 0), uint64(step)<<PayloadBits
-	table := s.thresholds(e, t)
-	count, lanes := rng.Counter(e.Key, rng.Arrivals, t, 0), s.slots/laneSlots
+	var d kernels.ArrivalDraws
+	s.Draws(e, int32(step), &d)
+	base, stamp, count, table, lanes := d.Base, uint64(step)<<PayloadBits, d.Count, d.Counts, s.lanes()
 	if lanes <= 4 && cap(out) >= 8 && cap(needs) >= 8 {
 		n, qp = kernels.Arrive((*[8]Word)(out[:8]), (*[8]uint32)(needs[:8]), base, stamp, s.tables, count, lanes, table, len(out))
 	} else {

@@ -211,9 +211,6 @@ func (t *Traffic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n in
 	return n, qp
 }
 
-// Tables implements Source.
-func (t *Traffic) Tables() *kernels.RequestTables { return nil }
-
 // MaxRate implements Source.
 func (t *Traffic) MaxRate() uint32 { return uint32(t.rate) }
 

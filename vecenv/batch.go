@@ -23,7 +23,6 @@ type Batch struct {
 	blocks []block
 	queues []scenario.Word
 	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
-	words  int      // of queues and of needs an environment
 
 	scratch  *scratch       // of the caller
 	stream   bool           // observations pass the caches by
@@ -73,9 +72,9 @@ func New(cfg Config) (*Batch, error) {
 	b.makeRules()
 	b.heads = aligned[head](cfg.Envs)
 	b.blocks = aligned[block](cfg.Envs * b.width)
-	b.words = (b.rules[Seed].queueCap+scan-1)&^(scan-1) + arriving
-	b.queues = aligned[scenario.Word](cfg.Envs * b.words)
-	b.needs = aligned[uint32](cfg.Envs * b.words)
+	words := b.rules[Seed].words
+	b.queues = aligned[scenario.Word](cfg.Envs * words)
+	b.needs = aligned[uint32](cfg.Envs * words)
 	b.ids = make([]scenario.Identity, cfg.Envs)
 	b.fresh = make([]bool, cfg.Envs)
 	for i := range b.fresh {
@@ -100,19 +99,24 @@ func New(cfg Config) (*Batch, error) {
 func (b *Batch) makeRules() {
 	cfg := &b.cfg
 	last := cfg.Slots - 64*(b.width-1)
-	b.rules[Seed] = rules{source: cfg.Source, slots: cfg.Slots, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
+	r := &b.rules[Seed]
+	*r = rules{source: cfg.Source, slots: cfg.Slots, width: b.width, steps: int32(cfg.Steps), maxWait: int32(cfg.MaxWait),
 		queueCap: cfg.Slots / 2, lastMask: ^uint64(0) >> (64 - last), truncate: cfg.Truncate, obsLen: ObsLen(cfg.Slots)}
-	b.rules[Seed].frame = b.rules[Seed].newFrame()
+	r.ticketGroups = ticketGroups(cfg.Slots)
+	r.words = (r.queueCap+scan-1)&^(scan-1) + arriving
 	if cfg.Source != nil {
-		b.rules[Seed].tables = cfg.Source.Tables()
-		b.rules[Seed].growth = kv.FP16QuarterPages * (cfg.Source.MaxRate()/kv.PageTokens + 1)
+		r.growth = kv.FP16QuarterPages * (cfg.Source.MaxRate()/kv.PageTokens + 1)
 	}
+	if r.whole = b.width == 1; r.whole {
+		r.drawn, _ = cfg.Source.(*scenario.Synthetic)
+	}
+	r.frame = r.newFrame()
 	if !cfg.plays(Serving) {
 		return
 	}
 	s := &b.rules[Serving]
 	*s = b.rules[Seed]
-	s.profile, s.source, s.serving = Serving, cfg.ServingSource, newServingRules(&cfg.Preset)
+	s.profile, s.source, s.drawn, s.whole, s.serving = Serving, cfg.ServingSource, nil, false, newServingRules(&cfg.Preset)
 	b.profiles = slices.Clone(cfg.Profiles)
 	b.serving = newServingMemory(cfg.Envs, b.width, cfg.Slots)
 }
@@ -278,38 +282,37 @@ func (b *Batch) checkActions(a Actions, first, end int) error {
 
 // envAt assembles environment i.
 func (b *Batch) envAt(i int) (v env) {
-	b.load(&v, i, b.scratch)
+	v.scratch = b.scratch
+	b.load(&v, i)
 	return v
 }
 
-// load assembles environment i for a worker. Bounds are checked by the callers once, not slice by slice.
-func (b *Batch) load(v *env, i int, s *scratch) {
+// load assembles environment i in an env that has a scratch. Bounds are checked by the callers once, not slice by slice.
+func (b *Batch) load(v *env, i int) {
 	r := b.rulesOf(i)
-	v.head, v.rules, v.scratch = &b.heads[i], r, s
-	v.blocks = unsafe.Slice((*block)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.blocks)), i*b.width*int(unsafe.Sizeof(block{})))), b.width)
-	v.queue = unsafe.Slice((*scenario.Word)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.queues)), i*b.words*8)), b.words)[:r.queueCap]
-	v.needs = unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.needs)), i*b.words*4)), b.words)
-	if r.serving != nil {
-		v.tally, v.lanes, v.tickets = b.serving.at(i)
+	v.head, v.rules = &b.heads[i], r
+	v.sit((*block)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.blocks)), i*r.width*int(unsafe.Sizeof(block{})))),
+		(*scenario.Word)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.queues)), i*r.words*8)),
+		(*uint32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.needs)), i*r.words*4)))
+	switch {
+	case r.serving != nil:
+		v.tally, v.firstLane, v.firstTicket = b.serving.at(i)
+	case b.serving != nil: // the last one may have been of the other profile
+		v.tally, v.firstLane, v.firstTicket = nil, nil, nil
 	}
 }
 
-// stepEnv steps environment i, writes its rows and resets it when its mode says so. row is its place in the actions.
-func (b *Batch) stepEnv(i, row int, a *Actions, s *scratch) {
-	var v env
-	b.load(&v, i, s)
+// stepEnv steps environment i, writes its rows and resets it when its mode says so. row is its place in the actions, v has a scratch.
+func (b *Batch) stepEnv(v *env, i, row int, a *Actions) {
+	b.load(v, i)
 	if v.Ended != 0 { // NextStep: this step is the reset
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
-		b.writeReset(&v, i)
+		b.writeReset(v, i)
 		return
 	}
 	v.step(actionRows(a, row, b.cfg.Slots))
-	var terms reward.Terms
-	var components *reward.Terms
-	if b.Components != nil {
-		components = &terms
-	}
+	components := v.scratch.terms(b.Components)
 	gain := v.account(components)
 	b.Reward[i] = float32(gain) * (1.0 / reward.ScoreOne)
 	ended := v.Step >= v.rules.steps
@@ -322,13 +325,13 @@ func (b *Batch) stepEnv(i, row int, a *Actions, s *scratch) {
 			b.Terminated[i] = 1
 		}
 	}
-	b.writeTotals(&v, i, &terms)
+	b.writeTotals(v, i, components)
 	if ended && b.cfg.Autoreset == SameStep {
-		b.writeObs(&v, i, b.FinalObs, b.FinalObsBytes, false)
+		b.writeObs(v, i, b.FinalObs, b.FinalObsBytes, false)
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
 	}
-	b.writeView(&v, i)
+	b.writeView(v, i)
 }
 
 func actionRows(a *Actions, row, slots int) (ops []uint8, list []int32) {

@@ -29,8 +29,8 @@ func (v *env) check() error {
 		return err
 	}
 	var private, retained uint32
-	for w := range v.blocks {
-		b := &v.blocks[w]
+	for w := range v.blocks() {
+		b := &v.blocks()[w]
 		if err := v.checkPlanes(b, v.slotMask(w)); err != nil {
 			return fmt.Errorf("block %d: %w", w, err)
 		}
@@ -72,7 +72,7 @@ func (v *env) pending() (qp uint32) {
 		}
 		return qp
 	}
-	for _, w := range v.queue[:v.QueueLen] {
+	for _, w := range v.queue()[:v.QueueLen] {
 		prompt, _ := v.rules.source.Demand(&v.Episode, w)
 		qp += kv.Pages(prompt) * kv.FP16QuarterPages
 	}
@@ -90,7 +90,7 @@ func (v *env) arrivedSum() uint32 {
 // checkPrefixes recomputes the state of every shared prefix and what they add up to.
 func (v *env) checkPrefixes() (shared, retained uint32, err error) {
 	var state kernels.Shared
-	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &state)
+	kernels.Prefixes(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &state)
 	for p := range v.PrefixMul {
 		m, w := uint32(state.Mul[p]), uint32(state.Weight[p])
 		if v.rules.serving != nil && m != 0 { // the level is the prefix's own
@@ -128,14 +128,14 @@ func (v *env) checkHead() error {
 	if v.rules.serving != nil {
 		return v.checkServing()
 	}
-	for i, w := range v.queue[:v.QueueLen] {
+	for i, w := range v.queue()[:v.QueueLen] {
 		if age := v.Step - scenario.Birth(w); age < 0 || age >= v.rules.maxWait && v.Step > 0 {
 			return fmt.Errorf("queue %d: age %d: allowed 0 to %d", i, age, v.rules.maxWait-1)
 		}
 		if prompt, prefix := v.rules.source.Demand(e, w); prompt < 1 || prompt > 1<<24 || prefix > e.NumPrefixes {
 			return fmt.Errorf("queue %d: prompt of %d tokens with prefix %d: allowed 1 to 2^24 with a prefix up to %d", i, prompt, prefix, e.NumPrefixes)
 		}
-		if i > 0 && scenario.Birth(w) < scenario.Birth(v.queue[i-1]) {
+		if i > 0 && scenario.Birth(w) < scenario.Birth(v.queue()[i-1]) {
 			return fmt.Errorf("queue %d: arrived at step %d: allowed not before its predecessor", i, scenario.Birth(w))
 		}
 	}
@@ -175,8 +175,8 @@ func (v *env) checkServing() error {
 			return fmt.Errorf("ticket %d: since step %d: allowed less than %d steps ago", i, k.Since, v.rules.maxWait)
 		}
 	}
-	for w := range v.lanes {
-		if err := v.checkLane(&v.blocks[w], &v.lanes[w]); err != nil {
+	for w := range v.lanes() {
+		if err := v.checkLane(&v.blocks()[w], &v.lanes()[w]); err != nil {
 			return fmt.Errorf("lane %d: %w", w, err)
 		}
 	}
@@ -255,7 +255,7 @@ func (v *env) checkSlot(s *SlotState) error {
 
 // memberOf is the shared prefix whose members plane holds the slot, 0 if none does.
 func (v *env) memberOf(slot int) uint8 {
-	for p, m := range v.blocks[slot/64].Members {
+	for p, m := range v.blocks()[slot/64].Members {
 		if m>>(slot&63)&1 != 0 {
 			return uint8(p + 1)
 		}

@@ -2,6 +2,7 @@ package vecenv
 
 import (
 	"math/bits"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
@@ -12,17 +13,44 @@ import (
 // env is one environment's place in the batch's columns, assembled on the stack for the time of a step.
 type env struct {
 	*head
-	blocks []block         // one for every 64 slots, or part of 64
-	queue  []scenario.Word // room for Slots/2 waiting requests
-	needs  []uint32        // what each of them needs, as its source packs it; room for a multiple of 32
-	rules  *rules
+	rules   *rules
+	scratch *scratch     // of the worker that steps
+	seat    kernels.Seat // where its columns start, which are longer than this says if it has several blocks
 
-	scratch *scratch // of the worker that steps
+	// Of the serving profile, whose waiting requests are tickets; nil in the seed profile.
+	firstLane   *lane
+	firstTicket *kernels.Tickets
+	tally       *tally
+}
 
-	// Of the serving profile, whose waiting requests are tickets.
-	lanes   []lane // as blocks
-	tickets []kernels.Tickets
-	tally   *tally
+// sit takes the first of an environment's blocks, words of its queue, and needs.
+func (v *env) sit(b *block, queue *scenario.Word, needs *uint32) {
+	h := v.head
+	v.seat = kernels.Seat{Block: &b.Block, Ledger: &h.Ledger, Limits: &h.Episode.Limits, Pages: &h.Episode.PrefixPages,
+		Queue: (*[kernels.QueueRoom]scenario.Word)(unsafe.Pointer(queue)), Needs: (*[kernels.QueueRoom]uint32)(unsafe.Pointer(needs))}
+}
+
+// blocks has one for every 64 slots, or part of 64.
+func (v *env) blocks() []block {
+	return unsafe.Slice((*block)(unsafe.Pointer(v.seat.Block)), v.rules.width)
+}
+
+// queue has room for Slots/2 waiting requests, and behind that as much as is written beyond it.
+func (v *env) queue() []scenario.Word {
+	return unsafe.Slice((*scenario.Word)(unsafe.Pointer(v.seat.Queue)), v.rules.words)[:v.rules.queueCap]
+}
+
+// needs is what each of them needs, as its source packs it; room for a multiple of 32, and eight.
+func (v *env) needs() []uint32 {
+	return unsafe.Slice((*uint32)(unsafe.Pointer(v.seat.Needs)), v.rules.words)
+}
+
+// lanes are the serving profile's part of blocks.
+func (v *env) lanes() []lane { return unsafe.Slice(v.firstLane, v.rules.width) }
+
+// tickets are in groups of kernels.TicketLanes.
+func (v *env) tickets() []kernels.Tickets {
+	return unsafe.Slice(v.firstTicket, v.rules.ticketGroups)
 }
 
 // scratch is what a worker needs for the time of a step.
@@ -32,7 +60,7 @@ type scratch struct {
 	admission kernels.Admission
 	acted     kernels.Acted
 	advanced  kernels.Advanced
-	passed    kernels.Passed
+	draws     kernels.ArrivalDraws
 	decoded   kernels.Decoded
 	waiting   kernels.Waiting
 	joins     [kv.MaxPrefixes + 1]uint8 // admitted tickets by prefix
@@ -47,6 +75,16 @@ type scratch struct {
 	wide    bool                  // the last two are in last instead
 	last    [2]float32
 	globals [GlobalFeatures]float32 // before they become bytes
+
+	components reward.Terms
+}
+
+// terms is where the components of a step go if there is a tensor for them, else nil.
+func (s *scratch) terms(tensor []float32) *reward.Terms {
+	if tensor == nil {
+		return nil
+	}
+	return &s.components
 }
 
 // newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step.
@@ -62,23 +100,28 @@ func newScratch() *scratch {
 // rules is what all environments of a batch share.
 type rules struct {
 	source   scenario.Source
+	drawn    *scenario.Synthetic // the source, if kernels.Step does the steps; else nil
+	whole    bool                // kernels.Observe writes the rows
 	slots    int
+	width    int // blocks
+	words    int // of queue and needs
 	steps    int32
 	maxWait  int32
 	queueCap int
 	growth   uint32 // quarter pages by which a sequence can grow in a step, at most
-	tables   *kernels.RequestTables
 	lastMask uint64 // the slots that exist in the last block
 	truncate bool
 	obsLen   int
 	frame    kernels.Frame
 	profile  Profile
 	serving  *servingRules // nil in the seed profile
+
+	ticketGroups int // of the serving profile
 }
 
 // slotMask is the mask of the slots that exist in block w.
 func (v *env) slotMask(w int) uint64 {
-	if w == len(v.blocks)-1 {
+	if w == len(v.blocks())-1 {
 		return v.rules.lastMask
 	}
 	return ^uint64(0)
@@ -94,21 +137,56 @@ func (v *env) step(ops []uint8, list []int32) {
 		v.Growth = v.QueueLen - waiting
 		return
 	}
-	switch {
-	case len(ops) == kernels.Lanes:
-		v.pass((*[kernels.Lanes]uint8)(ops))
-	case ops != nil:
+	if v.rules.drawn != nil {
+		v.stepDrawn(ops, list)
+	} else {
+		v.operate(ops, list)
+		v.serveQueue()
+		v.arrive()
+	}
+	v.Growth = v.QueueLen - waiting
+}
+
+// operate is rules 6.2 to 6.10.
+func (v *env) operate(ops []uint8, list []int32) {
+	if ops != nil {
 		v.applyMatrix(ops)
-		v.generate()
-		v.refreshShared()
-	default:
+	} else {
 		v.applyList(list)
-		v.generate()
+	}
+	v.generate()
+	v.refreshShared()
+}
+
+// stepDrawn is a step in one kernel, for an environment of one block whose requests are drawn. What the kernel leaves, which is seldom
+// anything, is done here.
+func (v *env) stepDrawn(ops []uint8, list []int32) {
+	s, f := v.scratch, &v.rules.frame
+	v.rules.drawn.Draws(&v.Episode, v.Step, &s.draws)
+	from := kernels.StageOperate
+	var row *[kernels.Lanes]uint8
+	if len(ops) == kernels.Lanes {
+		row = (*[kernels.Lanes]uint8)(ops)
+	} else {
+		v.operate(ops, list)
+		from = kernels.StageServe
+	}
+	left := kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
+	if left == kernels.StageOperate {
+		v.operate(ops, nil)
+		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, kernels.StageServe)
+	}
+	if s.admission.Reads != 0 {
+		v.chargeReads(&v.blocks()[0], s.admission.Reads, &s.admission.Joins)
+	}
+	if left == kernels.StageDone {
+		return
+	}
+	if left == kernels.StageEnter {
+		v.enter(&s.admission)
 		v.refreshShared()
 	}
-	v.serveQueue()
 	v.arrive()
-	v.Growth = v.QueueLen - waiting
 }
 
 // account adds the finished step to the totals and returns the step's reward, in 2^-20; rules 9.1 to 9.9. The terms go to
@@ -177,7 +255,7 @@ func (v *head) privatePages(b *block, s uint) uint32 {
 
 // refreshShared brings the memory of the shared prefixes up to date; rule 1.7.
 func (v *env) refreshShared() {
-	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &v.scratch.shared)
+	kernels.Prefixes(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &v.scratch.shared)
 	v.takeShared()
 }
 
@@ -198,30 +276,6 @@ func (v *env) setPrefix(p int, multiplier, weight uint32) {
 	v.PrefixMul[p], v.PrefixWeight[p] = uint8(multiplier), uint8(weight)
 }
 
-// pass applies a row of ops to an environment of one block and lets it generate; rules 6.2 to 6.10.
-func (v *env) pass(ops *[kernels.Lanes]uint8) {
-	p := &v.scratch.passed
-	p.Private, p.Retained = v.PrivateQP, v.RetainedPrivate
-	if !kernels.Pass(&v.blocks[0].Block, ops, &v.Episode.PrefixPages, int16(v.Step), v.UsedQP(), v.Episode.CapacityQP, v.rules.growth, p, &v.scratch.shared) {
-		v.applyMatrix(ops[:])
-		v.generate()
-		v.refreshShared()
-		return
-	}
-	v.PrivateQP, v.RetainedPrivate = p.Private, p.Retained
-	v.SharedQP = v.scratch.shared.QP
-	v.Tokens += uint64(p.Tokens)
-	v.LatencyMilli += p.LatencyMilli
-	v.RiskHundredths += p.RiskHundredths
-	c := &v.Counters
-	c.Invalid += p.Invalid
-	c.SwapReads += uint32(bits.OnesCount64(p.Read))
-	c.Evictions += uint32(bits.OnesCount64(p.Evicted))
-	c.Compressions += uint32(bits.OnesCount64(p.Compressed))
-	c.Swaps += uint32(bits.OnesCount64(p.Swapped))
-	c.Completed += uint32(bits.OnesCount64(p.Done))
-}
-
 // advanced adds what a block's sequences have done.
 func (v *env) advanced(a *kernels.Advanced) {
 	v.PrivateQP += a.QP - a.Freed
@@ -234,16 +288,16 @@ func (v *env) advanced(a *kernels.Advanced) {
 // actions have freed is taken off before only if something might stall otherwise: it can only have fallen.
 func (v *env) generate() {
 	growth := uint32(0)
-	for w := range v.blocks {
-		b := &v.blocks[w]
+	for w := range v.blocks() {
+		b := &v.blocks()[w]
 		growth += v.rules.growth * uint32(bits.OnesCount64(b.Active))
 	}
 	if v.UsedQP()+growth > v.Episode.CapacityQP {
 		v.refreshShared()
 	}
 	used, a := v.UsedQP(), &v.scratch.advanced
-	for w := range v.blocks {
-		kernels.Advance(&v.blocks[w].Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
+	for w := range v.blocks() {
+		kernels.Advance(&v.blocks()[w].Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
 		used += a.QP // what completion frees is not taken off: it prevents no stall in a later block
 		v.advanced(a)
 	}

@@ -115,17 +115,17 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // observe writes the environment's whole observation row; section 10 of the rules. The scratch holds the state of its prefixes. stream
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
-	if e := &v.Episode; len(v.blocks) == 1 && v.rules.serving == nil && order == SlotMajor {
-		kernels.Observe(row, &v.blocks[0].Block, &v.Ledger, &v.scratch.shared, &v.rules.frame, &e.PrefixPages, e.BudgetQP, e.CapacityQP, e.TokenNorm, v.oldestWait(), stream)
+	if v.rules.whole && order == SlotMajor {
+		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, stream)
 		return
 	}
 	o, slots := v.view(), v.rules.slots // first: its stores take some time until a kernel can load them as a whole
 	v.countGlobals()
 	globals := (*[GlobalFeatures]float32)(row)
 	row = row[GlobalFeatures:]
-	for w := range v.blocks {
+	for w := range v.blocks() {
 		v.lookAt(w)
-		b, n := &v.blocks[w].Block, min(64, slots-64*w)
+		b, n := &v.blocks()[w].Block, min(64, slots-64*w)
 		if order == FeatureMajor {
 			kernels.Columns(row[64*w:], slots, n, b, o, stream)
 		} else {
@@ -145,9 +145,9 @@ func (v *env) observeBytes(row []uint8, order ObsOrder) {
 	}
 	row = row[GlobalFeatures:]
 	o, slots := v.view(), v.rules.slots
-	for w := range v.blocks {
+	for w := range v.blocks() {
 		v.lookAt(w)
-		b, n := &v.blocks[w].Block, min(64, slots-64*w)
+		b, n := &v.blocks()[w].Block, min(64, slots-64*w)
 		if order == FeatureMajor {
 			kernels.ByteColumns(row[64*w:], slots, n, b, o)
 		} else {
@@ -175,13 +175,13 @@ func (v *env) view() *kernels.View {
 func (v *env) lookAt(w int) {
 	v.scratch.view.Last = v.scratch.shared.Last[w&3]
 	if v.rules.serving != nil {
-		v.scratch.view.Moving = v.lanes[w].Out | v.lanes[w].In // rule 13.22
+		v.scratch.view.Moving = v.lanes()[w].Out | v.lanes()[w].In // rule 13.22
 	}
 }
 
 // look makes an environment ready to be observed that has not just been stepped or reset.
 func (v *env) look() {
-	kernels.Prefixes(&v.blocks[0].Block, len(v.blocks), &v.Episode.PrefixPages, &v.scratch.shared)
+	kernels.Prefixes(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &v.scratch.shared)
 }
 
 // countGlobals finds the numerators of the global values. observeGlobals divides them later: a wide load that meets the narrow stores
@@ -189,8 +189,8 @@ func (v *env) look() {
 func (v *env) countGlobals() {
 	r, e := v.rules, &v.Episode
 	var live, active, compressed, swapped int
-	for w := range v.blocks {
-		b := &v.blocks[w]
+	for w := range v.blocks() {
+		b := &v.blocks()[w]
 		live += bits.OnesCount64(b.Alive)
 		active += bits.OnesCount64(b.Active)
 		compressed += bits.OnesCount64(b.Int8 | b.Int4)
@@ -210,7 +210,7 @@ func (v *env) countGlobals() {
 // oldestWait is how long the oldest request of the seed profile waits, 0 if none does.
 func (v *env) oldestWait() int32 {
 	some := -v.QueueLen >> 31 // no branch: nothing could predict it
-	return (v.Step - scenario.Birth(v.queue[0])) & some
+	return (v.Step - scenario.Birth(v.queue()[0])) & some
 }
 
 // observeGlobals writes the global values that countGlobals has prepared.
@@ -222,11 +222,16 @@ func (v *env) observeGlobals(row *[GlobalFeatures]float32, stream bool) {
 	}
 }
 
-// newFrame holds the denominators of the global values that no episode changes.
+// newFrame holds what the kernels of a whole step need of the rules.
 func (r *rules) newFrame() kernels.Frame {
 	slots, steps, queue := int32(r.slots), r.steps, int32(r.queueCap)
-	return kernels.Frame{Steps: steps, Den: [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
+	f := kernels.Frame{Steps: steps, MaxWait: r.maxWait, QueueCap: queue, Growth: r.growth, Slots: r.lastMask, Den: [GlobalFeatures]int32{0: 1, 1: 1, 2: steps, 3: steps, 4: queue, 5: queue, 6: r.maxWait, 7: 1, 8: slots, 9: slots, 10: slots, 11: slots,
 		12: 1, 13: 16, 14: 1, 15: kernels.MostLatency}}
+	f.Groups = r.slots / 16
+	if r.drawn != nil {
+		f.Tables = r.drawn.Tables()
+	}
+	return f
 }
 
 // countServing finds the numerators that mean something else in the serving profile, and their denominators; rule 13.22. What does not
@@ -252,13 +257,13 @@ func (v *env) lastHoldersServing(o *kernels.Shared) {
 	o.Gain, o.Last = [8]uint32{}, [4]uint64{}
 	for p := 1; p <= int(v.Episode.NumPrefixes&kv.MaxPrefixes); p++ {
 		n := 0
-		for w := range v.blocks {
-			n += bits.OnesCount64(v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped)
+		for w := range v.blocks() {
+			n += bits.OnesCount64(v.blocks()[w].Members[p-1] &^ v.blocks()[w].Swapped)
 		}
 		alone := (uint64(n^1) - 1) >> 63 // 1 if n is 1; no branch: nothing could predict it
 		o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p]) * uint32(alone)
-		for w := range v.blocks {
-			o.Last[w&3] |= v.blocks[w].Members[p-1] &^ v.blocks[w].Swapped & -alone
+		for w := range v.blocks() {
+			o.Last[w&3] |= v.blocks()[w].Members[p-1] &^ v.blocks()[w].Swapped & -alone
 		}
 	}
 }
@@ -273,7 +278,7 @@ func (b *block) phase(s uint) kv.Phase {
 // maskRow writes the action mask of one environment: four bytes a slot, one for every op; rule 8.1. A nil alive of a slot
 // leaves keep alone possible.
 func (v *env) maskRow(row []uint8) {
-	for w := range v.blocks {
+	for w := range v.blocks() {
 		evict, compress, swap := v.allowed(w)
 		swap = v.swappable(w, swap)
 		n := min(64, v.rules.slots-64*w)

@@ -193,7 +193,7 @@ func (p *pool) run(j *job, s *scratch) bool {
 
 // steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
 func (p *pool) steps(j *job, lo, hi int, s *scratch) {
-	i := lo
+	i, v := lo, env{scratch: s}
 	defer func() {
 		if r := recover(); r != nil {
 			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: p.batch.ids[i], value: r, stack: debug.Stack()})
@@ -201,7 +201,7 @@ func (p *pool) steps(j *job, lo, hi int, s *scratch) {
 	}()
 	for ; i < hi; i++ {
 		p.batch.prefetch(min(i+1, hi-1))
-		p.batch.stepEnv(i, i-int(j.first), &j.actions, s)
+		p.batch.stepEnv(&v, i, i-int(j.first), &j.actions)
 	}
 	p.batch.publish()
 }

@@ -12,23 +12,19 @@ import (
 func (v *env) serveQueue() {
 	n := int(v.QueueLen)
 	if n == 0 {
-		v.refreshShared() // of which Pass has found only a part
+		v.refreshShared()
 		return
 	}
 	old := 0 // requests at the queue's head that fail unless they are admitted now
-	for old < n && v.Step-scenario.Birth(v.queue[old]) >= v.rules.maxWait {
+	for old < n && v.Step-scenario.Birth(v.queue()[old]) >= v.rules.maxWait {
 		old++
 	}
 	a := &v.scratch.admission
 	v.startAdmission(a)
-	if n <= scan && len(v.blocks) == 1 && v.rules.tables != nil {
-		v.serveAtOnce(n, old, a)
-		return
-	}
 	kept := 0
 	for first := 0; first < n; first += scan {
 		a.Taken, a.Failed, a.Private, a.Gone, a.Joins = 0, 0, 0, 0, [8]uint8{}
-		kept = kernels.Admit(v.queue[:cap(v.queue)], v.needs, first, min(scan, n-first), max(0, min(scan, old-first)), kept, a)
+		kept = kernels.Admit(v.queue()[:v.rules.words], v.needs(), first, min(scan, n-first), max(0, min(scan, old-first)), kept, a)
 		v.served(a)
 		if a.Taken != 0 {
 			v.enter(a)
@@ -36,25 +32,6 @@ func (v *env) serveQueue() {
 	}
 	v.QueueLen = int32(kept)
 	v.refreshShared()
-}
-
-// serveAtOnce does it in one call, for an environment of one block whose queue fits into one scan.
-func (v *env) serveAtOnce(n, old int, a *kernels.Admission) {
-	a.Taken, a.Failed, a.Private, a.Gone = 0, 0, 0, 0
-	end, retained, entered := kernels.Serve(&v.blocks[0].Block, v.queue[:cap(v.queue)], v.needs, n, min(n, old), a, v.rules.tables, &v.Episode.PrefixPages,
-		int16(v.Step), v.rules.lastMask, &v.scratch.shared)
-	v.served(a)
-	v.QueueLen = int32(end)
-	if !entered {
-		v.enter(a)
-		v.refreshShared()
-		return
-	}
-	if a.Reads != 0 {
-		v.chargeReads(&v.blocks[0], a.Reads, &a.Joins)
-	}
-	v.RetainedPrivate += retained
-	v.takeShared()
 }
 
 // served adds what an admission has done.
@@ -76,8 +53,8 @@ const (
 func (v *env) startAdmission(a *kernels.Admission) {
 	a.Extra, a.Used, a.Budget, a.Joins = &v.scratch.shared.Extra, v.UsedQP(), v.Episode.BudgetQP, [8]uint8{}
 	a.Free = 0
-	for w := range v.blocks {
-		a.Free += uint32(bits.OnesCount64(^v.blocks[w].Alive & v.slotMask(w)))
+	for w := range v.blocks() {
+		a.Free += uint32(bits.OnesCount64(^v.blocks()[w].Alive & v.slotMask(w)))
 	}
 }
 
@@ -95,8 +72,8 @@ func (v *env) enter(a *kernels.Admission) {
 
 // chargeSystems counts the accesses that joins of prefixes make to those of their system entries that are swapped; rules 6.9 and 7.4.
 func (v *env) chargeSystems(joins *[8]uint8) {
-	for w := range v.blocks {
-		b := &v.blocks[w]
+	for w := range v.blocks() {
+		b := &v.blocks()[w]
 		v.chargeReads(b, b.system()&b.Swapped, joins)
 	}
 }
@@ -115,8 +92,8 @@ func (v *env) chargeReads(b *block, plane uint64, joins *[8]uint8) {
 
 // place puts those of the scratch's newcomers that a mask names into the lowest free slots, of which there are enough.
 func (v *env) place(take uint8) {
-	for w := range v.blocks {
-		b := &v.blocks[w]
+	for w := range v.blocks() {
+		b := &v.blocks()[w]
 		free := ^b.Alive & v.slotMask(w)
 		n := min(bits.OnesCount64(uint64(take)), bits.OnesCount64(free))
 		here := uint8(lowest(uint64(take), n))
@@ -146,8 +123,8 @@ func (v *env) prefixTokens(prefix uint8) uint32 {
 
 // freeSlot is the lowest slot that holds no sequence.
 func (v *env) freeSlot() (w int, s uint, ok bool) {
-	for w := range v.blocks {
-		if free := ^v.blocks[w].Alive & v.slotMask(w); free != 0 {
+	for w := range v.blocks() {
+		if free := ^v.blocks()[w].Alive & v.slotMask(w); free != 0 {
 			return w, uint(bits.TrailingZeros64(free)), true
 		}
 	}
@@ -157,8 +134,8 @@ func (v *env) freeSlot() (w int, s uint, ok bool) {
 // arrive appends the step's new requests to the queue and rejects those it has no room for; rule 7.6.
 func (v *env) arrive() {
 	n := int(v.QueueLen)
-	room := v.queue[n:v.rules.queueCap]
-	needs := v.needs[n:][:len(room)]
+	room := v.queue()[n:v.rules.queueCap]
+	needs := v.needs()[n:][:len(room)]
 	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), room, needs)
 	taken := min(arrived, len(room))
 	v.PendingQP += qp
@@ -171,7 +148,7 @@ func (v *env) arrive() {
 // reset starts the episode of the given identity; rules 3.1 to 3.4.
 func (v *env) reset(id scenario.Identity) {
 	*v.head = head{}
-	clear(v.blocks)
+	clear(v.blocks())
 	if v.rules.serving != nil {
 		v.resetServing(id)
 		return

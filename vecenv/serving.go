@@ -49,14 +49,14 @@ const (
 
 // ticket is waiting request i.
 func (v *env) ticket(i int) ticket {
-	t, k := &v.tickets[i/kernels.TicketLanes], i%kernels.TicketLanes
+	t, k := &v.tickets()[i/kernels.TicketLanes], i%kernels.TicketLanes
 	return ticket{Private: t.Private[k], Ref: t.Ref[k], Remaining: t.Remaining[k], Born: t.Born[k], Since: t.Since[k], Priority: t.Priority[k],
 		Prefix: t.Prefix[k], Type: t.Type[k], Codes: t.Codes[k], Flags: t.Flags[k]}
 }
 
 // setTicket makes it another.
 func (v *env) setTicket(i int, q *ticket) {
-	t, k := &v.tickets[i/kernels.TicketLanes], i%kernels.TicketLanes
+	t, k := &v.tickets()[i/kernels.TicketLanes], i%kernels.TicketLanes
 	t.Private[k], t.Ref[k], t.Remaining[k], t.Born[k], t.Since[k] = q.Private, q.Ref, q.Remaining, q.Born, q.Since
 	t.Priority[k], t.Prefix[k], t.Type[k], t.Codes[k], t.Flags[k] = q.Priority, q.Prefix, q.Type, q.Codes, q.Flags
 }
@@ -92,12 +92,11 @@ func newServingMemory(envs, width, slots int) *servingMemory {
 }
 
 // at is environment i's part. The types hold no pointers, and their sizes are multiples of their alignment.
-func (m *servingMemory) at(i int) (*tally, []lane, []kernels.Tickets) {
+func (m *servingMemory) at(i int) (*tally, *lane, *kernels.Tickets) {
 	part := m.bytes[i*m.stride : (i+1)*m.stride]
 	lanes := part[tallyBytes:]
 	tickets := lanes[m.width*int(unsafe.Sizeof(lane{})):]
-	return (*tally)(unsafe.Pointer(&part[0])), unsafe.Slice((*lane)(unsafe.Pointer(&lanes[0])), m.width),
-		unsafe.Slice((*kernels.Tickets)(unsafe.Pointer(&tickets[0])), m.groups)
+	return (*tally)(unsafe.Pointer(&part[0])), (*lane)(unsafe.Pointer(&lanes[0])), (*kernels.Tickets)(unsafe.Pointer(&tickets[0]))
 }
 
 // prefetch asks for what a step of environment i of the serving profile is going to read; only a long queue has more than that. Its parts

@@ -24,8 +24,8 @@ func (v *env) prefixNeed(p uint8) uint32 {
 func (v *env) swapIn() {
 	var set [4]uint64
 	any := uint64(0)
-	for w := range v.blocks {
-		b, l := &v.blocks[w], &v.lanes[w]
+	for w := range v.blocks() {
+		b, l := &v.blocks()[w], &v.lanes()[w]
 		set[w&3] = b.Swapped &^ l.Fresh & (l.Wanted | b.Active | b.Prefill)
 		any |= set[w&3]
 	}
@@ -37,7 +37,7 @@ func (v *env) swapIn() {
 		if !ok {
 			return
 		}
-		b, l := &v.blocks[w], &v.lanes[w]
+		b, l := &v.blocks()[w], &v.lanes()[w]
 		bit := uint64(1) << s
 		set[w&3] &^= bit
 		qp := v.privatePages(b, s) * b.quant(s).QuarterPages()
@@ -59,7 +59,7 @@ func (v *env) swapIn() {
 func (v *env) serveTickets() {
 	kept, oldest, n := 0, int16(maxWake), int(v.QueueLen)
 	for first := 0; first < n; first += kernels.TicketLanes {
-		t := &v.tickets[first/kernels.TicketLanes]
+		t := &v.tickets()[first/kernels.TicketLanes]
 		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
 		oldest = min(oldest, kernels.Leave(t, stay))
 		for i := range bits.OnesCount32(stay) {
@@ -116,7 +116,7 @@ func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
 	}
 	prefix, private := v.prefixTokens(p), t.Private[i]
 	q := scenario.Sequence{Priority: t.Priority[i], Prefix: p, Type: kv.BlockType(t.Type[i]), Codes: t.Codes[i]}
-	b, l := &v.blocks[w], &v.lanes[w]
+	b, l := &v.blocks()[w], &v.lanes()[w]
 	work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
 	l.Work[s&63] = work
 	if t.Flags[i]&ticketAgain != 0 {
@@ -162,7 +162,7 @@ func (v *env) arriveTickets() {
 	for done := 0; done < taken; {
 		at := (n + done) % kernels.TicketLanes
 		count := min(8, taken-done, kernels.TicketLanes-at)
-		v.rules.source.Enqueue(&v.Episode, (*[8]scenario.Word)(v.scratch.words[done:]), count, int16(v.Step), &v.tickets[(n+done)/kernels.TicketLanes], at)
+		v.rules.source.Enqueue(&v.Episode, (*[8]scenario.Word)(v.scratch.words[done:]), count, int16(v.Step), &v.tickets()[(n+done)/kernels.TicketLanes], at)
 		done += count
 	}
 	if taken > 0 {
@@ -176,7 +176,7 @@ func (v *env) arriveTickets() {
 
 // resetServing starts an episode in an environment whose head and blocks are empty; rule 13.9.
 func (v *env) resetServing(id scenario.Identity) {
-	clear(v.lanes)
+	clear(v.lanes())
 	*v.tally = tally{Oldest: maxWake}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
@@ -204,8 +204,8 @@ func (v *env) resetServing(id scenario.Identity) {
 
 // touchSystems are the accesses that admissions make to their prefixes' system entries; rule 7.4, without latency.
 func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
-	for w := range v.blocks {
-		b := &v.blocks[w]
+	for w := range v.blocks() {
+		b := &v.blocks()[w]
 		kernels.Touch(&b.Block, b.system(), joins, int16(v.Step))
 	}
 }
@@ -214,7 +214,7 @@ func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
 // and with it its own.
 func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, held *[8]uint8) {
 	i &= 7
-	l, s, p := &v.lanes[slot/64], slot%64, n.Prefix[i]&kv.MaxPrefixes
+	l, s, p := &v.lanes()[slot/64], slot%64, n.Prefix[i]&kv.MaxPrefixes
 	l.start(s, n.Ref[i], 0, 0)
 	l.Wake[s] = n.Wake[i]
 	if n.Prefill>>i&1 == 0 {

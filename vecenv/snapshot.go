@@ -49,18 +49,20 @@ func (r *rules) fingerprint() string {
 
 // parts are the state of an environment as it stands in a snapshot.
 func (v *env) parts(withServing bool) []any {
-	out := []any{v.head, v.blocks, v.queue}
+	out := []any{v.head, v.blocks(), v.queue()}
 	if withServing {
-		out = append(out, v.lanes, v.tickets, v.tally)
+		out = append(out, v.lanes(), v.tickets(), v.tally)
 	}
 	return out
 }
 
 // emptyEnv is memory for one environment outside the batch.
 func (b *Batch) emptyEnv() env {
-	v := env{head: &head{}, blocks: make([]block, b.width), queue: make([]scenario.Word, b.rules[Seed].queueCap)}
+	r := &b.rules[Seed]
+	v := env{head: &head{}, rules: r}
+	v.sit(&make([]block, r.width)[0], &make([]scenario.Word, r.words)[0], &make([]uint32, r.words)[0])
 	if b.serving != nil {
-		v.lanes, v.tickets, v.tally = make([]lane, b.width), make([]kernels.Tickets, ticketGroups(b.cfg.Slots)), &tally{}
+		v.firstLane, v.firstTicket, v.tally = &make([]lane, r.width)[0], &make([]kernels.Tickets, r.ticketGroups)[0], &tally{}
 	}
 	return v
 }
@@ -69,7 +71,7 @@ func (b *Batch) emptyEnv() env {
 func (b *Batch) whole(i int) env {
 	v := b.envAt(i)
 	if b.serving != nil && v.tally == nil {
-		v.tally, v.lanes, v.tickets = b.serving.at(i)
+		v.tally, v.firstLane, v.firstTicket = b.serving.at(i)
 	}
 	return v
 }
@@ -255,12 +257,12 @@ func (b *Batch) Fork(from int, dst *Batch, to int) error {
 // become copies the state of another environment of the same rules.
 func (v *env) become(o *env) {
 	*v.head = *o.head
-	copy(v.blocks, o.blocks)
-	copy(v.queue, o.queue)
+	copy(v.blocks(), o.blocks())
+	copy(v.queue(), o.queue())
 	v.findNeeds()
 	if v.tally != nil && o.tally != nil {
-		copy(v.lanes, o.lanes)
-		copy(v.tickets, o.tickets)
+		copy(v.lanes(), o.lanes())
+		copy(v.tickets(), o.tickets())
 		*v.tally = *o.tally
 	}
 }
@@ -270,8 +272,8 @@ func (v *env) findNeeds() {
 	if v.rules.serving != nil {
 		return
 	}
-	for i, w := range v.queue[:v.QueueLen] {
-		v.needs[i] = scenario.Need(v.rules.source.Demand(&v.Episode, w))
+	for i, w := range v.queue()[:v.QueueLen] {
+		v.needs()[i] = scenario.Need(v.rules.source.Demand(&v.Episode, w))
 	}
 }
 

@@ -117,7 +117,7 @@ func (v View) Waiting(i int) (q scenario.Sequence, arrived int) {
 		return scenario.Sequence{PromptTokens: k.Private, OutputTokens: k.Remaining, Priority: k.Priority, Prefix: k.Prefix, Type: kv.BlockType(k.Type),
 			Steady: true, Codes: k.Codes, Ref: k.Ref}, int(k.Since)
 	}
-	w := e.queue[i]
+	w := e.queue()[i]
 	return e.rules.source.Decode(&e.Episode, w), int(scenario.Birth(w))
 }
 
@@ -171,8 +171,8 @@ func (v View) Score() int64 { return v.batch.heads[v.env].Score }
 func (v View) Live(f func(s *SlotState) bool) {
 	e := v.state()
 	var st SlotState
-	for w := range e.blocks {
-		for m := e.blocks[w].Alive; m != 0; m &= m - 1 {
+	for w := range e.blocks() {
+		for m := e.blocks()[w].Alive; m != 0; m &= m - 1 {
 			e.slot(&st, w, uint(bits.TrailingZeros64(m)))
 			if !f(&st) {
 				return
@@ -184,8 +184,8 @@ func (v View) Live(f func(s *SlotState) bool) {
 // AppendLive appends every live sequence in slot order.
 func (v View) AppendLive(out []SlotState) []SlotState {
 	e := v.state()
-	for w := range e.blocks {
-		for m := e.blocks[w].Alive; m != 0; m &= m - 1 {
+	for w := range e.blocks() {
+		for m := e.blocks()[w].Alive; m != 0; m &= m - 1 {
 			out = append(out, SlotState{})
 			e.slot(&out[len(out)-1], w, uint(bits.TrailingZeros64(m)))
 		}
@@ -251,12 +251,12 @@ func (v View) Observe(row []float32) {
 func (v View) ObserveMask(row []uint8) { e := v.state(); e.maskRow(row[:v.batch.cfg.Slots*kv.NumOps]) }
 
 func (v *env) slot(st *SlotState, w int, s uint) {
-	v.head.slot(st, &v.blocks[w], 64*w, s)
+	v.head.slot(st, &v.blocks()[w], 64*w, s)
 	if v.rules.serving == nil {
 		return
 	}
 	s &= 63
-	l := &v.lanes[w]
+	l := &v.lanes()[w]
 	st.Moving, st.Back, st.Wanted = (l.Out|l.In)>>s&1 != 0, l.In>>s&1 != 0, l.Wanted>>s&1 != 0
 	st.First = l.First>>s&1 != 0
 	if st.Phase == kv.Prefill {
@@ -270,7 +270,7 @@ func (v View) ServingSlot(slot int) (st ServingSlot) {
 	if e.rules.serving == nil || slot < 0 || slot >= v.Slots() {
 		return st
 	}
-	b, l, s := &e.blocks[slot/64], &e.lanes[slot/64], uint(slot&63)
+	b, l, s := &e.blocks()[slot/64], &e.lanes()[slot/64], uint(slot&63)
 	st = ServingSlot{Late: l.Late>>s&1 != 0, TurnRef: l.Ref[s], Born: int(l.Born[s]), Admit: int(l.Admit[s])}
 	if (l.Out|l.In)>>s&1 != 0 {
 		st.MoveQP = l.Moving[s]

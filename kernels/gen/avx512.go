@@ -26,8 +26,7 @@ func avx512() {
 	initials512()
 	place512()
 	touch512()
-	pass512()
-	serve512()
+	step512()
 	due512()
 	context512()
 	decodeKernel512()
@@ -106,6 +105,25 @@ type acted512 struct {
 type told512 struct {
 	out                                                         Register
 	evicted, compressed, swapped, read, invalid, riskHundredths int
+	count                                                       bool // adds numbers, those of lanes for planes, instead of storing both
+}
+
+func (t *told512) plane(p GPVirtual, off int) {
+	if t.count {
+		n := GP64()
+		POPCNTQ(p, n)
+		ADDL(n.As32(), Mem{Base: t.out, Disp: off})
+		return
+	}
+	MOVQ(p, Mem{Base: t.out, Disp: off})
+}
+
+func (t *told512) number(n Register, off int) {
+	if t.count {
+		ADDL(n, Mem{Base: t.out, Disp: off})
+		return
+	}
+	MOVL(n, Mem{Base: t.out, Disp: off})
 }
 
 // ops512 turns op bytes into planes of what is done, and tells them.
@@ -131,14 +149,14 @@ func ops512(b Register, t told512) (o acted512) {
 	done := or(or(o.evict, o.compress), o.swap)
 	POPCNTQ(done, done)
 	SUBL(done.As32(), asked.As32())
-	MOVL(asked.As32(), Mem{Base: t.out, Disp: t.invalid})
-	MOVQ(o.evict, Mem{Base: t.out, Disp: t.evicted})
-	MOVQ(o.compress, Mem{Base: t.out, Disp: t.compressed})
-	MOVQ(o.swap, Mem{Base: t.out, Disp: t.swapped})
+	t.number(asked.As32(), t.invalid)
+	t.plane(o.evict, t.evicted)
+	t.plane(o.compress, t.compressed)
+	t.plane(o.swap, t.swapped)
 	o.read = andNot(swapped, o.evict)
 	ORQ(o.swap, o.read)
 	ANDQ(Mem{Base: b, Disp: offActive}, o.read)
-	MOVQ(o.read, Mem{Base: t.out, Disp: t.read})
+	t.plane(o.read, t.read)
 	return o
 }
 
@@ -180,7 +198,7 @@ func risk512(b Register, evict, system, context, generation GPVirtual, t told512
 		JMP(LabelRef("generation"))
 	}
 	Label("risked")
-	MOVL(risk, Mem{Base: t.out, Disp: t.riskHundredths})
+	t.number(risk, t.riskHundredths)
 }
 
 // local puts a plane into the frame.
@@ -192,7 +210,7 @@ func local(p GPVirtual) Mem {
 
 // actBody512 writes what Act tells to out.
 func actBody512(b, out Register) {
-	t := told512{out, offEvicted, offCompressed, offActSwapped, offRead, offInvalid, offRisk}
+	t := told512{out, offEvicted, offCompressed, offActSwapped, offRead, offInvalid, offRisk, false}
 	o := ops512(b, t)
 	freed := or(and(o.evict, o.resident), or(o.swap, o.compress))
 	touched := local(or(freed, o.read))
@@ -384,7 +402,7 @@ func half(plane GPVirtual, h int) OpmaskVirtual {
 // pageTable512 loads the pages of the shared prefixes as dwords.
 func pageTable512() VecVirtual {
 	y := YMM()
-	VPMOVZXWD(Mem{Base: Load(Param("pages"), GP64())}, y)
+	VPMOVZXWD(Mem{Base: argument("pages")}, y)
 	return y.AsZ().(VecVirtual)
 }
 
@@ -670,7 +688,7 @@ func counted512(lanes GPVirtual) GPVirtual {
 	VPBROADCASTQ(lanes, u)
 	VMOVDQU16(constant(idx...), i)
 	VPERMW(u, i, u)
-	VBROADCASTI32X4(Mem{Base: Load(Param("table"), GP64())}, t)
+	VBROADCASTI32X4(Mem{Base: argument("table")}, t)
 	VPCMPUW(U8(5), t, u, k) // not below
 	KMOVD(k, r.As32())
 	ANDL(U32(0x7F7F7F7F), r.As32())
@@ -1266,16 +1284,14 @@ func (r *request512) types(tables Register) (planes [3]GPVirtual, context Opmask
 
 // draw512 draws eight requests, stores their words and needs, and returns what memory they need, qwords.
 func draw512() (memory VecVirtual) {
-	words := Load(Param("words"), GP64())
-	needs := Load(Param("needs"), GP64())
-	tables := Load(Param("t"), GP64())
+	words, needs, tables := argument("words"), argument("needs"), argument("t")
 	r := request512{w: ZMM()}
-	VPBROADCASTQ(Load(Param("base"), GP64()), r.w)
+	VPBROADCASTQ(argument("base"), r.w)
 	VPADDQ(constant(goldens()...), r.w, r.w)
 	mix512(r.w)
 	z, stamp := ZMM(), ZMM()
 	VPANDQ_BCST(constant(uint64(1)<<48-1), r.w, z)
-	VPBROADCASTQ(Load(Param("stamp"), GP64()), stamp)
+	VPBROADCASTQ(argument("stamp"), stamp)
 	VPORQ(stamp, z, z)
 	VMOVDQU64(z, Mem{Base: words})
 	memory = r.pages(tables)
@@ -1460,6 +1476,15 @@ func arrive512() {
 	TEXT("arriveAVX512", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)")
 	Pragma("noescape")
 	Doc("arriveAVX512 is Arrive.")
+	n, memory := arriveBody512()
+	Store(sum512(memory), Return("qp"))
+	Store(n, Return("n"))
+	VZEROUPPER()
+	RET()
+}
+
+// arriveBody512 is Arrive; what the requests need is to be added up.
+func arriveBody512() (n GPVirtual, memory VecVirtual) {
 	u, x, c := argument("count"), GP64(), GP64()
 	for _, s := range []struct {
 		shift uint8
@@ -1477,8 +1502,8 @@ func arrive512() {
 	lanes := argument("lanes")
 	SHLQ(U8(4), lanes)
 	BZHIQ(lanes, u, u)
-	n := counted512(u)
-	memory := draw512()
+	n = counted512(u)
+	memory = draw512()
 	room := argument("room")
 	least := GP64()
 	MOVQ(U32(8), least)
@@ -1491,10 +1516,7 @@ func arrive512() {
 	BZHIQ(least, ones, ones)
 	KMOVB(ones.As32(), k)
 	VMOVDQA64_Z(memory, k, memory)
-	Store(sum512(memory), Return("qp"))
-	Store(n, Return("n"))
-	VZEROUPPER()
-	RET()
+	return n, memory
 }
 
 func place512() {

@@ -99,19 +99,6 @@ var (
 	offActFreedRetained = int(unsafe.Offsetof(acted.FreedRetained))
 )
 
-var (
-	passed kernels.Passed
-
-	offPassPrivate    = int(unsafe.Offsetof(passed.Private)) // then Retained, Tokens and LatencyMilli
-	offPassEvicted    = int(unsafe.Offsetof(passed.Evicted))
-	offPassCompressed = int(unsafe.Offsetof(passed.Compressed))
-	offPassSwapped    = int(unsafe.Offsetof(passed.Swapped))
-	offPassRead       = int(unsafe.Offsetof(passed.Read))
-	offPassDone       = int(unsafe.Offsetof(passed.Done))
-	offPassInvalid    = int(unsafe.Offsetof(passed.Invalid))
-	offPassRisk       = int(unsafe.Offsetof(passed.RiskHundredths))
-)
-
 // Offsets of waiting requests of the serving profile, and of what Wait tells.
 var (
 	tickets kernels.Tickets
@@ -185,18 +172,61 @@ var (
 	ledger kernels.Ledger
 	frame  kernels.Frame
 
-	offLgTokens        = int(unsafe.Offsetof(ledger.Tokens))
-	offLgStep          = int(unsafe.Offsetof(ledger.Step))
-	offLgQueueLen      = int(unsafe.Offsetof(ledger.QueueLen))
-	offLgGrowth        = int(unsafe.Offsetof(ledger.Growth))
-	offLgPrivateQP     = int(unsafe.Offsetof(ledger.PrivateQP))
-	offLgSharedQP      = int(unsafe.Offsetof(ledger.SharedQP))
-	offLgPendingQP     = int(unsafe.Offsetof(ledger.PendingQP))
-	offLgLatencyMilli  = int(unsafe.Offsetof(ledger.LatencyMilli))
-	offLgFailures      = int(unsafe.Offsetof(ledger.Counters) + unsafe.Offsetof(ledger.Counters.Failures))
-	offLgPressureSteps = int(unsafe.Offsetof(ledger.Counters) + unsafe.Offsetof(ledger.Counters.PressureSteps))
-	offFrDen           = int(unsafe.Offsetof(frame.Den))
-	offFrSteps         = int(unsafe.Offsetof(frame.Steps))
+	offLgTokens          = int(unsafe.Offsetof(ledger.Tokens))
+	offLgStep            = int(unsafe.Offsetof(ledger.Step))
+	offLgQueueLen        = int(unsafe.Offsetof(ledger.QueueLen))
+	offLgGrowth          = int(unsafe.Offsetof(ledger.Growth))
+	offLgPrivateQP       = int(unsafe.Offsetof(ledger.PrivateQP))
+	offLgSharedQP        = int(unsafe.Offsetof(ledger.SharedQP))
+	offLgRetainedPrivate = int(unsafe.Offsetof(ledger.RetainedPrivate))
+	offLgRetainedShared  = int(unsafe.Offsetof(ledger.RetainedShared))
+	offLgPendingQP       = int(unsafe.Offsetof(ledger.PendingQP))
+	offLgLatencyMilli    = int(unsafe.Offsetof(ledger.LatencyMilli))
+	offLgRisk            = int(unsafe.Offsetof(ledger.RiskHundredths))
+	offLgPrefixMul       = int(unsafe.Offsetof(ledger.PrefixMul))
+	offLgPrefixWeight    = int(unsafe.Offsetof(ledger.PrefixWeight))
+
+	offCounters        = int(unsafe.Offsetof(ledger.Counters))
+	offLgArrived       = offCounters + int(unsafe.Offsetof(ledger.Counters.Arrived))
+	offLgAdmitted      = offCounters + int(unsafe.Offsetof(ledger.Counters.Admitted))
+	offLgCompleted     = offCounters + int(unsafe.Offsetof(ledger.Counters.Completed))
+	offLgFailures      = offCounters + int(unsafe.Offsetof(ledger.Counters.Failures))
+	offLgRejected      = offCounters + int(unsafe.Offsetof(ledger.Counters.Rejected))
+	offLgEvictions     = offCounters + int(unsafe.Offsetof(ledger.Counters.Evictions))
+	offLgCompressions  = offCounters + int(unsafe.Offsetof(ledger.Counters.Compressions))
+	offLgSwaps         = offCounters + int(unsafe.Offsetof(ledger.Counters.Swaps))
+	offLgInvalid       = offCounters + int(unsafe.Offsetof(ledger.Counters.Invalid))
+	offLgSwapReads     = offCounters + int(unsafe.Offsetof(ledger.Counters.SwapReads))
+	offLgPressureSteps = offCounters + int(unsafe.Offsetof(ledger.Counters.PressureSteps))
+
+	offFrDen      = int(unsafe.Offsetof(frame.Den))
+	offFrSteps    = int(unsafe.Offsetof(frame.Steps))
+	offFrMaxWait  = int(unsafe.Offsetof(frame.MaxWait))
+	offFrQueueCap = int(unsafe.Offsetof(frame.QueueCap))
+	offFrGrowth   = int(unsafe.Offsetof(frame.Growth))
+	offFrSlots    = int(unsafe.Offsetof(frame.Slots))
+	offFrTables   = int(unsafe.Offsetof(frame.Tables))
+	offFrGroups   = int(unsafe.Offsetof(frame.Groups))
+)
+
+// Offsets of where an environment stands, and of the draws of a step's arrivals.
+var (
+	seat   kernels.Seat
+	limits kernels.Limits
+	draws  kernels.ArrivalDraws
+
+	offStBlock    = int(unsafe.Offsetof(seat.Block))
+	offStLedger   = int(unsafe.Offsetof(seat.Ledger))
+	offStLimits   = int(unsafe.Offsetof(seat.Limits))
+	offStPages    = int(unsafe.Offsetof(seat.Pages))
+	offStQueue    = int(unsafe.Offsetof(seat.Queue))
+	offStNeeds    = int(unsafe.Offsetof(seat.Needs))
+	offLmCapacity = int(unsafe.Offsetof(limits.CapacityQP))
+	offLmBudget   = int(unsafe.Offsetof(limits.BudgetQP))
+	offLmNorm     = int(unsafe.Offsetof(limits.TokenNorm))
+	offDrBase     = int(unsafe.Offsetof(draws.Base))
+	offDrCount    = int(unsafe.Offsetof(draws.Count))
+	offDrCounts   = int(unsafe.Offsetof(draws.Counts))
 )
 
 // Offsets of newcomers, and of the tables of requests.
@@ -306,8 +336,14 @@ func mustAddr(param string) Mem {
 	return c.Addr
 }
 
-// argument loads a parameter.
+// given says where argument finds what the kernel at hand has no parameter for.
+var given map[string]func() GPVirtual
+
+// argument loads a parameter, or what stands for it.
 func argument(name string) GPVirtual {
+	if from := given[name]; from != nil {
+		return from()
+	}
 	r := GP64()
 	Load(Param(name), r)
 	return r

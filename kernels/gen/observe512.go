@@ -8,9 +8,11 @@ import (
 
 func observe512(stream bool) {
 	name := named("observe", stream)
-	TEXT(name, NOSPLIT, "func(dst *float32, groups int, b *Block, l *Ledger, s *Shared, f *Frame, pages *[8]uint16, budget, capacity, norm uint32, oldest int32)")
+	TEXT(name, NOSPLIT, "func(dst *float32, p *Seat, f *Frame, s *Shared)")
 	Pragma("noescape")
-	Doc(name + " is Observe of 16 lanes a group.")
+	Doc(name + " is Observe.")
+	given = seated512()
+	defer func() { given = nil }()
 	b, l, s := argument("b"), argument("l"), argument("s")
 	num := AllocLocal(64)
 	numerators512(num, b, l, argument("f"))
@@ -31,7 +33,7 @@ func observe512(stream bool) {
 	o.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(s, offShLast)))
 	dst, at := argument("dst"), GP64()
 	LEAQ(Mem{Base: dst, Disp: 64}, at)
-	o.rows(at, argument("groups"), stream)
+	o.rows(at, within("f", offFrGroups, 8)(), stream)
 
 	// Divided last, when the numerators have left for the cache: a wide load that meets narrow stores on their way would wait for them.
 	n := divide512(num, Mem{Base: argument("f"), Disp: offFrDen}, "budget", "capacity", "norm", "")

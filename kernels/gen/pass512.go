@@ -6,27 +6,13 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// Pass looks at memory once, after generation, instead of keeping it up to date with every change. Sequences fill the lowest slots first,
-// so the upper 32 lanes are seldom used, and passed over then.
+// Operations and generation of Step look at memory once, after generation, instead of keeping it up to date with every change. Sequences
+// fill the lowest slots first, so the upper 32 lanes are seldom used, and passed over then.
 
-func pass512() {
-	TEXT("passAVX512", NOSPLIT, "func(b *Block, ops *[64]uint8, pages *[8]uint16, step int16, p *Passed, s *Shared)")
-	Pragma("noescape")
-	Doc("passAVX512 is Pass, where nobody stalls.")
-	b, out := argument("b"), argument("p")
-	p := passer512{b: b, out: out}
-	p.operate()
-	p.generate()
-	p.account()
-	p.prefixes(argument("s"))
-	VZEROUPPER()
-	RET()
-}
-
-// passer512 holds what the phases of Pass hand on.
+// passer512 holds what the parts of StageOperate hand on.
 type passer512 struct {
-	b, out Register
-	read   Mem // plane
+	b, ledger Register
+	read      Mem // plane
 
 	active, t0, t1, done GPVirtual
 	unit                 VecVirtual    // bytes: quarter pages a page of each lane costs at its level
@@ -37,7 +23,7 @@ type passer512 struct {
 
 // operate applies the operations.
 func (p *passer512) operate() {
-	t := told512{p.out, offPassEvicted, offPassCompressed, offPassSwapped, offPassRead, offPassInvalid, offPassRisk}
+	t := told512{p.ledger, offLgEvictions, offLgCompressions, offLgSwaps, offLgSwapReads, offLgInvalid, offLgRisk, true}
 	o := ops512(p.b, t)
 	p.read = local(o.read)
 	t0, t1 := planeOf(p.b, offType0), planeOf(p.b, offType1)
@@ -104,7 +90,7 @@ func (p *passer512) generate() {
 	KMOVQ(p.active, active)
 	KMOVQ(slow, slowly)
 	table, step := pageTable512(), ZMM()
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VPBROADCASTW(argument("step").As32(), step)
 	read := maskOf(p.read)
 	spent := GP64()
 	p.half(0, active, slowly, read, table, step, spent)
@@ -123,7 +109,9 @@ func (p *passer512) generate() {
 	p.t0, p.t1 = planeOf(b, offType0), planeOf(b, offType1)
 	done, now := timers512(b, p.active, p.t0, p.t1, spent)
 	p.done = done
-	MOVQ(done, Mem{Base: p.out, Disp: offPassDone})
+	completed := GP64()
+	POPCNTQ(done, completed)
+	ADDL(completed.As32(), Mem{Base: p.ledger, Disp: offLgCompleted})
 	gone := one512(done)
 	p.lines = [2]VecVirtual{ZMM(), ZMM()}
 	VMOVDQU64(p.plane(offAlive), p.lines[0])
@@ -185,8 +173,8 @@ func (p *passer512) half(h int, active, slowly, read OpmaskVirtual, table, step 
 	}
 }
 
-// account finds what the resident lanes hold alone.
-func (p *passer512) account() {
+// account finds what the resident lanes hold alone, which it returns, and adds up tokens and latency.
+func (p *passer512) account() (privateQP GPVirtual) {
 	resident := GP64()
 	MOVQ(p.plane(offAlive), resident)
 	ANDNQ(resident, planeOf(p.b, offSwapped), resident)
@@ -208,7 +196,16 @@ func (p *passer512) account() {
 		VPADDD(qp, retained, retained)
 	}
 	Label("accounted")
-	VMOVDQU(fourSums512(private, retained, p.tokens, p.latency), Mem{Base: p.out, Disp: offPassPrivate})
+	sums, r := fourSums512(private, retained, p.tokens, p.latency), GP64()
+	privateQP = GP32()
+	VMOVD(sums, privateQP)
+	MOVL(privateQP, Mem{Base: p.ledger, Disp: offLgPrivateQP})
+	VPEXTRD(U8(1), sums, Mem{Base: p.ledger, Disp: offLgRetainedPrivate})
+	VPEXTRD(U8(2), sums, r.As32())
+	ADDQ(r, Mem{Base: p.ledger, Disp: offLgTokens})
+	VPEXTRD(U8(3), sums, r.As32())
+	ADDL(r.As32(), Mem{Base: p.ledger, Disp: offLgLatencyMilli})
+	return privateQP
 }
 
 // fourSums512 adds up the dwords of each of four registers.
@@ -232,9 +229,11 @@ func fourSums512(a, b, c, d VecVirtual) VecVirtual {
 	return x
 }
 
-// prefixes finds what the prefixes take and what joining them would add.
-func (p *passer512) prefixes(out Register) {
+// prefixes finds what the prefixes take, which it returns, and what joining them would add.
+func (p *passer512) prefixes(shared Register) (qp GPVirtual) {
 	m := &prefixer512{b: p.b}
 	m.byLevel(p.lines[1])
-	MOVL(sum512(m.memory(out)), Mem{Base: out, Disp: offShQP})
+	qp = sum512(m.memory(shared))
+	MOVL(qp, Mem{Base: p.ledger, Disp: offLgSharedQP})
+	return qp
 }

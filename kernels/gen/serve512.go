@@ -12,8 +12,9 @@ func prefixes512() {
 	TEXT("prefixesAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, s *Shared)")
 	Pragma("noescape")
 	Doc("prefixesAVX512 is Prefixes of one block: qword p of every register is prefix p.")
-	b := Load(Param("b"), GP64())
-	prefixesBody512(b, Load(Param("s"), GP64()), nil)
+	b, s := argument("b"), argument("s")
+	told := toldPrefixes512{shared: s, totals: s, qp: offShQP, retained: offShRetained, mul: offShMul, weight: offShWeight}
+	prefixesBody512(b, told, nil)
 	VZEROUPPER()
 	RET()
 }
@@ -45,7 +46,7 @@ func (p *prefixer512) holds(plane VecVirtual) OpmaskVirtual {
 func (p *prefixer512) byLevel(line VecVirtual) {
 	p.pages, p.members = ZMM(), ZMM()
 	used := K()
-	VPMOVZXWQ(Mem{Base: Load(Param("pages"), GP64())}, p.pages)
+	VPMOVZXWQ(Mem{Base: argument("pages")}, p.pages)
 	VPTESTMQ(p.pages, p.pages, used)
 	VPANDNQ_Z(line, p.everywhere(offSwapped), used, p.members)
 	p.int8s, p.int4s, p.fine = p.everywhere(offInt8), p.everywhere(offInt4), ZMM()
@@ -129,26 +130,32 @@ func (p *prefixer512) weights() VecVirtual {
 	return w
 }
 
-// prefixesBody512 writes the state of the prefixes to out. If there are qwords to be added up it returns a register whose dword 2 is their
-// sum.
-func prefixesBody512(b, out Register, also VecVirtual) VecVirtual {
+// toldPrefixes512 is where a kernel tells the state of the prefixes: Extra, Gain and Last in shared, the rest in totals.
+type toldPrefixes512 struct {
+	shared, totals            Register
+	qp, retained, mul, weight int
+}
+
+// prefixesBody512 writes the state of the prefixes. If there are qwords to be added up it returns a register whose dword 2 is their sum.
+func prefixesBody512(b Register, to toldPrefixes512, also VecVirtual) VecVirtual {
 	line := ZMM()
 	VMOVDQU64(Mem{Base: b, Disp: offMembers - 8}, line)
 	p := &prefixer512{b: b}
 	p.byLevel(line)
-	p.lastHolders(out)
+	p.lastHolders(to.shared)
 	w, x := p.weights(), XMM()
 	VPMOVQB(p.mul, x)
-	VMOVQ(x, Mem{Base: out, Disp: offShMul})
+	VMOVQ(x, Mem{Base: to.totals, Disp: to.mul})
 	VPMOVQB(w, x)
-	VMOVQ(x, Mem{Base: out, Disp: offShWeight})
-	qp := p.memory(out)
+	VMOVQ(x, Mem{Base: to.totals, Disp: to.weight})
+	qp := p.memory(to.shared)
 	VPMULUDQ(qp, w, w)
 	if also == nil {
 		also = qp
 	}
 	sums := fourSums512(qp, w, also, also)
-	VMOVQ(sums, Mem{Base: out, Disp: offShQP}) // and Retained
+	VMOVD(sums, Mem{Base: to.totals, Disp: to.qp})
+	VPEXTRD(U8(1), sums, Mem{Base: to.totals, Disp: to.retained})
 	return sums
 }
 
@@ -156,13 +163,15 @@ func admit512() {
 	TEXT("admitAVX512", NOSPLIT, "func(queue *uint64, needs *uint32, first, n, old, kept int, a *Admission) (end int)")
 	Pragma("noescape")
 	Doc("admitAVX512 is Admit.")
-	admitBody512(argument("a"))
+	a, extra := argument("a"), GP64()
+	MOVQ(Mem{Base: a, Disp: offAdExtra}, extra)
+	Store(admitBody512(a, extra), Return("end"))
 	VZEROUPPER()
 	RET()
 }
 
-// admitBody512 is Admit; it stores the end.
-func admitBody512(a GPVirtual) {
+// admitBody512 is Admit; it returns the end.
+func admitBody512(a, extra GPVirtual) (end GPVirtual) {
 	demands := argument("needs")
 	LEAQ(Mem{Base: demands, Index: argument("first"), Scale: 4}, demands)
 
@@ -176,8 +185,6 @@ func admitBody512(a GPVirtual) {
 	MOVQ(Mem{Base: a, Disp: offAdJoins}, joins) // one store at the end: a load of them all must not meet eight stores
 	MOVQ(U32(1), one)
 	table, mask, room := ZMM(), ZMM(), ZMM()
-	extra := GP64()
-	MOVQ(Mem{Base: a, Disp: offAdExtra}, extra)
 	VBROADCASTI32X8(Mem{Base: extra}, table)
 	VPBROADCASTD(constant(uint32(demandMask)), mask)
 	left := GP32()
@@ -294,7 +301,7 @@ func admitBody512(a GPVirtual) {
 	JMP(LabelRef("eight"))
 	Label("end")
 	MOVL(admitted.As32(), Mem{Base: a, Disp: offAdTaken})
-	Store(kept, Return("end"))
+	return kept
 }
 
 // deposit512 moves bits of newcomers to their slots, the lowest to the lowest.
@@ -453,7 +460,7 @@ func enter512() {
 	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
 	Pragma("noescape")
 	Doc("enterAVX512 is Enter.")
-	worth, _ := enterBody512(Load(Param("b"), GP64()), argument("slots"), argument("count"), Mem{Base: argument("words")}, Mem{Base: argument("joins")})
+	worth, _ := enterBody512(argument("b"), argument("slots"), argument("count"), Mem{Base: argument("words")}, Mem{Base: argument("joins")})
 	Store(sum512(worth), Return("retained"))
 	VZEROUPPER()
 	RET()
@@ -466,7 +473,7 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	BZHIQ(count, take, take)
 	r := request512{w: ZMM()}
 	VMOVDQU64(words, r.w)
-	f := decode512(&r, Load(Param("t"), GP64()), Load(Param("pages"), GP64()))
+	f := decode512(&r, argument("t"), argument("pages"))
 	r.addRun(&f)
 	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
 	KMOVB(take.As32(), taken)
@@ -499,7 +506,7 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	accessed := K()
 	KORQ(e.bytes, touched, accessed)
 	step := ZMM()
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VPBROADCASTW(argument("step").As32(), step)
 	for h := range 2 { // system blocks may stand anywhere
 		z := ZMM()
 		VMOVDQU16(e.at(offLastAccess+64*h), z)
@@ -513,127 +520,4 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	enterPlanes512(b, prefixes, e.bytes, f.types, slots, nil, slots, take)
 	e.wide(n, offRemaining, offRate)
 	return worth, touched
-}
-
-func serve512() {
-	TEXT("serveAVX512", NOSPLIT, "func(b *Block, queue *uint64, needs *uint32, first, n, old, kept int, a *Admission, t *RequestTables, pages *[8]uint16, step int16, slots uint64, s *Shared) (end int, retained uint32, entered bool)")
-	Pragma("noescape")
-	Doc("serveAVX512 is Serve.")
-	a := argument("a")
-	words := argument("queue")
-	taken := admitAll512(a, "some")
-	Store(argument("kept"), Return("end"))
-	JMP(LabelRef("admitted"))
-	Label("some")
-	admitBody512(a)
-	MOVL(Mem{Base: a, Disp: offAdTaken}, taken.As32())
-	LEAQ(Mem{Base: a, Disp: offAdWords}, words)
-	CMPQ(taken, U8(8))
-	JHI(LabelRef("many"))
-	Label("admitted")
-	b := argument("b")
-	TESTQ(taken, taken)
-	JZ(LabelRef("nobody"))
-	{
-		slots, first := argument("slots"), GP64()
-		ANDNQ(slots, planeOf(b, offAlive), slots) // empty ones
-		MOVQ(I32(-1), first)
-		BZHIQ(taken, first, first)
-		PDEPQ(slots, first, slots) // the lowest of them
-		worth, touched := enterBody512(b, slots, taken, Mem{Base: words}, Mem{Base: a, Disp: offAdJoins})
-		reads := GP64()
-		KMOVQ(touched, reads)
-		ANDQ(Mem{Base: b, Disp: offSwapped}, reads)
-		MOVQ(reads, Mem{Base: a, Disp: offAdReads})
-		x, r := prefixesBody512(b, argument("s"), worth), GP32()
-		VPEXTRD(U8(2), x, r)
-		Store(r, Return("retained"))
-		returnBool("entered", 1)
-		VZEROUPPER()
-		RET()
-	}
-	Label("nobody")
-	prefixesBody512(b, argument("s"), nil)
-	none := GP32()
-	XORL(none, none)
-	MOVQ(none.As64(), Mem{Base: a, Disp: offAdReads})
-	Store(none, Return("retained"))
-	returnBool("entered", 1)
-	VZEROUPPER()
-	RET()
-	Label("many")
-	XORL(none, none)
-	Store(none, Return("retained"))
-	returnBool("entered", 0)
-	VZEROUPPER()
-	RET()
-}
-
-// admitAll512 admits the whole queue if it has at most eight requests and there are slots and memory for all of them, as there most often
-// are: then their order does not matter. Else it has changed nothing and jumps to a label. It returns how many were admitted.
-func admitAll512(a GPVirtual, otherwise string) GPVirtual {
-	n, free := argument("n"), GP32()
-	CMPQ(n, U8(8))
-	JHI(LabelRef(otherwise))
-	MOVL(Mem{Base: a, Disp: offAdFree}, free)
-	CMPL(free, n.As32())
-	JCS(LabelRef(otherwise))
-	first, k := GP64(), K()
-	MOVQ(I32(-1), first)
-	BZHIQ(n, first, first)
-	KMOVB(first.As32(), k)
-	need, prefix := YMM(), YMM()
-	VMOVDQU32_Z(Mem{Base: argument("needs")}, k, need)
-	VPSRLD(U8(demandShift), need, prefix)
-	VPANDD_BCST(constant(uint32(demandMask)), need, need)
-
-	// How many join each prefix: a byte each.
-	shift, one := ZMM(), ZMM()
-	VPMOVZXDQ(prefix, shift)
-	VPSLLQ(U8(3), shift, shift)
-	VPBROADCASTQ_Z(constant(uint64(1)), k, one)
-	VPSLLVQ(shift, one, one)
-	y, x, h := YMM(), XMM(), XMM()
-	VEXTRACTI64X4(U8(1), one, y)
-	VPADDQ(one.AsY(), y, y)
-	VEXTRACTI128(U8(1), y, x)
-	VPADDQ(y.AsX(), x, x)
-	VPSHUFD(U8(0x4E), x, h)
-	VPADDQ(h, x, x)
-
-	// Their memory, and what the prefixes that they join grow by.
-	joined, extra := YMM(), YMM()
-	VPMOVZXBD(x, joined)
-	joins := K()
-	VPTESTMD(joined, joined, joins)
-	extras := GP64()
-	MOVQ(Mem{Base: a, Disp: offAdExtra}, extras)
-	VMOVDQU32_Z(Mem{Base: extras}, joins, extra)
-	lo, hi, sum := YMM(), YMM(), XMM()
-	VPUNPCKLDQ(extra, need, lo)
-	VPUNPCKHDQ(extra, need, hi)
-	VPADDD(hi, lo, lo)
-	VEXTRACTI128(U8(1), lo, sum)
-	VPADDD(lo.AsX(), sum, sum)
-	VPSHUFD(U8(0x4E), sum, h)
-	VPADDD(h, sum, sum)
-	both, total := GP64(), GP64()
-	VMOVQ(sum, both)
-	MOVQ(both, total)
-	SHRQ(U8(32), total)
-	ADDL(both.As32(), total.As32())
-	ADDL(Mem{Base: a, Disp: offAdUsed}, total.As32())
-	CMPL(total.As32(), Mem{Base: a, Disp: offAdBudget})
-	JHI(LabelRef(otherwise))
-
-	MOVL(total.As32(), Mem{Base: a, Disp: offAdUsed})
-	SUBL(n.As32(), free)
-	MOVL(free, Mem{Base: a, Disp: offAdFree})
-	VMOVQ(x, Mem{Base: a, Disp: offAdJoins})
-	MOVL(both.As32(), Mem{Base: a, Disp: offAdPrivate})
-	MOVL(both.As32(), Mem{Base: a, Disp: offAdGone})
-	MOVL(n.As32(), Mem{Base: a, Disp: offAdTaken})
-	taken := GP64()
-	MOVQ(n, taken)
-	return taken
 }
