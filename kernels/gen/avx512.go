@@ -293,7 +293,9 @@ func globals512() {
 	Pragma("noescape")
 	Doc("globalsAVX512 is Globals.")
 	num := Load(Param("num"), GP64())
-	n := divide512(Mem{Base: num}, Mem{Base: Load(Param("den"), GP64())}, "budget", "capacity", "norm", "most")
+	n := ZMM()
+	VMOVDQU32(Mem{Base: num}, n)
+	divide512(n, Mem{Base: Load(Param("den"), GP64())}, "budget", "capacity", "norm", "most")
 	dst, r := Load(Param("dst"), GP64()), GP32()
 	MOVBLZX(mustAddr("stream"), r)
 	TESTL(r, r)
@@ -308,9 +310,8 @@ func globals512() {
 }
 
 // divide512 divides 16 numerators by 16 denominators, of which parameters replace some.
-func divide512(num, den Mem, budget, capacity, norm, most string) VecVirtual {
-	n, d := ZMM(), ZMM()
-	VMOVDQU32(num, n)
+func divide512(n VecVirtual, den Mem, budget, capacity, norm, most string) {
+	d := ZMM()
 	VMOVDQU32(den, d)
 	for _, x := range []struct {
 		name  string
@@ -319,15 +320,13 @@ func divide512(num, den Mem, budget, capacity, norm, most string) VecVirtual {
 		if x.name == "" {
 			continue
 		}
-		k, r := K(), GP32()
-		MOVL(U32(x.lanes), r)
-		KMOVW(r, k)
+		k := K()
+		KMOVW(constant(uint16(x.lanes)), k)
 		VPBROADCASTD(argument(x.name).As32(), k, d)
 	}
 	VCVTDQ2PS(n, n)
 	VCVTDQ2PS(d, d)
 	VDIVPS(d, n, n)
-	return n
 }
 
 // decay512 takes a quarter off every byte and warms those of a mask.

@@ -14,9 +14,8 @@ func observe512(stream bool) {
 	given = seated512()
 	defer func() { given = nil }()
 	b, l, s := argument("b"), argument("l"), argument("s")
-	num := AllocLocal(64)
-	numerators512(num, b, l, argument("f"))
-
+	planes := ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
 	var o observer512
 	o.begin(b)
 	o.widen(Mem{Base: argument("pages")}, &o.pages)
@@ -35,69 +34,76 @@ func observe512(stream bool) {
 	LEAQ(Mem{Base: dst, Disp: 64}, at)
 	o.rows(at, within("f", offFrGroups, 8)(), stream)
 
-	// Divided last, when the numerators have left for the cache: a wide load that meets narrow stores on their way would wait for them.
-	n := divide512(num, Mem{Base: argument("f"), Disp: offFrDen}, "budget", "capacity", "norm", "")
+	n := numerators512(planes, argument("l"), argument("f"))
+	divide512(n, Mem{Base: argument("f"), Disp: offFrDen}, "budget", "capacity", "norm", "")
 	store512(n, Mem{Base: argument("dst")}, stream)
 	VZEROUPPER()
 	RET()
 }
 
-// numerators512 is Numerators of one block.
-func numerators512(num Mem, b, l, f Register) {
-	put := func(i int, r Register) { MOVL(r, num.Offset(4*i)) }
-	of := func(off int) GPVirtual { // a dword of the ledger
-		r := GP32()
-		MOVL(Mem{Base: l, Disp: off}, r)
-		return r
+// lanes32 is the mask of some of 16 dwords.
+func lanes32(lanes ...int) OpmaskVirtual {
+	k, bits := K(), uint16(0)
+	for _, i := range lanes {
+		bits |= 1 << i
 	}
-	least := func(r GPVirtual, most Register) {
-		CMPL(r, most)
-		CMOVLHI(most, r)
-	}
-	fixed := func(r GPVirtual, most uint32) {
-		m := GP32()
-		MOVL(U32(most), m)
-		least(r, m)
-	}
-	budget := argument("budget").As32()
-	put(1, budget)
-	twice, used, shared := GP32(), of(offLgPrivateQP), of(offLgSharedQP)
-	ADDL(shared, used)
-	LEAL(Mem{Base: budget.(GPVirtual).As64(), Index: budget.(GPVirtual).As64(), Scale: 1}, twice)
-	least(used, twice)
-	put(0, used)
-	least(shared, twice)
-	put(12, shared)
-	pending := of(offLgPendingQP)
-	ADDL(twice, twice)
-	least(pending, twice)
-	put(7, pending)
+	KMOVW(constant(bits), k)
+	return k
+}
 
-	left := GP32()
-	MOVL(Mem{Base: f, Disp: offFrSteps}, left)
-	SUBL(Mem{Base: l, Disp: offLgStep}, left)
-	put(2, left)
-	put(3, of(offLgPressureSteps))
-	put(4, of(offLgQueueLen))
-	put(5, of(offLgGrowth))
-	put(6, argument("oldest").As32())
-	count := func(i int, plane GPVirtual) {
-		POPCNTQ(plane, plane)
-		put(i, plane.As32())
+// picks are indices of dwords for a permutation of two registers: i of the first, 16 + i of the second.
+func picks(at map[int]int) Mem {
+	var idx [16]uint32
+	for lane, from := range at {
+		idx[lane] = uint32(from)
 	}
-	count(8, planeOf(b, offAlive))
-	count(9, planeOf(b, offActive))
-	count(10, or(planeOf(b, offInt8), planeOf(b, offInt4)))
-	count(11, planeOf(b, offSwapped))
-	failures := of(offLgFailures)
-	fixed(failures, 16)
-	put(13, failures)
-	tokens, norm := planeOf(l, offLgTokens), argument("norm")
-	MOVL(norm.As32(), norm.As32())
-	CMPQ(tokens, norm)
-	CMOVQHI(norm, tokens)
-	put(14, tokens.As32())
-	latency := of(offLgLatencyMilli)
-	fixed(latency, mostLatency)
-	put(15, latency)
+	return constant(idx[:]...)
+}
+
+// numerators512 is Numerators of one block, whose first line of planes is given. It reads the ledger as two whole lines, which waits for
+// narrower stores on their way: the later the better.
+func numerators512(planes VecVirtual, l, f Register) (num VecVirtual) {
+	const second = 16 // dwords from the second line on
+	lines, counts := [2]VecVirtual{ZMM(), ZMM()}, ZMM()
+	VMOVDQU64(Mem{Base: l}, lines[0])
+	VMOVDQU64(Mem{Base: l, Disp: 64}, lines[1])
+	VPOPCNTQ(planes, counts)
+	norm := ZMM()
+	VPBROADCASTQ(argument("norm"), norm)
+	tokens := K()
+	KMOVB(constant(uint8(1<<(offLgTokens/8))), tokens)
+	VPMINUQ(norm, lines[0], tokens, lines[0])
+
+	dword := func(off int) int { return off / 4 }
+	plane := func(off int) int { return (off - offAlive) / 4 }
+	num = ZMM()
+	VMOVDQU32(picks(map[int]int{0: dword(offLgPrivateQP), 2: dword(offLgStep), 3: dword(offLgPressureSteps), 4: dword(offLgQueueLen), 5: dword(offLgGrowth),
+		7: dword(offLgPendingQP), 12: dword(offLgSharedQP), 13: dword(offLgFailures), 14: dword(offLgTokens), 15: dword(offLgLatencyMilli)}), num)
+	VPERMI2D(lines[1], lines[0], num)
+	of, more := ZMM(), ZMM()
+	VMOVDQU32(picks(map[int]int{8: plane(offAlive), 9: plane(offActive), 10: plane(offInt8), 11: plane(offSwapped)}), of)
+	VPERMD(counts, of, lanes32(8, 9, 10, 11), num)
+	VMOVDQU32(picks(map[int]int{0: dword(offLgSharedQP), 10: second + plane(offInt4)}), more)
+	VPERMI2D_Z(counts, lines[0], lanes32(0, 10), more)
+	VPADDD(more, num, num)
+	steps := ZMM()
+	VPBROADCASTD(Mem{Base: f, Disp: offFrSteps}, steps)
+	VPSUBD(num, steps, lanes32(2), num)
+
+	budget, most := argument("budget").As32(), ZMM()
+	VPBROADCASTD(budget, lanes32(1), num)
+	VPBROADCASTD(argument("oldest").As32(), lanes32(6), num)
+	limits := [16]uint32{13: 16, 15: mostLatency}
+	for i := range 15 {
+		if i != 13 {
+			limits[i] = 1<<32 - 1
+		}
+	}
+	VMOVDQU32(constant(limits[:]...), most)
+	ADDL(budget, budget)
+	VPBROADCASTD(budget, lanes32(0, 12), most)
+	ADDL(budget, budget)
+	VPBROADCASTD(budget, lanes32(7), most)
+	VPMINUD(most, num, num)
+	return num
 }
