@@ -160,10 +160,15 @@ func (t *Terms) Score(weights *Weights) int64 {
 }
 
 // Failure is -min(0.15 f + 0.10 max(0, f-2), 1); range [-1, 0].
-func Failure(failures uint32) int64 {
-	f := int64(failures)
-	return -(min(15*f+10*max(0, f-2), 100) * TermOne / 100)
-}
+func Failure(failures uint32) int64 { return failureTerms[min(failures, uint32(len(failureTerms)-1))] }
+
+// failureTerms is that of 0, 1, ... failures; the last is -1, as all beyond it are.
+var failureTerms = func() (t [8]int64) {
+	for f := range int64(len(t)) {
+		t[f] = -(min(15*f+10*max(0, f-2), 100) * TermOne / 100)
+	}
+	return t
+}()
 
 // Throughput is min(tokens/norm, 1); range [0, 1].
 func Throughput(tokens uint64, norm uint32) int64 {
@@ -199,11 +204,11 @@ func Quality(retainedTwenty, usedQP uint32) int64 {
 
 // Latency is -min(0.2 * swap latency, 0.3); range [-0.3, 0].
 func Latency(milli uint32) int64 {
-	return -(min(int64(milli)*2, 3000) * TermOne / 10000)
+	return -int64(min(uint64(milli)*2, 3000) * TermOne / 10000) // unsigned divisions are shorter
 }
 
 // Risk is minus the sum of the evictions' risks; range (-inf, 0].
-func Risk(hundredths uint32) int64 { return -(int64(hundredths) * TermOne / 100) }
+func Risk(hundredths uint32) int64 { return -int64(uint64(hundredths) * TermOne / 100) }
 
 // below is 1 if used is less than percent of budget, else 0. No branch: memory wanders about these marks.
 func below(used, budget, percent uint32) int64 {
