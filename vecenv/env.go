@@ -26,8 +26,10 @@ type env struct {
 // sit takes the first of an environment's blocks, words of its queue, and needs.
 func (v *env) sit(b *block, queue *scenario.Word, needs *uint32) {
 	h := v.head
-	v.seat = kernels.Seat{Block: &b.Block, Ledger: &h.Ledger, Limits: &h.Episode.Limits, Pages: &h.Episode.PrefixPages,
-		Queue: (*[kernels.QueueRoom]scenario.Word)(unsafe.Pointer(queue)), Needs: (*[kernels.QueueRoom]uint32)(unsafe.Pointer(needs))}
+	p := &v.seat // field by field: a literal would be built in narrow stores and copied in wide loads, which wait until the last row is in memory
+	p.Block, p.Ledger, p.Limits, p.Pages = &b.Block, &h.Ledger, &h.Episode.Limits, &h.Episode.PrefixPages
+	p.Queue = (*[kernels.QueueRoom]scenario.Word)(unsafe.Pointer(queue))
+	p.Needs = (*[kernels.QueueRoom]uint32)(unsafe.Pointer(needs))
 }
 
 // blocks has one for every 64 slots, or part of 64.

@@ -12,8 +12,9 @@ import (
 )
 
 // The pool: Workers-1 goroutines live as long as the batch, and the caller works too. A job is a group's step; its
-// environments are claimed in chunks through an atomic counter, so a worker that is late or descheduled costs at most
-// one chunk. Waiting spins for spinTime, yielding, and then parks, so a shared machine is not burnt.
+// environments are claimed in chunks through atomic counters. Each worker has a share of its own, which it claims first in every step,
+// so that the states and rows of its environments stay in its core's cache; then it helps with the others', so a worker that is late
+// or descheduled costs at most one chunk. Waiting spins for spinTime, yielding, and then parks, so a shared machine is not burnt.
 const (
 	spinTime    = 200 * time.Microsecond
 	spinsPerAsk = 64 // spins between looks at the clock
@@ -26,9 +27,9 @@ type job struct {
 	actions           Actions
 	first, end, chunk int32 // never change
 
-	_    [64]byte // claims of different groups must not share a cache line
-	next atomic.Int32
-	_    [60]byte
+	shares            []share // one a worker
+
+	_    [64]byte
 	left atomic.Int32 // environments not yet done
 	_    [60]byte
 
@@ -36,6 +37,22 @@ type job struct {
 	waiting atomic.Bool
 	done    chan struct{}
 	failed  atomic.Pointer[stepPanic]
+}
+
+// share is the part of a job that one worker claims from first.
+type share struct {
+	first, end int32 // never change
+	next       atomic.Int32
+	_          [116]byte // claims must not share a cache line, nor the pair of lines that some processors fetch together
+}
+
+// claim takes up to n environments; none if none are left.
+func (s *share) claim(n int32) (lo, hi int32) {
+	if s.next.Load() >= s.end { // so that who finds nothing writes nothing
+		return 0, 0
+	}
+	lo = s.next.Add(n) - n
+	return lo, min(lo+n, s.end)
 }
 
 type stepPanic struct {
@@ -79,10 +96,22 @@ func newPool(b *Batch, workers int) *pool {
 		j, first, end := &b.groups[g].job, b.groups[g].first, b.groups[g].end
 		j.first, j.end = int32(first), int32(end)
 		j.chunk = int32(max(minChunk, min(256, (end-first)/(4*p.workers))))
-		j.next.Store(j.end)
+		j.divide(p.workers)
 		j.done = make(chan struct{}, 1)
 	}
 	return p
+}
+
+// divide gives every worker a share of whole chunks, as equal as they allow. Nothing can be claimed yet.
+func (j *job) divide(workers int) {
+	j.shares = make([]share, workers)
+	chunks, first := int(j.end-j.first+j.chunk-1)/int(j.chunk), j.first
+	for k := range j.shares {
+		s := &j.shares[k]
+		s.first, s.end = first, min(j.end, j.first+int32((k+1)*chunks/workers)*j.chunk)
+		s.next.Store(s.end)
+		first = s.end
+	}
 }
 
 // startWorkers starts all workers but the caller, and waits until those that are to be pinned are.
@@ -98,7 +127,7 @@ func (p *pool) startWorkers(pinned bool) error {
 				defer release()
 			}
 			ready <- err
-			p.work(newScratch())
+			p.work(k+1, newScratch())
 		}()
 	}
 	var first error
@@ -120,11 +149,13 @@ func (p *pool) close() {
 
 // start publishes a job.
 func (p *pool) start(j *job) {
-	// The order matters: a worker still looking at the last job may claim from this one as soon as next is stored.
+	// The order matters: a worker still looking at the last job may claim from this one as soon as a share's next is stored.
 	j.waiting.Store(false)
 	j.left.Store(j.end - j.first)
 	j.active.Store(true)
-	j.next.Store(j.first)
+	for k := range j.shares {
+		j.shares[k].next.Store(j.shares[k].first)
+	}
 	if p.workers == 1 {
 		return
 	}
@@ -138,7 +169,7 @@ func (p *pool) start(j *job) {
 
 // wait works on the job until nothing is left to claim, then waits for the others.
 func (p *pool) wait(j *job) {
-	p.run(j, p.batch.scratch)
+	p.run(j, 0, p.batch.scratch)
 	if j.left.Load() == 0 {
 		j.active.Store(false)
 		return
@@ -170,17 +201,23 @@ func (p *pool) park(j *job) {
 	}
 }
 
-// run claims and steps chunks of the job until none is left.
-func (p *pool) run(j *job, s *scratch) bool {
-	worked := false
-	for j.active.Load() {
-		lo := j.next.Add(j.chunk) - j.chunk
-		if lo >= j.end {
-			break
+// run claims and steps chunks of the job until none is left, those of worker k's share first.
+func (p *pool) run(j *job, k int, s *scratch) {
+	for range j.shares {
+		p.runShare(j, &j.shares[k], s)
+		if k++; k == len(j.shares) {
+			k = 0
 		}
-		hi := min(lo+j.chunk, j.end)
+	}
+}
+
+func (p *pool) runShare(j *job, part *share, s *scratch) {
+	for j.active.Load() {
+		lo, hi := part.claim(j.chunk)
+		if lo >= hi {
+			return
+		}
 		p.steps(j, int(lo), int(hi), s)
-		worked = true
 		if j.left.Add(lo-hi) == 0 && j.waiting.Load() {
 			select {
 			case j.done <- struct{}{}:
@@ -188,7 +225,6 @@ func (p *pool) run(j *job, s *scratch) bool {
 			}
 		}
 	}
-	return worked
 }
 
 // steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
@@ -215,8 +251,8 @@ func (j *job) takePanic() error {
 	return &PanicError{Env: f.env, Identity: f.id, Value: f.value, Stack: f.stack}
 }
 
-// work is the life of one worker, which has a scratch of its own.
-func (p *pool) work(s *scratch) {
+// work is the life of worker k, which has a scratch of its own.
+func (p *pool) work(k int, s *scratch) {
 	defer p.exited.Done()
 	var seen uint64
 	for !p.closing.Load() {
@@ -227,7 +263,7 @@ func (p *pool) work(s *scratch) {
 		}
 		seen = now
 		for g := range p.batch.groups {
-			p.run(&p.batch.groups[g].job, s)
+			p.run(&p.batch.groups[g].job, k, s)
 		}
 	}
 }
