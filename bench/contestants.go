@@ -29,7 +29,7 @@ func (r *run) ours(profile vecenv.Profile, envs, workers int, obs string, level 
 			return err
 		}
 		x.close = b.Close
-		x.stream = obs == obsF32 && level != kernels.Generic && envs*obsBytes(obs, r.cfg.Slots) >= vecenv.StreamBytes // as AutoStores does
+		x.stream = b.Streams() && level != kernels.Generic
 		x.take = func(ctx context.Context, cycles int) (turn, error) { return s.take(ctx, b, cycles) }
 		return nil
 	}

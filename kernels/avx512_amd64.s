@@ -3481,6 +3481,2805 @@ GLOBL avx512_55<>(SB), RODATA|NOPTR, $1
 DATA avx512_56<>+0(SB)/1, $0x00
 GLOBL avx512_56<>(SB), RODATA|NOPTR, $1
 
+// func stepMoveAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, POPCNT
+TEXT ·stepMoveAVX512(SB), NOSPLIT, $40-57
+	MOVQ    p+0(FP), AX
+	MOVQ    48(AX), AX
+	MOVQ    (AX), CX
+	MOVQ    CX, (SP)
+	MOVQ    8(AX), CX
+	MOVQ    CX, 8(SP)
+	MOVQ    p+0(FP), AX
+	MOVQ    (AX), AX
+	MOVQ    p+0(FP), CX
+	MOVQ    8(CX), CX
+	MOVBLZX from+48(FP), DX
+	TESTL   DX, DX
+	JNZ     serve
+	MOVQ    928(AX), DX
+	MOVQ    f+8(FP), BX
+	POPCNTQ DX, DX
+	IMULL   76(BX), DX
+	MOVL    32(CX), BX
+	ADDL    36(CX), BX
+	ADDL    BX, DX
+	MOVQ    p+0(FP), BX
+	MOVQ    16(BX), BX
+	MOVL    (BX), BX
+	CMPL    DX, BX
+	JLS     operate
+	MOVB    $0x00, AL
+	MOVB    AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+operate:
+	MOVQ         (SP), DX
+	MOVQ         8(SP), BX
+	VMOVUPS      (DX), Z0
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      64(DX), Z0
+	VMOVUPS      Z0, 64(BX)
+	VMOVUPS      128(DX), Z0
+	VMOVUPS      Z0, 128(BX)
+	VMOVUPS      192(DX), Z0
+	VMOVUPS      Z0, 192(BX)
+	VMOVUPS      256(DX), Z0
+	VMOVUPS      Z0, 256(BX)
+	VMOVUPS      320(DX), Z0
+	VMOVUPS      Z0, 320(BX)
+	VMOVUPS      384(DX), Z0
+	VMOVUPS      Z0, 384(BX)
+	VMOVUPS      448(DX), Z0
+	VMOVUPS      Z0, 448(BX)
+	VMOVUPS      512(DX), Z0
+	VMOVUPS      Z0, 512(BX)
+	MOVQ         ops+16(FP), DX
+	VMOVDQU8     (DX), Z0
+	VPBROADCASTB avx512_1<>+0(SB), Z11
+	VPTESTMB     Z11, Z0, K1
+	KMOVQ        K1, DX
+	VPBROADCASTB avx512_2<>+0(SB), Z11
+	VPTESTMB     Z11, Z0, K1
+	KMOVQ        K1, BX
+	VPBROADCASTB avx512_3<>+0(SB), Z11
+	VPTESTMB     Z11, Z0, K1
+	KMOVQ        K1, SI
+	MOVQ         DX, DI
+	ORQ          BX, DI
+	ORQ          SI, DI
+	POPCNTQ      DI, DI
+	ANDNQ        DX, SI, DX
+	ANDNQ        BX, SI, BX
+	MOVQ         896(AX), SI
+	MOVQ         904(AX), R8
+	ANDNQ        SI, R8, R9
+	ANDNQ        DX, BX, R10
+	ANDQ         SI, R10
+	ANDNQ        BX, DX, SI
+	ANDQ         R9, SI
+	MOVQ         944(AX), R11
+	ANDNQ        SI, R11, SI
+	ANDQ         BX, DX
+	ANDQ         R9, DX
+	MOVQ         R10, BX
+	ORQ          SI, BX
+	ORQ          DX, BX
+	POPCNTQ      BX, BX
+	SUBL         BX, DI
+	ADDL         DI, 108(CX)
+	POPCNTQ      R10, BX
+	ADDL         BX, 96(CX)
+	POPCNTQ      SI, BX
+	ADDL         BX, 100(CX)
+	POPCNTQ      DX, BX
+	ADDL         BX, 104(CX)
+	ANDNQ        R8, R10, BX
+	ORQ          DX, BX
+	ANDQ         928(AX), BX
+	POPCNTQ      BX, DI
+	ADDL         DI, 112(CX)
+	MOVQ         BX, 16(SP)
+	MOVQ         912(AX), BX
+	MOVQ         920(AX), DI
+	MOVQ         896(AX), R8
+	MOVQ         BX, R9
+	ORQ          DI, R9
+	MOVQ         960(AX), R11
+	ORQ          R11, R9
+	ANDNQ        R8, R9, R8
+	ANDNQ        BX, DI, R9
+	ANDNQ        DI, BX, BX
+	MOVQ         R10, DI
+	ANDQ         R8, DI
+	POPCNTQ      DI, DI
+	IMUL3L       $0x1e, DI, DI
+	VMOVDQU8     640(AX), Z0
+	VPBROADCASTB avx512_4<>+0(SB), Z11
+	VPCMPUB      $0x05, Z11, Z0, K1
+	KMOVQ        K1, R8
+	ANDQ         R9, R8
+	ANDQ         R10, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x0f, R8, R8
+	ADDL         R8, DI
+	VPBROADCASTB avx512_5<>+0(SB), Z11
+	VPCMPUB      $0x05, Z11, Z0, K1
+	KMOVQ        K1, R8
+	ANDQ         BX, R8
+	ANDQ         R10, R8
+
+generation:
+	TESTQ   R8, R8
+	JZ      risked
+	TZCNTQ  R8, BX
+	BLSRQ   R8, R8
+	MOVL    (AX)(BX*4), R9
+	LEAQ    (R9)(R9*2), R9
+	MOVWQZX 256(AX)(BX*2), BX
+	IMUL3Q  $0x07, BX, BX
+	CMPQ    R9, BX
+	JCS     generation
+	ADDL    $0x14, DI
+	JMP     generation
+
+risked:
+	ADDL          DI, 56(CX)
+	VPBROADCASTQ  R10, Z0
+	VMOVDQU64     896(AX), Z11
+	VMOVDQU64     960(AX), Z16
+	MOVQ          936(AX), BX
+	ANDQ          SI, BX
+	VPANDNQ       Z11, Z0, Z11
+	VPANDNQ       Z16, Z0, Z16
+	VPBROADCASTQ  DX, Z0
+	MOVL          $0x00000002, DX
+	KMOVB         DX, K1
+	VPORQ         Z0, Z11, K1, Z11
+	VPBROADCASTQ  SI, Z0
+	MOVL          $0x00000020, DX
+	KMOVB         DX, K1
+	VPXORQ        Z0, Z11, K1, Z11
+	VPBROADCASTQ  BX, Z0
+	MOVL          $0x00000040, DX
+	KMOVB         DX, K1
+	VPORQ         Z0, Z11, K1, Z11
+	VMOVDQU64     Z11, 896(AX)
+	VMOVDQU64     Z16, 960(AX)
+	MOVQ          (SP), DX
+	MOVQ          8(SP), BX
+	VMOVUPS       576(DX), Z0
+	VMOVUPS       Z0, 576(BX)
+	VMOVUPS       640(DX), Z0
+	VMOVUPS       Z0, 640(BX)
+	VMOVUPS       704(DX), Z0
+	VMOVUPS       Z0, 704(BX)
+	VMOVUPS       768(DX), Z0
+	VMOVUPS       Z0, 768(BX)
+	VMOVUPS       832(DX), Z0
+	VMOVUPS       Z0, 832(BX)
+	VMOVUPS       896(DX), Z0
+	VMOVUPS       Z0, 896(BX)
+	VMOVUPS       960(DX), Z0
+	VMOVUPS       Z0, 960(BX)
+	VMOVUPS       1024(DX), Z0
+	VMOVUPS       Z0, 1024(BX)
+	VMOVUPS       1088(DX), Z0
+	VMOVUPS       Z0, 1088(BX)
+	VPBROADCASTB  avx512_37<>+0(SB), Z0
+	KMOVQ         936(AX), K1
+	VPBROADCASTB  avx512_2<>+0(SB), K1, Z0
+	KMOVQ         944(AX), K1
+	VPBROADCASTB  avx512_1<>+0(SB), K1, Z0
+	VPXORD        Z1, Z1, Z1
+	VPXORD        Z2, Z2, Z2
+	MOVQ          928(AX), DX
+	MOVQ          904(AX), BX
+	ANDQ          DX, BX
+	KMOVQ         DX, K1
+	KMOVQ         BX, K2
+	MOVQ          p+0(FP), BX
+	MOVQ          24(BX), BX
+	VPMOVZXWD     (BX), Y7
+	MOVQ          p+0(FP), BX
+	MOVQ          8(BX), BX
+	MOVL          16(BX), BX
+	VPBROADCASTW  BX, Z19
+	KMOVQ         16(SP), K3
+	VMOVDQU16     512(AX), Z16
+	VMOVDQU16     256(AX), Z11
+	VPSRLW        $0x01, Z16, Z17
+	VPSUBW        Z17, Z16, K2, Z16
+	VPMINUW.Z     Z11, Z16, K1, Z17
+	VPSUBW        Z17, Z11, Z11
+	VMOVDQU16     Z11, 256(AX)
+	VMOVDQU16     384(AX), Z16
+	VMOVDQU16     Z19, K1, Z16
+	VMOVDQU16     Z16, 384(AX)
+	VPTESTNMW     Z11, Z11, K4
+	KMOVD         K4, BX
+	VPBROADCASTD  avx512_6<>+0(SB), Z22
+	VPBROADCASTD  avx512_7<>+0(SB), Z20
+	VPBROADCASTD  avx512_8<>+0(SB), Z21
+	VPMOVZXWD     Y17, Z23
+	VMOVDQU32     (AX), Z11
+	VPMOVZXBD     704(AX), Z16
+	VPERMD        Z7, Z16, Z16
+	VPADDD        Z22, Z11, Z18
+	VPADDD        Z23, Z11, Z11
+	VMOVDQU32     Z11, (AX)
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z18, Z11
+	VPSRLD        $0x07, Z18, Z18
+	VPSRLD        $0x07, Z11, Z11
+	VPSUBD        Z16, Z18, Z18
+	VPSUBD        Z16, Z11, Z11
+	VPMOVZXBD     X0, Z16
+	VMOVDQA32     Z16, Z16
+	VPMULLD       Z16, Z18, Z18
+	VPADDD        Z18, Z18, Z18
+	VPMINUD       Z20, Z18, Z18
+	VPADDD.Z      Z21, Z18, K3, Z18
+	VPADDD        Z18, Z2, Z2
+	VEXTRACTI64X4 $0x01, Z17, Y17
+	VPMOVZXWD     Y17, Z23
+	VMOVDQU32     64(AX), Z17
+	VPMOVZXBD     720(AX), Z18
+	VPERMD        Z7, Z18, Z18
+	VPADDD        Z22, Z17, Z22
+	VPADDD        Z23, Z17, Z17
+	VMOVDQU32     Z17, 64(AX)
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z22, Z17
+	VPSRLD        $0x07, Z22, Z22
+	VPSRLD        $0x07, Z17, Z17
+	VPSUBD        Z18, Z22, Z22
+	VPSUBD        Z18, Z17, Z17
+	VEXTRACTI32X4 $0x01, Z0, X10
+	VPMOVZXBD     X10, Z18
+	VMOVDQA32     Z18, Z18
+	VPMULLD       Z18, Z22, Z22
+	VPADDD        Z22, Z22, Z22
+	VPMINUD       Z20, Z22, Z22
+	KSHIFTRQ      $0x10, K3, K4
+	VPADDD.Z      Z21, Z22, K4, Z22
+	VPADDD        Z22, Z2, Z2
+	MOVL          900(AX), SI
+	TESTL         SI, SI
+	JZ            lower
+	KSHIFTRQ      $0x20, K1, K4
+	KSHIFTRQ      $0x20, K2, K2
+	KSHIFTRQ      $0x20, K3, K3
+	VMOVDQU16     576(AX), Z4
+	VMOVDQU16     320(AX), Z3
+	VPSRLW        $0x01, Z4, Z5
+	VPSUBW        Z5, Z4, K2, Z4
+	VPMINUW.Z     Z3, Z4, K4, Z5
+	VPSUBW        Z5, Z3, Z3
+	VMOVDQU16     Z3, 320(AX)
+	VMOVDQU16     448(AX), Z4
+	VMOVDQU16     Z19, K4, Z4
+	VMOVDQU16     Z4, 448(AX)
+	VPTESTNMW     Z3, Z3, K2
+	KMOVD         K2, SI
+	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_7<>+0(SB), Z19
+	VPBROADCASTD  avx512_8<>+0(SB), Z20
+	VPMOVZXWD     Y5, Z22
+	VMOVDQU32     128(AX), Z3
+	VPMOVZXBD     736(AX), Z4
+	VPERMD        Z7, Z4, Z4
+	VPADDD        Z21, Z3, Z6
+	VPADDD        Z22, Z3, Z3
+	VMOVDQU32     Z3, 128(AX)
+	VPADDD        Z22, Z1, Z1
+	VPADDD        Z22, Z6, Z3
+	VPSRLD        $0x07, Z6, Z6
+	VPSRLD        $0x07, Z3, Z3
+	VPSUBD        Z4, Z6, Z6
+	VPSUBD        Z4, Z3, Z3
+	VEXTRACTI32X4 $0x02, Z0, X4
+	VPMOVZXBD     X4, Z4
+	VMOVDQA32     Z4, Z4
+	VPMULLD       Z4, Z6, Z6
+	VPADDD        Z6, Z6, Z6
+	VPMINUD       Z19, Z6, Z6
+	VPADDD.Z      Z20, Z6, K3, Z6
+	VPADDD        Z6, Z2, Z2
+	VEXTRACTI64X4 $0x01, Z5, Y5
+	VPMOVZXWD     Y5, Z22
+	VMOVDQU32     192(AX), Z5
+	VPMOVZXBD     752(AX), Z6
+	VPERMD        Z7, Z6, Z6
+	VPADDD        Z21, Z5, Z21
+	VPADDD        Z22, Z5, Z5
+	VMOVDQU32     Z5, 192(AX)
+	VPADDD        Z22, Z1, Z1
+	VPADDD        Z22, Z21, Z5
+	VPSRLD        $0x07, Z21, Z21
+	VPSRLD        $0x07, Z5, Z5
+	VPSUBD        Z6, Z21, Z21
+	VPSUBD        Z6, Z5, Z5
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z0
+	VMOVDQA32     Z0, Z6
+	VPMULLD       Z6, Z21, Z21
+	VPADDD        Z21, Z21, Z21
+	VPMINUD       Z19, Z21, Z21
+	KSHIFTRQ      $0x10, K3, K2
+	VPADDD.Z      Z20, Z21, K2, Z21
+	VPADDD        Z21, Z2, Z2
+	SHLQ          $0x20, SI
+	ORQ           SI, BX
+
+lower:
+	VMOVDQU8      768(AX), Z0
+	VPSRLW        $0x02, Z0, Z19
+	VPBROADCASTB  avx512_17<>+0(SB), Z20
+	VPANDQ        Z20, Z19, Z19
+	VPSUBB        Z19, Z0, Z0
+	VPBROADCASTB  avx512_17<>+0(SB), Z20
+	VPADDB        Z20, Z0, K1, Z0
+	VMOVDQU8      Z0, 768(AX)
+	MOVQ          912(AX), SI
+	MOVQ          920(AX), DI
+	ANDNQ         SI, DI, R8
+	MOVQ          BX, R9
+	ANDQ          DX, R9
+	ANDNQ         DI, SI, R10
+	MOVQ          R8, R11
+	ORQ           R10, R11
+	ANDQ          R9, R11
+	ANDNQ         R9, R11, R9
+	MOVQ          DX, R10
+	ANDQ          R8, R10
+	ANDNQ         R10, R11, R8
+	MOVQ          952(AX), R10
+	ORQ           DI, SI
+	MOVQ          960(AX), DI
+	ORQ           DI, SI
+	MOVQ          R10, DI
+	ORQ           DX, DI
+	ANDNQ         SI, DI, SI
+	VMOVDQU8      832(AX), Z0
+	VPBROADCASTB  avx512_18<>+0(SB), Z19
+	VPBROADCASTB  avx512_1<>+0(SB), Z20
+	MOVQ          SI, DI
+	ORQ           R8, DI
+	KMOVQ         DI, K1
+	VPTESTMB      Z19, Z0, K1, K1
+	VPSUBB        Z20, Z0, K1, Z0
+	VPTESTNMB     Z19, Z0, K1, K1
+	KMOVQ         K1, DI
+	MOVQ          DI, R12
+	ANDQ          SI, R12
+	MOVQ          R12, SI
+	ANDQ          BX, SI
+	ANDNQ         R12, BX, BX
+	ANDQ          R8, DI
+	ORQ           R9, DI
+	VPBROADCASTB  avx512_19<>+0(SB), Z21
+	KMOVQ         BX, K1
+	VPSRLW        $0x04, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z22, Z0, K1, Z0
+	KMOVQ         DI, K1
+	VPSRLW        $0x06, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPANDNQ       Z0, Z19, Z21
+	VPADDB        Z21, Z22, K1, Z0
+	VMOVDQU8      Z0, 832(AX)
+	ORQ           SI, R11
+	ANDNQ         DX, DI, DX
+	ORQ           BX, DX
+	ORQ           R10, DX
+	POPCNTQ       R11, BX
+	ADDL          BX, 84(CX)
+	VPBROADCASTQ  R11, Z0
+	VMOVDQU64     896(AX), Z19
+	VMOVDQU64     960(AX), Z20
+	MOVL          $0x00000010, BX
+	KMOVB         BX, K1
+	VPBROADCASTQ  DX, K1, Z19
+	MOVL          $0x0000007f, DX
+	KMOVB         DX, K1
+	VPANDNQ.Z     Z19, Z0, K1, Z19
+	VPANDNQ       Z20, Z0, Z20
+	VMOVDQU64     Z19, 896(AX)
+	VMOVDQU64     Z20, 960(AX)
+	MOVQ          (SP), DX
+	MOVQ          8(SP), BX
+	VMOVUPS       1152(DX), Z0
+	VMOVUPS       Z0, 1152(BX)
+	VMOVUPS       1216(DX), Z0
+	VMOVUPS       Z0, 1216(BX)
+	VMOVUPS       1280(DX), Z0
+	VMOVUPS       Z0, 1280(BX)
+	VMOVUPS       1344(DX), Z0
+	VMOVUPS       Z0, 1344(BX)
+	VMOVUPS       1408(DX), Z0
+	VMOVUPS       Z0, 1408(BX)
+	VMOVUPS       1472(DX), Z0
+	VMOVUPS       Z0, 1472(BX)
+	VMOVUPS       1536(DX), Z0
+	VMOVUPS       Z0, 1536(BX)
+	VMOVUPS       1600(DX), Z0
+	VMOVUPS       Z0, 1600(BX)
+	VMOVUPS       1664(DX), Z0
+	VMOVUPS       Z0, 1664(BX)
+	MOVQ          896(AX), DX
+	MOVQ          904(AX), BX
+	ANDNQ         DX, BX, DX
+	KMOVQ         DX, K1
+	VPBROADCASTB  avx512_54<>+0(SB), Z0
+	KMOVQ         912(AX), K2
+	KMOVQ         920(AX), K3
+	VPBROADCASTB  avx512_18<>+0(SB), K2, Z0
+	VPBROADCASTB  avx512_55<>+0(SB), K3, Z0
+	KANDQ         K2, K3, K2
+	VPBROADCASTB  avx512_2<>+0(SB), K2, Z0
+	KMOVQ         960(AX), K2
+	VPBROADCASTB  avx512_56<>+0(SB), K2, Z0
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	VPMOVZXBD     X0, Z19
+	VPMULLD.Z     Z16, Z11, K1, Z11
+	VPADDD        Z11, Z8, Z8
+	VPMULLD       Z19, Z11, Z11
+	VPADDD        Z11, Z9, Z9
+	VEXTRACTI32X4 $0x01, Z0, X7
+	VPMOVZXBD     X7, Z11
+	KSHIFTRQ      $0x10, K1, K2
+	VPMULLD.Z     Z18, Z17, K2, Z16
+	VPADDD        Z16, Z8, Z8
+	VPMULLD       Z11, Z16, Z16
+	VPADDD        Z16, Z9, Z9
+	MOVL          900(AX), DX
+	TESTL         DX, DX
+	JZ            accounted
+	VEXTRACTI32X4 $0x02, Z0, X7
+	VPMOVZXBD     X7, Z11
+	KSHIFTRQ      $0x20, K1, K2
+	VPMULLD.Z     Z4, Z3, K2, Z3
+	VPADDD        Z3, Z8, Z8
+	VPMULLD       Z11, Z3, Z3
+	VPADDD        Z3, Z9, Z9
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z0
+	KSHIFTRQ      $0x30, K1, K1
+	VPMULLD.Z     Z6, Z5, K1, Z3
+	VPADDD        Z3, Z8, Z8
+	VPMULLD       Z0, Z3, Z3
+	VPADDD        Z3, Z9, Z9
+
+accounted:
+	VPUNPCKLDQ     Z9, Z8, Z0
+	VPUNPCKHDQ     Z9, Z8, Z3
+	VPADDD         Z3, Z0, Z0
+	VPUNPCKLDQ     Z2, Z1, Z3
+	VPUNPCKHDQ     Z2, Z1, Z1
+	VPADDD         Z1, Z3, Z3
+	VPUNPCKLQDQ    Z3, Z0, Z1
+	VPUNPCKHQDQ    Z3, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X0, X1, X1
+	VMOVD          X1, BX
+	MOVL           BX, 32(CX)
+	VPEXTRD        $0x01, X1, 40(CX)
+	VPEXTRD        $0x02, X1, DX
+	ADDQ           DX, 8(CX)
+	VPEXTRD        $0x03, X1, DX
+	ADDL           DX, 52(CX)
+	MOVQ           (SP), DX
+	MOVQ           8(SP), SI
+	VMOVUPS        1728(DX), Z0
+	VMOVUPS        Z0, 1728(SI)
+	VMOVUPS        1792(DX), Z0
+	VMOVUPS        Z0, 1792(SI)
+	VMOVUPS        1856(DX), Z0
+	VMOVUPS        Z0, 1856(SI)
+	VMOVUPS        1920(DX), Z0
+	VMOVUPS        Z0, 1920(SI)
+	VMOVUPS        1984(DX), Z0
+	VMOVUPS        Z0, 1984(SI)
+	VMOVUPS        2048(DX), Z0
+	VMOVUPS        Z0, 2048(SI)
+	VMOVUPS        2112(DX), Z0
+	VMOVUPS        Z0, 2112(SI)
+	VMOVUPS        2176(DX), Z0
+	VMOVUPS        Z0, 2176(SI)
+	VMOVUPS        2240(DX), Z0
+	VMOVUPS        Z0, 2240(SI)
+	MOVQ           s+40(FP), DX
+	MOVQ           p+0(FP), SI
+	MOVQ           24(SI), SI
+	VPMOVZXWQ      (SI), Z0
+	VPTESTMQ       Z0, Z0, K1
+	VPBROADCASTQ   904(AX), Z1
+	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z3
+	VPTESTMQ       Z2, Z1, K1
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z2
+	VPANDNQ        Z1, Z2, Z2
+	VPTESTMQ       Z2, Z2, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z1
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z1
+	VPMULUDQ       Z0, Z1, Z1
+	VPSLLQ         $0x02, Z0, Z0
+	VPSUBQ         Z1, Z0, Z0
+	VPMOVQD        Z0, Y0
+	VMOVDQU        Y0, (DX)
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, DX
+	MOVL           DX, 36(CX)
+	ADDL           BX, DX
+	JMP            admit
+
+serve:
+	MOVL 32(CX), DX
+	ADDL 36(CX), DX
+
+admit:
+	MOVQ           (SP), BX
+	MOVQ           8(SP), SI
+	VMOVUPS        2304(BX), Z0
+	VMOVUPS        Z0, 2304(SI)
+	VMOVUPS        2368(BX), Z0
+	VMOVUPS        Z0, 2368(SI)
+	VMOVUPS        2432(BX), Z0
+	VMOVUPS        Z0, 2432(SI)
+	VMOVUPS        2496(BX), Z0
+	VMOVUPS        Z0, 2496(SI)
+	VMOVUPS        2560(BX), Z0
+	VMOVUPS        Z0, 2560(SI)
+	VMOVUPS        2624(BX), Z0
+	VMOVUPS        Z0, 2624(SI)
+	VMOVUPS        2688(BX), Z0
+	VMOVUPS        Z0, 2688(SI)
+	VMOVUPS        2752(BX), Z0
+	VMOVUPS        Z0, 2752(SI)
+	VMOVUPS        2816(BX), Z0
+	VMOVUPS        Z0, 2816(SI)
+	MOVQ           a+32(FP), BX
+	MOVQ           p+0(FP), SI
+	MOVQ           8(SI), SI
+	MOVL           20(SI), SI
+	TESTQ          SI, SI
+	JZ             nobody
+	MOVQ           f+8(FP), DI
+	MOVQ           80(DI), DI
+	MOVQ           896(AX), R8
+	ANDNQ          DI, R8, DI
+	MOVQ           p+0(FP), R8
+	MOVQ           32(R8), R8
+	CMPQ           SI, $0x08
+	JHI            some
+	POPCNTQ        DI, R9
+	CMPQ           R9, SI
+	JCS            some
+	MOVQ           $-1, R9
+	BZHIQ          SI, R9, R9
+	KMOVB          R9, K1
+	MOVQ           p+0(FP), R9
+	MOVQ           40(R9), R9
+	VMOVDQU32.Z    (R9), K1, Y2
+	VPSRLD         $0x18, Y2, Y0
+	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
+	VPMOVZXDQ      Y0, Z0
+	VPSLLQ         $0x03, Z0, Z0
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
+	VPSLLVQ        Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDQ         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X3
+	VPADDQ         X0, X3, X3
+	VPSHUFD        $0x4e, X3, X0
+	VPADDQ         X0, X3, X3
+	VPMOVZXBD      X3, Y0
+	VPTESTMD       Y0, Y0, K1
+	MOVQ           s+40(FP), R9
+	VMOVDQU32.Z    (R9), K1, Y0
+	VPUNPCKLDQ     Y0, Y2, Y1
+	VPUNPCKHDQ     Y0, Y2, Y0
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDD         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X0
+	VPADDD         X0, X2, X2
+	VMOVQ          X2, R9
+	MOVQ           R9, R10
+	SHRQ           $0x20, R10
+	ADDL           R9, R10
+	ADDL           DX, R10
+	MOVQ           p+0(FP), R11
+	MOVQ           16(R11), R11
+	MOVL           4(R11), R11
+	CMPL           R10, R11
+	JHI            some
+	VMOVQ          X3, 36(BX)
+	ADDL           R9, 32(CX)
+	SUBL           R9, 48(CX)
+	ADDL           SI, 80(CX)
+	XORL           DX, DX
+	MOVL           DX, 20(CX)
+	MOVQ           SI, DX
+	JMP            admitted
+
+some:
+	MOVQ    DI, 24(SP)
+	XORQ    AX, AX
+	POPCNTQ DI, CX
+	MOVL    CX, 16(BX)
+	MOVL    DX, 8(BX)
+	MOVQ    p+0(FP), CX
+	MOVQ    16(CX), CX
+	MOVL    4(CX), CX
+	MOVL    CX, 12(BX)
+	MOVL    AX, 20(BX)
+	MOVL    AX, 24(BX)
+	MOVL    AX, 28(BX)
+	MOVL    AX, 32(BX)
+	MOVQ    AX, 36(BX)
+	MOVQ    s+40(FP), SI
+	ADDQ    $0x00, SI
+	MOVQ    p+0(FP), CX
+	MOVQ    8(CX), CX
+	MOVL    20(CX), CX
+	MOVQ    p+0(FP), DX
+	MOVQ    32(DX), DX
+	MOVQ    p+0(FP), DI
+	MOVQ    8(DI), DI
+	MOVL    16(DI), DI
+	MOVQ    f+8(FP), AX
+	SUBL    68(AX), DI
+	XORQ    AX, AX
+
+old:
+	CMPQ    AX, CX
+	JGE     expired
+	MOVWLZX 6(DX)(AX*8), R8
+	CMPL    R8, DI
+	JGT     expired
+	INCQ    AX
+	JMP     old
+
+expired:
+	MOVQ            AX, 32(SP)
+	MOVQ            p+0(FP), CX
+	MOVQ            40(CX), CX
+	XORQ            AX, AX
+	LEAQ            (CX)(AX*4), CX
+	MOVL            8(BX), R9
+	MOVL            12(BX), R10
+	MOVL            16(BX), R11
+	XORQ            DX, DX
+	XORL            AX, AX
+	MOVQ            36(BX), R12
+	MOVQ            $0x00000001, R13
+	VBROADCASTI32X8 (SI), Z0
+	VPBROADCASTD    avx512_27<>+0(SB), Z1
+	MOVL            R10, DI
+	SUBL            R9, DI
+	VPBROADCASTD    DI, Z2
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, R14
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, DI
+	SHLQ            $0x10, DI
+	ORQ             DI, R14
+	MOVQ            p+0(FP), DI
+	MOVQ            8(DI), DI
+	MOVL            20(DI), DI
+	BZHIQ           DI, R14, R14
+
+next:
+	TESTQ  R14, R14
+	JZ     served
+	CMPL   R9, R10
+	JCC    served
+	TESTL  R11, R11
+	JZ     served
+	TZCNTQ R14, DI
+	BLSRQ  R14, R14
+	MOVL   (CX)(DI*4), R8
+	MOVL   R8, R15
+	SHRL   $0x18, R15
+	ANDL   $0x00ffffff, R8
+	MOVL   R9, BP
+	ADDL   R8, BP
+	ADDL   (SI)(R15*4), BP
+	CMPL   BP, R10
+	JHI    next
+	MOVL   BP, R9
+	MOVL   $0x00000000, (SI)(R15*4)
+	SHLQ   $0x03, R15
+	SHLXQ  R15, R13, R15
+	ADDQ   R15, R12
+	ADDL   R8, AX
+	DECL   R11
+	BTSQ   DI, DX
+	JMP    next
+
+served:
+	MOVL    R9, 8(BX)
+	MOVL    R11, 16(BX)
+	MOVQ    R12, 36(BX)
+	ADDL    AX, 28(BX)
+	MOVQ    $-1, SI
+	MOVQ    32(SP), DI
+	BZHIQ   DI, SI, DI
+	MOVQ    p+0(FP), R8
+	MOVQ    8(R8), R8
+	MOVL    20(R8), R8
+	BZHIQ   R8, SI, SI
+	ANDNQ   DI, DX, R8
+	POPCNTQ R8, R8
+	ADDL    R8, 24(BX)
+	ORQ     DX, DI
+	ANDQ    SI, DI
+	ANDNQ   SI, DI, SI
+	ADDL    AX, 32(BX)
+	ANDNQ   DI, DX, AX
+
+lost:
+	TESTQ  AX, AX
+	JZ     counted
+	TZCNTQ AX, DI
+	BLSRQ  AX, AX
+	MOVL   (CX)(DI*4), R8
+	ANDL   $0x00ffffff, R8
+	ADDL   R8, 32(BX)
+	JMP    lost
+
+counted:
+	MOVQ p+0(FP), DI
+	MOVQ 32(DI), DI
+	MOVQ p+0(FP), R8
+	MOVQ 40(R8), R8
+	MOVQ p+0(FP), R9
+	MOVQ 8(R9), R9
+	MOVL 20(R9), R9
+	XORQ AX, AX
+	LEAQ (DI)(AX*8), R10
+	XORQ AX, AX
+	MOVL 20(BX), R11
+
+eight:
+	TESTQ         R9, R9
+	JLE           end
+	VMOVDQU64     (R10), Z0
+	VMOVDQU       (CX), Y2
+	KMOVB         DX, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, 56(BX)(R11*8)
+	MOVBQZX       DL, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, R11
+	SHRQ          $0x08, DX
+	KMOVB         SI, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, (DI)(AX*8)
+	VPCOMPRESSD.Z Y2, K1, Y2
+	VMOVDQU       Y2, (R8)(AX*4)
+	MOVBQZX       SI, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, AX
+	SHRQ          $0x08, SI
+	ADDQ          $0x40, R10
+	ADDQ          $0x20, CX
+	SUBQ          $0x08, R9
+	JMP           eight
+
+end:
+	MOVL  R11, 20(BX)
+	MOVQ  p+0(FP), CX
+	MOVQ  8(CX), CX
+	MOVL  AX, 20(CX)
+	MOVL  28(BX), AX
+	ADDL  AX, 32(CX)
+	MOVL  24(BX), AX
+	ADDL  AX, 88(CX)
+	MOVL  20(BX), AX
+	ADDL  AX, 80(CX)
+	MOVL  32(BX), AX
+	SUBL  AX, 48(CX)
+	MOVQ  24(SP), DI
+	MOVQ  p+0(FP), AX
+	MOVQ  (AX), AX
+	MOVQ  p+0(FP), CX
+	MOVQ  8(CX), CX
+	MOVL  20(BX), DX
+	LEAQ  56(BX), R8
+	CMPQ  DX, $0x08
+	JHI   many
+	TESTQ DX, DX
+	JZ    nobody
+
+admitted:
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	PDEPQ          DI, SI, DI
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	VMOVDQU64      (R8), Z0
+	MOVQ           f+8(FP), DX
+	MOVQ           88(DX), DX
+	MOVQ           p+0(FP), R8
+	MOVQ           24(R8), R8
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	MOVBQZX        194(DX), R9
+	VPBROADCASTQ   R9, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
+	KMOVB          K1, R9
+	MOVBQZX        193(DX), R10
+	VPBROADCASTQ   R10, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
+	KMOVB          K1, R10
+	MOVBQZX        192(DX), R11
+	VPBROADCASTQ   R11, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
+	KMOVB          K1, R11
+	ANDNQ          R9, R10, R10
+	MOVQ           R11, R12
+	ORQ            R10, R12
+	ANDNQ          R9, R11, R10
+	NOTQ           R9
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      (DX), Z3
+	VPERMB         Z3, Z1, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K2, Z4
+	VPMOVZXWQ      (R8), Z3
+	VPERMQ         Z3, Z4, Z3
+	VPSLLQ         $0x07, Z3, Z3
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z6, Z6
+	VPBROADCASTQ   avx512_32<>+0(SB), Z1
+	VPSUBQ         Z1, Z6, Z6
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      64(DX), Z8
+	VMOVDQU64      128(DX), Z9
+	VPERMI2W       Z9, Z8, Z1
+	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z8
+	VPANDQ.BCST    avx512_30<>+0(SB), Z8, Z8
+	VPADDQ.BCST    avx512_20<>+0(SB), Z8, Z8
+	VPSRLQ         $0x21, Z0, Z9
+	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
+	VPSRLQ         $0x07, Z9, Z9
+	VPSRLQ         $0x24, Z0, Z11
+	VPANDQ.BCST    avx512_35<>+0(SB), Z11, Z11
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
+	VPORQ          Z0, Z11, Z11
+	VPADDQ         Z3, Z6, Z6
+	KMOVB          SI, K1
+	VPMULUDQ.Z     Z5, Z2, K1, Z0
+	KMOVQ          DI, K1
+	VPMOVQB        Z9, X10
+	VMOVDQU8       640(AX), Z2
+	VPEXPANDB      Z10, K1, Z2
+	VMOVDQU8       Z2, 640(AX)
+	VPMOVQB        Z4, X10
+	VMOVDQU8       704(AX), Z2
+	VPEXPANDB      Z10, K1, Z2
+	VMOVDQU8       Z2, 704(AX)
+	VPMOVQB        Z11, X10
+	VMOVDQU8       832(AX), Z3
+	VPEXPANDB      Z10, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
+	MOVQ           896(AX), DX
+	MOVQ           912(AX), R8
+	MOVQ           920(AX), R11
+	ORQ            R11, R8
+	MOVQ           960(AX), R11
+	ORQ            R11, R8
+	ANDNQ          DX, R8, DX
+	VPMOVZXBW      36(BX), X3
+	VMOVDQU        avx512_36<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z4
+	VPERMB         Z4, Z2, Z4
+	KMOVQ          DX, K2
+	VPTESTMB       Z4, Z4, K2, K2
+	VMOVDQU8       768(AX), Z3
+	VPADDUSB       Z4, Z3, K2, Z3
+	VPBROADCASTB   avx512_17<>+0(SB), Z4
+	VMOVDQU8       Z4, K1, Z3
+	VMOVDQU8       Z3, 768(AX)
+	KORQ           K1, K2, K3
+	MOVQ           p+0(FP), DX
+	MOVQ           8(DX), DX
+	MOVL           16(DX), DX
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
+	KSHIFTRQ       $0x20, K3, K3
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVQW        Z1, X10
+	VPMOVQW        Z8, X12
+	VPMOVQD        Z6, Y7
+	ANDL           SI, R12
+	PDEPQ          DI, R12, R12
+	ANDL           SI, R10
+	PDEPQ          DI, R10, R10
+	VMOVQ          DI, X13
+	VMOVQ          R12, X1
+	VPINSRQ        $0x01, R10, X1, X1
+	VPXOR          X14, X14, X14
+	VPXOR          X3, X3, X3
+	VPINSRQ        $0x01, DI, X3, X3
+	VINSERTI128    $0x01, X1, Y13, Y13
+	VINSERTI128    $0x01, X3, Y14, Y1
+	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPORQ          896(AX), Z1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	ANDL           SI, R9
+	PDEPQ          DI, R9, R9
+	VPBROADCASTB   avx512_1<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, DX
+	VPBROADCASTB   avx512_2<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, SI
+	VPBROADCASTB   avx512_19<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R8
+	VPBROADCASTB   avx512_37<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R10
+	VPBROADCASTB   avx512_38<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R11
+	VPBROADCASTB   avx512_39<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R12
+	VPBROADCASTB   avx512_40<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R13
+	VMOVQ          R9, X14
+	VPINSRQ        $0x01, DX, X14, X14
+	VMOVQ          SI, X2
+	VPINSRQ        $0x01, R8, X2, X2
+	VMOVQ          R10, X15
+	VPINSRQ        $0x01, R11, X15, X15
+	VMOVQ          R12, X1
+	VPINSRQ        $0x01, R13, X1, X1
+	VINSERTI128    $0x01, X2, Y14, Y13
+	VINSERTI128    $0x01, X1, Y15, Y1
+	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPORQ          960(AX), Z1, Z1
+	VMOVDQU64      Z1, 960(AX)
+	MOVQ           DI, DX
+	SHRQ           $0x20, DX
+	VMOVDQU16      256(AX), Z1
+	VPEXPANDW      Z10, K1, Z1
+	VMOVDQU16      Z1, 256(AX)
+	VMOVDQU16      512(AX), Z1
+	VPEXPANDW      Z12, K1, Z1
+	VMOVDQU16      Z1, 512(AX)
+	VMOVDQU32      (AX), Z1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, (AX)
+	MOVWLZX        DI, SI
+	POPCNTL        SI, SI
+	VPBROADCASTD   SI, Y1
+	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPERMD         Y7, Y1, Y13
+	VMOVDQU32      64(AX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z13, K1, Z1
+	VMOVDQU32      Z1, 64(AX)
+	TESTQ          DX, DX
+	JZ             placed
+	POPCNTL        DI, SI
+	VPBROADCASTW   SI, X1
+	VPADDW         avx512_42<>+0(SB), X1, X1
+	VPERMW         X10, X1, X10
+	VPERMW         X12, X1, X12
+	VPMOVZXWD      X1, Y1
+	VPERMD         Y7, Y1, Y7
+	KMOVQ          DX, K1
+	VMOVDQU16      320(AX), Z1
+	VPEXPANDW      Z10, K1, Z1
+	VMOVDQU16      Z1, 320(AX)
+	VMOVDQU16      576(AX), Z1
+	VPEXPANDW      Z12, K1, Z1
+	VMOVDQU16      Z1, 576(AX)
+	VMOVDQU32      128(AX), Z1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, 128(AX)
+	MOVWLZX        DX, DX
+	POPCNTL        DX, DX
+	VPBROADCASTD   DX, Y1
+	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPERMD         Y7, Y1, Y7
+	VMOVDQU32      192(AX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, 192(AX)
+
+placed:
+	KMOVQ          K2, DX
+	ANDQ           904(AX), DX
+	MOVQ           DX, 48(BX)
+	MOVQ           s+40(FP), DX
+	VMOVDQU64      960(AX), Z1
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VPMOVZXWQ      (BX), Z2
+	VPTESTMQ       Z2, Z2, K1
+	VPBROADCASTQ   904(AX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z3, Z4, Z5
+	VPANDNQ        Z1, Z5, Z5
+	VPTESTMQ       Z5, Z5, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
+	VPANDQ         Z4, Z1, Z4
+	VPANDQ         Z3, Z1, K1, Z4
+	VMOVDQA64      Z5, K3, Z4
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
+	VPTESTNMQ      Z5, Z4, K1, K1
+	VPSUBQ         Z3, Z6, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, 32(DX)
+	VMOVDQA64.Z    Z4, K1, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y3
+	VPOR           Y4, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X10
+	VPOR           X3, X10, X10
+	VPSHUFD        $0x4e, X10, X3
+	VPOR           X3, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
+	VPBROADCASTQ   912(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
+	VPBROADCASTQ   960(AX), Z5
+	VPANDQ         Z3, Z1, Z7
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z7, Z4, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
+	VPTESTMQ       Z1, Z4, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
+	VPANDNQ        Z7, Z4, Z7
+	VPTESTMQ       Z7, Z7, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
+	VPORQ          Z4, Z5, Z5
+	VPANDNQ        Z1, Z5, Z7
+	VPTESTMQ       Z7, Z7, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
+	VPMOVQB        Z6, X1
+	VMOVQ          X1, 60(CX)
+	VPMOVQB        Z3, X1
+	VMOVQ          X1, 68(CX)
+	VPMULUDQ       Z2, Z6, Z1
+	VPSLLQ         $0x02, Z2, Z2
+	VPSUBQ         Z1, Z2, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, (DX)
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
+	VPADDD         Z1, Z2, Z2
+	VPUNPCKLDQ     Z0, Z0, Z1
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z2, Z0
+	VPUNPCKHQDQ    Z1, Z2, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(CX)
+	VPEXTRD        $0x01, X0, 44(CX)
+	VPEXTRD        $0x02, X0, AX
+	ADDL           AX, 40(CX)
+	JMP            arrive
+
+nobody:
+	XORQ           DX, DX
+	MOVQ           a+32(FP), BX
+	MOVQ           DX, 48(BX)
+	MOVQ           s+40(FP), DX
+	VMOVDQU64      960(AX), Z0
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VPMOVZXWQ      (BX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(AX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z3
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z0, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z5
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z5
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
+	VPSUBQ         Z2, Z5, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, 32(DX)
+	VMOVDQA64.Z    Z3, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y2
+	VPOR           Y3, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X10
+	VPOR           X2, X10, X10
+	VPSHUFD        $0x4e, X10, X2
+	VPOR           X2, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
+	VPBROADCASTQ   912(AX), Z2
+	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   960(AX), Z4
+	VPANDQ         Z2, Z0, Z6
+	VPANDNQ        Z0, Z2, Z0
+	VPTESTMQ       Z6, Z3, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
+	VPTESTMQ       Z0, Z3, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
+	VPANDNQ        Z6, Z3, Z6
+	VPTESTMQ       Z6, Z6, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
+	VPORQ          Z3, Z4, Z4
+	VPANDNQ        Z0, Z4, Z6
+	VPTESTMQ       Z6, Z6, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
+	VPMOVQB        Z5, X0
+	VMOVQ          X0, 60(CX)
+	VPMOVQB        Z2, X0
+	VMOVQ          X0, 68(CX)
+	VPMULUDQ       Z1, Z5, Z0
+	VPSLLQ         $0x02, Z1, Z1
+	VPSUBQ         Z0, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, (DX)
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z1
+	VPUNPCKHDQ     Z2, Z0, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z2
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VPUNPCKLQDQ    Z2, Z1, Z0
+	VPUNPCKHQDQ    Z2, Z1, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(CX)
+	VPEXTRD        $0x01, X0, 44(CX)
+	JMP            arrive
+
+many:
+	XORQ AX, AX
+	MOVQ a+32(FP), CX
+	MOVQ AX, 48(CX)
+	MOVB $0x02, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+arrive:
+	MOVQ            (SP), AX
+	MOVQ            8(SP), DX
+	VMOVUPS         2880(AX), Z0
+	VMOVUPS         Z0, 2880(DX)
+	VMOVUPS         2944(AX), Z0
+	VMOVUPS         Z0, 2944(DX)
+	VMOVUPS         3008(AX), Z0
+	VMOVUPS         Z0, 3008(DX)
+	VMOVUPS         3072(AX), Z0
+	VMOVUPS         Z0, 3072(DX)
+	MOVQ            p+0(FP), AX
+	MOVQ            8(AX), AX
+	MOVL            20(AX), AX
+	MOVQ            f+8(FP), DX
+	MOVL            72(DX), DX
+	SUBL            AX, DX
+	MOVQ            d+24(FP), BX
+	MOVQ            8(BX), BX
+	MOVQ            BX, SI
+	SHRQ            $0x1e, SI
+	XORQ            SI, BX
+	MOVQ            $0xbf58476d1ce4e5b9, SI
+	IMULQ           SI, BX
+	MOVQ            BX, SI
+	SHRQ            $0x1b, SI
+	XORQ            SI, BX
+	MOVQ            $0x94d049bb133111eb, SI
+	IMULQ           SI, BX
+	MOVQ            BX, SI
+	SHRQ            $0x1f, SI
+	XORQ            SI, BX
+	MOVQ            f+8(FP), SI
+	MOVQ            96(SI), SI
+	SHLQ            $0x04, SI
+	BZHIQ           SI, BX, BX
+	VPBROADCASTQ    BX, Z0
+	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VPERMW          Z0, Z1, Z0
+	MOVQ            d+24(FP), BX
+	MOVQ            16(BX), BX
+	VBROADCASTI32X4 (BX), Z1
+	VPCMPUW         $0x05, Z1, Z0, K1
+	KMOVD           K1, BX
+	ANDL            $0x7f7f7f7f, BX
+	POPCNTL         BX, BX
+	MOVQ            p+0(FP), SI
+	MOVQ            32(SI), SI
+	LEAQ            (SI)(AX*8), SI
+	MOVQ            p+0(FP), DI
+	MOVQ            40(DI), DI
+	LEAQ            (DI)(AX*4), DI
+	MOVQ            f+8(FP), R8
+	MOVQ            88(R8), R8
+	MOVQ            d+24(FP), R9
+	MOVQ            (R9), R9
+	VPBROADCASTQ    R9, Z0
+	VPADDQ          avx512_44<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_45<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_46<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPANDQ.BCST     avx512_47<>+0(SB), Z0, Z1
+	MOVQ            p+0(FP), R9
+	MOVQ            8(R9), R9
+	MOVL            16(R9), R9
+	SHLQ            $0x30, R9
+	VPBROADCASTQ    R9, Z2
+	VPORQ           Z2, Z1, Z1
+	VMOVDQU64       Z1, (SI)
+	VPSRLQ          $0x0c, Z0, Z1
+	VPANDQ.BCST     avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64       (R8), Z2
+	VPERMB          Z2, Z1, Z1
+	VPANDQ.BCST     avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ          $0x08, Z0, Z2
+	VPANDQ.BCST     avx512_30<>+0(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_20<>+0(SB), Z2, K1, Z2
+	VPSLLQ          $0x02, Z1, Z1
+	VPSLLQ          $0x18, Z2, Z2
+	VPORQ           Z2, Z1, Z0
+	VPMOVQD         Z0, Y0
+	VMOVDQU         Y0, (DI)
+	MOVL            DX, SI
+	MOVQ            $0x00000008, DI
+	CMPQ            SI, DI
+	CMOVQLT         SI, DI
+	CMPQ            BX, DI
+	CMOVQLT         BX, DI
+	MOVQ            $-1, SI
+	BZHIQ           DI, SI, SI
+	KMOVB           SI, K1
+	VMOVDQA64.Z     Z1, K1, Z1
+	CMPQ            BX, $0x08
+	JHI             flood
+	VEXTRACTI64X4   $0x01, Z1, Y0
+	VPADDD          Y1, Y0, Y0
+	VEXTRACTI128    $0x01, Y0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0x4e, X0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0xb1, X0, X1
+	VPADDD          X1, X0, X0
+	VMOVD           X0, SI
+	ADDL            SI, 48(CX)
+	ADDL            BX, 76(CX)
+	CMPL            BX, DX
+	JHI             full
+	ADDL            BX, AX
+	MOVL            AX, 20(CX)
+	MOVB            $0x04, AL
+	MOVB            AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+full:
+	SUBL DX, BX
+	ADDL BX, 92(CX)
+	ADDL BX, 88(CX)
+	ADDL AX, DX
+	MOVL DX, 20(CX)
+	MOVB $0x04, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+flood:
+	MOVB $0x03, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+// func stepStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, POPCNT
+TEXT ·stepStreamAVX512(SB), NOSPLIT, $40-57
+	MOVQ    p+0(FP), AX
+	MOVQ    48(AX), AX
+	MOVQ    (AX), CX
+	MOVQ    CX, (SP)
+	MOVQ    8(AX), CX
+	MOVQ    CX, 8(SP)
+	MOVQ    p+0(FP), AX
+	MOVQ    (AX), AX
+	MOVQ    p+0(FP), CX
+	MOVQ    8(CX), CX
+	MOVBLZX from+48(FP), DX
+	TESTL   DX, DX
+	JNZ     serve
+	MOVQ    928(AX), DX
+	MOVQ    f+8(FP), BX
+	POPCNTQ DX, DX
+	IMULL   76(BX), DX
+	MOVL    32(CX), BX
+	ADDL    36(CX), BX
+	ADDL    BX, DX
+	MOVQ    p+0(FP), BX
+	MOVQ    16(BX), BX
+	MOVL    (BX), BX
+	CMPL    DX, BX
+	JLS     operate
+	MOVB    $0x00, AL
+	MOVB    AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+operate:
+	MOVQ         (SP), DX
+	MOVQ         8(SP), BX
+	VMOVUPS      (DX), Z0
+	VMOVNTPS     Z0, (BX)
+	VMOVUPS      64(DX), Z0
+	VMOVNTPS     Z0, 64(BX)
+	VMOVUPS      128(DX), Z0
+	VMOVNTPS     Z0, 128(BX)
+	VMOVUPS      192(DX), Z0
+	VMOVNTPS     Z0, 192(BX)
+	VMOVUPS      256(DX), Z0
+	VMOVNTPS     Z0, 256(BX)
+	VMOVUPS      320(DX), Z0
+	VMOVNTPS     Z0, 320(BX)
+	VMOVUPS      384(DX), Z0
+	VMOVNTPS     Z0, 384(BX)
+	VMOVUPS      448(DX), Z0
+	VMOVNTPS     Z0, 448(BX)
+	VMOVUPS      512(DX), Z0
+	VMOVNTPS     Z0, 512(BX)
+	MOVQ         ops+16(FP), DX
+	VMOVDQU8     (DX), Z0
+	VPBROADCASTB avx512_1<>+0(SB), Z11
+	VPTESTMB     Z11, Z0, K1
+	KMOVQ        K1, DX
+	VPBROADCASTB avx512_2<>+0(SB), Z11
+	VPTESTMB     Z11, Z0, K1
+	KMOVQ        K1, BX
+	VPBROADCASTB avx512_3<>+0(SB), Z11
+	VPTESTMB     Z11, Z0, K1
+	KMOVQ        K1, SI
+	MOVQ         DX, DI
+	ORQ          BX, DI
+	ORQ          SI, DI
+	POPCNTQ      DI, DI
+	ANDNQ        DX, SI, DX
+	ANDNQ        BX, SI, BX
+	MOVQ         896(AX), SI
+	MOVQ         904(AX), R8
+	ANDNQ        SI, R8, R9
+	ANDNQ        DX, BX, R10
+	ANDQ         SI, R10
+	ANDNQ        BX, DX, SI
+	ANDQ         R9, SI
+	MOVQ         944(AX), R11
+	ANDNQ        SI, R11, SI
+	ANDQ         BX, DX
+	ANDQ         R9, DX
+	MOVQ         R10, BX
+	ORQ          SI, BX
+	ORQ          DX, BX
+	POPCNTQ      BX, BX
+	SUBL         BX, DI
+	ADDL         DI, 108(CX)
+	POPCNTQ      R10, BX
+	ADDL         BX, 96(CX)
+	POPCNTQ      SI, BX
+	ADDL         BX, 100(CX)
+	POPCNTQ      DX, BX
+	ADDL         BX, 104(CX)
+	ANDNQ        R8, R10, BX
+	ORQ          DX, BX
+	ANDQ         928(AX), BX
+	POPCNTQ      BX, DI
+	ADDL         DI, 112(CX)
+	MOVQ         BX, 16(SP)
+	MOVQ         912(AX), BX
+	MOVQ         920(AX), DI
+	MOVQ         896(AX), R8
+	MOVQ         BX, R9
+	ORQ          DI, R9
+	MOVQ         960(AX), R11
+	ORQ          R11, R9
+	ANDNQ        R8, R9, R8
+	ANDNQ        BX, DI, R9
+	ANDNQ        DI, BX, BX
+	MOVQ         R10, DI
+	ANDQ         R8, DI
+	POPCNTQ      DI, DI
+	IMUL3L       $0x1e, DI, DI
+	VMOVDQU8     640(AX), Z0
+	VPBROADCASTB avx512_4<>+0(SB), Z11
+	VPCMPUB      $0x05, Z11, Z0, K1
+	KMOVQ        K1, R8
+	ANDQ         R9, R8
+	ANDQ         R10, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x0f, R8, R8
+	ADDL         R8, DI
+	VPBROADCASTB avx512_5<>+0(SB), Z11
+	VPCMPUB      $0x05, Z11, Z0, K1
+	KMOVQ        K1, R8
+	ANDQ         BX, R8
+	ANDQ         R10, R8
+
+generation:
+	TESTQ   R8, R8
+	JZ      risked
+	TZCNTQ  R8, BX
+	BLSRQ   R8, R8
+	MOVL    (AX)(BX*4), R9
+	LEAQ    (R9)(R9*2), R9
+	MOVWQZX 256(AX)(BX*2), BX
+	IMUL3Q  $0x07, BX, BX
+	CMPQ    R9, BX
+	JCS     generation
+	ADDL    $0x14, DI
+	JMP     generation
+
+risked:
+	ADDL          DI, 56(CX)
+	VPBROADCASTQ  R10, Z0
+	VMOVDQU64     896(AX), Z11
+	VMOVDQU64     960(AX), Z16
+	MOVQ          936(AX), BX
+	ANDQ          SI, BX
+	VPANDNQ       Z11, Z0, Z11
+	VPANDNQ       Z16, Z0, Z16
+	VPBROADCASTQ  DX, Z0
+	MOVL          $0x00000002, DX
+	KMOVB         DX, K1
+	VPORQ         Z0, Z11, K1, Z11
+	VPBROADCASTQ  SI, Z0
+	MOVL          $0x00000020, DX
+	KMOVB         DX, K1
+	VPXORQ        Z0, Z11, K1, Z11
+	VPBROADCASTQ  BX, Z0
+	MOVL          $0x00000040, DX
+	KMOVB         DX, K1
+	VPORQ         Z0, Z11, K1, Z11
+	VMOVDQU64     Z11, 896(AX)
+	VMOVDQU64     Z16, 960(AX)
+	MOVQ          (SP), DX
+	MOVQ          8(SP), BX
+	VMOVUPS       576(DX), Z0
+	VMOVNTPS      Z0, 576(BX)
+	VMOVUPS       640(DX), Z0
+	VMOVNTPS      Z0, 640(BX)
+	VMOVUPS       704(DX), Z0
+	VMOVNTPS      Z0, 704(BX)
+	VMOVUPS       768(DX), Z0
+	VMOVNTPS      Z0, 768(BX)
+	VMOVUPS       832(DX), Z0
+	VMOVNTPS      Z0, 832(BX)
+	VMOVUPS       896(DX), Z0
+	VMOVNTPS      Z0, 896(BX)
+	VMOVUPS       960(DX), Z0
+	VMOVNTPS      Z0, 960(BX)
+	VMOVUPS       1024(DX), Z0
+	VMOVNTPS      Z0, 1024(BX)
+	VMOVUPS       1088(DX), Z0
+	VMOVNTPS      Z0, 1088(BX)
+	VPBROADCASTB  avx512_37<>+0(SB), Z0
+	KMOVQ         936(AX), K1
+	VPBROADCASTB  avx512_2<>+0(SB), K1, Z0
+	KMOVQ         944(AX), K1
+	VPBROADCASTB  avx512_1<>+0(SB), K1, Z0
+	VPXORD        Z1, Z1, Z1
+	VPXORD        Z2, Z2, Z2
+	MOVQ          928(AX), DX
+	MOVQ          904(AX), BX
+	ANDQ          DX, BX
+	KMOVQ         DX, K1
+	KMOVQ         BX, K2
+	MOVQ          p+0(FP), BX
+	MOVQ          24(BX), BX
+	VPMOVZXWD     (BX), Y7
+	MOVQ          p+0(FP), BX
+	MOVQ          8(BX), BX
+	MOVL          16(BX), BX
+	VPBROADCASTW  BX, Z19
+	KMOVQ         16(SP), K3
+	VMOVDQU16     512(AX), Z16
+	VMOVDQU16     256(AX), Z11
+	VPSRLW        $0x01, Z16, Z17
+	VPSUBW        Z17, Z16, K2, Z16
+	VPMINUW.Z     Z11, Z16, K1, Z17
+	VPSUBW        Z17, Z11, Z11
+	VMOVDQU16     Z11, 256(AX)
+	VMOVDQU16     384(AX), Z16
+	VMOVDQU16     Z19, K1, Z16
+	VMOVDQU16     Z16, 384(AX)
+	VPTESTNMW     Z11, Z11, K4
+	KMOVD         K4, BX
+	VPBROADCASTD  avx512_6<>+0(SB), Z22
+	VPBROADCASTD  avx512_7<>+0(SB), Z20
+	VPBROADCASTD  avx512_8<>+0(SB), Z21
+	VPMOVZXWD     Y17, Z23
+	VMOVDQU32     (AX), Z11
+	VPMOVZXBD     704(AX), Z16
+	VPERMD        Z7, Z16, Z16
+	VPADDD        Z22, Z11, Z18
+	VPADDD        Z23, Z11, Z11
+	VMOVDQU32     Z11, (AX)
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z18, Z11
+	VPSRLD        $0x07, Z18, Z18
+	VPSRLD        $0x07, Z11, Z11
+	VPSUBD        Z16, Z18, Z18
+	VPSUBD        Z16, Z11, Z11
+	VPMOVZXBD     X0, Z16
+	VMOVDQA32     Z16, Z16
+	VPMULLD       Z16, Z18, Z18
+	VPADDD        Z18, Z18, Z18
+	VPMINUD       Z20, Z18, Z18
+	VPADDD.Z      Z21, Z18, K3, Z18
+	VPADDD        Z18, Z2, Z2
+	VEXTRACTI64X4 $0x01, Z17, Y17
+	VPMOVZXWD     Y17, Z23
+	VMOVDQU32     64(AX), Z17
+	VPMOVZXBD     720(AX), Z18
+	VPERMD        Z7, Z18, Z18
+	VPADDD        Z22, Z17, Z22
+	VPADDD        Z23, Z17, Z17
+	VMOVDQU32     Z17, 64(AX)
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z22, Z17
+	VPSRLD        $0x07, Z22, Z22
+	VPSRLD        $0x07, Z17, Z17
+	VPSUBD        Z18, Z22, Z22
+	VPSUBD        Z18, Z17, Z17
+	VEXTRACTI32X4 $0x01, Z0, X10
+	VPMOVZXBD     X10, Z18
+	VMOVDQA32     Z18, Z18
+	VPMULLD       Z18, Z22, Z22
+	VPADDD        Z22, Z22, Z22
+	VPMINUD       Z20, Z22, Z22
+	KSHIFTRQ      $0x10, K3, K4
+	VPADDD.Z      Z21, Z22, K4, Z22
+	VPADDD        Z22, Z2, Z2
+	MOVL          900(AX), SI
+	TESTL         SI, SI
+	JZ            lower
+	KSHIFTRQ      $0x20, K1, K4
+	KSHIFTRQ      $0x20, K2, K2
+	KSHIFTRQ      $0x20, K3, K3
+	VMOVDQU16     576(AX), Z4
+	VMOVDQU16     320(AX), Z3
+	VPSRLW        $0x01, Z4, Z5
+	VPSUBW        Z5, Z4, K2, Z4
+	VPMINUW.Z     Z3, Z4, K4, Z5
+	VPSUBW        Z5, Z3, Z3
+	VMOVDQU16     Z3, 320(AX)
+	VMOVDQU16     448(AX), Z4
+	VMOVDQU16     Z19, K4, Z4
+	VMOVDQU16     Z4, 448(AX)
+	VPTESTNMW     Z3, Z3, K2
+	KMOVD         K2, SI
+	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_7<>+0(SB), Z19
+	VPBROADCASTD  avx512_8<>+0(SB), Z20
+	VPMOVZXWD     Y5, Z22
+	VMOVDQU32     128(AX), Z3
+	VPMOVZXBD     736(AX), Z4
+	VPERMD        Z7, Z4, Z4
+	VPADDD        Z21, Z3, Z6
+	VPADDD        Z22, Z3, Z3
+	VMOVDQU32     Z3, 128(AX)
+	VPADDD        Z22, Z1, Z1
+	VPADDD        Z22, Z6, Z3
+	VPSRLD        $0x07, Z6, Z6
+	VPSRLD        $0x07, Z3, Z3
+	VPSUBD        Z4, Z6, Z6
+	VPSUBD        Z4, Z3, Z3
+	VEXTRACTI32X4 $0x02, Z0, X4
+	VPMOVZXBD     X4, Z4
+	VMOVDQA32     Z4, Z4
+	VPMULLD       Z4, Z6, Z6
+	VPADDD        Z6, Z6, Z6
+	VPMINUD       Z19, Z6, Z6
+	VPADDD.Z      Z20, Z6, K3, Z6
+	VPADDD        Z6, Z2, Z2
+	VEXTRACTI64X4 $0x01, Z5, Y5
+	VPMOVZXWD     Y5, Z22
+	VMOVDQU32     192(AX), Z5
+	VPMOVZXBD     752(AX), Z6
+	VPERMD        Z7, Z6, Z6
+	VPADDD        Z21, Z5, Z21
+	VPADDD        Z22, Z5, Z5
+	VMOVDQU32     Z5, 192(AX)
+	VPADDD        Z22, Z1, Z1
+	VPADDD        Z22, Z21, Z5
+	VPSRLD        $0x07, Z21, Z21
+	VPSRLD        $0x07, Z5, Z5
+	VPSUBD        Z6, Z21, Z21
+	VPSUBD        Z6, Z5, Z5
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z0
+	VMOVDQA32     Z0, Z6
+	VPMULLD       Z6, Z21, Z21
+	VPADDD        Z21, Z21, Z21
+	VPMINUD       Z19, Z21, Z21
+	KSHIFTRQ      $0x10, K3, K2
+	VPADDD.Z      Z20, Z21, K2, Z21
+	VPADDD        Z21, Z2, Z2
+	SHLQ          $0x20, SI
+	ORQ           SI, BX
+
+lower:
+	VMOVDQU8      768(AX), Z0
+	VPSRLW        $0x02, Z0, Z19
+	VPBROADCASTB  avx512_17<>+0(SB), Z20
+	VPANDQ        Z20, Z19, Z19
+	VPSUBB        Z19, Z0, Z0
+	VPBROADCASTB  avx512_17<>+0(SB), Z20
+	VPADDB        Z20, Z0, K1, Z0
+	VMOVDQU8      Z0, 768(AX)
+	MOVQ          912(AX), SI
+	MOVQ          920(AX), DI
+	ANDNQ         SI, DI, R8
+	MOVQ          BX, R9
+	ANDQ          DX, R9
+	ANDNQ         DI, SI, R10
+	MOVQ          R8, R11
+	ORQ           R10, R11
+	ANDQ          R9, R11
+	ANDNQ         R9, R11, R9
+	MOVQ          DX, R10
+	ANDQ          R8, R10
+	ANDNQ         R10, R11, R8
+	MOVQ          952(AX), R10
+	ORQ           DI, SI
+	MOVQ          960(AX), DI
+	ORQ           DI, SI
+	MOVQ          R10, DI
+	ORQ           DX, DI
+	ANDNQ         SI, DI, SI
+	VMOVDQU8      832(AX), Z0
+	VPBROADCASTB  avx512_18<>+0(SB), Z19
+	VPBROADCASTB  avx512_1<>+0(SB), Z20
+	MOVQ          SI, DI
+	ORQ           R8, DI
+	KMOVQ         DI, K1
+	VPTESTMB      Z19, Z0, K1, K1
+	VPSUBB        Z20, Z0, K1, Z0
+	VPTESTNMB     Z19, Z0, K1, K1
+	KMOVQ         K1, DI
+	MOVQ          DI, R12
+	ANDQ          SI, R12
+	MOVQ          R12, SI
+	ANDQ          BX, SI
+	ANDNQ         R12, BX, BX
+	ANDQ          R8, DI
+	ORQ           R9, DI
+	VPBROADCASTB  avx512_19<>+0(SB), Z21
+	KMOVQ         BX, K1
+	VPSRLW        $0x04, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z22, Z0, K1, Z0
+	KMOVQ         DI, K1
+	VPSRLW        $0x06, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPANDNQ       Z0, Z19, Z21
+	VPADDB        Z21, Z22, K1, Z0
+	VMOVDQU8      Z0, 832(AX)
+	ORQ           SI, R11
+	ANDNQ         DX, DI, DX
+	ORQ           BX, DX
+	ORQ           R10, DX
+	POPCNTQ       R11, BX
+	ADDL          BX, 84(CX)
+	VPBROADCASTQ  R11, Z0
+	VMOVDQU64     896(AX), Z19
+	VMOVDQU64     960(AX), Z20
+	MOVL          $0x00000010, BX
+	KMOVB         BX, K1
+	VPBROADCASTQ  DX, K1, Z19
+	MOVL          $0x0000007f, DX
+	KMOVB         DX, K1
+	VPANDNQ.Z     Z19, Z0, K1, Z19
+	VPANDNQ       Z20, Z0, Z20
+	VMOVDQU64     Z19, 896(AX)
+	VMOVDQU64     Z20, 960(AX)
+	MOVQ          (SP), DX
+	MOVQ          8(SP), BX
+	VMOVUPS       1152(DX), Z0
+	VMOVNTPS      Z0, 1152(BX)
+	VMOVUPS       1216(DX), Z0
+	VMOVNTPS      Z0, 1216(BX)
+	VMOVUPS       1280(DX), Z0
+	VMOVNTPS      Z0, 1280(BX)
+	VMOVUPS       1344(DX), Z0
+	VMOVNTPS      Z0, 1344(BX)
+	VMOVUPS       1408(DX), Z0
+	VMOVNTPS      Z0, 1408(BX)
+	VMOVUPS       1472(DX), Z0
+	VMOVNTPS      Z0, 1472(BX)
+	VMOVUPS       1536(DX), Z0
+	VMOVNTPS      Z0, 1536(BX)
+	VMOVUPS       1600(DX), Z0
+	VMOVNTPS      Z0, 1600(BX)
+	VMOVUPS       1664(DX), Z0
+	VMOVNTPS      Z0, 1664(BX)
+	MOVQ          896(AX), DX
+	MOVQ          904(AX), BX
+	ANDNQ         DX, BX, DX
+	KMOVQ         DX, K1
+	VPBROADCASTB  avx512_54<>+0(SB), Z0
+	KMOVQ         912(AX), K2
+	KMOVQ         920(AX), K3
+	VPBROADCASTB  avx512_18<>+0(SB), K2, Z0
+	VPBROADCASTB  avx512_55<>+0(SB), K3, Z0
+	KANDQ         K2, K3, K2
+	VPBROADCASTB  avx512_2<>+0(SB), K2, Z0
+	KMOVQ         960(AX), K2
+	VPBROADCASTB  avx512_56<>+0(SB), K2, Z0
+	VPXORD        Z8, Z8, Z8
+	VPXORD        Z9, Z9, Z9
+	VPMOVZXBD     X0, Z19
+	VPMULLD.Z     Z16, Z11, K1, Z11
+	VPADDD        Z11, Z8, Z8
+	VPMULLD       Z19, Z11, Z11
+	VPADDD        Z11, Z9, Z9
+	VEXTRACTI32X4 $0x01, Z0, X7
+	VPMOVZXBD     X7, Z11
+	KSHIFTRQ      $0x10, K1, K2
+	VPMULLD.Z     Z18, Z17, K2, Z16
+	VPADDD        Z16, Z8, Z8
+	VPMULLD       Z11, Z16, Z16
+	VPADDD        Z16, Z9, Z9
+	MOVL          900(AX), DX
+	TESTL         DX, DX
+	JZ            accounted
+	VEXTRACTI32X4 $0x02, Z0, X7
+	VPMOVZXBD     X7, Z11
+	KSHIFTRQ      $0x20, K1, K2
+	VPMULLD.Z     Z4, Z3, K2, Z3
+	VPADDD        Z3, Z8, Z8
+	VPMULLD       Z11, Z3, Z3
+	VPADDD        Z3, Z9, Z9
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z0
+	KSHIFTRQ      $0x30, K1, K1
+	VPMULLD.Z     Z6, Z5, K1, Z3
+	VPADDD        Z3, Z8, Z8
+	VPMULLD       Z0, Z3, Z3
+	VPADDD        Z3, Z9, Z9
+
+accounted:
+	VPUNPCKLDQ     Z9, Z8, Z0
+	VPUNPCKHDQ     Z9, Z8, Z3
+	VPADDD         Z3, Z0, Z0
+	VPUNPCKLDQ     Z2, Z1, Z3
+	VPUNPCKHDQ     Z2, Z1, Z1
+	VPADDD         Z1, Z3, Z3
+	VPUNPCKLQDQ    Z3, Z0, Z1
+	VPUNPCKHQDQ    Z3, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X0, X1, X1
+	VMOVD          X1, BX
+	MOVL           BX, 32(CX)
+	VPEXTRD        $0x01, X1, 40(CX)
+	VPEXTRD        $0x02, X1, DX
+	ADDQ           DX, 8(CX)
+	VPEXTRD        $0x03, X1, DX
+	ADDL           DX, 52(CX)
+	MOVQ           (SP), DX
+	MOVQ           8(SP), SI
+	VMOVUPS        1728(DX), Z0
+	VMOVNTPS       Z0, 1728(SI)
+	VMOVUPS        1792(DX), Z0
+	VMOVNTPS       Z0, 1792(SI)
+	VMOVUPS        1856(DX), Z0
+	VMOVNTPS       Z0, 1856(SI)
+	VMOVUPS        1920(DX), Z0
+	VMOVNTPS       Z0, 1920(SI)
+	VMOVUPS        1984(DX), Z0
+	VMOVNTPS       Z0, 1984(SI)
+	VMOVUPS        2048(DX), Z0
+	VMOVNTPS       Z0, 2048(SI)
+	VMOVUPS        2112(DX), Z0
+	VMOVNTPS       Z0, 2112(SI)
+	VMOVUPS        2176(DX), Z0
+	VMOVNTPS       Z0, 2176(SI)
+	VMOVUPS        2240(DX), Z0
+	VMOVNTPS       Z0, 2240(SI)
+	MOVQ           s+40(FP), DX
+	MOVQ           p+0(FP), SI
+	MOVQ           24(SI), SI
+	VPMOVZXWQ      (SI), Z0
+	VPTESTMQ       Z0, Z0, K1
+	VPBROADCASTQ   904(AX), Z1
+	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z3
+	VPTESTMQ       Z2, Z1, K1
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z2
+	VPANDNQ        Z1, Z2, Z2
+	VPTESTMQ       Z2, Z2, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z1
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z1
+	VPMULUDQ       Z0, Z1, Z1
+	VPSLLQ         $0x02, Z0, Z0
+	VPSUBQ         Z1, Z0, Z0
+	VPMOVQD        Z0, Y0
+	VMOVDQU        Y0, (DX)
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, DX
+	MOVL           DX, 36(CX)
+	ADDL           BX, DX
+	JMP            admit
+
+serve:
+	MOVL 32(CX), DX
+	ADDL 36(CX), DX
+
+admit:
+	MOVQ           (SP), BX
+	MOVQ           8(SP), SI
+	VMOVUPS        2304(BX), Z0
+	VMOVNTPS       Z0, 2304(SI)
+	VMOVUPS        2368(BX), Z0
+	VMOVNTPS       Z0, 2368(SI)
+	VMOVUPS        2432(BX), Z0
+	VMOVNTPS       Z0, 2432(SI)
+	VMOVUPS        2496(BX), Z0
+	VMOVNTPS       Z0, 2496(SI)
+	VMOVUPS        2560(BX), Z0
+	VMOVNTPS       Z0, 2560(SI)
+	VMOVUPS        2624(BX), Z0
+	VMOVNTPS       Z0, 2624(SI)
+	VMOVUPS        2688(BX), Z0
+	VMOVNTPS       Z0, 2688(SI)
+	VMOVUPS        2752(BX), Z0
+	VMOVNTPS       Z0, 2752(SI)
+	VMOVUPS        2816(BX), Z0
+	VMOVNTPS       Z0, 2816(SI)
+	MOVQ           a+32(FP), BX
+	MOVQ           p+0(FP), SI
+	MOVQ           8(SI), SI
+	MOVL           20(SI), SI
+	TESTQ          SI, SI
+	JZ             nobody
+	MOVQ           f+8(FP), DI
+	MOVQ           80(DI), DI
+	MOVQ           896(AX), R8
+	ANDNQ          DI, R8, DI
+	MOVQ           p+0(FP), R8
+	MOVQ           32(R8), R8
+	CMPQ           SI, $0x08
+	JHI            some
+	POPCNTQ        DI, R9
+	CMPQ           R9, SI
+	JCS            some
+	MOVQ           $-1, R9
+	BZHIQ          SI, R9, R9
+	KMOVB          R9, K1
+	MOVQ           p+0(FP), R9
+	MOVQ           40(R9), R9
+	VMOVDQU32.Z    (R9), K1, Y2
+	VPSRLD         $0x18, Y2, Y0
+	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
+	VPMOVZXDQ      Y0, Z0
+	VPSLLQ         $0x03, Z0, Z0
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
+	VPSLLVQ        Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDQ         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X3
+	VPADDQ         X0, X3, X3
+	VPSHUFD        $0x4e, X3, X0
+	VPADDQ         X0, X3, X3
+	VPMOVZXBD      X3, Y0
+	VPTESTMD       Y0, Y0, K1
+	MOVQ           s+40(FP), R9
+	VMOVDQU32.Z    (R9), K1, Y0
+	VPUNPCKLDQ     Y0, Y2, Y1
+	VPUNPCKHDQ     Y0, Y2, Y0
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDD         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X0
+	VPADDD         X0, X2, X2
+	VMOVQ          X2, R9
+	MOVQ           R9, R10
+	SHRQ           $0x20, R10
+	ADDL           R9, R10
+	ADDL           DX, R10
+	MOVQ           p+0(FP), R11
+	MOVQ           16(R11), R11
+	MOVL           4(R11), R11
+	CMPL           R10, R11
+	JHI            some
+	VMOVQ          X3, 36(BX)
+	ADDL           R9, 32(CX)
+	SUBL           R9, 48(CX)
+	ADDL           SI, 80(CX)
+	XORL           DX, DX
+	MOVL           DX, 20(CX)
+	MOVQ           SI, DX
+	JMP            admitted
+
+some:
+	MOVQ    DI, 24(SP)
+	XORQ    AX, AX
+	POPCNTQ DI, CX
+	MOVL    CX, 16(BX)
+	MOVL    DX, 8(BX)
+	MOVQ    p+0(FP), CX
+	MOVQ    16(CX), CX
+	MOVL    4(CX), CX
+	MOVL    CX, 12(BX)
+	MOVL    AX, 20(BX)
+	MOVL    AX, 24(BX)
+	MOVL    AX, 28(BX)
+	MOVL    AX, 32(BX)
+	MOVQ    AX, 36(BX)
+	MOVQ    s+40(FP), SI
+	ADDQ    $0x00, SI
+	MOVQ    p+0(FP), CX
+	MOVQ    8(CX), CX
+	MOVL    20(CX), CX
+	MOVQ    p+0(FP), DX
+	MOVQ    32(DX), DX
+	MOVQ    p+0(FP), DI
+	MOVQ    8(DI), DI
+	MOVL    16(DI), DI
+	MOVQ    f+8(FP), AX
+	SUBL    68(AX), DI
+	XORQ    AX, AX
+
+old:
+	CMPQ    AX, CX
+	JGE     expired
+	MOVWLZX 6(DX)(AX*8), R8
+	CMPL    R8, DI
+	JGT     expired
+	INCQ    AX
+	JMP     old
+
+expired:
+	MOVQ            AX, 32(SP)
+	MOVQ            p+0(FP), CX
+	MOVQ            40(CX), CX
+	XORQ            AX, AX
+	LEAQ            (CX)(AX*4), CX
+	MOVL            8(BX), R9
+	MOVL            12(BX), R10
+	MOVL            16(BX), R11
+	XORQ            DX, DX
+	XORL            AX, AX
+	MOVQ            36(BX), R12
+	MOVQ            $0x00000001, R13
+	VBROADCASTI32X8 (SI), Z0
+	VPBROADCASTD    avx512_27<>+0(SB), Z1
+	MOVL            R10, DI
+	SUBL            R9, DI
+	VPBROADCASTD    DI, Z2
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, R14
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
+	KMOVW           K1, DI
+	SHLQ            $0x10, DI
+	ORQ             DI, R14
+	MOVQ            p+0(FP), DI
+	MOVQ            8(DI), DI
+	MOVL            20(DI), DI
+	BZHIQ           DI, R14, R14
+
+next:
+	TESTQ  R14, R14
+	JZ     served
+	CMPL   R9, R10
+	JCC    served
+	TESTL  R11, R11
+	JZ     served
+	TZCNTQ R14, DI
+	BLSRQ  R14, R14
+	MOVL   (CX)(DI*4), R8
+	MOVL   R8, R15
+	SHRL   $0x18, R15
+	ANDL   $0x00ffffff, R8
+	MOVL   R9, BP
+	ADDL   R8, BP
+	ADDL   (SI)(R15*4), BP
+	CMPL   BP, R10
+	JHI    next
+	MOVL   BP, R9
+	MOVL   $0x00000000, (SI)(R15*4)
+	SHLQ   $0x03, R15
+	SHLXQ  R15, R13, R15
+	ADDQ   R15, R12
+	ADDL   R8, AX
+	DECL   R11
+	BTSQ   DI, DX
+	JMP    next
+
+served:
+	MOVL    R9, 8(BX)
+	MOVL    R11, 16(BX)
+	MOVQ    R12, 36(BX)
+	ADDL    AX, 28(BX)
+	MOVQ    $-1, SI
+	MOVQ    32(SP), DI
+	BZHIQ   DI, SI, DI
+	MOVQ    p+0(FP), R8
+	MOVQ    8(R8), R8
+	MOVL    20(R8), R8
+	BZHIQ   R8, SI, SI
+	ANDNQ   DI, DX, R8
+	POPCNTQ R8, R8
+	ADDL    R8, 24(BX)
+	ORQ     DX, DI
+	ANDQ    SI, DI
+	ANDNQ   SI, DI, SI
+	ADDL    AX, 32(BX)
+	ANDNQ   DI, DX, AX
+
+lost:
+	TESTQ  AX, AX
+	JZ     counted
+	TZCNTQ AX, DI
+	BLSRQ  AX, AX
+	MOVL   (CX)(DI*4), R8
+	ANDL   $0x00ffffff, R8
+	ADDL   R8, 32(BX)
+	JMP    lost
+
+counted:
+	MOVQ p+0(FP), DI
+	MOVQ 32(DI), DI
+	MOVQ p+0(FP), R8
+	MOVQ 40(R8), R8
+	MOVQ p+0(FP), R9
+	MOVQ 8(R9), R9
+	MOVL 20(R9), R9
+	XORQ AX, AX
+	LEAQ (DI)(AX*8), R10
+	XORQ AX, AX
+	MOVL 20(BX), R11
+
+eight:
+	TESTQ         R9, R9
+	JLE           end
+	VMOVDQU64     (R10), Z0
+	VMOVDQU       (CX), Y2
+	KMOVB         DX, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, 56(BX)(R11*8)
+	MOVBQZX       DL, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, R11
+	SHRQ          $0x08, DX
+	KMOVB         SI, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, (DI)(AX*8)
+	VPCOMPRESSD.Z Y2, K1, Y2
+	VMOVDQU       Y2, (R8)(AX*4)
+	MOVBQZX       SI, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, AX
+	SHRQ          $0x08, SI
+	ADDQ          $0x40, R10
+	ADDQ          $0x20, CX
+	SUBQ          $0x08, R9
+	JMP           eight
+
+end:
+	MOVL  R11, 20(BX)
+	MOVQ  p+0(FP), CX
+	MOVQ  8(CX), CX
+	MOVL  AX, 20(CX)
+	MOVL  28(BX), AX
+	ADDL  AX, 32(CX)
+	MOVL  24(BX), AX
+	ADDL  AX, 88(CX)
+	MOVL  20(BX), AX
+	ADDL  AX, 80(CX)
+	MOVL  32(BX), AX
+	SUBL  AX, 48(CX)
+	MOVQ  24(SP), DI
+	MOVQ  p+0(FP), AX
+	MOVQ  (AX), AX
+	MOVQ  p+0(FP), CX
+	MOVQ  8(CX), CX
+	MOVL  20(BX), DX
+	LEAQ  56(BX), R8
+	CMPQ  DX, $0x08
+	JHI   many
+	TESTQ DX, DX
+	JZ    nobody
+
+admitted:
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	PDEPQ          DI, SI, DI
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	VMOVDQU64      (R8), Z0
+	MOVQ           f+8(FP), DX
+	MOVQ           88(DX), DX
+	MOVQ           p+0(FP), R8
+	MOVQ           24(R8), R8
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	MOVBQZX        194(DX), R9
+	VPBROADCASTQ   R9, Z2
+	VPCMPUQ        $0x01, Z2, Z1, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
+	KMOVB          K1, R9
+	MOVBQZX        193(DX), R10
+	VPBROADCASTQ   R10, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
+	KMOVB          K1, R10
+	MOVBQZX        192(DX), R11
+	VPBROADCASTQ   R11, Z3
+	VPCMPUQ        $0x01, Z3, Z1, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
+	KMOVB          K1, R11
+	ANDNQ          R9, R10, R10
+	MOVQ           R11, R12
+	ORQ            R10, R12
+	ANDNQ          R9, R11, R10
+	NOTQ           R9
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      (DX), Z3
+	VPERMB         Z3, Z1, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K2, Z4
+	VPMOVZXWQ      (R8), Z3
+	VPERMQ         Z3, Z4, Z3
+	VPSLLQ         $0x07, Z3, Z3
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z6, Z6
+	VPBROADCASTQ   avx512_32<>+0(SB), Z1
+	VPSUBQ         Z1, Z6, Z6
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      64(DX), Z8
+	VMOVDQU64      128(DX), Z9
+	VPERMI2W       Z9, Z8, Z1
+	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z8
+	VPANDQ.BCST    avx512_30<>+0(SB), Z8, Z8
+	VPADDQ.BCST    avx512_20<>+0(SB), Z8, Z8
+	VPSRLQ         $0x21, Z0, Z9
+	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
+	VPSRLQ         $0x07, Z9, Z9
+	VPSRLQ         $0x24, Z0, Z11
+	VPANDQ.BCST    avx512_35<>+0(SB), Z11, Z11
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
+	VPORQ          Z0, Z11, Z11
+	VPADDQ         Z3, Z6, Z6
+	KMOVB          SI, K1
+	VPMULUDQ.Z     Z5, Z2, K1, Z0
+	KMOVQ          DI, K1
+	VPMOVQB        Z9, X10
+	VMOVDQU8       640(AX), Z2
+	VPEXPANDB      Z10, K1, Z2
+	VMOVDQU8       Z2, 640(AX)
+	VPMOVQB        Z4, X10
+	VMOVDQU8       704(AX), Z2
+	VPEXPANDB      Z10, K1, Z2
+	VMOVDQU8       Z2, 704(AX)
+	VPMOVQB        Z11, X10
+	VMOVDQU8       832(AX), Z3
+	VPEXPANDB      Z10, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
+	MOVQ           896(AX), DX
+	MOVQ           912(AX), R8
+	MOVQ           920(AX), R11
+	ORQ            R11, R8
+	MOVQ           960(AX), R11
+	ORQ            R11, R8
+	ANDNQ          DX, R8, DX
+	VPMOVZXBW      36(BX), X3
+	VMOVDQU        avx512_36<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z4
+	VPERMB         Z4, Z2, Z4
+	KMOVQ          DX, K2
+	VPTESTMB       Z4, Z4, K2, K2
+	VMOVDQU8       768(AX), Z3
+	VPADDUSB       Z4, Z3, K2, Z3
+	VPBROADCASTB   avx512_17<>+0(SB), Z4
+	VMOVDQU8       Z4, K1, Z3
+	VMOVDQU8       Z3, 768(AX)
+	KORQ           K1, K2, K3
+	MOVQ           p+0(FP), DX
+	MOVQ           8(DX), DX
+	MOVL           16(DX), DX
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
+	KSHIFTRQ       $0x20, K3, K3
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVQW        Z1, X10
+	VPMOVQW        Z8, X12
+	VPMOVQD        Z6, Y7
+	ANDL           SI, R12
+	PDEPQ          DI, R12, R12
+	ANDL           SI, R10
+	PDEPQ          DI, R10, R10
+	VMOVQ          DI, X13
+	VMOVQ          R12, X1
+	VPINSRQ        $0x01, R10, X1, X1
+	VPXOR          X14, X14, X14
+	VPXOR          X3, X3, X3
+	VPINSRQ        $0x01, DI, X3, X3
+	VINSERTI128    $0x01, X1, Y13, Y13
+	VINSERTI128    $0x01, X3, Y14, Y1
+	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPORQ          896(AX), Z1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	ANDL           SI, R9
+	PDEPQ          DI, R9, R9
+	VPBROADCASTB   avx512_1<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, DX
+	VPBROADCASTB   avx512_2<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, SI
+	VPBROADCASTB   avx512_19<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R8
+	VPBROADCASTB   avx512_37<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R10
+	VPBROADCASTB   avx512_38<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R11
+	VPBROADCASTB   avx512_39<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R12
+	VPBROADCASTB   avx512_40<>+0(SB), Z1
+	VPCMPEQB       Z1, Z2, K1, K3
+	KMOVQ          K3, R13
+	VMOVQ          R9, X14
+	VPINSRQ        $0x01, DX, X14, X14
+	VMOVQ          SI, X2
+	VPINSRQ        $0x01, R8, X2, X2
+	VMOVQ          R10, X15
+	VPINSRQ        $0x01, R11, X15, X15
+	VMOVQ          R12, X1
+	VPINSRQ        $0x01, R13, X1, X1
+	VINSERTI128    $0x01, X2, Y14, Y13
+	VINSERTI128    $0x01, X1, Y15, Y1
+	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPORQ          960(AX), Z1, Z1
+	VMOVDQU64      Z1, 960(AX)
+	MOVQ           DI, DX
+	SHRQ           $0x20, DX
+	VMOVDQU16      256(AX), Z1
+	VPEXPANDW      Z10, K1, Z1
+	VMOVDQU16      Z1, 256(AX)
+	VMOVDQU16      512(AX), Z1
+	VPEXPANDW      Z12, K1, Z1
+	VMOVDQU16      Z1, 512(AX)
+	VMOVDQU32      (AX), Z1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, (AX)
+	MOVWLZX        DI, SI
+	POPCNTL        SI, SI
+	VPBROADCASTD   SI, Y1
+	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPERMD         Y7, Y1, Y13
+	VMOVDQU32      64(AX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z13, K1, Z1
+	VMOVDQU32      Z1, 64(AX)
+	TESTQ          DX, DX
+	JZ             placed
+	POPCNTL        DI, SI
+	VPBROADCASTW   SI, X1
+	VPADDW         avx512_42<>+0(SB), X1, X1
+	VPERMW         X10, X1, X10
+	VPERMW         X12, X1, X12
+	VPMOVZXWD      X1, Y1
+	VPERMD         Y7, Y1, Y7
+	KMOVQ          DX, K1
+	VMOVDQU16      320(AX), Z1
+	VPEXPANDW      Z10, K1, Z1
+	VMOVDQU16      Z1, 320(AX)
+	VMOVDQU16      576(AX), Z1
+	VPEXPANDW      Z12, K1, Z1
+	VMOVDQU16      Z1, 576(AX)
+	VMOVDQU32      128(AX), Z1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, 128(AX)
+	MOVWLZX        DX, DX
+	POPCNTL        DX, DX
+	VPBROADCASTD   DX, Y1
+	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPERMD         Y7, Y1, Y7
+	VMOVDQU32      192(AX), Z1
+	KSHIFTRQ       $0x10, K1, K1
+	VPEXPANDD      Z7, K1, Z1
+	VMOVDQU32      Z1, 192(AX)
+
+placed:
+	KMOVQ          K2, DX
+	ANDQ           904(AX), DX
+	MOVQ           DX, 48(BX)
+	MOVQ           s+40(FP), DX
+	VMOVDQU64      960(AX), Z1
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VPMOVZXWQ      (BX), Z2
+	VPTESTMQ       Z2, Z2, K1
+	VPBROADCASTQ   904(AX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z3, Z4, Z5
+	VPANDNQ        Z1, Z5, Z5
+	VPTESTMQ       Z5, Z5, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
+	VPANDQ         Z4, Z1, Z4
+	VPANDQ         Z3, Z1, K1, Z4
+	VMOVDQA64      Z5, K3, Z4
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
+	VPTESTNMQ      Z5, Z4, K1, K1
+	VPSUBQ         Z3, Z6, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, 32(DX)
+	VMOVDQA64.Z    Z4, K1, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y3
+	VPOR           Y4, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X10
+	VPOR           X3, X10, X10
+	VPSHUFD        $0x4e, X10, X3
+	VPOR           X3, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
+	VPBROADCASTQ   912(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
+	VPBROADCASTQ   960(AX), Z5
+	VPANDQ         Z3, Z1, Z7
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z7, Z4, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
+	VPTESTMQ       Z1, Z4, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
+	VPANDNQ        Z7, Z4, Z7
+	VPTESTMQ       Z7, Z7, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
+	VPORQ          Z4, Z5, Z5
+	VPANDNQ        Z1, Z5, Z7
+	VPTESTMQ       Z7, Z7, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
+	VPMOVQB        Z6, X1
+	VMOVQ          X1, 60(CX)
+	VPMOVQB        Z3, X1
+	VMOVQ          X1, 68(CX)
+	VPMULUDQ       Z2, Z6, Z1
+	VPSLLQ         $0x02, Z2, Z2
+	VPSUBQ         Z1, Z2, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, (DX)
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
+	VPADDD         Z1, Z2, Z2
+	VPUNPCKLDQ     Z0, Z0, Z1
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z2, Z0
+	VPUNPCKHQDQ    Z1, Z2, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(CX)
+	VPEXTRD        $0x01, X0, 44(CX)
+	VPEXTRD        $0x02, X0, AX
+	ADDL           AX, 40(CX)
+	JMP            arrive
+
+nobody:
+	XORQ           DX, DX
+	MOVQ           a+32(FP), BX
+	MOVQ           DX, 48(BX)
+	MOVQ           s+40(FP), DX
+	VMOVDQU64      960(AX), Z0
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VPMOVZXWQ      (BX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(AX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(AX), Z2
+	VPBROADCASTQ   944(AX), Z3
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z0, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z5
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z5
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
+	VPSUBQ         Z2, Z5, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
+	VMOVDQU        Y2, 32(DX)
+	VMOVDQA64.Z    Z3, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y2
+	VPOR           Y3, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X10
+	VPOR           X2, X10, X10
+	VPSHUFD        $0x4e, X10, X2
+	VPOR           X2, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
+	VPBROADCASTQ   912(AX), Z2
+	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   960(AX), Z4
+	VPANDQ         Z2, Z0, Z6
+	VPANDNQ        Z0, Z2, Z0
+	VPTESTMQ       Z6, Z3, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
+	VPTESTMQ       Z0, Z3, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
+	VPANDNQ        Z6, Z3, Z6
+	VPTESTMQ       Z6, Z6, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
+	VPORQ          Z3, Z4, Z4
+	VPANDNQ        Z0, Z4, Z6
+	VPTESTMQ       Z6, Z6, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
+	VPMOVQB        Z5, X0
+	VMOVQ          X0, 60(CX)
+	VPMOVQB        Z2, X0
+	VMOVQ          X0, 68(CX)
+	VPMULUDQ       Z1, Z5, Z0
+	VPSLLQ         $0x02, Z1, Z1
+	VPSUBQ         Z0, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, (DX)
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z1
+	VPUNPCKHDQ     Z2, Z0, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z2
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VPUNPCKLQDQ    Z2, Z1, Z0
+	VPUNPCKHQDQ    Z2, Z1, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(CX)
+	VPEXTRD        $0x01, X0, 44(CX)
+	JMP            arrive
+
+many:
+	XORQ AX, AX
+	MOVQ a+32(FP), CX
+	MOVQ AX, 48(CX)
+	MOVB $0x02, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+arrive:
+	MOVQ            (SP), AX
+	MOVQ            8(SP), DX
+	VMOVUPS         2880(AX), Z0
+	VMOVNTPS        Z0, 2880(DX)
+	VMOVUPS         2944(AX), Z0
+	VMOVNTPS        Z0, 2944(DX)
+	VMOVUPS         3008(AX), Z0
+	VMOVNTPS        Z0, 3008(DX)
+	VMOVUPS         3072(AX), Z0
+	VMOVNTPS        Z0, 3072(DX)
+	MOVQ            p+0(FP), AX
+	MOVQ            8(AX), AX
+	MOVL            20(AX), AX
+	MOVQ            f+8(FP), DX
+	MOVL            72(DX), DX
+	SUBL            AX, DX
+	MOVQ            d+24(FP), BX
+	MOVQ            8(BX), BX
+	MOVQ            BX, SI
+	SHRQ            $0x1e, SI
+	XORQ            SI, BX
+	MOVQ            $0xbf58476d1ce4e5b9, SI
+	IMULQ           SI, BX
+	MOVQ            BX, SI
+	SHRQ            $0x1b, SI
+	XORQ            SI, BX
+	MOVQ            $0x94d049bb133111eb, SI
+	IMULQ           SI, BX
+	MOVQ            BX, SI
+	SHRQ            $0x1f, SI
+	XORQ            SI, BX
+	MOVQ            f+8(FP), SI
+	MOVQ            96(SI), SI
+	SHLQ            $0x04, SI
+	BZHIQ           SI, BX, BX
+	VPBROADCASTQ    BX, Z0
+	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VPERMW          Z0, Z1, Z0
+	MOVQ            d+24(FP), BX
+	MOVQ            16(BX), BX
+	VBROADCASTI32X4 (BX), Z1
+	VPCMPUW         $0x05, Z1, Z0, K1
+	KMOVD           K1, BX
+	ANDL            $0x7f7f7f7f, BX
+	POPCNTL         BX, BX
+	MOVQ            p+0(FP), SI
+	MOVQ            32(SI), SI
+	LEAQ            (SI)(AX*8), SI
+	MOVQ            p+0(FP), DI
+	MOVQ            40(DI), DI
+	LEAQ            (DI)(AX*4), DI
+	MOVQ            f+8(FP), R8
+	MOVQ            88(R8), R8
+	MOVQ            d+24(FP), R9
+	MOVQ            (R9), R9
+	VPBROADCASTQ    R9, Z0
+	VPADDQ          avx512_44<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_45<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_46<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPANDQ.BCST     avx512_47<>+0(SB), Z0, Z1
+	MOVQ            p+0(FP), R9
+	MOVQ            8(R9), R9
+	MOVL            16(R9), R9
+	SHLQ            $0x30, R9
+	VPBROADCASTQ    R9, Z2
+	VPORQ           Z2, Z1, Z1
+	VMOVDQU64       Z1, (SI)
+	VPSRLQ          $0x0c, Z0, Z1
+	VPANDQ.BCST     avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64       (R8), Z2
+	VPERMB          Z2, Z1, Z1
+	VPANDQ.BCST     avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ          $0x08, Z0, Z2
+	VPANDQ.BCST     avx512_30<>+0(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_20<>+0(SB), Z2, K1, Z2
+	VPSLLQ          $0x02, Z1, Z1
+	VPSLLQ          $0x18, Z2, Z2
+	VPORQ           Z2, Z1, Z0
+	VPMOVQD         Z0, Y0
+	VMOVDQU         Y0, (DI)
+	MOVL            DX, SI
+	MOVQ            $0x00000008, DI
+	CMPQ            SI, DI
+	CMOVQLT         SI, DI
+	CMPQ            BX, DI
+	CMOVQLT         BX, DI
+	MOVQ            $-1, SI
+	BZHIQ           DI, SI, SI
+	KMOVB           SI, K1
+	VMOVDQA64.Z     Z1, K1, Z1
+	CMPQ            BX, $0x08
+	JHI             flood
+	VEXTRACTI64X4   $0x01, Z1, Y0
+	VPADDD          Y1, Y0, Y0
+	VEXTRACTI128    $0x01, Y0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0x4e, X0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0xb1, X0, X1
+	VPADDD          X1, X0, X0
+	VMOVD           X0, SI
+	ADDL            SI, 48(CX)
+	ADDL            BX, 76(CX)
+	CMPL            BX, DX
+	JHI             full
+	ADDL            BX, AX
+	MOVL            AX, 20(CX)
+	MOVB            $0x04, AL
+	MOVB            AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+full:
+	SUBL DX, BX
+	ADDL BX, 92(CX)
+	ADDL BX, 88(CX)
+	ADDL AX, DX
+	MOVL DX, 20(CX)
+	MOVB $0x04, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+flood:
+	MOVB $0x03, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+// func streamLinesAVX512(to *float32, from *float32, lines int)
+// Requires: AVX, AVX512F
+TEXT ·streamLinesAVX512(SB), NOSPLIT, $0-24
+	MOVQ to+0(FP), AX
+	MOVQ from+8(FP), CX
+	MOVQ lines+16(FP), DX
+
+line:
+	VMOVUPS  (CX), Z0
+	VMOVNTPS Z0, (AX)
+	ADDQ     $0x40, CX
+	ADDQ     $0x40, AX
+	DECQ     DX
+	JNZ      line
+	VZEROUPPER
+	RET
+
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
 TEXT ·dueAVX512(SB), NOSPLIT, $0-32

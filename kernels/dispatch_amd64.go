@@ -15,6 +15,9 @@ var (
 		cpuid.AVX512VBMI2, cpuid.AVX512VPOPCNTDQ, cpuid.GFNI, cpuid.LZCNT}
 )
 
+// waitsForRows: see StagingPays.
+var waitsForRows = cpuid.CPU.VendorID == cpuid.Intel
+
 func detect() []Level {
 	levels := []Level{Generic}
 	if cpuid.CPU.Supports(needsAVX2...) {
@@ -285,11 +288,32 @@ func fence() {
 	}
 }
 
-func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
+// streamLines moves cache lines, at least one.
+func streamLines(to, from []float32) {
 	if active == AVX512 {
-		return Stage(stepAVX512(p, f, ops, d, a, s, uint8(from)))
+		streamLinesAVX512(&to[0], &from[0], len(from)/16)
+	} else {
+		copy(to, from)
 	}
-	return stepEach(p, f, ops, d, a, s, from)
+}
+
+func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
+	if active != AVX512 {
+		return stepEach(p, f, ops, d, a, s, from)
+	}
+	return Stage(stepAVX512(p, f, ops, d, a, s, uint8(from)))
+}
+
+// stepMoving is step while a row waits in the staging.
+func stepMoving(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
+	switch {
+	case active != AVX512:
+		return stepEachMoving(p, f, ops, d, a, s, from)
+	case p.Staging.Stream:
+		return Stage(stepStreamAVX512(p, f, ops, d, a, s, uint8(from)))
+	default:
+		return Stage(stepMoveAVX512(p, f, ops, d, a, s, uint8(from)))
+	}
 }
 
 func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {

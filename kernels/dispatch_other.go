@@ -4,6 +4,8 @@ package kernels
 
 // Every kernel is its reference here.
 
+const waitsForRows = false // see StagingPays
+
 func detect() []Level { return []Level{Generic} }
 
 func opPlanes(ops *[Lanes]uint8) (lo, hi, over uint64) { return opPlanesGeneric(ops) }
@@ -78,8 +80,14 @@ func fill(dst []float32, x float32, _ bool) { fillGeneric(dst, x) }
 
 func fence() {}
 
+func streamLines(to, from []float32) { copy(to, from) }
+
 func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
 	return stepEach(p, f, ops, d, a, s, from)
+}
+
+func stepMoving(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
+	return stepEachMoving(p, f, ops, d, a, s, from)
 }
 
 func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {

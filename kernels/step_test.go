@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
@@ -95,7 +96,10 @@ func (in *stepInput) repair() *kernels.Frame {
 }
 
 // run steps a copy.
-func (in stepInput) run() (out stepOutput) {
+func (in stepInput) run() stepOutput { return in.runWith(nil) }
+
+// runWith moves a staged row meanwhile, if there is a staging.
+func (in stepInput) runWith(staging *kernels.Staging) (out stepOutput) {
 	f := in.repair()
 	seat := kernels.Seat{Block: &in.Block, Ledger: &in.Ledger, Limits: &in.Limits, Pages: &in.Pages, Queue: &in.Queue, Needs: &in.Needs}
 	d := kernels.ArrivalDraws{Base: in.Base, Count: in.Count, Counts: &in.Counts}
@@ -103,7 +107,11 @@ func (in stepInput) run() (out stepOutput) {
 	if in.From {
 		from = kernels.StageServe
 	}
-	out.Left = kernels.Step(&seat, f, &in.Ops, &d, &a, &s, from)
+	if seat.Staging = staging; staging != nil {
+		out.Left = kernels.StepMoving(&seat, f, &in.Ops, &d, &a, &s, from)
+	} else {
+		out.Left = kernels.Step(&seat, f, &in.Ops, &d, &a, &s, from)
+	}
 	out.Block, out.Ledger = in.Block, in.Ledger
 	out.Queue, out.Needs = in.Queue[:in.Ledger.QueueLen], in.Needs[:in.Ledger.QueueLen]
 	if out.Left == kernels.StageOperate {
@@ -205,6 +213,49 @@ func TestStepFromServe(t *testing.T) {
 	}
 }
 
+// A step that moves a staged row does what a step does, and the row is where it belongs, unless nothing of the step was done.
+func TestStepMoving(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r, g := random(22), newGuarded(t, 4*kernels.StagedRow)
+		staging := kernels.MakeStaging()
+		require.Zero(t, uintptr(unsafe.Pointer(staging.Row))%64)
+		to := (*[kernels.StagedRow]float32)(g.floats())
+		var left [kernels.StageDone + 1]int
+		for k := range rounds {
+			in := randomStep(r)
+			want := in.run()
+			for i := range staging.Row {
+				staging.Row[i], to[i] = r.Float32(), -1
+			}
+			row := *staging.Row
+			staging.To, staging.Moved, staging.Stream = to, 0, k%2 == 0
+			if in.From {
+				staging.Move(r.IntN(20))
+			}
+			got := in.runWith(&staging)
+			require.Equal(t, want, got, "round %d", k)
+			left[got.Left]++
+			switch got.Left {
+			case kernels.StageOperate:
+				require.Zero(t, staging.Moved)
+			case kernels.StageArrive, kernels.StageDone:
+				require.Nil(t, staging.To)
+			}
+			for staging.To != nil {
+				require.Equal(t, row[:16*staging.Moved], to[:16*staging.Moved], "round %d", k)
+				staging.Move(1 + r.IntN(20))
+			}
+			kernels.Fence()
+			require.Equal(t, row, *to, "round %d", k)
+			staging.Flush() // of nothing
+			g.check(t)
+		}
+		for _, stage := range []kernels.Stage{kernels.StageOperate, kernels.StageEnter, kernels.StageArrive, kernels.StageDone} {
+			require.Positive(t, left[stage], "stage %d", stage)
+		}
+	})
+}
+
 func FuzzStep(f *testing.F) {
 	fuzzLevels(f, func(r *rand.Rand, in *stepInput) { *in = *randomStep(r) }, func(in stepInput) []any { return []any{in.run()} })
 }
@@ -255,6 +306,16 @@ func TestObserveLevels(t *testing.T) {
 				generic(func() { kernels.Observe(want, &seat, &f, &s, false) })
 				require.Equal(t, bitsOf(want), bitsOf(g.floats()), "slots=%d round=%d", slots, k)
 				g.check(t)
+				if slots == kernels.Lanes {
+					clear(g.floats())
+					staging := kernels.MakeStaging()
+					seat.Staging = &staging
+					kernels.ObserveStaged((*[kernels.StagedRow]float32)(g.floats()), &seat, &f, &s, k%2 == 1)
+					require.Equal(t, bitsOf(want), bitsOf(staging.Row[:]))
+					staging.Flush()
+					kernels.Fence()
+					require.Equal(t, bitsOf(want), bitsOf(g.floats()))
+				}
 			}
 		}
 	})

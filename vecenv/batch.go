@@ -26,6 +26,7 @@ type Batch struct {
 
 	scratch  *scratch       // of the caller
 	stream   bool           // observations pass the caches by
+	staged   bool           // observations go to memory while the next environment steps
 	profiles []Profile      // nil: cfg.Profile for all
 	serving  *servingMemory // nil: no environment has the serving profile
 
@@ -68,8 +69,8 @@ func New(cfg Config) (*Batch, error) {
 	if err := b.Buffers.prepare(&cfg); err != nil {
 		return nil, err
 	}
-	b.stream = cfg.Stores.streams(b.Obs)
 	b.makeRules()
+	b.chooseStores()
 	b.heads = aligned[head](cfg.Envs)
 	b.blocks = aligned[block](cfg.Envs * b.width)
 	words := b.rules[Seed].words
@@ -354,6 +355,21 @@ func (b *Batch) writeObs(v *env, i int, floats []float32, bytes []uint8, stream 
 		v.observeBytes(bytes[i*n:(i+1)*n], b.cfg.ObsOrder)
 	}
 }
+
+// stageAlways is for tests.
+var stageAlways bool
+
+// chooseStores says how observations go to memory. Rows are staged where that pays, and the kernel of a whole step, which moves them,
+// writes them.
+func (b *Batch) chooseStores() {
+	r, bytes := &b.rules[Seed], 4*len(b.Obs)
+	can := b.Obs != nil && r.drawn != nil && r.obsLen == kernels.StagedRow && b.cfg.ObsOrder == SlotMajor
+	b.staged = can && (stageAlways || kernels.StagingPays() && bytes >= stagedBytes)
+	b.stream = b.cfg.Stores.streams(b.Obs, b.staged)
+}
+
+// Streams tells whether observations pass the caches by; Config.Stores.
+func (b *Batch) Streams() bool { return b.stream }
 
 // publish makes streamed observations visible to whoever is told next that they are there.
 func (b *Batch) publish() {

@@ -130,6 +130,6 @@ func (b *Batch) SetBuffers(tensors Buffers) error {
 		return err
 	}
 	b.Buffers = *next
-	b.stream = b.cfg.Stores.streams(b.Obs)
+	b.chooseStores()
 	return nil
 }

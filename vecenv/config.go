@@ -87,13 +87,17 @@ type Stores uint8
 // The ways to store. A stream passes the caches by: that is faster for a tensor that the caches cannot hold anyway, and slower for
 // one that is read at once from them (docs/performance.md has the figures).
 const (
-	AutoStores   Stores = iota // Streams for tensors of at least StreamBytes, else Plain
+	AutoStores   Stores = iota // Stream for large tensors, else Plain
 	PlainStores                // through the caches
 	StreamStores               // past the caches, where the level can and the tensor starts on a cache line
 )
 
-// StreamBytes is the size of an observation tensor from which AutoStores streams.
-const StreamBytes = 8 << 20
+const (
+	// stagedBytes is the size of an observation tensor from which rows are staged, where that pays: about that of a core's cache.
+	stagedBytes = 1 << 20
+	// streamBytes is the size from which AutoStores streams; staged rows go through the caches as fast for longer.
+	streamBytes, streamStagedBytes = 8 << 20, 32 << 20
+)
 
 var storesNames = [...]string{"auto", "plain", "stream"}
 
@@ -105,11 +109,15 @@ func (s Stores) String() string {
 }
 
 // streams tells whether stores to a tensor pass the caches by.
-func (s Stores) streams(t []float32) bool {
+func (s Stores) streams(t []float32, staged bool) bool {
 	if len(t) == 0 || uintptr(unsafe.Pointer(&t[0]))&63 != 0 {
 		return false
 	}
-	return s == StreamStores || s == AutoStores && 4*len(t) >= StreamBytes
+	from := streamBytes
+	if staged {
+		from = streamStagedBytes
+	}
+	return s == StreamStores || s == AutoStores && 4*len(t) >= from
 }
 
 // ObsType is the type of an observation's values.

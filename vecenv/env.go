@@ -55,11 +55,13 @@ func (v *env) tickets() []kernels.Tickets {
 	return unsafe.Slice(v.firstTicket, v.rules.ticketGroups)
 }
 
-// scratch is what a worker needs for the time of a step.
+// scratch is what a worker needs for the time of a step. It begins a cache line; what is read and written by eight values at once lies in
+// as few lines as it can.
 type scratch struct {
-	newcomers kernels.Newcomers
 	shared    kernels.Shared // of the prefixes, as refreshShared left it
+	_         [16]byte       // so that the words of an admission begin a line
 	admission kernels.Admission
+	newcomers kernels.Newcomers
 	acted     kernels.Acted
 	advanced  kernels.Advanced
 	draws     kernels.ArrivalDraws
@@ -79,6 +81,8 @@ type scratch struct {
 	globals [GlobalFeatures]float32 // before they become bytes
 
 	components reward.Terms
+
+	staging kernels.Staging
 }
 
 // terms is where the components of a step go if there is a tensor for them, else nil.
@@ -89,14 +93,15 @@ func (s *scratch) terms(tensor []float32) *reward.Terms {
 	return &s.components
 }
 
-// newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step.
+// newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step. An object of more than
+// 32 KiB begins a page.
 func newScratch() *scratch {
-	padded := new(struct {
-		_ [128]byte
+	room := new(struct {
 		scratch
-		_ [128]byte
+		_ [32 << 10]byte
 	})
-	return &padded.scratch
+	room.staging = kernels.MakeStaging()
+	return &room.scratch
 }
 
 // rules is what all environments of a batch share.
@@ -149,6 +154,9 @@ func (v *env) step(ops []uint8, list []int32) {
 	v.Growth = v.QueueLen - waiting
 }
 
+// rowPart is how many lines of a staged row go to memory between parts of a step or reset.
+const rowPart = 12
+
 // operate is rules 6.2 to 6.10.
 func (v *env) operate(ops []uint8, list []int32) {
 	if ops != nil {
@@ -156,8 +164,11 @@ func (v *env) operate(ops []uint8, list []int32) {
 	} else {
 		v.applyList(list)
 	}
+	v.scratch.staging.Move(rowPart)
 	v.generate()
+	v.scratch.staging.Move(rowPart)
 	v.refreshShared()
+	v.scratch.staging.Move(rowPart)
 }
 
 // stepDrawn is a step in one kernel, for an environment of one block whose requests are drawn. What the kernel leaves, which is seldom
@@ -173,7 +184,12 @@ func (v *env) stepDrawn(ops []uint8, list []int32) {
 		v.operate(ops, list)
 		from = kernels.StageServe
 	}
-	left := kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
+	var left kernels.Stage
+	if s.staging.To == nil {
+		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
+	} else {
+		left = kernels.StepMoving(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
+	}
 	if left == kernels.StageOperate {
 		v.operate(ops, nil)
 		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, kernels.StageServe)

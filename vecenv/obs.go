@@ -116,6 +116,10 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 	if v.rules.whole && order == SlotMajor {
+		if v.seat.Staging != nil {
+			kernels.ObserveStaged((*[kernels.StagedRow]float32)(row), &v.seat, &v.rules.frame, &v.scratch.shared, stream)
+			return
+		}
 		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, stream)
 		return
 	}

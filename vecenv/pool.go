@@ -27,7 +27,7 @@ type job struct {
 	actions           Actions
 	first, end, chunk int32 // never change
 
-	shares            []share // one a worker
+	shares []share // one a worker
 
 	_    [64]byte
 	left atomic.Int32 // environments not yet done
@@ -235,10 +235,14 @@ func (p *pool) steps(j *job, lo, hi int, s *scratch) {
 			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: p.batch.ids[i], value: r, stack: debug.Stack()})
 		}
 	}()
+	if p.batch.staged {
+		v.seat.Staging = &s.staging
+	}
 	for ; i < hi; i++ {
 		p.batch.prefetch(min(i+1, hi-1))
 		p.batch.stepEnv(&v, i, i-int(j.first), &j.actions)
 	}
+	s.staging.Flush()
 	p.batch.publish()
 }
 

@@ -141,6 +141,14 @@ var (
 	offDecTokens   = int(unsafe.Offsetof(decoded.Tokens))
 )
 
+// Offsets of a row on its way.
+var (
+	staging kernels.Staging
+
+	offSgRow = int(unsafe.Offsetof(staging.Row))
+	offSgTo  = int(unsafe.Offsetof(staging.To))
+)
+
 // Offsets of the state of shared prefixes, and of an admission.
 var (
 	shared    kernels.Shared
@@ -221,6 +229,7 @@ var (
 	offStPages    = int(unsafe.Offsetof(seat.Pages))
 	offStQueue    = int(unsafe.Offsetof(seat.Queue))
 	offStNeeds    = int(unsafe.Offsetof(seat.Needs))
+	offStStaging  = int(unsafe.Offsetof(seat.Staging))
 	offLmCapacity = int(unsafe.Offsetof(limits.CapacityQP))
 	offLmBudget   = int(unsafe.Offsetof(limits.BudgetQP))
 	offLmNorm     = int(unsafe.Offsetof(limits.TokenNorm))

@@ -53,14 +53,19 @@ func oldest512() GPVirtual {
 	return age
 }
 
-func step512() {
-	TEXT("stepAVX512", NOSPLIT, "func(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)")
+// step512 is Step; one that moves takes a staged row to its place meanwhile.
+func step512(name string, moves, stream bool) {
+	name += "AVX512"
+	TEXT(name, NOSPLIT, "func(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)")
 	Pragma("noescape")
-	Doc("stepAVX512 is Step.")
+	Doc(name + " is Step.")
 	given = seated512()
 	defer func() { given = nil }()
 	given["t"] = within("f", offFrTables, 8)
 	s := stepper512{b: GP64(), ledger: GP64(), used: GP32()}
+	if moves {
+		s.mover = newMover512(argument("p"), stream)
+	}
 	s.load()
 	from := GP32()
 	MOVBLZX(mustAddr("from"), from)
@@ -71,8 +76,10 @@ func step512() {
 	Label("serve")
 	s.usedQP(s.used)
 	Label("admit")
+	s.mover.some()
 	s.serve()
 	Label("arrive")
+	s.mover.some()
 	s.arrive()
 }
 
@@ -80,6 +87,7 @@ func step512() {
 type stepper512 struct {
 	b, ledger GPVirtual
 	used      GPVirtual // quarter pages
+	mover     *mover512
 }
 
 func (s *stepper512) load() {
@@ -114,10 +122,14 @@ func (s *stepper512) operate() {
 	JLS(LabelRef("operate"))
 	leaveStep512(kernels.StageOperate)
 	Label("operate")
+	s.mover.some()
 	p := passer512{b: s.b, ledger: s.ledger}
 	p.operate()
+	s.mover.some()
 	p.generate()
+	s.mover.some()
 	private := p.account()
+	s.mover.some()
 	shared := p.prefixes(argument("s"))
 	ADDL(private, shared)
 	MOVL(shared, s.used)
