@@ -109,6 +109,11 @@ func stepStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Adm
 //go:noescape
 func streamLinesAVX512(to *float32, from *float32, lines int)
 
+// holdersAVX512 is Holders of one block.
+//
+//go:noescape
+func holdersAVX512(b *Block, pages *[8]uint16, mul *[8]uint8, s *Shared)
+
 // dueAVX512 is Due.
 //
 //go:noescape

@@ -985,11 +985,11 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(CX)
-	VMOVDQA64.Z    Z4, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y2
-	VPOR           Y4, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X3
-	VPOR           X2, X3, X3
+	VMOVDQA64.Z    Z4, K1, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y4
+	VPOR           Y2, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X3
+	VPOR           X4, X3, X3
 	VPSHUFD        $0x4e, X3, X2
 	VPOR           X2, X3, X3
 	VMOVQ          X3, X3
@@ -3191,11 +3191,11 @@ placed:
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y3
-	VPOR           Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X11
-	VPOR           X3, X11, X11
+	VMOVDQA64.Z    Z4, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPOR           Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X11
+	VPOR           X4, X11, X11
 	VPSHUFD        $0x4e, X11, X3
 	VPOR           X3, X11, X11
 	VMOVQ          X11, X11
@@ -3282,11 +3282,11 @@ nobody:
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z3, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y2
-	VPOR           Y3, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X11
-	VPOR           X2, X11, X11
+	VMOVDQA64.Z    Z3, K1, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPOR           Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X11
+	VPOR           X3, X11, X11
 	VPSHUFD        $0x4e, X11, X2
 	VPOR           X2, X11, X11
 	VMOVQ          X11, X11
@@ -4581,11 +4581,11 @@ placed:
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y3
-	VPOR           Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X10
-	VPOR           X3, X10, X10
+	VMOVDQA64.Z    Z4, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPOR           Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X10
+	VPOR           X4, X10, X10
 	VPSHUFD        $0x4e, X10, X3
 	VPOR           X3, X10, X10
 	VMOVQ          X10, X10
@@ -4672,11 +4672,11 @@ nobody:
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z3, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y2
-	VPOR           Y3, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X10
-	VPOR           X2, X10, X10
+	VMOVDQA64.Z    Z3, K1, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPOR           Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X10
+	VPOR           X3, X10, X10
 	VPSHUFD        $0x4e, X10, X2
 	VPOR           X2, X10, X10
 	VMOVQ          X10, X10
@@ -5972,11 +5972,11 @@ placed:
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y3
-	VPOR           Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X10
-	VPOR           X3, X10, X10
+	VMOVDQA64.Z    Z4, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPOR           Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X10
+	VPOR           X4, X10, X10
 	VPSHUFD        $0x4e, X10, X3
 	VPOR           X3, X10, X10
 	VMOVQ          X10, X10
@@ -6063,11 +6063,11 @@ nobody:
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z3, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y2
-	VPOR           Y3, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X10
-	VPOR           X2, X10, X10
+	VMOVDQA64.Z    Z3, K1, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPOR           Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X10
+	VPOR           X3, X10, X10
 	VPSHUFD        $0x4e, X10, X2
 	VPOR           X2, X10, X10
 	VMOVQ          X10, X10
@@ -6280,6 +6280,38 @@ line:
 	VZEROUPPER
 	RET
 
+// func holdersAVX512(b *Block, pages *[8]uint16, mul *[8]uint8, s *Shared)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VPOPCNTDQ
+TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
+	MOVQ          b+0(FP), AX
+	MOVQ          s+24(FP), CX
+	VMOVDQU64     960(AX), Z0
+	VPBROADCASTQ  904(AX), Z1
+	VPANDNQ       Z0, Z1, Z0
+	VPOPCNTQ      Z0, Z1
+	KMOVB         avx512_57<>+0(SB), K1
+	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
+	MOVQ          pages+8(FP), AX
+	VPMOVZXWD     (AX), Y1
+	MOVQ          mul+16(FP), AX
+	VPMOVZXBD     (AX), Y3
+	VPMULLD.Z     Y3, Y1, K1, Y1
+	VMOVDQU       Y1, 32(CX)
+	VMOVDQA64.Z   Z0, K1, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPOR          Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X2
+	VPOR          X1, X2, X2
+	VPSHUFD       $0x4e, X2, X0
+	VPOR          X0, X2, X2
+	VMOVQ         X2, X2
+	VMOVDQU       Y2, 64(CX)
+	VZEROUPPER
+	RET
+
+DATA avx512_57<>+0(SB)/1, $0xfe
+GLOBL avx512_57<>(SB), RODATA|NOPTR, $1
+
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
 TEXT ·dueAVX512(SB), NOSPLIT, $0-32
@@ -6476,7 +6508,7 @@ grown:
 	VMOVQ         X1, 16(DX)
 	VPEXTRD       $0x02, X1, 24(DX)
 	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_57<>+0(SB), Z0, K1, Z0
+	VPADDUSB      avx512_58<>+0(SB), Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVWLSX       step+28(FP), BX
 	VPBROADCASTW  BX, Z0
@@ -6485,13 +6517,13 @@ grown:
 	MOVQ          mul+40(FP), SI
 	VPMOVZXBD     (SI), Y22
 	VPTESTNMD     Y22, Y22, K2
-	VPBROADCASTD  avx512_58<>+0(SB), K2, Y22
+	VPBROADCASTD  avx512_59<>+0(SB), K2, Y22
 	MOVQ          worth+48(FP), SI
 	VMOVDQU32     (SI), Y23
 	MOVQ          late+16(FP), SI
 	KMOVQ         SI, K2
 	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_59<>+0(SB), Z1
+	VPBROADCASTD  avx512_60<>+0(SB), Z1
 	VMOVDQU16     Z8, 256(AX)
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     Z7, K1, Z2
@@ -6605,77 +6637,77 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_57<>+0(SB)/1, $0x3f
-DATA avx512_57<>+1(SB)/1, $0x3f
-DATA avx512_57<>+2(SB)/1, $0x3f
-DATA avx512_57<>+3(SB)/1, $0x3f
-DATA avx512_57<>+4(SB)/1, $0x3f
-DATA avx512_57<>+5(SB)/1, $0x3f
-DATA avx512_57<>+6(SB)/1, $0x3f
-DATA avx512_57<>+7(SB)/1, $0x3f
-DATA avx512_57<>+8(SB)/1, $0x3f
-DATA avx512_57<>+9(SB)/1, $0x3f
-DATA avx512_57<>+10(SB)/1, $0x3f
-DATA avx512_57<>+11(SB)/1, $0x3f
-DATA avx512_57<>+12(SB)/1, $0x3f
-DATA avx512_57<>+13(SB)/1, $0x3f
-DATA avx512_57<>+14(SB)/1, $0x3f
-DATA avx512_57<>+15(SB)/1, $0x3f
-DATA avx512_57<>+16(SB)/1, $0x3f
-DATA avx512_57<>+17(SB)/1, $0x3f
-DATA avx512_57<>+18(SB)/1, $0x3f
-DATA avx512_57<>+19(SB)/1, $0x3f
-DATA avx512_57<>+20(SB)/1, $0x3f
-DATA avx512_57<>+21(SB)/1, $0x3f
-DATA avx512_57<>+22(SB)/1, $0x3f
-DATA avx512_57<>+23(SB)/1, $0x3f
-DATA avx512_57<>+24(SB)/1, $0x3f
-DATA avx512_57<>+25(SB)/1, $0x3f
-DATA avx512_57<>+26(SB)/1, $0x3f
-DATA avx512_57<>+27(SB)/1, $0x3f
-DATA avx512_57<>+28(SB)/1, $0x3f
-DATA avx512_57<>+29(SB)/1, $0x3f
-DATA avx512_57<>+30(SB)/1, $0x3f
-DATA avx512_57<>+31(SB)/1, $0x3f
-DATA avx512_57<>+32(SB)/1, $0x3f
-DATA avx512_57<>+33(SB)/1, $0x3f
-DATA avx512_57<>+34(SB)/1, $0x3f
-DATA avx512_57<>+35(SB)/1, $0x3f
-DATA avx512_57<>+36(SB)/1, $0x3f
-DATA avx512_57<>+37(SB)/1, $0x3f
-DATA avx512_57<>+38(SB)/1, $0x3f
-DATA avx512_57<>+39(SB)/1, $0x3f
-DATA avx512_57<>+40(SB)/1, $0x3f
-DATA avx512_57<>+41(SB)/1, $0x3f
-DATA avx512_57<>+42(SB)/1, $0x3f
-DATA avx512_57<>+43(SB)/1, $0x3f
-DATA avx512_57<>+44(SB)/1, $0x3f
-DATA avx512_57<>+45(SB)/1, $0x3f
-DATA avx512_57<>+46(SB)/1, $0x3f
-DATA avx512_57<>+47(SB)/1, $0x3f
-DATA avx512_57<>+48(SB)/1, $0x3f
-DATA avx512_57<>+49(SB)/1, $0x3f
-DATA avx512_57<>+50(SB)/1, $0x3f
-DATA avx512_57<>+51(SB)/1, $0x3f
-DATA avx512_57<>+52(SB)/1, $0x3f
-DATA avx512_57<>+53(SB)/1, $0x3f
-DATA avx512_57<>+54(SB)/1, $0x3f
-DATA avx512_57<>+55(SB)/1, $0x3f
-DATA avx512_57<>+56(SB)/1, $0x3f
-DATA avx512_57<>+57(SB)/1, $0x3f
-DATA avx512_57<>+58(SB)/1, $0x3f
-DATA avx512_57<>+59(SB)/1, $0x3f
-DATA avx512_57<>+60(SB)/1, $0x3f
-DATA avx512_57<>+61(SB)/1, $0x3f
-DATA avx512_57<>+62(SB)/1, $0x3f
-DATA avx512_57<>+63(SB)/1, $0x3f
-GLOBL avx512_57<>(SB), RODATA|NOPTR, $64
+DATA avx512_58<>+0(SB)/1, $0x3f
+DATA avx512_58<>+1(SB)/1, $0x3f
+DATA avx512_58<>+2(SB)/1, $0x3f
+DATA avx512_58<>+3(SB)/1, $0x3f
+DATA avx512_58<>+4(SB)/1, $0x3f
+DATA avx512_58<>+5(SB)/1, $0x3f
+DATA avx512_58<>+6(SB)/1, $0x3f
+DATA avx512_58<>+7(SB)/1, $0x3f
+DATA avx512_58<>+8(SB)/1, $0x3f
+DATA avx512_58<>+9(SB)/1, $0x3f
+DATA avx512_58<>+10(SB)/1, $0x3f
+DATA avx512_58<>+11(SB)/1, $0x3f
+DATA avx512_58<>+12(SB)/1, $0x3f
+DATA avx512_58<>+13(SB)/1, $0x3f
+DATA avx512_58<>+14(SB)/1, $0x3f
+DATA avx512_58<>+15(SB)/1, $0x3f
+DATA avx512_58<>+16(SB)/1, $0x3f
+DATA avx512_58<>+17(SB)/1, $0x3f
+DATA avx512_58<>+18(SB)/1, $0x3f
+DATA avx512_58<>+19(SB)/1, $0x3f
+DATA avx512_58<>+20(SB)/1, $0x3f
+DATA avx512_58<>+21(SB)/1, $0x3f
+DATA avx512_58<>+22(SB)/1, $0x3f
+DATA avx512_58<>+23(SB)/1, $0x3f
+DATA avx512_58<>+24(SB)/1, $0x3f
+DATA avx512_58<>+25(SB)/1, $0x3f
+DATA avx512_58<>+26(SB)/1, $0x3f
+DATA avx512_58<>+27(SB)/1, $0x3f
+DATA avx512_58<>+28(SB)/1, $0x3f
+DATA avx512_58<>+29(SB)/1, $0x3f
+DATA avx512_58<>+30(SB)/1, $0x3f
+DATA avx512_58<>+31(SB)/1, $0x3f
+DATA avx512_58<>+32(SB)/1, $0x3f
+DATA avx512_58<>+33(SB)/1, $0x3f
+DATA avx512_58<>+34(SB)/1, $0x3f
+DATA avx512_58<>+35(SB)/1, $0x3f
+DATA avx512_58<>+36(SB)/1, $0x3f
+DATA avx512_58<>+37(SB)/1, $0x3f
+DATA avx512_58<>+38(SB)/1, $0x3f
+DATA avx512_58<>+39(SB)/1, $0x3f
+DATA avx512_58<>+40(SB)/1, $0x3f
+DATA avx512_58<>+41(SB)/1, $0x3f
+DATA avx512_58<>+42(SB)/1, $0x3f
+DATA avx512_58<>+43(SB)/1, $0x3f
+DATA avx512_58<>+44(SB)/1, $0x3f
+DATA avx512_58<>+45(SB)/1, $0x3f
+DATA avx512_58<>+46(SB)/1, $0x3f
+DATA avx512_58<>+47(SB)/1, $0x3f
+DATA avx512_58<>+48(SB)/1, $0x3f
+DATA avx512_58<>+49(SB)/1, $0x3f
+DATA avx512_58<>+50(SB)/1, $0x3f
+DATA avx512_58<>+51(SB)/1, $0x3f
+DATA avx512_58<>+52(SB)/1, $0x3f
+DATA avx512_58<>+53(SB)/1, $0x3f
+DATA avx512_58<>+54(SB)/1, $0x3f
+DATA avx512_58<>+55(SB)/1, $0x3f
+DATA avx512_58<>+56(SB)/1, $0x3f
+DATA avx512_58<>+57(SB)/1, $0x3f
+DATA avx512_58<>+58(SB)/1, $0x3f
+DATA avx512_58<>+59(SB)/1, $0x3f
+DATA avx512_58<>+60(SB)/1, $0x3f
+DATA avx512_58<>+61(SB)/1, $0x3f
+DATA avx512_58<>+62(SB)/1, $0x3f
+DATA avx512_58<>+63(SB)/1, $0x3f
+GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_58<>+0(SB)/4, $0x00000004
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_59<>+0(SB)/4, $0x00000032
+DATA avx512_59<>+0(SB)/4, $0x00000004
 GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_60<>+0(SB)/4, $0x00000032
+GLOBL avx512_60<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, BMI
@@ -6744,7 +6776,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ         $0x04, Z1, Z0
 	VPORQ          Z3, Z0, Z0
-	VPORQ.BCST.Z   avx512_60<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z   avx512_61<>+0(SB), Z0, K1, Z0
 	VPMOVQD        Z0, Y0
 	VMOVDQU32      Y0, 128(AX)(CX*4)
 	VPMOVQW        Z1, X0
@@ -6772,8 +6804,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_60<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $8
+DATA avx512_61<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -6882,13 +6914,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VMOVDQU8      576(AX), Y1
 	VPCOMPRESSB.Z Y1, K1, Y1
 	VMOVDQU8      Y1, 576(AX)
-	VPBROADCASTW  avx512_61<>+0(SB), Z1
+	VPBROADCASTW  avx512_62<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_62<>+0(SB), X1, X1
+	VPXOR         avx512_63<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, AX
 	XORL          $0x00008000, AX
@@ -6896,18 +6928,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/2, $0x7fff
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $2
+DATA avx512_62<>+0(SB)/2, $0x7fff
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_62<>+0(SB)/2, $0x8000
-DATA avx512_62<>+2(SB)/2, $0x8000
-DATA avx512_62<>+4(SB)/2, $0x8000
-DATA avx512_62<>+6(SB)/2, $0x8000
-DATA avx512_62<>+8(SB)/2, $0x8000
-DATA avx512_62<>+10(SB)/2, $0x8000
-DATA avx512_62<>+12(SB)/2, $0x8000
-DATA avx512_62<>+14(SB)/2, $0x8000
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $16
+DATA avx512_63<>+0(SB)/2, $0x8000
+DATA avx512_63<>+2(SB)/2, $0x8000
+DATA avx512_63<>+4(SB)/2, $0x8000
+DATA avx512_63<>+6(SB)/2, $0x8000
+DATA avx512_63<>+8(SB)/2, $0x8000
+DATA avx512_63<>+10(SB)/2, $0x8000
+DATA avx512_63<>+12(SB)/2, $0x8000
+DATA avx512_63<>+14(SB)/2, $0x8000
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $16
 
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -6965,7 +6997,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_63<>+0(SB), Z13
+	VPBROADCASTQ  avx512_64<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -6976,7 +7008,7 @@ eight:
 	VPMAXSQ       Z3, Z16, Z16
 	VPMULUDQ      Z0, Z16, Z16
 	VPMINUQ       Z7, Z16, Z16
-	VPCMPQ.BCST   $0x06, avx512_64<>+0(SB), Z10, K2
+	VPCMPQ.BCST   $0x06, avx512_65<>+0(SB), Z10, K2
 	VPCMPUQ       $0x01, Z1, Z15, K2, K2
 	VPADDQ        Z11, Z15, Z14
 	VPSUBQ        Z14, Z2, Z17
@@ -7010,7 +7042,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_65<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_66<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -7041,14 +7073,14 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_63<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_64<>+0(SB)/8, $0x0000000000000000
+DATA avx512_64<>+0(SB)/8, $0x0000000000000100
 GLOBL avx512_64<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_65<>+0(SB)/8, $0x0000000000000032
+DATA avx512_65<>+0(SB)/8, $0x0000000000000000
 GLOBL avx512_65<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_66<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -7102,7 +7134,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_63<>+0(SB), Z11
+	VPBROADCASTQ  avx512_64<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
 	VPTESTMQ.BCST avx512_52<>+0(SB), Z4, K2, K2
@@ -7134,7 +7166,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPMAXSQ       Z3, Z15, Z15
 	VPMULUDQ      Z0, Z15, Z15
 	VPMINUQ       Z14, Z15, Z15
-	VPCMPQ.BCST   $0x06, avx512_64<>+0(SB), Z8, K2
+	VPCMPQ.BCST   $0x06, avx512_65<>+0(SB), Z8, K2
 	VPCMPUQ       $0x01, Z1, Z11, K2, K2
 	VPADDQ        Z9, Z11, Z13
 	VPSUBQ        Z13, Z2, Z14
@@ -7168,7 +7200,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_65<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_66<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -7250,17 +7282,17 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_66<>+0(SB), Z1
-	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_68<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z0
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z5
-	VMOVDQU32      avx512_71<>+0(SB), Z6
-	VMOVDQU32      avx512_72<>+0(SB), Z7
-	VBROADCASTSS   avx512_73<>+0(SB), Z11
+	VMOVDQU32      avx512_69<>+0(SB), Z0
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z5
+	VMOVDQU32      avx512_72<>+0(SB), Z6
+	VMOVDQU32      avx512_73<>+0(SB), Z7
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -7339,7 +7371,7 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_74<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -7351,23 +7383,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -7438,254 +7470,254 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_66<>+0(SB)/1, $0x38
-DATA avx512_66<>+1(SB)/1, $0x20
-DATA avx512_66<>+2(SB)/1, $0x18
-DATA avx512_66<>+3(SB)/1, $0x10
-DATA avx512_66<>+4(SB)/1, $0x00
-DATA avx512_66<>+5(SB)/1, $0x08
-DATA avx512_66<>+6(SB)/1, $0x30
-DATA avx512_66<>+7(SB)/1, $0x28
-DATA avx512_66<>+8(SB)/1, $0x39
-DATA avx512_66<>+9(SB)/1, $0x21
-DATA avx512_66<>+10(SB)/1, $0x19
-DATA avx512_66<>+11(SB)/1, $0x11
-DATA avx512_66<>+12(SB)/1, $0x01
-DATA avx512_66<>+13(SB)/1, $0x09
-DATA avx512_66<>+14(SB)/1, $0x31
-DATA avx512_66<>+15(SB)/1, $0x29
-DATA avx512_66<>+16(SB)/1, $0x3a
-DATA avx512_66<>+17(SB)/1, $0x22
-DATA avx512_66<>+18(SB)/1, $0x1a
-DATA avx512_66<>+19(SB)/1, $0x12
-DATA avx512_66<>+20(SB)/1, $0x02
-DATA avx512_66<>+21(SB)/1, $0x0a
-DATA avx512_66<>+22(SB)/1, $0x32
-DATA avx512_66<>+23(SB)/1, $0x2a
-DATA avx512_66<>+24(SB)/1, $0x3b
-DATA avx512_66<>+25(SB)/1, $0x23
-DATA avx512_66<>+26(SB)/1, $0x1b
-DATA avx512_66<>+27(SB)/1, $0x13
-DATA avx512_66<>+28(SB)/1, $0x03
-DATA avx512_66<>+29(SB)/1, $0x0b
-DATA avx512_66<>+30(SB)/1, $0x33
-DATA avx512_66<>+31(SB)/1, $0x2b
-DATA avx512_66<>+32(SB)/1, $0x3c
-DATA avx512_66<>+33(SB)/1, $0x24
-DATA avx512_66<>+34(SB)/1, $0x1c
-DATA avx512_66<>+35(SB)/1, $0x14
-DATA avx512_66<>+36(SB)/1, $0x04
-DATA avx512_66<>+37(SB)/1, $0x0c
-DATA avx512_66<>+38(SB)/1, $0x34
-DATA avx512_66<>+39(SB)/1, $0x2c
-DATA avx512_66<>+40(SB)/1, $0x3d
-DATA avx512_66<>+41(SB)/1, $0x25
-DATA avx512_66<>+42(SB)/1, $0x1d
-DATA avx512_66<>+43(SB)/1, $0x15
-DATA avx512_66<>+44(SB)/1, $0x05
-DATA avx512_66<>+45(SB)/1, $0x0d
-DATA avx512_66<>+46(SB)/1, $0x35
-DATA avx512_66<>+47(SB)/1, $0x2d
-DATA avx512_66<>+48(SB)/1, $0x3e
-DATA avx512_66<>+49(SB)/1, $0x26
-DATA avx512_66<>+50(SB)/1, $0x1e
-DATA avx512_66<>+51(SB)/1, $0x16
-DATA avx512_66<>+52(SB)/1, $0x06
-DATA avx512_66<>+53(SB)/1, $0x0e
-DATA avx512_66<>+54(SB)/1, $0x36
-DATA avx512_66<>+55(SB)/1, $0x2e
-DATA avx512_66<>+56(SB)/1, $0x3f
-DATA avx512_66<>+57(SB)/1, $0x27
-DATA avx512_66<>+58(SB)/1, $0x1f
-DATA avx512_66<>+59(SB)/1, $0x17
-DATA avx512_66<>+60(SB)/1, $0x07
-DATA avx512_66<>+61(SB)/1, $0x0f
-DATA avx512_66<>+62(SB)/1, $0x37
-DATA avx512_66<>+63(SB)/1, $0x2f
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_67<>+0(SB)/1, $0x01
-DATA avx512_67<>+1(SB)/1, $0x02
-DATA avx512_67<>+2(SB)/1, $0x04
-DATA avx512_67<>+3(SB)/1, $0x08
-DATA avx512_67<>+4(SB)/1, $0x10
-DATA avx512_67<>+5(SB)/1, $0x20
-DATA avx512_67<>+6(SB)/1, $0x40
-DATA avx512_67<>+7(SB)/1, $0x80
-DATA avx512_67<>+8(SB)/1, $0x01
-DATA avx512_67<>+9(SB)/1, $0x02
-DATA avx512_67<>+10(SB)/1, $0x04
-DATA avx512_67<>+11(SB)/1, $0x08
-DATA avx512_67<>+12(SB)/1, $0x10
-DATA avx512_67<>+13(SB)/1, $0x20
-DATA avx512_67<>+14(SB)/1, $0x40
-DATA avx512_67<>+15(SB)/1, $0x80
-DATA avx512_67<>+16(SB)/1, $0x01
-DATA avx512_67<>+17(SB)/1, $0x02
-DATA avx512_67<>+18(SB)/1, $0x04
-DATA avx512_67<>+19(SB)/1, $0x08
-DATA avx512_67<>+20(SB)/1, $0x10
-DATA avx512_67<>+21(SB)/1, $0x20
-DATA avx512_67<>+22(SB)/1, $0x40
-DATA avx512_67<>+23(SB)/1, $0x80
-DATA avx512_67<>+24(SB)/1, $0x01
-DATA avx512_67<>+25(SB)/1, $0x02
-DATA avx512_67<>+26(SB)/1, $0x04
-DATA avx512_67<>+27(SB)/1, $0x08
-DATA avx512_67<>+28(SB)/1, $0x10
-DATA avx512_67<>+29(SB)/1, $0x20
-DATA avx512_67<>+30(SB)/1, $0x40
-DATA avx512_67<>+31(SB)/1, $0x80
-DATA avx512_67<>+32(SB)/1, $0x01
-DATA avx512_67<>+33(SB)/1, $0x02
-DATA avx512_67<>+34(SB)/1, $0x04
-DATA avx512_67<>+35(SB)/1, $0x08
-DATA avx512_67<>+36(SB)/1, $0x10
-DATA avx512_67<>+37(SB)/1, $0x20
-DATA avx512_67<>+38(SB)/1, $0x40
-DATA avx512_67<>+39(SB)/1, $0x80
-DATA avx512_67<>+40(SB)/1, $0x01
-DATA avx512_67<>+41(SB)/1, $0x02
-DATA avx512_67<>+42(SB)/1, $0x04
-DATA avx512_67<>+43(SB)/1, $0x08
-DATA avx512_67<>+44(SB)/1, $0x10
-DATA avx512_67<>+45(SB)/1, $0x20
-DATA avx512_67<>+46(SB)/1, $0x40
-DATA avx512_67<>+47(SB)/1, $0x80
-DATA avx512_67<>+48(SB)/1, $0x01
-DATA avx512_67<>+49(SB)/1, $0x02
-DATA avx512_67<>+50(SB)/1, $0x04
-DATA avx512_67<>+51(SB)/1, $0x08
-DATA avx512_67<>+52(SB)/1, $0x10
-DATA avx512_67<>+53(SB)/1, $0x20
-DATA avx512_67<>+54(SB)/1, $0x40
-DATA avx512_67<>+55(SB)/1, $0x80
-DATA avx512_67<>+56(SB)/1, $0x01
-DATA avx512_67<>+57(SB)/1, $0x02
-DATA avx512_67<>+58(SB)/1, $0x04
-DATA avx512_67<>+59(SB)/1, $0x08
-DATA avx512_67<>+60(SB)/1, $0x10
-DATA avx512_67<>+61(SB)/1, $0x20
-DATA avx512_67<>+62(SB)/1, $0x40
-DATA avx512_67<>+63(SB)/1, $0x80
+DATA avx512_67<>+0(SB)/1, $0x38
+DATA avx512_67<>+1(SB)/1, $0x20
+DATA avx512_67<>+2(SB)/1, $0x18
+DATA avx512_67<>+3(SB)/1, $0x10
+DATA avx512_67<>+4(SB)/1, $0x00
+DATA avx512_67<>+5(SB)/1, $0x08
+DATA avx512_67<>+6(SB)/1, $0x30
+DATA avx512_67<>+7(SB)/1, $0x28
+DATA avx512_67<>+8(SB)/1, $0x39
+DATA avx512_67<>+9(SB)/1, $0x21
+DATA avx512_67<>+10(SB)/1, $0x19
+DATA avx512_67<>+11(SB)/1, $0x11
+DATA avx512_67<>+12(SB)/1, $0x01
+DATA avx512_67<>+13(SB)/1, $0x09
+DATA avx512_67<>+14(SB)/1, $0x31
+DATA avx512_67<>+15(SB)/1, $0x29
+DATA avx512_67<>+16(SB)/1, $0x3a
+DATA avx512_67<>+17(SB)/1, $0x22
+DATA avx512_67<>+18(SB)/1, $0x1a
+DATA avx512_67<>+19(SB)/1, $0x12
+DATA avx512_67<>+20(SB)/1, $0x02
+DATA avx512_67<>+21(SB)/1, $0x0a
+DATA avx512_67<>+22(SB)/1, $0x32
+DATA avx512_67<>+23(SB)/1, $0x2a
+DATA avx512_67<>+24(SB)/1, $0x3b
+DATA avx512_67<>+25(SB)/1, $0x23
+DATA avx512_67<>+26(SB)/1, $0x1b
+DATA avx512_67<>+27(SB)/1, $0x13
+DATA avx512_67<>+28(SB)/1, $0x03
+DATA avx512_67<>+29(SB)/1, $0x0b
+DATA avx512_67<>+30(SB)/1, $0x33
+DATA avx512_67<>+31(SB)/1, $0x2b
+DATA avx512_67<>+32(SB)/1, $0x3c
+DATA avx512_67<>+33(SB)/1, $0x24
+DATA avx512_67<>+34(SB)/1, $0x1c
+DATA avx512_67<>+35(SB)/1, $0x14
+DATA avx512_67<>+36(SB)/1, $0x04
+DATA avx512_67<>+37(SB)/1, $0x0c
+DATA avx512_67<>+38(SB)/1, $0x34
+DATA avx512_67<>+39(SB)/1, $0x2c
+DATA avx512_67<>+40(SB)/1, $0x3d
+DATA avx512_67<>+41(SB)/1, $0x25
+DATA avx512_67<>+42(SB)/1, $0x1d
+DATA avx512_67<>+43(SB)/1, $0x15
+DATA avx512_67<>+44(SB)/1, $0x05
+DATA avx512_67<>+45(SB)/1, $0x0d
+DATA avx512_67<>+46(SB)/1, $0x35
+DATA avx512_67<>+47(SB)/1, $0x2d
+DATA avx512_67<>+48(SB)/1, $0x3e
+DATA avx512_67<>+49(SB)/1, $0x26
+DATA avx512_67<>+50(SB)/1, $0x1e
+DATA avx512_67<>+51(SB)/1, $0x16
+DATA avx512_67<>+52(SB)/1, $0x06
+DATA avx512_67<>+53(SB)/1, $0x0e
+DATA avx512_67<>+54(SB)/1, $0x36
+DATA avx512_67<>+55(SB)/1, $0x2e
+DATA avx512_67<>+56(SB)/1, $0x3f
+DATA avx512_67<>+57(SB)/1, $0x27
+DATA avx512_67<>+58(SB)/1, $0x1f
+DATA avx512_67<>+59(SB)/1, $0x17
+DATA avx512_67<>+60(SB)/1, $0x07
+DATA avx512_67<>+61(SB)/1, $0x0f
+DATA avx512_67<>+62(SB)/1, $0x37
+DATA avx512_67<>+63(SB)/1, $0x2f
 GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_68<>+0(SB)/4, $(0.0)
-DATA avx512_68<>+4(SB)/4, $(0.0)
-DATA avx512_68<>+8(SB)/4, $(0.0)
-DATA avx512_68<>+12(SB)/4, $(0.0)
-DATA avx512_68<>+16(SB)/4, $(0.0)
-DATA avx512_68<>+20(SB)/4, $(0.0)
-DATA avx512_68<>+24(SB)/4, $(0.0)
-DATA avx512_68<>+28(SB)/4, $(0.0)
-DATA avx512_68<>+32(SB)/4, $(1.0)
-DATA avx512_68<>+36(SB)/4, $(0.5)
-DATA avx512_68<>+40(SB)/4, $(0.25)
-DATA avx512_68<>+44(SB)/4, $(0.25)
-DATA avx512_68<>+48(SB)/4, $(1.0)
-DATA avx512_68<>+52(SB)/4, $(0.5)
-DATA avx512_68<>+56(SB)/4, $(0.25)
-DATA avx512_68<>+60(SB)/4, $(0.25)
+DATA avx512_68<>+0(SB)/1, $0x01
+DATA avx512_68<>+1(SB)/1, $0x02
+DATA avx512_68<>+2(SB)/1, $0x04
+DATA avx512_68<>+3(SB)/1, $0x08
+DATA avx512_68<>+4(SB)/1, $0x10
+DATA avx512_68<>+5(SB)/1, $0x20
+DATA avx512_68<>+6(SB)/1, $0x40
+DATA avx512_68<>+7(SB)/1, $0x80
+DATA avx512_68<>+8(SB)/1, $0x01
+DATA avx512_68<>+9(SB)/1, $0x02
+DATA avx512_68<>+10(SB)/1, $0x04
+DATA avx512_68<>+11(SB)/1, $0x08
+DATA avx512_68<>+12(SB)/1, $0x10
+DATA avx512_68<>+13(SB)/1, $0x20
+DATA avx512_68<>+14(SB)/1, $0x40
+DATA avx512_68<>+15(SB)/1, $0x80
+DATA avx512_68<>+16(SB)/1, $0x01
+DATA avx512_68<>+17(SB)/1, $0x02
+DATA avx512_68<>+18(SB)/1, $0x04
+DATA avx512_68<>+19(SB)/1, $0x08
+DATA avx512_68<>+20(SB)/1, $0x10
+DATA avx512_68<>+21(SB)/1, $0x20
+DATA avx512_68<>+22(SB)/1, $0x40
+DATA avx512_68<>+23(SB)/1, $0x80
+DATA avx512_68<>+24(SB)/1, $0x01
+DATA avx512_68<>+25(SB)/1, $0x02
+DATA avx512_68<>+26(SB)/1, $0x04
+DATA avx512_68<>+27(SB)/1, $0x08
+DATA avx512_68<>+28(SB)/1, $0x10
+DATA avx512_68<>+29(SB)/1, $0x20
+DATA avx512_68<>+30(SB)/1, $0x40
+DATA avx512_68<>+31(SB)/1, $0x80
+DATA avx512_68<>+32(SB)/1, $0x01
+DATA avx512_68<>+33(SB)/1, $0x02
+DATA avx512_68<>+34(SB)/1, $0x04
+DATA avx512_68<>+35(SB)/1, $0x08
+DATA avx512_68<>+36(SB)/1, $0x10
+DATA avx512_68<>+37(SB)/1, $0x20
+DATA avx512_68<>+38(SB)/1, $0x40
+DATA avx512_68<>+39(SB)/1, $0x80
+DATA avx512_68<>+40(SB)/1, $0x01
+DATA avx512_68<>+41(SB)/1, $0x02
+DATA avx512_68<>+42(SB)/1, $0x04
+DATA avx512_68<>+43(SB)/1, $0x08
+DATA avx512_68<>+44(SB)/1, $0x10
+DATA avx512_68<>+45(SB)/1, $0x20
+DATA avx512_68<>+46(SB)/1, $0x40
+DATA avx512_68<>+47(SB)/1, $0x80
+DATA avx512_68<>+48(SB)/1, $0x01
+DATA avx512_68<>+49(SB)/1, $0x02
+DATA avx512_68<>+50(SB)/1, $0x04
+DATA avx512_68<>+51(SB)/1, $0x08
+DATA avx512_68<>+52(SB)/1, $0x10
+DATA avx512_68<>+53(SB)/1, $0x20
+DATA avx512_68<>+54(SB)/1, $0x40
+DATA avx512_68<>+55(SB)/1, $0x80
+DATA avx512_68<>+56(SB)/1, $0x01
+DATA avx512_68<>+57(SB)/1, $0x02
+DATA avx512_68<>+58(SB)/1, $0x04
+DATA avx512_68<>+59(SB)/1, $0x08
+DATA avx512_68<>+60(SB)/1, $0x10
+DATA avx512_68<>+61(SB)/1, $0x20
+DATA avx512_68<>+62(SB)/1, $0x40
+DATA avx512_68<>+63(SB)/1, $0x80
 GLOBL avx512_68<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_69<>+0(SB)/4, $0x00000000
-DATA avx512_69<>+4(SB)/4, $0x00000000
-DATA avx512_69<>+8(SB)/4, $0x00000000
-DATA avx512_69<>+12(SB)/4, $0x00000000
-DATA avx512_69<>+16(SB)/4, $0x00000000
-DATA avx512_69<>+20(SB)/4, $0x00000000
-DATA avx512_69<>+24(SB)/4, $0x00000000
-DATA avx512_69<>+28(SB)/4, $0x00000000
-DATA avx512_69<>+32(SB)/4, $0x00000004
-DATA avx512_69<>+36(SB)/4, $0x00000002
-DATA avx512_69<>+40(SB)/4, $0x00000001
-DATA avx512_69<>+44(SB)/4, $0x00000001
-DATA avx512_69<>+48(SB)/4, $0x00000000
-DATA avx512_69<>+52(SB)/4, $0x00000000
-DATA avx512_69<>+56(SB)/4, $0x00000000
-DATA avx512_69<>+60(SB)/4, $0x00000000
+DATA avx512_69<>+0(SB)/4, $(0.0)
+DATA avx512_69<>+4(SB)/4, $(0.0)
+DATA avx512_69<>+8(SB)/4, $(0.0)
+DATA avx512_69<>+12(SB)/4, $(0.0)
+DATA avx512_69<>+16(SB)/4, $(0.0)
+DATA avx512_69<>+20(SB)/4, $(0.0)
+DATA avx512_69<>+24(SB)/4, $(0.0)
+DATA avx512_69<>+28(SB)/4, $(0.0)
+DATA avx512_69<>+32(SB)/4, $(1.0)
+DATA avx512_69<>+36(SB)/4, $(0.5)
+DATA avx512_69<>+40(SB)/4, $(0.25)
+DATA avx512_69<>+44(SB)/4, $(0.25)
+DATA avx512_69<>+48(SB)/4, $(1.0)
+DATA avx512_69<>+52(SB)/4, $(0.5)
+DATA avx512_69<>+56(SB)/4, $(0.25)
+DATA avx512_69<>+60(SB)/4, $(0.25)
 GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_70<>+0(SB)/4, $(0.0)
-DATA avx512_70<>+4(SB)/4, $(0.0)
-DATA avx512_70<>+8(SB)/4, $(0.0)
-DATA avx512_70<>+12(SB)/4, $(0.0)
-DATA avx512_70<>+16(SB)/4, $(1.0)
-DATA avx512_70<>+20(SB)/4, $(1.0)
-DATA avx512_70<>+24(SB)/4, $(1.0)
-DATA avx512_70<>+28(SB)/4, $(1.0)
-DATA avx512_70<>+32(SB)/4, $(0.0)
-DATA avx512_70<>+36(SB)/4, $(0.0)
-DATA avx512_70<>+40(SB)/4, $(0.0)
-DATA avx512_70<>+44(SB)/4, $(0.0)
-DATA avx512_70<>+48(SB)/4, $(1.0)
-DATA avx512_70<>+52(SB)/4, $(1.0)
-DATA avx512_70<>+56(SB)/4, $(1.0)
-DATA avx512_70<>+60(SB)/4, $(1.0)
+DATA avx512_70<>+0(SB)/4, $0x00000000
+DATA avx512_70<>+4(SB)/4, $0x00000000
+DATA avx512_70<>+8(SB)/4, $0x00000000
+DATA avx512_70<>+12(SB)/4, $0x00000000
+DATA avx512_70<>+16(SB)/4, $0x00000000
+DATA avx512_70<>+20(SB)/4, $0x00000000
+DATA avx512_70<>+24(SB)/4, $0x00000000
+DATA avx512_70<>+28(SB)/4, $0x00000000
+DATA avx512_70<>+32(SB)/4, $0x00000004
+DATA avx512_70<>+36(SB)/4, $0x00000002
+DATA avx512_70<>+40(SB)/4, $0x00000001
+DATA avx512_70<>+44(SB)/4, $0x00000001
+DATA avx512_70<>+48(SB)/4, $0x00000000
+DATA avx512_70<>+52(SB)/4, $0x00000000
+DATA avx512_70<>+56(SB)/4, $0x00000000
+DATA avx512_70<>+60(SB)/4, $0x00000000
 GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_71<>+0(SB)/4, $(0.0)
-DATA avx512_71<>+4(SB)/4, $(0.25)
-DATA avx512_71<>+8(SB)/4, $(0.5)
-DATA avx512_71<>+12(SB)/4, $(0.9)
-DATA avx512_71<>+16(SB)/4, $(0.0)
-DATA avx512_71<>+20(SB)/4, $(0.25)
-DATA avx512_71<>+24(SB)/4, $(0.5)
-DATA avx512_71<>+28(SB)/4, $(0.9)
+DATA avx512_71<>+4(SB)/4, $(0.0)
+DATA avx512_71<>+8(SB)/4, $(0.0)
+DATA avx512_71<>+12(SB)/4, $(0.0)
+DATA avx512_71<>+16(SB)/4, $(1.0)
+DATA avx512_71<>+20(SB)/4, $(1.0)
+DATA avx512_71<>+24(SB)/4, $(1.0)
+DATA avx512_71<>+28(SB)/4, $(1.0)
 DATA avx512_71<>+32(SB)/4, $(0.0)
-DATA avx512_71<>+36(SB)/4, $(0.25)
-DATA avx512_71<>+40(SB)/4, $(0.5)
-DATA avx512_71<>+44(SB)/4, $(0.9)
-DATA avx512_71<>+48(SB)/4, $(0.0)
-DATA avx512_71<>+52(SB)/4, $(0.25)
-DATA avx512_71<>+56(SB)/4, $(0.5)
-DATA avx512_71<>+60(SB)/4, $(0.9)
+DATA avx512_71<>+36(SB)/4, $(0.0)
+DATA avx512_71<>+40(SB)/4, $(0.0)
+DATA avx512_71<>+44(SB)/4, $(0.0)
+DATA avx512_71<>+48(SB)/4, $(1.0)
+DATA avx512_71<>+52(SB)/4, $(1.0)
+DATA avx512_71<>+56(SB)/4, $(1.0)
+DATA avx512_71<>+60(SB)/4, $(1.0)
 GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_72<>+0(SB)/4, $(0.0)
-DATA avx512_72<>+4(SB)/4, $(0.0)
-DATA avx512_72<>+8(SB)/4, $(0.0)
-DATA avx512_72<>+12(SB)/4, $(0.0)
-DATA avx512_72<>+16(SB)/4, $(0.5)
-DATA avx512_72<>+20(SB)/4, $(0.5)
+DATA avx512_72<>+4(SB)/4, $(0.25)
+DATA avx512_72<>+8(SB)/4, $(0.5)
+DATA avx512_72<>+12(SB)/4, $(0.9)
+DATA avx512_72<>+16(SB)/4, $(0.0)
+DATA avx512_72<>+20(SB)/4, $(0.25)
 DATA avx512_72<>+24(SB)/4, $(0.5)
-DATA avx512_72<>+28(SB)/4, $(0.75)
-DATA avx512_72<>+32(SB)/4, $(0.25)
+DATA avx512_72<>+28(SB)/4, $(0.9)
+DATA avx512_72<>+32(SB)/4, $(0.0)
 DATA avx512_72<>+36(SB)/4, $(0.25)
-DATA avx512_72<>+40(SB)/4, $(0.25)
-DATA avx512_72<>+44(SB)/4, $(0.25)
-DATA avx512_72<>+48(SB)/4, $(0.5)
-DATA avx512_72<>+52(SB)/4, $(0.5)
+DATA avx512_72<>+40(SB)/4, $(0.5)
+DATA avx512_72<>+44(SB)/4, $(0.9)
+DATA avx512_72<>+48(SB)/4, $(0.0)
+DATA avx512_72<>+52(SB)/4, $(0.25)
 DATA avx512_72<>+56(SB)/4, $(0.5)
-DATA avx512_72<>+60(SB)/4, $(0.75)
+DATA avx512_72<>+60(SB)/4, $(0.9)
 GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_73<>+0(SB)/4, $(1.0)
-GLOBL avx512_73<>(SB), RODATA|NOPTR, $4
+DATA avx512_73<>+0(SB)/4, $(0.0)
+DATA avx512_73<>+4(SB)/4, $(0.0)
+DATA avx512_73<>+8(SB)/4, $(0.0)
+DATA avx512_73<>+12(SB)/4, $(0.0)
+DATA avx512_73<>+16(SB)/4, $(0.5)
+DATA avx512_73<>+20(SB)/4, $(0.5)
+DATA avx512_73<>+24(SB)/4, $(0.5)
+DATA avx512_73<>+28(SB)/4, $(0.75)
+DATA avx512_73<>+32(SB)/4, $(0.25)
+DATA avx512_73<>+36(SB)/4, $(0.25)
+DATA avx512_73<>+40(SB)/4, $(0.25)
+DATA avx512_73<>+44(SB)/4, $(0.25)
+DATA avx512_73<>+48(SB)/4, $(0.5)
+DATA avx512_73<>+52(SB)/4, $(0.5)
+DATA avx512_73<>+56(SB)/4, $(0.5)
+DATA avx512_73<>+60(SB)/4, $(0.75)
+GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_74<>+0(SB)/4, $(0.5)
+DATA avx512_74<>+0(SB)/4, $(1.0)
 GLOBL avx512_74<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_75<>+0(SB)/4, $0x00000080
+DATA avx512_75<>+0(SB)/4, $(0.5)
 GLOBL avx512_75<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_76<>+0(SB)/4, $(0.0078125)
+DATA avx512_76<>+0(SB)/4, $0x00000080
 GLOBL avx512_76<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_77<>+0(SB)/4, $(0.01)
+DATA avx512_77<>+0(SB)/4, $(0.0078125)
 GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_78<>+0(SB)/4, $(0.003921569)
+DATA avx512_78<>+0(SB)/4, $(0.01)
 GLOBL avx512_78<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_79<>+0(SB)/4, $0x00000010
+DATA avx512_79<>+0(SB)/4, $(0.003921569)
 GLOBL avx512_79<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_80<>+0(SB)/4, $(0.0625)
+DATA avx512_80<>+0(SB)/4, $0x00000010
 GLOBL avx512_80<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_81<>+0(SB)/4, $(0.125)
+DATA avx512_81<>+0(SB)/4, $(0.0625)
 GLOBL avx512_81<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_82<>+0(SB)/4, $(0.125)
+GLOBL avx512_82<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -7693,17 +7725,17 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_66<>+0(SB), Z1
-	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_68<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z0
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z4
-	VMOVDQU32      avx512_71<>+0(SB), Z5
-	VMOVDQU32      avx512_72<>+0(SB), Z6
-	VBROADCASTSS   avx512_73<>+0(SB), Z10
+	VMOVDQU32      avx512_69<>+0(SB), Z0
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z4
+	VMOVDQU32      avx512_72<>+0(SB), Z5
+	VMOVDQU32      avx512_73<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -7750,7 +7782,7 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_74<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -7762,23 +7794,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
@@ -7822,17 +7854,17 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_66<>+0(SB), Z2
-	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_67<>+0(SB), Z2
+	VPERMB         Z1, Z2, Z1
+	VMOVDQU8       avx512_68<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z1
-	VMOVDQU32      avx512_69<>+0(SB), Z2
-	VMOVDQU32      avx512_70<>+0(SB), Z7
-	VMOVDQU32      avx512_71<>+0(SB), Z8
-	VMOVDQU32      avx512_72<>+0(SB), Z9
-	VBROADCASTSS   avx512_73<>+0(SB), Z11
+	VMOVDQU32      avx512_69<>+0(SB), Z1
+	VMOVDQU32      avx512_70<>+0(SB), Z2
+	VMOVDQU32      avx512_71<>+0(SB), Z7
+	VMOVDQU32      avx512_72<>+0(SB), Z8
+	VMOVDQU32      avx512_73<>+0(SB), Z9
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -7845,7 +7877,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_73<>+0(SB), X13
+	VMOVSS         avx512_74<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -7927,23 +7959,23 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -8023,17 +8055,17 @@ end:
 	VPBROADCASTQ AX, Z3
 	KMOVB        avx512_2<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_82<>+0(SB), Z3
+	VMOVDQU32    avx512_83<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_83<>+0(SB), Z2
-	KMOVW        avx512_84<>+0(SB), K1
+	VMOVDQU32    avx512_84<>+0(SB), Z2
+	KMOVW        avx512_85<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_85<>+0(SB), Z2
-	KMOVW        avx512_86<>+0(SB), K1
+	VMOVDQU32    avx512_86<>+0(SB), Z2
+	KMOVW        avx512_87<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_87<>+0(SB), K1
+	KMOVW        avx512_88<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -8053,14 +8085,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_88<>+0(SB), K1
+	KMOVW        avx512_89<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_89<>+0(SB), Z0
-	ADDL         AX, AX
-	KMOVW        avx512_90<>+0(SB), K1
-	VPBROADCASTD AX, K1, Z0
+	VMOVDQU32    avx512_90<>+0(SB), Z0
 	ADDL         AX, AX
 	KMOVW        avx512_91<>+0(SB), K1
+	VPBROADCASTD AX, K1, Z0
+	ADDL         AX, AX
+	KMOVW        avx512_92<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -8088,95 +8120,95 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_82<>+0(SB)/4, $0x00000008
-DATA avx512_82<>+4(SB)/4, $0x00000000
-DATA avx512_82<>+8(SB)/4, $0x00000004
-DATA avx512_82<>+12(SB)/4, $0x0000001d
-DATA avx512_82<>+16(SB)/4, $0x00000005
-DATA avx512_82<>+20(SB)/4, $0x00000006
-DATA avx512_82<>+24(SB)/4, $0x00000000
-DATA avx512_82<>+28(SB)/4, $0x0000000c
-DATA avx512_82<>+32(SB)/4, $0x00000000
-DATA avx512_82<>+36(SB)/4, $0x00000000
-DATA avx512_82<>+40(SB)/4, $0x00000000
-DATA avx512_82<>+44(SB)/4, $0x00000000
-DATA avx512_82<>+48(SB)/4, $0x00000009
-DATA avx512_82<>+52(SB)/4, $0x00000016
-DATA avx512_82<>+56(SB)/4, $0x00000002
-DATA avx512_82<>+60(SB)/4, $0x0000000d
-GLOBL avx512_82<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_83<>+0(SB)/4, $0x00000000
+DATA avx512_83<>+0(SB)/4, $0x00000008
 DATA avx512_83<>+4(SB)/4, $0x00000000
-DATA avx512_83<>+8(SB)/4, $0x00000000
-DATA avx512_83<>+12(SB)/4, $0x00000000
-DATA avx512_83<>+16(SB)/4, $0x00000000
-DATA avx512_83<>+20(SB)/4, $0x00000000
+DATA avx512_83<>+8(SB)/4, $0x00000004
+DATA avx512_83<>+12(SB)/4, $0x0000001d
+DATA avx512_83<>+16(SB)/4, $0x00000005
+DATA avx512_83<>+20(SB)/4, $0x00000006
 DATA avx512_83<>+24(SB)/4, $0x00000000
-DATA avx512_83<>+28(SB)/4, $0x00000000
+DATA avx512_83<>+28(SB)/4, $0x0000000c
 DATA avx512_83<>+32(SB)/4, $0x00000000
-DATA avx512_83<>+36(SB)/4, $0x00000008
-DATA avx512_83<>+40(SB)/4, $0x0000000a
-DATA avx512_83<>+44(SB)/4, $0x00000002
-DATA avx512_83<>+48(SB)/4, $0x00000000
-DATA avx512_83<>+52(SB)/4, $0x00000000
-DATA avx512_83<>+56(SB)/4, $0x00000000
-DATA avx512_83<>+60(SB)/4, $0x00000000
+DATA avx512_83<>+36(SB)/4, $0x00000000
+DATA avx512_83<>+40(SB)/4, $0x00000000
+DATA avx512_83<>+44(SB)/4, $0x00000000
+DATA avx512_83<>+48(SB)/4, $0x00000009
+DATA avx512_83<>+52(SB)/4, $0x00000016
+DATA avx512_83<>+56(SB)/4, $0x00000002
+DATA avx512_83<>+60(SB)/4, $0x0000000d
 GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_84<>+0(SB)/2, $0x0f00
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $2
+DATA avx512_84<>+0(SB)/4, $0x00000000
+DATA avx512_84<>+4(SB)/4, $0x00000000
+DATA avx512_84<>+8(SB)/4, $0x00000000
+DATA avx512_84<>+12(SB)/4, $0x00000000
+DATA avx512_84<>+16(SB)/4, $0x00000000
+DATA avx512_84<>+20(SB)/4, $0x00000000
+DATA avx512_84<>+24(SB)/4, $0x00000000
+DATA avx512_84<>+28(SB)/4, $0x00000000
+DATA avx512_84<>+32(SB)/4, $0x00000000
+DATA avx512_84<>+36(SB)/4, $0x00000008
+DATA avx512_84<>+40(SB)/4, $0x0000000a
+DATA avx512_84<>+44(SB)/4, $0x00000002
+DATA avx512_84<>+48(SB)/4, $0x00000000
+DATA avx512_84<>+52(SB)/4, $0x00000000
+DATA avx512_84<>+56(SB)/4, $0x00000000
+DATA avx512_84<>+60(SB)/4, $0x00000000
+GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_85<>+0(SB)/4, $0x00000009
-DATA avx512_85<>+4(SB)/4, $0x00000000
-DATA avx512_85<>+8(SB)/4, $0x00000000
-DATA avx512_85<>+12(SB)/4, $0x00000000
-DATA avx512_85<>+16(SB)/4, $0x00000000
-DATA avx512_85<>+20(SB)/4, $0x00000000
-DATA avx512_85<>+24(SB)/4, $0x00000000
-DATA avx512_85<>+28(SB)/4, $0x00000000
-DATA avx512_85<>+32(SB)/4, $0x00000000
-DATA avx512_85<>+36(SB)/4, $0x00000000
-DATA avx512_85<>+40(SB)/4, $0x0000001c
-DATA avx512_85<>+44(SB)/4, $0x00000000
-DATA avx512_85<>+48(SB)/4, $0x00000000
-DATA avx512_85<>+52(SB)/4, $0x00000000
-DATA avx512_85<>+56(SB)/4, $0x00000000
-DATA avx512_85<>+60(SB)/4, $0x00000000
-GLOBL avx512_85<>(SB), RODATA|NOPTR, $64
+DATA avx512_85<>+0(SB)/2, $0x0f00
+GLOBL avx512_85<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_86<>+0(SB)/2, $0x0401
-GLOBL avx512_86<>(SB), RODATA|NOPTR, $2
+DATA avx512_86<>+0(SB)/4, $0x00000009
+DATA avx512_86<>+4(SB)/4, $0x00000000
+DATA avx512_86<>+8(SB)/4, $0x00000000
+DATA avx512_86<>+12(SB)/4, $0x00000000
+DATA avx512_86<>+16(SB)/4, $0x00000000
+DATA avx512_86<>+20(SB)/4, $0x00000000
+DATA avx512_86<>+24(SB)/4, $0x00000000
+DATA avx512_86<>+28(SB)/4, $0x00000000
+DATA avx512_86<>+32(SB)/4, $0x00000000
+DATA avx512_86<>+36(SB)/4, $0x00000000
+DATA avx512_86<>+40(SB)/4, $0x0000001c
+DATA avx512_86<>+44(SB)/4, $0x00000000
+DATA avx512_86<>+48(SB)/4, $0x00000000
+DATA avx512_86<>+52(SB)/4, $0x00000000
+DATA avx512_86<>+56(SB)/4, $0x00000000
+DATA avx512_86<>+60(SB)/4, $0x00000000
+GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_87<>+0(SB)/2, $0x0004
+DATA avx512_87<>+0(SB)/2, $0x0401
 GLOBL avx512_87<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_88<>+0(SB)/2, $0x0040
+DATA avx512_88<>+0(SB)/2, $0x0004
 GLOBL avx512_88<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_89<>+0(SB)/4, $0xffffffff
-DATA avx512_89<>+4(SB)/4, $0xffffffff
-DATA avx512_89<>+8(SB)/4, $0xffffffff
-DATA avx512_89<>+12(SB)/4, $0xffffffff
-DATA avx512_89<>+16(SB)/4, $0xffffffff
-DATA avx512_89<>+20(SB)/4, $0xffffffff
-DATA avx512_89<>+24(SB)/4, $0xffffffff
-DATA avx512_89<>+28(SB)/4, $0xffffffff
-DATA avx512_89<>+32(SB)/4, $0xffffffff
-DATA avx512_89<>+36(SB)/4, $0xffffffff
-DATA avx512_89<>+40(SB)/4, $0xffffffff
-DATA avx512_89<>+44(SB)/4, $0xffffffff
-DATA avx512_89<>+48(SB)/4, $0xffffffff
-DATA avx512_89<>+52(SB)/4, $0x00000010
-DATA avx512_89<>+56(SB)/4, $0xffffffff
-DATA avx512_89<>+60(SB)/4, $0x000005dc
-GLOBL avx512_89<>(SB), RODATA|NOPTR, $64
+DATA avx512_89<>+0(SB)/2, $0x0040
+GLOBL avx512_89<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_90<>+0(SB)/2, $0x1001
-GLOBL avx512_90<>(SB), RODATA|NOPTR, $2
+DATA avx512_90<>+0(SB)/4, $0xffffffff
+DATA avx512_90<>+4(SB)/4, $0xffffffff
+DATA avx512_90<>+8(SB)/4, $0xffffffff
+DATA avx512_90<>+12(SB)/4, $0xffffffff
+DATA avx512_90<>+16(SB)/4, $0xffffffff
+DATA avx512_90<>+20(SB)/4, $0xffffffff
+DATA avx512_90<>+24(SB)/4, $0xffffffff
+DATA avx512_90<>+28(SB)/4, $0xffffffff
+DATA avx512_90<>+32(SB)/4, $0xffffffff
+DATA avx512_90<>+36(SB)/4, $0xffffffff
+DATA avx512_90<>+40(SB)/4, $0xffffffff
+DATA avx512_90<>+44(SB)/4, $0xffffffff
+DATA avx512_90<>+48(SB)/4, $0xffffffff
+DATA avx512_90<>+52(SB)/4, $0x00000010
+DATA avx512_90<>+56(SB)/4, $0xffffffff
+DATA avx512_90<>+60(SB)/4, $0x000005dc
+GLOBL avx512_90<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_91<>+0(SB)/2, $0x0080
+DATA avx512_91<>+0(SB)/2, $0x1001
 GLOBL avx512_91<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_92<>+0(SB)/2, $0x0080
+GLOBL avx512_92<>(SB), RODATA|NOPTR, $2
 
 // func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
@@ -8184,17 +8216,17 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_66<>+0(SB), Z1
-	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_68<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z0
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z5
-	VMOVDQU32      avx512_71<>+0(SB), Z6
-	VMOVDQU32      avx512_72<>+0(SB), Z7
-	VBROADCASTSS   avx512_73<>+0(SB), Z11
+	VMOVDQU32      avx512_69<>+0(SB), Z0
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z5
+	VMOVDQU32      avx512_72<>+0(SB), Z6
+	VMOVDQU32      avx512_73<>+0(SB), Z7
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -8273,7 +8305,7 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_74<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -8285,23 +8317,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -8378,17 +8410,17 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_66<>+0(SB), Z1
-	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_68<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z0
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z4
-	VMOVDQU32      avx512_71<>+0(SB), Z5
-	VMOVDQU32      avx512_72<>+0(SB), Z6
-	VBROADCASTSS   avx512_73<>+0(SB), Z10
+	VMOVDQU32      avx512_69<>+0(SB), Z0
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z4
+	VMOVDQU32      avx512_72<>+0(SB), Z5
+	VMOVDQU32      avx512_73<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -8435,7 +8467,7 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_74<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -8447,23 +8479,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVNTPS     Z12, (R8)
 	ADDQ         SI, R8
@@ -8507,17 +8539,17 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_66<>+0(SB), Z2
-	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_67<>+0(SB), Z2
+	VPERMB         Z1, Z2, Z1
+	VMOVDQU8       avx512_68<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z1
-	VMOVDQU32      avx512_69<>+0(SB), Z2
-	VMOVDQU32      avx512_70<>+0(SB), Z7
-	VMOVDQU32      avx512_71<>+0(SB), Z8
-	VMOVDQU32      avx512_72<>+0(SB), Z9
-	VBROADCASTSS   avx512_73<>+0(SB), Z11
+	VMOVDQU32      avx512_69<>+0(SB), Z1
+	VMOVDQU32      avx512_70<>+0(SB), Z2
+	VMOVDQU32      avx512_71<>+0(SB), Z7
+	VMOVDQU32      avx512_72<>+0(SB), Z8
+	VMOVDQU32      avx512_73<>+0(SB), Z9
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -8530,7 +8562,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_73<>+0(SB), X13
+	VMOVSS         avx512_74<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -8612,23 +8644,23 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -8708,17 +8740,17 @@ end:
 	VPBROADCASTQ AX, Z3
 	KMOVB        avx512_2<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_82<>+0(SB), Z3
+	VMOVDQU32    avx512_83<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_83<>+0(SB), Z2
-	KMOVW        avx512_84<>+0(SB), K1
+	VMOVDQU32    avx512_84<>+0(SB), Z2
+	KMOVW        avx512_85<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_85<>+0(SB), Z2
-	KMOVW        avx512_86<>+0(SB), K1
+	VMOVDQU32    avx512_86<>+0(SB), Z2
+	KMOVW        avx512_87<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_87<>+0(SB), K1
+	KMOVW        avx512_88<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -8738,14 +8770,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_88<>+0(SB), K1
+	KMOVW        avx512_89<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_89<>+0(SB), Z0
-	ADDL         AX, AX
-	KMOVW        avx512_90<>+0(SB), K1
-	VPBROADCASTD AX, K1, Z0
+	VMOVDQU32    avx512_90<>+0(SB), Z0
 	ADDL         AX, AX
 	KMOVW        avx512_91<>+0(SB), K1
+	VPBROADCASTD AX, K1, Z0
+	ADDL         AX, AX
+	KMOVW        avx512_92<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -8779,17 +8811,17 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_66<>+0(SB), Z1
-	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_68<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z0
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z4
-	VMOVDQU32      avx512_71<>+0(SB), Z5
-	VMOVDQU32      avx512_72<>+0(SB), Z6
-	VBROADCASTSS   avx512_73<>+0(SB), Z10
+	VMOVDQU32      avx512_69<>+0(SB), Z0
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z4
+	VMOVDQU32      avx512_72<>+0(SB), Z5
+	VMOVDQU32      avx512_73<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -8811,7 +8843,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VBROADCASTSS   avx512_75<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -8836,7 +8868,7 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_74<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_75<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -8848,93 +8880,93 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
-	VMULPS.BCST  avx512_92<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_93<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
-	VMULPS.BCST  avx512_93<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_94<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPSLLD       $0x08, Z14, Z14
 	VPORD        Z14, Z13, Z13
-	VMULPS.BCST  avx512_93<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_94<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x10, Z15, Z15
 	VPORD        Z15, Z13, Z13
-	VMULPS.BCST  avx512_92<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_93<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x18, Z16, Z16
 	VPORD        Z16, Z13, Z13
-	VMULPS.BCST  avx512_92<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_93<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_93<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPSLLD       $0x08, Z18, Z18
 	VPORD        Z18, Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_93<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x10, Z19, Z19
 	VPORD        Z19, Z17, Z17
-	VMULPS.BCST  avx512_94<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_95<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x18, Z20, Z20
 	VPORD        Z20, Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_93<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_93<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPSLLD       $0x08, Z22, Z22
 	VPORD        Z22, Z21, Z21
-	VMULPS.BCST  avx512_95<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_96<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x10, Z23, Z23
 	VPORD        Z23, Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_93<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x18, Z24, Z24
 	VPORD        Z24, Z21, Z21
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_96<>+0(SB), Z15
-	VPERMT2D     Z17, Z15, Z14
 	VMOVDQU32    avx512_97<>+0(SB), Z15
+	VPERMT2D     Z17, Z15, Z14
+	VMOVDQU32    avx512_98<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, (AX)
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_98<>+0(SB), Z15
-	VPERMT2D     Z17, Z15, Z14
 	VMOVDQU32    avx512_99<>+0(SB), Z15
+	VPERMT2D     Z17, Z15, Z14
+	VMOVDQU32    avx512_100<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, 64(AX)
 	VMOVDQA32    Z13, Z13
-	VMOVDQU32    avx512_100<>+0(SB), Z14
-	VPERMT2D     Z17, Z14, Z13
 	VMOVDQU32    avx512_101<>+0(SB), Z14
+	VPERMT2D     Z17, Z14, Z13
+	VMOVDQU32    avx512_102<>+0(SB), Z14
 	VPERMT2D     Z21, Z14, Z13
 	VMOVDQU32    Z13, 128(AX)
 	ADDQ         $0x10, DX
@@ -8945,125 +8977,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_92<>+0(SB)/4, $(255.0)
-GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_93<>+0(SB)/4, $(127.5)
+DATA avx512_93<>+0(SB)/4, $(255.0)
 GLOBL avx512_93<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_94<>+0(SB)/4, $(340.0)
+DATA avx512_94<>+0(SB)/4, $(127.5)
 GLOBL avx512_94<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_95<>+0(SB)/4, $(291.42856)
+DATA avx512_95<>+0(SB)/4, $(340.0)
 GLOBL avx512_95<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_96<>+0(SB)/4, $0x00000000
-DATA avx512_96<>+4(SB)/4, $0x00000010
-DATA avx512_96<>+8(SB)/4, $0x00000000
-DATA avx512_96<>+12(SB)/4, $0x00000001
-DATA avx512_96<>+16(SB)/4, $0x00000011
-DATA avx512_96<>+20(SB)/4, $0x00000000
-DATA avx512_96<>+24(SB)/4, $0x00000002
-DATA avx512_96<>+28(SB)/4, $0x00000012
-DATA avx512_96<>+32(SB)/4, $0x00000000
-DATA avx512_96<>+36(SB)/4, $0x00000003
-DATA avx512_96<>+40(SB)/4, $0x00000013
-DATA avx512_96<>+44(SB)/4, $0x00000000
-DATA avx512_96<>+48(SB)/4, $0x00000004
-DATA avx512_96<>+52(SB)/4, $0x00000014
-DATA avx512_96<>+56(SB)/4, $0x00000000
-DATA avx512_96<>+60(SB)/4, $0x00000005
-GLOBL avx512_96<>(SB), RODATA|NOPTR, $64
+DATA avx512_96<>+0(SB)/4, $(291.42856)
+GLOBL avx512_96<>(SB), RODATA|NOPTR, $4
 
 DATA avx512_97<>+0(SB)/4, $0x00000000
-DATA avx512_97<>+4(SB)/4, $0x00000001
-DATA avx512_97<>+8(SB)/4, $0x00000010
-DATA avx512_97<>+12(SB)/4, $0x00000003
-DATA avx512_97<>+16(SB)/4, $0x00000004
-DATA avx512_97<>+20(SB)/4, $0x00000011
-DATA avx512_97<>+24(SB)/4, $0x00000006
-DATA avx512_97<>+28(SB)/4, $0x00000007
-DATA avx512_97<>+32(SB)/4, $0x00000012
-DATA avx512_97<>+36(SB)/4, $0x00000009
-DATA avx512_97<>+40(SB)/4, $0x0000000a
-DATA avx512_97<>+44(SB)/4, $0x00000013
-DATA avx512_97<>+48(SB)/4, $0x0000000c
-DATA avx512_97<>+52(SB)/4, $0x0000000d
-DATA avx512_97<>+56(SB)/4, $0x00000014
-DATA avx512_97<>+60(SB)/4, $0x0000000f
+DATA avx512_97<>+4(SB)/4, $0x00000010
+DATA avx512_97<>+8(SB)/4, $0x00000000
+DATA avx512_97<>+12(SB)/4, $0x00000001
+DATA avx512_97<>+16(SB)/4, $0x00000011
+DATA avx512_97<>+20(SB)/4, $0x00000000
+DATA avx512_97<>+24(SB)/4, $0x00000002
+DATA avx512_97<>+28(SB)/4, $0x00000012
+DATA avx512_97<>+32(SB)/4, $0x00000000
+DATA avx512_97<>+36(SB)/4, $0x00000003
+DATA avx512_97<>+40(SB)/4, $0x00000013
+DATA avx512_97<>+44(SB)/4, $0x00000000
+DATA avx512_97<>+48(SB)/4, $0x00000004
+DATA avx512_97<>+52(SB)/4, $0x00000014
+DATA avx512_97<>+56(SB)/4, $0x00000000
+DATA avx512_97<>+60(SB)/4, $0x00000005
 GLOBL avx512_97<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_98<>+0(SB)/4, $0x00000015
-DATA avx512_98<>+4(SB)/4, $0x00000000
-DATA avx512_98<>+8(SB)/4, $0x00000006
-DATA avx512_98<>+12(SB)/4, $0x00000016
-DATA avx512_98<>+16(SB)/4, $0x00000000
-DATA avx512_98<>+20(SB)/4, $0x00000007
-DATA avx512_98<>+24(SB)/4, $0x00000017
-DATA avx512_98<>+28(SB)/4, $0x00000000
-DATA avx512_98<>+32(SB)/4, $0x00000008
-DATA avx512_98<>+36(SB)/4, $0x00000018
-DATA avx512_98<>+40(SB)/4, $0x00000000
-DATA avx512_98<>+44(SB)/4, $0x00000009
-DATA avx512_98<>+48(SB)/4, $0x00000019
-DATA avx512_98<>+52(SB)/4, $0x00000000
-DATA avx512_98<>+56(SB)/4, $0x0000000a
-DATA avx512_98<>+60(SB)/4, $0x0000001a
+DATA avx512_98<>+0(SB)/4, $0x00000000
+DATA avx512_98<>+4(SB)/4, $0x00000001
+DATA avx512_98<>+8(SB)/4, $0x00000010
+DATA avx512_98<>+12(SB)/4, $0x00000003
+DATA avx512_98<>+16(SB)/4, $0x00000004
+DATA avx512_98<>+20(SB)/4, $0x00000011
+DATA avx512_98<>+24(SB)/4, $0x00000006
+DATA avx512_98<>+28(SB)/4, $0x00000007
+DATA avx512_98<>+32(SB)/4, $0x00000012
+DATA avx512_98<>+36(SB)/4, $0x00000009
+DATA avx512_98<>+40(SB)/4, $0x0000000a
+DATA avx512_98<>+44(SB)/4, $0x00000013
+DATA avx512_98<>+48(SB)/4, $0x0000000c
+DATA avx512_98<>+52(SB)/4, $0x0000000d
+DATA avx512_98<>+56(SB)/4, $0x00000014
+DATA avx512_98<>+60(SB)/4, $0x0000000f
 GLOBL avx512_98<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_99<>+0(SB)/4, $0x00000000
-DATA avx512_99<>+4(SB)/4, $0x00000015
-DATA avx512_99<>+8(SB)/4, $0x00000002
-DATA avx512_99<>+12(SB)/4, $0x00000003
-DATA avx512_99<>+16(SB)/4, $0x00000016
-DATA avx512_99<>+20(SB)/4, $0x00000005
-DATA avx512_99<>+24(SB)/4, $0x00000006
-DATA avx512_99<>+28(SB)/4, $0x00000017
+DATA avx512_99<>+0(SB)/4, $0x00000015
+DATA avx512_99<>+4(SB)/4, $0x00000000
+DATA avx512_99<>+8(SB)/4, $0x00000006
+DATA avx512_99<>+12(SB)/4, $0x00000016
+DATA avx512_99<>+16(SB)/4, $0x00000000
+DATA avx512_99<>+20(SB)/4, $0x00000007
+DATA avx512_99<>+24(SB)/4, $0x00000017
+DATA avx512_99<>+28(SB)/4, $0x00000000
 DATA avx512_99<>+32(SB)/4, $0x00000008
-DATA avx512_99<>+36(SB)/4, $0x00000009
-DATA avx512_99<>+40(SB)/4, $0x00000018
-DATA avx512_99<>+44(SB)/4, $0x0000000b
-DATA avx512_99<>+48(SB)/4, $0x0000000c
-DATA avx512_99<>+52(SB)/4, $0x00000019
-DATA avx512_99<>+56(SB)/4, $0x0000000e
-DATA avx512_99<>+60(SB)/4, $0x0000000f
+DATA avx512_99<>+36(SB)/4, $0x00000018
+DATA avx512_99<>+40(SB)/4, $0x00000000
+DATA avx512_99<>+44(SB)/4, $0x00000009
+DATA avx512_99<>+48(SB)/4, $0x00000019
+DATA avx512_99<>+52(SB)/4, $0x00000000
+DATA avx512_99<>+56(SB)/4, $0x0000000a
+DATA avx512_99<>+60(SB)/4, $0x0000001a
 GLOBL avx512_99<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_100<>+0(SB)/4, $0x00000000
-DATA avx512_100<>+4(SB)/4, $0x0000000b
-DATA avx512_100<>+8(SB)/4, $0x0000001b
-DATA avx512_100<>+12(SB)/4, $0x00000000
-DATA avx512_100<>+16(SB)/4, $0x0000000c
-DATA avx512_100<>+20(SB)/4, $0x0000001c
-DATA avx512_100<>+24(SB)/4, $0x00000000
-DATA avx512_100<>+28(SB)/4, $0x0000000d
-DATA avx512_100<>+32(SB)/4, $0x0000001d
-DATA avx512_100<>+36(SB)/4, $0x00000000
-DATA avx512_100<>+40(SB)/4, $0x0000000e
-DATA avx512_100<>+44(SB)/4, $0x0000001e
-DATA avx512_100<>+48(SB)/4, $0x00000000
-DATA avx512_100<>+52(SB)/4, $0x0000000f
-DATA avx512_100<>+56(SB)/4, $0x0000001f
-DATA avx512_100<>+60(SB)/4, $0x00000000
+DATA avx512_100<>+4(SB)/4, $0x00000015
+DATA avx512_100<>+8(SB)/4, $0x00000002
+DATA avx512_100<>+12(SB)/4, $0x00000003
+DATA avx512_100<>+16(SB)/4, $0x00000016
+DATA avx512_100<>+20(SB)/4, $0x00000005
+DATA avx512_100<>+24(SB)/4, $0x00000006
+DATA avx512_100<>+28(SB)/4, $0x00000017
+DATA avx512_100<>+32(SB)/4, $0x00000008
+DATA avx512_100<>+36(SB)/4, $0x00000009
+DATA avx512_100<>+40(SB)/4, $0x00000018
+DATA avx512_100<>+44(SB)/4, $0x0000000b
+DATA avx512_100<>+48(SB)/4, $0x0000000c
+DATA avx512_100<>+52(SB)/4, $0x00000019
+DATA avx512_100<>+56(SB)/4, $0x0000000e
+DATA avx512_100<>+60(SB)/4, $0x0000000f
 GLOBL avx512_100<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_101<>+0(SB)/4, $0x0000001a
-DATA avx512_101<>+4(SB)/4, $0x00000001
-DATA avx512_101<>+8(SB)/4, $0x00000002
-DATA avx512_101<>+12(SB)/4, $0x0000001b
-DATA avx512_101<>+16(SB)/4, $0x00000004
-DATA avx512_101<>+20(SB)/4, $0x00000005
-DATA avx512_101<>+24(SB)/4, $0x0000001c
-DATA avx512_101<>+28(SB)/4, $0x00000007
-DATA avx512_101<>+32(SB)/4, $0x00000008
-DATA avx512_101<>+36(SB)/4, $0x0000001d
-DATA avx512_101<>+40(SB)/4, $0x0000000a
-DATA avx512_101<>+44(SB)/4, $0x0000000b
-DATA avx512_101<>+48(SB)/4, $0x0000001e
-DATA avx512_101<>+52(SB)/4, $0x0000000d
-DATA avx512_101<>+56(SB)/4, $0x0000000e
-DATA avx512_101<>+60(SB)/4, $0x0000001f
+DATA avx512_101<>+0(SB)/4, $0x00000000
+DATA avx512_101<>+4(SB)/4, $0x0000000b
+DATA avx512_101<>+8(SB)/4, $0x0000001b
+DATA avx512_101<>+12(SB)/4, $0x00000000
+DATA avx512_101<>+16(SB)/4, $0x0000000c
+DATA avx512_101<>+20(SB)/4, $0x0000001c
+DATA avx512_101<>+24(SB)/4, $0x00000000
+DATA avx512_101<>+28(SB)/4, $0x0000000d
+DATA avx512_101<>+32(SB)/4, $0x0000001d
+DATA avx512_101<>+36(SB)/4, $0x00000000
+DATA avx512_101<>+40(SB)/4, $0x0000000e
+DATA avx512_101<>+44(SB)/4, $0x0000001e
+DATA avx512_101<>+48(SB)/4, $0x00000000
+DATA avx512_101<>+52(SB)/4, $0x0000000f
+DATA avx512_101<>+56(SB)/4, $0x0000001f
+DATA avx512_101<>+60(SB)/4, $0x00000000
 GLOBL avx512_101<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_102<>+0(SB)/4, $0x0000001a
+DATA avx512_102<>+4(SB)/4, $0x00000001
+DATA avx512_102<>+8(SB)/4, $0x00000002
+DATA avx512_102<>+12(SB)/4, $0x0000001b
+DATA avx512_102<>+16(SB)/4, $0x00000004
+DATA avx512_102<>+20(SB)/4, $0x00000005
+DATA avx512_102<>+24(SB)/4, $0x0000001c
+DATA avx512_102<>+28(SB)/4, $0x00000007
+DATA avx512_102<>+32(SB)/4, $0x00000008
+DATA avx512_102<>+36(SB)/4, $0x0000001d
+DATA avx512_102<>+40(SB)/4, $0x0000000a
+DATA avx512_102<>+44(SB)/4, $0x0000000b
+DATA avx512_102<>+48(SB)/4, $0x0000001e
+DATA avx512_102<>+52(SB)/4, $0x0000000d
+DATA avx512_102<>+56(SB)/4, $0x0000000e
+DATA avx512_102<>+60(SB)/4, $0x0000001f
+GLOBL avx512_102<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -9071,17 +9103,17 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_66<>+0(SB), Z1
-	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_68<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_68<>+0(SB), Z0
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z4
-	VMOVDQU32      avx512_71<>+0(SB), Z5
-	VMOVDQU32      avx512_72<>+0(SB), Z6
-	VBROADCASTSS   avx512_73<>+0(SB), Z10
+	VMOVDQU32      avx512_69<>+0(SB), Z0
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z4
+	VMOVDQU32      avx512_72<>+0(SB), Z5
+	VMOVDQU32      avx512_73<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9104,7 +9136,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VBROADCASTSS   avx512_75<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -9129,7 +9161,7 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_74<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_75<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -9141,91 +9173,91 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_93<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
 	VPMOVDB      Z13, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_93<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_94<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_93<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_94<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_93<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_93<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_93<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_93<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_94<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_95<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_93<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_93<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_96<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_92<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_93<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X13

@@ -75,6 +75,14 @@ func prefixes(b *Block, n int, pages *[8]uint16, s *Shared) {
 	}
 }
 
+func holders(b *Block, n int, pages *[8]uint16, mul *[8]uint8, s *Shared) {
+	if n == 1 && active == AVX512 {
+		holdersAVX512(b, pages, mul, s)
+	} else {
+		holdersGeneric(b, n, pages, mul, s)
+	}
+}
+
 // admit has no AVX2 kernel: none was faster in whole steps; kernels/gen/avx2.go says why.
 func admit(queue []uint64, needs []uint32, first, n, old, kept int, a *Admission) int {
 	switch active {

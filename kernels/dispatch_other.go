@@ -54,6 +54,10 @@ func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {
 	return placeGeneric(b, slots, n, take)
 }
 
+func holders(b *Block, n int, pages *[8]uint16, mul *[8]uint8, s *Shared) {
+	holdersGeneric(b, n, pages, mul, s)
+}
+
 func touch(b *Block, plane uint64, joins *[8]uint8, step int16) {
 	touchGeneric(b, plane, joins, step)
 }

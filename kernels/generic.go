@@ -262,6 +262,22 @@ func prefixesGeneric(b *Block, n int, pages *[8]uint16, s *Shared) {
 	}
 }
 
+func holdersGeneric(b *Block, n int, pages *[8]uint16, mul *[8]uint8, s *Shared) {
+	blocks := unsafe.Slice(b, n)
+	s.Gain, s.Last = [8]uint32{}, [4]uint64{}
+	for p := 1; p <= kv.MaxPrefixes; p++ {
+		members := 0
+		for w := range blocks {
+			members += bits.OnesCount64(blocks[w].Members[p-1] &^ blocks[w].Swapped)
+		}
+		alone := (uint64(members^1) - 1) >> 63 // 1 if there is one; no branch: nothing could predict it
+		s.Gain[p] = uint32(pages[p]) * uint32(mul[p]) * uint32(alone)
+		for w := range blocks {
+			s.Last[w&3] |= blocks[w].Members[p-1] &^ blocks[w].Swapped & -alone
+		}
+	}
+}
+
 // prefix finds the state of prefix p.
 func (s *Shared) prefix(blocks []Block, p int, pages uint32) {
 	var sys, ctx, gen, rea uint64

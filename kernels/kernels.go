@@ -182,6 +182,12 @@ func Decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *
 // rules 1.7, 9.6 and 10.2.
 func Prefixes(b *Block, n int, pages *[8]uint16, s *Shared) { prefixes(b, n, pages, s) }
 
+// Holders finds Gain and Last of the shared prefixes where they have a level of their own, a page of each costing mul quarter pages: the
+// only resident member holds a prefix, whatever its level; rule 13.22. There are n consecutive blocks, at most four.
+func Holders(b *Block, n int, pages *[8]uint16, mul *[8]uint8, s *Shared) {
+	holders(b, n, pages, mul, s)
+}
+
 // Admit admits those of n waiting requests, at most 32, for which there is a slot and memory, in order; the first `old` of the others
 // fail. What stays is moved to queue[kept:] and needs[kept:], kept being at most first; the new end is returned. Both slices need room
 // for 40 more behind first; what lies between the new end and first+32 may be overwritten.

@@ -333,3 +333,44 @@ func randomLedger(r *rand.Rand) *kernels.Ledger {
 	l.Counters.Failures, l.Counters.PressureSteps = numbers(r, 40), numbers(r, 4096)
 	return l
 }
+
+// Who alone holds a prefix, by the reference and by what the words say.
+func TestHoldersLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r, some := random(50), 0
+		for k := range rounds {
+			pages := randomPages(r)
+			n := 1 + r.IntN(4)*r.IntN(2)
+			blocks := make([]kernels.Block, n)
+			for w := range blocks {
+				blocks[w] = *randomBlock(r, &pages)
+				if r.IntN(2) == 0 {
+					cut(&blocks[w], 5)
+				}
+			}
+			var mul [8]uint8
+			for p := 1; p < len(mul); p++ {
+				mul[p] = 4 >> r.IntN(3)
+			}
+			got := kernels.Shared{Extra: [8]uint32{1, 2, 3}, Gain: [8]uint32{9, 9, 9, 9, 9, 9, 9, 9}, Last: [4]uint64{9, 9, 9, 9}, QP: 7}
+			want := got
+			want.Gain, want.Last = [8]uint32{}, [4]uint64{}
+			for p := 1; p < len(mul); p++ {
+				members, at := 0, 0
+				for w := range blocks {
+					if here := bits.OnesCount64(blocks[w].Members[p-1] &^ blocks[w].Swapped); here != 0 {
+						members, at = members+here, w
+					}
+				}
+				if members == 1 {
+					want.Gain[p] = uint32(pages[p]) * uint32(mul[p])
+					want.Last[at] |= blocks[at].Members[p-1] &^ blocks[at].Swapped
+					some++
+				}
+			}
+			kernels.Holders(&blocks[0], n, &pages, &mul, &got)
+			require.Equal(t, want, got, "round %d", k)
+		}
+		require.Positive(t, some)
+	})
+}

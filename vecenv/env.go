@@ -226,7 +226,8 @@ func (v *env) score(components *reward.Terms) int64 {
 			v.Episode.BudgetQP, v.RetainedPrivate+v.RetainedShared, v.LatencyMilli, v.RiskHundredths)
 	}
 	if components == nil {
-		s := v.servingTotals()
+		var s reward.ServingTotals
+		v.servingTotals(&s)
 		return s.Score(v.Counters.Failures)
 	}
 	t := v.totals()
@@ -245,16 +246,16 @@ func terms(t *reward.Totals, step int32) reward.Terms {
 func (v *env) totals() reward.Totals {
 	t := v.head.totals(v.rules.steps)
 	if v.rules.serving != nil {
-		t.Serving = v.servingTotals()
+		v.servingTotals(&t.Serving)
 	}
 	return t
 }
 
-// servingTotals are those of a serving environment.
-func (v *env) servingTotals() reward.ServingTotals {
-	return reward.ServingTotals{Goodput: v.tally.Goodput, GoodNorm: v.Episode.GoodNorm, WasteUS: v.tally.WasteUS,
-		WindowUS: uint64(v.rules.steps) * uint64(v.rules.serving.stepUS), FirstWaits: v.tally.FirstWaits, Late: v.Counters.Late,
-		RequestNorm: v.Episode.RequestNorm, MaxWait: uint32(v.rules.maxWait)}
+// servingTotals finds those of a serving environment; field by field, as sit does it.
+func (v *env) servingTotals(s *reward.ServingTotals) {
+	t, e, r := v.tally, &v.Episode, v.rules
+	s.Goodput, s.GoodNorm, s.WasteUS, s.WindowUS = t.Goodput, e.GoodNorm, t.WasteUS, uint64(r.steps)*uint64(r.serving.stepUS)
+	s.FirstWaits, s.Late, s.RequestNorm, s.MaxWait = t.FirstWaits, v.Counters.Late, e.RequestNorm, uint32(r.maxWait)
 }
 
 func (v *head) totals(steps int32) reward.Totals {

@@ -169,7 +169,7 @@ func (v *env) view() *kernels.View {
 	o.Inv = float32(1) / float32(v.Episode.BudgetQP)
 	o.Moving = 0
 	if v.rules.serving != nil {
-		v.lastHoldersServing(s)
+		kernels.Holders(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &v.PrefixMul, s)
 	}
 	o.Gain = &s.Gain
 	return o
@@ -254,22 +254,6 @@ func (v *env) countServing() {
 	}
 	c.norm, c.most, c.wide = 1, 1, true
 	c.last = [2]float32{float32(good) / float32(e.GoodNorm), float32(waits) / float32(most)}
-}
-
-// lastHoldersServing finds who alone holds a prefix where prefixes have a level of their own: the only resident member, whatever its level.
-func (v *env) lastHoldersServing(o *kernels.Shared) {
-	o.Gain, o.Last = [8]uint32{}, [4]uint64{}
-	for p := 1; p <= int(v.Episode.NumPrefixes&kv.MaxPrefixes); p++ {
-		n := 0
-		for w := range v.blocks() {
-			n += bits.OnesCount64(v.blocks()[w].Members[p-1] &^ v.blocks()[w].Swapped)
-		}
-		alone := (uint64(n^1) - 1) >> 63 // 1 if n is 1; no branch: nothing could predict it
-		o.Gain[p] = uint32(v.Episode.PrefixPages[p]) * uint32(v.PrefixMul[p]) * uint32(alone)
-		for w := range v.blocks() {
-			o.Last[w&3] |= v.blocks()[w].Members[p-1] &^ v.blocks()[w].Swapped & -alone
-		}
-	}
 }
 
 // phase reads the phase of live slot s.

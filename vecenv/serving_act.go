@@ -53,8 +53,12 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	v.swapIn()
 	v.transferIn()
 	v.decodeServing(v.prefill(), sc.busyQP)
+	admitted := v.Counters.Admitted
 	v.serveTickets()
 	v.arriveTickets()
+	if v.Counters.Admitted != admitted {
+		v.touchSystems(&v.scratch.joins) // late: it loads as a whole what the admitted have stored lane by lane
+	}
 	for w := range v.blocks() {
 		v.tally.FirstWaits += uint32(bits.OnesCount64((v.blocks()[w].Prefill | v.blocks()[w].Active) &^ v.lanes()[w].First))
 	}
@@ -244,18 +248,19 @@ func (v *env) release(b *block, s uint) {
 }
 
 // remove empties a slot.
-func (v *env) remove(w int, s uint) {
-	s &= 63
+func (v *env) remove(w int, s uint) { v.removeAll(w, 1<<(s&63)) }
+
+// removeAll empties the slots of a mask.
+func (v *env) removeAll(w int, mask uint64) {
 	b := &v.blocks()[w]
-	bit := uint64(1) << s
-	resident := b.Swapped&bit == 0
-	if resident {
-		v.release(b, s)
+	resident := mask &^ b.Swapped
+	for m := resident; m != 0; m &= m - 1 {
+		v.release(b, uint(bits.TrailingZeros64(m)))
 	}
-	b.Clear(bit)
-	v.lanes()[w].clear(bit)
-	if resident {
-		v.leave(b.Prefix[s])
+	b.Clear(mask)
+	v.lanes()[w].clear(mask)
+	for m := resident; m != 0; m &= m - 1 {
+		v.leave(b.Prefix[bits.TrailingZeros64(m)&63])
 	}
 }
 

@@ -58,6 +58,7 @@ func (v *env) swapIn() {
 // serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
 func (v *env) serveTickets() {
 	kept, oldest, n := 0, int16(maxWake), int(v.QueueLen)
+	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
 	for first := 0; first < n; first += kernels.TicketLanes {
 		t := &v.tickets()[first/kernels.TicketLanes]
 		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
@@ -78,16 +79,7 @@ func (v *env) serveTickets() {
 func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
 	used, limit, w := v.UsedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
 	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
-	admitted := uint32(0)
-	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
-	for m := w.Fits; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
-		if v.admitTicket(t, bits.TrailingZeros32(m)) {
-			admitted |= m & -m
-		}
-	}
-	if admitted != 0 {
-		v.touchSystems(&v.scratch.joins)
-	}
+	admitted := v.admitTickets(t, w.Fits)
 	failed := w.Old &^ admitted
 	for m := failed; m != 0; m &= m - 1 {
 		v.PendingQP -= ticketQP(t, bits.TrailingZeros32(m))
@@ -103,17 +95,28 @@ func ticketQP(t *kernels.Tickets, i int) uint32 {
 	return kv.Pages(t.Private[i&(kernels.TicketLanes-1)]) * kv.FP16QuarterPages
 }
 
-// admitTicket places a waiting request if a slot is free and its memory fits.
-func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
+// admitTickets places those of a set of waiting requests for which there are slots and memory, in order, and tells which.
+func (v *env) admitTickets(t *kernels.Tickets, set uint32) (admitted uint32) {
+	for m := set; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
+		i := bits.TrailingZeros32(m)
+		limit, p, used := v.Episode.BudgetQP-v.watermark(), t.Prefix[i]&kv.MaxPrefixes, v.UsedQP()+ticketQP(t, i)
+		if used > limit || used+v.prefixNeed(p) > limit {
+			continue
+		}
+		w, s, ok := v.freeSlot()
+		if !ok {
+			break
+		}
+		v.admitTicket(t, i, w, s)
+		admitted |= m & -m
+	}
+	return admitted
+}
+
+// admitTicket places a waiting request into an empty slot.
+func (v *env) admitTicket(t *kernels.Tickets, i, w int, s uint) {
 	i &= kernels.TicketLanes - 1
-	limit, p, qp := v.Episode.BudgetQP-v.watermark(), t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
-	if v.UsedQP()+qp+v.prefixNeed(p) > limit {
-		return false
-	}
-	w, s, ok := v.freeSlot()
-	if !ok {
-		return false
-	}
+	p, qp := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
 	prefix, private := v.prefixTokens(p), t.Private[i]
 	q := scenario.Sequence{Priority: t.Priority[i], Prefix: p, Type: kv.BlockType(t.Type[i]), Codes: t.Codes[i]}
 	b, l := &v.blocks()[w], &v.lanes()[w]
@@ -134,7 +137,6 @@ func (v *env) admitTicket(t *kernels.Tickets, i int) bool {
 	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
 	v.Counters.Admitted++
 	v.scratch.joins[p]++
-	return true
 }
 
 // promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it; rule 13.17.

@@ -303,21 +303,26 @@ func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok boo
 	v.PrivateQP += d.QP
 	v.RetainedPrivate += d.Retained
 	v.Tokens += uint64(d.Tokens)
+	gone := uint64(0)
 	for m := d.Finished; m != 0; m &= m - 1 {
-		v.endTurn(w, uint(bits.TrailingZeros64(m)))
+		if v.endTurn(w, uint(bits.TrailingZeros64(m))) {
+			gone |= m & -m
+		}
+	}
+	if gone != 0 {
+		v.removeAll(w, gone)
+		v.Counters.Completed += uint32(bits.OnesCount64(gone))
 	}
 	return d.Worth, true
 }
 
-// endTurn is rule 13.19.
-func (v *env) endTurn(w int, s uint) {
+// endTurn is rule 13.19 of a slot whose sequence has nothing left to generate; it tells whether that leaves.
+func (v *env) endTurn(w int, s uint) (leaves bool) {
 	s &= 63
 	b, l := &v.blocks()[w], &v.lanes()[w]
 	turn, ok := v.rules.source.Next(&v.Episode, l.Ref[s])
 	if !ok && l.Ref[s] == 0 && b.blockType(s) == kv.Generation {
-		v.remove(w, s)
-		v.Counters.Completed++
-		return
+		return true
 	}
 	b.Active &^= 1 << s
 	pause := 2 * int32(1+b.Cycle[s]>>6)
@@ -325,4 +330,5 @@ func (v *env) endTurn(w int, s uint) {
 		pause = int32(turn.PauseSteps)
 	}
 	l.Wake[s] = int16(min(maxWake, v.Step+pause))
+	return false
 }

@@ -30,6 +30,7 @@ func avx512() {
 	step512("stepMove", true, false)
 	step512("stepStream", true, true)
 	streamLines512()
+	holders512()
 	due512()
 	context512()
 	decodeKernel512()

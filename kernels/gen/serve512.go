@@ -96,15 +96,45 @@ func (p *prefixer512) lastHolders(out Register) {
 	VMOVDQU(y, Mem{Base: out, Disp: offShGain})
 	last := ZMM()
 	VMOVDQA64_Z(top, single, last)
+	storeLast512(last, out)
+}
+
+// storeLast512 stores the union of eight planes as Last of one block.
+func storeLast512(last VecVirtual, out Register) {
+	x, y, hi := XMM(), YMM(), XMM()
 	VEXTRACTI64X4(U8(1), last, y)
 	VPOR(last.AsY(), y, y)
-	x, hi := XMM(), XMM()
 	VEXTRACTI128(U8(1), y, x)
 	VPOR(y.AsX(), x, x)
 	VPSHUFD(U8(0x4E), x, hi)
 	VPOR(hi, x, x)
 	VMOVQ(x, x)
 	VMOVDQU(x.AsY(), Mem{Base: out, Disp: offShLast})
+}
+
+func holders512() {
+	TEXT("holdersAVX512", NOSPLIT, "func(b *Block, pages *[8]uint16, mul *[8]uint8, s *Shared)")
+	Pragma("noescape")
+	Doc("holdersAVX512 is Holders of one block.")
+	b, out := argument("b"), argument("s")
+	line, swapped, n := ZMM(), ZMM(), ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offMembers - 8}, line) // the first is no prefix's
+	VPBROADCASTQ(Mem{Base: b, Disp: offSwapped}, swapped)
+	VPANDNQ(line, swapped, line)
+	VPOPCNTQ(line, n)
+	prefixes, alone := K(), K()
+	KMOVB(constant(uint8(0xFE)), prefixes)
+	VPCMPEQQ_BCST(constant(uint64(1)), n, prefixes, alone)
+	gain, mul := YMM(), YMM()
+	VPMOVZXWD(Mem{Base: argument("pages")}, gain)
+	VPMOVZXBD(Mem{Base: argument("mul")}, mul)
+	VPMULLD_Z(mul, gain, alone, gain)
+	VMOVDQU(gain, Mem{Base: out, Disp: offShGain})
+	last := ZMM()
+	VMOVDQA64_Z(line, alone, last)
+	storeLast512(last, out)
+	VZEROUPPER()
+	RET()
 }
 
 // weights finds the retention weight of each prefix.
