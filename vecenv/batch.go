@@ -27,6 +27,7 @@ type Batch struct {
 	scratch  *scratch       // of the caller
 	stream   bool           // observations pass the caches by
 	staged   bool           // observations go to memory while the next environment steps
+	simple   bool           // a step of the seed profile writes an observation, by the kernel for whole rows, and no mask
 	profiles []Profile      // nil: cfg.Profile for all
 	serving  *servingMemory // nil: no environment has the serving profile
 
@@ -332,6 +333,11 @@ func (b *Batch) stepEnv(v *env, i, row int, a *Actions) {
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
 	}
+	if b.simple {
+		n := v.rules.obsLen
+		v.observeWhole(unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.Obs)), 4*i*n)), n), b.stream)
+		return
+	}
 	b.writeView(v, i)
 }
 
@@ -366,6 +372,7 @@ func (b *Batch) chooseStores() {
 	can := b.Obs != nil && r.drawn != nil && r.obsLen == kernels.StagedRow && b.cfg.ObsOrder == SlotMajor
 	b.staged = can && (stageAlways || kernels.StagingPays() && bytes >= stagedBytes)
 	b.stream = b.cfg.Stores.streams(b.Obs, b.staged)
+	b.simple = b.Obs != nil && b.Mask == nil && r.whole && b.cfg.ObsOrder == SlotMajor && b.serving == nil
 }
 
 // Streams tells whether observations pass the caches by; Config.Stores.

@@ -210,21 +210,24 @@ func (v *env) stepDrawn(ops []uint8, list []int32) {
 // account adds the finished step to the totals and returns the step's reward, in 2^-20; rules 9.1 to 9.9. The terms go to
 // components if that is not nil.
 func (v *env) account(components *reward.Terms) int64 {
-	used := v.UsedQP()
-	v.HeadroomTenths += reward.HeadroomTenths(used, v.Episode.BudgetQP)
-	v.Counters.PressureSteps += reward.Pressure(used, v.Episode.BudgetQP)
-	score := v.score(components)
-	gain := score - v.Score
-	v.Score = score
+	h := v.head
+	used := h.UsedQP()
+	h.HeadroomTenths += reward.HeadroomTenths(used, h.Episode.BudgetQP)
+	h.Counters.PressureSteps += reward.Pressure(used, h.Episode.BudgetQP)
+	var score int64
+	if components == nil && v.rules.serving == nil {
+		score = reward.SeedScore(h.Counters.Failures, h.Tokens, h.Episode.TokenNorm, h.HeadroomTenths, uint32(v.rules.steps), used,
+			h.Episode.BudgetQP, h.RetainedPrivate+h.RetainedShared, h.LatencyMilli, h.RiskHundredths)
+	} else {
+		score = v.score(components)
+	}
+	gain := score - h.Score
+	h.Score = score
 	return gain
 }
 
-// score is the score as if the episode ended now.
+// score is the score as if the episode ended now, of which the terms are kept or the profile is the serving profile.
 func (v *env) score(components *reward.Terms) int64 {
-	if components == nil && v.rules.serving == nil {
-		return reward.SeedScore(v.Counters.Failures, v.Tokens, v.Episode.TokenNorm, v.HeadroomTenths, uint32(v.rules.steps), v.UsedQP(),
-			v.Episode.BudgetQP, v.RetainedPrivate+v.RetainedShared, v.LatencyMilli, v.RiskHundredths)
-	}
 	if components == nil {
 		var s reward.ServingTotals
 		v.servingTotals(&s)
