@@ -94,20 +94,15 @@ func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 //go:noescape
 func stepAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
 
-// stepMoveAVX512 is Step.
+// stepTrailingAVX512 is StepTrailing.
 //
 //go:noescape
-func stepMoveAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
+func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 
-// stepStreamAVX512 is Step.
+// stepTrailingStreamAVX512 is StepTrailing.
 //
 //go:noescape
-func stepStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
-
-// streamLinesAVX512 moves cache lines, at least one, past the caches.
-//
-//go:noescape
-func streamLinesAVX512(to *float32, from *float32, lines int)
+func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 
 // holdersAVX512 is Holders of one block.
 //

@@ -1319,21 +1319,21 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VMOVDQU16      Z3, K2, Z10
 	VMOVDQU16      Z10, 448(AX)
 	VPMOVQW        Z1, X4
-	VPMOVQW        Z13, X5
-	VPMOVQD        Z12, Y6
+	VPMOVQW        Z13, X7
+	VPMOVQD        Z12, Y8
 	ANDL           DI, R11
 	PDEPQ          CX, R11, R11
 	ANDL           DI, R9
 	PDEPQ          CX, R9, R9
-	VMOVQ          CX, X7
+	VMOVQ          CX, X9
 	VMOVQ          R11, X1
 	VPINSRQ        $0x01, R9, X1, X1
-	VPXOR          X8, X8, X8
-	VPXOR          X3, X3, X3
-	VPINSRQ        $0x01, CX, X3, X3
-	VINSERTI128    $0x01, X1, Y7, Y7
-	VINSERTI128    $0x01, X3, Y8, Y1
-	VINSERTI64X4   $0x01, Y1, Z7, Z1
+	VPXORD         X5, X5, X5
+	VPXORD         X6, X6, X6
+	VPINSRQ        $0x01, CX, X6, X6
+	VINSERTI32X4   $0x01, X1, Y9, Y9
+	VINSERTI32X4   $0x01, X6, Y5, Y1
+	VINSERTI64X4   $0x01, Y1, Z9, Z1
 	VPORQ          896(AX), Z1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	ANDL           DI, R8
@@ -1359,17 +1359,17 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPBROADCASTB   avx512_40<>+0(SB), Z1
 	VPCMPEQB       Z1, Z2, K1, K2
 	KMOVQ          K2, R11
-	VMOVQ          R8, X8
-	VPINSRQ        $0x01, DX, X8, X8
-	VMOVQ          BX, X2
-	VPINSRQ        $0x01, SI, X2, X2
-	VMOVQ          DI, X9
-	VPINSRQ        $0x01, R9, X9, X9
-	VMOVQ          R10, X1
-	VPINSRQ        $0x01, R11, X1, X1
-	VINSERTI128    $0x01, X2, Y8, Y7
-	VINSERTI128    $0x01, X1, Y9, Y1
-	VINSERTI64X4   $0x01, Y1, Z7, Z1
+	VMOVQ          R8, X5
+	VPINSRQ        $0x01, DX, X5, X5
+	VMOVQ          BX, X1
+	VPINSRQ        $0x01, SI, X1, X1
+	VMOVQ          DI, X6
+	VPINSRQ        $0x01, R9, X6, X6
+	VMOVQ          R10, X2
+	VPINSRQ        $0x01, R11, X2, X2
+	VINSERTI32X4   $0x01, X1, Y5, Y5
+	VINSERTI32X4   $0x01, X2, Y6, Y1
+	VINSERTI64X4   $0x01, Y1, Z5, Z1
 	VPORQ          960(AX), Z1, Z1
 	VMOVDQU64      Z1, 960(AX)
 	MOVQ           CX, DX
@@ -1378,19 +1378,19 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPEXPANDW      Z4, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z5, K1, Z1
+	VPEXPANDW      Z7, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z6, K1, Z1
+	VPEXPANDD      Z8, K1, Z1
 	VMOVDQU32      Z1, (AX)
 	MOVWLZX        CX, BX
 	POPCNTL        BX, BX
 	VPBROADCASTD   BX, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y6, Y1, Y7
+	VPERMD         Y8, Y1, Y5
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z5, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
@@ -1398,24 +1398,24 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPBROADCASTW   CX, X1
 	VPADDW         avx512_42<>+0(SB), X1, X1
 	VPERMW         X4, X1, X4
-	VPERMW         X5, X1, X5
+	VPERMW         X7, X1, X6
 	VPMOVZXWD      X1, Y1
-	VPERMD         Y6, Y1, Y6
+	VPERMD         Y8, Y1, Y5
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
 	VPEXPANDW      Z4, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z5, K1, Z1
+	VPEXPANDW      Z6, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z6, K1, Z1
+	VPEXPANDD      Z5, K1, Z1
 	VMOVDQU32      Z1, 128(AX)
 	MOVWLZX        DX, CX
 	POPCNTL        CX, CX
 	VPBROADCASTD   CX, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y6, Y1, Y4
+	VPERMD         Y5, Y1, Y4
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
 	VPEXPANDD      Z4, K1, Z1
@@ -2008,100 +2008,100 @@ TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	VMOVDQU8     704(AX), Z1
 	VPEXPANDB    Z0, K1, Z1
 	VMOVDQU8     Z1, 704(AX)
-	VMOVDQU      64(BX), X2
-	VMOVDQU      80(BX), X3
-	VMOVDQU      96(BX), X4
+	VMOVDQU      64(BX), X3
+	VMOVDQU      80(BX), X4
+	VMOVDQU      96(BX), X5
 	VMOVDQU      (BX), Y0
 	MOVQ         CX, SI
 	SHRQ         $0x20, SI
-	VMOVDQU16    256(AX), Z5
-	VPEXPANDW    Z2, K1, Z5
-	VMOVDQU16    Z5, 256(AX)
-	VMOVDQU16    384(AX), Z5
-	VPEXPANDW    Z3, K1, Z5
-	VMOVDQU16    Z5, 384(AX)
-	VMOVDQU16    512(AX), Z5
-	VPEXPANDW    Z4, K1, Z5
-	VMOVDQU16    Z5, 512(AX)
-	VMOVDQU32    (AX), Z5
-	VPEXPANDD    Z0, K1, Z5
-	VMOVDQU32    Z5, (AX)
+	VMOVDQU16    256(AX), Z6
+	VPEXPANDW    Z3, K1, Z6
+	VMOVDQU16    Z6, 256(AX)
+	VMOVDQU16    384(AX), Z6
+	VPEXPANDW    Z4, K1, Z6
+	VMOVDQU16    Z6, 384(AX)
+	VMOVDQU16    512(AX), Z6
+	VPEXPANDW    Z5, K1, Z6
+	VMOVDQU16    Z6, 512(AX)
+	VMOVDQU32    (AX), Z6
+	VPEXPANDD    Z0, K1, Z6
+	VMOVDQU32    Z6, (AX)
 	MOVWLZX      CX, DI
 	POPCNTL      DI, DI
-	VPBROADCASTD DI, Y5
-	VPADDD       avx512_41<>+0(SB), Y5, Y5
-	VPERMD       Y0, Y5, Y6
-	VMOVDQU32    64(AX), Z5
+	VPBROADCASTD DI, Y6
+	VPADDD       avx512_41<>+0(SB), Y6, Y6
+	VPERMD       Y0, Y6, Y7
+	VMOVDQU32    64(AX), Z6
 	KSHIFTRQ     $0x10, K1, K2
-	VPEXPANDD    Z6, K2, Z5
-	VMOVDQU32    Z5, 64(AX)
+	VPEXPANDD    Z7, K2, Z6
+	VMOVDQU32    Z6, 64(AX)
 	TESTQ        SI, SI
 	JZ           placed
 	POPCNTL      CX, DI
-	VPBROADCASTW DI, X5
-	VPADDW       avx512_42<>+0(SB), X5, X5
-	VPERMW       X2, X5, X2
-	VPERMW       X3, X5, X3
-	VPERMW       X4, X5, X4
-	VPMOVZXWD    X5, Y5
-	VPERMD       Y0, Y5, Y0
+	VPBROADCASTW DI, X6
+	VPADDW       avx512_42<>+0(SB), X6, X6
+	VPERMW       X3, X6, X3
+	VPERMW       X4, X6, X4
+	VPERMW       X5, X6, X5
+	VPMOVZXWD    X6, Y6
+	VPERMD       Y0, Y6, Y0
 	KMOVQ        SI, K2
-	VMOVDQU16    320(AX), Z5
-	VPEXPANDW    Z2, K2, Z5
-	VMOVDQU16    Z5, 320(AX)
-	VMOVDQU16    448(AX), Z2
-	VPEXPANDW    Z3, K2, Z2
-	VMOVDQU16    Z2, 448(AX)
-	VMOVDQU16    576(AX), Z2
-	VPEXPANDW    Z4, K2, Z2
-	VMOVDQU16    Z2, 576(AX)
-	VMOVDQU32    128(AX), Z2
-	VPEXPANDD    Z0, K2, Z2
-	VMOVDQU32    Z2, 128(AX)
+	VMOVDQU16    320(AX), Z6
+	VPEXPANDW    Z3, K2, Z6
+	VMOVDQU16    Z6, 320(AX)
+	VMOVDQU16    448(AX), Z3
+	VPEXPANDW    Z4, K2, Z3
+	VMOVDQU16    Z3, 448(AX)
+	VMOVDQU16    576(AX), Z3
+	VPEXPANDW    Z5, K2, Z3
+	VMOVDQU16    Z3, 576(AX)
+	VMOVDQU32    128(AX), Z3
+	VPEXPANDD    Z0, K2, Z3
+	VMOVDQU32    Z3, 128(AX)
 	MOVWLZX      SI, SI
 	POPCNTL      SI, SI
-	VPBROADCASTD SI, Y2
-	VPADDD       avx512_41<>+0(SB), Y2, Y2
-	VPERMD       Y0, Y2, Y0
-	VMOVDQU32    192(AX), Z2
+	VPBROADCASTD SI, Y3
+	VPADDD       avx512_41<>+0(SB), Y3, Y3
+	VPERMD       Y0, Y3, Y0
+	VMOVDQU32    192(AX), Z3
 	KSHIFTRQ     $0x10, K2, K2
-	VPEXPANDD    Z0, K2, Z2
-	VMOVDQU32    Z2, 192(AX)
+	VPEXPANDD    Z0, K2, Z3
+	VMOVDQU32    Z3, 192(AX)
 
 placed:
 	MOVBQZX        144(BX), SI
 	MOVBQZX        145(BX), DI
 	MOVBQZX        146(BX), R8
-	VPMOVZXDQ      32(BX), Z2
+	VPMOVZXDQ      32(BX), Z3
 	MOVQ           SI, R9
 	ORQ            DI, R9
 	ORQ            R8, R9
 	NOTQ           R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K2, Z5
+	VPBROADCASTQ.Z avx512_26<>+0(SB), K2, Z6
 	ANDNQ          SI, DI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z6
 	ANDNQ          DI, SI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_24<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_24<>+0(SB), K2, Z6
 	MOVQ           SI, R9
 	ANDQ           DI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_21<>+0(SB), K2, Z5
-	VPMULUDQ       Z2, Z5, Z5
-	VEXTRACTI64X4  $0x01, Z5, Y0
-	VPADDD         Y5, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X2
-	VPADDD         X2, X0, X0
-	VPSHUFD        $0x4e, X0, X2
-	VPADDD         X2, X0, X0
-	VPSHUFD        $0xb1, X0, X2
-	VPADDD         X2, X0, X0
+	VPBROADCASTQ   avx512_21<>+0(SB), K2, Z6
+	VPMULUDQ       Z3, Z6, Z6
+	VEXTRACTI64X4  $0x01, Z6, Y0
+	VPADDD         Y6, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X3
+	VPADDD         X3, X0, X0
+	VPSHUFD        $0x4e, X0, X3
+	VPADDD         X3, X0, X0
+	VPSHUFD        $0xb1, X0, X3
+	VPADDD         X3, X0, X0
 	VMOVD          X0, R9
 	MOVL           R9, retained+32(FP)
 	MOVBQZX        147(BX), R9
@@ -2114,50 +2114,50 @@ placed:
 	PDEPQ          CX, SI, SI
 	ANDL           DX, DI
 	PDEPQ          CX, DI, DI
-	VMOVQ          CX, X3
+	VMOVQ          CX, X4
 	VMOVQ          SI, X0
 	VPINSRQ        $0x01, DI, X0, X0
-	VMOVQ          BX, X4
-	VPXOR          X2, X2, X2
+	VMOVQ          BX, X5
+	VPXORD         X2, X2, X2
 	VPINSRQ        $0x01, R9, X2, X2
-	VINSERTI128    $0x01, X0, Y3, Y0
-	VINSERTI128    $0x01, X2, Y4, Y2
-	VINSERTI64X4   $0x01, Y2, Z0, Z2
-	VPORQ          896(AX), Z2, Z2
-	VMOVDQU64      Z2, 896(AX)
+	VINSERTI32X4   $0x01, X0, Y4, Y0
+	VINSERTI32X4   $0x01, X2, Y5, Y3
+	VINSERTI64X4   $0x01, Y3, Z0, Z3
+	VPORQ          896(AX), Z3, Z3
+	VMOVDQU64      Z3, 896(AX)
 	ANDL           DX, R8
 	PDEPQ          CX, R8, R8
-	VPBROADCASTB   avx512_1<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K2
+	VPBROADCASTB   avx512_1<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K2
 	KMOVQ          K2, CX
-	VPBROADCASTB   avx512_2<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K2
+	VPBROADCASTB   avx512_2<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K2
 	KMOVQ          K2, DX
-	VPBROADCASTB   avx512_19<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K2
+	VPBROADCASTB   avx512_19<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K2
 	KMOVQ          K2, BX
-	VPBROADCASTB   avx512_37<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K2
+	VPBROADCASTB   avx512_37<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K2
 	KMOVQ          K2, SI
-	VPBROADCASTB   avx512_38<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K2
+	VPBROADCASTB   avx512_38<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K2
 	KMOVQ          K2, DI
-	VPBROADCASTB   avx512_39<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K2
+	VPBROADCASTB   avx512_39<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K2
 	KMOVQ          K2, R9
-	VPBROADCASTB   avx512_40<>+0(SB), Z2
-	VPCMPEQB       Z2, Z1, K1, K1
+	VPBROADCASTB   avx512_40<>+0(SB), Z3
+	VPCMPEQB       Z3, Z1, K1, K1
 	KMOVQ          K1, R10
-	VMOVQ          R8, X3
-	VPINSRQ        $0x01, CX, X3, X3
+	VMOVQ          R8, X2
+	VPINSRQ        $0x01, CX, X2, X2
 	VMOVQ          DX, X0
 	VPINSRQ        $0x01, BX, X0, X0
 	VMOVQ          SI, X4
 	VPINSRQ        $0x01, DI, X4, X4
 	VMOVQ          R9, X1
 	VPINSRQ        $0x01, R10, X1, X1
-	VINSERTI128    $0x01, X0, Y3, Y0
-	VINSERTI128    $0x01, X1, Y4, Y1
+	VINSERTI32X4   $0x01, X0, Y2, Y0
+	VINSERTI32X4   $0x01, X1, Y4, Y1
 	VINSERTI64X4   $0x01, Y1, Z0, Z0
 	VPORQ          960(AX), Z0, Z0
 	VMOVDQU64      Z0, 960(AX)
@@ -3052,21 +3052,21 @@ admitted:
 	VMOVDQU16      Z3, K3, Z4
 	VMOVDQU16      Z4, 448(AX)
 	VPMOVQW        Z1, X11
-	VPMOVQW        Z7, X12
+	VPMOVQW        Z7, X14
 	VPMOVQD        Z6, Y8
 	ANDL           SI, R12
 	PDEPQ          DI, R12, R12
 	ANDL           SI, R10
 	PDEPQ          DI, R10, R10
-	VMOVQ          DI, X13
+	VMOVQ          DI, X15
 	VMOVQ          R12, X1
 	VPINSRQ        $0x01, R10, X1, X1
-	VPXOR          X14, X14, X14
-	VPXOR          X3, X3, X3
-	VPINSRQ        $0x01, DI, X3, X3
-	VINSERTI128    $0x01, X1, Y13, Y13
-	VINSERTI128    $0x01, X3, Y14, Y1
-	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPXORD         X12, X12, X12
+	VPXORD         X13, X13, X13
+	VPINSRQ        $0x01, DI, X13, X13
+	VINSERTI32X4   $0x01, X1, Y15, Y15
+	VINSERTI32X4   $0x01, X13, Y12, Y1
+	VINSERTI64X4   $0x01, Y1, Z15, Z1
 	VPORQ          896(AX), Z1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	ANDL           SI, R9
@@ -3092,17 +3092,17 @@ admitted:
 	VPBROADCASTB   avx512_40<>+0(SB), Z1
 	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, R13
-	VMOVQ          R9, X14
-	VPINSRQ        $0x01, DX, X14, X14
-	VMOVQ          SI, X2
-	VPINSRQ        $0x01, R8, X2, X2
-	VMOVQ          R10, X15
-	VPINSRQ        $0x01, R11, X15, X15
-	VMOVQ          R12, X1
-	VPINSRQ        $0x01, R13, X1, X1
-	VINSERTI128    $0x01, X2, Y14, Y13
-	VINSERTI128    $0x01, X1, Y15, Y1
-	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VMOVQ          R9, X12
+	VPINSRQ        $0x01, DX, X12, X12
+	VMOVQ          SI, X1
+	VPINSRQ        $0x01, R8, X1, X1
+	VMOVQ          R10, X13
+	VPINSRQ        $0x01, R11, X13, X13
+	VMOVQ          R12, X2
+	VPINSRQ        $0x01, R13, X2, X2
+	VINSERTI32X4   $0x01, X1, Y12, Y12
+	VINSERTI32X4   $0x01, X2, Y13, Y1
+	VINSERTI64X4   $0x01, Y1, Z12, Z1
 	VPORQ          960(AX), Z1, Z1
 	VMOVDQU64      Z1, 960(AX)
 	MOVQ           DI, DX
@@ -3111,7 +3111,7 @@ admitted:
 	VPEXPANDW      Z11, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z14, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
 	VPEXPANDD      Z8, K1, Z1
@@ -3120,10 +3120,10 @@ admitted:
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y8, Y1, Y13
+	VPERMD         Y8, Y1, Y12
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z13, K1, Z1
+	VPEXPANDD      Z12, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
@@ -3131,7 +3131,7 @@ admitted:
 	VPBROADCASTW   SI, X1
 	VPADDW         avx512_42<>+0(SB), X1, X1
 	VPERMW         X11, X1, X11
-	VPERMW         X12, X1, X12
+	VPERMW         X14, X1, X13
 	VPMOVZXWD      X1, Y1
 	VPERMD         Y8, Y1, Y8
 	KMOVQ          DX, K1
@@ -3139,7 +3139,7 @@ admitted:
 	VPEXPANDW      Z11, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z13, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
 	VPEXPANDD      Z8, K1, Z1
@@ -3481,22 +3481,13 @@ GLOBL avx512_55<>(SB), RODATA|NOPTR, $1
 DATA avx512_56<>+0(SB)/1, $0x00
 GLOBL avx512_56<>(SB), RODATA|NOPTR, $1
 
-// func stepMoveAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, POPCNT
-TEXT ·stepMoveAVX512(SB), NOSPLIT, $40-57
-	MOVQ    p+0(FP), AX
-	MOVQ    48(AX), AX
-	MOVQ    (AX), CX
-	MOVQ    CX, (SP)
-	MOVQ    8(AX), CX
-	MOVQ    CX, 8(SP)
+// func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·stepTrailingAVX512(SB), NOSPLIT, $112-57
 	MOVQ    p+0(FP), AX
 	MOVQ    (AX), AX
 	MOVQ    p+0(FP), CX
 	MOVQ    8(CX), CX
-	MOVBLZX from+48(FP), DX
-	TESTL   DX, DX
-	JNZ     serve
 	MOVQ    928(AX), DX
 	MOVQ    f+8(FP), BX
 	POPCNTQ DX, DX
@@ -3515,36 +3506,294 @@ TEXT ·stepMoveAVX512(SB), NOSPLIT, $40-57
 	RET
 
 operate:
-	MOVQ         (SP), DX
-	MOVQ         8(SP), BX
-	VMOVUPS      (DX), Z0
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      64(DX), Z0
-	VMOVUPS      Z0, 64(BX)
-	VMOVUPS      128(DX), Z0
-	VMOVUPS      Z0, 128(BX)
-	VMOVUPS      192(DX), Z0
-	VMOVUPS      Z0, 192(BX)
-	VMOVUPS      256(DX), Z0
-	VMOVUPS      Z0, 256(BX)
-	VMOVUPS      320(DX), Z0
-	VMOVUPS      Z0, 320(BX)
-	VMOVUPS      384(DX), Z0
-	VMOVUPS      Z0, 384(BX)
-	VMOVUPS      448(DX), Z0
-	VMOVUPS      Z0, 448(BX)
-	VMOVUPS      512(DX), Z0
-	VMOVUPS      Z0, 512(BX)
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           (DX), DX
+	VMOVDQU64      896(DX), Z0
+	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	MOVQ           896(DX), BX
+	MOVQ           904(DX), SI
+	ANDNQ          BX, SI, BX
+	MOVQ           trail+48(FP), SI
+	ADDQ           $0x30, SI
+	MOVQ           64(SI), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	LZCNTQ         896(DX), BX
+	NEGQ           BX
+	ADDQ           $0x4f, BX
+	SHRQ           $0x04, BX
+	MOVQ           BX, 72(SP)
+	MOVQ           trail+48(FP), BX
+	ADDQ           $0x00, BX
+	MOVQ           16(BX), BX
+	MOVL           4(BX), BX
+	VCVTUSI2SSL    BX, X2, X2
+	VMOVSS         avx512_59<>+0(SB), X0
+	VDIVSS         X2, X0, X2
+	VMOVSS         X2, 80(SP)
+	VMOVDQU64      896(DX), Z0
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           8(DX), DX
+	MOVQ           f+8(FP), BX
+	VMOVDQU64      (DX), Z1
+	VMOVDQU64      64(DX), Z2
+	VPOPCNTQ       Z0, Z0
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           8(DX), DX
+	VPBROADCASTQ   DX, Z19
+	KMOVB          avx512_2<>+0(SB), K1
+	VPMINUQ        Z19, Z1, K1, Z1
+	VMOVDQU32      avx512_60<>+0(SB), Z19
+	VPERMI2D       Z2, Z1, Z19
+	VMOVDQU32      avx512_61<>+0(SB), Z2
+	KMOVW          avx512_62<>+0(SB), K1
+	VPERMD         Z0, Z2, K1, Z19
+	VMOVDQU32      avx512_63<>+0(SB), Z2
+	KMOVW          avx512_64<>+0(SB), K1
+	VPERMI2D.Z     Z0, Z1, K1, Z2
+	VPADDD         Z2, Z19, Z19
+	VPBROADCASTD   64(BX), Z0
+	KMOVW          avx512_65<>+0(SB), K1
+	VPSUBD         Z19, Z0, K1, Z19
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           4(DX), DX
+	KMOVW          avx512_14<>+0(SB), K1
+	VPBROADCASTD   DX, K1, Z19
+	MOVQ           trail+48(FP), BX
+	ADDQ           $0x00, BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	MOVQ           trail+48(FP), SI
+	ADDQ           $0x00, SI
+	MOVQ           32(SI), SI
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           8(DI), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, BX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, BX
+	KMOVW          avx512_66<>+0(SB), K1
+	VPBROADCASTD   BX, K1, Z19
+	VMOVDQU32      avx512_67<>+0(SB), Z0
+	ADDL           DX, DX
+	KMOVW          avx512_68<>+0(SB), K1
+	VPBROADCASTD   DX, K1, Z0
+	ADDL           DX, DX
+	KMOVW          avx512_69<>+0(SB), K1
+	VPBROADCASTD   DX, K1, Z0
+	VPMINUD        Z0, Z19, Z19
+	MOVQ           f+8(FP), DX
+	VMOVDQU32      (DX), Z0
+	KMOVW          avx512_13<>+0(SB), K1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           4(DX), DX
+	VPBROADCASTD   DX, K1, Z0
+	KMOVW          avx512_14<>+0(SB), K1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           (DX), DX
+	VPBROADCASTD   DX, K1, Z0
+	KMOVW          avx512_15<>+0(SB), K1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           8(DX), DX
+	VPBROADCASTD   DX, K1, Z0
+	VCVTDQ2PS      Z19, Z19
+	VCVTDQ2PS      Z0, Z0
+	VDIVPS         Z0, Z19, Z19
+	MOVQ           trail+48(FP), DX
+	MOVQ           176(DX), DX
+	VMOVUPS        Z19, (DX)
+	CMPQ           72(SP), $0x00
+	JLE            empty0
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           (DX), DX
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z2
+	VMOVDQU32      avx512_73<>+0(SB), Z19
+	VMOVDQU32      avx512_74<>+0(SB), Z22
+	VPBROADCASTD   avx512_6<>+0(SB), Z27
+	MOVQ           $0x00000000, BX
+	MOVQ           $0x00000000, SI
+	VBROADCASTSS   avx512_59<>+0(SB), Z26
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           24(DI), DI
+	VPMOVZXWD      (DI), Y3
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x30, DI
+	VMOVDQU32      32(DI), Y4
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           8(DI), DI
+	VPBROADCASTD   16(DI), Z25
+	VBROADCASTSS   80(SP), Z24
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           16(DI), DI
+	MOVL           4(DI), DI
+	ADDL           DI, DI
+	VPBROADCASTD   DI, Z23
+	KMOVW          896(DX)(SI*1), K1
+	VMOVDQU32      (DX)(BX*4), Z28
+	VPMOVZXBD      704(DX)(BX*1), Z29
+	VPMOVZXBD      (SP)(BX*1), Z30
+	VPADDD         Z27, Z28, Z27
+	VPSRLD         $0x07, Z27, Z27
+	VPERMD         Z3, Z29, Z3
+	VPSUBD         Z3, Z27, Z27
+	VPERMD         Z1, Z30, Z1
+	VPMULLD        Z1, Z27, Z27
+	VPERMPS        Z0, Z30, Z0
+	VPMINUD        Z23, Z27, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z24, Z1, Z1
+	KMOVW          64(SP)(SI*1), K2
+	VPERMD.Z       Z4, Z29, K2, Z3
+	VPADDD         Z27, Z3, Z3
+	VPMINUD        Z23, Z3, Z3
+	VCVTUDQ2PS     Z3, Z3
+	VMULPS         Z24, Z3, Z3
+	VPERMPS        Z2, Z30, Z2
+	VPSRLD         $0x04, Z30, Z30
+	VPERMPS        Z19, Z30, Z19
+	KMOVW          960(DX)(SI*1), K2
+	VMOVAPS        Z26, K2, Z19
+	VPERMPS        Z22, Z30, Z22
+	VPMOVZXWD      256(DX)(BX*2), Z23
+	VPADDD         Z28, Z23, Z23
+	VCVTUDQ2PS     Z28, Z28
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z28, K1, Z23
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z24
+	VPMINUD.BCST   avx512_75<>+0(SB), Z24, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_76<>+0(SB), Z24, Z24
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z26
+	VCVTDQ2PS      Z26, Z26
+	VMULPS.BCST    avx512_77<>+0(SB), Z26, Z26
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z27
+	VCVTDQ2PS      Z27, Z27
+	VMULPS.BCST    avx512_78<>+0(SB), Z27, Z27
+	VPMOVSXWD      384(DX)(BX*2), Z28
+	VPSUBD.Z       Z28, Z25, K1, Z28
+	VPMINUD.BCST   avx512_79<>+0(SB), Z28, Z28
+	VCVTDQ2PS      Z28, Z28
+	VMULPS.BCST    avx512_80<>+0(SB), Z28, Z28
+	VMOVDQA32.Z    Z29, K1, Z25
+	VCVTDQ2PS      Z25, Z25
+	VMULPS.BCST    avx512_81<>+0(SB), Z25, Z25
+	VUNPCKLPS      Z1, Z0, Z29
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z23, Z3, Z1
+	VUNPCKHPS      Z23, Z3, Z3
+	VUNPCKLPD      Z1, Z29, Z23
+	VUNPCKHPD      Z1, Z29, Z1
+	VUNPCKLPD      Z3, Z0, Z29
+	VUNPCKHPD      Z3, Z0, Z0
+	VUNPCKLPS      Z26, Z24, Z3
+	VUNPCKHPS      Z26, Z24, Z24
+	VUNPCKLPS      Z22, Z19, Z26
+	VUNPCKHPS      Z22, Z19, Z19
+	VUNPCKLPD      Z26, Z3, Z22
+	VUNPCKHPD      Z26, Z3, Z3
+	VUNPCKLPD      Z19, Z24, Z26
+	VUNPCKHPD      Z19, Z24, Z19
+	VUNPCKLPS      Z28, Z27, Z24
+	VUNPCKHPS      Z28, Z27, Z27
+	VUNPCKLPS      Z2, Z25, Z28
+	VUNPCKHPS      Z2, Z25, Z2
+	VUNPCKLPD      Z28, Z24, Z25
+	VUNPCKHPD      Z28, Z24, Z24
+	VUNPCKLPD      Z2, Z27, Z28
+	VUNPCKHPD      Z2, Z27, Z2
+	VSHUFF32X4     $0x44, Z22, Z23, Z27
+	VSHUFF32X4     $0xee, Z22, Z23, Z22
+	VSHUFF32X4     $0x44, Z1, Z25, Z23
+	VSHUFF32X4     $0xee, Z1, Z25, Z1
+	VSHUFF32X4     $0x88, Z23, Z27, Z25
+	VSHUFF32X4     $0xdd, Z23, Z27, Z23
+	VSHUFF32X4     $0x88, Z1, Z22, Z27
+	VSHUFF32X4     $0xdd, Z1, Z22, Z1
+	VSHUFF32X4     $0x44, Z24, Z3, Z22
+	VSHUFF32X4     $0xee, Z24, Z3, Z3
+	VSHUFF32X4     $0x44, Z26, Z29, Z24
+	VSHUFF32X4     $0xee, Z26, Z29, Z26
+	VSHUFF32X4     $0x88, Z24, Z22, Z29
+	VSHUFF32X4     $0xdd, Z24, Z22, Z22
+	VSHUFF32X4     $0x88, Z26, Z3, Z24
+	VSHUFF32X4     $0xdd, Z26, Z3, Z3
+	VSHUFF32X4     $0x44, Z0, Z28, Z26
+	VSHUFF32X4     $0xee, Z0, Z28, Z0
+	VSHUFF32X4     $0x44, Z2, Z19, Z28
+	VSHUFF32X4     $0xee, Z2, Z19, Z2
+	VSHUFF32X4     $0x88, Z28, Z26, Z19
+	VSHUFF32X4     $0xdd, Z28, Z26, Z26
+	VSHUFF32X4     $0x88, Z2, Z0, Z28
+	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	MOVQ           trail+48(FP), DX
+	MOVQ           176(DX), DX
+	VMOVUPS        Z25, 64(DX)
+	VMOVUPS        Z29, 128(DX)
+	VMOVUPS        Z19, 192(DX)
+	VMOVUPS        Z23, 256(DX)
+	VMOVUPS        Z22, 320(DX)
+	VMOVUPS        Z26, 384(DX)
+	VMOVUPS        Z27, 448(DX)
+	VMOVUPS        Z24, 512(DX)
+	VMOVUPS        Z28, 576(DX)
+	VMOVUPS        Z1, 640(DX)
+	VMOVUPS        Z3, 704(DX)
+	VMOVUPS        Z0, 768(DX)
+	JMP            written0
+
+empty0:
+	MOVQ    trail+48(FP), DX
+	MOVQ    176(DX), DX
+	VPXORD  Z3, Z3, Z3
+	VMOVUPS Z3, 64(DX)
+	VMOVUPS Z3, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z3, 256(DX)
+	VMOVUPS Z3, 320(DX)
+	VMOVUPS Z3, 384(DX)
+	VMOVUPS Z3, 448(DX)
+	VMOVUPS Z3, 512(DX)
+	VMOVUPS Z3, 576(DX)
+	VMOVUPS Z3, 640(DX)
+	VMOVUPS Z3, 704(DX)
+	VMOVUPS Z3, 768(DX)
+
+written0:
 	MOVQ         ops+16(FP), DX
 	VMOVDQU8     (DX), Z0
-	VPBROADCASTB avx512_1<>+0(SB), Z11
-	VPTESTMB     Z11, Z0, K1
+	VPBROADCASTB avx512_1<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTB avx512_2<>+0(SB), Z11
-	VPTESTMB     Z11, Z0, K1
+	VPBROADCASTB avx512_2<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, BX
-	VPBROADCASTB avx512_3<>+0(SB), Z11
-	VPTESTMB     Z11, Z0, K1
+	VPBROADCASTB avx512_3<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         DX, DI
 	ORQ          BX, DI
@@ -3580,7 +3829,7 @@ operate:
 	ANDQ         928(AX), BX
 	POPCNTQ      BX, DI
 	ADDL         DI, 112(CX)
-	MOVQ         BX, 16(SP)
+	MOVQ         BX, 88(SP)
 	MOVQ         912(AX), BX
 	MOVQ         920(AX), DI
 	MOVQ         896(AX), R8
@@ -3596,16 +3845,16 @@ operate:
 	POPCNTQ      DI, DI
 	IMUL3L       $0x1e, DI, DI
 	VMOVDQU8     640(AX), Z0
-	VPBROADCASTB avx512_4<>+0(SB), Z11
-	VPCMPUB      $0x05, Z11, Z0, K1
+	VPBROADCASTB avx512_4<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R8
 	ANDQ         R9, R8
 	ANDQ         R10, R8
 	POPCNTQ      R8, R8
 	IMUL3L       $0x0f, R8, R8
 	ADDL         R8, DI
-	VPBROADCASTB avx512_5<>+0(SB), Z11
-	VPCMPUB      $0x05, Z11, Z0, K1
+	VPBROADCASTB avx512_5<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R8
 	ANDQ         BX, R8
 	ANDQ         R10, R8
@@ -3625,55 +3874,198 @@ generation:
 	JMP     generation
 
 risked:
-	ADDL          DI, 56(CX)
-	VPBROADCASTQ  R10, Z0
-	VMOVDQU64     896(AX), Z11
-	VMOVDQU64     960(AX), Z16
-	MOVQ          936(AX), BX
-	ANDQ          SI, BX
-	VPANDNQ       Z11, Z0, Z11
-	VPANDNQ       Z16, Z0, Z16
-	VPBROADCASTQ  DX, Z0
-	MOVL          $0x00000002, DX
-	KMOVB         DX, K1
-	VPORQ         Z0, Z11, K1, Z11
-	VPBROADCASTQ  SI, Z0
-	MOVL          $0x00000020, DX
-	KMOVB         DX, K1
-	VPXORQ        Z0, Z11, K1, Z11
-	VPBROADCASTQ  BX, Z0
-	MOVL          $0x00000040, DX
-	KMOVB         DX, K1
-	VPORQ         Z0, Z11, K1, Z11
-	VMOVDQU64     Z11, 896(AX)
-	VMOVDQU64     Z16, 960(AX)
-	MOVQ          (SP), DX
-	MOVQ          8(SP), BX
-	VMOVUPS       576(DX), Z0
-	VMOVUPS       Z0, 576(BX)
-	VMOVUPS       640(DX), Z0
-	VMOVUPS       Z0, 640(BX)
-	VMOVUPS       704(DX), Z0
-	VMOVUPS       Z0, 704(BX)
-	VMOVUPS       768(DX), Z0
-	VMOVUPS       Z0, 768(BX)
-	VMOVUPS       832(DX), Z0
-	VMOVUPS       Z0, 832(BX)
-	VMOVUPS       896(DX), Z0
-	VMOVUPS       Z0, 896(BX)
-	VMOVUPS       960(DX), Z0
-	VMOVUPS       Z0, 960(BX)
-	VMOVUPS       1024(DX), Z0
-	VMOVUPS       Z0, 1024(BX)
-	VMOVUPS       1088(DX), Z0
-	VMOVUPS       Z0, 1088(BX)
+	ADDL         DI, 56(CX)
+	VPBROADCASTQ R10, Z0
+	VMOVDQU64    896(AX), Z1
+	VMOVDQU64    960(AX), Z2
+	MOVQ         936(AX), BX
+	ANDQ         SI, BX
+	VPANDNQ      Z1, Z0, Z1
+	VPANDNQ      Z2, Z0, Z2
+	VPBROADCASTQ DX, Z0
+	MOVL         $0x00000002, DX
+	KMOVB        DX, K1
+	VPORQ        Z0, Z1, K1, Z1
+	VPBROADCASTQ SI, Z0
+	MOVL         $0x00000020, DX
+	KMOVB        DX, K1
+	VPXORQ       Z0, Z1, K1, Z1
+	VPBROADCASTQ BX, Z0
+	MOVL         $0x00000040, DX
+	KMOVB        DX, K1
+	VPORQ        Z0, Z1, K1, Z1
+	VMOVDQU64    Z1, 896(AX)
+	VMOVDQU64    Z2, 960(AX)
+	CMPQ         72(SP), $0x01
+	JLE          empty1
+	MOVQ         trail+48(FP), DX
+	ADDQ         $0x00, DX
+	MOVQ         (DX), DX
+	VMOVDQU32    avx512_70<>+0(SB), Z0
+	VMOVDQU32    avx512_71<>+0(SB), Z1
+	VMOVDQU32    avx512_72<>+0(SB), Z2
+	VMOVDQU32    avx512_73<>+0(SB), Z3
+	VMOVDQU32    avx512_74<>+0(SB), Z19
+	VPBROADCASTD avx512_6<>+0(SB), Z26
+	MOVQ         $0x00000010, BX
+	MOVQ         $0x00000002, SI
+	VBROADCASTSS avx512_59<>+0(SB), Z25
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x00, DI
+	MOVQ         24(DI), DI
+	VPMOVZXWD    (DI), Y4
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x30, DI
+	VMOVDQU32    32(DI), Y5
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x00, DI
+	MOVQ         8(DI), DI
+	VPBROADCASTD 16(DI), Z24
+	VBROADCASTSS 80(SP), Z23
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x00, DI
+	MOVQ         16(DI), DI
+	MOVL         4(DI), DI
+	ADDL         DI, DI
+	VPBROADCASTD DI, Z22
+	KMOVW        896(DX)(SI*1), K1
+	VMOVDQU32    (DX)(BX*4), Z27
+	VPMOVZXBD    704(DX)(BX*1), Z28
+	VPMOVZXBD    (SP)(BX*1), Z29
+	VPADDD       Z26, Z27, Z26
+	VPSRLD       $0x07, Z26, Z26
+	VPERMD       Z4, Z28, Z30
+	VPSUBD       Z30, Z26, Z26
+	VPERMD       Z1, Z29, Z1
+	VPMULLD      Z1, Z26, Z26
+	VPERMPS      Z0, Z29, Z0
+	VPMINUD      Z22, Z26, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z23, Z1, Z1
+	KMOVW        64(SP)(SI*1), K2
+	VPERMD.Z     Z5, Z28, K2, Z5
+	VPADDD       Z26, Z5, Z5
+	VPMINUD      Z22, Z5, Z5
+	VCVTUDQ2PS   Z5, Z5
+	VMULPS       Z23, Z5, Z5
+	VPERMPS      Z2, Z29, Z2
+	VPSRLD       $0x04, Z29, Z29
+	VPERMPS      Z3, Z29, Z3
+	KMOVW        960(DX)(SI*1), K2
+	VMOVAPS      Z25, K2, Z3
+	VPERMPS      Z19, Z29, Z19
+	VPMOVZXWD    256(DX)(BX*2), Z22
+	VPADDD       Z27, Z22, Z22
+	VCVTUDQ2PS   Z27, Z27
+	VCVTUDQ2PS   Z22, Z22
+	VDIVPS.Z     Z22, Z27, K1, Z22
+	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z23
+	VPMINUD.BCST avx512_75<>+0(SB), Z23, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_76<>+0(SB), Z23, Z23
+	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z25
+	VCVTDQ2PS    Z25, Z25
+	VMULPS.BCST  avx512_77<>+0(SB), Z25, Z25
+	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z26
+	VCVTDQ2PS    Z26, Z26
+	VMULPS.BCST  avx512_78<>+0(SB), Z26, Z26
+	VPMOVSXWD    384(DX)(BX*2), Z27
+	VPSUBD.Z     Z27, Z24, K1, Z27
+	VPMINUD.BCST avx512_79<>+0(SB), Z27, Z27
+	VCVTDQ2PS    Z27, Z27
+	VMULPS.BCST  avx512_80<>+0(SB), Z27, Z27
+	VMOVDQA32.Z  Z28, K1, Z24
+	VCVTDQ2PS    Z24, Z24
+	VMULPS.BCST  avx512_81<>+0(SB), Z24, Z24
+	VUNPCKLPS    Z1, Z0, Z28
+	VUNPCKHPS    Z1, Z0, Z0
+	VUNPCKLPS    Z22, Z5, Z1
+	VUNPCKHPS    Z22, Z5, Z5
+	VUNPCKLPD    Z1, Z28, Z22
+	VUNPCKHPD    Z1, Z28, Z1
+	VUNPCKLPD    Z5, Z0, Z28
+	VUNPCKHPD    Z5, Z0, Z0
+	VUNPCKLPS    Z25, Z23, Z5
+	VUNPCKHPS    Z25, Z23, Z23
+	VUNPCKLPS    Z19, Z3, Z25
+	VUNPCKHPS    Z19, Z3, Z3
+	VUNPCKLPD    Z25, Z5, Z19
+	VUNPCKHPD    Z25, Z5, Z5
+	VUNPCKLPD    Z3, Z23, Z25
+	VUNPCKHPD    Z3, Z23, Z3
+	VUNPCKLPS    Z27, Z26, Z23
+	VUNPCKHPS    Z27, Z26, Z26
+	VUNPCKLPS    Z2, Z24, Z27
+	VUNPCKHPS    Z2, Z24, Z2
+	VUNPCKLPD    Z27, Z23, Z24
+	VUNPCKHPD    Z27, Z23, Z23
+	VUNPCKLPD    Z2, Z26, Z27
+	VUNPCKHPD    Z2, Z26, Z2
+	VSHUFF32X4   $0x44, Z19, Z22, Z26
+	VSHUFF32X4   $0xee, Z19, Z22, Z19
+	VSHUFF32X4   $0x44, Z1, Z24, Z22
+	VSHUFF32X4   $0xee, Z1, Z24, Z1
+	VSHUFF32X4   $0x88, Z22, Z26, Z24
+	VSHUFF32X4   $0xdd, Z22, Z26, Z22
+	VSHUFF32X4   $0x88, Z1, Z19, Z26
+	VSHUFF32X4   $0xdd, Z1, Z19, Z1
+	VSHUFF32X4   $0x44, Z23, Z5, Z19
+	VSHUFF32X4   $0xee, Z23, Z5, Z5
+	VSHUFF32X4   $0x44, Z25, Z28, Z23
+	VSHUFF32X4   $0xee, Z25, Z28, Z25
+	VSHUFF32X4   $0x88, Z23, Z19, Z28
+	VSHUFF32X4   $0xdd, Z23, Z19, Z19
+	VSHUFF32X4   $0x88, Z25, Z5, Z23
+	VSHUFF32X4   $0xdd, Z25, Z5, Z5
+	VSHUFF32X4   $0x44, Z0, Z27, Z25
+	VSHUFF32X4   $0xee, Z0, Z27, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z27
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z27, Z25, Z3
+	VSHUFF32X4   $0xdd, Z27, Z25, Z25
+	VSHUFF32X4   $0x88, Z2, Z0, Z27
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	MOVQ         trail+48(FP), DX
+	MOVQ         176(DX), DX
+	VMOVUPS      Z24, 832(DX)
+	VMOVUPS      Z28, 896(DX)
+	VMOVUPS      Z3, 960(DX)
+	VMOVUPS      Z22, 1024(DX)
+	VMOVUPS      Z19, 1088(DX)
+	VMOVUPS      Z25, 1152(DX)
+	VMOVUPS      Z26, 1216(DX)
+	VMOVUPS      Z23, 1280(DX)
+	VMOVUPS      Z27, 1344(DX)
+	VMOVUPS      Z1, 1408(DX)
+	VMOVUPS      Z5, 1472(DX)
+	VMOVUPS      Z0, 1536(DX)
+	JMP          written1
+
+empty1:
+	MOVQ    trail+48(FP), DX
+	MOVQ    176(DX), DX
+	VPXORD  Z5, Z5, Z5
+	VMOVUPS Z5, 832(DX)
+	VMOVUPS Z5, 896(DX)
+	VMOVUPS Z5, 960(DX)
+	VMOVUPS Z5, 1024(DX)
+	VMOVUPS Z5, 1088(DX)
+	VMOVUPS Z5, 1152(DX)
+	VMOVUPS Z5, 1216(DX)
+	VMOVUPS Z5, 1280(DX)
+	VMOVUPS Z5, 1344(DX)
+	VMOVUPS Z5, 1408(DX)
+	VMOVUPS Z5, 1472(DX)
+	VMOVUPS Z5, 1536(DX)
+
+written1:
 	VPBROADCASTB  avx512_37<>+0(SB), Z0
 	KMOVQ         936(AX), K1
 	VPBROADCASTB  avx512_2<>+0(SB), K1, Z0
 	KMOVQ         944(AX), K1
 	VPBROADCASTB  avx512_1<>+0(SB), K1, Z0
-	VPXORD        Z1, Z1, Z1
-	VPXORD        Z2, Z2, Z2
+	VPXORD        Z6, Z6, Z6
+	VPXORD        Z7, Z7, Z7
 	MOVQ          928(AX), DX
 	MOVQ          904(AX), BX
 	ANDQ          DX, BX
@@ -3681,146 +4073,146 @@ risked:
 	KMOVQ         BX, K2
 	MOVQ          p+0(FP), BX
 	MOVQ          24(BX), BX
-	VPMOVZXWD     (BX), Y7
+	VPMOVZXWD     (BX), Y4
 	MOVQ          p+0(FP), BX
 	MOVQ          8(BX), BX
 	MOVL          16(BX), BX
 	VPBROADCASTW  BX, Z19
-	KMOVQ         16(SP), K3
-	VMOVDQU16     512(AX), Z16
-	VMOVDQU16     256(AX), Z11
-	VPSRLW        $0x01, Z16, Z17
-	VPSUBW        Z17, Z16, K2, Z16
-	VPMINUW.Z     Z11, Z16, K1, Z17
-	VPSUBW        Z17, Z11, Z11
-	VMOVDQU16     Z11, 256(AX)
-	VMOVDQU16     384(AX), Z16
-	VMOVDQU16     Z19, K1, Z16
-	VMOVDQU16     Z16, 384(AX)
-	VPTESTNMW     Z11, Z11, K4
+	KMOVQ         88(SP), K3
+	VMOVDQU16     512(AX), Z2
+	VMOVDQU16     256(AX), Z1
+	VPSRLW        $0x01, Z2, Z3
+	VPSUBW        Z3, Z2, K2, Z2
+	VPMINUW.Z     Z1, Z2, K1, Z3
+	VPSUBW        Z3, Z1, Z1
+	VMOVDQU16     Z1, 256(AX)
+	VMOVDQU16     384(AX), Z2
+	VMOVDQU16     Z19, K1, Z2
+	VMOVDQU16     Z2, 384(AX)
+	VPTESTNMW     Z1, Z1, K4
 	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z22
-	VPBROADCASTD  avx512_7<>+0(SB), Z20
-	VPBROADCASTD  avx512_8<>+0(SB), Z21
-	VPMOVZXWD     Y17, Z23
-	VMOVDQU32     (AX), Z11
-	VPMOVZXBD     704(AX), Z16
-	VPERMD        Z7, Z16, Z16
-	VPADDD        Z22, Z11, Z18
-	VPADDD        Z23, Z11, Z11
-	VMOVDQU32     Z11, (AX)
-	VPADDD        Z23, Z1, Z1
-	VPADDD        Z23, Z18, Z11
-	VPSRLD        $0x07, Z18, Z18
-	VPSRLD        $0x07, Z11, Z11
-	VPSUBD        Z16, Z18, Z18
-	VPSUBD        Z16, Z11, Z11
-	VPMOVZXBD     X0, Z16
-	VMOVDQA32     Z16, Z16
-	VPMULLD       Z16, Z18, Z18
-	VPADDD        Z18, Z18, Z18
-	VPMINUD       Z20, Z18, Z18
-	VPADDD.Z      Z21, Z18, K3, Z18
-	VPADDD        Z18, Z2, Z2
-	VEXTRACTI64X4 $0x01, Z17, Y17
-	VPMOVZXWD     Y17, Z23
-	VMOVDQU32     64(AX), Z17
-	VPMOVZXBD     720(AX), Z18
-	VPERMD        Z7, Z18, Z18
-	VPADDD        Z22, Z17, Z22
-	VPADDD        Z23, Z17, Z17
-	VMOVDQU32     Z17, 64(AX)
-	VPADDD        Z23, Z1, Z1
-	VPADDD        Z23, Z22, Z17
-	VPSRLD        $0x07, Z22, Z22
-	VPSRLD        $0x07, Z17, Z17
-	VPSUBD        Z18, Z22, Z22
-	VPSUBD        Z18, Z17, Z17
-	VEXTRACTI32X4 $0x01, Z0, X10
-	VPMOVZXBD     X10, Z18
-	VMOVDQA32     Z18, Z18
-	VPMULLD       Z18, Z22, Z22
-	VPADDD        Z22, Z22, Z22
-	VPMINUD       Z20, Z22, Z22
+	VPBROADCASTD  avx512_6<>+0(SB), Z24
+	VPBROADCASTD  avx512_7<>+0(SB), Z22
+	VPBROADCASTD  avx512_8<>+0(SB), Z23
+	VPMOVZXWD     Y3, Z25
+	VMOVDQU32     (AX), Z1
+	VPMOVZXBD     704(AX), Z2
+	VPERMD        Z4, Z2, Z2
+	VPADDD        Z24, Z1, Z5
+	VPADDD        Z25, Z1, Z1
+	VMOVDQU32     Z1, (AX)
+	VPADDD        Z25, Z6, Z6
+	VPADDD        Z25, Z5, Z1
+	VPSRLD        $0x07, Z5, Z5
+	VPSRLD        $0x07, Z1, Z1
+	VPSUBD        Z2, Z5, Z5
+	VPSUBD        Z2, Z1, Z1
+	VPMOVZXBD     X0, Z2
+	VMOVDQA32     Z2, Z2
+	VPMULLD       Z2, Z5, Z5
+	VPADDD        Z5, Z5, Z5
+	VPMINUD       Z22, Z5, Z5
+	VPADDD.Z      Z23, Z5, K3, Z5
+	VPADDD        Z5, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z3, Y3
+	VPMOVZXWD     Y3, Z25
+	VMOVDQU32     64(AX), Z3
+	VPMOVZXBD     720(AX), Z5
+	VPERMD        Z4, Z5, Z5
+	VPADDD        Z24, Z3, Z24
+	VPADDD        Z25, Z3, Z3
+	VMOVDQU32     Z3, 64(AX)
+	VPADDD        Z25, Z6, Z6
+	VPADDD        Z25, Z24, Z3
+	VPSRLD        $0x07, Z24, Z24
+	VPSRLD        $0x07, Z3, Z3
+	VPSUBD        Z5, Z24, Z24
+	VPSUBD        Z5, Z3, Z3
+	VEXTRACTI32X4 $0x01, Z0, X5
+	VPMOVZXBD     X5, Z5
+	VMOVDQA32     Z5, Z5
+	VPMULLD       Z5, Z24, Z24
+	VPADDD        Z24, Z24, Z24
+	VPMINUD       Z22, Z24, Z24
 	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z21, Z22, K4, Z22
-	VPADDD        Z22, Z2, Z2
+	VPADDD.Z      Z23, Z24, K4, Z24
+	VPADDD        Z24, Z7, Z7
 	MOVL          900(AX), SI
 	TESTL         SI, SI
 	JZ            lower
 	KSHIFTRQ      $0x20, K1, K4
 	KSHIFTRQ      $0x20, K2, K2
 	KSHIFTRQ      $0x20, K3, K3
-	VMOVDQU16     576(AX), Z4
-	VMOVDQU16     320(AX), Z3
-	VPSRLW        $0x01, Z4, Z5
-	VPSUBW        Z5, Z4, K2, Z4
-	VPMINUW.Z     Z3, Z4, K4, Z5
-	VPSUBW        Z5, Z3, Z3
-	VMOVDQU16     Z3, 320(AX)
-	VMOVDQU16     448(AX), Z4
-	VMOVDQU16     Z19, K4, Z4
-	VMOVDQU16     Z4, 448(AX)
-	VPTESTNMW     Z3, Z3, K2
+	VMOVDQU16     576(AX), Z9
+	VMOVDQU16     320(AX), Z8
+	VPSRLW        $0x01, Z9, Z10
+	VPSUBW        Z10, Z9, K2, Z9
+	VPMINUW.Z     Z8, Z9, K4, Z10
+	VPSUBW        Z10, Z8, Z8
+	VMOVDQU16     Z8, 320(AX)
+	VMOVDQU16     448(AX), Z9
+	VMOVDQU16     Z19, K4, Z9
+	VMOVDQU16     Z9, 448(AX)
+	VPTESTNMW     Z8, Z8, K2
 	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_6<>+0(SB), Z23
 	VPBROADCASTD  avx512_7<>+0(SB), Z19
-	VPBROADCASTD  avx512_8<>+0(SB), Z20
-	VPMOVZXWD     Y5, Z22
-	VMOVDQU32     128(AX), Z3
-	VPMOVZXBD     736(AX), Z4
-	VPERMD        Z7, Z4, Z4
-	VPADDD        Z21, Z3, Z6
-	VPADDD        Z22, Z3, Z3
-	VMOVDQU32     Z3, 128(AX)
-	VPADDD        Z22, Z1, Z1
-	VPADDD        Z22, Z6, Z3
-	VPSRLD        $0x07, Z6, Z6
-	VPSRLD        $0x07, Z3, Z3
-	VPSUBD        Z4, Z6, Z6
-	VPSUBD        Z4, Z3, Z3
-	VEXTRACTI32X4 $0x02, Z0, X4
-	VPMOVZXBD     X4, Z4
-	VMOVDQA32     Z4, Z4
-	VPMULLD       Z4, Z6, Z6
-	VPADDD        Z6, Z6, Z6
-	VPMINUD       Z19, Z6, Z6
-	VPADDD.Z      Z20, Z6, K3, Z6
-	VPADDD        Z6, Z2, Z2
-	VEXTRACTI64X4 $0x01, Z5, Y5
-	VPMOVZXWD     Y5, Z22
-	VMOVDQU32     192(AX), Z5
-	VPMOVZXBD     752(AX), Z6
-	VPERMD        Z7, Z6, Z6
-	VPADDD        Z21, Z5, Z21
-	VPADDD        Z22, Z5, Z5
-	VMOVDQU32     Z5, 192(AX)
-	VPADDD        Z22, Z1, Z1
-	VPADDD        Z22, Z21, Z5
-	VPSRLD        $0x07, Z21, Z21
-	VPSRLD        $0x07, Z5, Z5
-	VPSUBD        Z6, Z21, Z21
-	VPSUBD        Z6, Z5, Z5
+	VPBROADCASTD  avx512_8<>+0(SB), Z22
+	VPMOVZXWD     Y10, Z24
+	VMOVDQU32     128(AX), Z8
+	VPMOVZXBD     736(AX), Z9
+	VPERMD        Z4, Z9, Z9
+	VPADDD        Z23, Z8, Z11
+	VPADDD        Z24, Z8, Z8
+	VMOVDQU32     Z8, 128(AX)
+	VPADDD        Z24, Z6, Z6
+	VPADDD        Z24, Z11, Z8
+	VPSRLD        $0x07, Z11, Z11
+	VPSRLD        $0x07, Z8, Z8
+	VPSUBD        Z9, Z11, Z11
+	VPSUBD        Z9, Z8, Z8
+	VEXTRACTI32X4 $0x02, Z0, X9
+	VPMOVZXBD     X9, Z9
+	VMOVDQA32     Z9, Z9
+	VPMULLD       Z9, Z11, Z11
+	VPADDD        Z11, Z11, Z11
+	VPMINUD       Z19, Z11, Z11
+	VPADDD.Z      Z22, Z11, K3, Z11
+	VPADDD        Z11, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z10, Y10
+	VPMOVZXWD     Y10, Z24
+	VMOVDQU32     192(AX), Z10
+	VPMOVZXBD     752(AX), Z11
+	VPERMD        Z4, Z11, Z11
+	VPADDD        Z23, Z10, Z23
+	VPADDD        Z24, Z10, Z10
+	VMOVDQU32     Z10, 192(AX)
+	VPADDD        Z24, Z6, Z6
+	VPADDD        Z24, Z23, Z10
+	VPSRLD        $0x07, Z23, Z23
+	VPSRLD        $0x07, Z10, Z10
+	VPSUBD        Z11, Z23, Z23
+	VPSUBD        Z11, Z10, Z10
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
-	VMOVDQA32     Z0, Z6
-	VPMULLD       Z6, Z21, Z21
-	VPADDD        Z21, Z21, Z21
-	VPMINUD       Z19, Z21, Z21
+	VMOVDQA32     Z0, Z11
+	VPMULLD       Z11, Z23, Z23
+	VPADDD        Z23, Z23, Z23
+	VPMINUD       Z19, Z23, Z23
 	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z20, Z21, K2, Z21
-	VPADDD        Z21, Z2, Z2
+	VPADDD.Z      Z22, Z23, K2, Z23
+	VPADDD        Z23, Z7, Z7
 	SHLQ          $0x20, SI
 	ORQ           SI, BX
 
 lower:
 	VMOVDQU8      768(AX), Z0
 	VPSRLW        $0x02, Z0, Z19
-	VPBROADCASTB  avx512_17<>+0(SB), Z20
-	VPANDQ        Z20, Z19, Z19
+	VPBROADCASTB  avx512_17<>+0(SB), Z22
+	VPANDQ        Z22, Z19, Z19
 	VPSUBB        Z19, Z0, Z0
-	VPBROADCASTB  avx512_17<>+0(SB), Z20
-	VPADDB        Z20, Z0, K1, Z0
+	VPBROADCASTB  avx512_17<>+0(SB), Z22
+	VPADDB        Z22, Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVQ          912(AX), SI
 	MOVQ          920(AX), DI
@@ -3844,12 +4236,12 @@ lower:
 	ANDNQ         SI, DI, SI
 	VMOVDQU8      832(AX), Z0
 	VPBROADCASTB  avx512_18<>+0(SB), Z19
-	VPBROADCASTB  avx512_1<>+0(SB), Z20
+	VPBROADCASTB  avx512_1<>+0(SB), Z22
 	MOVQ          SI, DI
 	ORQ           R8, DI
 	KMOVQ         DI, K1
 	VPTESTMB      Z19, Z0, K1, K1
-	VPSUBB        Z20, Z0, K1, Z0
+	VPSUBB        Z22, Z0, K1, Z0
 	VPTESTNMB     Z19, Z0, K1, K1
 	KMOVQ         K1, DI
 	MOVQ          DI, R12
@@ -3859,19 +4251,19 @@ lower:
 	ANDNQ         R12, BX, BX
 	ANDQ          R8, DI
 	ORQ           R9, DI
-	VPBROADCASTB  avx512_19<>+0(SB), Z21
+	VPBROADCASTB  avx512_19<>+0(SB), Z23
 	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z22, Z0, K1, Z0
+	VPSRLW        $0x04, Z0, Z24
+	VPANDQ        Z23, Z24, Z24
+	VPADDB        Z22, Z24, Z24
+	VPADDB        Z22, Z24, Z24
+	VPADDB        Z24, Z0, K1, Z0
 	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPANDNQ       Z0, Z19, Z21
-	VPADDB        Z21, Z22, K1, Z0
+	VPSRLW        $0x06, Z0, Z24
+	VPANDQ        Z23, Z24, Z24
+	VPADDB        Z22, Z24, Z24
+	VPANDNQ       Z0, Z19, Z23
+	VPADDB        Z23, Z24, K1, Z0
 	VMOVDQU8      Z0, 832(AX)
 	ORQ           SI, R11
 	ANDNQ         DX, DI, DX
@@ -3881,36 +4273,16 @@ lower:
 	ADDL          BX, 84(CX)
 	VPBROADCASTQ  R11, Z0
 	VMOVDQU64     896(AX), Z19
-	VMOVDQU64     960(AX), Z20
+	VMOVDQU64     960(AX), Z22
 	MOVL          $0x00000010, BX
 	KMOVB         BX, K1
 	VPBROADCASTQ  DX, K1, Z19
 	MOVL          $0x0000007f, DX
 	KMOVB         DX, K1
 	VPANDNQ.Z     Z19, Z0, K1, Z19
-	VPANDNQ       Z20, Z0, Z20
+	VPANDNQ       Z22, Z0, Z22
 	VMOVDQU64     Z19, 896(AX)
-	VMOVDQU64     Z20, 960(AX)
-	MOVQ          (SP), DX
-	MOVQ          8(SP), BX
-	VMOVUPS       1152(DX), Z0
-	VMOVUPS       Z0, 1152(BX)
-	VMOVUPS       1216(DX), Z0
-	VMOVUPS       Z0, 1216(BX)
-	VMOVUPS       1280(DX), Z0
-	VMOVUPS       Z0, 1280(BX)
-	VMOVUPS       1344(DX), Z0
-	VMOVUPS       Z0, 1344(BX)
-	VMOVUPS       1408(DX), Z0
-	VMOVUPS       Z0, 1408(BX)
-	VMOVUPS       1472(DX), Z0
-	VMOVUPS       Z0, 1472(BX)
-	VMOVUPS       1536(DX), Z0
-	VMOVUPS       Z0, 1536(BX)
-	VMOVUPS       1600(DX), Z0
-	VMOVUPS       Z0, 1600(BX)
-	VMOVUPS       1664(DX), Z0
-	VMOVUPS       Z0, 1664(BX)
+	VMOVDQU64     Z22, 960(AX)
 	MOVQ          896(AX), DX
 	MOVQ          904(AX), BX
 	ANDNQ         DX, BX, DX
@@ -3924,50 +4296,50 @@ lower:
 	VPBROADCASTB  avx512_2<>+0(SB), K2, Z0
 	KMOVQ         960(AX), K2
 	VPBROADCASTB  avx512_56<>+0(SB), K2, Z0
-	VPXORD        Z8, Z8, Z8
-	VPXORD        Z9, Z9, Z9
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
 	VPMOVZXBD     X0, Z19
-	VPMULLD.Z     Z16, Z11, K1, Z11
-	VPADDD        Z11, Z8, Z8
-	VPMULLD       Z19, Z11, Z11
-	VPADDD        Z11, Z9, Z9
-	VEXTRACTI32X4 $0x01, Z0, X7
-	VPMOVZXBD     X7, Z11
+	VPMULLD.Z     Z2, Z1, K1, Z1
+	VPADDD        Z1, Z12, Z12
+	VPMULLD       Z19, Z1, Z1
+	VPADDD        Z1, Z13, Z13
+	VEXTRACTI32X4 $0x01, Z0, X1
+	VPMOVZXBD     X1, Z1
 	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z18, Z17, K2, Z16
-	VPADDD        Z16, Z8, Z8
-	VPMULLD       Z11, Z16, Z16
-	VPADDD        Z16, Z9, Z9
+	VPMULLD.Z     Z5, Z3, K2, Z2
+	VPADDD        Z2, Z12, Z12
+	VPMULLD       Z1, Z2, Z2
+	VPADDD        Z2, Z13, Z13
 	MOVL          900(AX), DX
 	TESTL         DX, DX
 	JZ            accounted
-	VEXTRACTI32X4 $0x02, Z0, X7
-	VPMOVZXBD     X7, Z11
+	VEXTRACTI32X4 $0x02, Z0, X1
+	VPMOVZXBD     X1, Z1
 	KSHIFTRQ      $0x20, K1, K2
-	VPMULLD.Z     Z4, Z3, K2, Z3
-	VPADDD        Z3, Z8, Z8
-	VPMULLD       Z11, Z3, Z3
-	VPADDD        Z3, Z9, Z9
+	VPMULLD.Z     Z9, Z8, K2, Z2
+	VPADDD        Z2, Z12, Z12
+	VPMULLD       Z1, Z2, Z2
+	VPADDD        Z2, Z13, Z13
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
 	KSHIFTRQ      $0x30, K1, K1
-	VPMULLD.Z     Z6, Z5, K1, Z3
-	VPADDD        Z3, Z8, Z8
-	VPMULLD       Z0, Z3, Z3
-	VPADDD        Z3, Z9, Z9
+	VPMULLD.Z     Z11, Z10, K1, Z1
+	VPADDD        Z1, Z12, Z12
+	VPMULLD       Z0, Z1, Z1
+	VPADDD        Z1, Z13, Z13
 
 accounted:
-	VPUNPCKLDQ     Z9, Z8, Z0
-	VPUNPCKHDQ     Z9, Z8, Z3
-	VPADDD         Z3, Z0, Z0
-	VPUNPCKLDQ     Z2, Z1, Z3
-	VPUNPCKHDQ     Z2, Z1, Z1
-	VPADDD         Z1, Z3, Z3
-	VPUNPCKLQDQ    Z3, Z0, Z1
-	VPUNPCKHQDQ    Z3, Z0, Z0
-	VPADDD         Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPUNPCKLDQ     Z13, Z12, Z0
+	VPUNPCKHDQ     Z13, Z12, Z1
+	VPADDD         Z1, Z0, Z0
+	VPUNPCKLDQ     Z7, Z6, Z1
+	VPUNPCKHDQ     Z7, Z6, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z2
+	VPUNPCKHQDQ    Z1, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
 	VPADDD         X0, X1, X1
 	VMOVD          X1, BX
@@ -3977,33 +4349,13 @@ accounted:
 	ADDQ           DX, 8(CX)
 	VPEXTRD        $0x03, X1, DX
 	ADDL           DX, 52(CX)
-	MOVQ           (SP), DX
-	MOVQ           8(SP), SI
-	VMOVUPS        1728(DX), Z0
-	VMOVUPS        Z0, 1728(SI)
-	VMOVUPS        1792(DX), Z0
-	VMOVUPS        Z0, 1792(SI)
-	VMOVUPS        1856(DX), Z0
-	VMOVUPS        Z0, 1856(SI)
-	VMOVUPS        1920(DX), Z0
-	VMOVUPS        Z0, 1920(SI)
-	VMOVUPS        1984(DX), Z0
-	VMOVUPS        Z0, 1984(SI)
-	VMOVUPS        2048(DX), Z0
-	VMOVUPS        Z0, 2048(SI)
-	VMOVUPS        2112(DX), Z0
-	VMOVUPS        Z0, 2112(SI)
-	VMOVUPS        2176(DX), Z0
-	VMOVUPS        Z0, 2176(SI)
-	VMOVUPS        2240(DX), Z0
-	VMOVUPS        Z0, 2240(SI)
 	MOVQ           s+40(FP), DX
 	MOVQ           p+0(FP), SI
 	MOVQ           24(SI), SI
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPANDNQ.Z      Z22, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -4030,33 +4382,169 @@ accounted:
 	VMOVD          X0, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
-	JMP            admit
+	CMPQ           72(SP), $0x02
+	JLE            empty2
+	MOVQ           trail+48(FP), BX
+	ADDQ           $0x00, BX
+	MOVQ           (BX), BX
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z2
+	VMOVDQU32      avx512_73<>+0(SB), Z3
+	VMOVDQU32      avx512_74<>+0(SB), Z5
+	VPBROADCASTD   avx512_6<>+0(SB), Z10
+	MOVQ           $0x00000020, SI
+	MOVQ           $0x00000004, DI
+	VBROADCASTSS   avx512_59<>+0(SB), Z9
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x00, R8
+	MOVQ           24(R8), R8
+	VPMOVZXWD      (R8), Y4
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x30, R8
+	VMOVDQU32      32(R8), Y14
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x00, R8
+	MOVQ           8(R8), R8
+	VPBROADCASTD   16(R8), Z8
+	VBROADCASTSS   80(SP), Z7
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x00, R8
+	MOVQ           16(R8), R8
+	MOVL           4(R8), R8
+	ADDL           R8, R8
+	VPBROADCASTD   R8, Z6
+	KMOVW          896(BX)(DI*1), K1
+	VMOVDQU32      (BX)(SI*4), Z11
+	VPMOVZXBD      704(BX)(SI*1), Z12
+	VPMOVZXBD      (SP)(SI*1), Z13
+	VPADDD         Z10, Z11, Z10
+	VPSRLD         $0x07, Z10, Z10
+	VPERMD         Z4, Z12, Z19
+	VPSUBD         Z19, Z10, Z10
+	VPERMD         Z1, Z13, Z1
+	VPMULLD        Z1, Z10, Z10
+	VPERMPS        Z0, Z13, Z0
+	VPMINUD        Z6, Z10, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z7, Z1, Z1
+	KMOVW          64(SP)(DI*1), K2
+	VPERMD.Z       Z14, Z12, K2, Z14
+	VPADDD         Z10, Z14, Z14
+	VPMINUD        Z6, Z14, Z14
+	VCVTUDQ2PS     Z14, Z14
+	VMULPS         Z7, Z14, Z14
+	VPERMPS        Z2, Z13, Z2
+	VPSRLD         $0x04, Z13, Z13
+	VPERMPS        Z3, Z13, Z3
+	KMOVW          960(BX)(DI*1), K2
+	VMOVAPS        Z9, K2, Z3
+	VPERMPS        Z5, Z13, Z5
+	VPMOVZXWD      256(BX)(SI*2), Z6
+	VPADDD         Z11, Z6, Z6
+	VCVTUDQ2PS     Z11, Z11
+	VCVTUDQ2PS     Z6, Z6
+	VDIVPS.Z       Z6, Z11, K1, Z6
+	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z7
+	VPMINUD.BCST   avx512_75<>+0(SB), Z7, Z7
+	VCVTDQ2PS      Z7, Z7
+	VMULPS.BCST    avx512_76<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z9
+	VCVTDQ2PS      Z9, Z9
+	VMULPS.BCST    avx512_77<>+0(SB), Z9, Z9
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z10
+	VCVTDQ2PS      Z10, Z10
+	VMULPS.BCST    avx512_78<>+0(SB), Z10, Z10
+	VPMOVSXWD      384(BX)(SI*2), Z11
+	VPSUBD.Z       Z11, Z8, K1, Z11
+	VPMINUD.BCST   avx512_79<>+0(SB), Z11, Z11
+	VCVTDQ2PS      Z11, Z11
+	VMULPS.BCST    avx512_80<>+0(SB), Z11, Z11
+	VMOVDQA32.Z    Z12, K1, Z8
+	VCVTDQ2PS      Z8, Z8
+	VMULPS.BCST    avx512_81<>+0(SB), Z8, Z8
+	VUNPCKLPS      Z1, Z0, Z12
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z6, Z14, Z1
+	VUNPCKHPS      Z6, Z14, Z6
+	VUNPCKLPD      Z1, Z12, Z13
+	VUNPCKHPD      Z1, Z12, Z1
+	VUNPCKLPD      Z6, Z0, Z12
+	VUNPCKHPD      Z6, Z0, Z0
+	VUNPCKLPS      Z9, Z7, Z6
+	VUNPCKHPS      Z9, Z7, Z7
+	VUNPCKLPS      Z5, Z3, Z9
+	VUNPCKHPS      Z5, Z3, Z3
+	VUNPCKLPD      Z9, Z6, Z5
+	VUNPCKHPD      Z9, Z6, Z6
+	VUNPCKLPD      Z3, Z7, Z9
+	VUNPCKHPD      Z3, Z7, Z3
+	VUNPCKLPS      Z11, Z10, Z7
+	VUNPCKHPS      Z11, Z10, Z10
+	VUNPCKLPS      Z2, Z8, Z11
+	VUNPCKHPS      Z2, Z8, Z2
+	VUNPCKLPD      Z11, Z7, Z8
+	VUNPCKHPD      Z11, Z7, Z7
+	VUNPCKLPD      Z2, Z10, Z11
+	VUNPCKHPD      Z2, Z10, Z2
+	VSHUFF32X4     $0x44, Z5, Z13, Z10
+	VSHUFF32X4     $0xee, Z5, Z13, Z5
+	VSHUFF32X4     $0x44, Z1, Z8, Z13
+	VSHUFF32X4     $0xee, Z1, Z8, Z1
+	VSHUFF32X4     $0x88, Z13, Z10, Z8
+	VSHUFF32X4     $0xdd, Z13, Z10, Z10
+	VSHUFF32X4     $0x88, Z1, Z5, Z13
+	VSHUFF32X4     $0xdd, Z1, Z5, Z1
+	VSHUFF32X4     $0x44, Z7, Z6, Z5
+	VSHUFF32X4     $0xee, Z7, Z6, Z6
+	VSHUFF32X4     $0x44, Z9, Z12, Z7
+	VSHUFF32X4     $0xee, Z9, Z12, Z9
+	VSHUFF32X4     $0x88, Z7, Z5, Z12
+	VSHUFF32X4     $0xdd, Z7, Z5, Z5
+	VSHUFF32X4     $0x88, Z9, Z6, Z7
+	VSHUFF32X4     $0xdd, Z9, Z6, Z6
+	VSHUFF32X4     $0x44, Z0, Z11, Z9
+	VSHUFF32X4     $0xee, Z0, Z11, Z0
+	VSHUFF32X4     $0x44, Z2, Z3, Z11
+	VSHUFF32X4     $0xee, Z2, Z3, Z2
+	VSHUFF32X4     $0x88, Z11, Z9, Z3
+	VSHUFF32X4     $0xdd, Z11, Z9, Z9
+	VSHUFF32X4     $0x88, Z2, Z0, Z11
+	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	MOVQ           trail+48(FP), BX
+	MOVQ           176(BX), BX
+	VMOVUPS        Z8, 1600(BX)
+	VMOVUPS        Z12, 1664(BX)
+	VMOVUPS        Z3, 1728(BX)
+	VMOVUPS        Z10, 1792(BX)
+	VMOVUPS        Z5, 1856(BX)
+	VMOVUPS        Z9, 1920(BX)
+	VMOVUPS        Z13, 1984(BX)
+	VMOVUPS        Z7, 2048(BX)
+	VMOVUPS        Z11, 2112(BX)
+	VMOVUPS        Z1, 2176(BX)
+	VMOVUPS        Z6, 2240(BX)
+	VMOVUPS        Z0, 2304(BX)
+	JMP            written2
 
-serve:
-	MOVL 32(CX), DX
-	ADDL 36(CX), DX
+empty2:
+	MOVQ    trail+48(FP), BX
+	MOVQ    176(BX), BX
+	VPXORD  Z14, Z14, Z14
+	VMOVUPS Z14, 1600(BX)
+	VMOVUPS Z14, 1664(BX)
+	VMOVUPS Z14, 1728(BX)
+	VMOVUPS Z14, 1792(BX)
+	VMOVUPS Z14, 1856(BX)
+	VMOVUPS Z14, 1920(BX)
+	VMOVUPS Z14, 1984(BX)
+	VMOVUPS Z14, 2048(BX)
+	VMOVUPS Z14, 2112(BX)
+	VMOVUPS Z14, 2176(BX)
+	VMOVUPS Z14, 2240(BX)
+	VMOVUPS Z14, 2304(BX)
 
-admit:
-	MOVQ           (SP), BX
-	MOVQ           8(SP), SI
-	VMOVUPS        2304(BX), Z0
-	VMOVUPS        Z0, 2304(SI)
-	VMOVUPS        2368(BX), Z0
-	VMOVUPS        Z0, 2368(SI)
-	VMOVUPS        2432(BX), Z0
-	VMOVUPS        Z0, 2432(SI)
-	VMOVUPS        2496(BX), Z0
-	VMOVUPS        Z0, 2496(SI)
-	VMOVUPS        2560(BX), Z0
-	VMOVUPS        Z0, 2560(SI)
-	VMOVUPS        2624(BX), Z0
-	VMOVUPS        Z0, 2624(SI)
-	VMOVUPS        2688(BX), Z0
-	VMOVUPS        Z0, 2688(SI)
-	VMOVUPS        2752(BX), Z0
-	VMOVUPS        Z0, 2752(SI)
-	VMOVUPS        2816(BX), Z0
-	VMOVUPS        Z0, 2816(SI)
+written2:
 	MOVQ           a+32(FP), BX
 	MOVQ           p+0(FP), SI
 	MOVQ           8(SI), SI
@@ -4123,7 +4611,7 @@ admit:
 	JMP            admitted
 
 some:
-	MOVQ    DI, 24(SP)
+	MOVQ    DI, 96(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -4161,7 +4649,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 32(SP)
+	MOVQ            AX, 104(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -4179,17 +4667,17 @@ expired:
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
 	VMOVDQU32       (CX), Z3
-	VPSRLD          $0x18, Z3, Z4
+	VPSRLD          $0x18, Z3, Z5
 	VPANDD          Z1, Z3, Z3
-	VPERMD          Z0, Z4, Z4
-	VPADDD          Z4, Z3, Z3
+	VPERMD          Z0, Z5, Z5
+	VPADDD          Z5, Z3, Z3
 	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R14
 	VMOVDQU32       64(CX), Z3
-	VPSRLD          $0x18, Z3, Z4
+	VPSRLD          $0x18, Z3, Z5
 	VPANDD          Z1, Z3, Z3
-	VPERMD          Z0, Z4, Z4
-	VPADDD          Z4, Z3, Z3
+	VPERMD          Z0, Z5, Z5
+	VPADDD          Z5, Z3, Z3
 	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
@@ -4233,7 +4721,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    32(SP), DI
+	MOVQ    104(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -4310,7 +4798,7 @@ end:
 	ADDL  AX, 80(CX)
 	MOVL  32(BX), AX
 	SUBL  AX, 48(CX)
-	MOVQ  24(SP), DI
+	MOVQ  96(SP), DI
 	MOVQ  p+0(FP), AX
 	MOVQ  (AX), AX
 	MOVQ  p+0(FP), CX
@@ -4360,20 +4848,20 @@ admitted:
 	VMOVDQU64      (DX), Z3
 	VPERMB         Z3, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
+	VPSRLQ         $0x08, Z0, Z5
+	VPANDQ.BCST    avx512_30<>+0(SB), Z5, Z5
 	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K2, Z4
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z5, K2, Z5
 	VPMOVZXWQ      (R8), Z3
-	VPERMQ         Z3, Z4, Z3
+	VPERMQ         Z3, Z5, Z3
 	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z5
-	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
+	VPSLLQ         $0x02, Z1, Z6
+	VPSRLQ         $0x12, Z0, Z7
+	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z6, Z6
+	VPADDQ         Z1, Z7, Z7
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z6, Z6
+	VPSUBQ         Z1, Z7, Z7
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z8
@@ -4387,27 +4875,27 @@ admitted:
 	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
 	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
 	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z11
-	VPANDQ.BCST    avx512_35<>+0(SB), Z11, Z11
+	VPSRLQ         $0x24, Z0, Z10
+	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z11, Z11
-	VPADDQ         Z3, Z6, Z6
+	VPORQ          Z0, Z10, Z10
+	VPADDQ         Z3, Z7, Z7
 	KMOVB          SI, K1
-	VPMULUDQ.Z     Z5, Z2, K1, Z0
+	VPMULUDQ.Z     Z6, Z2, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z9, X10
+	VPMOVQB        Z9, X15
 	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z10, K1, Z2
+	VPEXPANDB      Z15, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
-	VPMOVQB        Z4, X10
+	VPMOVQB        Z5, X15
 	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z10, K1, Z2
+	VPEXPANDB      Z15, K1, Z2
 	VMOVDQU8       Z2, 704(AX)
-	VPMOVQB        Z11, X10
+	VPMOVQB        Z10, X15
 	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z10, K1, Z3
+	VPEXPANDB      Z15, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), R8
@@ -4420,43 +4908,43 @@ admitted:
 	VMOVDQU        avx512_36<>+0(SB), X4
 	VPMULLW        X4, X3, X3
 	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z4
-	VPERMB         Z4, Z2, Z4
+	VPBROADCASTQ   X3, Z5
+	VPERMB         Z5, Z2, Z5
 	KMOVQ          DX, K2
-	VPTESTMB       Z4, Z4, K2, K2
+	VPTESTMB       Z5, Z5, K2, K2
 	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z4, Z3, K2, Z3
-	VPBROADCASTB   avx512_17<>+0(SB), Z4
-	VMOVDQU8       Z4, K1, Z3
+	VPADDUSB       Z5, Z3, K2, Z3
+	VPBROADCASTB   avx512_17<>+0(SB), Z5
+	VMOVDQU8       Z5, K1, Z3
 	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
 	VPBROADCASTW   DX, Z3
-	VMOVDQU16      384(AX), Z4
-	VMOVDQU16      Z3, K3, Z4
-	VMOVDQU16      Z4, 384(AX)
-	VMOVDQU16      448(AX), Z4
+	VMOVDQU16      384(AX), Z5
+	VMOVDQU16      Z3, K3, Z5
+	VMOVDQU16      Z5, 384(AX)
+	VMOVDQU16      448(AX), Z5
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z3, K3, Z4
-	VMOVDQU16      Z4, 448(AX)
-	VPMOVQW        Z1, X10
-	VPMOVQW        Z8, X12
-	VPMOVQD        Z6, Y7
+	VMOVDQU16      Z3, K3, Z5
+	VMOVDQU16      Z5, 448(AX)
+	VPMOVQW        Z1, X15
+	VPMOVQW        Z8, X20
+	VPMOVQD        Z7, Y4
 	ANDL           SI, R12
 	PDEPQ          DI, R12, R12
 	ANDL           SI, R10
 	PDEPQ          DI, R10, R10
-	VMOVQ          DI, X13
+	VMOVQ          DI, X21
 	VMOVQ          R12, X1
 	VPINSRQ        $0x01, R10, X1, X1
-	VPXOR          X14, X14, X14
-	VPXOR          X3, X3, X3
-	VPINSRQ        $0x01, DI, X3, X3
-	VINSERTI128    $0x01, X1, Y13, Y13
-	VINSERTI128    $0x01, X3, Y14, Y1
-	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPXORD         X16, X16, X16
+	VPXORD         X17, X17, X17
+	VPINSRQ        $0x01, DI, X17, X17
+	VINSERTI32X4   $0x01, X1, Y21, Y21
+	VINSERTI32X4   $0x01, X17, Y16, Y1
+	VINSERTI64X4   $0x01, Y1, Z21, Z1
 	VPORQ          896(AX), Z1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	ANDL           SI, R9
@@ -4482,66 +4970,66 @@ admitted:
 	VPBROADCASTB   avx512_40<>+0(SB), Z1
 	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, R13
-	VMOVQ          R9, X14
-	VPINSRQ        $0x01, DX, X14, X14
-	VMOVQ          SI, X2
-	VPINSRQ        $0x01, R8, X2, X2
-	VMOVQ          R10, X15
-	VPINSRQ        $0x01, R11, X15, X15
-	VMOVQ          R12, X1
-	VPINSRQ        $0x01, R13, X1, X1
-	VINSERTI128    $0x01, X2, Y14, Y13
-	VINSERTI128    $0x01, X1, Y15, Y1
-	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VMOVQ          R9, X16
+	VPINSRQ        $0x01, DX, X16, X16
+	VMOVQ          SI, X1
+	VPINSRQ        $0x01, R8, X1, X1
+	VMOVQ          R10, X17
+	VPINSRQ        $0x01, R11, X17, X17
+	VMOVQ          R12, X2
+	VPINSRQ        $0x01, R13, X2, X2
+	VINSERTI32X4   $0x01, X1, Y16, Y16
+	VINSERTI32X4   $0x01, X2, Y17, Y1
+	VINSERTI64X4   $0x01, Y1, Z16, Z1
 	VPORQ          960(AX), Z1, Z1
 	VMOVDQU64      Z1, 960(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z10, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z20, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z4, K1, Z1
 	VMOVDQU32      Z1, (AX)
 	MOVWLZX        DI, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y7, Y1, Y13
+	VPERMD         Y4, Y1, Y16
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z13, K1, Z1
+	VPEXPANDD      Z16, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
 	VPADDW         avx512_42<>+0(SB), X1, X1
-	VPERMW         X10, X1, X10
-	VPERMW         X12, X1, X12
+	VPERMW         X15, X1, X15
+	VPERMW         X20, X1, X17
 	VPMOVZXWD      X1, Y1
-	VPERMD         Y7, Y1, Y7
+	VPERMD         Y4, Y1, Y4
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z10, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z17, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z4, K1, Z1
 	VMOVDQU32      Z1, 128(AX)
 	MOVWLZX        DX, DX
 	POPCNTL        DX, DX
 	VPBROADCASTD   DX, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y7, Y1, Y7
+	VPERMD         Y4, Y1, Y4
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z4, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -4557,60 +5045,60 @@ placed:
 	VPBROADCASTQ   904(AX), Z3
 	VPANDNQ.Z      Z1, Z3, K1, Z1
 	VPBROADCASTQ   936(AX), Z3
-	VPBROADCASTQ   944(AX), Z4
+	VPBROADCASTQ   944(AX), Z5
 	VPTESTMQ       Z3, Z1, K1
-	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z3, Z4, Z5
-	VPANDNQ        Z1, Z5, Z5
-	VPTESTMQ       Z5, Z5, K3
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
-	VPANDQ         Z4, Z1, Z4
-	VPANDQ         Z3, Z1, K1, Z4
-	VMOVDQA64      Z5, K3, Z4
+	VPTESTMQ       Z5, Z1, K2
+	VPORQ          Z3, Z5, Z6
+	VPANDNQ        Z1, Z6, Z6
+	VPTESTMQ       Z6, Z6, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z7
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z7
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z7
+	VPANDQ         Z5, Z1, Z5
+	VPANDQ         Z3, Z1, K1, Z5
+	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
-	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
-	VPTESTNMQ      Z5, Z4, K1, K1
-	VPSUBQ         Z3, Z6, Z3
+	VPTESTMQ       Z5, Z5, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z6
+	VPTESTNMQ      Z6, Z5, K1, K1
+	VPSUBQ         Z3, Z7, Z3
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z3
+	VMOVDQA64.Z    Z5, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
 	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X10
-	VPOR           X4, X10, X10
-	VPSHUFD        $0x4e, X10, X3
-	VPOR           X3, X10, X10
-	VMOVQ          X10, X10
-	VMOVDQU        Y10, 64(DX)
+	VEXTRACTI128   $0x01, Y4, X15
+	VPOR           X4, X15, X15
+	VPSHUFD        $0x4e, X15, X3
+	VPOR           X3, X15, X15
+	VMOVQ          X15, X15
+	VMOVDQU        Y15, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
-	VPBROADCASTQ   920(AX), Z4
-	VPBROADCASTQ   960(AX), Z5
-	VPANDQ         Z3, Z1, Z7
+	VPBROADCASTQ   920(AX), Z5
+	VPBROADCASTQ   960(AX), Z6
+	VPANDQ         Z3, Z1, Z8
 	VPANDNQ        Z1, Z3, Z1
-	VPTESTMQ       Z7, Z4, K1
+	VPTESTMQ       Z8, Z5, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
-	VPTESTMQ       Z1, Z4, K1
+	VPTESTMQ       Z1, Z5, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
-	VPANDNQ        Z7, Z4, Z7
-	VPTESTMQ       Z7, Z7, K1
+	VPANDNQ        Z8, Z5, Z8
+	VPTESTMQ       Z8, Z8, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
-	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z1, Z5, Z7
-	VPTESTMQ       Z7, Z7, K1
+	VPORQ          Z5, Z6, Z6
+	VPANDNQ        Z1, Z6, Z8
+	VPTESTMQ       Z8, Z8, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
-	VPMOVQB        Z6, X1
+	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(CX)
-	VPMULUDQ       Z2, Z6, Z1
+	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
@@ -4651,57 +5139,57 @@ nobody:
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z0, K1
 	VPTESTMQ       Z3, Z0, K2
-	VPORQ          Z2, Z3, Z4
-	VPANDNQ        Z0, Z4, Z4
-	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z5
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z5
-	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z5
+	VPORQ          Z2, Z3, Z5
+	VPANDNQ        Z0, Z5, Z5
+	VPTESTMQ       Z5, Z5, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
 	VPANDQ         Z3, Z0, Z3
 	VPANDQ         Z2, Z0, K1, Z3
-	VMOVDQA64      Z4, K3, Z3
+	VMOVDQA64      Z5, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z2
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
 	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z4
-	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z5, Z2
+	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z5
+	VPTESTNMQ      Z5, Z3, K1, K1
+	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X10
-	VPOR           X3, X10, X10
-	VPSHUFD        $0x4e, X10, X2
-	VPOR           X2, X10, X10
-	VMOVQ          X10, X10
-	VMOVDQU        Y10, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X15
+	VPOR           X3, X15, X15
+	VPSHUFD        $0x4e, X15, X2
+	VPOR           X2, X15, X15
+	VMOVQ          X15, X15
+	VMOVDQU        Y15, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
 	VPBROADCASTQ   920(AX), Z3
-	VPBROADCASTQ   960(AX), Z4
-	VPANDQ         Z2, Z0, Z6
+	VPBROADCASTQ   960(AX), Z5
+	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z6, Z3, K1
+	VPTESTMQ       Z7, Z3, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	VPANDNQ        Z6, Z3, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPANDNQ        Z7, Z3, Z7
+	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	VPORQ          Z3, Z4, Z4
-	VPANDNQ        Z0, Z4, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPORQ          Z3, Z5, Z5
+	VPANDNQ        Z0, Z5, Z7
+	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
-	VPMOVQB        Z5, X0
+	VPMOVQB        Z6, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
 	VMOVQ          X0, 68(CX)
-	VPMULUDQ       Z1, Z5, Z0
+	VPMULUDQ       Z1, Z6, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
@@ -4734,16 +5222,169 @@ many:
 	RET
 
 arrive:
-	MOVQ            (SP), AX
-	MOVQ            8(SP), DX
-	VMOVUPS         2880(AX), Z0
-	VMOVUPS         Z0, 2880(DX)
-	VMOVUPS         2944(AX), Z0
-	VMOVUPS         Z0, 2944(DX)
-	VMOVUPS         3008(AX), Z0
-	VMOVUPS         Z0, 3008(DX)
-	VMOVUPS         3072(AX), Z0
-	VMOVUPS         Z0, 3072(DX)
+	CMPQ         72(SP), $0x03
+	JLE          empty3
+	MOVQ         trail+48(FP), AX
+	ADDQ         $0x00, AX
+	MOVQ         (AX), AX
+	VMOVDQU32    avx512_70<>+0(SB), Z0
+	VMOVDQU32    avx512_71<>+0(SB), Z1
+	VMOVDQU32    avx512_72<>+0(SB), Z2
+	VMOVDQU32    avx512_73<>+0(SB), Z3
+	VMOVDQU32    avx512_74<>+0(SB), Z5
+	VPBROADCASTD avx512_6<>+0(SB), Z10
+	MOVQ         $0x00000030, DX
+	MOVQ         $0x00000006, BX
+	VBROADCASTSS avx512_59<>+0(SB), Z9
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x00, SI
+	MOVQ         24(SI), SI
+	VPMOVZXWD    (SI), Y4
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x30, SI
+	VMOVDQU32    32(SI), Y15
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x00, SI
+	MOVQ         8(SI), SI
+	VPBROADCASTD 16(SI), Z8
+	VBROADCASTSS 80(SP), Z7
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x00, SI
+	MOVQ         16(SI), SI
+	MOVL         4(SI), SI
+	ADDL         SI, SI
+	VPBROADCASTD SI, Z6
+	KMOVW        896(AX)(BX*1), K1
+	VMOVDQU32    (AX)(DX*4), Z11
+	VPMOVZXBD    704(AX)(DX*1), Z12
+	VPMOVZXBD    (SP)(DX*1), Z13
+	VPADDD       Z10, Z11, Z10
+	VPSRLD       $0x07, Z10, Z10
+	VPERMD       Z4, Z12, Z4
+	VPSUBD       Z4, Z10, Z10
+	VPERMD       Z1, Z13, Z1
+	VPMULLD      Z1, Z10, Z10
+	VPERMPS      Z0, Z13, Z0
+	VPMINUD      Z6, Z10, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z7, Z1, Z1
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z15, Z12, K2, Z4
+	VPADDD       Z10, Z4, Z4
+	VPMINUD      Z6, Z4, Z4
+	VCVTUDQ2PS   Z4, Z4
+	VMULPS       Z7, Z4, Z4
+	VPERMPS      Z2, Z13, Z2
+	VPSRLD       $0x04, Z13, Z13
+	VPERMPS      Z3, Z13, Z3
+	KMOVW        960(AX)(BX*1), K2
+	VMOVAPS      Z9, K2, Z3
+	VPERMPS      Z5, Z13, Z5
+	VPMOVZXWD    256(AX)(DX*2), Z6
+	VPADDD       Z11, Z6, Z6
+	VCVTUDQ2PS   Z11, Z11
+	VCVTUDQ2PS   Z6, Z6
+	VDIVPS.Z     Z6, Z11, K1, Z6
+	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z7
+	VPMINUD.BCST avx512_75<>+0(SB), Z7, Z7
+	VCVTDQ2PS    Z7, Z7
+	VMULPS.BCST  avx512_76<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS.BCST  avx512_77<>+0(SB), Z9, Z9
+	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS.BCST  avx512_78<>+0(SB), Z10, Z10
+	VPMOVSXWD    384(AX)(DX*2), Z11
+	VPSUBD.Z     Z11, Z8, K1, Z11
+	VPMINUD.BCST avx512_79<>+0(SB), Z11, Z11
+	VCVTDQ2PS    Z11, Z11
+	VMULPS.BCST  avx512_80<>+0(SB), Z11, Z11
+	VMOVDQA32.Z  Z12, K1, Z8
+	VCVTDQ2PS    Z8, Z8
+	VMULPS.BCST  avx512_81<>+0(SB), Z8, Z8
+	VUNPCKLPS    Z1, Z0, Z12
+	VUNPCKHPS    Z1, Z0, Z0
+	VUNPCKLPS    Z6, Z4, Z1
+	VUNPCKHPS    Z6, Z4, Z4
+	VUNPCKLPD    Z1, Z12, Z6
+	VUNPCKHPD    Z1, Z12, Z1
+	VUNPCKLPD    Z4, Z0, Z12
+	VUNPCKHPD    Z4, Z0, Z0
+	VUNPCKLPS    Z9, Z7, Z4
+	VUNPCKHPS    Z9, Z7, Z7
+	VUNPCKLPS    Z5, Z3, Z9
+	VUNPCKHPS    Z5, Z3, Z3
+	VUNPCKLPD    Z9, Z4, Z5
+	VUNPCKHPD    Z9, Z4, Z4
+	VUNPCKLPD    Z3, Z7, Z9
+	VUNPCKHPD    Z3, Z7, Z3
+	VUNPCKLPS    Z11, Z10, Z7
+	VUNPCKHPS    Z11, Z10, Z10
+	VUNPCKLPS    Z2, Z8, Z11
+	VUNPCKHPS    Z2, Z8, Z2
+	VUNPCKLPD    Z11, Z7, Z8
+	VUNPCKHPD    Z11, Z7, Z7
+	VUNPCKLPD    Z2, Z10, Z11
+	VUNPCKHPD    Z2, Z10, Z2
+	VSHUFF32X4   $0x44, Z5, Z6, Z10
+	VSHUFF32X4   $0xee, Z5, Z6, Z5
+	VSHUFF32X4   $0x44, Z1, Z8, Z6
+	VSHUFF32X4   $0xee, Z1, Z8, Z1
+	VSHUFF32X4   $0x88, Z6, Z10, Z8
+	VSHUFF32X4   $0xdd, Z6, Z10, Z6
+	VSHUFF32X4   $0x88, Z1, Z5, Z10
+	VSHUFF32X4   $0xdd, Z1, Z5, Z1
+	VSHUFF32X4   $0x44, Z7, Z4, Z5
+	VSHUFF32X4   $0xee, Z7, Z4, Z4
+	VSHUFF32X4   $0x44, Z9, Z12, Z7
+	VSHUFF32X4   $0xee, Z9, Z12, Z9
+	VSHUFF32X4   $0x88, Z7, Z5, Z12
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
+	VSHUFF32X4   $0x88, Z9, Z4, Z7
+	VSHUFF32X4   $0xdd, Z9, Z4, Z4
+	VSHUFF32X4   $0x44, Z0, Z11, Z9
+	VSHUFF32X4   $0xee, Z0, Z11, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z11
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z11, Z9, Z3
+	VSHUFF32X4   $0xdd, Z11, Z9, Z9
+	VSHUFF32X4   $0x88, Z2, Z0, Z11
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	MOVQ         trail+48(FP), AX
+	MOVQ         176(AX), AX
+	VMOVUPS      Z8, 2368(AX)
+	VMOVUPS      Z12, 2432(AX)
+	VMOVUPS      Z3, 2496(AX)
+	VMOVUPS      Z6, 2560(AX)
+	VMOVUPS      Z5, 2624(AX)
+	VMOVUPS      Z9, 2688(AX)
+	VMOVUPS      Z10, 2752(AX)
+	VMOVUPS      Z7, 2816(AX)
+	VMOVUPS      Z11, 2880(AX)
+	VMOVUPS      Z1, 2944(AX)
+	VMOVUPS      Z4, 3008(AX)
+	VMOVUPS      Z0, 3072(AX)
+	JMP          written3
+
+empty3:
+	MOVQ    trail+48(FP), AX
+	MOVQ    176(AX), AX
+	VPXORD  Z18, Z18, Z18
+	VMOVUPS Z18, 2368(AX)
+	VMOVUPS Z18, 2432(AX)
+	VMOVUPS Z18, 2496(AX)
+	VMOVUPS Z18, 2560(AX)
+	VMOVUPS Z18, 2624(AX)
+	VMOVUPS Z18, 2688(AX)
+	VMOVUPS Z18, 2752(AX)
+	VMOVUPS Z18, 2816(AX)
+	VMOVUPS Z18, 2880(AX)
+	VMOVUPS Z18, 2944(AX)
+	VMOVUPS Z18, 3008(AX)
+	VMOVUPS Z18, 3072(AX)
+
+written3:
 	MOVQ            p+0(FP), AX
 	MOVQ            8(AX), AX
 	MOVL            20(AX), AX
@@ -4872,22 +5513,349 @@ flood:
 	VZEROUPPER
 	RET
 
-// func stepStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, POPCNT
-TEXT ·stepStreamAVX512(SB), NOSPLIT, $40-57
-	MOVQ    p+0(FP), AX
-	MOVQ    48(AX), AX
-	MOVQ    (AX), CX
-	MOVQ    CX, (SP)
-	MOVQ    8(AX), CX
-	MOVQ    CX, 8(SP)
+DATA avx512_57<>+0(SB)/1, $0x38
+DATA avx512_57<>+1(SB)/1, $0x20
+DATA avx512_57<>+2(SB)/1, $0x18
+DATA avx512_57<>+3(SB)/1, $0x10
+DATA avx512_57<>+4(SB)/1, $0x00
+DATA avx512_57<>+5(SB)/1, $0x08
+DATA avx512_57<>+6(SB)/1, $0x30
+DATA avx512_57<>+7(SB)/1, $0x28
+DATA avx512_57<>+8(SB)/1, $0x39
+DATA avx512_57<>+9(SB)/1, $0x21
+DATA avx512_57<>+10(SB)/1, $0x19
+DATA avx512_57<>+11(SB)/1, $0x11
+DATA avx512_57<>+12(SB)/1, $0x01
+DATA avx512_57<>+13(SB)/1, $0x09
+DATA avx512_57<>+14(SB)/1, $0x31
+DATA avx512_57<>+15(SB)/1, $0x29
+DATA avx512_57<>+16(SB)/1, $0x3a
+DATA avx512_57<>+17(SB)/1, $0x22
+DATA avx512_57<>+18(SB)/1, $0x1a
+DATA avx512_57<>+19(SB)/1, $0x12
+DATA avx512_57<>+20(SB)/1, $0x02
+DATA avx512_57<>+21(SB)/1, $0x0a
+DATA avx512_57<>+22(SB)/1, $0x32
+DATA avx512_57<>+23(SB)/1, $0x2a
+DATA avx512_57<>+24(SB)/1, $0x3b
+DATA avx512_57<>+25(SB)/1, $0x23
+DATA avx512_57<>+26(SB)/1, $0x1b
+DATA avx512_57<>+27(SB)/1, $0x13
+DATA avx512_57<>+28(SB)/1, $0x03
+DATA avx512_57<>+29(SB)/1, $0x0b
+DATA avx512_57<>+30(SB)/1, $0x33
+DATA avx512_57<>+31(SB)/1, $0x2b
+DATA avx512_57<>+32(SB)/1, $0x3c
+DATA avx512_57<>+33(SB)/1, $0x24
+DATA avx512_57<>+34(SB)/1, $0x1c
+DATA avx512_57<>+35(SB)/1, $0x14
+DATA avx512_57<>+36(SB)/1, $0x04
+DATA avx512_57<>+37(SB)/1, $0x0c
+DATA avx512_57<>+38(SB)/1, $0x34
+DATA avx512_57<>+39(SB)/1, $0x2c
+DATA avx512_57<>+40(SB)/1, $0x3d
+DATA avx512_57<>+41(SB)/1, $0x25
+DATA avx512_57<>+42(SB)/1, $0x1d
+DATA avx512_57<>+43(SB)/1, $0x15
+DATA avx512_57<>+44(SB)/1, $0x05
+DATA avx512_57<>+45(SB)/1, $0x0d
+DATA avx512_57<>+46(SB)/1, $0x35
+DATA avx512_57<>+47(SB)/1, $0x2d
+DATA avx512_57<>+48(SB)/1, $0x3e
+DATA avx512_57<>+49(SB)/1, $0x26
+DATA avx512_57<>+50(SB)/1, $0x1e
+DATA avx512_57<>+51(SB)/1, $0x16
+DATA avx512_57<>+52(SB)/1, $0x06
+DATA avx512_57<>+53(SB)/1, $0x0e
+DATA avx512_57<>+54(SB)/1, $0x36
+DATA avx512_57<>+55(SB)/1, $0x2e
+DATA avx512_57<>+56(SB)/1, $0x3f
+DATA avx512_57<>+57(SB)/1, $0x27
+DATA avx512_57<>+58(SB)/1, $0x1f
+DATA avx512_57<>+59(SB)/1, $0x17
+DATA avx512_57<>+60(SB)/1, $0x07
+DATA avx512_57<>+61(SB)/1, $0x0f
+DATA avx512_57<>+62(SB)/1, $0x37
+DATA avx512_57<>+63(SB)/1, $0x2f
+GLOBL avx512_57<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_58<>+0(SB)/1, $0x01
+DATA avx512_58<>+1(SB)/1, $0x02
+DATA avx512_58<>+2(SB)/1, $0x04
+DATA avx512_58<>+3(SB)/1, $0x08
+DATA avx512_58<>+4(SB)/1, $0x10
+DATA avx512_58<>+5(SB)/1, $0x20
+DATA avx512_58<>+6(SB)/1, $0x40
+DATA avx512_58<>+7(SB)/1, $0x80
+DATA avx512_58<>+8(SB)/1, $0x01
+DATA avx512_58<>+9(SB)/1, $0x02
+DATA avx512_58<>+10(SB)/1, $0x04
+DATA avx512_58<>+11(SB)/1, $0x08
+DATA avx512_58<>+12(SB)/1, $0x10
+DATA avx512_58<>+13(SB)/1, $0x20
+DATA avx512_58<>+14(SB)/1, $0x40
+DATA avx512_58<>+15(SB)/1, $0x80
+DATA avx512_58<>+16(SB)/1, $0x01
+DATA avx512_58<>+17(SB)/1, $0x02
+DATA avx512_58<>+18(SB)/1, $0x04
+DATA avx512_58<>+19(SB)/1, $0x08
+DATA avx512_58<>+20(SB)/1, $0x10
+DATA avx512_58<>+21(SB)/1, $0x20
+DATA avx512_58<>+22(SB)/1, $0x40
+DATA avx512_58<>+23(SB)/1, $0x80
+DATA avx512_58<>+24(SB)/1, $0x01
+DATA avx512_58<>+25(SB)/1, $0x02
+DATA avx512_58<>+26(SB)/1, $0x04
+DATA avx512_58<>+27(SB)/1, $0x08
+DATA avx512_58<>+28(SB)/1, $0x10
+DATA avx512_58<>+29(SB)/1, $0x20
+DATA avx512_58<>+30(SB)/1, $0x40
+DATA avx512_58<>+31(SB)/1, $0x80
+DATA avx512_58<>+32(SB)/1, $0x01
+DATA avx512_58<>+33(SB)/1, $0x02
+DATA avx512_58<>+34(SB)/1, $0x04
+DATA avx512_58<>+35(SB)/1, $0x08
+DATA avx512_58<>+36(SB)/1, $0x10
+DATA avx512_58<>+37(SB)/1, $0x20
+DATA avx512_58<>+38(SB)/1, $0x40
+DATA avx512_58<>+39(SB)/1, $0x80
+DATA avx512_58<>+40(SB)/1, $0x01
+DATA avx512_58<>+41(SB)/1, $0x02
+DATA avx512_58<>+42(SB)/1, $0x04
+DATA avx512_58<>+43(SB)/1, $0x08
+DATA avx512_58<>+44(SB)/1, $0x10
+DATA avx512_58<>+45(SB)/1, $0x20
+DATA avx512_58<>+46(SB)/1, $0x40
+DATA avx512_58<>+47(SB)/1, $0x80
+DATA avx512_58<>+48(SB)/1, $0x01
+DATA avx512_58<>+49(SB)/1, $0x02
+DATA avx512_58<>+50(SB)/1, $0x04
+DATA avx512_58<>+51(SB)/1, $0x08
+DATA avx512_58<>+52(SB)/1, $0x10
+DATA avx512_58<>+53(SB)/1, $0x20
+DATA avx512_58<>+54(SB)/1, $0x40
+DATA avx512_58<>+55(SB)/1, $0x80
+DATA avx512_58<>+56(SB)/1, $0x01
+DATA avx512_58<>+57(SB)/1, $0x02
+DATA avx512_58<>+58(SB)/1, $0x04
+DATA avx512_58<>+59(SB)/1, $0x08
+DATA avx512_58<>+60(SB)/1, $0x10
+DATA avx512_58<>+61(SB)/1, $0x20
+DATA avx512_58<>+62(SB)/1, $0x40
+DATA avx512_58<>+63(SB)/1, $0x80
+GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_59<>+0(SB)/4, $(1.0)
+GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_60<>+0(SB)/4, $0x00000008
+DATA avx512_60<>+4(SB)/4, $0x00000000
+DATA avx512_60<>+8(SB)/4, $0x00000004
+DATA avx512_60<>+12(SB)/4, $0x0000001d
+DATA avx512_60<>+16(SB)/4, $0x00000005
+DATA avx512_60<>+20(SB)/4, $0x00000006
+DATA avx512_60<>+24(SB)/4, $0x00000000
+DATA avx512_60<>+28(SB)/4, $0x0000000c
+DATA avx512_60<>+32(SB)/4, $0x00000000
+DATA avx512_60<>+36(SB)/4, $0x00000000
+DATA avx512_60<>+40(SB)/4, $0x00000000
+DATA avx512_60<>+44(SB)/4, $0x00000000
+DATA avx512_60<>+48(SB)/4, $0x00000009
+DATA avx512_60<>+52(SB)/4, $0x00000016
+DATA avx512_60<>+56(SB)/4, $0x00000002
+DATA avx512_60<>+60(SB)/4, $0x0000000d
+GLOBL avx512_60<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_61<>+0(SB)/4, $0x00000000
+DATA avx512_61<>+4(SB)/4, $0x00000000
+DATA avx512_61<>+8(SB)/4, $0x00000000
+DATA avx512_61<>+12(SB)/4, $0x00000000
+DATA avx512_61<>+16(SB)/4, $0x00000000
+DATA avx512_61<>+20(SB)/4, $0x00000000
+DATA avx512_61<>+24(SB)/4, $0x00000000
+DATA avx512_61<>+28(SB)/4, $0x00000000
+DATA avx512_61<>+32(SB)/4, $0x00000000
+DATA avx512_61<>+36(SB)/4, $0x00000008
+DATA avx512_61<>+40(SB)/4, $0x0000000a
+DATA avx512_61<>+44(SB)/4, $0x00000002
+DATA avx512_61<>+48(SB)/4, $0x00000000
+DATA avx512_61<>+52(SB)/4, $0x00000000
+DATA avx512_61<>+56(SB)/4, $0x00000000
+DATA avx512_61<>+60(SB)/4, $0x00000000
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_62<>+0(SB)/2, $0x0f00
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_63<>+0(SB)/4, $0x00000009
+DATA avx512_63<>+4(SB)/4, $0x00000000
+DATA avx512_63<>+8(SB)/4, $0x00000000
+DATA avx512_63<>+12(SB)/4, $0x00000000
+DATA avx512_63<>+16(SB)/4, $0x00000000
+DATA avx512_63<>+20(SB)/4, $0x00000000
+DATA avx512_63<>+24(SB)/4, $0x00000000
+DATA avx512_63<>+28(SB)/4, $0x00000000
+DATA avx512_63<>+32(SB)/4, $0x00000000
+DATA avx512_63<>+36(SB)/4, $0x00000000
+DATA avx512_63<>+40(SB)/4, $0x0000001c
+DATA avx512_63<>+44(SB)/4, $0x00000000
+DATA avx512_63<>+48(SB)/4, $0x00000000
+DATA avx512_63<>+52(SB)/4, $0x00000000
+DATA avx512_63<>+56(SB)/4, $0x00000000
+DATA avx512_63<>+60(SB)/4, $0x00000000
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_64<>+0(SB)/2, $0x0401
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_65<>+0(SB)/2, $0x0004
+GLOBL avx512_65<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_66<>+0(SB)/2, $0x0040
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_67<>+0(SB)/4, $0xffffffff
+DATA avx512_67<>+4(SB)/4, $0xffffffff
+DATA avx512_67<>+8(SB)/4, $0xffffffff
+DATA avx512_67<>+12(SB)/4, $0xffffffff
+DATA avx512_67<>+16(SB)/4, $0xffffffff
+DATA avx512_67<>+20(SB)/4, $0xffffffff
+DATA avx512_67<>+24(SB)/4, $0xffffffff
+DATA avx512_67<>+28(SB)/4, $0xffffffff
+DATA avx512_67<>+32(SB)/4, $0xffffffff
+DATA avx512_67<>+36(SB)/4, $0xffffffff
+DATA avx512_67<>+40(SB)/4, $0xffffffff
+DATA avx512_67<>+44(SB)/4, $0xffffffff
+DATA avx512_67<>+48(SB)/4, $0xffffffff
+DATA avx512_67<>+52(SB)/4, $0x00000010
+DATA avx512_67<>+56(SB)/4, $0xffffffff
+DATA avx512_67<>+60(SB)/4, $0x000005dc
+GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_68<>+0(SB)/2, $0x1001
+GLOBL avx512_68<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_69<>+0(SB)/2, $0x0080
+GLOBL avx512_69<>(SB), RODATA|NOPTR, $2
+
+DATA avx512_70<>+0(SB)/4, $(0.0)
+DATA avx512_70<>+4(SB)/4, $(0.0)
+DATA avx512_70<>+8(SB)/4, $(0.0)
+DATA avx512_70<>+12(SB)/4, $(0.0)
+DATA avx512_70<>+16(SB)/4, $(0.0)
+DATA avx512_70<>+20(SB)/4, $(0.0)
+DATA avx512_70<>+24(SB)/4, $(0.0)
+DATA avx512_70<>+28(SB)/4, $(0.0)
+DATA avx512_70<>+32(SB)/4, $(1.0)
+DATA avx512_70<>+36(SB)/4, $(0.5)
+DATA avx512_70<>+40(SB)/4, $(0.25)
+DATA avx512_70<>+44(SB)/4, $(0.25)
+DATA avx512_70<>+48(SB)/4, $(1.0)
+DATA avx512_70<>+52(SB)/4, $(0.5)
+DATA avx512_70<>+56(SB)/4, $(0.25)
+DATA avx512_70<>+60(SB)/4, $(0.25)
+GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_71<>+0(SB)/4, $0x00000000
+DATA avx512_71<>+4(SB)/4, $0x00000000
+DATA avx512_71<>+8(SB)/4, $0x00000000
+DATA avx512_71<>+12(SB)/4, $0x00000000
+DATA avx512_71<>+16(SB)/4, $0x00000000
+DATA avx512_71<>+20(SB)/4, $0x00000000
+DATA avx512_71<>+24(SB)/4, $0x00000000
+DATA avx512_71<>+28(SB)/4, $0x00000000
+DATA avx512_71<>+32(SB)/4, $0x00000004
+DATA avx512_71<>+36(SB)/4, $0x00000002
+DATA avx512_71<>+40(SB)/4, $0x00000001
+DATA avx512_71<>+44(SB)/4, $0x00000001
+DATA avx512_71<>+48(SB)/4, $0x00000000
+DATA avx512_71<>+52(SB)/4, $0x00000000
+DATA avx512_71<>+56(SB)/4, $0x00000000
+DATA avx512_71<>+60(SB)/4, $0x00000000
+GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_72<>+0(SB)/4, $(0.0)
+DATA avx512_72<>+4(SB)/4, $(0.0)
+DATA avx512_72<>+8(SB)/4, $(0.0)
+DATA avx512_72<>+12(SB)/4, $(0.0)
+DATA avx512_72<>+16(SB)/4, $(1.0)
+DATA avx512_72<>+20(SB)/4, $(1.0)
+DATA avx512_72<>+24(SB)/4, $(1.0)
+DATA avx512_72<>+28(SB)/4, $(1.0)
+DATA avx512_72<>+32(SB)/4, $(0.0)
+DATA avx512_72<>+36(SB)/4, $(0.0)
+DATA avx512_72<>+40(SB)/4, $(0.0)
+DATA avx512_72<>+44(SB)/4, $(0.0)
+DATA avx512_72<>+48(SB)/4, $(1.0)
+DATA avx512_72<>+52(SB)/4, $(1.0)
+DATA avx512_72<>+56(SB)/4, $(1.0)
+DATA avx512_72<>+60(SB)/4, $(1.0)
+GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_73<>+0(SB)/4, $(0.0)
+DATA avx512_73<>+4(SB)/4, $(0.25)
+DATA avx512_73<>+8(SB)/4, $(0.5)
+DATA avx512_73<>+12(SB)/4, $(0.9)
+DATA avx512_73<>+16(SB)/4, $(0.0)
+DATA avx512_73<>+20(SB)/4, $(0.25)
+DATA avx512_73<>+24(SB)/4, $(0.5)
+DATA avx512_73<>+28(SB)/4, $(0.9)
+DATA avx512_73<>+32(SB)/4, $(0.0)
+DATA avx512_73<>+36(SB)/4, $(0.25)
+DATA avx512_73<>+40(SB)/4, $(0.5)
+DATA avx512_73<>+44(SB)/4, $(0.9)
+DATA avx512_73<>+48(SB)/4, $(0.0)
+DATA avx512_73<>+52(SB)/4, $(0.25)
+DATA avx512_73<>+56(SB)/4, $(0.5)
+DATA avx512_73<>+60(SB)/4, $(0.9)
+GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_74<>+0(SB)/4, $(0.0)
+DATA avx512_74<>+4(SB)/4, $(0.0)
+DATA avx512_74<>+8(SB)/4, $(0.0)
+DATA avx512_74<>+12(SB)/4, $(0.0)
+DATA avx512_74<>+16(SB)/4, $(0.5)
+DATA avx512_74<>+20(SB)/4, $(0.5)
+DATA avx512_74<>+24(SB)/4, $(0.5)
+DATA avx512_74<>+28(SB)/4, $(0.75)
+DATA avx512_74<>+32(SB)/4, $(0.25)
+DATA avx512_74<>+36(SB)/4, $(0.25)
+DATA avx512_74<>+40(SB)/4, $(0.25)
+DATA avx512_74<>+44(SB)/4, $(0.25)
+DATA avx512_74<>+48(SB)/4, $(0.5)
+DATA avx512_74<>+52(SB)/4, $(0.5)
+DATA avx512_74<>+56(SB)/4, $(0.5)
+DATA avx512_74<>+60(SB)/4, $(0.75)
+GLOBL avx512_74<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_75<>+0(SB)/4, $0x00000080
+GLOBL avx512_75<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_76<>+0(SB)/4, $(0.0078125)
+GLOBL avx512_76<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_77<>+0(SB)/4, $(0.01)
+GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_78<>+0(SB)/4, $(0.003921569)
+GLOBL avx512_78<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_79<>+0(SB)/4, $0x00000010
+GLOBL avx512_79<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_80<>+0(SB)/4, $(0.0625)
+GLOBL avx512_80<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_81<>+0(SB)/4, $(0.125)
+GLOBL avx512_81<>(SB), RODATA|NOPTR, $4
+
+// func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $112-57
 	MOVQ    p+0(FP), AX
 	MOVQ    (AX), AX
 	MOVQ    p+0(FP), CX
 	MOVQ    8(CX), CX
-	MOVBLZX from+48(FP), DX
-	TESTL   DX, DX
-	JNZ     serve
 	MOVQ    928(AX), DX
 	MOVQ    f+8(FP), BX
 	POPCNTQ DX, DX
@@ -4906,36 +5874,294 @@ TEXT ·stepStreamAVX512(SB), NOSPLIT, $40-57
 	RET
 
 operate:
-	MOVQ         (SP), DX
-	MOVQ         8(SP), BX
-	VMOVUPS      (DX), Z0
-	VMOVNTPS     Z0, (BX)
-	VMOVUPS      64(DX), Z0
-	VMOVNTPS     Z0, 64(BX)
-	VMOVUPS      128(DX), Z0
-	VMOVNTPS     Z0, 128(BX)
-	VMOVUPS      192(DX), Z0
-	VMOVNTPS     Z0, 192(BX)
-	VMOVUPS      256(DX), Z0
-	VMOVNTPS     Z0, 256(BX)
-	VMOVUPS      320(DX), Z0
-	VMOVNTPS     Z0, 320(BX)
-	VMOVUPS      384(DX), Z0
-	VMOVNTPS     Z0, 384(BX)
-	VMOVUPS      448(DX), Z0
-	VMOVNTPS     Z0, 448(BX)
-	VMOVUPS      512(DX), Z0
-	VMOVNTPS     Z0, 512(BX)
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           (DX), DX
+	VMOVDQU64      896(DX), Z0
+	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, (SP)
+	MOVQ           896(DX), BX
+	MOVQ           904(DX), SI
+	ANDNQ          BX, SI, BX
+	MOVQ           trail+48(FP), SI
+	ADDQ           $0x30, SI
+	MOVQ           64(SI), SI
+	ANDQ           SI, BX
+	MOVQ           BX, 64(SP)
+	LZCNTQ         896(DX), BX
+	NEGQ           BX
+	ADDQ           $0x4f, BX
+	SHRQ           $0x04, BX
+	MOVQ           BX, 72(SP)
+	MOVQ           trail+48(FP), BX
+	ADDQ           $0x00, BX
+	MOVQ           16(BX), BX
+	MOVL           4(BX), BX
+	VCVTUSI2SSL    BX, X2, X2
+	VMOVSS         avx512_59<>+0(SB), X0
+	VDIVSS         X2, X0, X2
+	VMOVSS         X2, 80(SP)
+	VMOVDQU64      896(DX), Z0
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           8(DX), DX
+	MOVQ           f+8(FP), BX
+	VMOVDQU64      (DX), Z1
+	VMOVDQU64      64(DX), Z2
+	VPOPCNTQ       Z0, Z0
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           8(DX), DX
+	VPBROADCASTQ   DX, Z19
+	KMOVB          avx512_2<>+0(SB), K1
+	VPMINUQ        Z19, Z1, K1, Z1
+	VMOVDQU32      avx512_60<>+0(SB), Z19
+	VPERMI2D       Z2, Z1, Z19
+	VMOVDQU32      avx512_61<>+0(SB), Z2
+	KMOVW          avx512_62<>+0(SB), K1
+	VPERMD         Z0, Z2, K1, Z19
+	VMOVDQU32      avx512_63<>+0(SB), Z2
+	KMOVW          avx512_64<>+0(SB), K1
+	VPERMI2D.Z     Z0, Z1, K1, Z2
+	VPADDD         Z2, Z19, Z19
+	VPBROADCASTD   64(BX), Z0
+	KMOVW          avx512_65<>+0(SB), K1
+	VPSUBD         Z19, Z0, K1, Z19
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           4(DX), DX
+	KMOVW          avx512_14<>+0(SB), K1
+	VPBROADCASTD   DX, K1, Z19
+	MOVQ           trail+48(FP), BX
+	ADDQ           $0x00, BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	MOVQ           trail+48(FP), SI
+	ADDQ           $0x00, SI
+	MOVQ           32(SI), SI
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           8(DI), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, BX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, BX
+	KMOVW          avx512_66<>+0(SB), K1
+	VPBROADCASTD   BX, K1, Z19
+	VMOVDQU32      avx512_67<>+0(SB), Z0
+	ADDL           DX, DX
+	KMOVW          avx512_68<>+0(SB), K1
+	VPBROADCASTD   DX, K1, Z0
+	ADDL           DX, DX
+	KMOVW          avx512_69<>+0(SB), K1
+	VPBROADCASTD   DX, K1, Z0
+	VPMINUD        Z0, Z19, Z19
+	MOVQ           f+8(FP), DX
+	VMOVDQU32      (DX), Z0
+	KMOVW          avx512_13<>+0(SB), K1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           4(DX), DX
+	VPBROADCASTD   DX, K1, Z0
+	KMOVW          avx512_14<>+0(SB), K1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           (DX), DX
+	VPBROADCASTD   DX, K1, Z0
+	KMOVW          avx512_15<>+0(SB), K1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           16(DX), DX
+	MOVL           8(DX), DX
+	VPBROADCASTD   DX, K1, Z0
+	VCVTDQ2PS      Z19, Z19
+	VCVTDQ2PS      Z0, Z0
+	VDIVPS         Z0, Z19, Z19
+	MOVQ           trail+48(FP), DX
+	MOVQ           176(DX), DX
+	VMOVNTPS       Z19, (DX)
+	CMPQ           72(SP), $0x00
+	JLE            empty0
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           (DX), DX
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z2
+	VMOVDQU32      avx512_73<>+0(SB), Z19
+	VMOVDQU32      avx512_74<>+0(SB), Z22
+	VPBROADCASTD   avx512_6<>+0(SB), Z27
+	MOVQ           $0x00000000, BX
+	MOVQ           $0x00000000, SI
+	VBROADCASTSS   avx512_59<>+0(SB), Z26
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           24(DI), DI
+	VPMOVZXWD      (DI), Y3
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x30, DI
+	VMOVDQU32      32(DI), Y4
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           8(DI), DI
+	VPBROADCASTD   16(DI), Z25
+	VBROADCASTSS   80(SP), Z24
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           16(DI), DI
+	MOVL           4(DI), DI
+	ADDL           DI, DI
+	VPBROADCASTD   DI, Z23
+	KMOVW          896(DX)(SI*1), K1
+	VMOVDQU32      (DX)(BX*4), Z28
+	VPMOVZXBD      704(DX)(BX*1), Z29
+	VPMOVZXBD      (SP)(BX*1), Z30
+	VPADDD         Z27, Z28, Z27
+	VPSRLD         $0x07, Z27, Z27
+	VPERMD         Z3, Z29, Z3
+	VPSUBD         Z3, Z27, Z27
+	VPERMD         Z1, Z30, Z1
+	VPMULLD        Z1, Z27, Z27
+	VPERMPS        Z0, Z30, Z0
+	VPMINUD        Z23, Z27, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z24, Z1, Z1
+	KMOVW          64(SP)(SI*1), K2
+	VPERMD.Z       Z4, Z29, K2, Z3
+	VPADDD         Z27, Z3, Z3
+	VPMINUD        Z23, Z3, Z3
+	VCVTUDQ2PS     Z3, Z3
+	VMULPS         Z24, Z3, Z3
+	VPERMPS        Z2, Z30, Z2
+	VPSRLD         $0x04, Z30, Z30
+	VPERMPS        Z19, Z30, Z19
+	KMOVW          960(DX)(SI*1), K2
+	VMOVAPS        Z26, K2, Z19
+	VPERMPS        Z22, Z30, Z22
+	VPMOVZXWD      256(DX)(BX*2), Z23
+	VPADDD         Z28, Z23, Z23
+	VCVTUDQ2PS     Z28, Z28
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z28, K1, Z23
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z24
+	VPMINUD.BCST   avx512_75<>+0(SB), Z24, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_76<>+0(SB), Z24, Z24
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z26
+	VCVTDQ2PS      Z26, Z26
+	VMULPS.BCST    avx512_77<>+0(SB), Z26, Z26
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z27
+	VCVTDQ2PS      Z27, Z27
+	VMULPS.BCST    avx512_78<>+0(SB), Z27, Z27
+	VPMOVSXWD      384(DX)(BX*2), Z28
+	VPSUBD.Z       Z28, Z25, K1, Z28
+	VPMINUD.BCST   avx512_79<>+0(SB), Z28, Z28
+	VCVTDQ2PS      Z28, Z28
+	VMULPS.BCST    avx512_80<>+0(SB), Z28, Z28
+	VMOVDQA32.Z    Z29, K1, Z25
+	VCVTDQ2PS      Z25, Z25
+	VMULPS.BCST    avx512_81<>+0(SB), Z25, Z25
+	VUNPCKLPS      Z1, Z0, Z29
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z23, Z3, Z1
+	VUNPCKHPS      Z23, Z3, Z3
+	VUNPCKLPD      Z1, Z29, Z23
+	VUNPCKHPD      Z1, Z29, Z1
+	VUNPCKLPD      Z3, Z0, Z29
+	VUNPCKHPD      Z3, Z0, Z0
+	VUNPCKLPS      Z26, Z24, Z3
+	VUNPCKHPS      Z26, Z24, Z24
+	VUNPCKLPS      Z22, Z19, Z26
+	VUNPCKHPS      Z22, Z19, Z19
+	VUNPCKLPD      Z26, Z3, Z22
+	VUNPCKHPD      Z26, Z3, Z3
+	VUNPCKLPD      Z19, Z24, Z26
+	VUNPCKHPD      Z19, Z24, Z19
+	VUNPCKLPS      Z28, Z27, Z24
+	VUNPCKHPS      Z28, Z27, Z27
+	VUNPCKLPS      Z2, Z25, Z28
+	VUNPCKHPS      Z2, Z25, Z2
+	VUNPCKLPD      Z28, Z24, Z25
+	VUNPCKHPD      Z28, Z24, Z24
+	VUNPCKLPD      Z2, Z27, Z28
+	VUNPCKHPD      Z2, Z27, Z2
+	VSHUFF32X4     $0x44, Z22, Z23, Z27
+	VSHUFF32X4     $0xee, Z22, Z23, Z22
+	VSHUFF32X4     $0x44, Z1, Z25, Z23
+	VSHUFF32X4     $0xee, Z1, Z25, Z1
+	VSHUFF32X4     $0x88, Z23, Z27, Z25
+	VSHUFF32X4     $0xdd, Z23, Z27, Z23
+	VSHUFF32X4     $0x88, Z1, Z22, Z27
+	VSHUFF32X4     $0xdd, Z1, Z22, Z1
+	VSHUFF32X4     $0x44, Z24, Z3, Z22
+	VSHUFF32X4     $0xee, Z24, Z3, Z3
+	VSHUFF32X4     $0x44, Z26, Z29, Z24
+	VSHUFF32X4     $0xee, Z26, Z29, Z26
+	VSHUFF32X4     $0x88, Z24, Z22, Z29
+	VSHUFF32X4     $0xdd, Z24, Z22, Z22
+	VSHUFF32X4     $0x88, Z26, Z3, Z24
+	VSHUFF32X4     $0xdd, Z26, Z3, Z3
+	VSHUFF32X4     $0x44, Z0, Z28, Z26
+	VSHUFF32X4     $0xee, Z0, Z28, Z0
+	VSHUFF32X4     $0x44, Z2, Z19, Z28
+	VSHUFF32X4     $0xee, Z2, Z19, Z2
+	VSHUFF32X4     $0x88, Z28, Z26, Z19
+	VSHUFF32X4     $0xdd, Z28, Z26, Z26
+	VSHUFF32X4     $0x88, Z2, Z0, Z28
+	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	MOVQ           trail+48(FP), DX
+	MOVQ           176(DX), DX
+	VMOVNTPS       Z25, 64(DX)
+	VMOVNTPS       Z29, 128(DX)
+	VMOVNTPS       Z19, 192(DX)
+	VMOVNTPS       Z23, 256(DX)
+	VMOVNTPS       Z22, 320(DX)
+	VMOVNTPS       Z26, 384(DX)
+	VMOVNTPS       Z27, 448(DX)
+	VMOVNTPS       Z24, 512(DX)
+	VMOVNTPS       Z28, 576(DX)
+	VMOVNTPS       Z1, 640(DX)
+	VMOVNTPS       Z3, 704(DX)
+	VMOVNTPS       Z0, 768(DX)
+	JMP            written0
+
+empty0:
+	MOVQ     trail+48(FP), DX
+	MOVQ     176(DX), DX
+	VPXORD   Z3, Z3, Z3
+	VMOVNTPS Z3, 64(DX)
+	VMOVNTPS Z3, 128(DX)
+	VMOVNTPS Z3, 192(DX)
+	VMOVNTPS Z3, 256(DX)
+	VMOVNTPS Z3, 320(DX)
+	VMOVNTPS Z3, 384(DX)
+	VMOVNTPS Z3, 448(DX)
+	VMOVNTPS Z3, 512(DX)
+	VMOVNTPS Z3, 576(DX)
+	VMOVNTPS Z3, 640(DX)
+	VMOVNTPS Z3, 704(DX)
+	VMOVNTPS Z3, 768(DX)
+
+written0:
 	MOVQ         ops+16(FP), DX
 	VMOVDQU8     (DX), Z0
-	VPBROADCASTB avx512_1<>+0(SB), Z11
-	VPTESTMB     Z11, Z0, K1
+	VPBROADCASTB avx512_1<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTB avx512_2<>+0(SB), Z11
-	VPTESTMB     Z11, Z0, K1
+	VPBROADCASTB avx512_2<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, BX
-	VPBROADCASTB avx512_3<>+0(SB), Z11
-	VPTESTMB     Z11, Z0, K1
+	VPBROADCASTB avx512_3<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         DX, DI
 	ORQ          BX, DI
@@ -4971,7 +6197,7 @@ operate:
 	ANDQ         928(AX), BX
 	POPCNTQ      BX, DI
 	ADDL         DI, 112(CX)
-	MOVQ         BX, 16(SP)
+	MOVQ         BX, 88(SP)
 	MOVQ         912(AX), BX
 	MOVQ         920(AX), DI
 	MOVQ         896(AX), R8
@@ -4987,16 +6213,16 @@ operate:
 	POPCNTQ      DI, DI
 	IMUL3L       $0x1e, DI, DI
 	VMOVDQU8     640(AX), Z0
-	VPBROADCASTB avx512_4<>+0(SB), Z11
-	VPCMPUB      $0x05, Z11, Z0, K1
+	VPBROADCASTB avx512_4<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R8
 	ANDQ         R9, R8
 	ANDQ         R10, R8
 	POPCNTQ      R8, R8
 	IMUL3L       $0x0f, R8, R8
 	ADDL         R8, DI
-	VPBROADCASTB avx512_5<>+0(SB), Z11
-	VPCMPUB      $0x05, Z11, Z0, K1
+	VPBROADCASTB avx512_5<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R8
 	ANDQ         BX, R8
 	ANDQ         R10, R8
@@ -5016,55 +6242,198 @@ generation:
 	JMP     generation
 
 risked:
-	ADDL          DI, 56(CX)
-	VPBROADCASTQ  R10, Z0
-	VMOVDQU64     896(AX), Z11
-	VMOVDQU64     960(AX), Z16
-	MOVQ          936(AX), BX
-	ANDQ          SI, BX
-	VPANDNQ       Z11, Z0, Z11
-	VPANDNQ       Z16, Z0, Z16
-	VPBROADCASTQ  DX, Z0
-	MOVL          $0x00000002, DX
-	KMOVB         DX, K1
-	VPORQ         Z0, Z11, K1, Z11
-	VPBROADCASTQ  SI, Z0
-	MOVL          $0x00000020, DX
-	KMOVB         DX, K1
-	VPXORQ        Z0, Z11, K1, Z11
-	VPBROADCASTQ  BX, Z0
-	MOVL          $0x00000040, DX
-	KMOVB         DX, K1
-	VPORQ         Z0, Z11, K1, Z11
-	VMOVDQU64     Z11, 896(AX)
-	VMOVDQU64     Z16, 960(AX)
-	MOVQ          (SP), DX
-	MOVQ          8(SP), BX
-	VMOVUPS       576(DX), Z0
-	VMOVNTPS      Z0, 576(BX)
-	VMOVUPS       640(DX), Z0
-	VMOVNTPS      Z0, 640(BX)
-	VMOVUPS       704(DX), Z0
-	VMOVNTPS      Z0, 704(BX)
-	VMOVUPS       768(DX), Z0
-	VMOVNTPS      Z0, 768(BX)
-	VMOVUPS       832(DX), Z0
-	VMOVNTPS      Z0, 832(BX)
-	VMOVUPS       896(DX), Z0
-	VMOVNTPS      Z0, 896(BX)
-	VMOVUPS       960(DX), Z0
-	VMOVNTPS      Z0, 960(BX)
-	VMOVUPS       1024(DX), Z0
-	VMOVNTPS      Z0, 1024(BX)
-	VMOVUPS       1088(DX), Z0
-	VMOVNTPS      Z0, 1088(BX)
+	ADDL         DI, 56(CX)
+	VPBROADCASTQ R10, Z0
+	VMOVDQU64    896(AX), Z1
+	VMOVDQU64    960(AX), Z2
+	MOVQ         936(AX), BX
+	ANDQ         SI, BX
+	VPANDNQ      Z1, Z0, Z1
+	VPANDNQ      Z2, Z0, Z2
+	VPBROADCASTQ DX, Z0
+	MOVL         $0x00000002, DX
+	KMOVB        DX, K1
+	VPORQ        Z0, Z1, K1, Z1
+	VPBROADCASTQ SI, Z0
+	MOVL         $0x00000020, DX
+	KMOVB        DX, K1
+	VPXORQ       Z0, Z1, K1, Z1
+	VPBROADCASTQ BX, Z0
+	MOVL         $0x00000040, DX
+	KMOVB        DX, K1
+	VPORQ        Z0, Z1, K1, Z1
+	VMOVDQU64    Z1, 896(AX)
+	VMOVDQU64    Z2, 960(AX)
+	CMPQ         72(SP), $0x01
+	JLE          empty1
+	MOVQ         trail+48(FP), DX
+	ADDQ         $0x00, DX
+	MOVQ         (DX), DX
+	VMOVDQU32    avx512_70<>+0(SB), Z0
+	VMOVDQU32    avx512_71<>+0(SB), Z1
+	VMOVDQU32    avx512_72<>+0(SB), Z2
+	VMOVDQU32    avx512_73<>+0(SB), Z3
+	VMOVDQU32    avx512_74<>+0(SB), Z19
+	VPBROADCASTD avx512_6<>+0(SB), Z26
+	MOVQ         $0x00000010, BX
+	MOVQ         $0x00000002, SI
+	VBROADCASTSS avx512_59<>+0(SB), Z25
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x00, DI
+	MOVQ         24(DI), DI
+	VPMOVZXWD    (DI), Y4
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x30, DI
+	VMOVDQU32    32(DI), Y5
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x00, DI
+	MOVQ         8(DI), DI
+	VPBROADCASTD 16(DI), Z24
+	VBROADCASTSS 80(SP), Z23
+	MOVQ         trail+48(FP), DI
+	ADDQ         $0x00, DI
+	MOVQ         16(DI), DI
+	MOVL         4(DI), DI
+	ADDL         DI, DI
+	VPBROADCASTD DI, Z22
+	KMOVW        896(DX)(SI*1), K1
+	VMOVDQU32    (DX)(BX*4), Z27
+	VPMOVZXBD    704(DX)(BX*1), Z28
+	VPMOVZXBD    (SP)(BX*1), Z29
+	VPADDD       Z26, Z27, Z26
+	VPSRLD       $0x07, Z26, Z26
+	VPERMD       Z4, Z28, Z30
+	VPSUBD       Z30, Z26, Z26
+	VPERMD       Z1, Z29, Z1
+	VPMULLD      Z1, Z26, Z26
+	VPERMPS      Z0, Z29, Z0
+	VPMINUD      Z22, Z26, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z23, Z1, Z1
+	KMOVW        64(SP)(SI*1), K2
+	VPERMD.Z     Z5, Z28, K2, Z5
+	VPADDD       Z26, Z5, Z5
+	VPMINUD      Z22, Z5, Z5
+	VCVTUDQ2PS   Z5, Z5
+	VMULPS       Z23, Z5, Z5
+	VPERMPS      Z2, Z29, Z2
+	VPSRLD       $0x04, Z29, Z29
+	VPERMPS      Z3, Z29, Z3
+	KMOVW        960(DX)(SI*1), K2
+	VMOVAPS      Z25, K2, Z3
+	VPERMPS      Z19, Z29, Z19
+	VPMOVZXWD    256(DX)(BX*2), Z22
+	VPADDD       Z27, Z22, Z22
+	VCVTUDQ2PS   Z27, Z27
+	VCVTUDQ2PS   Z22, Z22
+	VDIVPS.Z     Z22, Z27, K1, Z22
+	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z23
+	VPMINUD.BCST avx512_75<>+0(SB), Z23, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_76<>+0(SB), Z23, Z23
+	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z25
+	VCVTDQ2PS    Z25, Z25
+	VMULPS.BCST  avx512_77<>+0(SB), Z25, Z25
+	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z26
+	VCVTDQ2PS    Z26, Z26
+	VMULPS.BCST  avx512_78<>+0(SB), Z26, Z26
+	VPMOVSXWD    384(DX)(BX*2), Z27
+	VPSUBD.Z     Z27, Z24, K1, Z27
+	VPMINUD.BCST avx512_79<>+0(SB), Z27, Z27
+	VCVTDQ2PS    Z27, Z27
+	VMULPS.BCST  avx512_80<>+0(SB), Z27, Z27
+	VMOVDQA32.Z  Z28, K1, Z24
+	VCVTDQ2PS    Z24, Z24
+	VMULPS.BCST  avx512_81<>+0(SB), Z24, Z24
+	VUNPCKLPS    Z1, Z0, Z28
+	VUNPCKHPS    Z1, Z0, Z0
+	VUNPCKLPS    Z22, Z5, Z1
+	VUNPCKHPS    Z22, Z5, Z5
+	VUNPCKLPD    Z1, Z28, Z22
+	VUNPCKHPD    Z1, Z28, Z1
+	VUNPCKLPD    Z5, Z0, Z28
+	VUNPCKHPD    Z5, Z0, Z0
+	VUNPCKLPS    Z25, Z23, Z5
+	VUNPCKHPS    Z25, Z23, Z23
+	VUNPCKLPS    Z19, Z3, Z25
+	VUNPCKHPS    Z19, Z3, Z3
+	VUNPCKLPD    Z25, Z5, Z19
+	VUNPCKHPD    Z25, Z5, Z5
+	VUNPCKLPD    Z3, Z23, Z25
+	VUNPCKHPD    Z3, Z23, Z3
+	VUNPCKLPS    Z27, Z26, Z23
+	VUNPCKHPS    Z27, Z26, Z26
+	VUNPCKLPS    Z2, Z24, Z27
+	VUNPCKHPS    Z2, Z24, Z2
+	VUNPCKLPD    Z27, Z23, Z24
+	VUNPCKHPD    Z27, Z23, Z23
+	VUNPCKLPD    Z2, Z26, Z27
+	VUNPCKHPD    Z2, Z26, Z2
+	VSHUFF32X4   $0x44, Z19, Z22, Z26
+	VSHUFF32X4   $0xee, Z19, Z22, Z19
+	VSHUFF32X4   $0x44, Z1, Z24, Z22
+	VSHUFF32X4   $0xee, Z1, Z24, Z1
+	VSHUFF32X4   $0x88, Z22, Z26, Z24
+	VSHUFF32X4   $0xdd, Z22, Z26, Z22
+	VSHUFF32X4   $0x88, Z1, Z19, Z26
+	VSHUFF32X4   $0xdd, Z1, Z19, Z1
+	VSHUFF32X4   $0x44, Z23, Z5, Z19
+	VSHUFF32X4   $0xee, Z23, Z5, Z5
+	VSHUFF32X4   $0x44, Z25, Z28, Z23
+	VSHUFF32X4   $0xee, Z25, Z28, Z25
+	VSHUFF32X4   $0x88, Z23, Z19, Z28
+	VSHUFF32X4   $0xdd, Z23, Z19, Z19
+	VSHUFF32X4   $0x88, Z25, Z5, Z23
+	VSHUFF32X4   $0xdd, Z25, Z5, Z5
+	VSHUFF32X4   $0x44, Z0, Z27, Z25
+	VSHUFF32X4   $0xee, Z0, Z27, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z27
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z27, Z25, Z3
+	VSHUFF32X4   $0xdd, Z27, Z25, Z25
+	VSHUFF32X4   $0x88, Z2, Z0, Z27
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	MOVQ         trail+48(FP), DX
+	MOVQ         176(DX), DX
+	VMOVNTPS     Z24, 832(DX)
+	VMOVNTPS     Z28, 896(DX)
+	VMOVNTPS     Z3, 960(DX)
+	VMOVNTPS     Z22, 1024(DX)
+	VMOVNTPS     Z19, 1088(DX)
+	VMOVNTPS     Z25, 1152(DX)
+	VMOVNTPS     Z26, 1216(DX)
+	VMOVNTPS     Z23, 1280(DX)
+	VMOVNTPS     Z27, 1344(DX)
+	VMOVNTPS     Z1, 1408(DX)
+	VMOVNTPS     Z5, 1472(DX)
+	VMOVNTPS     Z0, 1536(DX)
+	JMP          written1
+
+empty1:
+	MOVQ     trail+48(FP), DX
+	MOVQ     176(DX), DX
+	VPXORD   Z5, Z5, Z5
+	VMOVNTPS Z5, 832(DX)
+	VMOVNTPS Z5, 896(DX)
+	VMOVNTPS Z5, 960(DX)
+	VMOVNTPS Z5, 1024(DX)
+	VMOVNTPS Z5, 1088(DX)
+	VMOVNTPS Z5, 1152(DX)
+	VMOVNTPS Z5, 1216(DX)
+	VMOVNTPS Z5, 1280(DX)
+	VMOVNTPS Z5, 1344(DX)
+	VMOVNTPS Z5, 1408(DX)
+	VMOVNTPS Z5, 1472(DX)
+	VMOVNTPS Z5, 1536(DX)
+
+written1:
 	VPBROADCASTB  avx512_37<>+0(SB), Z0
 	KMOVQ         936(AX), K1
 	VPBROADCASTB  avx512_2<>+0(SB), K1, Z0
 	KMOVQ         944(AX), K1
 	VPBROADCASTB  avx512_1<>+0(SB), K1, Z0
-	VPXORD        Z1, Z1, Z1
-	VPXORD        Z2, Z2, Z2
+	VPXORD        Z6, Z6, Z6
+	VPXORD        Z7, Z7, Z7
 	MOVQ          928(AX), DX
 	MOVQ          904(AX), BX
 	ANDQ          DX, BX
@@ -5072,146 +6441,146 @@ risked:
 	KMOVQ         BX, K2
 	MOVQ          p+0(FP), BX
 	MOVQ          24(BX), BX
-	VPMOVZXWD     (BX), Y7
+	VPMOVZXWD     (BX), Y4
 	MOVQ          p+0(FP), BX
 	MOVQ          8(BX), BX
 	MOVL          16(BX), BX
 	VPBROADCASTW  BX, Z19
-	KMOVQ         16(SP), K3
-	VMOVDQU16     512(AX), Z16
-	VMOVDQU16     256(AX), Z11
-	VPSRLW        $0x01, Z16, Z17
-	VPSUBW        Z17, Z16, K2, Z16
-	VPMINUW.Z     Z11, Z16, K1, Z17
-	VPSUBW        Z17, Z11, Z11
-	VMOVDQU16     Z11, 256(AX)
-	VMOVDQU16     384(AX), Z16
-	VMOVDQU16     Z19, K1, Z16
-	VMOVDQU16     Z16, 384(AX)
-	VPTESTNMW     Z11, Z11, K4
+	KMOVQ         88(SP), K3
+	VMOVDQU16     512(AX), Z2
+	VMOVDQU16     256(AX), Z1
+	VPSRLW        $0x01, Z2, Z3
+	VPSUBW        Z3, Z2, K2, Z2
+	VPMINUW.Z     Z1, Z2, K1, Z3
+	VPSUBW        Z3, Z1, Z1
+	VMOVDQU16     Z1, 256(AX)
+	VMOVDQU16     384(AX), Z2
+	VMOVDQU16     Z19, K1, Z2
+	VMOVDQU16     Z2, 384(AX)
+	VPTESTNMW     Z1, Z1, K4
 	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z22
-	VPBROADCASTD  avx512_7<>+0(SB), Z20
-	VPBROADCASTD  avx512_8<>+0(SB), Z21
-	VPMOVZXWD     Y17, Z23
-	VMOVDQU32     (AX), Z11
-	VPMOVZXBD     704(AX), Z16
-	VPERMD        Z7, Z16, Z16
-	VPADDD        Z22, Z11, Z18
-	VPADDD        Z23, Z11, Z11
-	VMOVDQU32     Z11, (AX)
-	VPADDD        Z23, Z1, Z1
-	VPADDD        Z23, Z18, Z11
-	VPSRLD        $0x07, Z18, Z18
-	VPSRLD        $0x07, Z11, Z11
-	VPSUBD        Z16, Z18, Z18
-	VPSUBD        Z16, Z11, Z11
-	VPMOVZXBD     X0, Z16
-	VMOVDQA32     Z16, Z16
-	VPMULLD       Z16, Z18, Z18
-	VPADDD        Z18, Z18, Z18
-	VPMINUD       Z20, Z18, Z18
-	VPADDD.Z      Z21, Z18, K3, Z18
-	VPADDD        Z18, Z2, Z2
-	VEXTRACTI64X4 $0x01, Z17, Y17
-	VPMOVZXWD     Y17, Z23
-	VMOVDQU32     64(AX), Z17
-	VPMOVZXBD     720(AX), Z18
-	VPERMD        Z7, Z18, Z18
-	VPADDD        Z22, Z17, Z22
-	VPADDD        Z23, Z17, Z17
-	VMOVDQU32     Z17, 64(AX)
-	VPADDD        Z23, Z1, Z1
-	VPADDD        Z23, Z22, Z17
-	VPSRLD        $0x07, Z22, Z22
-	VPSRLD        $0x07, Z17, Z17
-	VPSUBD        Z18, Z22, Z22
-	VPSUBD        Z18, Z17, Z17
-	VEXTRACTI32X4 $0x01, Z0, X10
-	VPMOVZXBD     X10, Z18
-	VMOVDQA32     Z18, Z18
-	VPMULLD       Z18, Z22, Z22
-	VPADDD        Z22, Z22, Z22
-	VPMINUD       Z20, Z22, Z22
+	VPBROADCASTD  avx512_6<>+0(SB), Z24
+	VPBROADCASTD  avx512_7<>+0(SB), Z22
+	VPBROADCASTD  avx512_8<>+0(SB), Z23
+	VPMOVZXWD     Y3, Z25
+	VMOVDQU32     (AX), Z1
+	VPMOVZXBD     704(AX), Z2
+	VPERMD        Z4, Z2, Z2
+	VPADDD        Z24, Z1, Z5
+	VPADDD        Z25, Z1, Z1
+	VMOVDQU32     Z1, (AX)
+	VPADDD        Z25, Z6, Z6
+	VPADDD        Z25, Z5, Z1
+	VPSRLD        $0x07, Z5, Z5
+	VPSRLD        $0x07, Z1, Z1
+	VPSUBD        Z2, Z5, Z5
+	VPSUBD        Z2, Z1, Z1
+	VPMOVZXBD     X0, Z2
+	VMOVDQA32     Z2, Z2
+	VPMULLD       Z2, Z5, Z5
+	VPADDD        Z5, Z5, Z5
+	VPMINUD       Z22, Z5, Z5
+	VPADDD.Z      Z23, Z5, K3, Z5
+	VPADDD        Z5, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z3, Y3
+	VPMOVZXWD     Y3, Z25
+	VMOVDQU32     64(AX), Z3
+	VPMOVZXBD     720(AX), Z5
+	VPERMD        Z4, Z5, Z5
+	VPADDD        Z24, Z3, Z24
+	VPADDD        Z25, Z3, Z3
+	VMOVDQU32     Z3, 64(AX)
+	VPADDD        Z25, Z6, Z6
+	VPADDD        Z25, Z24, Z3
+	VPSRLD        $0x07, Z24, Z24
+	VPSRLD        $0x07, Z3, Z3
+	VPSUBD        Z5, Z24, Z24
+	VPSUBD        Z5, Z3, Z3
+	VEXTRACTI32X4 $0x01, Z0, X5
+	VPMOVZXBD     X5, Z5
+	VMOVDQA32     Z5, Z5
+	VPMULLD       Z5, Z24, Z24
+	VPADDD        Z24, Z24, Z24
+	VPMINUD       Z22, Z24, Z24
 	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z21, Z22, K4, Z22
-	VPADDD        Z22, Z2, Z2
+	VPADDD.Z      Z23, Z24, K4, Z24
+	VPADDD        Z24, Z7, Z7
 	MOVL          900(AX), SI
 	TESTL         SI, SI
 	JZ            lower
 	KSHIFTRQ      $0x20, K1, K4
 	KSHIFTRQ      $0x20, K2, K2
 	KSHIFTRQ      $0x20, K3, K3
-	VMOVDQU16     576(AX), Z4
-	VMOVDQU16     320(AX), Z3
-	VPSRLW        $0x01, Z4, Z5
-	VPSUBW        Z5, Z4, K2, Z4
-	VPMINUW.Z     Z3, Z4, K4, Z5
-	VPSUBW        Z5, Z3, Z3
-	VMOVDQU16     Z3, 320(AX)
-	VMOVDQU16     448(AX), Z4
-	VMOVDQU16     Z19, K4, Z4
-	VMOVDQU16     Z4, 448(AX)
-	VPTESTNMW     Z3, Z3, K2
+	VMOVDQU16     576(AX), Z9
+	VMOVDQU16     320(AX), Z8
+	VPSRLW        $0x01, Z9, Z10
+	VPSUBW        Z10, Z9, K2, Z9
+	VPMINUW.Z     Z8, Z9, K4, Z10
+	VPSUBW        Z10, Z8, Z8
+	VMOVDQU16     Z8, 320(AX)
+	VMOVDQU16     448(AX), Z9
+	VMOVDQU16     Z19, K4, Z9
+	VMOVDQU16     Z9, 448(AX)
+	VPTESTNMW     Z8, Z8, K2
 	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_6<>+0(SB), Z23
 	VPBROADCASTD  avx512_7<>+0(SB), Z19
-	VPBROADCASTD  avx512_8<>+0(SB), Z20
-	VPMOVZXWD     Y5, Z22
-	VMOVDQU32     128(AX), Z3
-	VPMOVZXBD     736(AX), Z4
-	VPERMD        Z7, Z4, Z4
-	VPADDD        Z21, Z3, Z6
-	VPADDD        Z22, Z3, Z3
-	VMOVDQU32     Z3, 128(AX)
-	VPADDD        Z22, Z1, Z1
-	VPADDD        Z22, Z6, Z3
-	VPSRLD        $0x07, Z6, Z6
-	VPSRLD        $0x07, Z3, Z3
-	VPSUBD        Z4, Z6, Z6
-	VPSUBD        Z4, Z3, Z3
-	VEXTRACTI32X4 $0x02, Z0, X4
-	VPMOVZXBD     X4, Z4
-	VMOVDQA32     Z4, Z4
-	VPMULLD       Z4, Z6, Z6
-	VPADDD        Z6, Z6, Z6
-	VPMINUD       Z19, Z6, Z6
-	VPADDD.Z      Z20, Z6, K3, Z6
-	VPADDD        Z6, Z2, Z2
-	VEXTRACTI64X4 $0x01, Z5, Y5
-	VPMOVZXWD     Y5, Z22
-	VMOVDQU32     192(AX), Z5
-	VPMOVZXBD     752(AX), Z6
-	VPERMD        Z7, Z6, Z6
-	VPADDD        Z21, Z5, Z21
-	VPADDD        Z22, Z5, Z5
-	VMOVDQU32     Z5, 192(AX)
-	VPADDD        Z22, Z1, Z1
-	VPADDD        Z22, Z21, Z5
-	VPSRLD        $0x07, Z21, Z21
-	VPSRLD        $0x07, Z5, Z5
-	VPSUBD        Z6, Z21, Z21
-	VPSUBD        Z6, Z5, Z5
+	VPBROADCASTD  avx512_8<>+0(SB), Z22
+	VPMOVZXWD     Y10, Z24
+	VMOVDQU32     128(AX), Z8
+	VPMOVZXBD     736(AX), Z9
+	VPERMD        Z4, Z9, Z9
+	VPADDD        Z23, Z8, Z11
+	VPADDD        Z24, Z8, Z8
+	VMOVDQU32     Z8, 128(AX)
+	VPADDD        Z24, Z6, Z6
+	VPADDD        Z24, Z11, Z8
+	VPSRLD        $0x07, Z11, Z11
+	VPSRLD        $0x07, Z8, Z8
+	VPSUBD        Z9, Z11, Z11
+	VPSUBD        Z9, Z8, Z8
+	VEXTRACTI32X4 $0x02, Z0, X9
+	VPMOVZXBD     X9, Z9
+	VMOVDQA32     Z9, Z9
+	VPMULLD       Z9, Z11, Z11
+	VPADDD        Z11, Z11, Z11
+	VPMINUD       Z19, Z11, Z11
+	VPADDD.Z      Z22, Z11, K3, Z11
+	VPADDD        Z11, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z10, Y10
+	VPMOVZXWD     Y10, Z24
+	VMOVDQU32     192(AX), Z10
+	VPMOVZXBD     752(AX), Z11
+	VPERMD        Z4, Z11, Z11
+	VPADDD        Z23, Z10, Z23
+	VPADDD        Z24, Z10, Z10
+	VMOVDQU32     Z10, 192(AX)
+	VPADDD        Z24, Z6, Z6
+	VPADDD        Z24, Z23, Z10
+	VPSRLD        $0x07, Z23, Z23
+	VPSRLD        $0x07, Z10, Z10
+	VPSUBD        Z11, Z23, Z23
+	VPSUBD        Z11, Z10, Z10
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
-	VMOVDQA32     Z0, Z6
-	VPMULLD       Z6, Z21, Z21
-	VPADDD        Z21, Z21, Z21
-	VPMINUD       Z19, Z21, Z21
+	VMOVDQA32     Z0, Z11
+	VPMULLD       Z11, Z23, Z23
+	VPADDD        Z23, Z23, Z23
+	VPMINUD       Z19, Z23, Z23
 	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z20, Z21, K2, Z21
-	VPADDD        Z21, Z2, Z2
+	VPADDD.Z      Z22, Z23, K2, Z23
+	VPADDD        Z23, Z7, Z7
 	SHLQ          $0x20, SI
 	ORQ           SI, BX
 
 lower:
 	VMOVDQU8      768(AX), Z0
 	VPSRLW        $0x02, Z0, Z19
-	VPBROADCASTB  avx512_17<>+0(SB), Z20
-	VPANDQ        Z20, Z19, Z19
+	VPBROADCASTB  avx512_17<>+0(SB), Z22
+	VPANDQ        Z22, Z19, Z19
 	VPSUBB        Z19, Z0, Z0
-	VPBROADCASTB  avx512_17<>+0(SB), Z20
-	VPADDB        Z20, Z0, K1, Z0
+	VPBROADCASTB  avx512_17<>+0(SB), Z22
+	VPADDB        Z22, Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVQ          912(AX), SI
 	MOVQ          920(AX), DI
@@ -5235,12 +6604,12 @@ lower:
 	ANDNQ         SI, DI, SI
 	VMOVDQU8      832(AX), Z0
 	VPBROADCASTB  avx512_18<>+0(SB), Z19
-	VPBROADCASTB  avx512_1<>+0(SB), Z20
+	VPBROADCASTB  avx512_1<>+0(SB), Z22
 	MOVQ          SI, DI
 	ORQ           R8, DI
 	KMOVQ         DI, K1
 	VPTESTMB      Z19, Z0, K1, K1
-	VPSUBB        Z20, Z0, K1, Z0
+	VPSUBB        Z22, Z0, K1, Z0
 	VPTESTNMB     Z19, Z0, K1, K1
 	KMOVQ         K1, DI
 	MOVQ          DI, R12
@@ -5250,19 +6619,19 @@ lower:
 	ANDNQ         R12, BX, BX
 	ANDQ          R8, DI
 	ORQ           R9, DI
-	VPBROADCASTB  avx512_19<>+0(SB), Z21
+	VPBROADCASTB  avx512_19<>+0(SB), Z23
 	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z22, Z0, K1, Z0
+	VPSRLW        $0x04, Z0, Z24
+	VPANDQ        Z23, Z24, Z24
+	VPADDB        Z22, Z24, Z24
+	VPADDB        Z22, Z24, Z24
+	VPADDB        Z24, Z0, K1, Z0
 	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPANDNQ       Z0, Z19, Z21
-	VPADDB        Z21, Z22, K1, Z0
+	VPSRLW        $0x06, Z0, Z24
+	VPANDQ        Z23, Z24, Z24
+	VPADDB        Z22, Z24, Z24
+	VPANDNQ       Z0, Z19, Z23
+	VPADDB        Z23, Z24, K1, Z0
 	VMOVDQU8      Z0, 832(AX)
 	ORQ           SI, R11
 	ANDNQ         DX, DI, DX
@@ -5272,36 +6641,16 @@ lower:
 	ADDL          BX, 84(CX)
 	VPBROADCASTQ  R11, Z0
 	VMOVDQU64     896(AX), Z19
-	VMOVDQU64     960(AX), Z20
+	VMOVDQU64     960(AX), Z22
 	MOVL          $0x00000010, BX
 	KMOVB         BX, K1
 	VPBROADCASTQ  DX, K1, Z19
 	MOVL          $0x0000007f, DX
 	KMOVB         DX, K1
 	VPANDNQ.Z     Z19, Z0, K1, Z19
-	VPANDNQ       Z20, Z0, Z20
+	VPANDNQ       Z22, Z0, Z22
 	VMOVDQU64     Z19, 896(AX)
-	VMOVDQU64     Z20, 960(AX)
-	MOVQ          (SP), DX
-	MOVQ          8(SP), BX
-	VMOVUPS       1152(DX), Z0
-	VMOVNTPS      Z0, 1152(BX)
-	VMOVUPS       1216(DX), Z0
-	VMOVNTPS      Z0, 1216(BX)
-	VMOVUPS       1280(DX), Z0
-	VMOVNTPS      Z0, 1280(BX)
-	VMOVUPS       1344(DX), Z0
-	VMOVNTPS      Z0, 1344(BX)
-	VMOVUPS       1408(DX), Z0
-	VMOVNTPS      Z0, 1408(BX)
-	VMOVUPS       1472(DX), Z0
-	VMOVNTPS      Z0, 1472(BX)
-	VMOVUPS       1536(DX), Z0
-	VMOVNTPS      Z0, 1536(BX)
-	VMOVUPS       1600(DX), Z0
-	VMOVNTPS      Z0, 1600(BX)
-	VMOVUPS       1664(DX), Z0
-	VMOVNTPS      Z0, 1664(BX)
+	VMOVDQU64     Z22, 960(AX)
 	MOVQ          896(AX), DX
 	MOVQ          904(AX), BX
 	ANDNQ         DX, BX, DX
@@ -5315,50 +6664,50 @@ lower:
 	VPBROADCASTB  avx512_2<>+0(SB), K2, Z0
 	KMOVQ         960(AX), K2
 	VPBROADCASTB  avx512_56<>+0(SB), K2, Z0
-	VPXORD        Z8, Z8, Z8
-	VPXORD        Z9, Z9, Z9
+	VPXORD        Z12, Z12, Z12
+	VPXORD        Z13, Z13, Z13
 	VPMOVZXBD     X0, Z19
-	VPMULLD.Z     Z16, Z11, K1, Z11
-	VPADDD        Z11, Z8, Z8
-	VPMULLD       Z19, Z11, Z11
-	VPADDD        Z11, Z9, Z9
-	VEXTRACTI32X4 $0x01, Z0, X7
-	VPMOVZXBD     X7, Z11
+	VPMULLD.Z     Z2, Z1, K1, Z1
+	VPADDD        Z1, Z12, Z12
+	VPMULLD       Z19, Z1, Z1
+	VPADDD        Z1, Z13, Z13
+	VEXTRACTI32X4 $0x01, Z0, X1
+	VPMOVZXBD     X1, Z1
 	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z18, Z17, K2, Z16
-	VPADDD        Z16, Z8, Z8
-	VPMULLD       Z11, Z16, Z16
-	VPADDD        Z16, Z9, Z9
+	VPMULLD.Z     Z5, Z3, K2, Z2
+	VPADDD        Z2, Z12, Z12
+	VPMULLD       Z1, Z2, Z2
+	VPADDD        Z2, Z13, Z13
 	MOVL          900(AX), DX
 	TESTL         DX, DX
 	JZ            accounted
-	VEXTRACTI32X4 $0x02, Z0, X7
-	VPMOVZXBD     X7, Z11
+	VEXTRACTI32X4 $0x02, Z0, X1
+	VPMOVZXBD     X1, Z1
 	KSHIFTRQ      $0x20, K1, K2
-	VPMULLD.Z     Z4, Z3, K2, Z3
-	VPADDD        Z3, Z8, Z8
-	VPMULLD       Z11, Z3, Z3
-	VPADDD        Z3, Z9, Z9
+	VPMULLD.Z     Z9, Z8, K2, Z2
+	VPADDD        Z2, Z12, Z12
+	VPMULLD       Z1, Z2, Z2
+	VPADDD        Z2, Z13, Z13
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
 	KSHIFTRQ      $0x30, K1, K1
-	VPMULLD.Z     Z6, Z5, K1, Z3
-	VPADDD        Z3, Z8, Z8
-	VPMULLD       Z0, Z3, Z3
-	VPADDD        Z3, Z9, Z9
+	VPMULLD.Z     Z11, Z10, K1, Z1
+	VPADDD        Z1, Z12, Z12
+	VPMULLD       Z0, Z1, Z1
+	VPADDD        Z1, Z13, Z13
 
 accounted:
-	VPUNPCKLDQ     Z9, Z8, Z0
-	VPUNPCKHDQ     Z9, Z8, Z3
-	VPADDD         Z3, Z0, Z0
-	VPUNPCKLDQ     Z2, Z1, Z3
-	VPUNPCKHDQ     Z2, Z1, Z1
-	VPADDD         Z1, Z3, Z3
-	VPUNPCKLQDQ    Z3, Z0, Z1
-	VPUNPCKHQDQ    Z3, Z0, Z0
-	VPADDD         Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPUNPCKLDQ     Z13, Z12, Z0
+	VPUNPCKHDQ     Z13, Z12, Z1
+	VPADDD         Z1, Z0, Z0
+	VPUNPCKLDQ     Z7, Z6, Z1
+	VPUNPCKHDQ     Z7, Z6, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z2
+	VPUNPCKHQDQ    Z1, Z0, Z0
+	VPADDD         Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
 	VPADDD         X0, X1, X1
 	VMOVD          X1, BX
@@ -5368,33 +6717,13 @@ accounted:
 	ADDQ           DX, 8(CX)
 	VPEXTRD        $0x03, X1, DX
 	ADDL           DX, 52(CX)
-	MOVQ           (SP), DX
-	MOVQ           8(SP), SI
-	VMOVUPS        1728(DX), Z0
-	VMOVNTPS       Z0, 1728(SI)
-	VMOVUPS        1792(DX), Z0
-	VMOVNTPS       Z0, 1792(SI)
-	VMOVUPS        1856(DX), Z0
-	VMOVNTPS       Z0, 1856(SI)
-	VMOVUPS        1920(DX), Z0
-	VMOVNTPS       Z0, 1920(SI)
-	VMOVUPS        1984(DX), Z0
-	VMOVNTPS       Z0, 1984(SI)
-	VMOVUPS        2048(DX), Z0
-	VMOVNTPS       Z0, 2048(SI)
-	VMOVUPS        2112(DX), Z0
-	VMOVNTPS       Z0, 2112(SI)
-	VMOVUPS        2176(DX), Z0
-	VMOVNTPS       Z0, 2176(SI)
-	VMOVUPS        2240(DX), Z0
-	VMOVNTPS       Z0, 2240(SI)
 	MOVQ           s+40(FP), DX
 	MOVQ           p+0(FP), SI
 	MOVQ           24(SI), SI
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPANDNQ.Z      Z22, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -5421,33 +6750,169 @@ accounted:
 	VMOVD          X0, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
-	JMP            admit
+	CMPQ           72(SP), $0x02
+	JLE            empty2
+	MOVQ           trail+48(FP), BX
+	ADDQ           $0x00, BX
+	MOVQ           (BX), BX
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z2
+	VMOVDQU32      avx512_73<>+0(SB), Z3
+	VMOVDQU32      avx512_74<>+0(SB), Z5
+	VPBROADCASTD   avx512_6<>+0(SB), Z10
+	MOVQ           $0x00000020, SI
+	MOVQ           $0x00000004, DI
+	VBROADCASTSS   avx512_59<>+0(SB), Z9
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x00, R8
+	MOVQ           24(R8), R8
+	VPMOVZXWD      (R8), Y4
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x30, R8
+	VMOVDQU32      32(R8), Y14
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x00, R8
+	MOVQ           8(R8), R8
+	VPBROADCASTD   16(R8), Z8
+	VBROADCASTSS   80(SP), Z7
+	MOVQ           trail+48(FP), R8
+	ADDQ           $0x00, R8
+	MOVQ           16(R8), R8
+	MOVL           4(R8), R8
+	ADDL           R8, R8
+	VPBROADCASTD   R8, Z6
+	KMOVW          896(BX)(DI*1), K1
+	VMOVDQU32      (BX)(SI*4), Z11
+	VPMOVZXBD      704(BX)(SI*1), Z12
+	VPMOVZXBD      (SP)(SI*1), Z13
+	VPADDD         Z10, Z11, Z10
+	VPSRLD         $0x07, Z10, Z10
+	VPERMD         Z4, Z12, Z19
+	VPSUBD         Z19, Z10, Z10
+	VPERMD         Z1, Z13, Z1
+	VPMULLD        Z1, Z10, Z10
+	VPERMPS        Z0, Z13, Z0
+	VPMINUD        Z6, Z10, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z7, Z1, Z1
+	KMOVW          64(SP)(DI*1), K2
+	VPERMD.Z       Z14, Z12, K2, Z14
+	VPADDD         Z10, Z14, Z14
+	VPMINUD        Z6, Z14, Z14
+	VCVTUDQ2PS     Z14, Z14
+	VMULPS         Z7, Z14, Z14
+	VPERMPS        Z2, Z13, Z2
+	VPSRLD         $0x04, Z13, Z13
+	VPERMPS        Z3, Z13, Z3
+	KMOVW          960(BX)(DI*1), K2
+	VMOVAPS        Z9, K2, Z3
+	VPERMPS        Z5, Z13, Z5
+	VPMOVZXWD      256(BX)(SI*2), Z6
+	VPADDD         Z11, Z6, Z6
+	VCVTUDQ2PS     Z11, Z11
+	VCVTUDQ2PS     Z6, Z6
+	VDIVPS.Z       Z6, Z11, K1, Z6
+	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z7
+	VPMINUD.BCST   avx512_75<>+0(SB), Z7, Z7
+	VCVTDQ2PS      Z7, Z7
+	VMULPS.BCST    avx512_76<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z9
+	VCVTDQ2PS      Z9, Z9
+	VMULPS.BCST    avx512_77<>+0(SB), Z9, Z9
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z10
+	VCVTDQ2PS      Z10, Z10
+	VMULPS.BCST    avx512_78<>+0(SB), Z10, Z10
+	VPMOVSXWD      384(BX)(SI*2), Z11
+	VPSUBD.Z       Z11, Z8, K1, Z11
+	VPMINUD.BCST   avx512_79<>+0(SB), Z11, Z11
+	VCVTDQ2PS      Z11, Z11
+	VMULPS.BCST    avx512_80<>+0(SB), Z11, Z11
+	VMOVDQA32.Z    Z12, K1, Z8
+	VCVTDQ2PS      Z8, Z8
+	VMULPS.BCST    avx512_81<>+0(SB), Z8, Z8
+	VUNPCKLPS      Z1, Z0, Z12
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z6, Z14, Z1
+	VUNPCKHPS      Z6, Z14, Z6
+	VUNPCKLPD      Z1, Z12, Z13
+	VUNPCKHPD      Z1, Z12, Z1
+	VUNPCKLPD      Z6, Z0, Z12
+	VUNPCKHPD      Z6, Z0, Z0
+	VUNPCKLPS      Z9, Z7, Z6
+	VUNPCKHPS      Z9, Z7, Z7
+	VUNPCKLPS      Z5, Z3, Z9
+	VUNPCKHPS      Z5, Z3, Z3
+	VUNPCKLPD      Z9, Z6, Z5
+	VUNPCKHPD      Z9, Z6, Z6
+	VUNPCKLPD      Z3, Z7, Z9
+	VUNPCKHPD      Z3, Z7, Z3
+	VUNPCKLPS      Z11, Z10, Z7
+	VUNPCKHPS      Z11, Z10, Z10
+	VUNPCKLPS      Z2, Z8, Z11
+	VUNPCKHPS      Z2, Z8, Z2
+	VUNPCKLPD      Z11, Z7, Z8
+	VUNPCKHPD      Z11, Z7, Z7
+	VUNPCKLPD      Z2, Z10, Z11
+	VUNPCKHPD      Z2, Z10, Z2
+	VSHUFF32X4     $0x44, Z5, Z13, Z10
+	VSHUFF32X4     $0xee, Z5, Z13, Z5
+	VSHUFF32X4     $0x44, Z1, Z8, Z13
+	VSHUFF32X4     $0xee, Z1, Z8, Z1
+	VSHUFF32X4     $0x88, Z13, Z10, Z8
+	VSHUFF32X4     $0xdd, Z13, Z10, Z10
+	VSHUFF32X4     $0x88, Z1, Z5, Z13
+	VSHUFF32X4     $0xdd, Z1, Z5, Z1
+	VSHUFF32X4     $0x44, Z7, Z6, Z5
+	VSHUFF32X4     $0xee, Z7, Z6, Z6
+	VSHUFF32X4     $0x44, Z9, Z12, Z7
+	VSHUFF32X4     $0xee, Z9, Z12, Z9
+	VSHUFF32X4     $0x88, Z7, Z5, Z12
+	VSHUFF32X4     $0xdd, Z7, Z5, Z5
+	VSHUFF32X4     $0x88, Z9, Z6, Z7
+	VSHUFF32X4     $0xdd, Z9, Z6, Z6
+	VSHUFF32X4     $0x44, Z0, Z11, Z9
+	VSHUFF32X4     $0xee, Z0, Z11, Z0
+	VSHUFF32X4     $0x44, Z2, Z3, Z11
+	VSHUFF32X4     $0xee, Z2, Z3, Z2
+	VSHUFF32X4     $0x88, Z11, Z9, Z3
+	VSHUFF32X4     $0xdd, Z11, Z9, Z9
+	VSHUFF32X4     $0x88, Z2, Z0, Z11
+	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	MOVQ           trail+48(FP), BX
+	MOVQ           176(BX), BX
+	VMOVNTPS       Z8, 1600(BX)
+	VMOVNTPS       Z12, 1664(BX)
+	VMOVNTPS       Z3, 1728(BX)
+	VMOVNTPS       Z10, 1792(BX)
+	VMOVNTPS       Z5, 1856(BX)
+	VMOVNTPS       Z9, 1920(BX)
+	VMOVNTPS       Z13, 1984(BX)
+	VMOVNTPS       Z7, 2048(BX)
+	VMOVNTPS       Z11, 2112(BX)
+	VMOVNTPS       Z1, 2176(BX)
+	VMOVNTPS       Z6, 2240(BX)
+	VMOVNTPS       Z0, 2304(BX)
+	JMP            written2
 
-serve:
-	MOVL 32(CX), DX
-	ADDL 36(CX), DX
+empty2:
+	MOVQ     trail+48(FP), BX
+	MOVQ     176(BX), BX
+	VPXORD   Z14, Z14, Z14
+	VMOVNTPS Z14, 1600(BX)
+	VMOVNTPS Z14, 1664(BX)
+	VMOVNTPS Z14, 1728(BX)
+	VMOVNTPS Z14, 1792(BX)
+	VMOVNTPS Z14, 1856(BX)
+	VMOVNTPS Z14, 1920(BX)
+	VMOVNTPS Z14, 1984(BX)
+	VMOVNTPS Z14, 2048(BX)
+	VMOVNTPS Z14, 2112(BX)
+	VMOVNTPS Z14, 2176(BX)
+	VMOVNTPS Z14, 2240(BX)
+	VMOVNTPS Z14, 2304(BX)
 
-admit:
-	MOVQ           (SP), BX
-	MOVQ           8(SP), SI
-	VMOVUPS        2304(BX), Z0
-	VMOVNTPS       Z0, 2304(SI)
-	VMOVUPS        2368(BX), Z0
-	VMOVNTPS       Z0, 2368(SI)
-	VMOVUPS        2432(BX), Z0
-	VMOVNTPS       Z0, 2432(SI)
-	VMOVUPS        2496(BX), Z0
-	VMOVNTPS       Z0, 2496(SI)
-	VMOVUPS        2560(BX), Z0
-	VMOVNTPS       Z0, 2560(SI)
-	VMOVUPS        2624(BX), Z0
-	VMOVNTPS       Z0, 2624(SI)
-	VMOVUPS        2688(BX), Z0
-	VMOVNTPS       Z0, 2688(SI)
-	VMOVUPS        2752(BX), Z0
-	VMOVNTPS       Z0, 2752(SI)
-	VMOVUPS        2816(BX), Z0
-	VMOVNTPS       Z0, 2816(SI)
+written2:
 	MOVQ           a+32(FP), BX
 	MOVQ           p+0(FP), SI
 	MOVQ           8(SI), SI
@@ -5514,7 +6979,7 @@ admit:
 	JMP            admitted
 
 some:
-	MOVQ    DI, 24(SP)
+	MOVQ    DI, 96(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -5552,7 +7017,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 32(SP)
+	MOVQ            AX, 104(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -5570,17 +7035,17 @@ expired:
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
 	VMOVDQU32       (CX), Z3
-	VPSRLD          $0x18, Z3, Z4
+	VPSRLD          $0x18, Z3, Z5
 	VPANDD          Z1, Z3, Z3
-	VPERMD          Z0, Z4, Z4
-	VPADDD          Z4, Z3, Z3
+	VPERMD          Z0, Z5, Z5
+	VPADDD          Z5, Z3, Z3
 	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R14
 	VMOVDQU32       64(CX), Z3
-	VPSRLD          $0x18, Z3, Z4
+	VPSRLD          $0x18, Z3, Z5
 	VPANDD          Z1, Z3, Z3
-	VPERMD          Z0, Z4, Z4
-	VPADDD          Z4, Z3, Z3
+	VPERMD          Z0, Z5, Z5
+	VPADDD          Z5, Z3, Z3
 	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
@@ -5624,7 +7089,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    32(SP), DI
+	MOVQ    104(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -5701,7 +7166,7 @@ end:
 	ADDL  AX, 80(CX)
 	MOVL  32(BX), AX
 	SUBL  AX, 48(CX)
-	MOVQ  24(SP), DI
+	MOVQ  96(SP), DI
 	MOVQ  p+0(FP), AX
 	MOVQ  (AX), AX
 	MOVQ  p+0(FP), CX
@@ -5751,20 +7216,20 @@ admitted:
 	VMOVDQU64      (DX), Z3
 	VPERMB         Z3, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
+	VPSRLQ         $0x08, Z0, Z5
+	VPANDQ.BCST    avx512_30<>+0(SB), Z5, Z5
 	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K2, Z4
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z5, K2, Z5
 	VPMOVZXWQ      (R8), Z3
-	VPERMQ         Z3, Z4, Z3
+	VPERMQ         Z3, Z5, Z3
 	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z5
-	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
+	VPSLLQ         $0x02, Z1, Z6
+	VPSRLQ         $0x12, Z0, Z7
+	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z6, Z6
+	VPADDQ         Z1, Z7, Z7
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z6, Z6
+	VPSUBQ         Z1, Z7, Z7
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z8
@@ -5778,27 +7243,27 @@ admitted:
 	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
 	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
 	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z11
-	VPANDQ.BCST    avx512_35<>+0(SB), Z11, Z11
+	VPSRLQ         $0x24, Z0, Z10
+	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z11, Z11
-	VPADDQ         Z3, Z6, Z6
+	VPORQ          Z0, Z10, Z10
+	VPADDQ         Z3, Z7, Z7
 	KMOVB          SI, K1
-	VPMULUDQ.Z     Z5, Z2, K1, Z0
+	VPMULUDQ.Z     Z6, Z2, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z9, X10
+	VPMOVQB        Z9, X15
 	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z10, K1, Z2
+	VPEXPANDB      Z15, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
-	VPMOVQB        Z4, X10
+	VPMOVQB        Z5, X15
 	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z10, K1, Z2
+	VPEXPANDB      Z15, K1, Z2
 	VMOVDQU8       Z2, 704(AX)
-	VPMOVQB        Z11, X10
+	VPMOVQB        Z10, X15
 	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z10, K1, Z3
+	VPEXPANDB      Z15, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), R8
@@ -5811,43 +7276,43 @@ admitted:
 	VMOVDQU        avx512_36<>+0(SB), X4
 	VPMULLW        X4, X3, X3
 	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z4
-	VPERMB         Z4, Z2, Z4
+	VPBROADCASTQ   X3, Z5
+	VPERMB         Z5, Z2, Z5
 	KMOVQ          DX, K2
-	VPTESTMB       Z4, Z4, K2, K2
+	VPTESTMB       Z5, Z5, K2, K2
 	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z4, Z3, K2, Z3
-	VPBROADCASTB   avx512_17<>+0(SB), Z4
-	VMOVDQU8       Z4, K1, Z3
+	VPADDUSB       Z5, Z3, K2, Z3
+	VPBROADCASTB   avx512_17<>+0(SB), Z5
+	VMOVDQU8       Z5, K1, Z3
 	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
 	VPBROADCASTW   DX, Z3
-	VMOVDQU16      384(AX), Z4
-	VMOVDQU16      Z3, K3, Z4
-	VMOVDQU16      Z4, 384(AX)
-	VMOVDQU16      448(AX), Z4
+	VMOVDQU16      384(AX), Z5
+	VMOVDQU16      Z3, K3, Z5
+	VMOVDQU16      Z5, 384(AX)
+	VMOVDQU16      448(AX), Z5
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z3, K3, Z4
-	VMOVDQU16      Z4, 448(AX)
-	VPMOVQW        Z1, X10
-	VPMOVQW        Z8, X12
-	VPMOVQD        Z6, Y7
+	VMOVDQU16      Z3, K3, Z5
+	VMOVDQU16      Z5, 448(AX)
+	VPMOVQW        Z1, X15
+	VPMOVQW        Z8, X20
+	VPMOVQD        Z7, Y4
 	ANDL           SI, R12
 	PDEPQ          DI, R12, R12
 	ANDL           SI, R10
 	PDEPQ          DI, R10, R10
-	VMOVQ          DI, X13
+	VMOVQ          DI, X21
 	VMOVQ          R12, X1
 	VPINSRQ        $0x01, R10, X1, X1
-	VPXOR          X14, X14, X14
-	VPXOR          X3, X3, X3
-	VPINSRQ        $0x01, DI, X3, X3
-	VINSERTI128    $0x01, X1, Y13, Y13
-	VINSERTI128    $0x01, X3, Y14, Y1
-	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VPXORD         X16, X16, X16
+	VPXORD         X17, X17, X17
+	VPINSRQ        $0x01, DI, X17, X17
+	VINSERTI32X4   $0x01, X1, Y21, Y21
+	VINSERTI32X4   $0x01, X17, Y16, Y1
+	VINSERTI64X4   $0x01, Y1, Z21, Z1
 	VPORQ          896(AX), Z1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	ANDL           SI, R9
@@ -5873,66 +7338,66 @@ admitted:
 	VPBROADCASTB   avx512_40<>+0(SB), Z1
 	VPCMPEQB       Z1, Z2, K1, K3
 	KMOVQ          K3, R13
-	VMOVQ          R9, X14
-	VPINSRQ        $0x01, DX, X14, X14
-	VMOVQ          SI, X2
-	VPINSRQ        $0x01, R8, X2, X2
-	VMOVQ          R10, X15
-	VPINSRQ        $0x01, R11, X15, X15
-	VMOVQ          R12, X1
-	VPINSRQ        $0x01, R13, X1, X1
-	VINSERTI128    $0x01, X2, Y14, Y13
-	VINSERTI128    $0x01, X1, Y15, Y1
-	VINSERTI64X4   $0x01, Y1, Z13, Z1
+	VMOVQ          R9, X16
+	VPINSRQ        $0x01, DX, X16, X16
+	VMOVQ          SI, X1
+	VPINSRQ        $0x01, R8, X1, X1
+	VMOVQ          R10, X17
+	VPINSRQ        $0x01, R11, X17, X17
+	VMOVQ          R12, X2
+	VPINSRQ        $0x01, R13, X2, X2
+	VINSERTI32X4   $0x01, X1, Y16, Y16
+	VINSERTI32X4   $0x01, X2, Y17, Y1
+	VINSERTI64X4   $0x01, Y1, Z16, Z1
 	VPORQ          960(AX), Z1, Z1
 	VMOVDQU64      Z1, 960(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z10, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z20, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z4, K1, Z1
 	VMOVDQU32      Z1, (AX)
 	MOVWLZX        DI, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y7, Y1, Y13
+	VPERMD         Y4, Y1, Y16
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z13, K1, Z1
+	VPEXPANDD      Z16, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
 	VPADDW         avx512_42<>+0(SB), X1, X1
-	VPERMW         X10, X1, X10
-	VPERMW         X12, X1, X12
+	VPERMW         X15, X1, X15
+	VPERMW         X20, X1, X17
 	VPMOVZXWD      X1, Y1
-	VPERMD         Y7, Y1, Y7
+	VPERMD         Y4, Y1, Y4
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z10, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z17, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z4, K1, Z1
 	VMOVDQU32      Z1, 128(AX)
 	MOVWLZX        DX, DX
 	POPCNTL        DX, DX
 	VPBROADCASTD   DX, Y1
 	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y7, Y1, Y7
+	VPERMD         Y4, Y1, Y4
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z7, K1, Z1
+	VPEXPANDD      Z4, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -5948,60 +7413,60 @@ placed:
 	VPBROADCASTQ   904(AX), Z3
 	VPANDNQ.Z      Z1, Z3, K1, Z1
 	VPBROADCASTQ   936(AX), Z3
-	VPBROADCASTQ   944(AX), Z4
+	VPBROADCASTQ   944(AX), Z5
 	VPTESTMQ       Z3, Z1, K1
-	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z3, Z4, Z5
-	VPANDNQ        Z1, Z5, Z5
-	VPTESTMQ       Z5, Z5, K3
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
-	VPANDQ         Z4, Z1, Z4
-	VPANDQ         Z3, Z1, K1, Z4
-	VMOVDQA64      Z5, K3, Z4
+	VPTESTMQ       Z5, Z1, K2
+	VPORQ          Z3, Z5, Z6
+	VPANDNQ        Z1, Z6, Z6
+	VPTESTMQ       Z6, Z6, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z7
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z7
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z7
+	VPANDQ         Z5, Z1, Z5
+	VPANDQ         Z3, Z1, K1, Z5
+	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
-	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
-	VPTESTNMQ      Z5, Z4, K1, K1
-	VPSUBQ         Z3, Z6, Z3
+	VPTESTMQ       Z5, Z5, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z6
+	VPTESTNMQ      Z6, Z5, K1, K1
+	VPSUBQ         Z3, Z7, Z3
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z3
+	VMOVDQA64.Z    Z5, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
 	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X10
-	VPOR           X4, X10, X10
-	VPSHUFD        $0x4e, X10, X3
-	VPOR           X3, X10, X10
-	VMOVQ          X10, X10
-	VMOVDQU        Y10, 64(DX)
+	VEXTRACTI128   $0x01, Y4, X15
+	VPOR           X4, X15, X15
+	VPSHUFD        $0x4e, X15, X3
+	VPOR           X3, X15, X15
+	VMOVQ          X15, X15
+	VMOVDQU        Y15, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
-	VPBROADCASTQ   920(AX), Z4
-	VPBROADCASTQ   960(AX), Z5
-	VPANDQ         Z3, Z1, Z7
+	VPBROADCASTQ   920(AX), Z5
+	VPBROADCASTQ   960(AX), Z6
+	VPANDQ         Z3, Z1, Z8
 	VPANDNQ        Z1, Z3, Z1
-	VPTESTMQ       Z7, Z4, K1
+	VPTESTMQ       Z8, Z5, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
-	VPTESTMQ       Z1, Z4, K1
+	VPTESTMQ       Z1, Z5, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
-	VPANDNQ        Z7, Z4, Z7
-	VPTESTMQ       Z7, Z7, K1
+	VPANDNQ        Z8, Z5, Z8
+	VPTESTMQ       Z8, Z8, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
-	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z1, Z5, Z7
-	VPTESTMQ       Z7, Z7, K1
+	VPORQ          Z5, Z6, Z6
+	VPANDNQ        Z1, Z6, Z8
+	VPTESTMQ       Z8, Z8, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
-	VPMOVQB        Z6, X1
+	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(CX)
-	VPMULUDQ       Z2, Z6, Z1
+	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
@@ -6042,57 +7507,57 @@ nobody:
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z0, K1
 	VPTESTMQ       Z3, Z0, K2
-	VPORQ          Z2, Z3, Z4
-	VPANDNQ        Z0, Z4, Z4
-	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z5
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z5
-	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z5
+	VPORQ          Z2, Z3, Z5
+	VPANDNQ        Z0, Z5, Z5
+	VPTESTMQ       Z5, Z5, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
 	VPANDQ         Z3, Z0, Z3
 	VPANDQ         Z2, Z0, K1, Z3
-	VMOVDQA64      Z4, K3, Z3
+	VMOVDQA64      Z5, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z2
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
 	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z4
-	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z5, Z2
+	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z5
+	VPTESTNMQ      Z5, Z3, K1, K1
+	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X10
-	VPOR           X3, X10, X10
-	VPSHUFD        $0x4e, X10, X2
-	VPOR           X2, X10, X10
-	VMOVQ          X10, X10
-	VMOVDQU        Y10, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X15
+	VPOR           X3, X15, X15
+	VPSHUFD        $0x4e, X15, X2
+	VPOR           X2, X15, X15
+	VMOVQ          X15, X15
+	VMOVDQU        Y15, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
 	VPBROADCASTQ   920(AX), Z3
-	VPBROADCASTQ   960(AX), Z4
-	VPANDQ         Z2, Z0, Z6
+	VPBROADCASTQ   960(AX), Z5
+	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z6, Z3, K1
+	VPTESTMQ       Z7, Z3, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	VPANDNQ        Z6, Z3, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPANDNQ        Z7, Z3, Z7
+	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	VPORQ          Z3, Z4, Z4
-	VPANDNQ        Z0, Z4, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPORQ          Z3, Z5, Z5
+	VPANDNQ        Z0, Z5, Z7
+	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
-	VPMOVQB        Z5, X0
+	VPMOVQB        Z6, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
 	VMOVQ          X0, 68(CX)
-	VPMULUDQ       Z1, Z5, Z0
+	VPMULUDQ       Z1, Z6, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
@@ -6125,16 +7590,169 @@ many:
 	RET
 
 arrive:
-	MOVQ            (SP), AX
-	MOVQ            8(SP), DX
-	VMOVUPS         2880(AX), Z0
-	VMOVNTPS        Z0, 2880(DX)
-	VMOVUPS         2944(AX), Z0
-	VMOVNTPS        Z0, 2944(DX)
-	VMOVUPS         3008(AX), Z0
-	VMOVNTPS        Z0, 3008(DX)
-	VMOVUPS         3072(AX), Z0
-	VMOVNTPS        Z0, 3072(DX)
+	CMPQ         72(SP), $0x03
+	JLE          empty3
+	MOVQ         trail+48(FP), AX
+	ADDQ         $0x00, AX
+	MOVQ         (AX), AX
+	VMOVDQU32    avx512_70<>+0(SB), Z0
+	VMOVDQU32    avx512_71<>+0(SB), Z1
+	VMOVDQU32    avx512_72<>+0(SB), Z2
+	VMOVDQU32    avx512_73<>+0(SB), Z3
+	VMOVDQU32    avx512_74<>+0(SB), Z5
+	VPBROADCASTD avx512_6<>+0(SB), Z10
+	MOVQ         $0x00000030, DX
+	MOVQ         $0x00000006, BX
+	VBROADCASTSS avx512_59<>+0(SB), Z9
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x00, SI
+	MOVQ         24(SI), SI
+	VPMOVZXWD    (SI), Y4
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x30, SI
+	VMOVDQU32    32(SI), Y15
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x00, SI
+	MOVQ         8(SI), SI
+	VPBROADCASTD 16(SI), Z8
+	VBROADCASTSS 80(SP), Z7
+	MOVQ         trail+48(FP), SI
+	ADDQ         $0x00, SI
+	MOVQ         16(SI), SI
+	MOVL         4(SI), SI
+	ADDL         SI, SI
+	VPBROADCASTD SI, Z6
+	KMOVW        896(AX)(BX*1), K1
+	VMOVDQU32    (AX)(DX*4), Z11
+	VPMOVZXBD    704(AX)(DX*1), Z12
+	VPMOVZXBD    (SP)(DX*1), Z13
+	VPADDD       Z10, Z11, Z10
+	VPSRLD       $0x07, Z10, Z10
+	VPERMD       Z4, Z12, Z4
+	VPSUBD       Z4, Z10, Z10
+	VPERMD       Z1, Z13, Z1
+	VPMULLD      Z1, Z10, Z10
+	VPERMPS      Z0, Z13, Z0
+	VPMINUD      Z6, Z10, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z7, Z1, Z1
+	KMOVW        64(SP)(BX*1), K2
+	VPERMD.Z     Z15, Z12, K2, Z4
+	VPADDD       Z10, Z4, Z4
+	VPMINUD      Z6, Z4, Z4
+	VCVTUDQ2PS   Z4, Z4
+	VMULPS       Z7, Z4, Z4
+	VPERMPS      Z2, Z13, Z2
+	VPSRLD       $0x04, Z13, Z13
+	VPERMPS      Z3, Z13, Z3
+	KMOVW        960(AX)(BX*1), K2
+	VMOVAPS      Z9, K2, Z3
+	VPERMPS      Z5, Z13, Z5
+	VPMOVZXWD    256(AX)(DX*2), Z6
+	VPADDD       Z11, Z6, Z6
+	VCVTUDQ2PS   Z11, Z11
+	VCVTUDQ2PS   Z6, Z6
+	VDIVPS.Z     Z6, Z11, K1, Z6
+	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z7
+	VPMINUD.BCST avx512_75<>+0(SB), Z7, Z7
+	VCVTDQ2PS    Z7, Z7
+	VMULPS.BCST  avx512_76<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z9
+	VCVTDQ2PS    Z9, Z9
+	VMULPS.BCST  avx512_77<>+0(SB), Z9, Z9
+	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
+	VCVTDQ2PS    Z10, Z10
+	VMULPS.BCST  avx512_78<>+0(SB), Z10, Z10
+	VPMOVSXWD    384(AX)(DX*2), Z11
+	VPSUBD.Z     Z11, Z8, K1, Z11
+	VPMINUD.BCST avx512_79<>+0(SB), Z11, Z11
+	VCVTDQ2PS    Z11, Z11
+	VMULPS.BCST  avx512_80<>+0(SB), Z11, Z11
+	VMOVDQA32.Z  Z12, K1, Z8
+	VCVTDQ2PS    Z8, Z8
+	VMULPS.BCST  avx512_81<>+0(SB), Z8, Z8
+	VUNPCKLPS    Z1, Z0, Z12
+	VUNPCKHPS    Z1, Z0, Z0
+	VUNPCKLPS    Z6, Z4, Z1
+	VUNPCKHPS    Z6, Z4, Z4
+	VUNPCKLPD    Z1, Z12, Z6
+	VUNPCKHPD    Z1, Z12, Z1
+	VUNPCKLPD    Z4, Z0, Z12
+	VUNPCKHPD    Z4, Z0, Z0
+	VUNPCKLPS    Z9, Z7, Z4
+	VUNPCKHPS    Z9, Z7, Z7
+	VUNPCKLPS    Z5, Z3, Z9
+	VUNPCKHPS    Z5, Z3, Z3
+	VUNPCKLPD    Z9, Z4, Z5
+	VUNPCKHPD    Z9, Z4, Z4
+	VUNPCKLPD    Z3, Z7, Z9
+	VUNPCKHPD    Z3, Z7, Z3
+	VUNPCKLPS    Z11, Z10, Z7
+	VUNPCKHPS    Z11, Z10, Z10
+	VUNPCKLPS    Z2, Z8, Z11
+	VUNPCKHPS    Z2, Z8, Z2
+	VUNPCKLPD    Z11, Z7, Z8
+	VUNPCKHPD    Z11, Z7, Z7
+	VUNPCKLPD    Z2, Z10, Z11
+	VUNPCKHPD    Z2, Z10, Z2
+	VSHUFF32X4   $0x44, Z5, Z6, Z10
+	VSHUFF32X4   $0xee, Z5, Z6, Z5
+	VSHUFF32X4   $0x44, Z1, Z8, Z6
+	VSHUFF32X4   $0xee, Z1, Z8, Z1
+	VSHUFF32X4   $0x88, Z6, Z10, Z8
+	VSHUFF32X4   $0xdd, Z6, Z10, Z6
+	VSHUFF32X4   $0x88, Z1, Z5, Z10
+	VSHUFF32X4   $0xdd, Z1, Z5, Z1
+	VSHUFF32X4   $0x44, Z7, Z4, Z5
+	VSHUFF32X4   $0xee, Z7, Z4, Z4
+	VSHUFF32X4   $0x44, Z9, Z12, Z7
+	VSHUFF32X4   $0xee, Z9, Z12, Z9
+	VSHUFF32X4   $0x88, Z7, Z5, Z12
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
+	VSHUFF32X4   $0x88, Z9, Z4, Z7
+	VSHUFF32X4   $0xdd, Z9, Z4, Z4
+	VSHUFF32X4   $0x44, Z0, Z11, Z9
+	VSHUFF32X4   $0xee, Z0, Z11, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z11
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z11, Z9, Z3
+	VSHUFF32X4   $0xdd, Z11, Z9, Z9
+	VSHUFF32X4   $0x88, Z2, Z0, Z11
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	MOVQ         trail+48(FP), AX
+	MOVQ         176(AX), AX
+	VMOVNTPS     Z8, 2368(AX)
+	VMOVNTPS     Z12, 2432(AX)
+	VMOVNTPS     Z3, 2496(AX)
+	VMOVNTPS     Z6, 2560(AX)
+	VMOVNTPS     Z5, 2624(AX)
+	VMOVNTPS     Z9, 2688(AX)
+	VMOVNTPS     Z10, 2752(AX)
+	VMOVNTPS     Z7, 2816(AX)
+	VMOVNTPS     Z11, 2880(AX)
+	VMOVNTPS     Z1, 2944(AX)
+	VMOVNTPS     Z4, 3008(AX)
+	VMOVNTPS     Z0, 3072(AX)
+	JMP          written3
+
+empty3:
+	MOVQ     trail+48(FP), AX
+	MOVQ     176(AX), AX
+	VPXORD   Z18, Z18, Z18
+	VMOVNTPS Z18, 2368(AX)
+	VMOVNTPS Z18, 2432(AX)
+	VMOVNTPS Z18, 2496(AX)
+	VMOVNTPS Z18, 2560(AX)
+	VMOVNTPS Z18, 2624(AX)
+	VMOVNTPS Z18, 2688(AX)
+	VMOVNTPS Z18, 2752(AX)
+	VMOVNTPS Z18, 2816(AX)
+	VMOVNTPS Z18, 2880(AX)
+	VMOVNTPS Z18, 2944(AX)
+	VMOVNTPS Z18, 3008(AX)
+	VMOVNTPS Z18, 3072(AX)
+
+written3:
 	MOVQ            p+0(FP), AX
 	MOVQ            8(AX), AX
 	MOVL            20(AX), AX
@@ -6260,23 +7878,6 @@ full:
 flood:
 	MOVB $0x03, AL
 	MOVB AL, stage+56(FP)
-	VZEROUPPER
-	RET
-
-// func streamLinesAVX512(to *float32, from *float32, lines int)
-// Requires: AVX, AVX512F
-TEXT ·streamLinesAVX512(SB), NOSPLIT, $0-24
-	MOVQ to+0(FP), AX
-	MOVQ from+8(FP), CX
-	MOVQ lines+16(FP), DX
-
-line:
-	VMOVUPS  (CX), Z0
-	VMOVNTPS Z0, (AX)
-	ADDQ     $0x40, CX
-	ADDQ     $0x40, AX
-	DECQ     DX
-	JNZ      line
 	VZEROUPPER
 	RET
 
@@ -6289,7 +7890,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_57<>+0(SB), K1
+	KMOVB         avx512_82<>+0(SB), K1
 	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y1
@@ -6309,8 +7910,8 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx512_57<>+0(SB)/1, $0xfe
-GLOBL avx512_57<>(SB), RODATA|NOPTR, $1
+DATA avx512_82<>+0(SB)/1, $0xfe
+GLOBL avx512_82<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -6508,7 +8109,7 @@ grown:
 	VMOVQ         X1, 16(DX)
 	VPEXTRD       $0x02, X1, 24(DX)
 	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_58<>+0(SB), Z0, K1, Z0
+	VPADDUSB      avx512_83<>+0(SB), Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVWLSX       step+28(FP), BX
 	VPBROADCASTW  BX, Z0
@@ -6517,13 +8118,13 @@ grown:
 	MOVQ          mul+40(FP), SI
 	VPMOVZXBD     (SI), Y22
 	VPTESTNMD     Y22, Y22, K2
-	VPBROADCASTD  avx512_59<>+0(SB), K2, Y22
+	VPBROADCASTD  avx512_84<>+0(SB), K2, Y22
 	MOVQ          worth+48(FP), SI
 	VMOVDQU32     (SI), Y23
 	MOVQ          late+16(FP), SI
 	KMOVQ         SI, K2
 	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_60<>+0(SB), Z1
+	VPBROADCASTD  avx512_85<>+0(SB), Z1
 	VMOVDQU16     Z8, 256(AX)
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     Z7, K1, Z2
@@ -6637,77 +8238,77 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_58<>+0(SB)/1, $0x3f
-DATA avx512_58<>+1(SB)/1, $0x3f
-DATA avx512_58<>+2(SB)/1, $0x3f
-DATA avx512_58<>+3(SB)/1, $0x3f
-DATA avx512_58<>+4(SB)/1, $0x3f
-DATA avx512_58<>+5(SB)/1, $0x3f
-DATA avx512_58<>+6(SB)/1, $0x3f
-DATA avx512_58<>+7(SB)/1, $0x3f
-DATA avx512_58<>+8(SB)/1, $0x3f
-DATA avx512_58<>+9(SB)/1, $0x3f
-DATA avx512_58<>+10(SB)/1, $0x3f
-DATA avx512_58<>+11(SB)/1, $0x3f
-DATA avx512_58<>+12(SB)/1, $0x3f
-DATA avx512_58<>+13(SB)/1, $0x3f
-DATA avx512_58<>+14(SB)/1, $0x3f
-DATA avx512_58<>+15(SB)/1, $0x3f
-DATA avx512_58<>+16(SB)/1, $0x3f
-DATA avx512_58<>+17(SB)/1, $0x3f
-DATA avx512_58<>+18(SB)/1, $0x3f
-DATA avx512_58<>+19(SB)/1, $0x3f
-DATA avx512_58<>+20(SB)/1, $0x3f
-DATA avx512_58<>+21(SB)/1, $0x3f
-DATA avx512_58<>+22(SB)/1, $0x3f
-DATA avx512_58<>+23(SB)/1, $0x3f
-DATA avx512_58<>+24(SB)/1, $0x3f
-DATA avx512_58<>+25(SB)/1, $0x3f
-DATA avx512_58<>+26(SB)/1, $0x3f
-DATA avx512_58<>+27(SB)/1, $0x3f
-DATA avx512_58<>+28(SB)/1, $0x3f
-DATA avx512_58<>+29(SB)/1, $0x3f
-DATA avx512_58<>+30(SB)/1, $0x3f
-DATA avx512_58<>+31(SB)/1, $0x3f
-DATA avx512_58<>+32(SB)/1, $0x3f
-DATA avx512_58<>+33(SB)/1, $0x3f
-DATA avx512_58<>+34(SB)/1, $0x3f
-DATA avx512_58<>+35(SB)/1, $0x3f
-DATA avx512_58<>+36(SB)/1, $0x3f
-DATA avx512_58<>+37(SB)/1, $0x3f
-DATA avx512_58<>+38(SB)/1, $0x3f
-DATA avx512_58<>+39(SB)/1, $0x3f
-DATA avx512_58<>+40(SB)/1, $0x3f
-DATA avx512_58<>+41(SB)/1, $0x3f
-DATA avx512_58<>+42(SB)/1, $0x3f
-DATA avx512_58<>+43(SB)/1, $0x3f
-DATA avx512_58<>+44(SB)/1, $0x3f
-DATA avx512_58<>+45(SB)/1, $0x3f
-DATA avx512_58<>+46(SB)/1, $0x3f
-DATA avx512_58<>+47(SB)/1, $0x3f
-DATA avx512_58<>+48(SB)/1, $0x3f
-DATA avx512_58<>+49(SB)/1, $0x3f
-DATA avx512_58<>+50(SB)/1, $0x3f
-DATA avx512_58<>+51(SB)/1, $0x3f
-DATA avx512_58<>+52(SB)/1, $0x3f
-DATA avx512_58<>+53(SB)/1, $0x3f
-DATA avx512_58<>+54(SB)/1, $0x3f
-DATA avx512_58<>+55(SB)/1, $0x3f
-DATA avx512_58<>+56(SB)/1, $0x3f
-DATA avx512_58<>+57(SB)/1, $0x3f
-DATA avx512_58<>+58(SB)/1, $0x3f
-DATA avx512_58<>+59(SB)/1, $0x3f
-DATA avx512_58<>+60(SB)/1, $0x3f
-DATA avx512_58<>+61(SB)/1, $0x3f
-DATA avx512_58<>+62(SB)/1, $0x3f
-DATA avx512_58<>+63(SB)/1, $0x3f
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
+DATA avx512_83<>+0(SB)/1, $0x3f
+DATA avx512_83<>+1(SB)/1, $0x3f
+DATA avx512_83<>+2(SB)/1, $0x3f
+DATA avx512_83<>+3(SB)/1, $0x3f
+DATA avx512_83<>+4(SB)/1, $0x3f
+DATA avx512_83<>+5(SB)/1, $0x3f
+DATA avx512_83<>+6(SB)/1, $0x3f
+DATA avx512_83<>+7(SB)/1, $0x3f
+DATA avx512_83<>+8(SB)/1, $0x3f
+DATA avx512_83<>+9(SB)/1, $0x3f
+DATA avx512_83<>+10(SB)/1, $0x3f
+DATA avx512_83<>+11(SB)/1, $0x3f
+DATA avx512_83<>+12(SB)/1, $0x3f
+DATA avx512_83<>+13(SB)/1, $0x3f
+DATA avx512_83<>+14(SB)/1, $0x3f
+DATA avx512_83<>+15(SB)/1, $0x3f
+DATA avx512_83<>+16(SB)/1, $0x3f
+DATA avx512_83<>+17(SB)/1, $0x3f
+DATA avx512_83<>+18(SB)/1, $0x3f
+DATA avx512_83<>+19(SB)/1, $0x3f
+DATA avx512_83<>+20(SB)/1, $0x3f
+DATA avx512_83<>+21(SB)/1, $0x3f
+DATA avx512_83<>+22(SB)/1, $0x3f
+DATA avx512_83<>+23(SB)/1, $0x3f
+DATA avx512_83<>+24(SB)/1, $0x3f
+DATA avx512_83<>+25(SB)/1, $0x3f
+DATA avx512_83<>+26(SB)/1, $0x3f
+DATA avx512_83<>+27(SB)/1, $0x3f
+DATA avx512_83<>+28(SB)/1, $0x3f
+DATA avx512_83<>+29(SB)/1, $0x3f
+DATA avx512_83<>+30(SB)/1, $0x3f
+DATA avx512_83<>+31(SB)/1, $0x3f
+DATA avx512_83<>+32(SB)/1, $0x3f
+DATA avx512_83<>+33(SB)/1, $0x3f
+DATA avx512_83<>+34(SB)/1, $0x3f
+DATA avx512_83<>+35(SB)/1, $0x3f
+DATA avx512_83<>+36(SB)/1, $0x3f
+DATA avx512_83<>+37(SB)/1, $0x3f
+DATA avx512_83<>+38(SB)/1, $0x3f
+DATA avx512_83<>+39(SB)/1, $0x3f
+DATA avx512_83<>+40(SB)/1, $0x3f
+DATA avx512_83<>+41(SB)/1, $0x3f
+DATA avx512_83<>+42(SB)/1, $0x3f
+DATA avx512_83<>+43(SB)/1, $0x3f
+DATA avx512_83<>+44(SB)/1, $0x3f
+DATA avx512_83<>+45(SB)/1, $0x3f
+DATA avx512_83<>+46(SB)/1, $0x3f
+DATA avx512_83<>+47(SB)/1, $0x3f
+DATA avx512_83<>+48(SB)/1, $0x3f
+DATA avx512_83<>+49(SB)/1, $0x3f
+DATA avx512_83<>+50(SB)/1, $0x3f
+DATA avx512_83<>+51(SB)/1, $0x3f
+DATA avx512_83<>+52(SB)/1, $0x3f
+DATA avx512_83<>+53(SB)/1, $0x3f
+DATA avx512_83<>+54(SB)/1, $0x3f
+DATA avx512_83<>+55(SB)/1, $0x3f
+DATA avx512_83<>+56(SB)/1, $0x3f
+DATA avx512_83<>+57(SB)/1, $0x3f
+DATA avx512_83<>+58(SB)/1, $0x3f
+DATA avx512_83<>+59(SB)/1, $0x3f
+DATA avx512_83<>+60(SB)/1, $0x3f
+DATA avx512_83<>+61(SB)/1, $0x3f
+DATA avx512_83<>+62(SB)/1, $0x3f
+DATA avx512_83<>+63(SB)/1, $0x3f
+GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_59<>+0(SB)/4, $0x00000004
-GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
+DATA avx512_84<>+0(SB)/4, $0x00000004
+GLOBL avx512_84<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_60<>+0(SB)/4, $0x00000032
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $4
+DATA avx512_85<>+0(SB)/4, $0x00000032
+GLOBL avx512_85<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, BMI
@@ -6776,7 +8377,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ         $0x04, Z1, Z0
 	VPORQ          Z3, Z0, Z0
-	VPORQ.BCST.Z   avx512_61<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z   avx512_86<>+0(SB), Z0, K1, Z0
 	VPMOVQD        Z0, Y0
 	VMOVDQU32      Y0, 128(AX)(CX*4)
 	VPMOVQW        Z1, X0
@@ -6804,8 +8405,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $8
+DATA avx512_86<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_86<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -6914,13 +8515,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VMOVDQU8      576(AX), Y1
 	VPCOMPRESSB.Z Y1, K1, Y1
 	VMOVDQU8      Y1, 576(AX)
-	VPBROADCASTW  avx512_62<>+0(SB), Z1
+	VPBROADCASTW  avx512_87<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_63<>+0(SB), X1, X1
+	VPXOR         avx512_88<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, AX
 	XORL          $0x00008000, AX
@@ -6928,18 +8529,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VZEROUPPER
 	RET
 
-DATA avx512_62<>+0(SB)/2, $0x7fff
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $2
+DATA avx512_87<>+0(SB)/2, $0x7fff
+GLOBL avx512_87<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_63<>+0(SB)/2, $0x8000
-DATA avx512_63<>+2(SB)/2, $0x8000
-DATA avx512_63<>+4(SB)/2, $0x8000
-DATA avx512_63<>+6(SB)/2, $0x8000
-DATA avx512_63<>+8(SB)/2, $0x8000
-DATA avx512_63<>+10(SB)/2, $0x8000
-DATA avx512_63<>+12(SB)/2, $0x8000
-DATA avx512_63<>+14(SB)/2, $0x8000
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $16
+DATA avx512_88<>+0(SB)/2, $0x8000
+DATA avx512_88<>+2(SB)/2, $0x8000
+DATA avx512_88<>+4(SB)/2, $0x8000
+DATA avx512_88<>+6(SB)/2, $0x8000
+DATA avx512_88<>+8(SB)/2, $0x8000
+DATA avx512_88<>+10(SB)/2, $0x8000
+DATA avx512_88<>+12(SB)/2, $0x8000
+DATA avx512_88<>+14(SB)/2, $0x8000
+GLOBL avx512_88<>(SB), RODATA|NOPTR, $16
 
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -6997,7 +8598,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_64<>+0(SB), Z13
+	VPBROADCASTQ  avx512_89<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -7008,7 +8609,7 @@ eight:
 	VPMAXSQ       Z3, Z16, Z16
 	VPMULUDQ      Z0, Z16, Z16
 	VPMINUQ       Z7, Z16, Z16
-	VPCMPQ.BCST   $0x06, avx512_65<>+0(SB), Z10, K2
+	VPCMPQ.BCST   $0x06, avx512_90<>+0(SB), Z10, K2
 	VPCMPUQ       $0x01, Z1, Z15, K2, K2
 	VPADDQ        Z11, Z15, Z14
 	VPSUBQ        Z14, Z2, Z17
@@ -7042,7 +8643,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_66<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_91<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -7073,14 +8674,14 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_64<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $8
+DATA avx512_89<>+0(SB)/8, $0x0000000000000100
+GLOBL avx512_89<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_65<>+0(SB)/8, $0x0000000000000000
-GLOBL avx512_65<>(SB), RODATA|NOPTR, $8
+DATA avx512_90<>+0(SB)/8, $0x0000000000000000
+GLOBL avx512_90<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_66<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $8
+DATA avx512_91<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_91<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -7134,7 +8735,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_64<>+0(SB), Z11
+	VPBROADCASTQ  avx512_89<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
 	VPTESTMQ.BCST avx512_52<>+0(SB), Z4, K2, K2
@@ -7166,7 +8767,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPMAXSQ       Z3, Z15, Z15
 	VPMULUDQ      Z0, Z15, Z15
 	VPMINUQ       Z14, Z15, Z15
-	VPCMPQ.BCST   $0x06, avx512_65<>+0(SB), Z8, K2
+	VPCMPQ.BCST   $0x06, avx512_90<>+0(SB), Z8, K2
 	VPCMPUQ       $0x01, Z1, Z11, K2, K2
 	VPADDQ        Z9, Z11, Z13
 	VPSUBQ        Z13, Z2, Z14
@@ -7200,7 +8801,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_66<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_91<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -7282,17 +8883,17 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VMOVDQU8       avx512_57<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_68<>+0(SB), Z1
+	VMOVDQU8       avx512_58<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z0
-	VMOVDQU32      avx512_70<>+0(SB), Z1
-	VMOVDQU32      avx512_71<>+0(SB), Z5
-	VMOVDQU32      avx512_72<>+0(SB), Z6
-	VMOVDQU32      avx512_73<>+0(SB), Z7
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z5
+	VMOVDQU32      avx512_73<>+0(SB), Z6
+	VMOVDQU32      avx512_74<>+0(SB), Z7
+	VBROADCASTSS   avx512_59<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -7371,7 +8972,7 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_92<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -7383,23 +8984,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -7470,254 +9071,8 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_67<>+0(SB)/1, $0x38
-DATA avx512_67<>+1(SB)/1, $0x20
-DATA avx512_67<>+2(SB)/1, $0x18
-DATA avx512_67<>+3(SB)/1, $0x10
-DATA avx512_67<>+4(SB)/1, $0x00
-DATA avx512_67<>+5(SB)/1, $0x08
-DATA avx512_67<>+6(SB)/1, $0x30
-DATA avx512_67<>+7(SB)/1, $0x28
-DATA avx512_67<>+8(SB)/1, $0x39
-DATA avx512_67<>+9(SB)/1, $0x21
-DATA avx512_67<>+10(SB)/1, $0x19
-DATA avx512_67<>+11(SB)/1, $0x11
-DATA avx512_67<>+12(SB)/1, $0x01
-DATA avx512_67<>+13(SB)/1, $0x09
-DATA avx512_67<>+14(SB)/1, $0x31
-DATA avx512_67<>+15(SB)/1, $0x29
-DATA avx512_67<>+16(SB)/1, $0x3a
-DATA avx512_67<>+17(SB)/1, $0x22
-DATA avx512_67<>+18(SB)/1, $0x1a
-DATA avx512_67<>+19(SB)/1, $0x12
-DATA avx512_67<>+20(SB)/1, $0x02
-DATA avx512_67<>+21(SB)/1, $0x0a
-DATA avx512_67<>+22(SB)/1, $0x32
-DATA avx512_67<>+23(SB)/1, $0x2a
-DATA avx512_67<>+24(SB)/1, $0x3b
-DATA avx512_67<>+25(SB)/1, $0x23
-DATA avx512_67<>+26(SB)/1, $0x1b
-DATA avx512_67<>+27(SB)/1, $0x13
-DATA avx512_67<>+28(SB)/1, $0x03
-DATA avx512_67<>+29(SB)/1, $0x0b
-DATA avx512_67<>+30(SB)/1, $0x33
-DATA avx512_67<>+31(SB)/1, $0x2b
-DATA avx512_67<>+32(SB)/1, $0x3c
-DATA avx512_67<>+33(SB)/1, $0x24
-DATA avx512_67<>+34(SB)/1, $0x1c
-DATA avx512_67<>+35(SB)/1, $0x14
-DATA avx512_67<>+36(SB)/1, $0x04
-DATA avx512_67<>+37(SB)/1, $0x0c
-DATA avx512_67<>+38(SB)/1, $0x34
-DATA avx512_67<>+39(SB)/1, $0x2c
-DATA avx512_67<>+40(SB)/1, $0x3d
-DATA avx512_67<>+41(SB)/1, $0x25
-DATA avx512_67<>+42(SB)/1, $0x1d
-DATA avx512_67<>+43(SB)/1, $0x15
-DATA avx512_67<>+44(SB)/1, $0x05
-DATA avx512_67<>+45(SB)/1, $0x0d
-DATA avx512_67<>+46(SB)/1, $0x35
-DATA avx512_67<>+47(SB)/1, $0x2d
-DATA avx512_67<>+48(SB)/1, $0x3e
-DATA avx512_67<>+49(SB)/1, $0x26
-DATA avx512_67<>+50(SB)/1, $0x1e
-DATA avx512_67<>+51(SB)/1, $0x16
-DATA avx512_67<>+52(SB)/1, $0x06
-DATA avx512_67<>+53(SB)/1, $0x0e
-DATA avx512_67<>+54(SB)/1, $0x36
-DATA avx512_67<>+55(SB)/1, $0x2e
-DATA avx512_67<>+56(SB)/1, $0x3f
-DATA avx512_67<>+57(SB)/1, $0x27
-DATA avx512_67<>+58(SB)/1, $0x1f
-DATA avx512_67<>+59(SB)/1, $0x17
-DATA avx512_67<>+60(SB)/1, $0x07
-DATA avx512_67<>+61(SB)/1, $0x0f
-DATA avx512_67<>+62(SB)/1, $0x37
-DATA avx512_67<>+63(SB)/1, $0x2f
-GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_68<>+0(SB)/1, $0x01
-DATA avx512_68<>+1(SB)/1, $0x02
-DATA avx512_68<>+2(SB)/1, $0x04
-DATA avx512_68<>+3(SB)/1, $0x08
-DATA avx512_68<>+4(SB)/1, $0x10
-DATA avx512_68<>+5(SB)/1, $0x20
-DATA avx512_68<>+6(SB)/1, $0x40
-DATA avx512_68<>+7(SB)/1, $0x80
-DATA avx512_68<>+8(SB)/1, $0x01
-DATA avx512_68<>+9(SB)/1, $0x02
-DATA avx512_68<>+10(SB)/1, $0x04
-DATA avx512_68<>+11(SB)/1, $0x08
-DATA avx512_68<>+12(SB)/1, $0x10
-DATA avx512_68<>+13(SB)/1, $0x20
-DATA avx512_68<>+14(SB)/1, $0x40
-DATA avx512_68<>+15(SB)/1, $0x80
-DATA avx512_68<>+16(SB)/1, $0x01
-DATA avx512_68<>+17(SB)/1, $0x02
-DATA avx512_68<>+18(SB)/1, $0x04
-DATA avx512_68<>+19(SB)/1, $0x08
-DATA avx512_68<>+20(SB)/1, $0x10
-DATA avx512_68<>+21(SB)/1, $0x20
-DATA avx512_68<>+22(SB)/1, $0x40
-DATA avx512_68<>+23(SB)/1, $0x80
-DATA avx512_68<>+24(SB)/1, $0x01
-DATA avx512_68<>+25(SB)/1, $0x02
-DATA avx512_68<>+26(SB)/1, $0x04
-DATA avx512_68<>+27(SB)/1, $0x08
-DATA avx512_68<>+28(SB)/1, $0x10
-DATA avx512_68<>+29(SB)/1, $0x20
-DATA avx512_68<>+30(SB)/1, $0x40
-DATA avx512_68<>+31(SB)/1, $0x80
-DATA avx512_68<>+32(SB)/1, $0x01
-DATA avx512_68<>+33(SB)/1, $0x02
-DATA avx512_68<>+34(SB)/1, $0x04
-DATA avx512_68<>+35(SB)/1, $0x08
-DATA avx512_68<>+36(SB)/1, $0x10
-DATA avx512_68<>+37(SB)/1, $0x20
-DATA avx512_68<>+38(SB)/1, $0x40
-DATA avx512_68<>+39(SB)/1, $0x80
-DATA avx512_68<>+40(SB)/1, $0x01
-DATA avx512_68<>+41(SB)/1, $0x02
-DATA avx512_68<>+42(SB)/1, $0x04
-DATA avx512_68<>+43(SB)/1, $0x08
-DATA avx512_68<>+44(SB)/1, $0x10
-DATA avx512_68<>+45(SB)/1, $0x20
-DATA avx512_68<>+46(SB)/1, $0x40
-DATA avx512_68<>+47(SB)/1, $0x80
-DATA avx512_68<>+48(SB)/1, $0x01
-DATA avx512_68<>+49(SB)/1, $0x02
-DATA avx512_68<>+50(SB)/1, $0x04
-DATA avx512_68<>+51(SB)/1, $0x08
-DATA avx512_68<>+52(SB)/1, $0x10
-DATA avx512_68<>+53(SB)/1, $0x20
-DATA avx512_68<>+54(SB)/1, $0x40
-DATA avx512_68<>+55(SB)/1, $0x80
-DATA avx512_68<>+56(SB)/1, $0x01
-DATA avx512_68<>+57(SB)/1, $0x02
-DATA avx512_68<>+58(SB)/1, $0x04
-DATA avx512_68<>+59(SB)/1, $0x08
-DATA avx512_68<>+60(SB)/1, $0x10
-DATA avx512_68<>+61(SB)/1, $0x20
-DATA avx512_68<>+62(SB)/1, $0x40
-DATA avx512_68<>+63(SB)/1, $0x80
-GLOBL avx512_68<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_69<>+0(SB)/4, $(0.0)
-DATA avx512_69<>+4(SB)/4, $(0.0)
-DATA avx512_69<>+8(SB)/4, $(0.0)
-DATA avx512_69<>+12(SB)/4, $(0.0)
-DATA avx512_69<>+16(SB)/4, $(0.0)
-DATA avx512_69<>+20(SB)/4, $(0.0)
-DATA avx512_69<>+24(SB)/4, $(0.0)
-DATA avx512_69<>+28(SB)/4, $(0.0)
-DATA avx512_69<>+32(SB)/4, $(1.0)
-DATA avx512_69<>+36(SB)/4, $(0.5)
-DATA avx512_69<>+40(SB)/4, $(0.25)
-DATA avx512_69<>+44(SB)/4, $(0.25)
-DATA avx512_69<>+48(SB)/4, $(1.0)
-DATA avx512_69<>+52(SB)/4, $(0.5)
-DATA avx512_69<>+56(SB)/4, $(0.25)
-DATA avx512_69<>+60(SB)/4, $(0.25)
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_70<>+0(SB)/4, $0x00000000
-DATA avx512_70<>+4(SB)/4, $0x00000000
-DATA avx512_70<>+8(SB)/4, $0x00000000
-DATA avx512_70<>+12(SB)/4, $0x00000000
-DATA avx512_70<>+16(SB)/4, $0x00000000
-DATA avx512_70<>+20(SB)/4, $0x00000000
-DATA avx512_70<>+24(SB)/4, $0x00000000
-DATA avx512_70<>+28(SB)/4, $0x00000000
-DATA avx512_70<>+32(SB)/4, $0x00000004
-DATA avx512_70<>+36(SB)/4, $0x00000002
-DATA avx512_70<>+40(SB)/4, $0x00000001
-DATA avx512_70<>+44(SB)/4, $0x00000001
-DATA avx512_70<>+48(SB)/4, $0x00000000
-DATA avx512_70<>+52(SB)/4, $0x00000000
-DATA avx512_70<>+56(SB)/4, $0x00000000
-DATA avx512_70<>+60(SB)/4, $0x00000000
-GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_71<>+0(SB)/4, $(0.0)
-DATA avx512_71<>+4(SB)/4, $(0.0)
-DATA avx512_71<>+8(SB)/4, $(0.0)
-DATA avx512_71<>+12(SB)/4, $(0.0)
-DATA avx512_71<>+16(SB)/4, $(1.0)
-DATA avx512_71<>+20(SB)/4, $(1.0)
-DATA avx512_71<>+24(SB)/4, $(1.0)
-DATA avx512_71<>+28(SB)/4, $(1.0)
-DATA avx512_71<>+32(SB)/4, $(0.0)
-DATA avx512_71<>+36(SB)/4, $(0.0)
-DATA avx512_71<>+40(SB)/4, $(0.0)
-DATA avx512_71<>+44(SB)/4, $(0.0)
-DATA avx512_71<>+48(SB)/4, $(1.0)
-DATA avx512_71<>+52(SB)/4, $(1.0)
-DATA avx512_71<>+56(SB)/4, $(1.0)
-DATA avx512_71<>+60(SB)/4, $(1.0)
-GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_72<>+0(SB)/4, $(0.0)
-DATA avx512_72<>+4(SB)/4, $(0.25)
-DATA avx512_72<>+8(SB)/4, $(0.5)
-DATA avx512_72<>+12(SB)/4, $(0.9)
-DATA avx512_72<>+16(SB)/4, $(0.0)
-DATA avx512_72<>+20(SB)/4, $(0.25)
-DATA avx512_72<>+24(SB)/4, $(0.5)
-DATA avx512_72<>+28(SB)/4, $(0.9)
-DATA avx512_72<>+32(SB)/4, $(0.0)
-DATA avx512_72<>+36(SB)/4, $(0.25)
-DATA avx512_72<>+40(SB)/4, $(0.5)
-DATA avx512_72<>+44(SB)/4, $(0.9)
-DATA avx512_72<>+48(SB)/4, $(0.0)
-DATA avx512_72<>+52(SB)/4, $(0.25)
-DATA avx512_72<>+56(SB)/4, $(0.5)
-DATA avx512_72<>+60(SB)/4, $(0.9)
-GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_73<>+0(SB)/4, $(0.0)
-DATA avx512_73<>+4(SB)/4, $(0.0)
-DATA avx512_73<>+8(SB)/4, $(0.0)
-DATA avx512_73<>+12(SB)/4, $(0.0)
-DATA avx512_73<>+16(SB)/4, $(0.5)
-DATA avx512_73<>+20(SB)/4, $(0.5)
-DATA avx512_73<>+24(SB)/4, $(0.5)
-DATA avx512_73<>+28(SB)/4, $(0.75)
-DATA avx512_73<>+32(SB)/4, $(0.25)
-DATA avx512_73<>+36(SB)/4, $(0.25)
-DATA avx512_73<>+40(SB)/4, $(0.25)
-DATA avx512_73<>+44(SB)/4, $(0.25)
-DATA avx512_73<>+48(SB)/4, $(0.5)
-DATA avx512_73<>+52(SB)/4, $(0.5)
-DATA avx512_73<>+56(SB)/4, $(0.5)
-DATA avx512_73<>+60(SB)/4, $(0.75)
-GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_74<>+0(SB)/4, $(1.0)
-GLOBL avx512_74<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_75<>+0(SB)/4, $(0.5)
-GLOBL avx512_75<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_76<>+0(SB)/4, $0x00000080
-GLOBL avx512_76<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_77<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_78<>+0(SB)/4, $(0.01)
-GLOBL avx512_78<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_79<>+0(SB)/4, $(0.003921569)
-GLOBL avx512_79<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_80<>+0(SB)/4, $0x00000010
-GLOBL avx512_80<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_81<>+0(SB)/4, $(0.0625)
-GLOBL avx512_81<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_82<>+0(SB)/4, $(0.125)
-GLOBL avx512_82<>(SB), RODATA|NOPTR, $4
+DATA avx512_92<>+0(SB)/4, $(0.5)
+GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -7725,17 +9080,17 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VMOVDQU8       avx512_57<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_68<>+0(SB), Z1
+	VMOVDQU8       avx512_58<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z0
-	VMOVDQU32      avx512_70<>+0(SB), Z1
-	VMOVDQU32      avx512_71<>+0(SB), Z4
-	VMOVDQU32      avx512_72<>+0(SB), Z5
-	VMOVDQU32      avx512_73<>+0(SB), Z6
-	VBROADCASTSS   avx512_74<>+0(SB), Z10
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z4
+	VMOVDQU32      avx512_73<>+0(SB), Z5
+	VMOVDQU32      avx512_74<>+0(SB), Z6
+	VBROADCASTSS   avx512_59<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -7782,7 +9137,7 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_92<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -7794,23 +9149,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
@@ -7854,17 +9209,17 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_67<>+0(SB), Z2
+	VMOVDQU8       avx512_57<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_68<>+0(SB), Z2
+	VMOVDQU8       avx512_58<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z2
-	VMOVDQU32      avx512_71<>+0(SB), Z7
-	VMOVDQU32      avx512_72<>+0(SB), Z8
-	VMOVDQU32      avx512_73<>+0(SB), Z9
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z2
+	VMOVDQU32      avx512_72<>+0(SB), Z7
+	VMOVDQU32      avx512_73<>+0(SB), Z8
+	VMOVDQU32      avx512_74<>+0(SB), Z9
+	VBROADCASTSS   avx512_59<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -7877,7 +9232,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_74<>+0(SB), X13
+	VMOVSS         avx512_59<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -7959,23 +9314,23 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -8055,17 +9410,17 @@ end:
 	VPBROADCASTQ AX, Z3
 	KMOVB        avx512_2<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_83<>+0(SB), Z3
+	VMOVDQU32    avx512_60<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_84<>+0(SB), Z2
-	KMOVW        avx512_85<>+0(SB), K1
+	VMOVDQU32    avx512_61<>+0(SB), Z2
+	KMOVW        avx512_62<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_86<>+0(SB), Z2
-	KMOVW        avx512_87<>+0(SB), K1
+	VMOVDQU32    avx512_63<>+0(SB), Z2
+	KMOVW        avx512_64<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_88<>+0(SB), K1
+	KMOVW        avx512_65<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -8085,14 +9440,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_89<>+0(SB), K1
+	KMOVW        avx512_66<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_90<>+0(SB), Z0
+	VMOVDQU32    avx512_67<>+0(SB), Z0
 	ADDL         AX, AX
-	KMOVW        avx512_91<>+0(SB), K1
+	KMOVW        avx512_68<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	ADDL         AX, AX
-	KMOVW        avx512_92<>+0(SB), K1
+	KMOVW        avx512_69<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -8120,113 +9475,23 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_83<>+0(SB)/4, $0x00000008
-DATA avx512_83<>+4(SB)/4, $0x00000000
-DATA avx512_83<>+8(SB)/4, $0x00000004
-DATA avx512_83<>+12(SB)/4, $0x0000001d
-DATA avx512_83<>+16(SB)/4, $0x00000005
-DATA avx512_83<>+20(SB)/4, $0x00000006
-DATA avx512_83<>+24(SB)/4, $0x00000000
-DATA avx512_83<>+28(SB)/4, $0x0000000c
-DATA avx512_83<>+32(SB)/4, $0x00000000
-DATA avx512_83<>+36(SB)/4, $0x00000000
-DATA avx512_83<>+40(SB)/4, $0x00000000
-DATA avx512_83<>+44(SB)/4, $0x00000000
-DATA avx512_83<>+48(SB)/4, $0x00000009
-DATA avx512_83<>+52(SB)/4, $0x00000016
-DATA avx512_83<>+56(SB)/4, $0x00000002
-DATA avx512_83<>+60(SB)/4, $0x0000000d
-GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_84<>+0(SB)/4, $0x00000000
-DATA avx512_84<>+4(SB)/4, $0x00000000
-DATA avx512_84<>+8(SB)/4, $0x00000000
-DATA avx512_84<>+12(SB)/4, $0x00000000
-DATA avx512_84<>+16(SB)/4, $0x00000000
-DATA avx512_84<>+20(SB)/4, $0x00000000
-DATA avx512_84<>+24(SB)/4, $0x00000000
-DATA avx512_84<>+28(SB)/4, $0x00000000
-DATA avx512_84<>+32(SB)/4, $0x00000000
-DATA avx512_84<>+36(SB)/4, $0x00000008
-DATA avx512_84<>+40(SB)/4, $0x0000000a
-DATA avx512_84<>+44(SB)/4, $0x00000002
-DATA avx512_84<>+48(SB)/4, $0x00000000
-DATA avx512_84<>+52(SB)/4, $0x00000000
-DATA avx512_84<>+56(SB)/4, $0x00000000
-DATA avx512_84<>+60(SB)/4, $0x00000000
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_85<>+0(SB)/2, $0x0f00
-GLOBL avx512_85<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_86<>+0(SB)/4, $0x00000009
-DATA avx512_86<>+4(SB)/4, $0x00000000
-DATA avx512_86<>+8(SB)/4, $0x00000000
-DATA avx512_86<>+12(SB)/4, $0x00000000
-DATA avx512_86<>+16(SB)/4, $0x00000000
-DATA avx512_86<>+20(SB)/4, $0x00000000
-DATA avx512_86<>+24(SB)/4, $0x00000000
-DATA avx512_86<>+28(SB)/4, $0x00000000
-DATA avx512_86<>+32(SB)/4, $0x00000000
-DATA avx512_86<>+36(SB)/4, $0x00000000
-DATA avx512_86<>+40(SB)/4, $0x0000001c
-DATA avx512_86<>+44(SB)/4, $0x00000000
-DATA avx512_86<>+48(SB)/4, $0x00000000
-DATA avx512_86<>+52(SB)/4, $0x00000000
-DATA avx512_86<>+56(SB)/4, $0x00000000
-DATA avx512_86<>+60(SB)/4, $0x00000000
-GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_87<>+0(SB)/2, $0x0401
-GLOBL avx512_87<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_88<>+0(SB)/2, $0x0004
-GLOBL avx512_88<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_89<>+0(SB)/2, $0x0040
-GLOBL avx512_89<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_90<>+0(SB)/4, $0xffffffff
-DATA avx512_90<>+4(SB)/4, $0xffffffff
-DATA avx512_90<>+8(SB)/4, $0xffffffff
-DATA avx512_90<>+12(SB)/4, $0xffffffff
-DATA avx512_90<>+16(SB)/4, $0xffffffff
-DATA avx512_90<>+20(SB)/4, $0xffffffff
-DATA avx512_90<>+24(SB)/4, $0xffffffff
-DATA avx512_90<>+28(SB)/4, $0xffffffff
-DATA avx512_90<>+32(SB)/4, $0xffffffff
-DATA avx512_90<>+36(SB)/4, $0xffffffff
-DATA avx512_90<>+40(SB)/4, $0xffffffff
-DATA avx512_90<>+44(SB)/4, $0xffffffff
-DATA avx512_90<>+48(SB)/4, $0xffffffff
-DATA avx512_90<>+52(SB)/4, $0x00000010
-DATA avx512_90<>+56(SB)/4, $0xffffffff
-DATA avx512_90<>+60(SB)/4, $0x000005dc
-GLOBL avx512_90<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_91<>+0(SB)/2, $0x1001
-GLOBL avx512_91<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_92<>+0(SB)/2, $0x0080
-GLOBL avx512_92<>(SB), RODATA|NOPTR, $2
-
 // func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
 TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VMOVDQU8       avx512_57<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_68<>+0(SB), Z1
+	VMOVDQU8       avx512_58<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z0
-	VMOVDQU32      avx512_70<>+0(SB), Z1
-	VMOVDQU32      avx512_71<>+0(SB), Z5
-	VMOVDQU32      avx512_72<>+0(SB), Z6
-	VMOVDQU32      avx512_73<>+0(SB), Z7
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z5
+	VMOVDQU32      avx512_73<>+0(SB), Z6
+	VMOVDQU32      avx512_74<>+0(SB), Z7
+	VBROADCASTSS   avx512_59<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -8305,7 +9570,7 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_92<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -8317,23 +9582,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -8410,17 +9675,17 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VMOVDQU8       avx512_57<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_68<>+0(SB), Z1
+	VMOVDQU8       avx512_58<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z0
-	VMOVDQU32      avx512_70<>+0(SB), Z1
-	VMOVDQU32      avx512_71<>+0(SB), Z4
-	VMOVDQU32      avx512_72<>+0(SB), Z5
-	VMOVDQU32      avx512_73<>+0(SB), Z6
-	VBROADCASTSS   avx512_74<>+0(SB), Z10
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z4
+	VMOVDQU32      avx512_73<>+0(SB), Z5
+	VMOVDQU32      avx512_74<>+0(SB), Z6
+	VBROADCASTSS   avx512_59<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -8467,7 +9732,7 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_75<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_92<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
@@ -8479,23 +9744,23 @@ group:
 	VCVTUDQ2PS   Z16, Z16
 	VDIVPS.Z     Z16, Z15, K1, Z15
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_75<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_76<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_78<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_79<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_80<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVNTPS     Z12, (R8)
 	ADDQ         SI, R8
@@ -8539,17 +9804,17 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_67<>+0(SB), Z2
+	VMOVDQU8       avx512_57<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_68<>+0(SB), Z2
+	VMOVDQU8       avx512_58<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z1
-	VMOVDQU32      avx512_70<>+0(SB), Z2
-	VMOVDQU32      avx512_71<>+0(SB), Z7
-	VMOVDQU32      avx512_72<>+0(SB), Z8
-	VMOVDQU32      avx512_73<>+0(SB), Z9
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_70<>+0(SB), Z1
+	VMOVDQU32      avx512_71<>+0(SB), Z2
+	VMOVDQU32      avx512_72<>+0(SB), Z7
+	VMOVDQU32      avx512_73<>+0(SB), Z8
+	VMOVDQU32      avx512_74<>+0(SB), Z9
+	VBROADCASTSS   avx512_59<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -8562,7 +9827,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_74<>+0(SB), X13
+	VMOVSS         avx512_59<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -8644,23 +9909,23 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -8740,17 +10005,17 @@ end:
 	VPBROADCASTQ AX, Z3
 	KMOVB        avx512_2<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_83<>+0(SB), Z3
+	VMOVDQU32    avx512_60<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_84<>+0(SB), Z2
-	KMOVW        avx512_85<>+0(SB), K1
+	VMOVDQU32    avx512_61<>+0(SB), Z2
+	KMOVW        avx512_62<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_86<>+0(SB), Z2
-	KMOVW        avx512_87<>+0(SB), K1
+	VMOVDQU32    avx512_63<>+0(SB), Z2
+	KMOVW        avx512_64<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_88<>+0(SB), K1
+	KMOVW        avx512_65<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -8770,14 +10035,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_89<>+0(SB), K1
+	KMOVW        avx512_66<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_90<>+0(SB), Z0
+	VMOVDQU32    avx512_67<>+0(SB), Z0
 	ADDL         AX, AX
-	KMOVW        avx512_91<>+0(SB), K1
+	KMOVW        avx512_68<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	ADDL         AX, AX
-	KMOVW        avx512_92<>+0(SB), K1
+	KMOVW        avx512_69<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -8811,17 +10076,17 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VMOVDQU8       avx512_57<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_68<>+0(SB), Z1
+	VMOVDQU8       avx512_58<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z0
-	VMOVDQU32      avx512_70<>+0(SB), Z1
-	VMOVDQU32      avx512_71<>+0(SB), Z4
-	VMOVDQU32      avx512_72<>+0(SB), Z5
-	VMOVDQU32      avx512_73<>+0(SB), Z6
-	VBROADCASTSS   avx512_74<>+0(SB), Z10
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z4
+	VMOVDQU32      avx512_73<>+0(SB), Z5
+	VMOVDQU32      avx512_74<>+0(SB), Z6
+	VBROADCASTSS   avx512_59<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -8843,7 +10108,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_75<>+0(SB), Z12
+	VBROADCASTSS   avx512_92<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -8868,7 +10133,7 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_75<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_92<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -8880,23 +10145,23 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
 	VMULPS.BCST  avx512_93<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
@@ -9103,17 +10368,17 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VMOVDQU8       avx512_57<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_68<>+0(SB), Z1
+	VMOVDQU8       avx512_58<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_69<>+0(SB), Z0
-	VMOVDQU32      avx512_70<>+0(SB), Z1
-	VMOVDQU32      avx512_71<>+0(SB), Z4
-	VMOVDQU32      avx512_72<>+0(SB), Z5
-	VMOVDQU32      avx512_73<>+0(SB), Z6
-	VBROADCASTSS   avx512_74<>+0(SB), Z10
+	VMOVDQU32      avx512_70<>+0(SB), Z0
+	VMOVDQU32      avx512_71<>+0(SB), Z1
+	VMOVDQU32      avx512_72<>+0(SB), Z4
+	VMOVDQU32      avx512_73<>+0(SB), Z5
+	VMOVDQU32      avx512_74<>+0(SB), Z6
+	VBROADCASTSS   avx512_59<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9136,7 +10401,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_75<>+0(SB), Z12
+	VBROADCASTSS   avx512_92<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -9161,7 +10426,7 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_75<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_92<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -9173,23 +10438,23 @@ group:
 	VCVTUDQ2PS   Z17, Z17
 	VDIVPS.Z     Z17, Z16, K1, Z16
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_75<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_76<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_77<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_78<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_79<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_80<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_81<>+0(SB), Z23, Z23
 	MOVQ         AX, R8
 	VMULPS.BCST  avx512_93<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13

@@ -15,8 +15,8 @@ var (
 		cpuid.AVX512VBMI2, cpuid.AVX512VPOPCNTDQ, cpuid.GFNI, cpuid.LZCNT}
 )
 
-// waitsForRows: see StagingPays.
-var waitsForRows = cpuid.CPU.VendorID == cpuid.Intel
+// trails: see TrailPays.
+var trails = cpuid.CPU.VendorID == cpuid.Intel
 
 func detect() []Level {
 	levels := []Level{Generic}
@@ -296,15 +296,6 @@ func fence() {
 	}
 }
 
-// streamLines moves cache lines, at least one.
-func streamLines(to, from []float32) {
-	if active == AVX512 {
-		streamLinesAVX512(&to[0], &from[0], len(from)/16)
-	} else {
-		copy(to, from)
-	}
-}
-
 func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
 	if active != AVX512 {
 		return stepEach(p, f, ops, d, a, s, from)
@@ -312,15 +303,14 @@ func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s
 	return Stage(stepAVX512(p, f, ops, d, a, s, uint8(from)))
 }
 
-// stepMoving is step while a row waits in the staging.
-func stepMoving(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
+func stepTrailing(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, t *Trail) Stage {
 	switch {
 	case active != AVX512:
-		return stepEachMoving(p, f, ops, d, a, s, from)
-	case p.Staging.Stream:
-		return Stage(stepStreamAVX512(p, f, ops, d, a, s, uint8(from)))
+		return stepTrailingEach(p, f, ops, d, a, s, t)
+	case t.Stream:
+		return Stage(stepTrailingStreamAVX512(p, f, ops, d, a, s, t))
 	default:
-		return Stage(stepMoveAVX512(p, f, ops, d, a, s, uint8(from)))
+		return Stage(stepTrailingAVX512(p, f, ops, d, a, s, t))
 	}
 }
 

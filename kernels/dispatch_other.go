@@ -4,7 +4,7 @@ package kernels
 
 // Every kernel is its reference here.
 
-const waitsForRows = false // see StagingPays
+const trails = false // see TrailPays
 
 func detect() []Level { return []Level{Generic} }
 
@@ -84,14 +84,12 @@ func fill(dst []float32, x float32, _ bool) { fillGeneric(dst, x) }
 
 func fence() {}
 
-func streamLines(to, from []float32) { copy(to, from) }
-
 func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
 	return stepEach(p, f, ops, d, a, s, from)
 }
 
-func stepMoving(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
-	return stepEachMoving(p, f, ops, d, a, s, from)
+func stepTrailing(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, t *Trail) Stage {
+	return stepTrailingEach(p, f, ops, d, a, s, t)
 }
 
 func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {

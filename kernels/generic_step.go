@@ -18,15 +18,6 @@ func stepEach(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admissio
 	return StageDone
 }
 
-// stepEachMoving is StepMoving: nothing is gained by moving lines in between.
-func stepEachMoving(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
-	left := stepEach(p, f, ops, d, a, s, from)
-	if left != StageOperate {
-		*p.Staging.To = *p.Staging.Row
-	}
-	return left
-}
-
 // operate applies the operations and lets the lanes generate, if none might stall.
 func (p *Seat) operate(f *Frame, ops *[Lanes]uint8, s *Shared) bool {
 	b, l := p.Block, p.Ledger

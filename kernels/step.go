@@ -14,8 +14,6 @@ type Seat struct {
 	Pages  *[kv.MaxPrefixes + 1]uint16 // of each shared prefix, [0] is 0
 	Queue  *[QueueRoom]uint64          // waiting requests, oldest first; the step of arrival in the upper 16 bits
 	Needs  *[QueueRoom]uint32          // what each of them needs, at least 1
-
-	Staging *Staging // of StepMoving and ObserveStaged
 }
 
 // QueueRoom is the room of a queue: eight more than there can be requests, so that they can be written eight at a time.
@@ -76,28 +74,6 @@ func Step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s
 	return step(p, f, ops, d, a, s, from)
 }
 
-// MovedLines is how many lines of a staged row go to their place at a time in StepMoving: as many before each of six parts of a step, of
-// which the last two belong to StageServe and StageArrive.
-const MovedLines = (stagedLines + 5) / 6
-
-// StepMoving is Step while a row waits in the staging, which goes to its place meanwhile. If it returns StageOperate none of it has moved:
-// Move it while the stage is done.
-func StepMoving(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
-	g := p.Staging
-	if from == StageServe {
-		g.Move(4*MovedLines - g.Moved)
-	}
-	left := stepMoving(p, f, ops, d, a, s, from)
-	switch left {
-	case StageOperate:
-	case StageEnter:
-		g.Moved = 5 * MovedLines
-	default:
-		g.To = nil
-	}
-	return left
-}
-
 // Observe writes the whole observation row of an environment: Globals of Numerators, and Rows; rules 10.1 and 10.2. len(dst) is 16, and 12
 // for each slot; the budget is below 2^29, and f.Den[15] is MostLatency. s is what Step or Prefixes leaves. stream is as in Rows.
 func Observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
@@ -105,14 +81,6 @@ func Observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
 		panicLength(len(dst), f.Groups)
 	}
 	observe(dst, p, f, s, stream)
-}
-
-// ObserveStaged is Observe of 64 slots, which leaves the row in the staging: dst has it after StepMoving, Flush, or the next such call.
-func ObserveStaged(dst *[StagedRow]float32, p *Seat, f *Frame, s *Shared, stream bool) {
-	g := p.Staging
-	g.Flush()
-	observe(g.Row[:], p, f, s, false)
-	g.To, g.Moved, g.Stream = dst, 0, stream
 }
 
 //go:noinline

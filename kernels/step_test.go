@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"unsafe"
 
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
@@ -98,8 +97,8 @@ func (in *stepInput) repair() *kernels.Frame {
 // run steps a copy.
 func (in stepInput) run() stepOutput { return in.runWith(nil) }
 
-// runWith moves a staged row meanwhile, if there is a staging.
-func (in stepInput) runWith(staging *kernels.Staging) (out stepOutput) {
+// runWith writes an observation meanwhile, if there is a trail.
+func (in stepInput) runWith(trail *kernels.Trail) (out stepOutput) {
 	f := in.repair()
 	seat := kernels.Seat{Block: &in.Block, Ledger: &in.Ledger, Limits: &in.Limits, Pages: &in.Pages, Queue: &in.Queue, Needs: &in.Needs}
 	d := kernels.ArrivalDraws{Base: in.Base, Count: in.Count, Counts: &in.Counts}
@@ -107,8 +106,9 @@ func (in stepInput) runWith(staging *kernels.Staging) (out stepOutput) {
 	if in.From {
 		from = kernels.StageServe
 	}
-	if seat.Staging = staging; staging != nil {
-		out.Left = kernels.StepMoving(&seat, f, &in.Ops, &d, &a, &s, from)
+	if trail != nil {
+		f.Den = trail.Frame.Den
+		out.Left = kernels.StepTrailing(&seat, f, &in.Ops, &d, &a, &s, trail)
 	} else {
 		out.Left = kernels.Step(&seat, f, &in.Ops, &d, &a, &s, from)
 	}
@@ -213,41 +213,61 @@ func TestStepFromServe(t *testing.T) {
 	}
 }
 
-// A step that moves a staged row does what a step does, and the row is where it belongs, unless nothing of the step was done.
-func TestStepMoving(t *testing.T) {
+// trailing is an environment whose observation is still to be written.
+type trailing struct {
+	block  kernels.Block
+	ledger kernels.Ledger
+	limits kernels.Limits
+	pages  [8]uint16
+	queue  [kernels.QueueRoom]uint64
+	shared kernels.Shared
+}
+
+func randomTrailing(r *rand.Rand) *trailing {
+	x := &trailing{pages: randomPages(r), limits: kernels.Limits{BudgetQP: 1 + numbers(r, 1<<26), CapacityQP: 1 + numbers(r, 1<<28), TokenNorm: 1 + numbers(r, 1<<28)}}
+	x.block, x.ledger = *randomBlock(r, &x.pages), *randomLedger(r)
+	x.block.Clear(^uint64(0) << r.IntN(65)) // some groups are empty
+	x.shared.Last[0] = plane(r)
+	for i := 1; i < len(x.shared.Gain); i++ {
+		x.shared.Gain[i] = numbers(r, 4*0xFFFF)
+	}
+	x.queue[0] = uint64(r.IntN(int(x.ledger.Step)+1)) << 48
+	return x
+}
+
+func (x *trailing) seat() kernels.Seat {
+	return kernels.Seat{Block: &x.block, Ledger: &x.ledger, Limits: &x.limits, Pages: &x.pages, Queue: &x.queue}
+}
+
+// A step with an observation to write does what a step does, and the observation is the one that would have been written at once.
+func TestStepTrailing(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
-		r, g := random(22), newGuarded(t, 4*kernels.StagedRow)
-		staging := kernels.MakeStaging()
-		require.Zero(t, uintptr(unsafe.Pointer(staging.Row))%64)
-		to := (*[kernels.StagedRow]float32)(g.floats())
+		r, g := random(22), newGuarded(t, 4*kernels.TrailRow)
+		to, want := (*[kernels.TrailRow]float32)(g.floats()), make([]float32, kernels.TrailRow)
+		var trail kernels.Trail
+		trail.Flush() // of nothing
 		var left [kernels.StageDone + 1]int
 		for k := range rounds {
 			in := randomStep(r)
-			want := in.run()
-			for i := range staging.Row {
-				staging.Row[i], to[i] = r.Float32(), -1
+			in.From, in.Groups = false, 3
+			last, f := randomTrailing(r), in.repair()
+			f.Den[15] = kernels.MostLatency
+			for i := range 15 {
+				f.Den[i] = 1 + r.Int32N(5000)
 			}
-			row := *staging.Row
-			staging.To, staging.Moved, staging.Stream = to, 0, k%2 == 0
-			if in.From {
-				staging.Move(r.IntN(20))
-			}
-			got := in.runWith(&staging)
-			require.Equal(t, want, got, "round %d", k)
-			left[got.Left]++
-			switch got.Left {
-			case kernels.StageOperate:
-				require.Zero(t, staging.Moved)
-			case kernels.StageArrive, kernels.StageDone:
-				require.Nil(t, staging.To)
-			}
-			for staging.To != nil {
-				require.Equal(t, row[:16*staging.Moved], to[:16*staging.Moved], "round %d", k)
-				staging.Move(1 + r.IntN(20))
-			}
+			seat, before := last.seat(), *last
+			generic(func() { kernels.Observe(want, &seat, f, &last.shared, false) })
+			clear(to[:])
+			trail.Leave(to, &seat, f, &last.shared, k%2 == 0)
+			require.Zero(t, *to)
+			alone := in.run()
+			require.Equal(t, alone, in.runWith(&trail), "round %d", k)
+			left[alone.Left]++
+			require.True(t, trail.To == nil || alone.Left < kernels.StageArrive, "round %d", k)
+			trail.Flush()
 			kernels.Fence()
-			require.Equal(t, row, *to, "round %d", k)
-			staging.Flush() // of nothing
+			require.Equal(t, bitsOf(want), bitsOf(to[:]), "round %d", k)
+			require.Equal(t, before, *last, "only read")
 			g.check(t)
 		}
 		for _, stage := range []kernels.Stage{kernels.StageOperate, kernels.StageEnter, kernels.StageArrive, kernels.StageDone} {
@@ -306,16 +326,6 @@ func TestObserveLevels(t *testing.T) {
 				generic(func() { kernels.Observe(want, &seat, &f, &s, false) })
 				require.Equal(t, bitsOf(want), bitsOf(g.floats()), "slots=%d round=%d", slots, k)
 				g.check(t)
-				if slots == kernels.Lanes {
-					clear(g.floats())
-					staging := kernels.MakeStaging()
-					seat.Staging = &staging
-					kernels.ObserveStaged((*[kernels.StagedRow]float32)(g.floats()), &seat, &f, &s, k%2 == 1)
-					require.Equal(t, bitsOf(want), bitsOf(staging.Row[:]))
-					staging.Flush()
-					kernels.Fence()
-					require.Equal(t, bitsOf(want), bitsOf(g.floats()))
-				}
 			}
 		}
 	})

@@ -24,12 +24,12 @@ type Batch struct {
 	queues []scenario.Word
 	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
 
-	scratch  *scratch       // of the caller
-	stream   bool           // observations pass the caches by
-	staged   bool           // observations go to memory while the next environment steps
-	simple   bool           // a step of the seed profile writes an observation, by the kernel for whole rows, and no mask
-	profiles []Profile      // nil: cfg.Profile for all
-	serving  *servingMemory // nil: no environment has the serving profile
+	scratch   *scratch       // of the caller
+	stream    bool           // observations pass the caches by
+	wholeRows bool           // observations of the seed profile are written by the kernel for whole rows
+	trails    bool           // they are left to be written while the next environment steps
+	profiles  []Profile      // nil: cfg.Profile for all
+	serving   *servingMemory // nil: no environment has the serving profile
 
 	ids    []scenario.Identity // of the running episode; ended environments keep theirs
 	fresh  []bool              // never reset
@@ -333,11 +333,6 @@ func (b *Batch) stepEnv(v *env, i, row int, a *Actions) {
 		b.ids[i].Episode++
 		v.reset(b.ids[i])
 	}
-	if b.simple {
-		n := v.rules.obsLen
-		v.observeWhole(unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.Obs)), 4*i*n)), n), b.stream)
-		return
-	}
 	b.writeView(v, i)
 }
 
@@ -362,17 +357,16 @@ func (b *Batch) writeObs(v *env, i int, floats []float32, bytes []uint8, stream 
 	}
 }
 
-// stageAlways is for tests.
-var stageAlways bool
+// trailPays is a variable for tests.
+var trailPays = kernels.TrailPays
 
-// chooseStores says how observations go to memory. Rows are staged where that pays, and the kernel of a whole step, which moves them,
-// writes them.
+// chooseStores says how observations go to memory. They are written in the next environment's step where that pays, and the kernel of a
+// whole step, which does it, can write them.
 func (b *Batch) chooseStores() {
-	r, bytes := &b.rules[Seed], 4*len(b.Obs)
-	can := b.Obs != nil && r.drawn != nil && r.obsLen == kernels.StagedRow && b.cfg.ObsOrder == SlotMajor
-	b.staged = can && (stageAlways || kernels.StagingPays() && bytes >= stagedBytes)
-	b.stream = b.cfg.Stores.streams(b.Obs, b.staged)
-	b.simple = b.Obs != nil && b.Mask == nil && r.whole && b.cfg.ObsOrder == SlotMajor && b.serving == nil
+	r := &b.rules[Seed]
+	b.wholeRows = b.Obs != nil && r.whole && b.cfg.ObsOrder == SlotMajor
+	b.trails = b.wholeRows && r.drawn != nil && r.obsLen == kernels.TrailRow && trailPays()
+	b.stream = b.cfg.Stores.streams(b.Obs, b.trails)
 }
 
 // Streams tells whether observations pass the caches by; Config.Stores.
@@ -385,9 +379,24 @@ func (b *Batch) publish() {
 	}
 }
 
+// writeWhole writes an observation, or leaves it to be written.
+func (b *Batch) writeWhole(v *env, i int) {
+	n := v.rules.obsLen
+	row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.Obs)), 4*i*n)), n)
+	if v.trail != nil {
+		v.trail.Leave((*[kernels.TrailRow]float32)(row), &v.seat, &v.rules.frame, &v.scratch.shared, b.stream)
+	} else {
+		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, b.stream)
+	}
+}
+
 // writeView writes what describes the present state: observation and mask.
 func (b *Batch) writeView(v *env, i int) {
-	b.writeObs(v, i, b.Obs, b.ObsBytes, b.stream)
+	if b.wholeRows && v.rules.whole {
+		b.writeWhole(v, i)
+	} else {
+		b.writeObs(v, i, b.Obs, b.ObsBytes, b.stream)
+	}
 	if b.Mask != nil {
 		n := b.cfg.Slots * kv.NumOps
 		v.maskRow(b.Mask[i*n : (i+1)*n])

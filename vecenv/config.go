@@ -93,10 +93,8 @@ const (
 )
 
 const (
-	// stagedBytes is the size of an observation tensor from which rows are staged, where that pays: about that of a core's cache.
-	stagedBytes = 1 << 20
-	// streamBytes is the size from which AutoStores streams; staged rows go through the caches as fast for longer.
-	streamBytes, streamStagedBytes = 8 << 20, 32 << 20
+	// streamBytes is the size from which AutoStores streams; rows that trail go through the caches as fast for longer.
+	streamBytes, streamTrailBytes = 8 << 20, 32 << 20
 )
 
 var storesNames = [...]string{"auto", "plain", "stream"}
@@ -109,13 +107,13 @@ func (s Stores) String() string {
 }
 
 // streams tells whether stores to a tensor pass the caches by.
-func (s Stores) streams(t []float32, staged bool) bool {
+func (s Stores) streams(t []float32, trails bool) bool {
 	if len(t) == 0 || uintptr(unsafe.Pointer(&t[0]))&63 != 0 {
 		return false
 	}
 	from := streamBytes
-	if staged {
-		from = streamStagedBytes
+	if trails {
+		from = streamTrailBytes
 	}
 	return s == StreamStores || s == AutoStores && 4*len(t) >= from
 }

@@ -14,8 +14,9 @@ import (
 type env struct {
 	*head
 	rules   *rules
-	scratch *scratch     // of the worker that steps
-	seat    kernels.Seat // where its columns start, which are longer than this says if it has several blocks
+	scratch *scratch       // of the worker that steps
+	seat    kernels.Seat   // where its columns start, which are longer than this says if it has several blocks
+	trail   *kernels.Trail // of the worker, where rows are left; nil if they are written at once
 
 	// Of the serving profile, whose waiting requests are tickets; nil in the seed profile.
 	firstLane   *lane
@@ -82,7 +83,7 @@ type scratch struct {
 
 	components reward.Terms
 
-	staging kernels.Staging
+	trail kernels.Trail
 }
 
 // terms is where the components of a step go if there is a tensor for them, else nil.
@@ -100,7 +101,6 @@ func newScratch() *scratch {
 		scratch
 		_ [32 << 10]byte
 	})
-	room.staging = kernels.MakeStaging()
 	return &room.scratch
 }
 
@@ -154,9 +154,6 @@ func (v *env) step(ops []uint8, list []int32) {
 	v.Growth = v.QueueLen - waiting
 }
 
-// rowPart is how many lines of a staged row go to memory between parts of a step or reset.
-const rowPart = 12
-
 // operate is rules 6.2 to 6.10.
 func (v *env) operate(ops []uint8, list []int32) {
 	if ops != nil {
@@ -164,11 +161,8 @@ func (v *env) operate(ops []uint8, list []int32) {
 	} else {
 		v.applyList(list)
 	}
-	v.scratch.staging.Move(rowPart)
 	v.generate()
-	v.scratch.staging.Move(rowPart)
 	v.refreshShared()
-	v.scratch.staging.Move(rowPart)
 }
 
 // stepDrawn is a step in one kernel, for an environment of one block whose requests are drawn. What the kernel leaves, which is seldom
@@ -185,10 +179,10 @@ func (v *env) stepDrawn(ops []uint8, list []int32) {
 		from = kernels.StageServe
 	}
 	var left kernels.Stage
-	if s.staging.To == nil {
-		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
+	if t := v.trail; t != nil && t.To != nil && from == kernels.StageOperate {
+		left = kernels.StepTrailing(&v.seat, f, row, &s.draws, &s.admission, &s.shared, t)
 	} else {
-		left = kernels.StepMoving(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
+		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, from)
 	}
 	if left == kernels.StageOperate {
 		v.operate(ops, nil)

@@ -1,7 +1,13 @@
 package vecenv
 
-// StageAlways makes new batches stage their observation rows if they can, whatever the machine and the size.
-func StageAlways(always bool) { stageAlways = always }
+import "github.com/kvgym/kvgym/kernels"
 
-// Staged tells whether a batch stages its rows.
-func (b *Batch) Staged() bool { return b.staged }
+// SetTrailing makes new batches leave observations to be written in the next environment's step if they can, or never, whatever the
+// machine, until the function that it returns is called.
+func SetTrailing(trails bool) (reset func()) {
+	trailPays = func() bool { return trails }
+	return func() { trailPays = kernels.TrailPays }
+}
+
+// Trails tells whether a batch does that.
+func (b *Batch) Trails() bool { return b.trails }

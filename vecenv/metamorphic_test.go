@@ -26,7 +26,7 @@ type play struct {
 	buffers  bool // tensors given by the caller
 	restore  bool // snapshot and restore into a new batch in the middle, twice
 	fork     bool // every environment forked to another row's batch in the middle
-	staged   bool // observation rows moved while the next environment steps
+	trails   bool // observation rows written while the next environment steps
 	stores   vecenv.Stores
 	maxProcs int
 }
@@ -46,9 +46,9 @@ var plays = []play{
 	{name: "restore", workers: 1, restore: true},
 	{name: "fork", workers: 1, fork: true},
 	{name: "stream", workers: 2, stores: vecenv.StreamStores},
-	{name: "staged", workers: 2, staged: true},
-	{name: "staged/list/groups=3/async", workers: 2, staged: true, list: true, groups: 3, async: true},
-	{name: "staged/stream/fork", workers: 3, staged: true, stores: vecenv.StreamStores, fork: true},
+	{name: "trails", workers: 2, trails: true},
+	{name: "trails/list/groups=3/async", workers: 2, trails: true, list: true, groups: 3, async: true},
+	{name: "trails/stream/fork", workers: 3, trails: true, stores: vecenv.StreamStores, fork: true},
 	{name: "everything", workers: 3, splits: 2, groups: 3, async: true, list: true, buffers: true, restore: true, fork: true},
 }
 
@@ -122,8 +122,7 @@ func (p play) run(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
 
 func (p play) runPart(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
 	cfg.Workers, cfg.Groups, cfg.Stores = p.workers, p.groups, p.stores
-	vecenv.StageAlways(p.staged)
-	defer vecenv.StageAlways(false)
+	defer vecenv.SetTrailing(p.trails)()
 	if p.buffers {
 		cfg.Buffers = ownBuffers(cfg)
 	}
@@ -146,7 +145,7 @@ func (p play) runPart(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
 		}
 	}
 	require.NoError(t, b.Check())
-	require.Equal(t, p.staged, b.Staged())
+	require.Equal(t, p.trails, b.Trails())
 	return digests
 }
 

@@ -116,7 +116,7 @@ func ratio(a, b uint32) float32 { return float32(a) / float32(b) }
 // is for a row on whole cache lines only.
 func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 	if v.rules.whole && order == SlotMajor {
-		v.observeWhole(row, stream)
+		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, stream)
 		return
 	}
 	o, slots := v.view(), v.rules.slots // first: its stores take some time until a kernel can load them as a whole
@@ -133,15 +133,6 @@ func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 		}
 	}
 	v.observeGlobals(globals, stream)
-}
-
-// observeWhole does it in one kernel, where rules.whole says that it can.
-func (v *env) observeWhole(row []float32, stream bool) {
-	if v.seat.Staging == nil {
-		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, stream)
-	} else {
-		kernels.ObserveStaged((*[kernels.StagedRow]float32)(row), &v.seat, &v.rules.frame, &v.scratch.shared, stream)
-	}
 }
 
 // observeBytes writes the same row as bytes; rule 10.4.

@@ -235,14 +235,14 @@ func (p *pool) steps(j *job, lo, hi int, s *scratch) {
 			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: p.batch.ids[i], value: r, stack: debug.Stack()})
 		}
 	}()
-	if p.batch.staged {
-		v.seat.Staging = &s.staging
+	if p.batch.trails {
+		v.trail = &s.trail
 	}
 	for ; i < hi; i++ {
 		p.batch.prefetch(min(i+1, hi-1))
 		p.batch.stepEnv(&v, i, i-int(j.first), &j.actions)
 	}
-	s.staging.Flush()
+	s.trail.Flush()
 	p.batch.publish()
 }
 

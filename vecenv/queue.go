@@ -155,12 +155,10 @@ func (v *env) reset(id scenario.Identity) {
 	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
-	v.scratch.staging.Move(rowPart)
 	a := &v.scratch.admission
 	v.startAdmission(a)
 	for first := 0; first < int(v.Episode.NumInitial); first += len(v.scratch.newcomers.Need) {
 		v.placeInitials(a, src.Initials(&v.Episode, first, &v.scratch.newcomers))
-		v.scratch.staging.Move(rowPart)
 	}
 	v.refreshShared()
 	v.arrive()

@@ -141,12 +141,13 @@ var (
 	offDecTokens   = int(unsafe.Offsetof(decoded.Tokens))
 )
 
-// Offsets of a row on its way.
+// Offsets of an observation that is left.
 var (
-	staging kernels.Staging
+	trail kernels.Trail
 
-	offSgRow = int(unsafe.Offsetof(staging.Row))
-	offSgTo  = int(unsafe.Offsetof(staging.To))
+	offTrSeat   = int(unsafe.Offsetof(trail.Seat))
+	offTrShared = int(unsafe.Offsetof(trail.Shared))
+	offTrTo     = int(unsafe.Offsetof(trail.To))
 )
 
 // Offsets of the state of shared prefixes, and of an admission.
@@ -229,7 +230,6 @@ var (
 	offStPages    = int(unsafe.Offsetof(seat.Pages))
 	offStQueue    = int(unsafe.Offsetof(seat.Queue))
 	offStNeeds    = int(unsafe.Offsetof(seat.Needs))
-	offStStaging  = int(unsafe.Offsetof(seat.Staging))
 	offLmCapacity = int(unsafe.Offsetof(limits.CapacityQP))
 	offLmBudget   = int(unsafe.Offsetof(limits.BudgetQP))
 	offLmNorm     = int(unsafe.Offsetof(limits.TokenNorm))

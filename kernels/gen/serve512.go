@@ -351,15 +351,15 @@ func eight512(planes [8]GPVirtual) VecVirtual {
 		case lo != nil:
 			VMOVQ(lo, pairs[i])
 		default:
-			VPXOR(pairs[i], pairs[i], pairs[i])
+			VPXORD(pairs[i], pairs[i], pairs[i])
 		}
 		if hi != nil {
 			VPINSRQ(U8(1), hi, pairs[i], pairs[i])
 		}
 	}
 	y, z, line := YMM(), YMM(), ZMM()
-	VINSERTI128(U8(1), pairs[1], pairs[0].AsY(), y)
-	VINSERTI128(U8(1), pairs[3], pairs[2].AsY(), z)
+	VINSERTI32X4(U8(1), pairs[1], pairs[0].AsY(), y)
+	VINSERTI32X4(U8(1), pairs[3], pairs[2].AsY(), z)
 	VINSERTI64X4(U8(1), z, y.AsZ(), line)
 	return line
 }

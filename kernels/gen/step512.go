@@ -53,19 +53,13 @@ func oldest512() GPVirtual {
 	return age
 }
 
-// step512 is Step; one that moves takes a staged row to its place meanwhile.
-func step512(name string, moves, stream bool) {
-	name += "AVX512"
-	TEXT(name, NOSPLIT, "func(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)")
+func step512() {
+	TEXT("stepAVX512", NOSPLIT, "func(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)")
 	Pragma("noescape")
-	Doc(name + " is Step.")
+	Doc("stepAVX512 is Step.")
 	given = seated512()
 	defer func() { given = nil }()
-	given["t"] = within("f", offFrTables, 8)
-	s := stepper512{b: GP64(), ledger: GP64(), used: GP32()}
-	if moves {
-		s.mover = newMover512(argument("p"), stream)
-	}
+	s := newStepper512()
 	s.load()
 	from := GP32()
 	MOVBLZX(mustAddr("from"), from)
@@ -75,11 +69,35 @@ func step512(name string, moves, stream bool) {
 	JMP(LabelRef("admit"))
 	Label("serve")
 	s.usedQP(s.used)
+	s.rest()
+}
+
+func stepTrailing512(stream bool) {
+	name := named("stepTrailing", stream)
+	TEXT(name, NOSPLIT, "func(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)")
+	Pragma("noescape")
+	Doc(name + " is StepTrailing.")
+	given = seated512()
+	defer func() { given = nil }()
+	s := newStepper512()
+	s.trail = &trailer512{stream: stream}
+	s.load()
+	s.operate()
+	s.rest()
+}
+
+func newStepper512() *stepper512 {
+	given["t"] = within("f", offFrTables, 8)
+	return &stepper512{b: GP64(), ledger: GP64(), used: GP32()}
+}
+
+// rest is what follows the first stage.
+func (s *stepper512) rest() {
 	Label("admit")
-	s.mover.some()
+	s.trail.group(2)
 	s.serve()
 	Label("arrive")
-	s.mover.some()
+	s.trail.group(3)
 	s.arrive()
 }
 
@@ -87,7 +105,7 @@ func step512(name string, moves, stream bool) {
 type stepper512 struct {
 	b, ledger GPVirtual
 	used      GPVirtual // quarter pages
-	mover     *mover512
+	trail     *trailer512
 }
 
 func (s *stepper512) load() {
@@ -122,14 +140,15 @@ func (s *stepper512) operate() {
 	JLS(LabelRef("operate"))
 	leaveStep512(kernels.StageOperate)
 	Label("operate")
-	s.mover.some()
+	if s.trail != nil {
+		s.trail.begin()
+		s.trail.group(0)
+	}
 	p := passer512{b: s.b, ledger: s.ledger}
 	p.operate()
-	s.mover.some()
+	s.trail.group(1)
 	p.generate()
-	s.mover.some()
 	private := p.account()
-	s.mover.some()
 	shared := p.prefixes(argument("s"))
 	ADDL(private, shared)
 	MOVL(shared, s.used)

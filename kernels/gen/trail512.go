@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// trailer512 writes the observation of a Trail in parts, between those of another environment's step. A nil one writes nothing.
+type trailer512 struct {
+	given            map[string]func() GPVirtual
+	codes, last, inv Mem
+	live             Mem // groups up to the last sequence
+	stream           bool
+}
+
+// within lets what follows find the trail's environment where it would find its own.
+func (t *trailer512) within(do func()) {
+	own := given
+	given = t.given
+	do()
+	given = own
+}
+
+// begin prepares what all groups need, and writes the global values.
+func (t *trailer512) begin() {
+	t.given = seated512()
+	t.given["p"] = func() GPVirtual {
+		r := argument("trail")
+		ADDQ(U8(offTrSeat), r)
+		return r
+	}
+	t.given["s"] = func() GPVirtual {
+		r := argument("trail")
+		ADDQ(U8(offTrShared), r)
+		return r
+	}
+	t.within(func() {
+		b, planes := argument("b"), ZMM()
+		t.codes = AllocLocal(64)
+		VMOVDQU8(codes512(b), t.codes)
+		t.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(argument("s"), offShLast)))
+		live := GP64()
+		LZCNTQ(Mem{Base: b, Disp: offAlive}, live)
+		NEGQ(live)
+		ADDQ(U8(64+15), live)
+		SHRQ(U8(4), live)
+		t.live = local(live)
+		t.inv = AllocLocal(8)
+		VMOVSS(inverse512(argument("budget")), t.inv)
+		VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
+		n, f := numerators512(planes, argument("l"), argument("f")), argument("f")
+		divide512(n, Mem{Base: f, Disp: offFrDen}, "budget", "capacity", "norm", "")
+		store512(n, Mem{Base: t.to()}, t.stream)
+	})
+}
+
+func (t *trailer512) to() GPVirtual {
+	r := argument("trail")
+	MOVQ(Mem{Base: r, Disp: offTrTo}, r)
+	return r
+}
+
+// inverse512 is 1 over an integer.
+func inverse512(n GPVirtual) VecVirtual {
+	x, one := XMM(), XMM()
+	VCVTUSI2SSL(n.As32(), x, x)
+	VMOVSS(constant(float32(1)), one)
+	VDIVSS(x, one, x)
+	return x
+}
+
+// group writes the rows of 16 slots.
+func (t *trailer512) group(g int) {
+	if t == nil {
+		return
+	}
+	t.within(func() {
+		empty, done := fmt.Sprintf("empty%d", g), fmt.Sprintf("written%d", g)
+		at := func(i int) Mem { return Mem{Base: t.to(), Disp: 64 * (1 + 12*g + i)} }
+		CMPQ(t.live, U8(uint8(g)))
+		JLE(LabelRef(empty))
+		lines, to := transpose512(t.observer(g).features()), at(0)
+		for i, line := range lines {
+			m := to
+			m.Disp += 64 * i
+			store512(line, m, t.stream)
+		}
+		JMP(LabelRef(done))
+		Label(empty)
+		zero, to := ZMM(), at(0)
+		VPXORD(zero, zero, zero)
+		for i := range 12 {
+			m := to
+			m.Disp += 64 * i
+			store512(zero, m, t.stream)
+		}
+		Label(done)
+	})
+}
+
+// observer loads what the features of a group need.
+func (t *trailer512) observer(g int) *observer512 {
+	o := &observer512{b: argument("b"), lane: GP64(), bits: GP64(), codes: t.codes, last: t.last, tables: newCodeTables512(),
+		limit: ZMM(), inv: ZMM(), step: ZMM(), one: ZMM(), up: dwords(127)}
+	MOVQ(U32(uint32(16*g)), o.lane)
+	MOVQ(U32(uint32(2*g)), o.bits)
+	VBROADCASTSS(constant(float32(1)), o.one)
+	o.widen(Mem{Base: argument("pages")}, &o.pages)
+	o.gain = eightDwords512(Mem{Base: argument("s"), Disp: offShGain})
+	VPBROADCASTD(Mem{Base: argument("l"), Disp: offLgStep}, o.step)
+	VBROADCASTSS(t.inv, o.inv)
+	budget := argument("budget").As32()
+	ADDL(budget, budget)
+	VPBROADCASTD(budget, o.limit)
+	return o
+}
