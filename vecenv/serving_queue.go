@@ -97,10 +97,11 @@ func ticketQP(t *kernels.Tickets, i int) uint32 {
 
 // admitTickets places those of a set of waiting requests for which there are slots and memory, in order, and tells which.
 func (v *env) admitTickets(t *kernels.Tickets, set uint32) (admitted uint32) {
+	limit, used := v.Episode.BudgetQP-v.watermark(), v.UsedQP()
 	for m := set; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
 		i := bits.TrailingZeros32(m)
-		limit, p, used := v.Episode.BudgetQP-v.watermark(), t.Prefix[i]&kv.MaxPrefixes, v.UsedQP()+ticketQP(t, i)
-		if used > limit || used+v.prefixNeed(p) > limit {
+		with := used + ticketQP(t, i)
+		if with > limit || with+v.prefixNeed(t.Prefix[i]) > limit {
 			continue
 		}
 		w, s, ok := v.freeSlot()
@@ -108,7 +109,7 @@ func (v *env) admitTickets(t *kernels.Tickets, set uint32) (admitted uint32) {
 			break
 		}
 		v.admitTicket(t, i, w, s)
-		admitted |= m & -m
+		used, admitted = v.UsedQP(), admitted|m&-m
 	}
 	return admitted
 }
