@@ -8,13 +8,12 @@
 //	Act          one op a slot, and the memory that frees                          AVX2, AVX-512
 //	Advance      a step's generation, timers and completion of 64 slots            AVX2, AVX-512
 //	Prefixes     level, weight, memory and last holder of shared prefixes          AVX2, AVX-512 (one block)
-//	Pass         Act, Advance and Prefixes in one call                             AVX2 (in three calls), AVX-512
+//	Holders      who alone holds a shared prefix that has a level of its own       AVX-512 (one block)
 //	Admit        first fit of waiting requests, and what stays moved together      AVX-512
 //	Requests     decodes eight admitted requests                                   AVX2, AVX-512
 //	Initials     decodes eight initial sequences                                   AVX2, AVX-512
 //	Place        puts newcomers into slots                                         AVX2, AVX-512
 //	Enter        Requests, Place and Touch                                         AVX2 (in three calls), AVX-512
-//	Serve        Admit, Enter and Prefixes in one call                             AVX2 (in three calls), AVX-512
 //	Touch        accesses to slots through their prefix                            AVX2, AVX-512
 //	Heat         decay of hotness                                                  AVX2, AVX-512
 //	Draws        eight random numbers                                              AVX2, AVX-512
@@ -35,6 +34,8 @@
 //	ByteRows     Rows as bytes                                                     AVX2, AVX-512
 //	ByteColumns  Columns as bytes                                                  AVX2, AVX-512
 //	Observe      a whole row: numerators, Globals and Rows in one call             AVX2 (in two calls), AVX-512, also streamed
+//	Step         a whole step of the seed profile                                  AVX2 (in its kernels), AVX-512
+//	StepTrailing Step, and another environment's Observe meanwhile                 AVX2 (one after the other), AVX-512, also streamed
 //	MaskRows     action masks                                                      AVX2, AVX-512
 //	Fill         stores one value, the memory's limit in benchmarks                AVX2, AVX-512, also streamed
 //
@@ -44,6 +45,6 @@
 //
 // The assembly is written by the programs in gen, a module of its own, and committed: make gen after a change there or in Block.
 // Kernels check nothing that their callers have not been told to keep; the exported functions check lengths and panic with the
-// kernel's name. None keeps a pointer, allocates or starts anything; all may run in several goroutines on different memory, but Use may
+// kernel's name. None keeps a pointer but a Trail, allocates or starts anything; all may run in several goroutines on different memory, but Use may
 // not run meanwhile.
 package kernels

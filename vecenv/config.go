@@ -87,7 +87,7 @@ type Stores uint8
 // The ways to store. A stream passes the caches by: that is faster for a tensor that the caches cannot hold anyway, and slower for
 // one that is read at once from them (docs/performance.md has the figures).
 const (
-	AutoStores   Stores = iota // Stream for large tensors, else Plain
+	AutoStores   Stores = iota // Stream for tensors of at least 8 MiB, or 32 MiB where observations trail (kernels.TrailPays), else Plain
 	PlainStores                // through the caches
 	StreamStores               // past the caches, where the level can and the tensor starts on a cache line
 )
