@@ -10,8 +10,8 @@ import (
 // applyMatrix applies one row of an op matrix, one op a slot; rule 6.2. All operations of a row are on different slots,
 // so their order cannot matter.
 func (v *env) applyMatrix(row []uint8) {
-	for w := range v.blocks() {
-		v.applyBlock(&v.blocks()[w], row[64*w:min(len(row), 64*w+64)])
+	for w := range v.rules.width {
+		v.applyBlock(v.block(w), row[64*w:min(len(row), 64*w+64)])
 	}
 }
 
@@ -85,8 +85,8 @@ func (v *env) applyList(list []int32) {
 			v.Counters.Invalid++
 		}
 	}
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
+	for w := range v.rules.width {
+		b := v.block(w)
 		for m := b.Active & b.Swapped; m != 0; m &= m - 1 {
 			v.readSwapped(b, uint(bits.TrailingZeros64(m)))
 		}
@@ -95,7 +95,7 @@ func (v *env) applyList(list []int32) {
 
 // apply does one operation if the slot's state allows it; rule 6.2.
 func (v *env) apply(op kv.Op, slot uint) bool {
-	b := &v.blocks()[slot/64]
+	b := v.block(int(slot / 64))
 	bit := uint64(1) << (slot & 63)
 	resident := b.Alive &^ b.Swapped
 	switch op {

@@ -38,6 +38,11 @@ func (v *env) blocks() []block {
 	return unsafe.Slice((*block)(unsafe.Pointer(v.seat.Block)), v.rules.width)
 }
 
+// block is one of them; w is not checked.
+func (v *env) block(w int) *block {
+	return (*block)(unsafe.Add(unsafe.Pointer(v.seat.Block), w*int(unsafe.Sizeof(block{}))))
+}
+
 // queue has room for Slots/2 waiting requests, and behind that as much as is written beyond it.
 func (v *env) queue() []scenario.Word {
 	return unsafe.Slice((*scenario.Word)(unsafe.Pointer(v.seat.Queue)), v.rules.words)[:v.rules.queueCap]
@@ -50,6 +55,11 @@ func (v *env) needs() []uint32 {
 
 // lanes are the serving profile's part of blocks.
 func (v *env) lanes() []lane { return unsafe.Slice(v.firstLane, v.rules.width) }
+
+// lane is one of them; w is not checked.
+func (v *env) lane(w int) *lane {
+	return (*lane)(unsafe.Add(unsafe.Pointer(v.firstLane), w*int(unsafe.Sizeof(lane{}))))
+}
 
 // tickets are in groups of kernels.TicketLanes.
 func (v *env) tickets() []kernels.Tickets {
@@ -128,7 +138,7 @@ type rules struct {
 
 // slotMask is the mask of the slots that exist in block w.
 func (v *env) slotMask(w int) uint64 {
-	if w == len(v.blocks())-1 {
+	if w == v.rules.width-1 {
 		return v.rules.lastMask
 	}
 	return ^uint64(0)
@@ -189,7 +199,7 @@ func (v *env) stepDrawn(ops []uint8, list []int32) {
 		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, kernels.StageServe)
 	}
 	if s.admission.Reads != 0 {
-		v.chargeReads(&v.blocks()[0], s.admission.Reads, &s.admission.Joins)
+		v.chargeReads(v.block(0), s.admission.Reads, &s.admission.Joins)
 	}
 	if left == kernels.StageDone {
 		return
@@ -271,7 +281,7 @@ func (v *head) privatePages(b *block, s uint) uint32 {
 
 // refreshShared brings the memory of the shared prefixes up to date; rule 1.7.
 func (v *env) refreshShared() {
-	kernels.Prefixes(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &v.scratch.shared)
+	kernels.Prefixes(&v.block(0).Block, v.rules.width, &v.Episode.PrefixPages, &v.scratch.shared)
 	v.takeShared()
 }
 
@@ -304,16 +314,16 @@ func (v *env) advanced(a *kernels.Advanced) {
 // actions have freed is taken off before only if something might stall otherwise: it can only have fallen.
 func (v *env) generate() {
 	growth := uint32(0)
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
+	for w := range v.rules.width {
+		b := v.block(w)
 		growth += v.rules.growth * uint32(bits.OnesCount64(b.Active))
 	}
 	if v.UsedQP()+growth > v.Episode.CapacityQP {
 		v.refreshShared()
 	}
 	used, a := v.UsedQP(), &v.scratch.advanced
-	for w := range v.blocks() {
-		kernels.Advance(&v.blocks()[w].Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
+	for w := range v.rules.width {
+		kernels.Advance(&v.block(w).Block, &v.Episode.PrefixPages, int16(v.Step), used, v.Episode.CapacityQP, a)
 		used += a.QP // what completion frees is not taken off: it prevents no stall in a later block
 		v.advanced(a)
 	}

@@ -123,9 +123,9 @@ func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 	v.countGlobals()
 	globals := (*[GlobalFeatures]float32)(row)
 	row = row[GlobalFeatures:]
-	for w := range v.blocks() {
+	for w := range v.rules.width {
 		v.lookAt(w)
-		b, n := &v.blocks()[w].Block, min(64, slots-64*w)
+		b, n := &v.block(w).Block, min(64, slots-64*w)
 		if order == FeatureMajor {
 			kernels.Columns(row[64*w:], slots, n, b, o, stream)
 		} else {
@@ -145,9 +145,9 @@ func (v *env) observeBytes(row []uint8, order ObsOrder) {
 	}
 	row = row[GlobalFeatures:]
 	o, slots := v.view(), v.rules.slots
-	for w := range v.blocks() {
+	for w := range v.rules.width {
 		v.lookAt(w)
-		b, n := &v.blocks()[w].Block, min(64, slots-64*w)
+		b, n := &v.block(w).Block, min(64, slots-64*w)
 		if order == FeatureMajor {
 			kernels.ByteColumns(row[64*w:], slots, n, b, o)
 		} else {
@@ -165,7 +165,7 @@ func (v *env) view() *kernels.View {
 	o.Inv = float32(1) / float32(v.Episode.BudgetQP)
 	o.Moving = 0
 	if v.rules.serving != nil {
-		kernels.Holders(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &v.PrefixMul, s)
+		kernels.Holders(&v.block(0).Block, v.rules.width, &v.Episode.PrefixPages, &v.PrefixMul, s)
 	}
 	o.Gain = &s.Gain
 	return o
@@ -175,13 +175,13 @@ func (v *env) view() *kernels.View {
 func (v *env) lookAt(w int) {
 	v.scratch.view.Last = v.scratch.shared.Last[w&3]
 	if v.rules.serving != nil {
-		v.scratch.view.Moving = v.lanes()[w].Out | v.lanes()[w].In // rule 13.22
+		v.scratch.view.Moving = v.lane(w).Out | v.lane(w).In // rule 13.22
 	}
 }
 
 // look makes an environment ready to be observed that has not just been stepped or reset.
 func (v *env) look() {
-	kernels.Prefixes(&v.blocks()[0].Block, len(v.blocks()), &v.Episode.PrefixPages, &v.scratch.shared)
+	kernels.Prefixes(&v.block(0).Block, v.rules.width, &v.Episode.PrefixPages, &v.scratch.shared)
 }
 
 // countGlobals finds the numerators of the global values. observeGlobals divides them later: a wide load that meets the narrow stores
@@ -189,8 +189,8 @@ func (v *env) look() {
 func (v *env) countGlobals() {
 	r, e := v.rules, &v.Episode
 	var live, active, compressed, swapped int
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
+	for w := range v.rules.width {
+		b := v.block(w)
 		live += bits.OnesCount64(b.Alive)
 		active += bits.OnesCount64(b.Active)
 		compressed += bits.OnesCount64(b.Int8 | b.Int4)
@@ -262,7 +262,7 @@ func (b *block) phase(s uint) kv.Phase {
 // maskRow writes the action mask of one environment: four bytes a slot, one for every op; rule 8.1. A nil alive of a slot
 // leaves keep alone possible.
 func (v *env) maskRow(row []uint8) {
-	for w := range v.blocks() {
+	for w := range v.rules.width {
 		evict, compress, swap := v.allowed(w)
 		swap = v.swappable(w, swap)
 		n := min(64, v.rules.slots-64*w)

@@ -53,8 +53,8 @@ const (
 func (v *env) startAdmission(a *kernels.Admission) {
 	a.Extra, a.Used, a.Budget, a.Joins = &v.scratch.shared.Extra, v.UsedQP(), v.Episode.BudgetQP, [8]uint8{}
 	a.Free = 0
-	for w := range v.blocks() {
-		a.Free += uint32(bits.OnesCount64(^v.blocks()[w].Alive & v.slotMask(w)))
+	for w := range v.rules.width {
+		a.Free += uint32(bits.OnesCount64(^v.block(w).Alive & v.slotMask(w)))
 	}
 }
 
@@ -72,8 +72,8 @@ func (v *env) enter(a *kernels.Admission) {
 
 // chargeSystems counts the accesses that joins of prefixes make to those of their system entries that are swapped; rules 6.9 and 7.4.
 func (v *env) chargeSystems(joins *[8]uint8) {
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
+	for w := range v.rules.width {
+		b := v.block(w)
 		v.chargeReads(b, b.system()&b.Swapped, joins)
 	}
 }
@@ -92,8 +92,8 @@ func (v *env) chargeReads(b *block, plane uint64, joins *[8]uint8) {
 
 // place puts those of the scratch's newcomers that a mask names into the lowest free slots, of which there are enough.
 func (v *env) place(take uint8) {
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
+	for w := range v.rules.width {
+		b := v.block(w)
 		free := ^b.Alive & v.slotMask(w)
 		n := min(bits.OnesCount64(uint64(take)), bits.OnesCount64(free))
 		here := uint8(lowest(uint64(take), n))
@@ -123,8 +123,8 @@ func (v *env) prefixTokens(prefix uint8) uint32 {
 
 // freeSlot is the lowest slot that holds no sequence.
 func (v *env) freeSlot() (w int, s uint, ok bool) {
-	for w := range v.blocks() {
-		if free := ^v.blocks()[w].Alive & v.slotMask(w); free != 0 {
+	for w := range v.rules.width {
+		if free := ^v.block(w).Alive & v.slotMask(w); free != 0 {
 			return w, uint(bits.TrailingZeros64(free)), true
 		}
 	}

@@ -12,12 +12,12 @@ import (
 // allowed gives the slots of block w on which each operation is possible; rules 8.1 and 13.11. Whether the CPU has memory for
 // one that swaps out is for refuseSwaps and swappable to say.
 func (v *env) allowed(w int) (evict, compress, swap uint64) {
-	b := &v.blocks()[w]
+	b := v.block(w)
 	if v.rules.serving == nil {
 		resident := b.Alive &^ b.Swapped
 		return b.Alive, resident &^ b.Int4, resident
 	}
-	l := &v.lanes()[w]
+	l := v.lane(w)
 	s := settled(b, l)
 	return b.Alive, s &^ b.Int4, s | b.Swapped&^l.Wanted
 }
@@ -31,12 +31,12 @@ type acted struct {
 
 // stepServing runs the phases of one step; rule 13.10.
 func (v *env) stepServing(ops []uint8, list []int32) {
-	for w := range v.lanes() {
-		v.lanes()[w].Fresh = 0
+	for w := range v.rules.width {
+		v.lane(w).Fresh = 0
 	}
 	var sc acted
 	if ops != nil {
-		for w := range v.blocks() {
+		for w := range v.rules.width {
 			n := min(64, len(ops)-64*w)
 			v.applyServingBlock(w, ops[64*w:64*w+n], &sc)
 		}
@@ -46,8 +46,8 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	v.refuseSwaps(&sc)
 	v.lowerPrefixes(&sc)
 	v.transferOut()
-	for w := range v.blocks() {
-		kernels.Heat(&v.blocks()[w].Hotness, 0)
+	for w := range v.rules.width {
+		kernels.Heat(&v.block(w).Hotness, 0)
 	}
 	v.wake()
 	v.swapIn()
@@ -59,8 +59,8 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	if v.Counters.Admitted != admitted {
 		v.touchSystems(&v.scratch.joins) // late: it loads as a whole what the admitted have stored lane by lane
 	}
-	for w := range v.blocks() {
-		v.tally.FirstWaits += uint32(bits.OnesCount64((v.blocks()[w].Prefill | v.blocks()[w].Active) &^ v.lanes()[w].First))
+	for w := range v.rules.width {
+		v.tally.FirstWaits += uint32(bits.OnesCount64((v.block(w).Prefill | v.block(w).Active) &^ v.lane(w).First))
 	}
 }
 
@@ -108,7 +108,7 @@ func planeIf(b bool) uint64 {
 
 // applyServing does operations that are allowed; rules 13.12 to 13.14.
 func (v *env) applyServing(w int, evict, compress, swap uint64, sc *acted) {
-	b, l := &v.blocks()[w], &v.lanes()[w]
+	b, l := v.block(w), v.lane(w)
 	if evict != 0 {
 		v.RiskHundredths += b.Risk(evict)
 		v.Counters.Evictions += uint32(bits.OnesCount64(evict))
@@ -138,9 +138,9 @@ func (v *env) hostLimit() uint64 {
 
 // hostQP is what swapped and leaving sequences take of it, but for those of some planes.
 func (v *env) hostQP(but *[4]uint64) (qp uint64) {
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
-		for m := (b.Swapped | v.lanes()[w].Out) &^ but[w&3]; m != 0; m &= m - 1 {
+	for w := range v.rules.width {
+		b := v.block(w)
+		for m := (b.Swapped | v.lane(w).Out) &^ but[w&3]; m != 0; m &= m - 1 {
 			s := uint(bits.TrailingZeros64(m))
 			qp += uint64(v.privatePages(b, s) * b.quant(s).QuarterPages())
 		}
@@ -154,8 +154,8 @@ func (v *env) refuseSwaps(sc *acted) {
 		return
 	}
 	host, limit := v.hostQP(&sc.asked), v.hostLimit()
-	for w := range v.lanes() {
-		l := &v.lanes()[w]
+	for w := range v.rules.width {
+		l := v.lane(w)
 		for m := sc.asked[w&3] & l.Out; m != 0; m &= m - 1 {
 			s := bits.TrailingZeros64(m) & 63
 			if host+uint64(l.Moving[s]) <= limit {
@@ -175,7 +175,7 @@ func (v *env) swappable(w int, plane uint64) uint64 {
 	if v.rules.serving == nil {
 		return plane
 	}
-	b := &v.blocks()[w]
+	b := v.block(w)
 	limit, used := v.hostLimit(), v.hostQP(&[4]uint64{})
 	for m := plane &^ b.Swapped; m != 0; m &= m - 1 {
 		s := uint(bits.TrailingZeros64(m))
@@ -232,8 +232,8 @@ func (v *env) leave(p uint8) {
 	if p &= kv.MaxPrefixes; p == 0 || v.PrefixMul[p] == 0 {
 		return
 	}
-	for w := range v.blocks() {
-		if v.blocks()[w].Members[p-1]&^v.blocks()[w].Swapped != 0 {
+	for w := range v.rules.width {
+		if v.block(w).Members[p-1]&^v.block(w).Swapped != 0 {
 			return
 		}
 	}
@@ -252,13 +252,13 @@ func (v *env) remove(w int, s uint) { v.removeAll(w, 1<<(s&63)) }
 
 // removeAll empties the slots of a mask.
 func (v *env) removeAll(w int, mask uint64) {
-	b := &v.blocks()[w]
+	b := v.block(w)
 	resident := mask &^ b.Swapped
 	for m := resident; m != 0; m &= m - 1 {
 		v.release(b, uint(bits.TrailingZeros64(m)))
 	}
 	b.Clear(mask)
-	v.lanes()[w].clear(mask)
+	v.lane(w).clear(mask)
 	for m := resident; m != 0; m &= m - 1 {
 		v.leave(b.Prefix[bits.TrailingZeros64(m)&63])
 	}
@@ -267,7 +267,7 @@ func (v *env) removeAll(w int, mask uint64) {
 // drop takes a sequence out of its slot and back into the queue, if it has anything left to do; rule 13.12.
 func (v *env) drop(w int, s uint) {
 	s &= 63
-	b, l := &v.blocks()[w], &v.lanes()[w]
+	b, l := v.block(w), v.lane(w)
 	bit := uint64(1) << s
 	if typ := b.blockType(s); typ != kv.System {
 		k := ticket{Private: b.Tokens[s] - v.prefixTokens(b.Prefix[s]), Ref: l.Ref[s], Remaining: b.Remaining[s], Born: l.Born[s], Since: int16(v.Step),

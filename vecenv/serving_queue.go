@@ -24,8 +24,8 @@ func (v *env) prefixNeed(p uint8) uint32 {
 func (v *env) swapIn() {
 	var set [4]uint64
 	any := uint64(0)
-	for w := range v.blocks() {
-		b, l := &v.blocks()[w], &v.lanes()[w]
+	for w := range v.rules.width {
+		b, l := v.block(w), v.lane(w)
 		set[w&3] = b.Swapped &^ l.Fresh & (l.Wanted | b.Active | b.Prefill)
 		any |= set[w&3]
 	}
@@ -37,7 +37,7 @@ func (v *env) swapIn() {
 		if !ok {
 			return
 		}
-		b, l := &v.blocks()[w], &v.lanes()[w]
+		b, l := v.block(w), v.lane(w)
 		bit := uint64(1) << s
 		set[w&3] &^= bit
 		qp := v.privatePages(b, s) * b.quant(s).QuarterPages()
@@ -120,7 +120,7 @@ func (v *env) admitTicket(t *kernels.Tickets, i, w int, s uint) {
 	p, qp := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
 	prefix, private := v.prefixTokens(p), t.Private[i]
 	q := scenario.Sequence{Priority: t.Priority[i], Prefix: p, Type: kv.BlockType(t.Type[i]), Codes: t.Codes[i]}
-	b, l := &v.blocks()[w], &v.lanes()[w]
+	b, l := v.block(w), v.lane(w)
 	work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
 	l.Work[s&63] = work
 	if t.Flags[i]&ticketAgain != 0 {
@@ -207,8 +207,8 @@ func (v *env) resetServing(id scenario.Identity) {
 
 // touchSystems are the accesses that admissions make to their prefixes' system entries; rule 7.4, without latency.
 func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
-	for w := range v.blocks() {
-		b := &v.blocks()[w]
+	for w := range v.rules.width {
+		b := v.block(w)
 		kernels.Touch(&b.Block, b.system(), joins, int16(v.Step))
 	}
 }
@@ -217,7 +217,7 @@ func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
 // and with it its own.
 func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, held *[8]uint8) {
 	i &= 7
-	l, s, p := &v.lanes()[slot/64], slot%64, n.Prefix[i]&kv.MaxPrefixes
+	l, s, p := v.lane(int(slot/64)), slot%64, n.Prefix[i]&kv.MaxPrefixes
 	l.start(s, n.Ref[i], 0, 0)
 	l.Wake[s] = n.Wake[i]
 	if n.Prefill>>i&1 == 0 {

@@ -13,8 +13,8 @@ import (
 // transferOut moves leaving sequences to CPU memory as far as the link's budget goes; rule 13.14.
 func (v *env) transferOut() {
 	budget := v.rules.serving.linkQP
-	for w := range v.blocks() {
-		b, l := &v.blocks()[w], &v.lanes()[w]
+	for w := range v.rules.width {
+		b, l := v.block(w), v.lane(w)
 		for m := l.Out; m != 0; m &= m - 1 {
 			s := uint(bits.TrailingZeros64(m)) & 63
 			if !l.move(s, &budget) {
@@ -33,8 +33,8 @@ func (v *env) transferOut() {
 // transferIn does it for returning ones.
 func (v *env) transferIn() {
 	budget := v.rules.serving.linkQP
-	for w := range v.lanes() {
-		l := &v.lanes()[w]
+	for w := range v.rules.width {
+		l := v.lane(w)
 		for m := l.In; m != 0; m &= m - 1 {
 			if l.move(uint(bits.TrailingZeros64(m)), &budget) {
 				l.In &^= m & -m
@@ -62,8 +62,8 @@ func (v *env) countTransfer(budget int64) {
 
 // wake lets idle sequences go on or end; rule 13.15.
 func (v *env) wake() {
-	for w := range v.blocks() {
-		b, l := &v.blocks()[w], &v.lanes()[w]
+	for w := range v.rules.width {
+		b, l := v.block(w), v.lane(w)
 		idle := b.Alive &^ (b.Prefill | b.Active | l.Out | l.In | b.system())
 		if idle == 0 {
 			continue
@@ -78,7 +78,7 @@ func (v *env) wake() {
 
 func (v *env) wakeSlot(w int, s uint) {
 	s &= 63
-	b, l := &v.blocks()[w], &v.lanes()[w]
+	b, l := v.block(w), v.lane(w)
 	bit := uint64(1) << s
 	turn, ok := v.rules.source.Next(&v.Episode, l.Ref[s])
 	if !ok {
@@ -111,7 +111,7 @@ func (v *env) wakeSlot(w int, s uint) {
 // grow gives a resident slot the memory for n more tokens and tells whether the sequence itself is still there; rule 13.16. The tokens
 // themselves are for the caller to add.
 func (v *env) grow(w int, s uint, n uint32) bool {
-	b := &v.blocks()[w]
+	b := v.block(w)
 	qp := v.growth(b, s, n)
 	if !v.makeRoom(w, s, qp) {
 		return false
@@ -146,8 +146,8 @@ func (v *env) makeRoom(w int, s uint, qp uint32) bool {
 // newest is the resident sequence that was admitted last, of several the one in the highest slot.
 func (v *env) newest() (w int, s uint, ok bool) {
 	best := int16(-1)
-	for i := range v.blocks() {
-		b, l := &v.blocks()[i], &v.lanes()[i]
+	for i := range v.rules.width {
+		b, l := v.block(i), v.lane(i)
 		for m := b.Alive &^ (b.Swapped | b.system()); m != 0; m &= m - 1 {
 			k := uint(bits.TrailingZeros64(m)) & 63
 			if l.Admit[k] >= best && v.privatePages(b, k) != 0 {
@@ -161,10 +161,10 @@ func (v *env) newest() (w int, s uint, ok bool) {
 // oldest is the slot of a set, given block by block, that was admitted first, of several the lowest.
 func (v *env) oldest(set *[4]uint64) (w int, s uint, ok bool) {
 	best := int32(maxWake + 1)
-	for i := range v.lanes() {
+	for i := range v.rules.width {
 		for m := set[i&3]; m != 0; m &= m - 1 {
 			k := uint(bits.TrailingZeros64(m)) & 63
-			if a := int32(v.lanes()[i].Admit[k]); a < best {
+			if a := int32(v.lane(i).Admit[k]); a < best {
 				w, s, ok, best = i, k, true, a
 			}
 		}
@@ -174,9 +174,9 @@ func (v *env) oldest(set *[4]uint64) (w int, s uint, ok bool) {
 
 // work adds up the prefill that a set of slots has left.
 func (v *env) work(set *[4]uint64) (us int64) {
-	for w := range v.lanes() {
+	for w := range v.rules.width {
 		for m := set[w&3]; m != 0; m &= m - 1 {
-			us += int64(v.lanes()[w].Work[bits.TrailingZeros64(m)&63])
+			us += int64(v.lane(w).Work[bits.TrailingZeros64(m)&63])
 		}
 	}
 	return us
@@ -186,8 +186,8 @@ func (v *env) work(set *[4]uint64) (us int64) {
 func (v *env) prefill() int64 {
 	var set [4]uint64
 	any := uint64(0)
-	for w := range v.blocks() {
-		b, l := &v.blocks()[w], &v.lanes()[w]
+	for w := range v.rules.width {
+		b, l := v.block(w), v.lane(w)
 		set[w&3] = b.Prefill &^ (b.Swapped | l.Out | l.In)
 		any |= set[w&3]
 	}
@@ -196,9 +196,9 @@ func (v *env) prefill() int64 {
 	}
 	budget := v.rules.serving.prefillUS
 	if work := v.work(&set); work < budget { // enough for all, and no order to look at
-		for w := range v.blocks() {
-			v.blocks()[w].Prefill &^= set[w&3]
-			v.blocks()[w].Active |= set[w&3]
+		for w := range v.rules.width {
+			v.block(w).Prefill &^= set[w&3]
+			v.block(w).Active |= set[w&3]
 		}
 		return work
 	}
@@ -208,7 +208,7 @@ func (v *env) prefill() int64 {
 		if !ok {
 			break
 		}
-		b, l := &v.blocks()[w], &v.lanes()[w]
+		b, l := v.block(w), v.lane(w)
 		x := min(left, int64(l.Work[s]))
 		l.Work[s] -= uint32(x)
 		left -= x
@@ -226,8 +226,8 @@ func (v *env) prefill() int64 {
 func (v *env) decodeServing(prefilled, busyQP int64) {
 	var set [4]uint64
 	running, context := 0, int64(0)
-	for w := range v.blocks() {
-		b, l := &v.blocks()[w], &v.lanes()[w]
+	for w := range v.rules.width {
+		b, l := v.block(w), v.lane(w)
 		set[w&3] = b.Active &^ (b.Swapped | l.Out | l.In)
 		running += bits.OnesCount64(set[w&3])
 		context += int64(kernels.Context(&b.Block, set[w&3]))
@@ -240,7 +240,7 @@ func (v *env) decodeServing(prefilled, busyQP int64) {
 		return
 	}
 	good := uint64(0)
-	for w := range v.blocks() {
+	for w := range v.rules.width {
 		good += v.decodeBlock(w, set[w&3], n)
 	}
 	v.tally.Goodput += good / 2000
@@ -266,7 +266,7 @@ func (v *env) decodeTokens(running int, context, prefilled, busyQP int64) uint32
 // decodeBlock generates up to n tokens on every slot of a set and returns their worth; rule 13.18. Where memory is short for all of
 // them, one slot after the other gets some, and may preempt others for that or be preempted.
 func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
-	b := &v.blocks()[w]
+	b := v.block(w)
 	set &= b.Active // an earlier block may have preempted some
 	if set == 0 {
 		return 0
@@ -288,7 +288,7 @@ func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 
 // decodeSet generates on a set of slots that are there if they need no more than room for that, and tells whether they do.
 func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok bool) {
-	b, l, d := &v.blocks()[w], &v.lanes()[w], &v.scratch.decoded
+	b, l, d := v.block(w), v.lane(w), &v.scratch.decoded
 	first, late := set&^l.First, uint64(0)
 	if first != 0 {
 		late = kernels.Due(&l.Born, first, int16(max(-1, v.Step-v.rules.maxWait-1)))
@@ -319,7 +319,7 @@ func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok boo
 // endTurn is rule 13.19 of a slot whose sequence has nothing left to generate; it tells whether that leaves.
 func (v *env) endTurn(w int, s uint) (leaves bool) {
 	s &= 63
-	b, l := &v.blocks()[w], &v.lanes()[w]
+	b, l := v.block(w), v.lane(w)
 	turn, ok := v.rules.source.Next(&v.Episode, l.Ref[s])
 	if !ok && l.Ref[s] == 0 && b.blockType(s) == kv.Generation {
 		return true
