@@ -40,7 +40,7 @@ var mutants = []mutant{
 	{"13.13 shared pages go down with a sharer", "serving_act.go", "v.lowerPrefixes(&sc)\n", "_ = v.lowerPrefixes\n"},
 	{"13.13 compression takes time", "serving_act.go", "sc.busyQP += int64(pages) * int64(before+after)", "sc.busyQP += int64(pages) * int64(before)"},
 	{"13.14 the CPU's memory ends", "serving_act.go", "if host+uint64(l.Moving[s]) <= limit {", "if host <= limit {"},
-	{"13.14 the link has a budget each way", "serving_step.go", "budget := v.rules.serving.linkQP\n\tfor w := range v.blocks() {", "budget := 2 * v.rules.serving.linkQP\n\tfor w := range v.blocks() {"},
+	{"13.14 the link has a budget each way", "serving_step.go", "budget := v.rules.serving.linkQP\n\tfor w := range v.rules.width {\n\t\tb, l :=", "budget := 2 * v.rules.serving.linkQP\n\tfor w := range v.rules.width {\n\t\tb, l :="},
 	{"13.15 first token anew in every turn", "serving_step.go", "l.First &^= bit\n\tl.Late &^= bit\n\tb.LastAccess", "b.LastAccess"},
 	{"13.16 the newest is preempted", "serving_step.go", "l.Admit[k] >= best", "l.Admit[k] > best"},
 	{"13.17 prefill in order of admission", "serving_step.go", "a < best {", "a <= best {"},
