@@ -66,11 +66,9 @@ func (v *env) tickets() []kernels.Tickets {
 	return unsafe.Slice(v.firstTicket, v.rules.ticketGroups)
 }
 
-// scratch is what a worker needs for the time of a step. It begins a cache line; what is read and written by eight values at once lies in
-// as few lines as it can.
+// scratch is what a worker needs for the time of a step.
 type scratch struct {
 	shared    kernels.Shared // of the prefixes, as refreshShared left it
-	_         [16]byte       // so that the words of an admission begin a line
 	admission kernels.Admission
 	newcomers kernels.Newcomers
 	acted     kernels.Acted
@@ -104,14 +102,14 @@ func (s *scratch) terms(tensor []float32) *reward.Terms {
 	return &s.components
 }
 
-// newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step. An object of more than
-// 32 KiB begins a page.
+// newScratch gives a worker cache lines that it shares with nobody: everything here is written in every step.
 func newScratch() *scratch {
-	room := new(struct {
+	padded := new(struct {
+		_ [128]byte
 		scratch
-		_ [32 << 10]byte
+		_ [128]byte
 	})
-	return &room.scratch
+	return &padded.scratch
 }
 
 // rules is what all environments of a batch share.
