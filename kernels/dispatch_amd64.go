@@ -297,10 +297,10 @@ func fence() {
 }
 
 func step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
-	if active != AVX512 {
-		return stepEach(p, f, ops, d, a, s, from)
+	if active == AVX512 {
+		return Stage(stepAVX512(p, f, ops, d, a, s, uint8(from)))
 	}
-	return Stage(stepAVX512(p, f, ops, d, a, s, uint8(from)))
+	return stepEach(p, f, ops, d, a, s, from)
 }
 
 func stepTrailing(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, t *Trail) Stage {

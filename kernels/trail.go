@@ -47,6 +47,6 @@ func stepTrailingEach(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *
 	return stepEach(p, f, ops, d, a, s, StageOperate)
 }
 
-// TrailPays tells whether that is faster than to write each observation at once. It is on Intel's processors; on AMD's it made no
-// difference (docs/performance.md).
+// TrailPays tells whether that is faster than to write each observation at once. It is on Intel's processors; on AMD's, an observation in the
+// middle of the next step made no difference (docs/performance.md).
 func TrailPays() bool { return active == AVX512 && trails }

@@ -24,12 +24,11 @@ type Batch struct {
 	queues []scenario.Word
 	needs  []uint32 // what waiting requests need; derived from queues, no part of the state
 
-	scratch   *scratch       // of the caller
-	stream    bool           // observations pass the caches by
-	wholeRows bool           // observations of the seed profile are written by the kernel for whole rows
-	trails    bool           // they are left to be written while the next environment steps
-	profiles  []Profile      // nil: cfg.Profile for all
-	serving   *servingMemory // nil: no environment has the serving profile
+	scratch  *scratch       // of the caller
+	stream   bool           // observations pass the caches by
+	trails   bool           // those of the seed profile are left to be written while the next environment steps
+	profiles []Profile      // nil: cfg.Profile for all
+	serving  *servingMemory // nil: no environment has the serving profile
 
 	ids    []scenario.Identity // of the running episode; ended environments keep theirs
 	fresh  []bool              // never reset
@@ -364,8 +363,7 @@ var trailPays = kernels.TrailPays
 // whole step, which does it, can write them.
 func (b *Batch) chooseStores() {
 	r := &b.rules[Seed]
-	b.wholeRows = b.Obs != nil && r.whole && b.cfg.ObsOrder == SlotMajor
-	b.trails = b.wholeRows && r.drawn != nil && r.obsLen == kernels.TrailRow && trailPays()
+	b.trails = b.Obs != nil && b.cfg.plays(Seed) && r.drawn != nil && r.obsLen == kernels.TrailRow && b.cfg.ObsOrder == SlotMajor && trailPays()
 	b.stream = b.cfg.Stores.streams(b.Obs, b.trails)
 }
 
@@ -379,21 +377,11 @@ func (b *Batch) publish() {
 	}
 }
 
-// writeWhole writes an observation, or leaves it to be written.
-func (b *Batch) writeWhole(v *env, i int) {
-	n := v.rules.obsLen
-	row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b.Obs)), 4*i*n)), n)
-	if v.trail != nil {
-		v.trail.Leave((*[kernels.TrailRow]float32)(row), &v.seat, &v.rules.frame, &v.scratch.shared, b.stream)
-	} else {
-		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, b.stream)
-	}
-}
-
 // writeView writes what describes the present state: observation and mask.
 func (b *Batch) writeView(v *env, i int) {
-	if b.wholeRows && v.rules.whole {
-		b.writeWhole(v, i)
+	if v.trail != nil && v.rules.whole {
+		row := (*[kernels.TrailRow]float32)(b.Obs[i*kernels.TrailRow:])
+		v.trail.Leave(row, &v.seat, &v.rules.frame, &v.scratch.shared, b.stream)
 	} else {
 		b.writeObs(v, i, b.Obs, b.ObsBytes, b.stream)
 	}

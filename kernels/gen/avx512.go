@@ -1047,13 +1047,18 @@ func rows512(stream bool) {
 	RET()
 }
 
-// rows writes the groups behind the last sequence first: their stores go on while the others are computed.
-func (o *observer512) rows(dst, groups Register, stream bool) {
-	live, at, size := GP64(), GP64(), GP64()
-	LZCNTQ(Mem{Base: o.b, Disp: offAlive}, live)
+// liveGroups512 counts the groups up to the last sequence.
+func liveGroups512(b Register, live GPVirtual) {
+	LZCNTQ(Mem{Base: b, Disp: offAlive}, live)
 	NEGQ(live)
 	ADDQ(U8(64+15), live)
 	SHRQ(U8(4), live)
+}
+
+// rows writes the groups behind the last sequence first: their stores go on while the others are computed.
+func (o *observer512) rows(dst, groups Register, stream bool) {
+	live, at, size := GP64(), GP64(), GP64()
+	liveGroups512(o.b, live)
 	CMPQ(groups, live)
 	CMOVQCS(groups, live)
 	IMUL3Q(U32(768), live, at)

@@ -43,10 +43,7 @@ func (t *trailer512) begin() {
 		VMOVDQU8(codes512(b), t.codes)
 		t.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(argument("s"), offShLast)))
 		live := GP64()
-		LZCNTQ(Mem{Base: b, Disp: offAlive}, live)
-		NEGQ(live)
-		ADDQ(U8(64+15), live)
-		SHRQ(U8(4), live)
+		liveGroups512(b, live)
 		t.live = local(live)
 		t.inv = AllocLocal(8)
 		VMOVSS(inverse512(argument("budget")), t.inv)
@@ -79,23 +76,19 @@ func (t *trailer512) group(g int) {
 	}
 	t.within(func() {
 		empty, done := fmt.Sprintf("empty%d", g), fmt.Sprintf("written%d", g)
-		at := func(i int) Mem { return Mem{Base: t.to(), Disp: 64 * (1 + 12*g + i)} }
+		first := 64 * (1 + 12*g)
 		CMPQ(t.live, U8(uint8(g)))
 		JLE(LabelRef(empty))
-		lines, to := transpose512(t.observer(g).features()), at(0)
+		lines, to := transpose512(t.observer(g).features()), t.to()
 		for i, line := range lines {
-			m := to
-			m.Disp += 64 * i
-			store512(line, m, t.stream)
+			store512(line, Mem{Base: to, Disp: first + 64*i}, t.stream)
 		}
 		JMP(LabelRef(done))
 		Label(empty)
-		zero, to := ZMM(), at(0)
+		zero, to := ZMM(), t.to()
 		VPXORD(zero, zero, zero)
-		for i := range 12 {
-			m := to
-			m.Disp += 64 * i
-			store512(zero, m, t.stream)
+		for i := range lines {
+			store512(zero, Mem{Base: to, Disp: first + 64*i}, t.stream)
 		}
 		Label(done)
 	})
