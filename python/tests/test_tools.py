@@ -222,7 +222,7 @@ def test_256_episodes_in_one_event_loop():
     gc.collect()
     gc.disable()
     try:
-        while len(runs) < 2 or min(times) >= 0.005 and len(runs) < 6:
+        while len(runs) < 2 or (min(times) >= 0.005 and len(runs) < 6):
             longest = 0.0
             runs.append(asyncio.run(everything()))
             times.append(longest)
