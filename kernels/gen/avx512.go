@@ -55,6 +55,9 @@ func dwords(x uint32) VecVirtual {
 	return z
 }
 
+// bytes does the same with a byte, four at a time: a single byte would take a shuffle, where a load is enough.
+func bytes(x uint8) VecVirtual { return dwords(uint32(x) * 0x01010101) }
+
 func opPlanes512() {
 	TEXT("opPlanesAVX512", NOSPLIT, "func(ops *[64]uint8) (lo, hi, over uint64)")
 	Pragma("noescape")
@@ -63,9 +66,8 @@ func opPlanes512() {
 	ops := ZMM()
 	VMOVDQU8(Mem{Base: p}, ops)
 	plane := func(bits uint8) (GPVirtual, OpmaskVirtual) {
-		c, k, r := ZMM(), K(), GP64()
-		VPBROADCASTB(constant(bits), c)
-		VPTESTMB(c, ops, k)
+		k, r := K(), GP64()
+		VPTESTMB(bytes(bits), ops, k)
 		KMOVQ(k, r)
 		return r, k
 	}
@@ -134,9 +136,8 @@ func ops512(b Register, t told512) (o acted512) {
 	ops := ZMM()
 	VMOVDQU8(Mem{Base: Load(Param("ops"), GP64())}, ops)
 	plane := func(bits uint8) GPVirtual {
-		c, k, r := ZMM(), K(), GP64()
-		VPBROADCASTB(constant(bits), c)
-		VPTESTMB(c, ops, k)
+		k, r := K(), GP64()
+		VPTESTMB(bytes(bits), ops, k)
 		KMOVQ(k, r)
 		return r
 	}
@@ -171,9 +172,8 @@ func risk512(b Register, evict, system, context, generation GPVirtual, t told512
 	priority := ZMM()
 	VMOVDQU8(Mem{Base: b, Disp: offPriority}, priority)
 	atLeast := func(x uint8, among GPVirtual) GPVirtual {
-		c, k, r := ZMM(), K(), GP64()
-		VPBROADCASTB(constant(x), c)
-		VPCMPUB(U8(5), c, priority, k)
+		k, r := K(), GP64()
+		VPCMPUB(U8(5), bytes(x), priority, k)
 		KMOVQ(k, r)
 		ANDQ(among, r)
 		ANDQ(evict, r)
@@ -334,13 +334,11 @@ func divide512(n VecVirtual, den Mem, budget, capacity, norm, most string) {
 
 // decay512 takes a quarter off every byte and warms those of a mask.
 func decay512(h VecVirtual, warm OpmaskVirtual) {
-	q, m := ZMM(), ZMM()
+	q := ZMM()
 	VPSRLW(U8(2), h, q)
-	VPBROADCASTB(constant(uint8(0x3F)), m)
-	VPANDQ(m, q, q)
+	VPANDD_BCST(constant(uint32(0x3F3F3F3F)), q, q)
 	VPSUBB(q, h, h)
-	VPBROADCASTB(constant(uint8(63)), m)
-	VPADDB(m, h, warm, h)
+	VPADDB(bytes(63), h, warm, h)
 }
 
 func heat512() {
@@ -597,10 +595,8 @@ func timers512(b Register, active, t0, t1, spent GPVirtual) (done, now GPVirtual
 	started := planeOf(b, offPrefill)
 	idle := or(or(t0, t1), planeOf(b, offType2))
 	idle = andNot(idle, or(started, active))
-	cycle, fifteen, one := ZMM(), ZMM(), ZMM()
+	cycle, fifteen, one := ZMM(), bytes(15), bytes(1)
 	VMOVDQU8(Mem{Base: b, Disp: offCycle}, cycle)
-	VPBROADCASTB(constant(uint8(15)), fifteen)
-	VPBROADCASTB(constant(uint8(1)), one)
 	counts, zero := K(), K()
 	KMOVQ(or(idle, runs), counts)
 	VPTESTMB(fifteen, cycle, counts, counts)
@@ -612,8 +608,7 @@ func timers512(b Register, active, t0, t1, spent GPVirtual) (done, now GPVirtual
 	ended, woke := and(rested, spent), andNot(rested, spent)
 	pauses := and(hit, runs)
 	ORQ(linger, pauses)
-	three, code := ZMM(), ZMM()
-	VPBROADCASTB(constant(uint8(3)), three)
+	three, code := bytes(3), ZMM()
 	k := K()
 	KMOVQ(woke, k)
 	VPSRLW(U8(4), cycle, code)
@@ -924,6 +919,15 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	alive := o.plane(Mem{Base: o.b, Disp: offAlive})
 	tokens, prefix, cost, code := ZMM(), ZMM(), ZMM(), ZMM()
 	VMOVDQU32(o.dwords(offTokens), tokens)
+
+	// 3 progress: first, since a division takes longest
+	target, made := ZMM(), ZMM()
+	VPMOVZXWD(o.words(offRemaining), target)
+	VPADDD(tokens, target, target)
+	VCVTUDQ2PS(tokens, made)
+	VCVTUDQ2PS(target, target)
+	VDIVPS_Z(target, made, alive, f[3])
+
 	VPMOVZXBD(o.bytes(offPrefix), prefix)
 	VPMOVZXBD(o.at(o.codes, 1), code)
 
@@ -954,14 +958,6 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	VPERMPS(o.tables.eviction, code, f[6])
 	VMOVAPS(o.one, o.plane(Mem{Base: o.b, Disp: offType2}), f[6])
 	VPERMPS(o.tables.phase, code, f[7])
-
-	// 3 progress
-	target := ZMM()
-	VPMOVZXWD(o.words(offRemaining), target)
-	VPADDD(tokens, target, target)
-	VCVTUDQ2PS(tokens, tokens)
-	VCVTUDQ2PS(target, target)
-	VDIVPS_Z(target, tokens, alive, f[3])
 
 	// 4 rate, 5 priority
 	VPMOVZXWD_Z(o.words(offRate), alive, f[4])

@@ -67,23 +67,21 @@ func context512() {
 
 // retention512 are the retention weights of all lanes as bytes, twentieths: 20 system, 15 context, 10 generation, 2 reasoning, 0 ephemeral.
 func retention512(plane func(off int) Mem) VecVirtual {
-	worth, both := ZMM(), K()
-	VPBROADCASTB(constant(uint8(20)), worth)
+	worth, both := bytes(20), K()
 	t0, t1 := maskOf(plane(offType0)), maskOf(plane(offType1))
-	VPBROADCASTB(constant(uint8(15)), t0, worth)
-	VPBROADCASTB(constant(uint8(10)), t1, worth)
+	VMOVDQU8(bytes(15), t0, worth)
+	VMOVDQU8(bytes(10), t1, worth)
 	KANDQ(t0, t1, both)
-	VPBROADCASTB(constant(uint8(2)), both, worth)
-	VPBROADCASTB(constant(uint8(0)), maskOf(plane(offType2)), worth)
+	VMOVDQU8(bytes(2), both, worth)
+	VMOVDQU8(bytes(0), maskOf(plane(offType2)), worth)
 	return worth
 }
 
 // unit512 are the quarter pages that a page of each lane costs at its level, as bytes.
 func unit512(plane func(off int) Mem) VecVirtual {
-	unit := ZMM()
-	VPBROADCASTB(constant(uint8(4)), unit)
-	VPBROADCASTB(constant(uint8(2)), maskOf(plane(offInt8)), unit)
-	VPBROADCASTB(constant(uint8(1)), maskOf(plane(offInt4)), unit)
+	unit := bytes(4)
+	VMOVDQU8(bytes(2), maskOf(plane(offInt8)), unit)
+	VMOVDQU8(bytes(1), maskOf(plane(offInt4)), unit)
 	return unit
 }
 

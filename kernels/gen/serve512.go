@@ -372,9 +372,8 @@ func enterPlanes512(b Register, prefixes VecVirtual, entered OpmaskVirtual, t [3
 
 	members := [8]GPVirtual{0: deposit512(t[2], slots, take)}
 	for p := 1; p < 8; p++ {
-		same, k := ZMM(), K()
-		VPBROADCASTB(constant(uint8(p)), same)
-		VPCMPEQB(same, prefixes, entered, k)
+		k := K()
+		VPCMPEQB(bytes(uint8(p)), prefixes, entered, k)
 		members[p] = GP64()
 		KMOVQ(k, members[p])
 	}
@@ -521,7 +520,7 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	VPMOVQB(f.cycle, x)
 	e.byteColumn(x, offCycle)
 	// Hotness and last access, of the newcomers and of the system blocks that they touch.
-	hot, warm := ZMM(), ZMM()
+	hot := ZMM()
 	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
 	joins := joins512(joined)
 	VPERMB(joins, prefixes, joins) // the newcomers' prefixes in it are no system block's
@@ -530,8 +529,7 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	VPTESTMB(joins, joins, touched, touched)
 	VMOVDQU8(e.at(offHotness), hot)
 	VPADDUSB(joins, hot, touched, hot)
-	VPBROADCASTB(constant(uint8(63)), warm)
-	VMOVDQU8(warm, e.bytes, hot)
+	VMOVDQU8(bytes(63), e.bytes, hot)
 	VMOVDQU8(hot, e.at(offHotness))
 	accessed := K()
 	KORQ(e.bytes, touched, accessed)
