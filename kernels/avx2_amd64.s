@@ -2005,30 +2005,26 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VPERMQ         $0xd8, Y0, Y0
 	VPSRLD         $0x00, Y2, Y1
 	VPAND          avx2_46<>+0(SB), Y1, Y1
-	VPBROADCASTD   192(AX), Y3
-	VMOVDQU        avx2_25<>+0(SB), Y4
-	VPSLLD         $0x18, Y3, Y5
-	VPSRLD         $0x18, Y5, Y5
-	VPCMPGTD       Y1, Y5, Y5
-	VPADDD         Y5, Y4, Y4
-	VPSLLD         $0x10, Y3, Y5
-	VPSRLD         $0x18, Y5, Y5
-	VPCMPGTD       Y1, Y5, Y5
-	VPADDD         Y5, Y4, Y4
-	VPSLLD         $0x08, Y3, Y3
-	VPSRLD         $0x18, Y3, Y3
-	VPCMPGTD       Y1, Y3, Y3
-	VPADDD         Y3, Y4, Y4
-	VPSLLD         $0x1f, Y4, Y1
+	VMOVDQU        avx2_25<>+0(SB), Y3
+	VPBROADCASTD   192(AX), Y4
+	VPCMPGTD       Y1, Y4, Y4
+	VPADDD         Y4, Y3, Y3
+	VPBROADCASTD   200(AX), Y4
+	VPCMPGTD       Y1, Y4, Y4
+	VPADDD         Y4, Y3, Y3
+	VPBROADCASTD   208(AX), Y4
+	VPCMPGTD       Y1, Y4, Y4
+	VPADDD         Y4, Y3, Y3
+	VPSLLD         $0x1f, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 144(CX)
-	VPSLLD         $0x1e, Y4, Y1
+	VPSLLD         $0x1e, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 145(CX)
-	VPSLLD         $0x1d, Y4, Y1
+	VPSLLD         $0x1d, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 146(CX)
-	VPCMPEQD       avx2_24<>+0(SB), Y4, Y1
+	VPCMPEQD       avx2_24<>+0(SB), Y3, Y1
 	VPSRLD         $0x1f, Y2, Y3
 	VPAND          avx2_24<>+0(SB), Y0, Y4
 	VPADDD         Y4, Y4, Y4
@@ -2206,30 +2202,26 @@ TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
 	VPERMQ         $0xd8, Y0, Y0
 	VPSRLD         $0x00, Y2, Y1
 	VPAND          avx2_46<>+0(SB), Y1, Y1
-	VPBROADCASTD   192(AX), Y3
-	VMOVDQU        avx2_25<>+0(SB), Y4
-	VPSLLD         $0x18, Y3, Y5
-	VPSRLD         $0x18, Y5, Y5
-	VPCMPGTD       Y1, Y5, Y5
-	VPADDD         Y5, Y4, Y4
-	VPSLLD         $0x10, Y3, Y5
-	VPSRLD         $0x18, Y5, Y5
-	VPCMPGTD       Y1, Y5, Y5
-	VPADDD         Y5, Y4, Y4
-	VPSLLD         $0x08, Y3, Y3
-	VPSRLD         $0x18, Y3, Y3
-	VPCMPGTD       Y1, Y3, Y3
-	VPADDD         Y3, Y4, Y4
-	VPSLLD         $0x1f, Y4, Y1
+	VMOVDQU        avx2_25<>+0(SB), Y3
+	VPBROADCASTD   192(AX), Y4
+	VPCMPGTD       Y1, Y4, Y4
+	VPADDD         Y4, Y3, Y3
+	VPBROADCASTD   200(AX), Y4
+	VPCMPGTD       Y1, Y4, Y4
+	VPADDD         Y4, Y3, Y3
+	VPBROADCASTD   208(AX), Y4
+	VPCMPGTD       Y1, Y4, Y4
+	VPADDD         Y4, Y3, Y3
+	VPSLLD         $0x1f, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 144(CX)
-	VPSLLD         $0x1e, Y4, Y1
+	VPSLLD         $0x1e, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 145(CX)
-	VPSLLD         $0x1d, Y4, Y1
+	VPSLLD         $0x1d, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 146(CX)
-	VPCMPEQD       avx2_24<>+0(SB), Y4, Y1
+	VPCMPEQD       avx2_24<>+0(SB), Y3, Y1
 	VPSRLD         $0x1f, Y2, Y3
 	VPAND          avx2_24<>+0(SB), Y0, Y4
 	VPADDD         Y4, Y4, Y4

@@ -1198,7 +1198,7 @@ DATA avx512_27<>+0(SB)/4, $0x00ffffff
 GLOBL avx512_27<>(SB), RODATA|NOPTR, $4
 
 // func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI, POPCNT
 TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	MOVQ           b+0(FP), AX
 	MOVQ           slots+8(FP), CX
@@ -1212,211 +1212,177 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	MOVQ           pages+40(FP), BX
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(DX), R8
-	VPBROADCASTQ   R8, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, R8
-	MOVBQZX        193(DX), R9
-	VPBROADCASTQ   R9, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, R9
-	MOVBQZX        192(DX), R10
-	VPBROADCASTQ   R10, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, R10
-	ANDNQ          R8, R9, R9
-	MOVQ           R10, R11
-	ORQ            R9, R11
-	ANDNQ          R8, R10, R9
-	NOTQ           R8
+	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64      (DX), Z3
 	VPERMB         Z3, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z10
-	VPANDQ.BCST    avx512_30<>+0(SB), Z10, Z10
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z10, K2, Z10
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K1, Z4
 	VPMOVZXWQ      (BX), Z3
-	VPERMQ         Z3, Z10, Z3
+	VPERMQ         Z3, Z4, Z3
 	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z11
-	VPSRLQ         $0x12, Z0, Z12
-	VPANDQ.BCST    avx512_32<>+0(SB), Z12, Z12
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z12, Z12
+	VPADDQ         Z1, Z6, Z6
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z12, Z12
+	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z13
-	VMOVDQU64      128(DX), Z14
-	VPERMI2W       Z14, Z13, Z1
+	VMOVDQU64      64(DX), Z7
+	VMOVDQU64      128(DX), Z8
+	VPERMI2W       Z8, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z13
-	VPANDQ.BCST    avx512_30<>+0(SB), Z13, Z13
-	VPADDQ.BCST    avx512_20<>+0(SB), Z13, Z13
-	VPSRLQ         $0x21, Z0, Z14
-	VPANDQ.BCST    avx512_32<>+0(SB), Z14, Z14
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z14, Z14
-	VPSRLQ         $0x07, Z14, Z14
-	VPSRLQ         $0x24, Z0, Z15
-	VPANDQ.BCST    avx512_35<>+0(SB), Z15, Z15
+	VPSRLQ         $0x1f, Z0, Z7
+	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
+	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
+	VPSRLQ         $0x21, Z0, Z8
+	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
+	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x24, Z0, Z12
+	VPANDQ.BCST    avx512_35<>+0(SB), Z12, Z12
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z15, Z15
-	VPADDQ         Z3, Z12, Z12
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
+	VPORQ          Z0, Z12, Z12
+	VPADDQ         Z3, Z6, Z6
 	KMOVB          DI, K1
-	VPMULUDQ.Z     Z11, Z2, K1, Z0
+	VPBROADCASTQ   avx512_36<>+0(SB), Z0
+	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
+	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
+	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          CX, K1
-	VPMOVQB        Z14, X4
-	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z4, K1, Z2
-	VMOVDQU8       Z2, 640(AX)
-	VPMOVQB        Z10, X4
-	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z4, K1, Z2
-	VMOVDQU8       Z2, 704(AX)
-	VPMOVQB        Z15, X4
-	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z4, K1, Z3
-	VMOVDQU8       Z3, 832(AX)
+	VPMOVQB        Z8, X2
+	VMOVDQU8       640(AX), Z3
+	VPEXPANDB      Z2, K1, Z3
+	VMOVDQU8       Z3, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), BX
-	MOVQ           920(AX), R10
-	ORQ            R10, BX
-	MOVQ           960(AX), R10
-	ORQ            R10, BX
+	MOVQ           920(AX), DI
+	ORQ            DI, BX
+	MOVQ           960(AX), DI
+	ORQ            DI, BX
 	ANDNQ          DX, BX, DX
-	VPMOVZXBW      (SI), X3
-	VMOVDQU        avx512_36<>+0(SB), X4
-	VPMULLW        X4, X3, X3
-	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z10
-	VPERMB         Z10, Z2, Z10
+	VPBROADCASTQ   avx512_37<>+0(SB), Z3
+	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z3
+	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z3
+	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z3
+	VPORQ          Z4, Z3, Z3
+	VPMOVQB        Z3, X2
+	VPEXPANDB.Z    Z2, K1, Z3
+	VPBROADCASTD   avx512_18<>+0(SB), Z4
+	VPANDD         Z4, Z3, Z5
+	VMOVDQU8       avx512_41<>+0(SB), Z8
+	VPSHUFB        Z5, Z8, Z8
+	VMOVDQU8       avx512_42<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, Z8, Z5, Z8
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z5
+	VPERMB         Z8, Z5, Z8
+	VPORQ          960(AX), Z8, Z8
+	VMOVDQU64      Z8, 960(AX)
+	VPSRLW         $0x04, Z3, Z5
+	VPANDD         Z4, Z5, Z5
+	VMOVDQU8       avx512_44<>+0(SB), Z4
+	VPSHUFB        Z5, Z4, Z4
+	VMOVDQU8.Z     Z4, K1, Z4
+	VMOVDQU8       avx512_42<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, Z4, Z5, Z5
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z5, Z5
+	VMOVDQU8       avx512_43<>+0(SB), Z4
+	VPERMB         Z5, Z4, Z5
+	VPORQ          896(AX), Z5, Z5
+	VMOVDQU64      Z5, 896(AX)
+	VMOVDQU8       704(AX), Z4
+	VPANDD.BCST    avx512_45<>+0(SB), Z3, Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 704(AX)
+	VPMOVQB        Z12, X2
+	VMOVDQU8       832(AX), Z3
+	VPEXPANDB      Z2, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
+	VPMOVZXBW      (SI), X2
+	VMOVDQU        avx512_46<>+0(SB), X3
+	VPMULLW        X3, X2, X2
+	VPACKUSWB      X2, X2, X2
+	VPBROADCASTQ   X2, Z3
+	VPERMB         Z3, Z4, Z3
 	KMOVQ          DX, K2
-	VPTESTMB       Z10, Z10, K2, K2
-	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z10, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z10
-	VMOVDQU8       Z10, K1, Z3
-	VMOVDQU8       Z3, 768(AX)
+	VPTESTMB       Z3, Z3, K2, K2
+	VMOVDQU8       768(AX), Z4
+	VPADDUSB       Z3, Z4, K2, Z4
+	VPBROADCASTD   avx512_17<>+0(SB), Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 768(AX)
 	KORQ           K1, K2, K2
 	MOVWQSX        step+48(FP), DX
 	VPBROADCASTW   DX, Z3
-	VMOVDQU16      384(AX), Z10
-	VMOVDQU16      Z3, K2, Z10
-	VMOVDQU16      Z10, 384(AX)
-	VMOVDQU16      448(AX), Z10
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K2, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
 	KSHIFTRQ       $0x20, K2, K2
-	VMOVDQU16      Z3, K2, Z10
-	VMOVDQU16      Z10, 448(AX)
-	VPMOVQW        Z1, X4
-	VPMOVQW        Z13, X7
-	VPMOVQD        Z12, Y8
-	ANDL           DI, R11
-	PDEPQ          CX, R11, R11
-	ANDL           DI, R9
-	PDEPQ          CX, R9, R9
-	VMOVQ          CX, X9
-	VMOVQ          R11, X1
-	VPINSRQ        $0x01, R9, X1, X1
-	VPXORD         X5, X5, X5
-	VPXORD         X6, X6, X6
-	VPINSRQ        $0x01, CX, X6, X6
-	VINSERTI32X4   $0x01, X1, Y9, Y9
-	VINSERTI32X4   $0x01, X6, Y5, Y1
-	VINSERTI64X4   $0x01, Y1, Z9, Z1
-	VPORQ          896(AX), Z1, Z1
-	VMOVDQU64      Z1, 896(AX)
-	ANDL           DI, R8
-	PDEPQ          CX, R8, R8
-	VPBROADCASTD   avx512_1<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, DX
-	VPBROADCASTD   avx512_2<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, BX
-	VPBROADCASTD   avx512_19<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, SI
-	VPBROADCASTD   avx512_37<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, DI
-	VPBROADCASTD   avx512_38<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, R9
-	VPBROADCASTD   avx512_39<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, R10
-	VPBROADCASTD   avx512_40<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K2
-	KMOVQ          K2, R11
-	VMOVQ          R8, X5
-	VPINSRQ        $0x01, DX, X5, X5
-	VMOVQ          BX, X1
-	VPINSRQ        $0x01, SI, X1, X1
-	VMOVQ          DI, X6
-	VPINSRQ        $0x01, R9, X6, X6
-	VMOVQ          R10, X2
-	VPINSRQ        $0x01, R11, X2, X2
-	VINSERTI32X4   $0x01, X1, Y5, Y5
-	VINSERTI32X4   $0x01, X2, Y6, Y1
-	VINSERTI64X4   $0x01, Y1, Z5, Z1
-	VPORQ          960(AX), Z1, Z1
-	VMOVDQU64      Z1, 960(AX)
+	VMOVDQU16      Z3, K2, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVQW        Z1, X2
+	VPMOVQW        Z7, X9
+	VPMOVQD        Z6, Y10
 	MOVQ           CX, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z4, K1, Z1
+	VPEXPANDW      Z2, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z7, K1, Z1
+	VPEXPANDW      Z9, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z8, K1, Z1
+	VPEXPANDD      Z10, K1, Z1
 	VMOVDQU32      Z1, (AX)
 	MOVWLZX        CX, BX
 	POPCNTL        BX, BX
 	VPBROADCASTD   BX, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y8, Y1, Y5
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
+	VPERMD         Y10, Y1, Y11
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z5, K1, Z1
+	VPEXPANDD      Z11, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        CX, CX
 	VPBROADCASTW   CX, X1
-	VPADDW         avx512_42<>+0(SB), X1, X1
-	VPERMW         X4, X1, X4
-	VPERMW         X7, X1, X6
+	VPADDW         avx512_48<>+0(SB), X1, X1
+	VPERMW         X2, X1, X2
+	VPERMW         X9, X1, X9
 	VPMOVZXWD      X1, Y1
-	VPERMD         Y8, Y1, Y5
+	VPERMD         Y10, Y1, Y10
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z4, K1, Z1
+	VPEXPANDW      Z2, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z6, K1, Z1
+	VPEXPANDW      Z9, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z5, K1, Z1
+	VPEXPANDD      Z10, K1, Z1
 	VMOVDQU32      Z1, 128(AX)
 	MOVWLZX        DX, CX
 	POPCNTL        CX, CX
 	VPBROADCASTD   CX, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y5, Y1, Y4
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
+	VPERMD         Y10, Y1, Y2
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z4, K1, Z1
+	VPEXPANDD      Z2, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -1457,47 +1423,317 @@ GLOBL avx512_34<>(SB), RODATA|NOPTR, $8
 DATA avx512_35<>+0(SB)/8, $0x00000000000000f0
 GLOBL avx512_35<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_36<>+0(SB)/2, $0x0000
-DATA avx512_36<>+2(SB)/2, $0x003f
-DATA avx512_36<>+4(SB)/2, $0x003f
-DATA avx512_36<>+6(SB)/2, $0x003f
-DATA avx512_36<>+8(SB)/2, $0x003f
-DATA avx512_36<>+10(SB)/2, $0x003f
-DATA avx512_36<>+12(SB)/2, $0x003f
-DATA avx512_36<>+14(SB)/2, $0x003f
-GLOBL avx512_36<>(SB), RODATA|NOPTR, $16
+DATA avx512_36<>+0(SB)/8, $0x0000000000000000
+GLOBL avx512_36<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_37<>+0(SB)/4, $0x04040404
-GLOBL avx512_37<>(SB), RODATA|NOPTR, $4
+DATA avx512_37<>+0(SB)/8, $0x0000000000000008
+GLOBL avx512_37<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_38<>+0(SB)/4, $0x05050505
-GLOBL avx512_38<>(SB), RODATA|NOPTR, $4
+DATA avx512_38<>+0(SB)/8, $0x0000000000000030
+GLOBL avx512_38<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_39<>+0(SB)/4, $0x06060606
-GLOBL avx512_39<>(SB), RODATA|NOPTR, $4
+DATA avx512_39<>+0(SB)/8, $0x0000000000000020
+GLOBL avx512_39<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_40<>+0(SB)/4, $0x07070707
-GLOBL avx512_40<>(SB), RODATA|NOPTR, $4
+DATA avx512_40<>+0(SB)/8, $0x0000000000000010
+GLOBL avx512_40<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_41<>+0(SB)/4, $0x00000000
-DATA avx512_41<>+4(SB)/4, $0x00000001
-DATA avx512_41<>+8(SB)/4, $0x00000002
-DATA avx512_41<>+12(SB)/4, $0x00000003
-DATA avx512_41<>+16(SB)/4, $0x00000004
-DATA avx512_41<>+20(SB)/4, $0x00000005
-DATA avx512_41<>+24(SB)/4, $0x00000006
-DATA avx512_41<>+28(SB)/4, $0x00000007
-GLOBL avx512_41<>(SB), RODATA|NOPTR, $32
+DATA avx512_41<>+0(SB)/1, $0x00
+DATA avx512_41<>+1(SB)/1, $0x02
+DATA avx512_41<>+2(SB)/1, $0x04
+DATA avx512_41<>+3(SB)/1, $0x08
+DATA avx512_41<>+4(SB)/1, $0x10
+DATA avx512_41<>+5(SB)/1, $0x20
+DATA avx512_41<>+6(SB)/1, $0x40
+DATA avx512_41<>+7(SB)/1, $0x80
+DATA avx512_41<>+8(SB)/1, $0x01
+DATA avx512_41<>+9(SB)/1, $0x03
+DATA avx512_41<>+10(SB)/1, $0x05
+DATA avx512_41<>+11(SB)/1, $0x09
+DATA avx512_41<>+12(SB)/1, $0x11
+DATA avx512_41<>+13(SB)/1, $0x21
+DATA avx512_41<>+14(SB)/1, $0x41
+DATA avx512_41<>+15(SB)/1, $0x81
+DATA avx512_41<>+16(SB)/1, $0x00
+DATA avx512_41<>+17(SB)/1, $0x02
+DATA avx512_41<>+18(SB)/1, $0x04
+DATA avx512_41<>+19(SB)/1, $0x08
+DATA avx512_41<>+20(SB)/1, $0x10
+DATA avx512_41<>+21(SB)/1, $0x20
+DATA avx512_41<>+22(SB)/1, $0x40
+DATA avx512_41<>+23(SB)/1, $0x80
+DATA avx512_41<>+24(SB)/1, $0x01
+DATA avx512_41<>+25(SB)/1, $0x03
+DATA avx512_41<>+26(SB)/1, $0x05
+DATA avx512_41<>+27(SB)/1, $0x09
+DATA avx512_41<>+28(SB)/1, $0x11
+DATA avx512_41<>+29(SB)/1, $0x21
+DATA avx512_41<>+30(SB)/1, $0x41
+DATA avx512_41<>+31(SB)/1, $0x81
+DATA avx512_41<>+32(SB)/1, $0x00
+DATA avx512_41<>+33(SB)/1, $0x02
+DATA avx512_41<>+34(SB)/1, $0x04
+DATA avx512_41<>+35(SB)/1, $0x08
+DATA avx512_41<>+36(SB)/1, $0x10
+DATA avx512_41<>+37(SB)/1, $0x20
+DATA avx512_41<>+38(SB)/1, $0x40
+DATA avx512_41<>+39(SB)/1, $0x80
+DATA avx512_41<>+40(SB)/1, $0x01
+DATA avx512_41<>+41(SB)/1, $0x03
+DATA avx512_41<>+42(SB)/1, $0x05
+DATA avx512_41<>+43(SB)/1, $0x09
+DATA avx512_41<>+44(SB)/1, $0x11
+DATA avx512_41<>+45(SB)/1, $0x21
+DATA avx512_41<>+46(SB)/1, $0x41
+DATA avx512_41<>+47(SB)/1, $0x81
+DATA avx512_41<>+48(SB)/1, $0x00
+DATA avx512_41<>+49(SB)/1, $0x02
+DATA avx512_41<>+50(SB)/1, $0x04
+DATA avx512_41<>+51(SB)/1, $0x08
+DATA avx512_41<>+52(SB)/1, $0x10
+DATA avx512_41<>+53(SB)/1, $0x20
+DATA avx512_41<>+54(SB)/1, $0x40
+DATA avx512_41<>+55(SB)/1, $0x80
+DATA avx512_41<>+56(SB)/1, $0x01
+DATA avx512_41<>+57(SB)/1, $0x03
+DATA avx512_41<>+58(SB)/1, $0x05
+DATA avx512_41<>+59(SB)/1, $0x09
+DATA avx512_41<>+60(SB)/1, $0x11
+DATA avx512_41<>+61(SB)/1, $0x21
+DATA avx512_41<>+62(SB)/1, $0x41
+DATA avx512_41<>+63(SB)/1, $0x81
+GLOBL avx512_41<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_42<>+0(SB)/2, $0x0000
-DATA avx512_42<>+2(SB)/2, $0x0001
-DATA avx512_42<>+4(SB)/2, $0x0002
-DATA avx512_42<>+6(SB)/2, $0x0003
-DATA avx512_42<>+8(SB)/2, $0x0004
-DATA avx512_42<>+10(SB)/2, $0x0005
-DATA avx512_42<>+12(SB)/2, $0x0006
-DATA avx512_42<>+14(SB)/2, $0x0007
-GLOBL avx512_42<>(SB), RODATA|NOPTR, $16
+DATA avx512_42<>+0(SB)/1, $0x01
+DATA avx512_42<>+1(SB)/1, $0x02
+DATA avx512_42<>+2(SB)/1, $0x04
+DATA avx512_42<>+3(SB)/1, $0x08
+DATA avx512_42<>+4(SB)/1, $0x10
+DATA avx512_42<>+5(SB)/1, $0x20
+DATA avx512_42<>+6(SB)/1, $0x40
+DATA avx512_42<>+7(SB)/1, $0x80
+DATA avx512_42<>+8(SB)/1, $0x01
+DATA avx512_42<>+9(SB)/1, $0x02
+DATA avx512_42<>+10(SB)/1, $0x04
+DATA avx512_42<>+11(SB)/1, $0x08
+DATA avx512_42<>+12(SB)/1, $0x10
+DATA avx512_42<>+13(SB)/1, $0x20
+DATA avx512_42<>+14(SB)/1, $0x40
+DATA avx512_42<>+15(SB)/1, $0x80
+DATA avx512_42<>+16(SB)/1, $0x01
+DATA avx512_42<>+17(SB)/1, $0x02
+DATA avx512_42<>+18(SB)/1, $0x04
+DATA avx512_42<>+19(SB)/1, $0x08
+DATA avx512_42<>+20(SB)/1, $0x10
+DATA avx512_42<>+21(SB)/1, $0x20
+DATA avx512_42<>+22(SB)/1, $0x40
+DATA avx512_42<>+23(SB)/1, $0x80
+DATA avx512_42<>+24(SB)/1, $0x01
+DATA avx512_42<>+25(SB)/1, $0x02
+DATA avx512_42<>+26(SB)/1, $0x04
+DATA avx512_42<>+27(SB)/1, $0x08
+DATA avx512_42<>+28(SB)/1, $0x10
+DATA avx512_42<>+29(SB)/1, $0x20
+DATA avx512_42<>+30(SB)/1, $0x40
+DATA avx512_42<>+31(SB)/1, $0x80
+DATA avx512_42<>+32(SB)/1, $0x01
+DATA avx512_42<>+33(SB)/1, $0x02
+DATA avx512_42<>+34(SB)/1, $0x04
+DATA avx512_42<>+35(SB)/1, $0x08
+DATA avx512_42<>+36(SB)/1, $0x10
+DATA avx512_42<>+37(SB)/1, $0x20
+DATA avx512_42<>+38(SB)/1, $0x40
+DATA avx512_42<>+39(SB)/1, $0x80
+DATA avx512_42<>+40(SB)/1, $0x01
+DATA avx512_42<>+41(SB)/1, $0x02
+DATA avx512_42<>+42(SB)/1, $0x04
+DATA avx512_42<>+43(SB)/1, $0x08
+DATA avx512_42<>+44(SB)/1, $0x10
+DATA avx512_42<>+45(SB)/1, $0x20
+DATA avx512_42<>+46(SB)/1, $0x40
+DATA avx512_42<>+47(SB)/1, $0x80
+DATA avx512_42<>+48(SB)/1, $0x01
+DATA avx512_42<>+49(SB)/1, $0x02
+DATA avx512_42<>+50(SB)/1, $0x04
+DATA avx512_42<>+51(SB)/1, $0x08
+DATA avx512_42<>+52(SB)/1, $0x10
+DATA avx512_42<>+53(SB)/1, $0x20
+DATA avx512_42<>+54(SB)/1, $0x40
+DATA avx512_42<>+55(SB)/1, $0x80
+DATA avx512_42<>+56(SB)/1, $0x01
+DATA avx512_42<>+57(SB)/1, $0x02
+DATA avx512_42<>+58(SB)/1, $0x04
+DATA avx512_42<>+59(SB)/1, $0x08
+DATA avx512_42<>+60(SB)/1, $0x10
+DATA avx512_42<>+61(SB)/1, $0x20
+DATA avx512_42<>+62(SB)/1, $0x40
+DATA avx512_42<>+63(SB)/1, $0x80
+GLOBL avx512_42<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_43<>+0(SB)/1, $0x00
+DATA avx512_43<>+1(SB)/1, $0x08
+DATA avx512_43<>+2(SB)/1, $0x10
+DATA avx512_43<>+3(SB)/1, $0x18
+DATA avx512_43<>+4(SB)/1, $0x20
+DATA avx512_43<>+5(SB)/1, $0x28
+DATA avx512_43<>+6(SB)/1, $0x30
+DATA avx512_43<>+7(SB)/1, $0x38
+DATA avx512_43<>+8(SB)/1, $0x01
+DATA avx512_43<>+9(SB)/1, $0x09
+DATA avx512_43<>+10(SB)/1, $0x11
+DATA avx512_43<>+11(SB)/1, $0x19
+DATA avx512_43<>+12(SB)/1, $0x21
+DATA avx512_43<>+13(SB)/1, $0x29
+DATA avx512_43<>+14(SB)/1, $0x31
+DATA avx512_43<>+15(SB)/1, $0x39
+DATA avx512_43<>+16(SB)/1, $0x02
+DATA avx512_43<>+17(SB)/1, $0x0a
+DATA avx512_43<>+18(SB)/1, $0x12
+DATA avx512_43<>+19(SB)/1, $0x1a
+DATA avx512_43<>+20(SB)/1, $0x22
+DATA avx512_43<>+21(SB)/1, $0x2a
+DATA avx512_43<>+22(SB)/1, $0x32
+DATA avx512_43<>+23(SB)/1, $0x3a
+DATA avx512_43<>+24(SB)/1, $0x03
+DATA avx512_43<>+25(SB)/1, $0x0b
+DATA avx512_43<>+26(SB)/1, $0x13
+DATA avx512_43<>+27(SB)/1, $0x1b
+DATA avx512_43<>+28(SB)/1, $0x23
+DATA avx512_43<>+29(SB)/1, $0x2b
+DATA avx512_43<>+30(SB)/1, $0x33
+DATA avx512_43<>+31(SB)/1, $0x3b
+DATA avx512_43<>+32(SB)/1, $0x04
+DATA avx512_43<>+33(SB)/1, $0x0c
+DATA avx512_43<>+34(SB)/1, $0x14
+DATA avx512_43<>+35(SB)/1, $0x1c
+DATA avx512_43<>+36(SB)/1, $0x24
+DATA avx512_43<>+37(SB)/1, $0x2c
+DATA avx512_43<>+38(SB)/1, $0x34
+DATA avx512_43<>+39(SB)/1, $0x3c
+DATA avx512_43<>+40(SB)/1, $0x05
+DATA avx512_43<>+41(SB)/1, $0x0d
+DATA avx512_43<>+42(SB)/1, $0x15
+DATA avx512_43<>+43(SB)/1, $0x1d
+DATA avx512_43<>+44(SB)/1, $0x25
+DATA avx512_43<>+45(SB)/1, $0x2d
+DATA avx512_43<>+46(SB)/1, $0x35
+DATA avx512_43<>+47(SB)/1, $0x3d
+DATA avx512_43<>+48(SB)/1, $0x06
+DATA avx512_43<>+49(SB)/1, $0x0e
+DATA avx512_43<>+50(SB)/1, $0x16
+DATA avx512_43<>+51(SB)/1, $0x1e
+DATA avx512_43<>+52(SB)/1, $0x26
+DATA avx512_43<>+53(SB)/1, $0x2e
+DATA avx512_43<>+54(SB)/1, $0x36
+DATA avx512_43<>+55(SB)/1, $0x3e
+DATA avx512_43<>+56(SB)/1, $0x07
+DATA avx512_43<>+57(SB)/1, $0x0f
+DATA avx512_43<>+58(SB)/1, $0x17
+DATA avx512_43<>+59(SB)/1, $0x1f
+DATA avx512_43<>+60(SB)/1, $0x27
+DATA avx512_43<>+61(SB)/1, $0x2f
+DATA avx512_43<>+62(SB)/1, $0x37
+DATA avx512_43<>+63(SB)/1, $0x3f
+GLOBL avx512_43<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_44<>+0(SB)/1, $0x81
+DATA avx512_44<>+1(SB)/1, $0x85
+DATA avx512_44<>+2(SB)/1, $0x89
+DATA avx512_44<>+3(SB)/1, $0x8d
+DATA avx512_44<>+4(SB)/1, $0x81
+DATA avx512_44<>+5(SB)/1, $0x85
+DATA avx512_44<>+6(SB)/1, $0x89
+DATA avx512_44<>+7(SB)/1, $0x8d
+DATA avx512_44<>+8(SB)/1, $0x81
+DATA avx512_44<>+9(SB)/1, $0x85
+DATA avx512_44<>+10(SB)/1, $0x89
+DATA avx512_44<>+11(SB)/1, $0x8d
+DATA avx512_44<>+12(SB)/1, $0x81
+DATA avx512_44<>+13(SB)/1, $0x85
+DATA avx512_44<>+14(SB)/1, $0x89
+DATA avx512_44<>+15(SB)/1, $0x8d
+DATA avx512_44<>+16(SB)/1, $0x81
+DATA avx512_44<>+17(SB)/1, $0x85
+DATA avx512_44<>+18(SB)/1, $0x89
+DATA avx512_44<>+19(SB)/1, $0x8d
+DATA avx512_44<>+20(SB)/1, $0x81
+DATA avx512_44<>+21(SB)/1, $0x85
+DATA avx512_44<>+22(SB)/1, $0x89
+DATA avx512_44<>+23(SB)/1, $0x8d
+DATA avx512_44<>+24(SB)/1, $0x81
+DATA avx512_44<>+25(SB)/1, $0x85
+DATA avx512_44<>+26(SB)/1, $0x89
+DATA avx512_44<>+27(SB)/1, $0x8d
+DATA avx512_44<>+28(SB)/1, $0x81
+DATA avx512_44<>+29(SB)/1, $0x85
+DATA avx512_44<>+30(SB)/1, $0x89
+DATA avx512_44<>+31(SB)/1, $0x8d
+DATA avx512_44<>+32(SB)/1, $0x81
+DATA avx512_44<>+33(SB)/1, $0x85
+DATA avx512_44<>+34(SB)/1, $0x89
+DATA avx512_44<>+35(SB)/1, $0x8d
+DATA avx512_44<>+36(SB)/1, $0x81
+DATA avx512_44<>+37(SB)/1, $0x85
+DATA avx512_44<>+38(SB)/1, $0x89
+DATA avx512_44<>+39(SB)/1, $0x8d
+DATA avx512_44<>+40(SB)/1, $0x81
+DATA avx512_44<>+41(SB)/1, $0x85
+DATA avx512_44<>+42(SB)/1, $0x89
+DATA avx512_44<>+43(SB)/1, $0x8d
+DATA avx512_44<>+44(SB)/1, $0x81
+DATA avx512_44<>+45(SB)/1, $0x85
+DATA avx512_44<>+46(SB)/1, $0x89
+DATA avx512_44<>+47(SB)/1, $0x8d
+DATA avx512_44<>+48(SB)/1, $0x81
+DATA avx512_44<>+49(SB)/1, $0x85
+DATA avx512_44<>+50(SB)/1, $0x89
+DATA avx512_44<>+51(SB)/1, $0x8d
+DATA avx512_44<>+52(SB)/1, $0x81
+DATA avx512_44<>+53(SB)/1, $0x85
+DATA avx512_44<>+54(SB)/1, $0x89
+DATA avx512_44<>+55(SB)/1, $0x8d
+DATA avx512_44<>+56(SB)/1, $0x81
+DATA avx512_44<>+57(SB)/1, $0x85
+DATA avx512_44<>+58(SB)/1, $0x89
+DATA avx512_44<>+59(SB)/1, $0x8d
+DATA avx512_44<>+60(SB)/1, $0x81
+DATA avx512_44<>+61(SB)/1, $0x85
+DATA avx512_44<>+62(SB)/1, $0x89
+DATA avx512_44<>+63(SB)/1, $0x8d
+GLOBL avx512_44<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_45<>+0(SB)/4, $0x07070707
+GLOBL avx512_45<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_46<>+0(SB)/2, $0x0000
+DATA avx512_46<>+2(SB)/2, $0x003f
+DATA avx512_46<>+4(SB)/2, $0x003f
+DATA avx512_46<>+6(SB)/2, $0x003f
+DATA avx512_46<>+8(SB)/2, $0x003f
+DATA avx512_46<>+10(SB)/2, $0x003f
+DATA avx512_46<>+12(SB)/2, $0x003f
+DATA avx512_46<>+14(SB)/2, $0x003f
+GLOBL avx512_46<>(SB), RODATA|NOPTR, $16
+
+DATA avx512_47<>+0(SB)/4, $0x00000000
+DATA avx512_47<>+4(SB)/4, $0x00000001
+DATA avx512_47<>+8(SB)/4, $0x00000002
+DATA avx512_47<>+12(SB)/4, $0x00000003
+DATA avx512_47<>+16(SB)/4, $0x00000004
+DATA avx512_47<>+20(SB)/4, $0x00000005
+DATA avx512_47<>+24(SB)/4, $0x00000006
+DATA avx512_47<>+28(SB)/4, $0x00000007
+GLOBL avx512_47<>(SB), RODATA|NOPTR, $32
+
+DATA avx512_48<>+0(SB)/2, $0x0000
+DATA avx512_48<>+2(SB)/2, $0x0001
+DATA avx512_48<>+4(SB)/2, $0x0002
+DATA avx512_48<>+6(SB)/2, $0x0003
+DATA avx512_48<>+8(SB)/2, $0x0004
+DATA avx512_48<>+10(SB)/2, $0x0005
+DATA avx512_48<>+12(SB)/2, $0x0006
+DATA avx512_48<>+14(SB)/2, $0x0007
+GLOBL avx512_48<>(SB), RODATA|NOPTR, $16
 
 // func arriveAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2, CMOV, POPCNT
@@ -1520,7 +1756,7 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	SHLQ            $0x04, CX
 	BZHIQ           CX, AX, AX
 	VPBROADCASTQ    AX, Z0
-	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VMOVDQU16       avx512_49<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            table+56(FP), AX
 	VBROADCASTI32X4 (AX), Z1
@@ -1533,18 +1769,18 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	MOVQ            t+32(FP), BX
 	MOVQ            base+16(FP), SI
 	VPBROADCASTQ    SI, Z0
-	VPADDQ          avx512_44<>+0(SB), Z0, Z0
+	VPADDQ          avx512_50<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_45<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_46<>+0(SB), Z1
+	VPBROADCASTQ    avx512_52<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_47<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
 	MOVQ            stamp+24(FP), SI
 	VPBROADCASTQ    SI, Z2
 	VPORQ           Z2, Z1, Z1
@@ -1587,58 +1823,58 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	VZEROUPPER
 	RET
 
-DATA avx512_43<>+0(SB)/2, $0x0000
-DATA avx512_43<>+2(SB)/2, $0x0000
-DATA avx512_43<>+4(SB)/2, $0x0000
-DATA avx512_43<>+6(SB)/2, $0x0000
-DATA avx512_43<>+8(SB)/2, $0x0000
-DATA avx512_43<>+10(SB)/2, $0x0000
-DATA avx512_43<>+12(SB)/2, $0x0000
-DATA avx512_43<>+14(SB)/2, $0x0000
-DATA avx512_43<>+16(SB)/2, $0x0001
-DATA avx512_43<>+18(SB)/2, $0x0001
-DATA avx512_43<>+20(SB)/2, $0x0001
-DATA avx512_43<>+22(SB)/2, $0x0001
-DATA avx512_43<>+24(SB)/2, $0x0001
-DATA avx512_43<>+26(SB)/2, $0x0001
-DATA avx512_43<>+28(SB)/2, $0x0001
-DATA avx512_43<>+30(SB)/2, $0x0001
-DATA avx512_43<>+32(SB)/2, $0x0002
-DATA avx512_43<>+34(SB)/2, $0x0002
-DATA avx512_43<>+36(SB)/2, $0x0002
-DATA avx512_43<>+38(SB)/2, $0x0002
-DATA avx512_43<>+40(SB)/2, $0x0002
-DATA avx512_43<>+42(SB)/2, $0x0002
-DATA avx512_43<>+44(SB)/2, $0x0002
-DATA avx512_43<>+46(SB)/2, $0x0002
-DATA avx512_43<>+48(SB)/2, $0x0003
-DATA avx512_43<>+50(SB)/2, $0x0003
-DATA avx512_43<>+52(SB)/2, $0x0003
-DATA avx512_43<>+54(SB)/2, $0x0003
-DATA avx512_43<>+56(SB)/2, $0x0003
-DATA avx512_43<>+58(SB)/2, $0x0003
-DATA avx512_43<>+60(SB)/2, $0x0003
-DATA avx512_43<>+62(SB)/2, $0x0003
-GLOBL avx512_43<>(SB), RODATA|NOPTR, $64
+DATA avx512_49<>+0(SB)/2, $0x0000
+DATA avx512_49<>+2(SB)/2, $0x0000
+DATA avx512_49<>+4(SB)/2, $0x0000
+DATA avx512_49<>+6(SB)/2, $0x0000
+DATA avx512_49<>+8(SB)/2, $0x0000
+DATA avx512_49<>+10(SB)/2, $0x0000
+DATA avx512_49<>+12(SB)/2, $0x0000
+DATA avx512_49<>+14(SB)/2, $0x0000
+DATA avx512_49<>+16(SB)/2, $0x0001
+DATA avx512_49<>+18(SB)/2, $0x0001
+DATA avx512_49<>+20(SB)/2, $0x0001
+DATA avx512_49<>+22(SB)/2, $0x0001
+DATA avx512_49<>+24(SB)/2, $0x0001
+DATA avx512_49<>+26(SB)/2, $0x0001
+DATA avx512_49<>+28(SB)/2, $0x0001
+DATA avx512_49<>+30(SB)/2, $0x0001
+DATA avx512_49<>+32(SB)/2, $0x0002
+DATA avx512_49<>+34(SB)/2, $0x0002
+DATA avx512_49<>+36(SB)/2, $0x0002
+DATA avx512_49<>+38(SB)/2, $0x0002
+DATA avx512_49<>+40(SB)/2, $0x0002
+DATA avx512_49<>+42(SB)/2, $0x0002
+DATA avx512_49<>+44(SB)/2, $0x0002
+DATA avx512_49<>+46(SB)/2, $0x0002
+DATA avx512_49<>+48(SB)/2, $0x0003
+DATA avx512_49<>+50(SB)/2, $0x0003
+DATA avx512_49<>+52(SB)/2, $0x0003
+DATA avx512_49<>+54(SB)/2, $0x0003
+DATA avx512_49<>+56(SB)/2, $0x0003
+DATA avx512_49<>+58(SB)/2, $0x0003
+DATA avx512_49<>+60(SB)/2, $0x0003
+DATA avx512_49<>+62(SB)/2, $0x0003
+GLOBL avx512_49<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_44<>+0(SB)/8, $0x0000000000000000
-DATA avx512_44<>+8(SB)/8, $0x9e3779b97f4a7c15
-DATA avx512_44<>+16(SB)/8, $0x3c6ef372fe94f82a
-DATA avx512_44<>+24(SB)/8, $0xdaa66d2c7ddf743f
-DATA avx512_44<>+32(SB)/8, $0x78dde6e5fd29f054
-DATA avx512_44<>+40(SB)/8, $0x1715609f7c746c69
-DATA avx512_44<>+48(SB)/8, $0xb54cda58fbbee87e
-DATA avx512_44<>+56(SB)/8, $0x538454127b096493
-GLOBL avx512_44<>(SB), RODATA|NOPTR, $64
+DATA avx512_50<>+0(SB)/8, $0x0000000000000000
+DATA avx512_50<>+8(SB)/8, $0x9e3779b97f4a7c15
+DATA avx512_50<>+16(SB)/8, $0x3c6ef372fe94f82a
+DATA avx512_50<>+24(SB)/8, $0xdaa66d2c7ddf743f
+DATA avx512_50<>+32(SB)/8, $0x78dde6e5fd29f054
+DATA avx512_50<>+40(SB)/8, $0x1715609f7c746c69
+DATA avx512_50<>+48(SB)/8, $0xb54cda58fbbee87e
+DATA avx512_50<>+56(SB)/8, $0x538454127b096493
+GLOBL avx512_50<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_45<>+0(SB)/8, $0xbf58476d1ce4e5b9
-GLOBL avx512_45<>(SB), RODATA|NOPTR, $8
+DATA avx512_51<>+0(SB)/8, $0xbf58476d1ce4e5b9
+GLOBL avx512_51<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_46<>+0(SB)/8, $0x94d049bb133111eb
-GLOBL avx512_46<>(SB), RODATA|NOPTR, $8
+DATA avx512_52<>+0(SB)/8, $0x94d049bb133111eb
+GLOBL avx512_52<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_47<>+0(SB)/8, $0x0000ffffffffffff
-GLOBL avx512_47<>(SB), RODATA|NOPTR, $8
+DATA avx512_53<>+0(SB)/8, $0x0000ffffffffffff
+GLOBL avx512_53<>(SB), RODATA|NOPTR, $8
 
 // func drawsAVX512(dst *[8]uint64, base uint64)
 // Requires: AVX, AVX512DQ, AVX512F
@@ -1646,14 +1882,14 @@ TEXT ·drawsAVX512(SB), NOSPLIT, $0-16
 	MOVQ         dst+0(FP), AX
 	MOVQ         base+8(FP), CX
 	VPBROADCASTQ CX, Z0
-	VPADDQ       avx512_44<>+0(SB), Z0, Z0
+	VPADDQ       avx512_50<>+0(SB), Z0, Z0
 	VPSRLQ       $0x1e, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
-	VPBROADCASTQ avx512_45<>+0(SB), Z1
+	VPBROADCASTQ avx512_51<>+0(SB), Z1
 	VPMULLQ      Z1, Z0, Z0
 	VPSRLQ       $0x1b, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
-	VPBROADCASTQ avx512_46<>+0(SB), Z1
+	VPBROADCASTQ avx512_52<>+0(SB), Z1
 	VPMULLQ      Z1, Z0, Z0
 	VPSRLQ       $0x1f, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
@@ -1666,7 +1902,7 @@ TEXT ·drawsAVX512(SB), NOSPLIT, $0-16
 TEXT ·countsAVX512(SB), NOSPLIT, $0-24
 	MOVQ            u+0(FP), AX
 	VPBROADCASTQ    AX, Z0
-	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VMOVDQU16       avx512_49<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            table+8(FP), AX
 	VBROADCASTI32X4 (AX), Z1
@@ -1686,10 +1922,10 @@ TEXT ·maskRowsAVX512(SB), NOSPLIT, $0-40
 	MOVQ         evict+16(FP), DX
 	MOVQ         compress+24(FP), BX
 	MOVQ         swap+32(FP), SI
-	VPBROADCASTD avx512_48<>+0(SB), Z0
-	VPBROADCASTD avx512_49<>+0(SB), Z1
-	VPBROADCASTD avx512_50<>+0(SB), Z2
-	VPBROADCASTD avx512_51<>+0(SB), Z3
+	VPBROADCASTD avx512_54<>+0(SB), Z0
+	VPBROADCASTD avx512_55<>+0(SB), Z1
+	VPBROADCASTD avx512_56<>+0(SB), Z2
+	VPBROADCASTD avx512_57<>+0(SB), Z3
 
 group:
 	VMOVDQA32 Z0, Z4
@@ -1709,17 +1945,17 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_48<>+0(SB)/4, $0x00000001
-GLOBL avx512_48<>(SB), RODATA|NOPTR, $4
+DATA avx512_54<>+0(SB)/4, $0x00000001
+GLOBL avx512_54<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_49<>+0(SB)/4, $0x00000100
-GLOBL avx512_49<>(SB), RODATA|NOPTR, $4
+DATA avx512_55<>+0(SB)/4, $0x00000100
+GLOBL avx512_55<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_50<>+0(SB)/4, $0x00010000
-GLOBL avx512_50<>(SB), RODATA|NOPTR, $4
+DATA avx512_56<>+0(SB)/4, $0x00010000
+GLOBL avx512_56<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_51<>+0(SB)/4, $0x01000000
-GLOBL avx512_51<>(SB), RODATA|NOPTR, $4
+DATA avx512_57<>+0(SB)/4, $0x01000000
+GLOBL avx512_57<>(SB), RODATA|NOPTR, $4
 
 // func arrivalsAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VBMI
@@ -1729,18 +1965,18 @@ TEXT ·arrivalsAVX512(SB), NOSPLIT, $0-40
 	MOVQ          t+32(FP), DX
 	MOVQ          base+16(FP), BX
 	VPBROADCASTQ  BX, Z0
-	VPADDQ        avx512_44<>+0(SB), Z0, Z0
+	VPADDQ        avx512_50<>+0(SB), Z0, Z0
 	VPSRLQ        $0x1e, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_45<>+0(SB), Z1
+	VPBROADCASTQ  avx512_51<>+0(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1b, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_46<>+0(SB), Z1
+	VPBROADCASTQ  avx512_52<>+0(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1f, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPANDQ.BCST   avx512_47<>+0(SB), Z0, Z1
+	VPANDQ.BCST   avx512_53<>+0(SB), Z0, Z1
 	MOVQ          stamp+24(FP), BX
 	VPBROADCASTQ  BX, Z2
 	VPORQ         Z2, Z1, Z1
@@ -1765,225 +2001,209 @@ TEXT ·arrivalsAVX512(SB), NOSPLIT, $0-40
 // func requestsAVX512(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, BMI
 TEXT ·requestsAVX512(SB), NOSPLIT, $0-40
-	MOVQ           words+0(FP), AX
-	MOVQ           t+8(FP), CX
-	MOVQ           prefixPages+16(FP), DX
-	MOVQ           n+32(FP), BX
-	VMOVDQU64      (AX), Z0
-	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(CX), AX
-	VPBROADCASTQ   AX, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, AX
-	MOVBQZX        193(CX), SI
-	VPBROADCASTQ   SI, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, SI
-	MOVBQZX        192(CX), DI
-	VPBROADCASTQ   DI, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, DI
-	ANDNQ          AX, SI, SI
-	MOVQ           DI, R8
-	ORQ            SI, R8
-	ANDNQ          AX, DI, SI
-	NOTQ           AX
-	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (CX), Z2
-	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K2, Z3
-	VPMOVZXWQ      (DX), Z2
-	VPERMQ         Z2, Z3, Z2
-	VPSLLQ         $0x07, Z2, Z2
-	VPSLLQ         $0x02, Z1, Z4
-	VPSRLQ         $0x12, Z0, Z5
-	VPANDQ.BCST    avx512_32<>+0(SB), Z5, Z5
-	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z5, Z5
-	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z5, Z5
-	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(CX), Z6
-	VMOVDQU64      128(CX), Z7
-	VPERMI2W       Z7, Z6, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z6
-	VPANDQ.BCST    avx512_30<>+0(SB), Z6, Z6
-	VPADDQ.BCST    avx512_20<>+0(SB), Z6, Z6
-	VPSRLQ         $0x21, Z0, Z7
-	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z7, Z7
-	VPSRLQ         $0x07, Z7, Z7
-	VPSRLQ         $0x24, Z0, Z8
-	VPANDQ.BCST    avx512_35<>+0(SB), Z8, Z8
-	MOVB           R8, 144(BX)
-	MOVB           SI, 145(BX)
-	MOVB           AL, 146(BX)
-	VPMOVQB        Z3, X3
-	VMOVQ          X3, 120(BX)
-	VPMOVQW        Z6, X3
-	VMOVDQU        X3, 96(BX)
-	VPMOVQB        Z7, X3
-	VMOVQ          X3, 112(BX)
-	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z8, Z8
-	VPMOVQB        Z8, X0
-	VMOVQ          X0, 136(BX)
-	VPADDQ         Z2, Z5, Z5
-	VPMOVQD        Z5, Y0
-	VMOVDQU        Y0, (BX)
-	VPMOVQD        Z4, Y0
-	VMOVDQU        Y0, 32(BX)
-	VPMOVQW        Z1, X0
-	VMOVDQU        X0, 64(BX)
-	MOVWLSX        last+24(FP), AX
-	VPBROADCASTW   AX, X0
-	VMOVDQU        X0, 80(BX)
-	MOVBLZX        hotness+26(FP), AX
-	VPBROADCASTB   AX, X0
-	VMOVQ          X0, 128(BX)
-	MOVB           $-1, 147(BX)
-	MOVB           $+0, 148(BX)
+	MOVQ          words+0(FP), AX
+	MOVQ          t+8(FP), CX
+	MOVQ          prefixPages+16(FP), DX
+	MOVQ          n+32(FP), BX
+	VMOVDQU64     (AX), Z0
+	VPSRLQ        $0x00, Z0, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K1
+	VPCMPUQ.BCST  $0x01, 200(CX), Z1, K2
+	VPCMPUQ.BCST  $0x01, 208(CX), Z1, K3
+	VPSRLQ        $0x0c, Z0, Z1
+	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64     (CX), Z2
+	VPERMB        Z2, Z1, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ        $0x08, Z0, Z3
+	VPANDQ.BCST   avx512_30<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K4
+	VPADDQ.BCST.Z avx512_20<>+0(SB), Z3, K4, Z3
+	VPMOVZXWQ     (DX), Z2
+	VPERMQ        Z2, Z3, Z2
+	VPSLLQ        $0x07, Z2, Z2
+	VPSLLQ        $0x02, Z1, Z4
+	VPSRLQ        $0x12, Z0, Z5
+	VPANDQ.BCST   avx512_32<>+0(SB), Z5, Z5
+	VPSLLQ        $0x07, Z1, Z1
+	VPADDQ        Z1, Z5, Z5
+	VPBROADCASTQ  avx512_32<>+0(SB), Z1
+	VPSUBQ        Z1, Z5, Z5
+	VPSRLQ        $0x19, Z0, Z1
+	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64     64(CX), Z6
+	VMOVDQU64     128(CX), Z7
+	VPERMI2W      Z7, Z6, Z1
+	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ        $0x1f, Z0, Z6
+	VPANDQ.BCST   avx512_30<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_20<>+0(SB), Z6, Z6
+	VPSRLQ        $0x21, Z0, Z7
+	VPANDQ.BCST   avx512_32<>+0(SB), Z7, Z7
+	VPMULUDQ.BCST avx512_34<>+0(SB), Z7, Z7
+	VPSRLQ        $0x07, Z7, Z7
+	VPSRLQ        $0x24, Z0, Z8
+	VPANDQ.BCST   avx512_35<>+0(SB), Z8, Z8
+	KMOVB         K1, AX
+	KMOVB         K2, CX
+	KMOVB         K3, DX
+	ANDNQ         DX, CX, CX
+	MOVQ          AX, SI
+	ORQ           CX, SI
+	ANDNQ         DX, AX, AX
+	MOVQ          DX, CX
+	NOTQ          CX
+	MOVB          SI, 144(BX)
+	MOVB          AL, 145(BX)
+	MOVB          CL, 146(BX)
+	VPMOVQB       Z3, X3
+	VMOVQ         X3, 120(BX)
+	VPMOVQW       Z6, X3
+	VMOVDQU       X3, 96(BX)
+	VPMOVQB       Z7, X3
+	VMOVQ         X3, 112(BX)
+	VPSRLQ        $0x28, Z0, Z0
+	VPANDQ.BCST   avx512_30<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z avx512_21<>+0(SB), Z0, K1, Z0
+	VPORQ         Z0, Z8, Z8
+	VPMOVQB       Z8, X0
+	VMOVQ         X0, 136(BX)
+	VPADDQ        Z2, Z5, Z5
+	VPMOVQD       Z5, Y0
+	VMOVDQU       Y0, (BX)
+	VPMOVQD       Z4, Y0
+	VMOVDQU       Y0, 32(BX)
+	VPMOVQW       Z1, X0
+	VMOVDQU       X0, 64(BX)
+	MOVWLSX       last+24(FP), AX
+	VPBROADCASTW  AX, X0
+	VMOVDQU       X0, 80(BX)
+	MOVBLZX       hotness+26(FP), AX
+	VPBROADCASTB  AX, X0
+	VMOVQ         X0, 128(BX)
+	MOVB          $-1, 147(BX)
+	MOVB          $+0, 148(BX)
 	VZEROUPPER
 	RET
 
 // func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI
 TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
-	MOVQ           draws+0(FP), AX
-	MOVQ           t+8(FP), CX
-	MOVQ           prefixPages+16(FP), DX
-	MOVQ           n+24(FP), BX
-	VMOVDQU64      (AX), Z0
-	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(CX), AX
-	VPBROADCASTQ   AX, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, AX
-	MOVBQZX        193(CX), SI
-	VPBROADCASTQ   SI, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, SI
-	MOVBQZX        192(CX), DI
-	VPBROADCASTQ   DI, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, DI
-	ANDNQ          AX, SI, SI
-	MOVQ           DI, R8
-	ORQ            SI, R8
-	ANDNQ          AX, DI, SI
-	NOTQ           AX
-	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (CX), Z2
-	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K2, Z3
-	VPMOVZXWQ      (DX), Z2
-	VPERMQ         Z2, Z3, Z2
-	VPSLLQ         $0x07, Z2, Z2
-	VPSLLQ         $0x02, Z1, Z5
-	VPSRLQ         $0x12, Z0, Z5
-	VPANDQ.BCST    avx512_32<>+0(SB), Z5, Z5
-	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z5, Z5
-	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z5, Z5
-	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(CX), Z6
-	VMOVDQU64      128(CX), Z7
-	VPERMI2W       Z7, Z6, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z6
-	VPANDQ.BCST    avx512_30<>+0(SB), Z6, Z6
-	VPADDQ.BCST    avx512_20<>+0(SB), Z6, Z6
-	VPSRLQ         $0x21, Z0, Z7
-	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z7, Z7
-	VPSRLQ         $0x07, Z7, Z7
-	VPSRLQ         $0x24, Z0, Z8
-	VPANDQ.BCST    avx512_35<>+0(SB), Z8, Z8
-	MOVB           R8, 144(BX)
-	MOVB           SI, 145(BX)
-	MOVB           AL, 146(BX)
-	VPMOVQB        Z3, X3
-	VMOVQ          X3, 120(BX)
-	VPMOVQW        Z6, X3
-	VMOVDQU        X3, 96(BX)
-	VPMOVQB        Z7, X3
-	VMOVQ          X3, 112(BX)
-	VPSRLQ         $0x30, Z0, Z3
-	VPANDQ.BCST    avx512_29<>+0(SB), Z3, Z3
-	VPMULUDQ       Z1, Z3, Z3
-	VPSRLQ         $0x06, Z3, Z3
-	VPSUBQ         Z3, Z1, Z1
-	VPMOVQW        Z1, X1
-	VMOVDQU        X1, 64(BX)
-	VPADDQ         Z3, Z5, Z5
-	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPADDQ         Z1, Z5, Z1
-	VPSRLQ         $0x07, Z1, Z1
-	VPSLLQ         $0x02, Z1, Z1
-	VPMOVQD        Z1, Y1
-	VMOVDQU        Y1, 32(BX)
-	VPADDQ         Z2, Z5, Z5
-	VPMOVQD        Z5, Y1
-	VMOVDQU        Y1, (BX)
-	VPSRLQ         $0x36, Z0, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPMOVQB        Z1, X1
-	VMOVQ          X1, 128(BX)
-	VPTESTMQ.BCST  avx512_52<>+0(SB), Z0, K1, K2
-	VPSRLQ         $0x36, Z0, Z1
-	VPANDQ.BCST    avx512_53<>+0(SB), Z1, Z1
-	VPXORQ         Z4, Z4, Z4
-	VPSUBQ.Z       Z1, Z4, K2, Z1
-	VPMOVQW        Z1, X1
-	VMOVDQU        X1, 80(BX)
-	VPSRLQ         $0x28, Z0, Z1
-	VPANDQ.BCST    avx512_30<>+0(SB), Z1, Z1
-	VPSRLQ         $0x2a, Z0, Z0
-	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z1, K1, Z1
-	VPADDQ.BCST    avx512_20<>+0(SB), Z0, K2, Z1
-	VPORQ          Z1, Z8, Z8
-	VPMOVQB        Z8, X0
-	VMOVQ          X0, 136(BX)
-	KMOVB          K2, AX
-	NOTL           AX
-	MOVB           $+0, 147(BX)
-	MOVB           AL, 148(BX)
+	MOVQ          draws+0(FP), AX
+	MOVQ          t+8(FP), CX
+	MOVQ          prefixPages+16(FP), DX
+	MOVQ          n+24(FP), BX
+	VMOVDQU64     (AX), Z0
+	VPSRLQ        $0x00, Z0, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K1
+	VPCMPUQ.BCST  $0x01, 200(CX), Z1, K2
+	VPCMPUQ.BCST  $0x01, 208(CX), Z1, K3
+	VPSRLQ        $0x0c, Z0, Z1
+	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64     (CX), Z3
+	VPERMB        Z3, Z1, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ        $0x08, Z0, Z4
+	VPANDQ.BCST   avx512_30<>+0(SB), Z4, Z4
+	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K4
+	VPADDQ.BCST.Z avx512_20<>+0(SB), Z4, K4, Z4
+	VPMOVZXWQ     (DX), Z3
+	VPERMQ        Z3, Z4, Z3
+	VPSLLQ        $0x07, Z3, Z3
+	VPSLLQ        $0x02, Z1, Z5
+	VPSRLQ        $0x12, Z0, Z5
+	VPANDQ.BCST   avx512_32<>+0(SB), Z5, Z5
+	VPSLLQ        $0x07, Z1, Z1
+	VPADDQ        Z1, Z5, Z5
+	VPBROADCASTQ  avx512_32<>+0(SB), Z1
+	VPSUBQ        Z1, Z5, Z5
+	VPSRLQ        $0x19, Z0, Z1
+	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64     64(CX), Z6
+	VMOVDQU64     128(CX), Z7
+	VPERMI2W      Z7, Z6, Z1
+	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ        $0x1f, Z0, Z6
+	VPANDQ.BCST   avx512_30<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_20<>+0(SB), Z6, Z6
+	VPSRLQ        $0x21, Z0, Z7
+	VPANDQ.BCST   avx512_32<>+0(SB), Z7, Z7
+	VPMULUDQ.BCST avx512_34<>+0(SB), Z7, Z7
+	VPSRLQ        $0x07, Z7, Z7
+	VPSRLQ        $0x24, Z0, Z8
+	VPANDQ.BCST   avx512_35<>+0(SB), Z8, Z8
+	KMOVB         K1, AX
+	KMOVB         K2, CX
+	KMOVB         K3, DX
+	ANDNQ         DX, CX, CX
+	MOVQ          AX, SI
+	ORQ           CX, SI
+	ANDNQ         DX, AX, AX
+	MOVQ          DX, CX
+	NOTQ          CX
+	MOVB          SI, 144(BX)
+	MOVB          AL, 145(BX)
+	MOVB          CL, 146(BX)
+	VPMOVQB       Z4, X4
+	VMOVQ         X4, 120(BX)
+	VPMOVQW       Z6, X4
+	VMOVDQU       X4, 96(BX)
+	VPMOVQB       Z7, X4
+	VMOVQ         X4, 112(BX)
+	VPSRLQ        $0x30, Z0, Z4
+	VPANDQ.BCST   avx512_29<>+0(SB), Z4, Z4
+	VPMULUDQ      Z1, Z4, Z4
+	VPSRLQ        $0x06, Z4, Z4
+	VPSUBQ        Z4, Z1, Z1
+	VPMOVQW       Z1, X1
+	VMOVDQU       X1, 64(BX)
+	VPADDQ        Z4, Z5, Z5
+	VPBROADCASTQ  avx512_32<>+0(SB), Z1
+	VPADDQ        Z1, Z5, Z1
+	VPSRLQ        $0x07, Z1, Z1
+	VPSLLQ        $0x02, Z1, Z1
+	VPMOVQD       Z1, Y1
+	VMOVDQU       Y1, 32(BX)
+	VPADDQ        Z3, Z5, Z5
+	VPMOVQD       Z5, Y1
+	VMOVDQU       Y1, (BX)
+	VPSRLQ        $0x36, Z0, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPMOVQB       Z1, X1
+	VMOVQ         X1, 128(BX)
+	VPTESTMQ.BCST avx512_58<>+0(SB), Z0, K1, K2
+	VPSRLQ        $0x36, Z0, Z1
+	VPANDQ.BCST   avx512_59<>+0(SB), Z1, Z1
+	VPXORQ        Z2, Z2, Z2
+	VPSUBQ.Z      Z1, Z2, K2, Z1
+	VPMOVQW       Z1, X1
+	VMOVDQU       X1, 80(BX)
+	VPSRLQ        $0x28, Z0, Z1
+	VPANDQ.BCST   avx512_30<>+0(SB), Z1, Z1
+	VPSRLQ        $0x2a, Z0, Z0
+	VPANDQ.BCST   avx512_30<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z avx512_21<>+0(SB), Z1, K1, Z1
+	VPADDQ.BCST   avx512_20<>+0(SB), Z0, K2, Z1
+	VPORQ         Z1, Z8, Z8
+	VPMOVQB       Z8, X0
+	VMOVQ         X0, 136(BX)
+	KMOVB         K2, AX
+	NOTL          AX
+	MOVB          $+0, 147(BX)
+	MOVB          AL, 148(BX)
 	VZEROUPPER
 	RET
 
-DATA avx512_52<>+0(SB)/8, $0x4000000000000000
-GLOBL avx512_52<>(SB), RODATA|NOPTR, $8
+DATA avx512_58<>+0(SB)/8, $0x4000000000000000
+GLOBL avx512_58<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_53<>+0(SB)/8, $0x0000000000000007
-GLOBL avx512_53<>(SB), RODATA|NOPTR, $8
+DATA avx512_59<>+0(SB)/8, $0x0000000000000007
+GLOBL avx512_59<>(SB), RODATA|NOPTR, $8
 
 // func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI, POPCNT
 TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	MOVQ         b+0(FP), AX
 	MOVQ         slots+8(FP), CX
@@ -2027,7 +2247,7 @@ TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	MOVWLZX      CX, DI
 	POPCNTL      DI, DI
 	VPBROADCASTD DI, Y6
-	VPADDD       avx512_41<>+0(SB), Y6, Y6
+	VPADDD       avx512_47<>+0(SB), Y6, Y6
 	VPERMD       Y0, Y6, Y7
 	VMOVDQU32    64(AX), Z6
 	KSHIFTRQ     $0x10, K1, K2
@@ -2037,7 +2257,7 @@ TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	JZ           placed
 	POPCNTL      CX, DI
 	VPBROADCASTW DI, X6
-	VPADDW       avx512_42<>+0(SB), X6, X6
+	VPADDW       avx512_48<>+0(SB), X6, X6
 	VPERMW       X3, X6, X3
 	VPERMW       X4, X6, X4
 	VPERMW       X5, X6, X5
@@ -2059,7 +2279,7 @@ TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	MOVWLZX      SI, SI
 	POPCNTL      SI, SI
 	VPBROADCASTD SI, Y3
-	VPADDD       avx512_41<>+0(SB), Y3, Y3
+	VPADDD       avx512_47<>+0(SB), Y3, Y3
 	VPERMD       Y0, Y3, Y0
 	VMOVDQU32    192(AX), Z3
 	KSHIFTRQ     $0x10, K2, K2
@@ -2120,47 +2340,91 @@ placed:
 	VPINSRQ        $0x01, R9, X2, X2
 	VINSERTI32X4   $0x01, X0, Y4, Y0
 	VINSERTI32X4   $0x01, X2, Y5, Y3
-	VINSERTI64X4   $0x01, Y3, Z0, Z3
-	VPORQ          896(AX), Z3, Z3
-	VMOVDQU64      Z3, 896(AX)
+	VINSERTI64X4   $0x01, Y3, Z0, Z0
+	VPORQ          896(AX), Z0, Z0
+	VMOVDQU64      Z0, 896(AX)
+	VMOVDQU8       avx512_60<>+0(SB), Z0
+	VPSHUFB        Z1, Z0, Z0
+	VMOVDQU8.Z     Z0, K1, Z0
+	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z1
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z1, Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z0
+	VPERMB         Z1, Z0, Z1
 	ANDL           DX, R8
 	PDEPQ          CX, R8, R8
-	VPBROADCASTD   avx512_1<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K2
-	KMOVQ          K2, CX
-	VPBROADCASTD   avx512_2<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K2
-	KMOVQ          K2, DX
-	VPBROADCASTD   avx512_19<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K2
-	KMOVQ          K2, BX
-	VPBROADCASTD   avx512_37<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K2
-	KMOVQ          K2, SI
-	VPBROADCASTD   avx512_38<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K2
-	KMOVQ          K2, DI
-	VPBROADCASTD   avx512_39<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K2
-	KMOVQ          K2, R9
-	VPBROADCASTD   avx512_40<>+0(SB), Z3
-	VPCMPEQB       Z3, Z1, K1, K1
-	KMOVQ          K1, R10
 	VMOVQ          R8, X2
-	VPINSRQ        $0x01, CX, X2, X2
-	VMOVQ          DX, X0
-	VPINSRQ        $0x01, BX, X0, X0
-	VMOVQ          SI, X4
-	VPINSRQ        $0x01, DI, X4, X4
-	VMOVQ          R9, X1
-	VPINSRQ        $0x01, R10, X1, X1
-	VINSERTI32X4   $0x01, X0, Y2, Y0
-	VINSERTI32X4   $0x01, X1, Y4, Y1
-	VINSERTI64X4   $0x01, Y1, Z0, Z0
-	VPORQ          960(AX), Z0, Z0
-	VMOVDQU64      Z0, 960(AX)
+	VPORQ          Z2, Z1, Z1
+	VPORQ          960(AX), Z1, Z1
+	VMOVDQU64      Z1, 960(AX)
 	VZEROUPPER
 	RET
+
+DATA avx512_60<>+0(SB)/1, $0x00
+DATA avx512_60<>+1(SB)/1, $0x02
+DATA avx512_60<>+2(SB)/1, $0x04
+DATA avx512_60<>+3(SB)/1, $0x08
+DATA avx512_60<>+4(SB)/1, $0x10
+DATA avx512_60<>+5(SB)/1, $0x20
+DATA avx512_60<>+6(SB)/1, $0x40
+DATA avx512_60<>+7(SB)/1, $0x80
+DATA avx512_60<>+8(SB)/1, $0x00
+DATA avx512_60<>+9(SB)/1, $0x02
+DATA avx512_60<>+10(SB)/1, $0x04
+DATA avx512_60<>+11(SB)/1, $0x08
+DATA avx512_60<>+12(SB)/1, $0x10
+DATA avx512_60<>+13(SB)/1, $0x20
+DATA avx512_60<>+14(SB)/1, $0x40
+DATA avx512_60<>+15(SB)/1, $0x80
+DATA avx512_60<>+16(SB)/1, $0x00
+DATA avx512_60<>+17(SB)/1, $0x02
+DATA avx512_60<>+18(SB)/1, $0x04
+DATA avx512_60<>+19(SB)/1, $0x08
+DATA avx512_60<>+20(SB)/1, $0x10
+DATA avx512_60<>+21(SB)/1, $0x20
+DATA avx512_60<>+22(SB)/1, $0x40
+DATA avx512_60<>+23(SB)/1, $0x80
+DATA avx512_60<>+24(SB)/1, $0x00
+DATA avx512_60<>+25(SB)/1, $0x02
+DATA avx512_60<>+26(SB)/1, $0x04
+DATA avx512_60<>+27(SB)/1, $0x08
+DATA avx512_60<>+28(SB)/1, $0x10
+DATA avx512_60<>+29(SB)/1, $0x20
+DATA avx512_60<>+30(SB)/1, $0x40
+DATA avx512_60<>+31(SB)/1, $0x80
+DATA avx512_60<>+32(SB)/1, $0x00
+DATA avx512_60<>+33(SB)/1, $0x02
+DATA avx512_60<>+34(SB)/1, $0x04
+DATA avx512_60<>+35(SB)/1, $0x08
+DATA avx512_60<>+36(SB)/1, $0x10
+DATA avx512_60<>+37(SB)/1, $0x20
+DATA avx512_60<>+38(SB)/1, $0x40
+DATA avx512_60<>+39(SB)/1, $0x80
+DATA avx512_60<>+40(SB)/1, $0x00
+DATA avx512_60<>+41(SB)/1, $0x02
+DATA avx512_60<>+42(SB)/1, $0x04
+DATA avx512_60<>+43(SB)/1, $0x08
+DATA avx512_60<>+44(SB)/1, $0x10
+DATA avx512_60<>+45(SB)/1, $0x20
+DATA avx512_60<>+46(SB)/1, $0x40
+DATA avx512_60<>+47(SB)/1, $0x80
+DATA avx512_60<>+48(SB)/1, $0x00
+DATA avx512_60<>+49(SB)/1, $0x02
+DATA avx512_60<>+50(SB)/1, $0x04
+DATA avx512_60<>+51(SB)/1, $0x08
+DATA avx512_60<>+52(SB)/1, $0x10
+DATA avx512_60<>+53(SB)/1, $0x20
+DATA avx512_60<>+54(SB)/1, $0x40
+DATA avx512_60<>+55(SB)/1, $0x80
+DATA avx512_60<>+56(SB)/1, $0x00
+DATA avx512_60<>+57(SB)/1, $0x02
+DATA avx512_60<>+58(SB)/1, $0x04
+DATA avx512_60<>+59(SB)/1, $0x08
+DATA avx512_60<>+60(SB)/1, $0x10
+DATA avx512_60<>+61(SB)/1, $0x20
+DATA avx512_60<>+62(SB)/1, $0x40
+DATA avx512_60<>+63(SB)/1, $0x80
+GLOBL avx512_60<>(SB), RODATA|NOPTR, $64
 
 // func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
@@ -2169,7 +2433,7 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	MOVQ         plane+8(FP), CX
 	MOVQ         joins+16(FP), DX
 	VPMOVZXBW    (DX), X0
-	VMOVDQU      avx512_36<>+0(SB), X1
+	VMOVDQU      avx512_46<>+0(SB), X1
 	VPMULLW      X1, X0, X0
 	VPACKUSWB    X0, X0, X0
 	VPBROADCASTQ X0, Z0
@@ -2196,7 +2460,7 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	RET
 
 // func stepAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, GFNI, POPCNT
 TEXT ·stepAVX512(SB), NOSPLIT, $24-57
 	MOVQ    p+0(FP), AX
 	MOVQ    (AX), AX
@@ -2316,11 +2580,11 @@ risked:
 	ADDL          DI, 56(CX)
 	VPBROADCASTQ  R10, Z0
 	VMOVDQU64     896(AX), Z1
-	VMOVDQU64     960(AX), Z16
+	VMOVDQU64     960(AX), Z14
 	MOVQ          936(AX), BX
 	ANDQ          SI, BX
 	VPANDNQ       Z1, Z0, Z1
-	VPANDNQ       Z16, Z0, Z16
+	VPANDNQ       Z14, Z0, Z14
 	VPBROADCASTQ  DX, Z0
 	MOVL          $0x00000002, DX
 	KMOVB         DX, K1
@@ -2334,8 +2598,8 @@ risked:
 	KMOVB         DX, K1
 	VPORQ         Z0, Z1, K1, Z1
 	VMOVDQU64     Z1, 896(AX)
-	VMOVDQU64     Z16, 960(AX)
-	VPBROADCASTD  avx512_37<>+0(SB), Z0
+	VMOVDQU64     Z14, 960(AX)
+	VPBROADCASTD  avx512_61<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K1
 	VMOVDQU8      Z1, K1, Z0
@@ -2355,66 +2619,66 @@ risked:
 	MOVQ          p+0(FP), BX
 	MOVQ          8(BX), BX
 	MOVL          16(BX), BX
-	VPBROADCASTW  BX, Z19
+	VPBROADCASTW  BX, Z17
 	KMOVQ         (SP), K3
-	VMOVDQU16     512(AX), Z16
+	VMOVDQU16     512(AX), Z14
 	VMOVDQU16     256(AX), Z1
-	VPSRLW        $0x01, Z16, Z17
-	VPSUBW        Z17, Z16, K2, Z16
-	VPMINUW.Z     Z1, Z16, K1, Z17
-	VPSUBW        Z17, Z1, Z1
+	VPSRLW        $0x01, Z14, Z15
+	VPSUBW        Z15, Z14, K2, Z14
+	VPMINUW.Z     Z1, Z14, K1, Z15
+	VPSUBW        Z15, Z1, Z1
 	VMOVDQU16     Z1, 256(AX)
-	VMOVDQU16     384(AX), Z16
-	VMOVDQU16     Z19, K1, Z16
-	VMOVDQU16     Z16, 384(AX)
+	VMOVDQU16     384(AX), Z14
+	VMOVDQU16     Z17, K1, Z14
+	VMOVDQU16     Z14, 384(AX)
 	VPTESTNMW     Z1, Z1, K4
 	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z22
-	VPBROADCASTD  avx512_7<>+0(SB), Z20
-	VPBROADCASTD  avx512_8<>+0(SB), Z21
-	VPMOVZXWD     Y17, Z23
+	VPBROADCASTD  avx512_6<>+0(SB), Z20
+	VPBROADCASTD  avx512_7<>+0(SB), Z18
+	VPBROADCASTD  avx512_8<>+0(SB), Z19
+	VPMOVZXWD     Y15, Z21
 	VMOVDQU32     (AX), Z1
-	VPMOVZXBD     704(AX), Z16
-	VPERMD        Z8, Z16, Z16
-	VPADDD        Z22, Z1, Z18
-	VPADDD        Z23, Z1, Z1
+	VPMOVZXBD     704(AX), Z14
+	VPERMD        Z8, Z14, Z14
+	VPADDD        Z20, Z1, Z16
+	VPADDD        Z21, Z1, Z1
 	VMOVDQU32     Z1, (AX)
-	VPADDD        Z23, Z2, Z2
-	VPADDD        Z23, Z18, Z1
-	VPSRLD        $0x07, Z18, Z18
+	VPADDD        Z21, Z2, Z2
+	VPADDD        Z21, Z16, Z1
+	VPSRLD        $0x07, Z16, Z16
 	VPSRLD        $0x07, Z1, Z1
-	VPSUBD        Z16, Z18, Z18
-	VPSUBD        Z16, Z1, Z1
-	VPMOVZXBD     X0, Z16
-	VMOVDQA32     Z16, Z16
-	VPMULLD       Z16, Z18, Z18
-	VPADDD        Z18, Z18, Z18
-	VPMINUD       Z20, Z18, Z18
-	VPADDD.Z      Z21, Z18, K3, Z18
-	VPADDD        Z18, Z3, Z3
-	VEXTRACTI64X4 $0x01, Z17, Y17
-	VPMOVZXWD     Y17, Z23
-	VMOVDQU32     64(AX), Z17
-	VPMOVZXBD     720(AX), Z18
-	VPERMD        Z8, Z18, Z18
-	VPADDD        Z22, Z17, Z22
-	VPADDD        Z23, Z17, Z17
-	VMOVDQU32     Z17, 64(AX)
-	VPADDD        Z23, Z2, Z2
-	VPADDD        Z23, Z22, Z17
-	VPSRLD        $0x07, Z22, Z22
-	VPSRLD        $0x07, Z17, Z17
-	VPSUBD        Z18, Z22, Z22
-	VPSUBD        Z18, Z17, Z17
+	VPSUBD        Z14, Z16, Z16
+	VPSUBD        Z14, Z1, Z1
+	VPMOVZXBD     X0, Z14
+	VMOVDQA32     Z14, Z14
+	VPMULLD       Z14, Z16, Z16
+	VPADDD        Z16, Z16, Z16
+	VPMINUD       Z18, Z16, Z16
+	VPADDD.Z      Z19, Z16, K3, Z16
+	VPADDD        Z16, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z15, Y13
+	VPMOVZXWD     Y13, Z21
+	VMOVDQU32     64(AX), Z15
+	VPMOVZXBD     720(AX), Z16
+	VPERMD        Z8, Z16, Z16
+	VPADDD        Z20, Z15, Z20
+	VPADDD        Z21, Z15, Z15
+	VMOVDQU32     Z15, 64(AX)
+	VPADDD        Z21, Z2, Z2
+	VPADDD        Z21, Z20, Z15
+	VPSRLD        $0x07, Z20, Z20
+	VPSRLD        $0x07, Z15, Z15
+	VPSUBD        Z16, Z20, Z20
+	VPSUBD        Z16, Z15, Z15
 	VEXTRACTI32X4 $0x01, Z0, X11
-	VPMOVZXBD     X11, Z18
-	VMOVDQA32     Z18, Z18
-	VPMULLD       Z18, Z22, Z22
-	VPADDD        Z22, Z22, Z22
-	VPMINUD       Z20, Z22, Z22
+	VPMOVZXBD     X11, Z16
+	VMOVDQA32     Z16, Z16
+	VPMULLD       Z16, Z20, Z20
+	VPADDD        Z20, Z20, Z20
+	VPMINUD       Z18, Z20, Z20
 	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z21, Z22, K4, Z22
-	VPADDD        Z22, Z3, Z3
+	VPADDD.Z      Z19, Z20, K4, Z20
+	VPADDD        Z20, Z3, Z3
 	MOVL          900(AX), SI
 	TESTL         SI, SI
 	JZ            lower
@@ -2429,22 +2693,22 @@ risked:
 	VPSUBW        Z6, Z4, Z4
 	VMOVDQU16     Z4, 320(AX)
 	VMOVDQU16     448(AX), Z5
-	VMOVDQU16     Z19, K4, Z5
+	VMOVDQU16     Z17, K4, Z5
 	VMOVDQU16     Z5, 448(AX)
 	VPTESTNMW     Z4, Z4, K2
 	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z21
-	VPBROADCASTD  avx512_7<>+0(SB), Z19
-	VPBROADCASTD  avx512_8<>+0(SB), Z20
-	VPMOVZXWD     Y6, Z22
+	VPBROADCASTD  avx512_6<>+0(SB), Z19
+	VPBROADCASTD  avx512_7<>+0(SB), Z17
+	VPBROADCASTD  avx512_8<>+0(SB), Z18
+	VPMOVZXWD     Y6, Z20
 	VMOVDQU32     128(AX), Z4
 	VPMOVZXBD     736(AX), Z5
 	VPERMD        Z8, Z5, Z5
-	VPADDD        Z21, Z4, Z7
-	VPADDD        Z22, Z4, Z4
+	VPADDD        Z19, Z4, Z7
+	VPADDD        Z20, Z4, Z4
 	VMOVDQU32     Z4, 128(AX)
-	VPADDD        Z22, Z2, Z2
-	VPADDD        Z22, Z7, Z4
+	VPADDD        Z20, Z2, Z2
+	VPADDD        Z20, Z7, Z4
 	VPSRLD        $0x07, Z7, Z7
 	VPSRLD        $0x07, Z4, Z4
 	VPSUBD        Z5, Z7, Z7
@@ -2454,42 +2718,42 @@ risked:
 	VMOVDQA32     Z5, Z5
 	VPMULLD       Z5, Z7, Z7
 	VPADDD        Z7, Z7, Z7
-	VPMINUD       Z19, Z7, Z7
-	VPADDD.Z      Z20, Z7, K3, Z7
+	VPMINUD       Z17, Z7, Z7
+	VPADDD.Z      Z18, Z7, K3, Z7
 	VPADDD        Z7, Z3, Z3
 	VEXTRACTI64X4 $0x01, Z6, Y6
-	VPMOVZXWD     Y6, Z22
+	VPMOVZXWD     Y6, Z20
 	VMOVDQU32     192(AX), Z6
 	VPMOVZXBD     752(AX), Z7
 	VPERMD        Z8, Z7, Z7
-	VPADDD        Z21, Z6, Z21
-	VPADDD        Z22, Z6, Z6
+	VPADDD        Z19, Z6, Z19
+	VPADDD        Z20, Z6, Z6
 	VMOVDQU32     Z6, 192(AX)
-	VPADDD        Z22, Z2, Z2
-	VPADDD        Z22, Z21, Z6
-	VPSRLD        $0x07, Z21, Z21
+	VPADDD        Z20, Z2, Z2
+	VPADDD        Z20, Z19, Z6
+	VPSRLD        $0x07, Z19, Z19
 	VPSRLD        $0x07, Z6, Z6
-	VPSUBD        Z7, Z21, Z21
+	VPSUBD        Z7, Z19, Z19
 	VPSUBD        Z7, Z6, Z6
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
 	VMOVDQA32     Z0, Z7
-	VPMULLD       Z7, Z21, Z21
-	VPADDD        Z21, Z21, Z21
-	VPMINUD       Z19, Z21, Z21
+	VPMULLD       Z7, Z19, Z19
+	VPADDD        Z19, Z19, Z19
+	VPMINUD       Z17, Z19, Z19
 	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z20, Z21, K2, Z21
-	VPADDD        Z21, Z3, Z3
+	VPADDD.Z      Z18, Z19, K2, Z19
+	VPADDD        Z19, Z3, Z3
 	SHLQ          $0x20, SI
 	ORQ           SI, BX
 
 lower:
 	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z19
-	VPANDD.BCST   avx512_17<>+0(SB), Z19, Z19
-	VPSUBB        Z19, Z0, Z0
-	VPBROADCASTD  avx512_17<>+0(SB), Z19
-	VPADDB        Z19, Z0, K1, Z0
+	VPSRLW        $0x02, Z0, Z17
+	VPANDD.BCST   avx512_17<>+0(SB), Z17, Z17
+	VPSUBB        Z17, Z0, Z0
+	VPBROADCASTD  avx512_17<>+0(SB), Z17
+	VPADDB        Z17, Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVQ          912(AX), SI
 	MOVQ          920(AX), DI
@@ -2511,15 +2775,15 @@ lower:
 	MOVQ          R10, DI
 	ORQ           DX, DI
 	ANDNQ         SI, DI, SI
-	VPBROADCASTD  avx512_18<>+0(SB), Z19
-	VPBROADCASTD  avx512_1<>+0(SB), Z20
+	VPBROADCASTD  avx512_18<>+0(SB), Z17
+	VPBROADCASTD  avx512_1<>+0(SB), Z18
 	VMOVDQU8      832(AX), Z0
 	MOVQ          SI, DI
 	ORQ           R8, DI
 	KMOVQ         DI, K1
-	VPTESTMB      Z19, Z0, K1, K1
-	VPSUBB        Z20, Z0, K1, Z0
-	VPTESTNMB     Z19, Z0, K1, K1
+	VPTESTMB      Z17, Z0, K1, K1
+	VPSUBB        Z18, Z0, K1, Z0
+	VPTESTNMB     Z17, Z0, K1, K1
 	KMOVQ         K1, DI
 	MOVQ          DI, R12
 	ANDQ          SI, R12
@@ -2528,19 +2792,19 @@ lower:
 	ANDNQ         R12, BX, BX
 	ANDQ          R8, DI
 	ORQ           R9, DI
-	VPBROADCASTD  avx512_19<>+0(SB), Z21
+	VPBROADCASTD  avx512_19<>+0(SB), Z19
 	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z22, Z0, K1, Z0
+	VPSRLW        $0x04, Z0, Z20
+	VPANDQ        Z19, Z20, Z20
+	VPADDB        Z18, Z20, Z20
+	VPADDB        Z18, Z20, Z20
+	VPADDB        Z20, Z0, K1, Z0
 	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPANDNQ       Z0, Z19, Z21
-	VPADDB        Z21, Z22, K1, Z0
+	VPSRLW        $0x06, Z0, Z20
+	VPANDQ        Z19, Z20, Z20
+	VPADDB        Z18, Z20, Z20
+	VPANDNQ       Z0, Z17, Z19
+	VPADDB        Z19, Z20, K1, Z0
 	VMOVDQU8      Z0, 832(AX)
 	ORQ           SI, R11
 	ANDNQ         DX, DI, DX
@@ -2549,48 +2813,48 @@ lower:
 	POPCNTQ       R11, BX
 	ADDL          BX, 84(CX)
 	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z19
-	VMOVDQU64     960(AX), Z20
+	VMOVDQU64     896(AX), Z17
+	VMOVDQU64     960(AX), Z18
 	MOVL          $0x00000010, BX
 	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z19
+	VPBROADCASTQ  DX, K1, Z17
 	MOVL          $0x0000007f, DX
 	KMOVB         DX, K1
-	VPANDNQ.Z     Z19, Z0, K1, Z19
-	VPANDNQ       Z20, Z0, Z20
-	VMOVDQU64     Z19, 896(AX)
-	VMOVDQU64     Z20, 960(AX)
+	VPANDNQ.Z     Z17, Z0, K1, Z17
+	VPANDNQ       Z18, Z0, Z18
+	VMOVDQU64     Z17, 896(AX)
+	VMOVDQU64     Z18, 960(AX)
 	MOVQ          896(AX), DX
 	MOVQ          904(AX), BX
 	ANDNQ         DX, BX, DX
 	KMOVQ         DX, K1
-	VPBROADCASTD  avx512_54<>+0(SB), Z0
+	VPBROADCASTD  avx512_62<>+0(SB), Z0
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_18<>+0(SB), Z19
-	VMOVDQU8      Z19, K2, Z0
-	VPBROADCASTD  avx512_55<>+0(SB), Z19
-	VMOVDQU8      Z19, K3, Z0
+	VPBROADCASTD  avx512_18<>+0(SB), Z17
+	VMOVDQU8      Z17, K2, Z0
+	VPBROADCASTD  avx512_63<>+0(SB), Z17
+	VMOVDQU8      Z17, K3, Z0
 	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z19
-	VMOVDQU8      Z19, K2, Z0
-	VPBROADCASTD  avx512_56<>+0(SB), Z19
+	VPBROADCASTD  avx512_2<>+0(SB), Z17
+	VMOVDQU8      Z17, K2, Z0
+	VPBROADCASTD  avx512_64<>+0(SB), Z17
 	KMOVQ         960(AX), K2
-	VMOVDQU8      Z19, K2, Z0
+	VMOVDQU8      Z17, K2, Z0
 	VPXORD        Z9, Z9, Z9
 	VPXORD        Z10, Z10, Z10
-	VPMOVZXBD     X0, Z19
-	VPMULLD.Z     Z16, Z1, K1, Z1
+	VPMOVZXBD     X0, Z17
+	VPMULLD.Z     Z14, Z1, K1, Z1
 	VPADDD        Z1, Z9, Z9
-	VPMULLD       Z19, Z1, Z1
+	VPMULLD       Z17, Z1, Z1
 	VPADDD        Z1, Z10, Z10
 	VEXTRACTI32X4 $0x01, Z0, X1
 	VPMOVZXBD     X1, Z1
 	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z18, Z17, K2, Z16
-	VPADDD        Z16, Z9, Z9
-	VPMULLD       Z1, Z16, Z16
-	VPADDD        Z16, Z10, Z10
+	VPMULLD.Z     Z16, Z15, K2, Z14
+	VPADDD        Z14, Z9, Z9
+	VPMULLD       Z1, Z14, Z14
+	VPADDD        Z14, Z10, Z10
 	MOVL          900(AX), DX
 	TESTL         DX, DX
 	JZ            accounted
@@ -2636,7 +2900,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPANDNQ.Z      Z18, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -2948,173 +3212,139 @@ admitted:
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(DX), R9
-	VPBROADCASTQ   R9, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, R9
-	MOVBQZX        193(DX), R10
-	VPBROADCASTQ   R10, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, R10
-	MOVBQZX        192(DX), R11
-	VPBROADCASTQ   R11, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, R11
-	ANDNQ          R9, R10, R10
-	MOVQ           R11, R12
-	ORQ            R10, R12
-	ANDNQ          R9, R11, R10
-	NOTQ           R9
+	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (DX), Z3
-	VPERMB         Z3, Z1, Z1
+	VMOVDQU64      (DX), Z2
+	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K2, Z4
-	VPMOVZXWQ      (R8), Z3
-	VPERMQ         Z3, Z4, Z3
-	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z5
-	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K1, Z3
+	VPMOVZXWQ      (R8), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z4
+	VPSRLQ         $0x12, Z0, Z5
+	VPANDQ.BCST    avx512_32<>+0(SB), Z5, Z5
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z6, Z6
+	VPADDQ         Z1, Z5, Z5
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z6, Z6
+	VPSUBQ         Z1, Z5, Z5
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z9
-	VPERMI2W       Z9, Z7, Z1
+	VMOVDQU64      64(DX), Z6
+	VMOVDQU64      128(DX), Z7
+	VPERMI2W       Z7, Z6, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z7
-	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
-	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
-	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
+	VPSRLQ         $0x1f, Z0, Z6
+	VPANDQ.BCST    avx512_30<>+0(SB), Z6, Z6
+	VPADDQ.BCST    avx512_20<>+0(SB), Z6, Z6
+	VPSRLQ         $0x21, Z0, Z7
+	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z7, Z7
+	VPSRLQ         $0x07, Z7, Z7
+	VPSRLQ         $0x24, Z0, Z9
+	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z10, Z10
-	VPADDQ         Z3, Z6, Z6
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
+	VPORQ          Z0, Z9, Z9
+	VPADDQ         Z2, Z5, Z5
 	KMOVB          SI, K1
-	VPMULUDQ.Z     Z5, Z2, K1, Z0
+	VPBROADCASTQ   avx512_36<>+0(SB), Z0
+	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
+	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
+	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z9, X11
+	VPMOVQB        Z7, X11
 	VMOVDQU8       640(AX), Z2
 	VPEXPANDB      Z11, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
-	VPMOVQB        Z4, X11
-	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z11, K1, Z2
-	VMOVDQU8       Z2, 704(AX)
-	VPMOVQB        Z10, X11
-	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z11, K1, Z3
-	VMOVDQU8       Z3, 832(AX)
 	MOVQ           896(AX), DX
-	MOVQ           912(AX), R8
-	MOVQ           920(AX), R11
-	ORQ            R11, R8
-	MOVQ           960(AX), R11
-	ORQ            R11, R8
-	ANDNQ          DX, R8, DX
-	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_36<>+0(SB), X4
-	VPMULLW        X4, X3, X3
-	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z4
-	VPERMB         Z4, Z2, Z4
+	MOVQ           912(AX), SI
+	MOVQ           920(AX), R8
+	ORQ            R8, SI
+	MOVQ           960(AX), R8
+	ORQ            R8, SI
+	ANDNQ          DX, SI, DX
+	VPBROADCASTQ   avx512_37<>+0(SB), Z2
+	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
+	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
+	VPORQ          Z3, Z2, Z2
+	VPMOVQB        Z2, X11
+	VPEXPANDB.Z    Z11, K1, Z2
+	VPBROADCASTD   avx512_18<>+0(SB), Z3
+	VPANDD         Z3, Z2, Z4
+	VMOVDQU8       avx512_41<>+0(SB), Z7
+	VPSHUFB        Z4, Z7, Z7
+	VMOVDQU8       avx512_42<>+0(SB), Z4
+	VGF2P8AFFINEQB $0x00, Z7, Z4, Z7
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z7, Z7
+	VMOVDQU8       avx512_43<>+0(SB), Z4
+	VPERMB         Z7, Z4, Z7
+	VPORQ          960(AX), Z7, Z7
+	VMOVDQU64      Z7, 960(AX)
+	VPSRLW         $0x04, Z2, Z4
+	VPANDD         Z3, Z4, Z4
+	VMOVDQU8       avx512_44<>+0(SB), Z3
+	VPSHUFB        Z4, Z3, Z3
+	VMOVDQU8.Z     Z3, K1, Z3
+	VMOVDQU8       avx512_42<>+0(SB), Z4
+	VGF2P8AFFINEQB $0x00, Z3, Z4, Z4
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z4, Z4
+	VMOVDQU8       avx512_43<>+0(SB), Z3
+	VPERMB         Z4, Z3, Z4
+	VPORQ          896(AX), Z4, Z4
+	VMOVDQU64      Z4, 896(AX)
+	VMOVDQU8       704(AX), Z3
+	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
+	VMOVDQU8       Z2, K1, Z3
+	VMOVDQU8       Z3, 704(AX)
+	VPMOVQB        Z9, X11
+	VMOVDQU8       832(AX), Z2
+	VPEXPANDB      Z11, K1, Z2
+	VMOVDQU8       Z2, 832(AX)
+	VPMOVZXBW      36(BX), X2
+	VMOVDQU        avx512_46<>+0(SB), X4
+	VPMULLW        X4, X2, X2
+	VPACKUSWB      X2, X2, X2
+	VPBROADCASTQ   X2, Z2
+	VPERMB         Z2, Z3, Z2
 	KMOVQ          DX, K2
-	VPTESTMB       Z4, Z4, K2, K2
+	VPTESTMB       Z2, Z2, K2, K2
 	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z4, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z4
-	VMOVDQU8       Z4, K1, Z3
+	VPADDUSB       Z2, Z3, K2, Z3
+	VPBROADCASTD   avx512_17<>+0(SB), Z2
+	VMOVDQU8       Z2, K1, Z3
 	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z3
-	VMOVDQU16      384(AX), Z4
-	VMOVDQU16      Z3, K3, Z4
-	VMOVDQU16      Z4, 384(AX)
-	VMOVDQU16      448(AX), Z4
+	VPBROADCASTW   DX, Z2
+	VMOVDQU16      384(AX), Z3
+	VMOVDQU16      Z2, K3, Z3
+	VMOVDQU16      Z3, 384(AX)
+	VMOVDQU16      448(AX), Z3
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z3, K3, Z4
-	VMOVDQU16      Z4, 448(AX)
+	VMOVDQU16      Z2, K3, Z3
+	VMOVDQU16      Z3, 448(AX)
 	VPMOVQW        Z1, X11
-	VPMOVQW        Z7, X14
-	VPMOVQD        Z6, Y8
-	ANDL           SI, R12
-	PDEPQ          DI, R12, R12
-	ANDL           SI, R10
-	PDEPQ          DI, R10, R10
-	VMOVQ          DI, X15
-	VMOVQ          R12, X1
-	VPINSRQ        $0x01, R10, X1, X1
-	VPXORD         X12, X12, X12
-	VPXORD         X13, X13, X13
-	VPINSRQ        $0x01, DI, X13, X13
-	VINSERTI32X4   $0x01, X1, Y15, Y15
-	VINSERTI32X4   $0x01, X13, Y12, Y1
-	VINSERTI64X4   $0x01, Y1, Z15, Z1
-	VPORQ          896(AX), Z1, Z1
-	VMOVDQU64      Z1, 896(AX)
-	ANDL           SI, R9
-	PDEPQ          DI, R9, R9
-	VPBROADCASTD   avx512_1<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, DX
-	VPBROADCASTD   avx512_2<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, SI
-	VPBROADCASTD   avx512_19<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R8
-	VPBROADCASTD   avx512_37<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R10
-	VPBROADCASTD   avx512_38<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R11
-	VPBROADCASTD   avx512_39<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R12
-	VPBROADCASTD   avx512_40<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R13
-	VMOVQ          R9, X12
-	VPINSRQ        $0x01, DX, X12, X12
-	VMOVQ          SI, X1
-	VPINSRQ        $0x01, R8, X1, X1
-	VMOVQ          R10, X13
-	VPINSRQ        $0x01, R11, X13, X13
-	VMOVQ          R12, X2
-	VPINSRQ        $0x01, R13, X2, X2
-	VINSERTI32X4   $0x01, X1, Y12, Y12
-	VINSERTI32X4   $0x01, X2, Y13, Y1
-	VINSERTI64X4   $0x01, Y1, Z12, Z1
-	VPORQ          960(AX), Z1, Z1
-	VMOVDQU64      Z1, 960(AX)
+	VPMOVQW        Z6, X12
+	VPMOVQD        Z5, Y8
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
 	VPEXPANDW      Z11, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z14, K1, Z1
+	VPEXPANDW      Z12, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
 	VPEXPANDD      Z8, K1, Z1
@@ -3122,19 +3352,19 @@ admitted:
 	MOVWLZX        DI, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y8, Y1, Y12
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
+	VPERMD         Y8, Y1, Y13
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z12, K1, Z1
+	VPEXPANDD      Z13, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
-	VPADDW         avx512_42<>+0(SB), X1, X1
+	VPADDW         avx512_48<>+0(SB), X1, X1
 	VPERMW         X11, X1, X11
-	VPERMW         X14, X1, X13
+	VPERMW         X12, X1, X12
 	VPMOVZXWD      X1, Y1
 	VPERMD         Y8, Y1, Y8
 	KMOVQ          DX, K1
@@ -3142,7 +3372,7 @@ admitted:
 	VPEXPANDW      Z11, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z13, K1, Z1
+	VPEXPANDW      Z12, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
 	VPEXPANDD      Z8, K1, Z1
@@ -3150,7 +3380,7 @@ admitted:
 	MOVWLZX        DX, DX
 	POPCNTL        DX, DX
 	VPBROADCASTD   DX, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
 	VPERMD         Y8, Y1, Y8
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
@@ -3373,7 +3603,7 @@ arrive:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VMOVDQU16       avx512_49<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -3393,18 +3623,18 @@ arrive:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_44<>+0(SB), Z0, Z0
+	VPADDQ          avx512_50<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_45<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_46<>+0(SB), Z1
+	VPBROADCASTQ    avx512_52<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_47<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -3475,14 +3705,17 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_54<>+0(SB)/4, $0x14141414
-GLOBL avx512_54<>(SB), RODATA|NOPTR, $4
+DATA avx512_61<>+0(SB)/4, $0x04040404
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_55<>+0(SB)/4, $0x0a0a0a0a
-GLOBL avx512_55<>(SB), RODATA|NOPTR, $4
+DATA avx512_62<>+0(SB)/4, $0x14141414
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_56<>+0(SB)/4, $0x00000000
-GLOBL avx512_56<>(SB), RODATA|NOPTR, $4
+DATA avx512_63<>+0(SB)/4, $0x0a0a0a0a
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_64<>+0(SB)/4, $0x00000000
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $4
 
 // func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -3513,9 +3746,9 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
 	MOVQ           896(DX), BX
@@ -3536,7 +3769,7 @@ operate:
 	MOVQ           16(BX), BX
 	MOVL           4(BX), BX
 	VCVTUSI2SSL    BX, X2, X2
-	VMOVSS         avx512_59<>+0(SB), X0
+	VMOVSS         avx512_66<>+0(SB), X0
 	VDIVSS         X2, X0, X2
 	VMOVSS         X2, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -3551,27 +3784,27 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
-	VPBROADCASTQ   DX, Z19
-	KMOVB          avx512_60<>+0(SB), K1
-	VPMINUQ        Z19, Z1, K1, Z1
-	VMOVDQU32      avx512_61<>+0(SB), Z19
-	VPERMI2D       Z2, Z1, Z19
-	VMOVDQU32      avx512_62<>+0(SB), Z2
-	KMOVW          avx512_63<>+0(SB), K1
-	VPERMD         Z0, Z2, K1, Z19
-	VMOVDQU32      avx512_64<>+0(SB), Z2
-	KMOVW          avx512_65<>+0(SB), K1
+	VPBROADCASTQ   DX, Z17
+	KMOVB          avx512_67<>+0(SB), K1
+	VPMINUQ        Z17, Z1, K1, Z1
+	VMOVDQU32      avx512_68<>+0(SB), Z17
+	VPERMI2D       Z2, Z1, Z17
+	VMOVDQU32      avx512_69<>+0(SB), Z2
+	KMOVW          avx512_70<>+0(SB), K1
+	VPERMD         Z0, Z2, K1, Z17
+	VMOVDQU32      avx512_71<>+0(SB), Z2
+	KMOVW          avx512_72<>+0(SB), K1
 	VPERMI2D.Z     Z0, Z1, K1, Z2
-	VPADDD         Z2, Z19, Z19
+	VPADDD         Z2, Z17, Z17
 	VPBROADCASTD   64(BX), Z0
-	KMOVW          avx512_66<>+0(SB), K1
-	VPSUBD         Z19, Z0, K1, Z19
+	KMOVW          avx512_73<>+0(SB), K1
+	VPSUBD         Z17, Z0, K1, Z17
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           4(DX), DX
 	KMOVW          avx512_14<>+0(SB), K1
-	VPBROADCASTD   DX, K1, Z19
+	VPBROADCASTD   DX, K1, Z17
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           8(BX), BX
@@ -3588,16 +3821,16 @@ operate:
 	NEGL           DI
 	SARL           $0x1f, DI
 	ANDL           DI, BX
-	KMOVW          avx512_67<>+0(SB), K1
-	VPBROADCASTD   BX, K1, Z19
-	VMOVDQU32      avx512_68<>+0(SB), Z0
+	KMOVW          avx512_74<>+0(SB), K1
+	VPBROADCASTD   BX, K1, Z17
+	VMOVDQU32      avx512_75<>+0(SB), Z0
 	ADDL           DX, DX
-	KMOVW          avx512_69<>+0(SB), K1
+	KMOVW          avx512_76<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
 	ADDL           DX, DX
-	KMOVW          avx512_70<>+0(SB), K1
+	KMOVW          avx512_77<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
-	VPMINUD        Z0, Z19, Z19
+	VPMINUD        Z0, Z17, Z17
 	MOVQ           f+8(FP), DX
 	VMOVDQU32      (DX), Z0
 	KMOVW          avx512_13<>+0(SB), K1
@@ -3618,26 +3851,26 @@ operate:
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
 	VPBROADCASTD   DX, K1, Z0
-	VCVTDQ2PS      Z19, Z19
+	VCVTDQ2PS      Z17, Z17
 	VCVTDQ2PS      Z0, Z0
-	VDIVPS         Z0, Z19, Z19
+	VDIVPS         Z0, Z17, Z17
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVUPS        Z19, (DX)
+	VMOVUPS        Z17, (DX)
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z2
-	VMOVDQU32      avx512_74<>+0(SB), Z19
-	VMOVDQU32      avx512_75<>+0(SB), Z22
-	VPBROADCASTD   avx512_6<>+0(SB), Z27
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z2
+	VMOVDQU32      avx512_81<>+0(SB), Z17
+	VMOVDQU32      avx512_82<>+0(SB), Z20
+	VPBROADCASTD   avx512_6<>+0(SB), Z25
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_59<>+0(SB), Z26
+	VBROADCASTSS   avx512_66<>+0(SB), Z24
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -3648,122 +3881,122 @@ operate:
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z25
-	VBROADCASTSS   80(SP), Z24
+	VPBROADCASTD   16(DI), Z23
+	VBROADCASTSS   80(SP), Z22
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	MOVL           4(DI), DI
 	ADDL           DI, DI
-	VPBROADCASTD   DI, Z23
+	VPBROADCASTD   DI, Z21
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z29
-	VPMOVZXWD      256(DX)(BX*2), Z28
-	VPADDD         Z29, Z28, Z28
-	VCVTUDQ2PS     Z29, Z30
-	VCVTUDQ2PS     Z28, Z28
-	VDIVPS.Z       Z28, Z30, K1, Z28
-	VPMOVZXBD      704(DX)(BX*1), Z30
-	VPMOVZXBD      (SP)(BX*1), Z31
-	VPADDD         Z27, Z29, Z27
-	VPSRLD         $0x07, Z27, Z27
-	VPERMD         Z3, Z30, Z3
-	VPSUBD         Z3, Z27, Z27
-	VPERMD         Z1, Z31, Z1
-	VPMULLD        Z1, Z27, Z27
-	VPERMPS        Z0, Z31, Z0
-	VPMINUD        Z23, Z27, Z1
+	VMOVDQU32      (DX)(BX*4), Z27
+	VPMOVZXWD      256(DX)(BX*2), Z26
+	VPADDD         Z27, Z26, Z26
+	VCVTUDQ2PS     Z27, Z28
+	VCVTUDQ2PS     Z26, Z26
+	VDIVPS.Z       Z26, Z28, K1, Z26
+	VPMOVZXBD      704(DX)(BX*1), Z28
+	VPMOVZXBD      (SP)(BX*1), Z29
+	VPADDD         Z25, Z27, Z25
+	VPSRLD         $0x07, Z25, Z25
+	VPERMD         Z3, Z28, Z3
+	VPSUBD         Z3, Z25, Z25
+	VPERMD         Z1, Z29, Z1
+	VPMULLD        Z1, Z25, Z25
+	VPERMPS        Z0, Z29, Z0
+	VPMINUD        Z21, Z25, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z24, Z1, Z1
+	VMULPS         Z22, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z30, K2, Z3
-	VPADDD         Z27, Z3, Z3
-	VPMINUD        Z23, Z3, Z3
+	VPERMD.Z       Z4, Z28, K2, Z3
+	VPADDD         Z25, Z3, Z3
+	VPMINUD        Z21, Z3, Z3
 	VCVTUDQ2PS     Z3, Z3
-	VMULPS         Z24, Z3, Z3
-	VPERMPS        Z2, Z31, Z2
-	VPSRLD         $0x04, Z31, Z31
-	VPERMPS        Z19, Z31, Z19
+	VMULPS         Z22, Z3, Z3
+	VPERMPS        Z2, Z29, Z2
+	VPSRLD         $0x04, Z29, Z29
+	VPERMPS        Z17, Z29, Z17
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z26, K2, Z19
-	VPERMPS        Z22, Z31, Z24
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z22
-	VPMINUD.BCST   avx512_76<>+0(SB), Z22, Z22
-	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_77<>+0(SB), Z22, Z22
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z23
-	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_78<>+0(SB), Z23, Z23
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z26
-	VCVTDQ2PS      Z26, Z26
-	VMULPS.BCST    avx512_79<>+0(SB), Z26, Z26
-	VPMOVSXWD      384(DX)(BX*2), Z27
-	VPSUBD.Z       Z27, Z25, K1, Z27
-	VPMINUD.BCST   avx512_80<>+0(SB), Z27, Z27
-	VCVTDQ2PS      Z27, Z27
-	VMULPS.BCST    avx512_81<>+0(SB), Z27, Z27
-	VMOVDQA32.Z    Z30, K1, Z25
+	VMOVAPS        Z24, K2, Z17
+	VPERMPS        Z20, Z29, Z22
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
+	VPMINUD.BCST   avx512_83<>+0(SB), Z20, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_84<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_85<>+0(SB), Z21, Z21
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_86<>+0(SB), Z24, Z24
+	VPMOVSXWD      384(DX)(BX*2), Z25
+	VPSUBD.Z       Z25, Z23, K1, Z25
+	VPMINUD.BCST   avx512_87<>+0(SB), Z25, Z25
 	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_82<>+0(SB), Z25, Z25
-	VUNPCKLPS      Z1, Z0, Z29
+	VMULPS.BCST    avx512_88<>+0(SB), Z25, Z25
+	VMOVDQA32.Z    Z28, K1, Z23
+	VCVTDQ2PS      Z23, Z23
+	VMULPS.BCST    avx512_89<>+0(SB), Z23, Z23
+	VUNPCKLPS      Z1, Z0, Z27
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z28, Z3, Z1
-	VUNPCKHPS      Z28, Z3, Z3
-	VUNPCKLPD      Z1, Z29, Z28
-	VUNPCKHPD      Z1, Z29, Z1
-	VUNPCKLPD      Z3, Z0, Z29
+	VUNPCKLPS      Z26, Z3, Z1
+	VUNPCKHPS      Z26, Z3, Z3
+	VUNPCKLPD      Z1, Z27, Z26
+	VUNPCKHPD      Z1, Z27, Z1
+	VUNPCKLPD      Z3, Z0, Z27
 	VUNPCKHPD      Z3, Z0, Z0
-	VUNPCKLPS      Z23, Z22, Z3
-	VUNPCKHPS      Z23, Z22, Z22
-	VUNPCKLPS      Z24, Z19, Z23
-	VUNPCKHPS      Z24, Z19, Z19
-	VUNPCKLPD      Z23, Z3, Z24
-	VUNPCKHPD      Z23, Z3, Z3
-	VUNPCKLPD      Z19, Z22, Z23
-	VUNPCKHPD      Z19, Z22, Z19
-	VUNPCKLPS      Z27, Z26, Z22
-	VUNPCKHPS      Z27, Z26, Z26
-	VUNPCKLPS      Z2, Z25, Z27
-	VUNPCKHPS      Z2, Z25, Z2
-	VUNPCKLPD      Z27, Z22, Z25
-	VUNPCKHPD      Z27, Z22, Z22
-	VUNPCKLPD      Z2, Z26, Z27
-	VUNPCKHPD      Z2, Z26, Z2
-	VSHUFF32X4     $0x44, Z24, Z28, Z26
-	VSHUFF32X4     $0xee, Z24, Z28, Z24
-	VSHUFF32X4     $0x44, Z1, Z25, Z28
-	VSHUFF32X4     $0xee, Z1, Z25, Z1
-	VSHUFF32X4     $0x88, Z28, Z26, Z25
-	VSHUFF32X4     $0xdd, Z28, Z26, Z26
-	VSHUFF32X4     $0x88, Z1, Z24, Z28
-	VSHUFF32X4     $0xdd, Z1, Z24, Z1
-	VSHUFF32X4     $0x44, Z22, Z3, Z24
-	VSHUFF32X4     $0xee, Z22, Z3, Z3
-	VSHUFF32X4     $0x44, Z23, Z29, Z22
-	VSHUFF32X4     $0xee, Z23, Z29, Z23
-	VSHUFF32X4     $0x88, Z22, Z24, Z29
-	VSHUFF32X4     $0xdd, Z22, Z24, Z22
-	VSHUFF32X4     $0x88, Z23, Z3, Z24
-	VSHUFF32X4     $0xdd, Z23, Z3, Z3
-	VSHUFF32X4     $0x44, Z0, Z27, Z23
-	VSHUFF32X4     $0xee, Z0, Z27, Z0
-	VSHUFF32X4     $0x44, Z2, Z19, Z27
-	VSHUFF32X4     $0xee, Z2, Z19, Z2
-	VSHUFF32X4     $0x88, Z27, Z23, Z19
-	VSHUFF32X4     $0xdd, Z27, Z23, Z23
-	VSHUFF32X4     $0x88, Z2, Z0, Z27
+	VUNPCKLPS      Z21, Z20, Z3
+	VUNPCKHPS      Z21, Z20, Z20
+	VUNPCKLPS      Z22, Z17, Z21
+	VUNPCKHPS      Z22, Z17, Z17
+	VUNPCKLPD      Z21, Z3, Z22
+	VUNPCKHPD      Z21, Z3, Z3
+	VUNPCKLPD      Z17, Z20, Z21
+	VUNPCKHPD      Z17, Z20, Z17
+	VUNPCKLPS      Z25, Z24, Z20
+	VUNPCKHPS      Z25, Z24, Z24
+	VUNPCKLPS      Z2, Z23, Z25
+	VUNPCKHPS      Z2, Z23, Z2
+	VUNPCKLPD      Z25, Z20, Z23
+	VUNPCKHPD      Z25, Z20, Z20
+	VUNPCKLPD      Z2, Z24, Z25
+	VUNPCKHPD      Z2, Z24, Z2
+	VSHUFF32X4     $0x44, Z22, Z26, Z24
+	VSHUFF32X4     $0xee, Z22, Z26, Z22
+	VSHUFF32X4     $0x44, Z1, Z23, Z26
+	VSHUFF32X4     $0xee, Z1, Z23, Z1
+	VSHUFF32X4     $0x88, Z26, Z24, Z23
+	VSHUFF32X4     $0xdd, Z26, Z24, Z24
+	VSHUFF32X4     $0x88, Z1, Z22, Z26
+	VSHUFF32X4     $0xdd, Z1, Z22, Z1
+	VSHUFF32X4     $0x44, Z20, Z3, Z22
+	VSHUFF32X4     $0xee, Z20, Z3, Z3
+	VSHUFF32X4     $0x44, Z21, Z27, Z20
+	VSHUFF32X4     $0xee, Z21, Z27, Z21
+	VSHUFF32X4     $0x88, Z20, Z22, Z27
+	VSHUFF32X4     $0xdd, Z20, Z22, Z20
+	VSHUFF32X4     $0x88, Z21, Z3, Z22
+	VSHUFF32X4     $0xdd, Z21, Z3, Z3
+	VSHUFF32X4     $0x44, Z0, Z25, Z21
+	VSHUFF32X4     $0xee, Z0, Z25, Z0
+	VSHUFF32X4     $0x44, Z2, Z17, Z25
+	VSHUFF32X4     $0xee, Z2, Z17, Z2
+	VSHUFF32X4     $0x88, Z25, Z21, Z17
+	VSHUFF32X4     $0xdd, Z25, Z21, Z21
+	VSHUFF32X4     $0x88, Z2, Z0, Z25
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVUPS        Z25, 64(DX)
-	VMOVUPS        Z29, 128(DX)
-	VMOVUPS        Z19, 192(DX)
-	VMOVUPS        Z26, 256(DX)
-	VMOVUPS        Z22, 320(DX)
-	VMOVUPS        Z23, 384(DX)
-	VMOVUPS        Z28, 448(DX)
-	VMOVUPS        Z24, 512(DX)
-	VMOVUPS        Z27, 576(DX)
+	VMOVUPS        Z23, 64(DX)
+	VMOVUPS        Z27, 128(DX)
+	VMOVUPS        Z17, 192(DX)
+	VMOVUPS        Z24, 256(DX)
+	VMOVUPS        Z20, 320(DX)
+	VMOVUPS        Z21, 384(DX)
+	VMOVUPS        Z26, 448(DX)
+	VMOVUPS        Z22, 512(DX)
+	VMOVUPS        Z25, 576(DX)
 	VMOVUPS        Z1, 640(DX)
 	VMOVUPS        Z3, 704(DX)
 	VMOVUPS        Z0, 768(DX)
@@ -3904,15 +4137,15 @@ risked:
 	MOVQ         trail+48(FP), DX
 	ADDQ         $0x00, DX
 	MOVQ         (DX), DX
-	VMOVDQU32    avx512_71<>+0(SB), Z0
-	VMOVDQU32    avx512_72<>+0(SB), Z1
-	VMOVDQU32    avx512_73<>+0(SB), Z2
-	VMOVDQU32    avx512_74<>+0(SB), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z19
-	VPBROADCASTD avx512_6<>+0(SB), Z26
+	VMOVDQU32    avx512_78<>+0(SB), Z0
+	VMOVDQU32    avx512_79<>+0(SB), Z1
+	VMOVDQU32    avx512_80<>+0(SB), Z2
+	VMOVDQU32    avx512_81<>+0(SB), Z3
+	VMOVDQU32    avx512_82<>+0(SB), Z17
+	VPBROADCASTD avx512_6<>+0(SB), Z24
 	MOVQ         $0x00000010, BX
 	MOVQ         $0x00000002, SI
-	VBROADCASTSS avx512_59<>+0(SB), Z25
+	VBROADCASTSS avx512_66<>+0(SB), Z23
 	MOVQ         trail+48(FP), DI
 	ADDQ         $0x00, DI
 	MOVQ         24(DI), DI
@@ -3923,122 +4156,122 @@ risked:
 	MOVQ         trail+48(FP), DI
 	ADDQ         $0x00, DI
 	MOVQ         8(DI), DI
-	VPBROADCASTD 16(DI), Z24
-	VBROADCASTSS 80(SP), Z23
+	VPBROADCASTD 16(DI), Z22
+	VBROADCASTSS 80(SP), Z21
 	MOVQ         trail+48(FP), DI
 	ADDQ         $0x00, DI
 	MOVQ         16(DI), DI
 	MOVL         4(DI), DI
 	ADDL         DI, DI
-	VPBROADCASTD DI, Z22
+	VPBROADCASTD DI, Z20
 	KMOVW        896(DX)(SI*1), K1
-	VMOVDQU32    (DX)(BX*4), Z28
-	VPMOVZXWD    256(DX)(BX*2), Z27
-	VPADDD       Z28, Z27, Z27
-	VCVTUDQ2PS   Z28, Z29
-	VCVTUDQ2PS   Z27, Z27
-	VDIVPS.Z     Z27, Z29, K1, Z27
-	VPMOVZXBD    704(DX)(BX*1), Z29
-	VPMOVZXBD    (SP)(BX*1), Z30
-	VPADDD       Z26, Z28, Z26
-	VPSRLD       $0x07, Z26, Z26
-	VPERMD       Z4, Z29, Z28
-	VPSUBD       Z28, Z26, Z26
-	VPERMD       Z1, Z30, Z1
-	VPMULLD      Z1, Z26, Z26
-	VPERMPS      Z0, Z30, Z0
-	VPMINUD      Z22, Z26, Z1
+	VMOVDQU32    (DX)(BX*4), Z26
+	VPMOVZXWD    256(DX)(BX*2), Z25
+	VPADDD       Z26, Z25, Z25
+	VCVTUDQ2PS   Z26, Z27
+	VCVTUDQ2PS   Z25, Z25
+	VDIVPS.Z     Z25, Z27, K1, Z25
+	VPMOVZXBD    704(DX)(BX*1), Z27
+	VPMOVZXBD    (SP)(BX*1), Z28
+	VPADDD       Z24, Z26, Z24
+	VPSRLD       $0x07, Z24, Z24
+	VPERMD       Z4, Z27, Z26
+	VPSUBD       Z26, Z24, Z24
+	VPERMD       Z1, Z28, Z1
+	VPMULLD      Z1, Z24, Z24
+	VPERMPS      Z0, Z28, Z0
+	VPMINUD      Z20, Z24, Z1
 	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z23, Z1, Z1
+	VMULPS       Z21, Z1, Z1
 	KMOVW        64(SP)(SI*1), K2
-	VPERMD.Z     Z5, Z29, K2, Z5
-	VPADDD       Z26, Z5, Z5
-	VPMINUD      Z22, Z5, Z5
+	VPERMD.Z     Z5, Z27, K2, Z5
+	VPADDD       Z24, Z5, Z5
+	VPMINUD      Z20, Z5, Z5
 	VCVTUDQ2PS   Z5, Z5
-	VMULPS       Z23, Z5, Z5
-	VPERMPS      Z2, Z30, Z2
-	VPSRLD       $0x04, Z30, Z30
-	VPERMPS      Z3, Z30, Z3
+	VMULPS       Z21, Z5, Z5
+	VPERMPS      Z2, Z28, Z2
+	VPSRLD       $0x04, Z28, Z28
+	VPERMPS      Z3, Z28, Z3
 	KMOVW        960(DX)(SI*1), K2
-	VMOVAPS      Z25, K2, Z3
-	VPERMPS      Z19, Z30, Z23
-	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z19
-	VPMINUD.BCST avx512_76<>+0(SB), Z19, Z19
-	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_77<>+0(SB), Z19, Z19
-	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z22
-	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_78<>+0(SB), Z22, Z22
-	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z25
-	VCVTDQ2PS    Z25, Z25
-	VMULPS.BCST  avx512_79<>+0(SB), Z25, Z25
-	VPMOVSXWD    384(DX)(BX*2), Z26
-	VPSUBD.Z     Z26, Z24, K1, Z26
-	VPMINUD.BCST avx512_80<>+0(SB), Z26, Z26
-	VCVTDQ2PS    Z26, Z26
-	VMULPS.BCST  avx512_81<>+0(SB), Z26, Z26
-	VMOVDQA32.Z  Z29, K1, Z24
+	VMOVAPS      Z23, K2, Z3
+	VPERMPS      Z17, Z28, Z21
+	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z17
+	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_85<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_86<>+0(SB), Z23, Z23
+	VPMOVSXWD    384(DX)(BX*2), Z24
+	VPSUBD.Z     Z24, Z22, K1, Z24
+	VPMINUD.BCST avx512_87<>+0(SB), Z24, Z24
 	VCVTDQ2PS    Z24, Z24
-	VMULPS.BCST  avx512_82<>+0(SB), Z24, Z24
-	VUNPCKLPS    Z1, Z0, Z28
+	VMULPS.BCST  avx512_88<>+0(SB), Z24, Z24
+	VMOVDQA32.Z  Z27, K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VUNPCKLPS    Z1, Z0, Z26
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z27, Z5, Z1
-	VUNPCKHPS    Z27, Z5, Z5
-	VUNPCKLPD    Z1, Z28, Z27
-	VUNPCKHPD    Z1, Z28, Z1
-	VUNPCKLPD    Z5, Z0, Z28
+	VUNPCKLPS    Z25, Z5, Z1
+	VUNPCKHPS    Z25, Z5, Z5
+	VUNPCKLPD    Z1, Z26, Z25
+	VUNPCKHPD    Z1, Z26, Z1
+	VUNPCKLPD    Z5, Z0, Z26
 	VUNPCKHPD    Z5, Z0, Z0
-	VUNPCKLPS    Z22, Z19, Z5
-	VUNPCKHPS    Z22, Z19, Z19
-	VUNPCKLPS    Z23, Z3, Z22
-	VUNPCKHPS    Z23, Z3, Z3
-	VUNPCKLPD    Z22, Z5, Z23
-	VUNPCKHPD    Z22, Z5, Z5
-	VUNPCKLPD    Z3, Z19, Z22
-	VUNPCKHPD    Z3, Z19, Z3
-	VUNPCKLPS    Z26, Z25, Z19
-	VUNPCKHPS    Z26, Z25, Z25
-	VUNPCKLPS    Z2, Z24, Z26
-	VUNPCKHPS    Z2, Z24, Z2
-	VUNPCKLPD    Z26, Z19, Z24
-	VUNPCKHPD    Z26, Z19, Z19
-	VUNPCKLPD    Z2, Z25, Z26
-	VUNPCKHPD    Z2, Z25, Z2
-	VSHUFF32X4   $0x44, Z23, Z27, Z25
-	VSHUFF32X4   $0xee, Z23, Z27, Z23
-	VSHUFF32X4   $0x44, Z1, Z24, Z27
-	VSHUFF32X4   $0xee, Z1, Z24, Z1
-	VSHUFF32X4   $0x88, Z27, Z25, Z24
-	VSHUFF32X4   $0xdd, Z27, Z25, Z25
-	VSHUFF32X4   $0x88, Z1, Z23, Z27
-	VSHUFF32X4   $0xdd, Z1, Z23, Z1
-	VSHUFF32X4   $0x44, Z19, Z5, Z23
-	VSHUFF32X4   $0xee, Z19, Z5, Z5
-	VSHUFF32X4   $0x44, Z22, Z28, Z19
-	VSHUFF32X4   $0xee, Z22, Z28, Z22
-	VSHUFF32X4   $0x88, Z19, Z23, Z28
-	VSHUFF32X4   $0xdd, Z19, Z23, Z19
-	VSHUFF32X4   $0x88, Z22, Z5, Z23
-	VSHUFF32X4   $0xdd, Z22, Z5, Z5
-	VSHUFF32X4   $0x44, Z0, Z26, Z22
-	VSHUFF32X4   $0xee, Z0, Z26, Z0
-	VSHUFF32X4   $0x44, Z2, Z3, Z26
+	VUNPCKLPS    Z20, Z17, Z5
+	VUNPCKHPS    Z20, Z17, Z17
+	VUNPCKLPS    Z21, Z3, Z20
+	VUNPCKHPS    Z21, Z3, Z3
+	VUNPCKLPD    Z20, Z5, Z21
+	VUNPCKHPD    Z20, Z5, Z5
+	VUNPCKLPD    Z3, Z17, Z20
+	VUNPCKHPD    Z3, Z17, Z3
+	VUNPCKLPS    Z24, Z23, Z17
+	VUNPCKHPS    Z24, Z23, Z23
+	VUNPCKLPS    Z2, Z22, Z24
+	VUNPCKHPS    Z2, Z22, Z2
+	VUNPCKLPD    Z24, Z17, Z22
+	VUNPCKHPD    Z24, Z17, Z17
+	VUNPCKLPD    Z2, Z23, Z24
+	VUNPCKHPD    Z2, Z23, Z2
+	VSHUFF32X4   $0x44, Z21, Z25, Z23
+	VSHUFF32X4   $0xee, Z21, Z25, Z21
+	VSHUFF32X4   $0x44, Z1, Z22, Z25
+	VSHUFF32X4   $0xee, Z1, Z22, Z1
+	VSHUFF32X4   $0x88, Z25, Z23, Z22
+	VSHUFF32X4   $0xdd, Z25, Z23, Z23
+	VSHUFF32X4   $0x88, Z1, Z21, Z25
+	VSHUFF32X4   $0xdd, Z1, Z21, Z1
+	VSHUFF32X4   $0x44, Z17, Z5, Z21
+	VSHUFF32X4   $0xee, Z17, Z5, Z5
+	VSHUFF32X4   $0x44, Z20, Z26, Z17
+	VSHUFF32X4   $0xee, Z20, Z26, Z20
+	VSHUFF32X4   $0x88, Z17, Z21, Z26
+	VSHUFF32X4   $0xdd, Z17, Z21, Z17
+	VSHUFF32X4   $0x88, Z20, Z5, Z21
+	VSHUFF32X4   $0xdd, Z20, Z5, Z5
+	VSHUFF32X4   $0x44, Z0, Z24, Z20
+	VSHUFF32X4   $0xee, Z0, Z24, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z24
 	VSHUFF32X4   $0xee, Z2, Z3, Z2
-	VSHUFF32X4   $0x88, Z26, Z22, Z3
-	VSHUFF32X4   $0xdd, Z26, Z22, Z22
-	VSHUFF32X4   $0x88, Z2, Z0, Z26
+	VSHUFF32X4   $0x88, Z24, Z20, Z3
+	VSHUFF32X4   $0xdd, Z24, Z20, Z20
+	VSHUFF32X4   $0x88, Z2, Z0, Z24
 	VSHUFF32X4   $0xdd, Z2, Z0, Z0
 	MOVQ         trail+48(FP), DX
 	MOVQ         176(DX), DX
-	VMOVUPS      Z24, 832(DX)
-	VMOVUPS      Z28, 896(DX)
+	VMOVUPS      Z22, 832(DX)
+	VMOVUPS      Z26, 896(DX)
 	VMOVUPS      Z3, 960(DX)
-	VMOVUPS      Z25, 1024(DX)
-	VMOVUPS      Z19, 1088(DX)
-	VMOVUPS      Z22, 1152(DX)
-	VMOVUPS      Z27, 1216(DX)
-	VMOVUPS      Z23, 1280(DX)
-	VMOVUPS      Z26, 1344(DX)
+	VMOVUPS      Z23, 1024(DX)
+	VMOVUPS      Z17, 1088(DX)
+	VMOVUPS      Z20, 1152(DX)
+	VMOVUPS      Z25, 1216(DX)
+	VMOVUPS      Z21, 1280(DX)
+	VMOVUPS      Z24, 1344(DX)
 	VMOVUPS      Z1, 1408(DX)
 	VMOVUPS      Z5, 1472(DX)
 	VMOVUPS      Z0, 1536(DX)
@@ -4062,7 +4295,7 @@ empty1:
 	VMOVUPS Z5, 1536(DX)
 
 written1:
-	VPBROADCASTD  avx512_37<>+0(SB), Z0
+	VPBROADCASTD  avx512_61<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K1
 	VMOVDQU8      Z1, K1, Z0
@@ -4082,7 +4315,7 @@ written1:
 	MOVQ          p+0(FP), BX
 	MOVQ          8(BX), BX
 	MOVL          16(BX), BX
-	VPBROADCASTW  BX, Z19
+	VPBROADCASTW  BX, Z17
 	KMOVQ         88(SP), K3
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     256(AX), Z1
@@ -4092,22 +4325,22 @@ written1:
 	VPSUBW        Z3, Z1, Z1
 	VMOVDQU16     Z1, 256(AX)
 	VMOVDQU16     384(AX), Z2
-	VMOVDQU16     Z19, K1, Z2
+	VMOVDQU16     Z17, K1, Z2
 	VMOVDQU16     Z2, 384(AX)
 	VPTESTNMW     Z1, Z1, K4
 	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z24
-	VPBROADCASTD  avx512_7<>+0(SB), Z22
-	VPBROADCASTD  avx512_8<>+0(SB), Z23
-	VPMOVZXWD     Y3, Z25
+	VPBROADCASTD  avx512_6<>+0(SB), Z22
+	VPBROADCASTD  avx512_7<>+0(SB), Z20
+	VPBROADCASTD  avx512_8<>+0(SB), Z21
+	VPMOVZXWD     Y3, Z23
 	VMOVDQU32     (AX), Z1
 	VPMOVZXBD     704(AX), Z2
 	VPERMD        Z4, Z2, Z2
-	VPADDD        Z24, Z1, Z5
-	VPADDD        Z25, Z1, Z1
+	VPADDD        Z22, Z1, Z5
+	VPADDD        Z23, Z1, Z1
 	VMOVDQU32     Z1, (AX)
-	VPADDD        Z25, Z6, Z6
-	VPADDD        Z25, Z5, Z1
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z1
 	VPSRLD        $0x07, Z5, Z5
 	VPSRLD        $0x07, Z1, Z1
 	VPSUBD        Z2, Z5, Z5
@@ -4116,32 +4349,32 @@ written1:
 	VMOVDQA32     Z2, Z2
 	VPMULLD       Z2, Z5, Z5
 	VPADDD        Z5, Z5, Z5
-	VPMINUD       Z22, Z5, Z5
-	VPADDD.Z      Z23, Z5, K3, Z5
+	VPMINUD       Z20, Z5, Z5
+	VPADDD.Z      Z21, Z5, K3, Z5
 	VPADDD        Z5, Z7, Z7
 	VEXTRACTI64X4 $0x01, Z3, Y3
-	VPMOVZXWD     Y3, Z25
+	VPMOVZXWD     Y3, Z23
 	VMOVDQU32     64(AX), Z3
 	VPMOVZXBD     720(AX), Z5
 	VPERMD        Z4, Z5, Z5
-	VPADDD        Z24, Z3, Z24
-	VPADDD        Z25, Z3, Z3
+	VPADDD        Z22, Z3, Z22
+	VPADDD        Z23, Z3, Z3
 	VMOVDQU32     Z3, 64(AX)
-	VPADDD        Z25, Z6, Z6
-	VPADDD        Z25, Z24, Z3
-	VPSRLD        $0x07, Z24, Z24
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z22, Z3
+	VPSRLD        $0x07, Z22, Z22
 	VPSRLD        $0x07, Z3, Z3
-	VPSUBD        Z5, Z24, Z24
+	VPSUBD        Z5, Z22, Z22
 	VPSUBD        Z5, Z3, Z3
 	VEXTRACTI32X4 $0x01, Z0, X5
 	VPMOVZXBD     X5, Z5
 	VMOVDQA32     Z5, Z5
-	VPMULLD       Z5, Z24, Z24
-	VPADDD        Z24, Z24, Z24
-	VPMINUD       Z22, Z24, Z24
+	VPMULLD       Z5, Z22, Z22
+	VPADDD        Z22, Z22, Z22
+	VPMINUD       Z20, Z22, Z22
 	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z23, Z24, K4, Z24
-	VPADDD        Z24, Z7, Z7
+	VPADDD.Z      Z21, Z22, K4, Z22
+	VPADDD        Z22, Z7, Z7
 	MOVL          900(AX), SI
 	TESTL         SI, SI
 	JZ            lower
@@ -4156,22 +4389,22 @@ written1:
 	VPSUBW        Z10, Z8, Z8
 	VMOVDQU16     Z8, 320(AX)
 	VMOVDQU16     448(AX), Z9
-	VMOVDQU16     Z19, K4, Z9
+	VMOVDQU16     Z17, K4, Z9
 	VMOVDQU16     Z9, 448(AX)
 	VPTESTNMW     Z8, Z8, K2
 	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z23
-	VPBROADCASTD  avx512_7<>+0(SB), Z19
-	VPBROADCASTD  avx512_8<>+0(SB), Z22
-	VPMOVZXWD     Y10, Z24
+	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_7<>+0(SB), Z17
+	VPBROADCASTD  avx512_8<>+0(SB), Z20
+	VPMOVZXWD     Y10, Z22
 	VMOVDQU32     128(AX), Z8
 	VPMOVZXBD     736(AX), Z9
 	VPERMD        Z4, Z9, Z9
-	VPADDD        Z23, Z8, Z11
-	VPADDD        Z24, Z8, Z8
+	VPADDD        Z21, Z8, Z11
+	VPADDD        Z22, Z8, Z8
 	VMOVDQU32     Z8, 128(AX)
-	VPADDD        Z24, Z6, Z6
-	VPADDD        Z24, Z11, Z8
+	VPADDD        Z22, Z6, Z6
+	VPADDD        Z22, Z11, Z8
 	VPSRLD        $0x07, Z11, Z11
 	VPSRLD        $0x07, Z8, Z8
 	VPSUBD        Z9, Z11, Z11
@@ -4181,42 +4414,42 @@ written1:
 	VMOVDQA32     Z9, Z9
 	VPMULLD       Z9, Z11, Z11
 	VPADDD        Z11, Z11, Z11
-	VPMINUD       Z19, Z11, Z11
-	VPADDD.Z      Z22, Z11, K3, Z11
+	VPMINUD       Z17, Z11, Z11
+	VPADDD.Z      Z20, Z11, K3, Z11
 	VPADDD        Z11, Z7, Z7
 	VEXTRACTI64X4 $0x01, Z10, Y10
-	VPMOVZXWD     Y10, Z24
+	VPMOVZXWD     Y10, Z22
 	VMOVDQU32     192(AX), Z10
 	VPMOVZXBD     752(AX), Z11
 	VPERMD        Z4, Z11, Z11
-	VPADDD        Z23, Z10, Z23
-	VPADDD        Z24, Z10, Z10
+	VPADDD        Z21, Z10, Z21
+	VPADDD        Z22, Z10, Z10
 	VMOVDQU32     Z10, 192(AX)
-	VPADDD        Z24, Z6, Z6
-	VPADDD        Z24, Z23, Z10
-	VPSRLD        $0x07, Z23, Z23
+	VPADDD        Z22, Z6, Z6
+	VPADDD        Z22, Z21, Z10
+	VPSRLD        $0x07, Z21, Z21
 	VPSRLD        $0x07, Z10, Z10
-	VPSUBD        Z11, Z23, Z23
+	VPSUBD        Z11, Z21, Z21
 	VPSUBD        Z11, Z10, Z10
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
 	VMOVDQA32     Z0, Z11
-	VPMULLD       Z11, Z23, Z23
-	VPADDD        Z23, Z23, Z23
-	VPMINUD       Z19, Z23, Z23
+	VPMULLD       Z11, Z21, Z21
+	VPADDD        Z21, Z21, Z21
+	VPMINUD       Z17, Z21, Z21
 	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z22, Z23, K2, Z23
-	VPADDD        Z23, Z7, Z7
+	VPADDD.Z      Z20, Z21, K2, Z21
+	VPADDD        Z21, Z7, Z7
 	SHLQ          $0x20, SI
 	ORQ           SI, BX
 
 lower:
 	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z19
-	VPANDD.BCST   avx512_17<>+0(SB), Z19, Z19
-	VPSUBB        Z19, Z0, Z0
-	VPBROADCASTD  avx512_17<>+0(SB), Z19
-	VPADDB        Z19, Z0, K1, Z0
+	VPSRLW        $0x02, Z0, Z17
+	VPANDD.BCST   avx512_17<>+0(SB), Z17, Z17
+	VPSUBB        Z17, Z0, Z0
+	VPBROADCASTD  avx512_17<>+0(SB), Z17
+	VPADDB        Z17, Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVQ          912(AX), SI
 	MOVQ          920(AX), DI
@@ -4238,15 +4471,15 @@ lower:
 	MOVQ          R10, DI
 	ORQ           DX, DI
 	ANDNQ         SI, DI, SI
-	VPBROADCASTD  avx512_18<>+0(SB), Z19
-	VPBROADCASTD  avx512_1<>+0(SB), Z22
+	VPBROADCASTD  avx512_18<>+0(SB), Z17
+	VPBROADCASTD  avx512_1<>+0(SB), Z20
 	VMOVDQU8      832(AX), Z0
 	MOVQ          SI, DI
 	ORQ           R8, DI
 	KMOVQ         DI, K1
-	VPTESTMB      Z19, Z0, K1, K1
-	VPSUBB        Z22, Z0, K1, Z0
-	VPTESTNMB     Z19, Z0, K1, K1
+	VPTESTMB      Z17, Z0, K1, K1
+	VPSUBB        Z20, Z0, K1, Z0
+	VPTESTNMB     Z17, Z0, K1, K1
 	KMOVQ         K1, DI
 	MOVQ          DI, R12
 	ANDQ          SI, R12
@@ -4255,19 +4488,19 @@ lower:
 	ANDNQ         R12, BX, BX
 	ANDQ          R8, DI
 	ORQ           R9, DI
-	VPBROADCASTD  avx512_19<>+0(SB), Z23
+	VPBROADCASTD  avx512_19<>+0(SB), Z21
 	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z24
-	VPANDQ        Z23, Z24, Z24
-	VPADDB        Z22, Z24, Z24
-	VPADDB        Z22, Z24, Z24
-	VPADDB        Z24, Z0, K1, Z0
+	VPSRLW        $0x04, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z22, Z0, K1, Z0
 	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z24
-	VPANDQ        Z23, Z24, Z24
-	VPADDB        Z22, Z24, Z24
-	VPANDNQ       Z0, Z19, Z23
-	VPADDB        Z23, Z24, K1, Z0
+	VPSRLW        $0x06, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPANDNQ       Z0, Z17, Z21
+	VPADDB        Z21, Z22, K1, Z0
 	VMOVDQU8      Z0, 832(AX)
 	ORQ           SI, R11
 	ANDNQ         DX, DI, DX
@@ -4276,40 +4509,40 @@ lower:
 	POPCNTQ       R11, BX
 	ADDL          BX, 84(CX)
 	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z19
-	VMOVDQU64     960(AX), Z22
+	VMOVDQU64     896(AX), Z17
+	VMOVDQU64     960(AX), Z20
 	MOVL          $0x00000010, BX
 	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z19
+	VPBROADCASTQ  DX, K1, Z17
 	MOVL          $0x0000007f, DX
 	KMOVB         DX, K1
-	VPANDNQ.Z     Z19, Z0, K1, Z19
-	VPANDNQ       Z22, Z0, Z22
-	VMOVDQU64     Z19, 896(AX)
-	VMOVDQU64     Z22, 960(AX)
+	VPANDNQ.Z     Z17, Z0, K1, Z17
+	VPANDNQ       Z20, Z0, Z20
+	VMOVDQU64     Z17, 896(AX)
+	VMOVDQU64     Z20, 960(AX)
 	MOVQ          896(AX), DX
 	MOVQ          904(AX), BX
 	ANDNQ         DX, BX, DX
 	KMOVQ         DX, K1
-	VPBROADCASTD  avx512_54<>+0(SB), Z0
+	VPBROADCASTD  avx512_62<>+0(SB), Z0
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_18<>+0(SB), Z19
-	VMOVDQU8      Z19, K2, Z0
-	VPBROADCASTD  avx512_55<>+0(SB), Z19
-	VMOVDQU8      Z19, K3, Z0
+	VPBROADCASTD  avx512_18<>+0(SB), Z17
+	VMOVDQU8      Z17, K2, Z0
+	VPBROADCASTD  avx512_63<>+0(SB), Z17
+	VMOVDQU8      Z17, K3, Z0
 	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z19
-	VMOVDQU8      Z19, K2, Z0
-	VPBROADCASTD  avx512_56<>+0(SB), Z19
+	VPBROADCASTD  avx512_2<>+0(SB), Z17
+	VMOVDQU8      Z17, K2, Z0
+	VPBROADCASTD  avx512_64<>+0(SB), Z17
 	KMOVQ         960(AX), K2
-	VMOVDQU8      Z19, K2, Z0
+	VMOVDQU8      Z17, K2, Z0
 	VPXORD        Z12, Z12, Z12
 	VPXORD        Z13, Z13, Z13
-	VPMOVZXBD     X0, Z19
+	VPMOVZXBD     X0, Z17
 	VPMULLD.Z     Z2, Z1, K1, Z1
 	VPADDD        Z1, Z12, Z12
-	VPMULLD       Z19, Z1, Z1
+	VPMULLD       Z17, Z1, Z1
 	VPADDD        Z1, Z13, Z13
 	VEXTRACTI32X4 $0x01, Z0, X1
 	VPMOVZXBD     X1, Z1
@@ -4363,7 +4596,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z22, Z1, K1, Z1
+	VPANDNQ.Z      Z20, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -4395,15 +4628,15 @@ accounted:
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z2
-	VMOVDQU32      avx512_74<>+0(SB), Z3
-	VMOVDQU32      avx512_75<>+0(SB), Z5
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z2
+	VMOVDQU32      avx512_81<>+0(SB), Z3
+	VMOVDQU32      avx512_82<>+0(SB), Z5
 	VPBROADCASTD   avx512_6<>+0(SB), Z10
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_59<>+0(SB), Z9
+	VBROADCASTSS   avx512_66<>+0(SB), Z9
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
@@ -4430,14 +4663,14 @@ accounted:
 	VCVTUDQ2PS     Z11, Z11
 	VDIVPS.Z       Z11, Z13, K1, Z11
 	VPMOVZXBD      704(BX)(SI*1), Z13
-	VPMOVZXBD      (SP)(SI*1), Z19
+	VPMOVZXBD      (SP)(SI*1), Z17
 	VPADDD         Z10, Z12, Z10
 	VPSRLD         $0x07, Z10, Z10
 	VPERMD         Z4, Z13, Z12
 	VPSUBD         Z12, Z10, Z10
-	VPERMD         Z1, Z19, Z1
+	VPERMD         Z1, Z17, Z1
 	VPMULLD        Z1, Z10, Z10
-	VPERMPS        Z0, Z19, Z0
+	VPERMPS        Z0, Z17, Z0
 	VPMINUD        Z6, Z10, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
@@ -4447,30 +4680,30 @@ accounted:
 	VPMINUD        Z6, Z12, Z12
 	VCVTUDQ2PS     Z12, Z12
 	VMULPS         Z7, Z12, Z12
-	VPERMPS        Z2, Z19, Z2
-	VPSRLD         $0x04, Z19, Z19
-	VPERMPS        Z3, Z19, Z3
+	VPERMPS        Z2, Z17, Z2
+	VPSRLD         $0x04, Z17, Z17
+	VPERMPS        Z3, Z17, Z3
 	KMOVW          960(BX)(DI*1), K2
 	VMOVAPS        Z9, K2, Z3
-	VPERMPS        Z5, Z19, Z7
+	VPERMPS        Z5, Z17, Z7
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z5
-	VPMINUD.BCST   avx512_76<>+0(SB), Z5, Z5
+	VPMINUD.BCST   avx512_83<>+0(SB), Z5, Z5
 	VCVTDQ2PS      Z5, Z5
-	VMULPS.BCST    avx512_77<>+0(SB), Z5, Z5
+	VMULPS.BCST    avx512_84<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_78<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z9
 	VCVTDQ2PS      Z9, Z9
-	VMULPS.BCST    avx512_79<>+0(SB), Z9, Z9
+	VMULPS.BCST    avx512_86<>+0(SB), Z9, Z9
 	VPMOVSXWD      384(BX)(SI*2), Z10
 	VPSUBD.Z       Z10, Z8, K1, Z10
-	VPMINUD.BCST   avx512_80<>+0(SB), Z10, Z10
+	VPMINUD.BCST   avx512_87<>+0(SB), Z10, Z10
 	VCVTDQ2PS      Z10, Z10
-	VMULPS.BCST    avx512_81<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_88<>+0(SB), Z10, Z10
 	VMOVDQA32.Z    Z13, K1, Z8
 	VCVTDQ2PS      Z8, Z8
-	VMULPS.BCST    avx512_82<>+0(SB), Z8, Z8
+	VMULPS.BCST    avx512_89<>+0(SB), Z8, Z8
 	VUNPCKLPS      Z1, Z0, Z13
 	VUNPCKHPS      Z1, Z0, Z0
 	VUNPCKLPS      Z11, Z12, Z1
@@ -4831,173 +5064,139 @@ admitted:
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(DX), R9
-	VPBROADCASTQ   R9, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, R9
-	MOVBQZX        193(DX), R10
-	VPBROADCASTQ   R10, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, R10
-	MOVBQZX        192(DX), R11
-	VPBROADCASTQ   R11, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, R11
-	ANDNQ          R9, R10, R10
-	MOVQ           R11, R12
-	ORQ            R10, R12
-	ANDNQ          R9, R11, R10
-	NOTQ           R9
+	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (DX), Z3
-	VPERMB         Z3, Z1, Z1
+	VMOVDQU64      (DX), Z2
+	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z5
-	VPANDQ.BCST    avx512_30<>+0(SB), Z5, Z5
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z5, K2, Z5
-	VPMOVZXWQ      (R8), Z3
-	VPERMQ         Z3, Z5, Z3
-	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z6
-	VPSRLQ         $0x12, Z0, Z7
-	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K1, Z3
+	VPMOVZXWQ      (R8), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z7, Z7
+	VPADDQ         Z1, Z6, Z6
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z7, Z7
+	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z8
-	VMOVDQU64      128(DX), Z9
-	VPERMI2W       Z9, Z8, Z1
+	VMOVDQU64      64(DX), Z7
+	VMOVDQU64      128(DX), Z8
+	VPERMI2W       Z8, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z8
-	VPANDQ.BCST    avx512_30<>+0(SB), Z8, Z8
-	VPADDQ.BCST    avx512_20<>+0(SB), Z8, Z8
-	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
-	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
+	VPSRLQ         $0x1f, Z0, Z7
+	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
+	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
+	VPSRLQ         $0x21, Z0, Z8
+	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
+	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x24, Z0, Z9
+	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z10, Z10
-	VPADDQ         Z3, Z7, Z7
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
+	VPORQ          Z0, Z9, Z9
+	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
-	VPMULUDQ.Z     Z6, Z2, K1, Z0
+	VPBROADCASTQ   avx512_36<>+0(SB), Z0
+	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
+	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
+	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z9, X15
+	VPMOVQB        Z8, X15
 	VMOVDQU8       640(AX), Z2
 	VPEXPANDB      Z15, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
-	VPMOVQB        Z5, X15
-	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z15, K1, Z2
-	VMOVDQU8       Z2, 704(AX)
-	VPMOVQB        Z10, X15
-	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z15, K1, Z3
-	VMOVDQU8       Z3, 832(AX)
 	MOVQ           896(AX), DX
-	MOVQ           912(AX), R8
-	MOVQ           920(AX), R11
-	ORQ            R11, R8
-	MOVQ           960(AX), R11
-	ORQ            R11, R8
-	ANDNQ          DX, R8, DX
-	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_36<>+0(SB), X4
-	VPMULLW        X4, X3, X3
-	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z5
-	VPERMB         Z5, Z2, Z5
+	MOVQ           912(AX), SI
+	MOVQ           920(AX), R8
+	ORQ            R8, SI
+	MOVQ           960(AX), R8
+	ORQ            R8, SI
+	ANDNQ          DX, SI, DX
+	VPBROADCASTQ   avx512_37<>+0(SB), Z2
+	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
+	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
+	VPORQ          Z3, Z2, Z2
+	VPMOVQB        Z2, X15
+	VPEXPANDB.Z    Z15, K1, Z2
+	VPBROADCASTD   avx512_18<>+0(SB), Z3
+	VPANDD         Z3, Z2, Z5
+	VMOVDQU8       avx512_41<>+0(SB), Z8
+	VPSHUFB        Z5, Z8, Z8
+	VMOVDQU8       avx512_42<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, Z8, Z5, Z8
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z5
+	VPERMB         Z8, Z5, Z8
+	VPORQ          960(AX), Z8, Z8
+	VMOVDQU64      Z8, 960(AX)
+	VPSRLW         $0x04, Z2, Z5
+	VPANDD         Z3, Z5, Z5
+	VMOVDQU8       avx512_44<>+0(SB), Z3
+	VPSHUFB        Z5, Z3, Z3
+	VMOVDQU8.Z     Z3, K1, Z3
+	VMOVDQU8       avx512_42<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, Z3, Z5, Z5
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z5, Z5
+	VMOVDQU8       avx512_43<>+0(SB), Z3
+	VPERMB         Z5, Z3, Z5
+	VPORQ          896(AX), Z5, Z5
+	VMOVDQU64      Z5, 896(AX)
+	VMOVDQU8       704(AX), Z3
+	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
+	VMOVDQU8       Z2, K1, Z3
+	VMOVDQU8       Z3, 704(AX)
+	VPMOVQB        Z9, X15
+	VMOVDQU8       832(AX), Z2
+	VPEXPANDB      Z15, K1, Z2
+	VMOVDQU8       Z2, 832(AX)
+	VPMOVZXBW      36(BX), X2
+	VMOVDQU        avx512_46<>+0(SB), X4
+	VPMULLW        X4, X2, X2
+	VPACKUSWB      X2, X2, X2
+	VPBROADCASTQ   X2, Z2
+	VPERMB         Z2, Z3, Z2
 	KMOVQ          DX, K2
-	VPTESTMB       Z5, Z5, K2, K2
+	VPTESTMB       Z2, Z2, K2, K2
 	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z5, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z5
-	VMOVDQU8       Z5, K1, Z3
+	VPADDUSB       Z2, Z3, K2, Z3
+	VPBROADCASTD   avx512_17<>+0(SB), Z2
+	VMOVDQU8       Z2, K1, Z3
 	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z3
-	VMOVDQU16      384(AX), Z5
-	VMOVDQU16      Z3, K3, Z5
-	VMOVDQU16      Z5, 384(AX)
-	VMOVDQU16      448(AX), Z5
+	VPBROADCASTW   DX, Z2
+	VMOVDQU16      384(AX), Z3
+	VMOVDQU16      Z2, K3, Z3
+	VMOVDQU16      Z3, 384(AX)
+	VMOVDQU16      448(AX), Z3
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z3, K3, Z5
-	VMOVDQU16      Z5, 448(AX)
+	VMOVDQU16      Z2, K3, Z3
+	VMOVDQU16      Z3, 448(AX)
 	VPMOVQW        Z1, X15
-	VPMOVQW        Z8, X20
-	VPMOVQD        Z7, Y4
-	ANDL           SI, R12
-	PDEPQ          DI, R12, R12
-	ANDL           SI, R10
-	PDEPQ          DI, R10, R10
-	VMOVQ          DI, X21
-	VMOVQ          R12, X1
-	VPINSRQ        $0x01, R10, X1, X1
-	VPXORD         X16, X16, X16
-	VPXORD         X17, X17, X17
-	VPINSRQ        $0x01, DI, X17, X17
-	VINSERTI32X4   $0x01, X1, Y21, Y21
-	VINSERTI32X4   $0x01, X17, Y16, Y1
-	VINSERTI64X4   $0x01, Y1, Z21, Z1
-	VPORQ          896(AX), Z1, Z1
-	VMOVDQU64      Z1, 896(AX)
-	ANDL           SI, R9
-	PDEPQ          DI, R9, R9
-	VPBROADCASTD   avx512_1<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, DX
-	VPBROADCASTD   avx512_2<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, SI
-	VPBROADCASTD   avx512_19<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R8
-	VPBROADCASTD   avx512_37<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R10
-	VPBROADCASTD   avx512_38<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R11
-	VPBROADCASTD   avx512_39<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R12
-	VPBROADCASTD   avx512_40<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R13
-	VMOVQ          R9, X16
-	VPINSRQ        $0x01, DX, X16, X16
-	VMOVQ          SI, X1
-	VPINSRQ        $0x01, R8, X1, X1
-	VMOVQ          R10, X17
-	VPINSRQ        $0x01, R11, X17, X17
-	VMOVQ          R12, X2
-	VPINSRQ        $0x01, R13, X2, X2
-	VINSERTI32X4   $0x01, X1, Y16, Y16
-	VINSERTI32X4   $0x01, X2, Y17, Y1
-	VINSERTI64X4   $0x01, Y1, Z16, Z1
-	VPORQ          960(AX), Z1, Z1
-	VMOVDQU64      Z1, 960(AX)
+	VPMOVQW        Z7, X18
+	VPMOVQD        Z6, Y4
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
 	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z20, K1, Z1
+	VPEXPANDW      Z18, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -5005,19 +5204,19 @@ admitted:
 	MOVWLZX        DI, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y16
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
+	VPERMD         Y4, Y1, Y19
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z16, K1, Z1
+	VPEXPANDD      Z19, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
-	VPADDW         avx512_42<>+0(SB), X1, X1
+	VPADDW         avx512_48<>+0(SB), X1, X1
 	VPERMW         X15, X1, X15
-	VPERMW         X20, X1, X17
+	VPERMW         X18, X1, X18
 	VPMOVZXWD      X1, Y1
 	VPERMD         Y4, Y1, Y4
 	KMOVQ          DX, K1
@@ -5025,7 +5224,7 @@ admitted:
 	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z17, K1, Z1
+	VPEXPANDW      Z18, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -5033,7 +5232,7 @@ admitted:
 	MOVWLZX        DX, DX
 	POPCNTL        DX, DX
 	VPBROADCASTD   DX, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
 	VPERMD         Y4, Y1, Y4
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
@@ -5235,15 +5434,15 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_71<>+0(SB), Z0
-	VMOVDQU32    avx512_72<>+0(SB), Z1
-	VMOVDQU32    avx512_73<>+0(SB), Z2
-	VMOVDQU32    avx512_74<>+0(SB), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z5
+	VMOVDQU32    avx512_78<>+0(SB), Z0
+	VMOVDQU32    avx512_79<>+0(SB), Z1
+	VMOVDQU32    avx512_80<>+0(SB), Z2
+	VMOVDQU32    avx512_81<>+0(SB), Z3
+	VMOVDQU32    avx512_82<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z10
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_59<>+0(SB), Z9
+	VBROADCASTSS avx512_66<>+0(SB), Z9
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
@@ -5294,23 +5493,23 @@ arrive:
 	VMOVAPS      Z9, K2, Z3
 	VPERMPS      Z5, Z14, Z7
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z5
-	VPMINUD.BCST avx512_76<>+0(SB), Z5, Z5
+	VPMINUD.BCST avx512_83<>+0(SB), Z5, Z5
 	VCVTDQ2PS    Z5, Z5
-	VMULPS.BCST  avx512_77<>+0(SB), Z5, Z5
+	VMULPS.BCST  avx512_84<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_78<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z9
 	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  avx512_79<>+0(SB), Z9, Z9
+	VMULPS.BCST  avx512_86<>+0(SB), Z9, Z9
 	VPMOVSXWD    384(AX)(DX*2), Z10
 	VPSUBD.Z     Z10, Z8, K1, Z10
-	VPMINUD.BCST avx512_80<>+0(SB), Z10, Z10
+	VPMINUD.BCST avx512_87<>+0(SB), Z10, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_81<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_88<>+0(SB), Z10, Z10
 	VMOVDQA32.Z  Z13, K1, Z8
 	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  avx512_82<>+0(SB), Z8, Z8
+	VMULPS.BCST  avx512_89<>+0(SB), Z8, Z8
 	VUNPCKLPS    Z1, Z0, Z12
 	VUNPCKHPS    Z1, Z0, Z0
 	VUNPCKLPS    Z11, Z4, Z1
@@ -5378,19 +5577,19 @@ arrive:
 empty3:
 	MOVQ    trail+48(FP), AX
 	MOVQ    176(AX), AX
-	VPXORD  Z18, Z18, Z18
-	VMOVUPS Z18, 2368(AX)
-	VMOVUPS Z18, 2432(AX)
-	VMOVUPS Z18, 2496(AX)
-	VMOVUPS Z18, 2560(AX)
-	VMOVUPS Z18, 2624(AX)
-	VMOVUPS Z18, 2688(AX)
-	VMOVUPS Z18, 2752(AX)
-	VMOVUPS Z18, 2816(AX)
-	VMOVUPS Z18, 2880(AX)
-	VMOVUPS Z18, 2944(AX)
-	VMOVUPS Z18, 3008(AX)
-	VMOVUPS Z18, 3072(AX)
+	VPXORD  Z16, Z16, Z16
+	VMOVUPS Z16, 2368(AX)
+	VMOVUPS Z16, 2432(AX)
+	VMOVUPS Z16, 2496(AX)
+	VMOVUPS Z16, 2560(AX)
+	VMOVUPS Z16, 2624(AX)
+	VMOVUPS Z16, 2688(AX)
+	VMOVUPS Z16, 2752(AX)
+	VMOVUPS Z16, 2816(AX)
+	VMOVUPS Z16, 2880(AX)
+	VMOVUPS Z16, 2944(AX)
+	VMOVUPS Z16, 3008(AX)
+	VMOVUPS Z16, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -5419,7 +5618,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VMOVDQU16       avx512_49<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -5439,18 +5638,18 @@ written3:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_44<>+0(SB), Z0, Z0
+	VPADDQ          avx512_50<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_45<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_46<>+0(SB), Z1
+	VPBROADCASTQ    avx512_52<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_47<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -5521,344 +5720,278 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_57<>+0(SB)/1, $0x38
-DATA avx512_57<>+1(SB)/1, $0x20
-DATA avx512_57<>+2(SB)/1, $0x18
-DATA avx512_57<>+3(SB)/1, $0x10
-DATA avx512_57<>+4(SB)/1, $0x00
-DATA avx512_57<>+5(SB)/1, $0x08
-DATA avx512_57<>+6(SB)/1, $0x30
-DATA avx512_57<>+7(SB)/1, $0x28
-DATA avx512_57<>+8(SB)/1, $0x39
-DATA avx512_57<>+9(SB)/1, $0x21
-DATA avx512_57<>+10(SB)/1, $0x19
-DATA avx512_57<>+11(SB)/1, $0x11
-DATA avx512_57<>+12(SB)/1, $0x01
-DATA avx512_57<>+13(SB)/1, $0x09
-DATA avx512_57<>+14(SB)/1, $0x31
-DATA avx512_57<>+15(SB)/1, $0x29
-DATA avx512_57<>+16(SB)/1, $0x3a
-DATA avx512_57<>+17(SB)/1, $0x22
-DATA avx512_57<>+18(SB)/1, $0x1a
-DATA avx512_57<>+19(SB)/1, $0x12
-DATA avx512_57<>+20(SB)/1, $0x02
-DATA avx512_57<>+21(SB)/1, $0x0a
-DATA avx512_57<>+22(SB)/1, $0x32
-DATA avx512_57<>+23(SB)/1, $0x2a
-DATA avx512_57<>+24(SB)/1, $0x3b
-DATA avx512_57<>+25(SB)/1, $0x23
-DATA avx512_57<>+26(SB)/1, $0x1b
-DATA avx512_57<>+27(SB)/1, $0x13
-DATA avx512_57<>+28(SB)/1, $0x03
-DATA avx512_57<>+29(SB)/1, $0x0b
-DATA avx512_57<>+30(SB)/1, $0x33
-DATA avx512_57<>+31(SB)/1, $0x2b
-DATA avx512_57<>+32(SB)/1, $0x3c
-DATA avx512_57<>+33(SB)/1, $0x24
-DATA avx512_57<>+34(SB)/1, $0x1c
-DATA avx512_57<>+35(SB)/1, $0x14
-DATA avx512_57<>+36(SB)/1, $0x04
-DATA avx512_57<>+37(SB)/1, $0x0c
-DATA avx512_57<>+38(SB)/1, $0x34
-DATA avx512_57<>+39(SB)/1, $0x2c
-DATA avx512_57<>+40(SB)/1, $0x3d
-DATA avx512_57<>+41(SB)/1, $0x25
-DATA avx512_57<>+42(SB)/1, $0x1d
-DATA avx512_57<>+43(SB)/1, $0x15
-DATA avx512_57<>+44(SB)/1, $0x05
-DATA avx512_57<>+45(SB)/1, $0x0d
-DATA avx512_57<>+46(SB)/1, $0x35
-DATA avx512_57<>+47(SB)/1, $0x2d
-DATA avx512_57<>+48(SB)/1, $0x3e
-DATA avx512_57<>+49(SB)/1, $0x26
-DATA avx512_57<>+50(SB)/1, $0x1e
-DATA avx512_57<>+51(SB)/1, $0x16
-DATA avx512_57<>+52(SB)/1, $0x06
-DATA avx512_57<>+53(SB)/1, $0x0e
-DATA avx512_57<>+54(SB)/1, $0x36
-DATA avx512_57<>+55(SB)/1, $0x2e
-DATA avx512_57<>+56(SB)/1, $0x3f
-DATA avx512_57<>+57(SB)/1, $0x27
-DATA avx512_57<>+58(SB)/1, $0x1f
-DATA avx512_57<>+59(SB)/1, $0x17
-DATA avx512_57<>+60(SB)/1, $0x07
-DATA avx512_57<>+61(SB)/1, $0x0f
-DATA avx512_57<>+62(SB)/1, $0x37
-DATA avx512_57<>+63(SB)/1, $0x2f
-GLOBL avx512_57<>(SB), RODATA|NOPTR, $64
+DATA avx512_65<>+0(SB)/1, $0x38
+DATA avx512_65<>+1(SB)/1, $0x20
+DATA avx512_65<>+2(SB)/1, $0x18
+DATA avx512_65<>+3(SB)/1, $0x10
+DATA avx512_65<>+4(SB)/1, $0x00
+DATA avx512_65<>+5(SB)/1, $0x08
+DATA avx512_65<>+6(SB)/1, $0x30
+DATA avx512_65<>+7(SB)/1, $0x28
+DATA avx512_65<>+8(SB)/1, $0x39
+DATA avx512_65<>+9(SB)/1, $0x21
+DATA avx512_65<>+10(SB)/1, $0x19
+DATA avx512_65<>+11(SB)/1, $0x11
+DATA avx512_65<>+12(SB)/1, $0x01
+DATA avx512_65<>+13(SB)/1, $0x09
+DATA avx512_65<>+14(SB)/1, $0x31
+DATA avx512_65<>+15(SB)/1, $0x29
+DATA avx512_65<>+16(SB)/1, $0x3a
+DATA avx512_65<>+17(SB)/1, $0x22
+DATA avx512_65<>+18(SB)/1, $0x1a
+DATA avx512_65<>+19(SB)/1, $0x12
+DATA avx512_65<>+20(SB)/1, $0x02
+DATA avx512_65<>+21(SB)/1, $0x0a
+DATA avx512_65<>+22(SB)/1, $0x32
+DATA avx512_65<>+23(SB)/1, $0x2a
+DATA avx512_65<>+24(SB)/1, $0x3b
+DATA avx512_65<>+25(SB)/1, $0x23
+DATA avx512_65<>+26(SB)/1, $0x1b
+DATA avx512_65<>+27(SB)/1, $0x13
+DATA avx512_65<>+28(SB)/1, $0x03
+DATA avx512_65<>+29(SB)/1, $0x0b
+DATA avx512_65<>+30(SB)/1, $0x33
+DATA avx512_65<>+31(SB)/1, $0x2b
+DATA avx512_65<>+32(SB)/1, $0x3c
+DATA avx512_65<>+33(SB)/1, $0x24
+DATA avx512_65<>+34(SB)/1, $0x1c
+DATA avx512_65<>+35(SB)/1, $0x14
+DATA avx512_65<>+36(SB)/1, $0x04
+DATA avx512_65<>+37(SB)/1, $0x0c
+DATA avx512_65<>+38(SB)/1, $0x34
+DATA avx512_65<>+39(SB)/1, $0x2c
+DATA avx512_65<>+40(SB)/1, $0x3d
+DATA avx512_65<>+41(SB)/1, $0x25
+DATA avx512_65<>+42(SB)/1, $0x1d
+DATA avx512_65<>+43(SB)/1, $0x15
+DATA avx512_65<>+44(SB)/1, $0x05
+DATA avx512_65<>+45(SB)/1, $0x0d
+DATA avx512_65<>+46(SB)/1, $0x35
+DATA avx512_65<>+47(SB)/1, $0x2d
+DATA avx512_65<>+48(SB)/1, $0x3e
+DATA avx512_65<>+49(SB)/1, $0x26
+DATA avx512_65<>+50(SB)/1, $0x1e
+DATA avx512_65<>+51(SB)/1, $0x16
+DATA avx512_65<>+52(SB)/1, $0x06
+DATA avx512_65<>+53(SB)/1, $0x0e
+DATA avx512_65<>+54(SB)/1, $0x36
+DATA avx512_65<>+55(SB)/1, $0x2e
+DATA avx512_65<>+56(SB)/1, $0x3f
+DATA avx512_65<>+57(SB)/1, $0x27
+DATA avx512_65<>+58(SB)/1, $0x1f
+DATA avx512_65<>+59(SB)/1, $0x17
+DATA avx512_65<>+60(SB)/1, $0x07
+DATA avx512_65<>+61(SB)/1, $0x0f
+DATA avx512_65<>+62(SB)/1, $0x37
+DATA avx512_65<>+63(SB)/1, $0x2f
+GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_58<>+0(SB)/1, $0x01
-DATA avx512_58<>+1(SB)/1, $0x02
-DATA avx512_58<>+2(SB)/1, $0x04
-DATA avx512_58<>+3(SB)/1, $0x08
-DATA avx512_58<>+4(SB)/1, $0x10
-DATA avx512_58<>+5(SB)/1, $0x20
-DATA avx512_58<>+6(SB)/1, $0x40
-DATA avx512_58<>+7(SB)/1, $0x80
-DATA avx512_58<>+8(SB)/1, $0x01
-DATA avx512_58<>+9(SB)/1, $0x02
-DATA avx512_58<>+10(SB)/1, $0x04
-DATA avx512_58<>+11(SB)/1, $0x08
-DATA avx512_58<>+12(SB)/1, $0x10
-DATA avx512_58<>+13(SB)/1, $0x20
-DATA avx512_58<>+14(SB)/1, $0x40
-DATA avx512_58<>+15(SB)/1, $0x80
-DATA avx512_58<>+16(SB)/1, $0x01
-DATA avx512_58<>+17(SB)/1, $0x02
-DATA avx512_58<>+18(SB)/1, $0x04
-DATA avx512_58<>+19(SB)/1, $0x08
-DATA avx512_58<>+20(SB)/1, $0x10
-DATA avx512_58<>+21(SB)/1, $0x20
-DATA avx512_58<>+22(SB)/1, $0x40
-DATA avx512_58<>+23(SB)/1, $0x80
-DATA avx512_58<>+24(SB)/1, $0x01
-DATA avx512_58<>+25(SB)/1, $0x02
-DATA avx512_58<>+26(SB)/1, $0x04
-DATA avx512_58<>+27(SB)/1, $0x08
-DATA avx512_58<>+28(SB)/1, $0x10
-DATA avx512_58<>+29(SB)/1, $0x20
-DATA avx512_58<>+30(SB)/1, $0x40
-DATA avx512_58<>+31(SB)/1, $0x80
-DATA avx512_58<>+32(SB)/1, $0x01
-DATA avx512_58<>+33(SB)/1, $0x02
-DATA avx512_58<>+34(SB)/1, $0x04
-DATA avx512_58<>+35(SB)/1, $0x08
-DATA avx512_58<>+36(SB)/1, $0x10
-DATA avx512_58<>+37(SB)/1, $0x20
-DATA avx512_58<>+38(SB)/1, $0x40
-DATA avx512_58<>+39(SB)/1, $0x80
-DATA avx512_58<>+40(SB)/1, $0x01
-DATA avx512_58<>+41(SB)/1, $0x02
-DATA avx512_58<>+42(SB)/1, $0x04
-DATA avx512_58<>+43(SB)/1, $0x08
-DATA avx512_58<>+44(SB)/1, $0x10
-DATA avx512_58<>+45(SB)/1, $0x20
-DATA avx512_58<>+46(SB)/1, $0x40
-DATA avx512_58<>+47(SB)/1, $0x80
-DATA avx512_58<>+48(SB)/1, $0x01
-DATA avx512_58<>+49(SB)/1, $0x02
-DATA avx512_58<>+50(SB)/1, $0x04
-DATA avx512_58<>+51(SB)/1, $0x08
-DATA avx512_58<>+52(SB)/1, $0x10
-DATA avx512_58<>+53(SB)/1, $0x20
-DATA avx512_58<>+54(SB)/1, $0x40
-DATA avx512_58<>+55(SB)/1, $0x80
-DATA avx512_58<>+56(SB)/1, $0x01
-DATA avx512_58<>+57(SB)/1, $0x02
-DATA avx512_58<>+58(SB)/1, $0x04
-DATA avx512_58<>+59(SB)/1, $0x08
-DATA avx512_58<>+60(SB)/1, $0x10
-DATA avx512_58<>+61(SB)/1, $0x20
-DATA avx512_58<>+62(SB)/1, $0x40
-DATA avx512_58<>+63(SB)/1, $0x80
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
+DATA avx512_66<>+0(SB)/4, $(1.0)
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_59<>+0(SB)/4, $(1.0)
-GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
+DATA avx512_67<>+0(SB)/1, $0x02
+GLOBL avx512_67<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_60<>+0(SB)/1, $0x02
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $1
-
-DATA avx512_61<>+0(SB)/4, $0x00000008
-DATA avx512_61<>+4(SB)/4, $0x00000000
-DATA avx512_61<>+8(SB)/4, $0x00000004
-DATA avx512_61<>+12(SB)/4, $0x0000001d
-DATA avx512_61<>+16(SB)/4, $0x00000005
-DATA avx512_61<>+20(SB)/4, $0x00000006
-DATA avx512_61<>+24(SB)/4, $0x00000000
-DATA avx512_61<>+28(SB)/4, $0x0000000c
-DATA avx512_61<>+32(SB)/4, $0x00000000
-DATA avx512_61<>+36(SB)/4, $0x00000000
-DATA avx512_61<>+40(SB)/4, $0x00000000
-DATA avx512_61<>+44(SB)/4, $0x00000000
-DATA avx512_61<>+48(SB)/4, $0x00000009
-DATA avx512_61<>+52(SB)/4, $0x00000016
-DATA avx512_61<>+56(SB)/4, $0x00000002
-DATA avx512_61<>+60(SB)/4, $0x0000000d
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_62<>+0(SB)/4, $0x00000000
-DATA avx512_62<>+4(SB)/4, $0x00000000
-DATA avx512_62<>+8(SB)/4, $0x00000000
-DATA avx512_62<>+12(SB)/4, $0x00000000
-DATA avx512_62<>+16(SB)/4, $0x00000000
-DATA avx512_62<>+20(SB)/4, $0x00000000
-DATA avx512_62<>+24(SB)/4, $0x00000000
-DATA avx512_62<>+28(SB)/4, $0x00000000
-DATA avx512_62<>+32(SB)/4, $0x00000000
-DATA avx512_62<>+36(SB)/4, $0x00000008
-DATA avx512_62<>+40(SB)/4, $0x0000000a
-DATA avx512_62<>+44(SB)/4, $0x00000002
-DATA avx512_62<>+48(SB)/4, $0x00000000
-DATA avx512_62<>+52(SB)/4, $0x00000000
-DATA avx512_62<>+56(SB)/4, $0x00000000
-DATA avx512_62<>+60(SB)/4, $0x00000000
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_63<>+0(SB)/2, $0x0f00
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_64<>+0(SB)/4, $0x00000009
-DATA avx512_64<>+4(SB)/4, $0x00000000
-DATA avx512_64<>+8(SB)/4, $0x00000000
-DATA avx512_64<>+12(SB)/4, $0x00000000
-DATA avx512_64<>+16(SB)/4, $0x00000000
-DATA avx512_64<>+20(SB)/4, $0x00000000
-DATA avx512_64<>+24(SB)/4, $0x00000000
-DATA avx512_64<>+28(SB)/4, $0x00000000
-DATA avx512_64<>+32(SB)/4, $0x00000000
-DATA avx512_64<>+36(SB)/4, $0x00000000
-DATA avx512_64<>+40(SB)/4, $0x0000001c
-DATA avx512_64<>+44(SB)/4, $0x00000000
-DATA avx512_64<>+48(SB)/4, $0x00000000
-DATA avx512_64<>+52(SB)/4, $0x00000000
-DATA avx512_64<>+56(SB)/4, $0x00000000
-DATA avx512_64<>+60(SB)/4, $0x00000000
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_65<>+0(SB)/2, $0x0401
-GLOBL avx512_65<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_66<>+0(SB)/2, $0x0004
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_67<>+0(SB)/2, $0x0040
-GLOBL avx512_67<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_68<>+0(SB)/4, $0xffffffff
-DATA avx512_68<>+4(SB)/4, $0xffffffff
-DATA avx512_68<>+8(SB)/4, $0xffffffff
-DATA avx512_68<>+12(SB)/4, $0xffffffff
-DATA avx512_68<>+16(SB)/4, $0xffffffff
-DATA avx512_68<>+20(SB)/4, $0xffffffff
-DATA avx512_68<>+24(SB)/4, $0xffffffff
-DATA avx512_68<>+28(SB)/4, $0xffffffff
-DATA avx512_68<>+32(SB)/4, $0xffffffff
-DATA avx512_68<>+36(SB)/4, $0xffffffff
-DATA avx512_68<>+40(SB)/4, $0xffffffff
-DATA avx512_68<>+44(SB)/4, $0xffffffff
-DATA avx512_68<>+48(SB)/4, $0xffffffff
-DATA avx512_68<>+52(SB)/4, $0x00000010
-DATA avx512_68<>+56(SB)/4, $0xffffffff
-DATA avx512_68<>+60(SB)/4, $0x000005dc
+DATA avx512_68<>+0(SB)/4, $0x00000008
+DATA avx512_68<>+4(SB)/4, $0x00000000
+DATA avx512_68<>+8(SB)/4, $0x00000004
+DATA avx512_68<>+12(SB)/4, $0x0000001d
+DATA avx512_68<>+16(SB)/4, $0x00000005
+DATA avx512_68<>+20(SB)/4, $0x00000006
+DATA avx512_68<>+24(SB)/4, $0x00000000
+DATA avx512_68<>+28(SB)/4, $0x0000000c
+DATA avx512_68<>+32(SB)/4, $0x00000000
+DATA avx512_68<>+36(SB)/4, $0x00000000
+DATA avx512_68<>+40(SB)/4, $0x00000000
+DATA avx512_68<>+44(SB)/4, $0x00000000
+DATA avx512_68<>+48(SB)/4, $0x00000009
+DATA avx512_68<>+52(SB)/4, $0x00000016
+DATA avx512_68<>+56(SB)/4, $0x00000002
+DATA avx512_68<>+60(SB)/4, $0x0000000d
 GLOBL avx512_68<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_69<>+0(SB)/2, $0x1001
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $2
+DATA avx512_69<>+0(SB)/4, $0x00000000
+DATA avx512_69<>+4(SB)/4, $0x00000000
+DATA avx512_69<>+8(SB)/4, $0x00000000
+DATA avx512_69<>+12(SB)/4, $0x00000000
+DATA avx512_69<>+16(SB)/4, $0x00000000
+DATA avx512_69<>+20(SB)/4, $0x00000000
+DATA avx512_69<>+24(SB)/4, $0x00000000
+DATA avx512_69<>+28(SB)/4, $0x00000000
+DATA avx512_69<>+32(SB)/4, $0x00000000
+DATA avx512_69<>+36(SB)/4, $0x00000008
+DATA avx512_69<>+40(SB)/4, $0x0000000a
+DATA avx512_69<>+44(SB)/4, $0x00000002
+DATA avx512_69<>+48(SB)/4, $0x00000000
+DATA avx512_69<>+52(SB)/4, $0x00000000
+DATA avx512_69<>+56(SB)/4, $0x00000000
+DATA avx512_69<>+60(SB)/4, $0x00000000
+GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_70<>+0(SB)/2, $0x0080
+DATA avx512_70<>+0(SB)/2, $0x0f00
 GLOBL avx512_70<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_71<>+0(SB)/4, $(0.0)
-DATA avx512_71<>+4(SB)/4, $(0.0)
-DATA avx512_71<>+8(SB)/4, $(0.0)
-DATA avx512_71<>+12(SB)/4, $(0.0)
-DATA avx512_71<>+16(SB)/4, $(0.0)
-DATA avx512_71<>+20(SB)/4, $(0.0)
-DATA avx512_71<>+24(SB)/4, $(0.0)
-DATA avx512_71<>+28(SB)/4, $(0.0)
-DATA avx512_71<>+32(SB)/4, $(1.0)
-DATA avx512_71<>+36(SB)/4, $(0.5)
-DATA avx512_71<>+40(SB)/4, $(0.25)
-DATA avx512_71<>+44(SB)/4, $(0.25)
-DATA avx512_71<>+48(SB)/4, $(1.0)
-DATA avx512_71<>+52(SB)/4, $(0.5)
-DATA avx512_71<>+56(SB)/4, $(0.25)
-DATA avx512_71<>+60(SB)/4, $(0.25)
+DATA avx512_71<>+0(SB)/4, $0x00000009
+DATA avx512_71<>+4(SB)/4, $0x00000000
+DATA avx512_71<>+8(SB)/4, $0x00000000
+DATA avx512_71<>+12(SB)/4, $0x00000000
+DATA avx512_71<>+16(SB)/4, $0x00000000
+DATA avx512_71<>+20(SB)/4, $0x00000000
+DATA avx512_71<>+24(SB)/4, $0x00000000
+DATA avx512_71<>+28(SB)/4, $0x00000000
+DATA avx512_71<>+32(SB)/4, $0x00000000
+DATA avx512_71<>+36(SB)/4, $0x00000000
+DATA avx512_71<>+40(SB)/4, $0x0000001c
+DATA avx512_71<>+44(SB)/4, $0x00000000
+DATA avx512_71<>+48(SB)/4, $0x00000000
+DATA avx512_71<>+52(SB)/4, $0x00000000
+DATA avx512_71<>+56(SB)/4, $0x00000000
+DATA avx512_71<>+60(SB)/4, $0x00000000
 GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_72<>+0(SB)/4, $0x00000000
-DATA avx512_72<>+4(SB)/4, $0x00000000
-DATA avx512_72<>+8(SB)/4, $0x00000000
-DATA avx512_72<>+12(SB)/4, $0x00000000
-DATA avx512_72<>+16(SB)/4, $0x00000000
-DATA avx512_72<>+20(SB)/4, $0x00000000
-DATA avx512_72<>+24(SB)/4, $0x00000000
-DATA avx512_72<>+28(SB)/4, $0x00000000
-DATA avx512_72<>+32(SB)/4, $0x00000004
-DATA avx512_72<>+36(SB)/4, $0x00000002
-DATA avx512_72<>+40(SB)/4, $0x00000001
-DATA avx512_72<>+44(SB)/4, $0x00000001
-DATA avx512_72<>+48(SB)/4, $0x00000000
-DATA avx512_72<>+52(SB)/4, $0x00000000
-DATA avx512_72<>+56(SB)/4, $0x00000000
-DATA avx512_72<>+60(SB)/4, $0x00000000
-GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
+DATA avx512_72<>+0(SB)/2, $0x0401
+GLOBL avx512_72<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_73<>+0(SB)/4, $(0.0)
-DATA avx512_73<>+4(SB)/4, $(0.0)
-DATA avx512_73<>+8(SB)/4, $(0.0)
-DATA avx512_73<>+12(SB)/4, $(0.0)
-DATA avx512_73<>+16(SB)/4, $(1.0)
-DATA avx512_73<>+20(SB)/4, $(1.0)
-DATA avx512_73<>+24(SB)/4, $(1.0)
-DATA avx512_73<>+28(SB)/4, $(1.0)
-DATA avx512_73<>+32(SB)/4, $(0.0)
-DATA avx512_73<>+36(SB)/4, $(0.0)
-DATA avx512_73<>+40(SB)/4, $(0.0)
-DATA avx512_73<>+44(SB)/4, $(0.0)
-DATA avx512_73<>+48(SB)/4, $(1.0)
-DATA avx512_73<>+52(SB)/4, $(1.0)
-DATA avx512_73<>+56(SB)/4, $(1.0)
-DATA avx512_73<>+60(SB)/4, $(1.0)
-GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
+DATA avx512_73<>+0(SB)/2, $0x0004
+GLOBL avx512_73<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_74<>+0(SB)/4, $(0.0)
-DATA avx512_74<>+4(SB)/4, $(0.25)
-DATA avx512_74<>+8(SB)/4, $(0.5)
-DATA avx512_74<>+12(SB)/4, $(0.9)
-DATA avx512_74<>+16(SB)/4, $(0.0)
-DATA avx512_74<>+20(SB)/4, $(0.25)
-DATA avx512_74<>+24(SB)/4, $(0.5)
-DATA avx512_74<>+28(SB)/4, $(0.9)
-DATA avx512_74<>+32(SB)/4, $(0.0)
-DATA avx512_74<>+36(SB)/4, $(0.25)
-DATA avx512_74<>+40(SB)/4, $(0.5)
-DATA avx512_74<>+44(SB)/4, $(0.9)
-DATA avx512_74<>+48(SB)/4, $(0.0)
-DATA avx512_74<>+52(SB)/4, $(0.25)
-DATA avx512_74<>+56(SB)/4, $(0.5)
-DATA avx512_74<>+60(SB)/4, $(0.9)
-GLOBL avx512_74<>(SB), RODATA|NOPTR, $64
+DATA avx512_74<>+0(SB)/2, $0x0040
+GLOBL avx512_74<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_75<>+0(SB)/4, $(0.0)
-DATA avx512_75<>+4(SB)/4, $(0.0)
-DATA avx512_75<>+8(SB)/4, $(0.0)
-DATA avx512_75<>+12(SB)/4, $(0.0)
-DATA avx512_75<>+16(SB)/4, $(0.5)
-DATA avx512_75<>+20(SB)/4, $(0.5)
-DATA avx512_75<>+24(SB)/4, $(0.5)
-DATA avx512_75<>+28(SB)/4, $(0.75)
-DATA avx512_75<>+32(SB)/4, $(0.25)
-DATA avx512_75<>+36(SB)/4, $(0.25)
-DATA avx512_75<>+40(SB)/4, $(0.25)
-DATA avx512_75<>+44(SB)/4, $(0.25)
-DATA avx512_75<>+48(SB)/4, $(0.5)
-DATA avx512_75<>+52(SB)/4, $(0.5)
-DATA avx512_75<>+56(SB)/4, $(0.5)
-DATA avx512_75<>+60(SB)/4, $(0.75)
+DATA avx512_75<>+0(SB)/4, $0xffffffff
+DATA avx512_75<>+4(SB)/4, $0xffffffff
+DATA avx512_75<>+8(SB)/4, $0xffffffff
+DATA avx512_75<>+12(SB)/4, $0xffffffff
+DATA avx512_75<>+16(SB)/4, $0xffffffff
+DATA avx512_75<>+20(SB)/4, $0xffffffff
+DATA avx512_75<>+24(SB)/4, $0xffffffff
+DATA avx512_75<>+28(SB)/4, $0xffffffff
+DATA avx512_75<>+32(SB)/4, $0xffffffff
+DATA avx512_75<>+36(SB)/4, $0xffffffff
+DATA avx512_75<>+40(SB)/4, $0xffffffff
+DATA avx512_75<>+44(SB)/4, $0xffffffff
+DATA avx512_75<>+48(SB)/4, $0xffffffff
+DATA avx512_75<>+52(SB)/4, $0x00000010
+DATA avx512_75<>+56(SB)/4, $0xffffffff
+DATA avx512_75<>+60(SB)/4, $0x000005dc
 GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_76<>+0(SB)/4, $0x00000080
-GLOBL avx512_76<>(SB), RODATA|NOPTR, $4
+DATA avx512_76<>+0(SB)/2, $0x1001
+GLOBL avx512_76<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_77<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
+DATA avx512_77<>+0(SB)/2, $0x0080
+GLOBL avx512_77<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_78<>+0(SB)/4, $(0.01)
-GLOBL avx512_78<>(SB), RODATA|NOPTR, $4
+DATA avx512_78<>+0(SB)/4, $(0.0)
+DATA avx512_78<>+4(SB)/4, $(0.0)
+DATA avx512_78<>+8(SB)/4, $(0.0)
+DATA avx512_78<>+12(SB)/4, $(0.0)
+DATA avx512_78<>+16(SB)/4, $(0.0)
+DATA avx512_78<>+20(SB)/4, $(0.0)
+DATA avx512_78<>+24(SB)/4, $(0.0)
+DATA avx512_78<>+28(SB)/4, $(0.0)
+DATA avx512_78<>+32(SB)/4, $(1.0)
+DATA avx512_78<>+36(SB)/4, $(0.5)
+DATA avx512_78<>+40(SB)/4, $(0.25)
+DATA avx512_78<>+44(SB)/4, $(0.25)
+DATA avx512_78<>+48(SB)/4, $(1.0)
+DATA avx512_78<>+52(SB)/4, $(0.5)
+DATA avx512_78<>+56(SB)/4, $(0.25)
+DATA avx512_78<>+60(SB)/4, $(0.25)
+GLOBL avx512_78<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_79<>+0(SB)/4, $(0.003921569)
-GLOBL avx512_79<>(SB), RODATA|NOPTR, $4
+DATA avx512_79<>+0(SB)/4, $0x00000000
+DATA avx512_79<>+4(SB)/4, $0x00000000
+DATA avx512_79<>+8(SB)/4, $0x00000000
+DATA avx512_79<>+12(SB)/4, $0x00000000
+DATA avx512_79<>+16(SB)/4, $0x00000000
+DATA avx512_79<>+20(SB)/4, $0x00000000
+DATA avx512_79<>+24(SB)/4, $0x00000000
+DATA avx512_79<>+28(SB)/4, $0x00000000
+DATA avx512_79<>+32(SB)/4, $0x00000004
+DATA avx512_79<>+36(SB)/4, $0x00000002
+DATA avx512_79<>+40(SB)/4, $0x00000001
+DATA avx512_79<>+44(SB)/4, $0x00000001
+DATA avx512_79<>+48(SB)/4, $0x00000000
+DATA avx512_79<>+52(SB)/4, $0x00000000
+DATA avx512_79<>+56(SB)/4, $0x00000000
+DATA avx512_79<>+60(SB)/4, $0x00000000
+GLOBL avx512_79<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_80<>+0(SB)/4, $0x00000010
-GLOBL avx512_80<>(SB), RODATA|NOPTR, $4
+DATA avx512_80<>+0(SB)/4, $(0.0)
+DATA avx512_80<>+4(SB)/4, $(0.0)
+DATA avx512_80<>+8(SB)/4, $(0.0)
+DATA avx512_80<>+12(SB)/4, $(0.0)
+DATA avx512_80<>+16(SB)/4, $(1.0)
+DATA avx512_80<>+20(SB)/4, $(1.0)
+DATA avx512_80<>+24(SB)/4, $(1.0)
+DATA avx512_80<>+28(SB)/4, $(1.0)
+DATA avx512_80<>+32(SB)/4, $(0.0)
+DATA avx512_80<>+36(SB)/4, $(0.0)
+DATA avx512_80<>+40(SB)/4, $(0.0)
+DATA avx512_80<>+44(SB)/4, $(0.0)
+DATA avx512_80<>+48(SB)/4, $(1.0)
+DATA avx512_80<>+52(SB)/4, $(1.0)
+DATA avx512_80<>+56(SB)/4, $(1.0)
+DATA avx512_80<>+60(SB)/4, $(1.0)
+GLOBL avx512_80<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_81<>+0(SB)/4, $(0.0625)
-GLOBL avx512_81<>(SB), RODATA|NOPTR, $4
+DATA avx512_81<>+0(SB)/4, $(0.0)
+DATA avx512_81<>+4(SB)/4, $(0.25)
+DATA avx512_81<>+8(SB)/4, $(0.5)
+DATA avx512_81<>+12(SB)/4, $(0.9)
+DATA avx512_81<>+16(SB)/4, $(0.0)
+DATA avx512_81<>+20(SB)/4, $(0.25)
+DATA avx512_81<>+24(SB)/4, $(0.5)
+DATA avx512_81<>+28(SB)/4, $(0.9)
+DATA avx512_81<>+32(SB)/4, $(0.0)
+DATA avx512_81<>+36(SB)/4, $(0.25)
+DATA avx512_81<>+40(SB)/4, $(0.5)
+DATA avx512_81<>+44(SB)/4, $(0.9)
+DATA avx512_81<>+48(SB)/4, $(0.0)
+DATA avx512_81<>+52(SB)/4, $(0.25)
+DATA avx512_81<>+56(SB)/4, $(0.5)
+DATA avx512_81<>+60(SB)/4, $(0.9)
+GLOBL avx512_81<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_82<>+0(SB)/4, $(0.125)
-GLOBL avx512_82<>(SB), RODATA|NOPTR, $4
+DATA avx512_82<>+0(SB)/4, $(0.0)
+DATA avx512_82<>+4(SB)/4, $(0.0)
+DATA avx512_82<>+8(SB)/4, $(0.0)
+DATA avx512_82<>+12(SB)/4, $(0.0)
+DATA avx512_82<>+16(SB)/4, $(0.5)
+DATA avx512_82<>+20(SB)/4, $(0.5)
+DATA avx512_82<>+24(SB)/4, $(0.5)
+DATA avx512_82<>+28(SB)/4, $(0.75)
+DATA avx512_82<>+32(SB)/4, $(0.25)
+DATA avx512_82<>+36(SB)/4, $(0.25)
+DATA avx512_82<>+40(SB)/4, $(0.25)
+DATA avx512_82<>+44(SB)/4, $(0.25)
+DATA avx512_82<>+48(SB)/4, $(0.5)
+DATA avx512_82<>+52(SB)/4, $(0.5)
+DATA avx512_82<>+56(SB)/4, $(0.5)
+DATA avx512_82<>+60(SB)/4, $(0.75)
+GLOBL avx512_82<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_83<>+0(SB)/4, $0x00000080
+GLOBL avx512_83<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_84<>+0(SB)/4, $(0.0078125)
+GLOBL avx512_84<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_85<>+0(SB)/4, $(0.01)
+GLOBL avx512_85<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_86<>+0(SB)/4, $(0.003921569)
+GLOBL avx512_86<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_87<>+0(SB)/4, $0x00000010
+GLOBL avx512_87<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_88<>+0(SB)/4, $(0.0625)
+GLOBL avx512_88<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_89<>+0(SB)/4, $(0.125)
+GLOBL avx512_89<>(SB), RODATA|NOPTR, $4
 
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -5889,9 +6022,9 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
 	MOVQ           896(DX), BX
@@ -5912,7 +6045,7 @@ operate:
 	MOVQ           16(BX), BX
 	MOVL           4(BX), BX
 	VCVTUSI2SSL    BX, X2, X2
-	VMOVSS         avx512_59<>+0(SB), X0
+	VMOVSS         avx512_66<>+0(SB), X0
 	VDIVSS         X2, X0, X2
 	VMOVSS         X2, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -5927,27 +6060,27 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
-	VPBROADCASTQ   DX, Z19
-	KMOVB          avx512_60<>+0(SB), K1
-	VPMINUQ        Z19, Z1, K1, Z1
-	VMOVDQU32      avx512_61<>+0(SB), Z19
-	VPERMI2D       Z2, Z1, Z19
-	VMOVDQU32      avx512_62<>+0(SB), Z2
-	KMOVW          avx512_63<>+0(SB), K1
-	VPERMD         Z0, Z2, K1, Z19
-	VMOVDQU32      avx512_64<>+0(SB), Z2
-	KMOVW          avx512_65<>+0(SB), K1
+	VPBROADCASTQ   DX, Z17
+	KMOVB          avx512_67<>+0(SB), K1
+	VPMINUQ        Z17, Z1, K1, Z1
+	VMOVDQU32      avx512_68<>+0(SB), Z17
+	VPERMI2D       Z2, Z1, Z17
+	VMOVDQU32      avx512_69<>+0(SB), Z2
+	KMOVW          avx512_70<>+0(SB), K1
+	VPERMD         Z0, Z2, K1, Z17
+	VMOVDQU32      avx512_71<>+0(SB), Z2
+	KMOVW          avx512_72<>+0(SB), K1
 	VPERMI2D.Z     Z0, Z1, K1, Z2
-	VPADDD         Z2, Z19, Z19
+	VPADDD         Z2, Z17, Z17
 	VPBROADCASTD   64(BX), Z0
-	KMOVW          avx512_66<>+0(SB), K1
-	VPSUBD         Z19, Z0, K1, Z19
+	KMOVW          avx512_73<>+0(SB), K1
+	VPSUBD         Z17, Z0, K1, Z17
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           4(DX), DX
 	KMOVW          avx512_14<>+0(SB), K1
-	VPBROADCASTD   DX, K1, Z19
+	VPBROADCASTD   DX, K1, Z17
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           8(BX), BX
@@ -5964,16 +6097,16 @@ operate:
 	NEGL           DI
 	SARL           $0x1f, DI
 	ANDL           DI, BX
-	KMOVW          avx512_67<>+0(SB), K1
-	VPBROADCASTD   BX, K1, Z19
-	VMOVDQU32      avx512_68<>+0(SB), Z0
+	KMOVW          avx512_74<>+0(SB), K1
+	VPBROADCASTD   BX, K1, Z17
+	VMOVDQU32      avx512_75<>+0(SB), Z0
 	ADDL           DX, DX
-	KMOVW          avx512_69<>+0(SB), K1
+	KMOVW          avx512_76<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
 	ADDL           DX, DX
-	KMOVW          avx512_70<>+0(SB), K1
+	KMOVW          avx512_77<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
-	VPMINUD        Z0, Z19, Z19
+	VPMINUD        Z0, Z17, Z17
 	MOVQ           f+8(FP), DX
 	VMOVDQU32      (DX), Z0
 	KMOVW          avx512_13<>+0(SB), K1
@@ -5994,26 +6127,26 @@ operate:
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
 	VPBROADCASTD   DX, K1, Z0
-	VCVTDQ2PS      Z19, Z19
+	VCVTDQ2PS      Z17, Z17
 	VCVTDQ2PS      Z0, Z0
-	VDIVPS         Z0, Z19, Z19
+	VDIVPS         Z0, Z17, Z17
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVNTPS       Z19, (DX)
+	VMOVNTPS       Z17, (DX)
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z2
-	VMOVDQU32      avx512_74<>+0(SB), Z19
-	VMOVDQU32      avx512_75<>+0(SB), Z22
-	VPBROADCASTD   avx512_6<>+0(SB), Z27
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z2
+	VMOVDQU32      avx512_81<>+0(SB), Z17
+	VMOVDQU32      avx512_82<>+0(SB), Z20
+	VPBROADCASTD   avx512_6<>+0(SB), Z25
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_59<>+0(SB), Z26
+	VBROADCASTSS   avx512_66<>+0(SB), Z24
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -6024,122 +6157,122 @@ operate:
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z25
-	VBROADCASTSS   80(SP), Z24
+	VPBROADCASTD   16(DI), Z23
+	VBROADCASTSS   80(SP), Z22
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	MOVL           4(DI), DI
 	ADDL           DI, DI
-	VPBROADCASTD   DI, Z23
+	VPBROADCASTD   DI, Z21
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z29
-	VPMOVZXWD      256(DX)(BX*2), Z28
-	VPADDD         Z29, Z28, Z28
-	VCVTUDQ2PS     Z29, Z30
-	VCVTUDQ2PS     Z28, Z28
-	VDIVPS.Z       Z28, Z30, K1, Z28
-	VPMOVZXBD      704(DX)(BX*1), Z30
-	VPMOVZXBD      (SP)(BX*1), Z31
-	VPADDD         Z27, Z29, Z27
-	VPSRLD         $0x07, Z27, Z27
-	VPERMD         Z3, Z30, Z3
-	VPSUBD         Z3, Z27, Z27
-	VPERMD         Z1, Z31, Z1
-	VPMULLD        Z1, Z27, Z27
-	VPERMPS        Z0, Z31, Z0
-	VPMINUD        Z23, Z27, Z1
+	VMOVDQU32      (DX)(BX*4), Z27
+	VPMOVZXWD      256(DX)(BX*2), Z26
+	VPADDD         Z27, Z26, Z26
+	VCVTUDQ2PS     Z27, Z28
+	VCVTUDQ2PS     Z26, Z26
+	VDIVPS.Z       Z26, Z28, K1, Z26
+	VPMOVZXBD      704(DX)(BX*1), Z28
+	VPMOVZXBD      (SP)(BX*1), Z29
+	VPADDD         Z25, Z27, Z25
+	VPSRLD         $0x07, Z25, Z25
+	VPERMD         Z3, Z28, Z3
+	VPSUBD         Z3, Z25, Z25
+	VPERMD         Z1, Z29, Z1
+	VPMULLD        Z1, Z25, Z25
+	VPERMPS        Z0, Z29, Z0
+	VPMINUD        Z21, Z25, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z24, Z1, Z1
+	VMULPS         Z22, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z30, K2, Z3
-	VPADDD         Z27, Z3, Z3
-	VPMINUD        Z23, Z3, Z3
+	VPERMD.Z       Z4, Z28, K2, Z3
+	VPADDD         Z25, Z3, Z3
+	VPMINUD        Z21, Z3, Z3
 	VCVTUDQ2PS     Z3, Z3
-	VMULPS         Z24, Z3, Z3
-	VPERMPS        Z2, Z31, Z2
-	VPSRLD         $0x04, Z31, Z31
-	VPERMPS        Z19, Z31, Z19
+	VMULPS         Z22, Z3, Z3
+	VPERMPS        Z2, Z29, Z2
+	VPSRLD         $0x04, Z29, Z29
+	VPERMPS        Z17, Z29, Z17
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z26, K2, Z19
-	VPERMPS        Z22, Z31, Z24
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z22
-	VPMINUD.BCST   avx512_76<>+0(SB), Z22, Z22
-	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_77<>+0(SB), Z22, Z22
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z23
-	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_78<>+0(SB), Z23, Z23
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z26
-	VCVTDQ2PS      Z26, Z26
-	VMULPS.BCST    avx512_79<>+0(SB), Z26, Z26
-	VPMOVSXWD      384(DX)(BX*2), Z27
-	VPSUBD.Z       Z27, Z25, K1, Z27
-	VPMINUD.BCST   avx512_80<>+0(SB), Z27, Z27
-	VCVTDQ2PS      Z27, Z27
-	VMULPS.BCST    avx512_81<>+0(SB), Z27, Z27
-	VMOVDQA32.Z    Z30, K1, Z25
+	VMOVAPS        Z24, K2, Z17
+	VPERMPS        Z20, Z29, Z22
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
+	VPMINUD.BCST   avx512_83<>+0(SB), Z20, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_84<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_85<>+0(SB), Z21, Z21
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_86<>+0(SB), Z24, Z24
+	VPMOVSXWD      384(DX)(BX*2), Z25
+	VPSUBD.Z       Z25, Z23, K1, Z25
+	VPMINUD.BCST   avx512_87<>+0(SB), Z25, Z25
 	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_82<>+0(SB), Z25, Z25
-	VUNPCKLPS      Z1, Z0, Z29
+	VMULPS.BCST    avx512_88<>+0(SB), Z25, Z25
+	VMOVDQA32.Z    Z28, K1, Z23
+	VCVTDQ2PS      Z23, Z23
+	VMULPS.BCST    avx512_89<>+0(SB), Z23, Z23
+	VUNPCKLPS      Z1, Z0, Z27
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z28, Z3, Z1
-	VUNPCKHPS      Z28, Z3, Z3
-	VUNPCKLPD      Z1, Z29, Z28
-	VUNPCKHPD      Z1, Z29, Z1
-	VUNPCKLPD      Z3, Z0, Z29
+	VUNPCKLPS      Z26, Z3, Z1
+	VUNPCKHPS      Z26, Z3, Z3
+	VUNPCKLPD      Z1, Z27, Z26
+	VUNPCKHPD      Z1, Z27, Z1
+	VUNPCKLPD      Z3, Z0, Z27
 	VUNPCKHPD      Z3, Z0, Z0
-	VUNPCKLPS      Z23, Z22, Z3
-	VUNPCKHPS      Z23, Z22, Z22
-	VUNPCKLPS      Z24, Z19, Z23
-	VUNPCKHPS      Z24, Z19, Z19
-	VUNPCKLPD      Z23, Z3, Z24
-	VUNPCKHPD      Z23, Z3, Z3
-	VUNPCKLPD      Z19, Z22, Z23
-	VUNPCKHPD      Z19, Z22, Z19
-	VUNPCKLPS      Z27, Z26, Z22
-	VUNPCKHPS      Z27, Z26, Z26
-	VUNPCKLPS      Z2, Z25, Z27
-	VUNPCKHPS      Z2, Z25, Z2
-	VUNPCKLPD      Z27, Z22, Z25
-	VUNPCKHPD      Z27, Z22, Z22
-	VUNPCKLPD      Z2, Z26, Z27
-	VUNPCKHPD      Z2, Z26, Z2
-	VSHUFF32X4     $0x44, Z24, Z28, Z26
-	VSHUFF32X4     $0xee, Z24, Z28, Z24
-	VSHUFF32X4     $0x44, Z1, Z25, Z28
-	VSHUFF32X4     $0xee, Z1, Z25, Z1
-	VSHUFF32X4     $0x88, Z28, Z26, Z25
-	VSHUFF32X4     $0xdd, Z28, Z26, Z26
-	VSHUFF32X4     $0x88, Z1, Z24, Z28
-	VSHUFF32X4     $0xdd, Z1, Z24, Z1
-	VSHUFF32X4     $0x44, Z22, Z3, Z24
-	VSHUFF32X4     $0xee, Z22, Z3, Z3
-	VSHUFF32X4     $0x44, Z23, Z29, Z22
-	VSHUFF32X4     $0xee, Z23, Z29, Z23
-	VSHUFF32X4     $0x88, Z22, Z24, Z29
-	VSHUFF32X4     $0xdd, Z22, Z24, Z22
-	VSHUFF32X4     $0x88, Z23, Z3, Z24
-	VSHUFF32X4     $0xdd, Z23, Z3, Z3
-	VSHUFF32X4     $0x44, Z0, Z27, Z23
-	VSHUFF32X4     $0xee, Z0, Z27, Z0
-	VSHUFF32X4     $0x44, Z2, Z19, Z27
-	VSHUFF32X4     $0xee, Z2, Z19, Z2
-	VSHUFF32X4     $0x88, Z27, Z23, Z19
-	VSHUFF32X4     $0xdd, Z27, Z23, Z23
-	VSHUFF32X4     $0x88, Z2, Z0, Z27
+	VUNPCKLPS      Z21, Z20, Z3
+	VUNPCKHPS      Z21, Z20, Z20
+	VUNPCKLPS      Z22, Z17, Z21
+	VUNPCKHPS      Z22, Z17, Z17
+	VUNPCKLPD      Z21, Z3, Z22
+	VUNPCKHPD      Z21, Z3, Z3
+	VUNPCKLPD      Z17, Z20, Z21
+	VUNPCKHPD      Z17, Z20, Z17
+	VUNPCKLPS      Z25, Z24, Z20
+	VUNPCKHPS      Z25, Z24, Z24
+	VUNPCKLPS      Z2, Z23, Z25
+	VUNPCKHPS      Z2, Z23, Z2
+	VUNPCKLPD      Z25, Z20, Z23
+	VUNPCKHPD      Z25, Z20, Z20
+	VUNPCKLPD      Z2, Z24, Z25
+	VUNPCKHPD      Z2, Z24, Z2
+	VSHUFF32X4     $0x44, Z22, Z26, Z24
+	VSHUFF32X4     $0xee, Z22, Z26, Z22
+	VSHUFF32X4     $0x44, Z1, Z23, Z26
+	VSHUFF32X4     $0xee, Z1, Z23, Z1
+	VSHUFF32X4     $0x88, Z26, Z24, Z23
+	VSHUFF32X4     $0xdd, Z26, Z24, Z24
+	VSHUFF32X4     $0x88, Z1, Z22, Z26
+	VSHUFF32X4     $0xdd, Z1, Z22, Z1
+	VSHUFF32X4     $0x44, Z20, Z3, Z22
+	VSHUFF32X4     $0xee, Z20, Z3, Z3
+	VSHUFF32X4     $0x44, Z21, Z27, Z20
+	VSHUFF32X4     $0xee, Z21, Z27, Z21
+	VSHUFF32X4     $0x88, Z20, Z22, Z27
+	VSHUFF32X4     $0xdd, Z20, Z22, Z20
+	VSHUFF32X4     $0x88, Z21, Z3, Z22
+	VSHUFF32X4     $0xdd, Z21, Z3, Z3
+	VSHUFF32X4     $0x44, Z0, Z25, Z21
+	VSHUFF32X4     $0xee, Z0, Z25, Z0
+	VSHUFF32X4     $0x44, Z2, Z17, Z25
+	VSHUFF32X4     $0xee, Z2, Z17, Z2
+	VSHUFF32X4     $0x88, Z25, Z21, Z17
+	VSHUFF32X4     $0xdd, Z25, Z21, Z21
+	VSHUFF32X4     $0x88, Z2, Z0, Z25
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVNTPS       Z25, 64(DX)
-	VMOVNTPS       Z29, 128(DX)
-	VMOVNTPS       Z19, 192(DX)
-	VMOVNTPS       Z26, 256(DX)
-	VMOVNTPS       Z22, 320(DX)
-	VMOVNTPS       Z23, 384(DX)
-	VMOVNTPS       Z28, 448(DX)
-	VMOVNTPS       Z24, 512(DX)
-	VMOVNTPS       Z27, 576(DX)
+	VMOVNTPS       Z23, 64(DX)
+	VMOVNTPS       Z27, 128(DX)
+	VMOVNTPS       Z17, 192(DX)
+	VMOVNTPS       Z24, 256(DX)
+	VMOVNTPS       Z20, 320(DX)
+	VMOVNTPS       Z21, 384(DX)
+	VMOVNTPS       Z26, 448(DX)
+	VMOVNTPS       Z22, 512(DX)
+	VMOVNTPS       Z25, 576(DX)
 	VMOVNTPS       Z1, 640(DX)
 	VMOVNTPS       Z3, 704(DX)
 	VMOVNTPS       Z0, 768(DX)
@@ -6280,15 +6413,15 @@ risked:
 	MOVQ         trail+48(FP), DX
 	ADDQ         $0x00, DX
 	MOVQ         (DX), DX
-	VMOVDQU32    avx512_71<>+0(SB), Z0
-	VMOVDQU32    avx512_72<>+0(SB), Z1
-	VMOVDQU32    avx512_73<>+0(SB), Z2
-	VMOVDQU32    avx512_74<>+0(SB), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z19
-	VPBROADCASTD avx512_6<>+0(SB), Z26
+	VMOVDQU32    avx512_78<>+0(SB), Z0
+	VMOVDQU32    avx512_79<>+0(SB), Z1
+	VMOVDQU32    avx512_80<>+0(SB), Z2
+	VMOVDQU32    avx512_81<>+0(SB), Z3
+	VMOVDQU32    avx512_82<>+0(SB), Z17
+	VPBROADCASTD avx512_6<>+0(SB), Z24
 	MOVQ         $0x00000010, BX
 	MOVQ         $0x00000002, SI
-	VBROADCASTSS avx512_59<>+0(SB), Z25
+	VBROADCASTSS avx512_66<>+0(SB), Z23
 	MOVQ         trail+48(FP), DI
 	ADDQ         $0x00, DI
 	MOVQ         24(DI), DI
@@ -6299,122 +6432,122 @@ risked:
 	MOVQ         trail+48(FP), DI
 	ADDQ         $0x00, DI
 	MOVQ         8(DI), DI
-	VPBROADCASTD 16(DI), Z24
-	VBROADCASTSS 80(SP), Z23
+	VPBROADCASTD 16(DI), Z22
+	VBROADCASTSS 80(SP), Z21
 	MOVQ         trail+48(FP), DI
 	ADDQ         $0x00, DI
 	MOVQ         16(DI), DI
 	MOVL         4(DI), DI
 	ADDL         DI, DI
-	VPBROADCASTD DI, Z22
+	VPBROADCASTD DI, Z20
 	KMOVW        896(DX)(SI*1), K1
-	VMOVDQU32    (DX)(BX*4), Z28
-	VPMOVZXWD    256(DX)(BX*2), Z27
-	VPADDD       Z28, Z27, Z27
-	VCVTUDQ2PS   Z28, Z29
-	VCVTUDQ2PS   Z27, Z27
-	VDIVPS.Z     Z27, Z29, K1, Z27
-	VPMOVZXBD    704(DX)(BX*1), Z29
-	VPMOVZXBD    (SP)(BX*1), Z30
-	VPADDD       Z26, Z28, Z26
-	VPSRLD       $0x07, Z26, Z26
-	VPERMD       Z4, Z29, Z28
-	VPSUBD       Z28, Z26, Z26
-	VPERMD       Z1, Z30, Z1
-	VPMULLD      Z1, Z26, Z26
-	VPERMPS      Z0, Z30, Z0
-	VPMINUD      Z22, Z26, Z1
+	VMOVDQU32    (DX)(BX*4), Z26
+	VPMOVZXWD    256(DX)(BX*2), Z25
+	VPADDD       Z26, Z25, Z25
+	VCVTUDQ2PS   Z26, Z27
+	VCVTUDQ2PS   Z25, Z25
+	VDIVPS.Z     Z25, Z27, K1, Z25
+	VPMOVZXBD    704(DX)(BX*1), Z27
+	VPMOVZXBD    (SP)(BX*1), Z28
+	VPADDD       Z24, Z26, Z24
+	VPSRLD       $0x07, Z24, Z24
+	VPERMD       Z4, Z27, Z26
+	VPSUBD       Z26, Z24, Z24
+	VPERMD       Z1, Z28, Z1
+	VPMULLD      Z1, Z24, Z24
+	VPERMPS      Z0, Z28, Z0
+	VPMINUD      Z20, Z24, Z1
 	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z23, Z1, Z1
+	VMULPS       Z21, Z1, Z1
 	KMOVW        64(SP)(SI*1), K2
-	VPERMD.Z     Z5, Z29, K2, Z5
-	VPADDD       Z26, Z5, Z5
-	VPMINUD      Z22, Z5, Z5
+	VPERMD.Z     Z5, Z27, K2, Z5
+	VPADDD       Z24, Z5, Z5
+	VPMINUD      Z20, Z5, Z5
 	VCVTUDQ2PS   Z5, Z5
-	VMULPS       Z23, Z5, Z5
-	VPERMPS      Z2, Z30, Z2
-	VPSRLD       $0x04, Z30, Z30
-	VPERMPS      Z3, Z30, Z3
+	VMULPS       Z21, Z5, Z5
+	VPERMPS      Z2, Z28, Z2
+	VPSRLD       $0x04, Z28, Z28
+	VPERMPS      Z3, Z28, Z3
 	KMOVW        960(DX)(SI*1), K2
-	VMOVAPS      Z25, K2, Z3
-	VPERMPS      Z19, Z30, Z23
-	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z19
-	VPMINUD.BCST avx512_76<>+0(SB), Z19, Z19
-	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_77<>+0(SB), Z19, Z19
-	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z22
-	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_78<>+0(SB), Z22, Z22
-	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z25
-	VCVTDQ2PS    Z25, Z25
-	VMULPS.BCST  avx512_79<>+0(SB), Z25, Z25
-	VPMOVSXWD    384(DX)(BX*2), Z26
-	VPSUBD.Z     Z26, Z24, K1, Z26
-	VPMINUD.BCST avx512_80<>+0(SB), Z26, Z26
-	VCVTDQ2PS    Z26, Z26
-	VMULPS.BCST  avx512_81<>+0(SB), Z26, Z26
-	VMOVDQA32.Z  Z29, K1, Z24
+	VMOVAPS      Z23, K2, Z3
+	VPERMPS      Z17, Z28, Z21
+	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z17
+	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_85<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_86<>+0(SB), Z23, Z23
+	VPMOVSXWD    384(DX)(BX*2), Z24
+	VPSUBD.Z     Z24, Z22, K1, Z24
+	VPMINUD.BCST avx512_87<>+0(SB), Z24, Z24
 	VCVTDQ2PS    Z24, Z24
-	VMULPS.BCST  avx512_82<>+0(SB), Z24, Z24
-	VUNPCKLPS    Z1, Z0, Z28
+	VMULPS.BCST  avx512_88<>+0(SB), Z24, Z24
+	VMOVDQA32.Z  Z27, K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VUNPCKLPS    Z1, Z0, Z26
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z27, Z5, Z1
-	VUNPCKHPS    Z27, Z5, Z5
-	VUNPCKLPD    Z1, Z28, Z27
-	VUNPCKHPD    Z1, Z28, Z1
-	VUNPCKLPD    Z5, Z0, Z28
+	VUNPCKLPS    Z25, Z5, Z1
+	VUNPCKHPS    Z25, Z5, Z5
+	VUNPCKLPD    Z1, Z26, Z25
+	VUNPCKHPD    Z1, Z26, Z1
+	VUNPCKLPD    Z5, Z0, Z26
 	VUNPCKHPD    Z5, Z0, Z0
-	VUNPCKLPS    Z22, Z19, Z5
-	VUNPCKHPS    Z22, Z19, Z19
-	VUNPCKLPS    Z23, Z3, Z22
-	VUNPCKHPS    Z23, Z3, Z3
-	VUNPCKLPD    Z22, Z5, Z23
-	VUNPCKHPD    Z22, Z5, Z5
-	VUNPCKLPD    Z3, Z19, Z22
-	VUNPCKHPD    Z3, Z19, Z3
-	VUNPCKLPS    Z26, Z25, Z19
-	VUNPCKHPS    Z26, Z25, Z25
-	VUNPCKLPS    Z2, Z24, Z26
-	VUNPCKHPS    Z2, Z24, Z2
-	VUNPCKLPD    Z26, Z19, Z24
-	VUNPCKHPD    Z26, Z19, Z19
-	VUNPCKLPD    Z2, Z25, Z26
-	VUNPCKHPD    Z2, Z25, Z2
-	VSHUFF32X4   $0x44, Z23, Z27, Z25
-	VSHUFF32X4   $0xee, Z23, Z27, Z23
-	VSHUFF32X4   $0x44, Z1, Z24, Z27
-	VSHUFF32X4   $0xee, Z1, Z24, Z1
-	VSHUFF32X4   $0x88, Z27, Z25, Z24
-	VSHUFF32X4   $0xdd, Z27, Z25, Z25
-	VSHUFF32X4   $0x88, Z1, Z23, Z27
-	VSHUFF32X4   $0xdd, Z1, Z23, Z1
-	VSHUFF32X4   $0x44, Z19, Z5, Z23
-	VSHUFF32X4   $0xee, Z19, Z5, Z5
-	VSHUFF32X4   $0x44, Z22, Z28, Z19
-	VSHUFF32X4   $0xee, Z22, Z28, Z22
-	VSHUFF32X4   $0x88, Z19, Z23, Z28
-	VSHUFF32X4   $0xdd, Z19, Z23, Z19
-	VSHUFF32X4   $0x88, Z22, Z5, Z23
-	VSHUFF32X4   $0xdd, Z22, Z5, Z5
-	VSHUFF32X4   $0x44, Z0, Z26, Z22
-	VSHUFF32X4   $0xee, Z0, Z26, Z0
-	VSHUFF32X4   $0x44, Z2, Z3, Z26
+	VUNPCKLPS    Z20, Z17, Z5
+	VUNPCKHPS    Z20, Z17, Z17
+	VUNPCKLPS    Z21, Z3, Z20
+	VUNPCKHPS    Z21, Z3, Z3
+	VUNPCKLPD    Z20, Z5, Z21
+	VUNPCKHPD    Z20, Z5, Z5
+	VUNPCKLPD    Z3, Z17, Z20
+	VUNPCKHPD    Z3, Z17, Z3
+	VUNPCKLPS    Z24, Z23, Z17
+	VUNPCKHPS    Z24, Z23, Z23
+	VUNPCKLPS    Z2, Z22, Z24
+	VUNPCKHPS    Z2, Z22, Z2
+	VUNPCKLPD    Z24, Z17, Z22
+	VUNPCKHPD    Z24, Z17, Z17
+	VUNPCKLPD    Z2, Z23, Z24
+	VUNPCKHPD    Z2, Z23, Z2
+	VSHUFF32X4   $0x44, Z21, Z25, Z23
+	VSHUFF32X4   $0xee, Z21, Z25, Z21
+	VSHUFF32X4   $0x44, Z1, Z22, Z25
+	VSHUFF32X4   $0xee, Z1, Z22, Z1
+	VSHUFF32X4   $0x88, Z25, Z23, Z22
+	VSHUFF32X4   $0xdd, Z25, Z23, Z23
+	VSHUFF32X4   $0x88, Z1, Z21, Z25
+	VSHUFF32X4   $0xdd, Z1, Z21, Z1
+	VSHUFF32X4   $0x44, Z17, Z5, Z21
+	VSHUFF32X4   $0xee, Z17, Z5, Z5
+	VSHUFF32X4   $0x44, Z20, Z26, Z17
+	VSHUFF32X4   $0xee, Z20, Z26, Z20
+	VSHUFF32X4   $0x88, Z17, Z21, Z26
+	VSHUFF32X4   $0xdd, Z17, Z21, Z17
+	VSHUFF32X4   $0x88, Z20, Z5, Z21
+	VSHUFF32X4   $0xdd, Z20, Z5, Z5
+	VSHUFF32X4   $0x44, Z0, Z24, Z20
+	VSHUFF32X4   $0xee, Z0, Z24, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z24
 	VSHUFF32X4   $0xee, Z2, Z3, Z2
-	VSHUFF32X4   $0x88, Z26, Z22, Z3
-	VSHUFF32X4   $0xdd, Z26, Z22, Z22
-	VSHUFF32X4   $0x88, Z2, Z0, Z26
+	VSHUFF32X4   $0x88, Z24, Z20, Z3
+	VSHUFF32X4   $0xdd, Z24, Z20, Z20
+	VSHUFF32X4   $0x88, Z2, Z0, Z24
 	VSHUFF32X4   $0xdd, Z2, Z0, Z0
 	MOVQ         trail+48(FP), DX
 	MOVQ         176(DX), DX
-	VMOVNTPS     Z24, 832(DX)
-	VMOVNTPS     Z28, 896(DX)
+	VMOVNTPS     Z22, 832(DX)
+	VMOVNTPS     Z26, 896(DX)
 	VMOVNTPS     Z3, 960(DX)
-	VMOVNTPS     Z25, 1024(DX)
-	VMOVNTPS     Z19, 1088(DX)
-	VMOVNTPS     Z22, 1152(DX)
-	VMOVNTPS     Z27, 1216(DX)
-	VMOVNTPS     Z23, 1280(DX)
-	VMOVNTPS     Z26, 1344(DX)
+	VMOVNTPS     Z23, 1024(DX)
+	VMOVNTPS     Z17, 1088(DX)
+	VMOVNTPS     Z20, 1152(DX)
+	VMOVNTPS     Z25, 1216(DX)
+	VMOVNTPS     Z21, 1280(DX)
+	VMOVNTPS     Z24, 1344(DX)
 	VMOVNTPS     Z1, 1408(DX)
 	VMOVNTPS     Z5, 1472(DX)
 	VMOVNTPS     Z0, 1536(DX)
@@ -6438,7 +6571,7 @@ empty1:
 	VMOVNTPS Z5, 1536(DX)
 
 written1:
-	VPBROADCASTD  avx512_37<>+0(SB), Z0
+	VPBROADCASTD  avx512_61<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K1
 	VMOVDQU8      Z1, K1, Z0
@@ -6458,7 +6591,7 @@ written1:
 	MOVQ          p+0(FP), BX
 	MOVQ          8(BX), BX
 	MOVL          16(BX), BX
-	VPBROADCASTW  BX, Z19
+	VPBROADCASTW  BX, Z17
 	KMOVQ         88(SP), K3
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     256(AX), Z1
@@ -6468,22 +6601,22 @@ written1:
 	VPSUBW        Z3, Z1, Z1
 	VMOVDQU16     Z1, 256(AX)
 	VMOVDQU16     384(AX), Z2
-	VMOVDQU16     Z19, K1, Z2
+	VMOVDQU16     Z17, K1, Z2
 	VMOVDQU16     Z2, 384(AX)
 	VPTESTNMW     Z1, Z1, K4
 	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z24
-	VPBROADCASTD  avx512_7<>+0(SB), Z22
-	VPBROADCASTD  avx512_8<>+0(SB), Z23
-	VPMOVZXWD     Y3, Z25
+	VPBROADCASTD  avx512_6<>+0(SB), Z22
+	VPBROADCASTD  avx512_7<>+0(SB), Z20
+	VPBROADCASTD  avx512_8<>+0(SB), Z21
+	VPMOVZXWD     Y3, Z23
 	VMOVDQU32     (AX), Z1
 	VPMOVZXBD     704(AX), Z2
 	VPERMD        Z4, Z2, Z2
-	VPADDD        Z24, Z1, Z5
-	VPADDD        Z25, Z1, Z1
+	VPADDD        Z22, Z1, Z5
+	VPADDD        Z23, Z1, Z1
 	VMOVDQU32     Z1, (AX)
-	VPADDD        Z25, Z6, Z6
-	VPADDD        Z25, Z5, Z1
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z1
 	VPSRLD        $0x07, Z5, Z5
 	VPSRLD        $0x07, Z1, Z1
 	VPSUBD        Z2, Z5, Z5
@@ -6492,32 +6625,32 @@ written1:
 	VMOVDQA32     Z2, Z2
 	VPMULLD       Z2, Z5, Z5
 	VPADDD        Z5, Z5, Z5
-	VPMINUD       Z22, Z5, Z5
-	VPADDD.Z      Z23, Z5, K3, Z5
+	VPMINUD       Z20, Z5, Z5
+	VPADDD.Z      Z21, Z5, K3, Z5
 	VPADDD        Z5, Z7, Z7
 	VEXTRACTI64X4 $0x01, Z3, Y3
-	VPMOVZXWD     Y3, Z25
+	VPMOVZXWD     Y3, Z23
 	VMOVDQU32     64(AX), Z3
 	VPMOVZXBD     720(AX), Z5
 	VPERMD        Z4, Z5, Z5
-	VPADDD        Z24, Z3, Z24
-	VPADDD        Z25, Z3, Z3
+	VPADDD        Z22, Z3, Z22
+	VPADDD        Z23, Z3, Z3
 	VMOVDQU32     Z3, 64(AX)
-	VPADDD        Z25, Z6, Z6
-	VPADDD        Z25, Z24, Z3
-	VPSRLD        $0x07, Z24, Z24
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z22, Z3
+	VPSRLD        $0x07, Z22, Z22
 	VPSRLD        $0x07, Z3, Z3
-	VPSUBD        Z5, Z24, Z24
+	VPSUBD        Z5, Z22, Z22
 	VPSUBD        Z5, Z3, Z3
 	VEXTRACTI32X4 $0x01, Z0, X5
 	VPMOVZXBD     X5, Z5
 	VMOVDQA32     Z5, Z5
-	VPMULLD       Z5, Z24, Z24
-	VPADDD        Z24, Z24, Z24
-	VPMINUD       Z22, Z24, Z24
+	VPMULLD       Z5, Z22, Z22
+	VPADDD        Z22, Z22, Z22
+	VPMINUD       Z20, Z22, Z22
 	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z23, Z24, K4, Z24
-	VPADDD        Z24, Z7, Z7
+	VPADDD.Z      Z21, Z22, K4, Z22
+	VPADDD        Z22, Z7, Z7
 	MOVL          900(AX), SI
 	TESTL         SI, SI
 	JZ            lower
@@ -6532,22 +6665,22 @@ written1:
 	VPSUBW        Z10, Z8, Z8
 	VMOVDQU16     Z8, 320(AX)
 	VMOVDQU16     448(AX), Z9
-	VMOVDQU16     Z19, K4, Z9
+	VMOVDQU16     Z17, K4, Z9
 	VMOVDQU16     Z9, 448(AX)
 	VPTESTNMW     Z8, Z8, K2
 	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z23
-	VPBROADCASTD  avx512_7<>+0(SB), Z19
-	VPBROADCASTD  avx512_8<>+0(SB), Z22
-	VPMOVZXWD     Y10, Z24
+	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VPBROADCASTD  avx512_7<>+0(SB), Z17
+	VPBROADCASTD  avx512_8<>+0(SB), Z20
+	VPMOVZXWD     Y10, Z22
 	VMOVDQU32     128(AX), Z8
 	VPMOVZXBD     736(AX), Z9
 	VPERMD        Z4, Z9, Z9
-	VPADDD        Z23, Z8, Z11
-	VPADDD        Z24, Z8, Z8
+	VPADDD        Z21, Z8, Z11
+	VPADDD        Z22, Z8, Z8
 	VMOVDQU32     Z8, 128(AX)
-	VPADDD        Z24, Z6, Z6
-	VPADDD        Z24, Z11, Z8
+	VPADDD        Z22, Z6, Z6
+	VPADDD        Z22, Z11, Z8
 	VPSRLD        $0x07, Z11, Z11
 	VPSRLD        $0x07, Z8, Z8
 	VPSUBD        Z9, Z11, Z11
@@ -6557,42 +6690,42 @@ written1:
 	VMOVDQA32     Z9, Z9
 	VPMULLD       Z9, Z11, Z11
 	VPADDD        Z11, Z11, Z11
-	VPMINUD       Z19, Z11, Z11
-	VPADDD.Z      Z22, Z11, K3, Z11
+	VPMINUD       Z17, Z11, Z11
+	VPADDD.Z      Z20, Z11, K3, Z11
 	VPADDD        Z11, Z7, Z7
 	VEXTRACTI64X4 $0x01, Z10, Y10
-	VPMOVZXWD     Y10, Z24
+	VPMOVZXWD     Y10, Z22
 	VMOVDQU32     192(AX), Z10
 	VPMOVZXBD     752(AX), Z11
 	VPERMD        Z4, Z11, Z11
-	VPADDD        Z23, Z10, Z23
-	VPADDD        Z24, Z10, Z10
+	VPADDD        Z21, Z10, Z21
+	VPADDD        Z22, Z10, Z10
 	VMOVDQU32     Z10, 192(AX)
-	VPADDD        Z24, Z6, Z6
-	VPADDD        Z24, Z23, Z10
-	VPSRLD        $0x07, Z23, Z23
+	VPADDD        Z22, Z6, Z6
+	VPADDD        Z22, Z21, Z10
+	VPSRLD        $0x07, Z21, Z21
 	VPSRLD        $0x07, Z10, Z10
-	VPSUBD        Z11, Z23, Z23
+	VPSUBD        Z11, Z21, Z21
 	VPSUBD        Z11, Z10, Z10
 	VEXTRACTI32X4 $0x03, Z0, X0
 	VPMOVZXBD     X0, Z0
 	VMOVDQA32     Z0, Z11
-	VPMULLD       Z11, Z23, Z23
-	VPADDD        Z23, Z23, Z23
-	VPMINUD       Z19, Z23, Z23
+	VPMULLD       Z11, Z21, Z21
+	VPADDD        Z21, Z21, Z21
+	VPMINUD       Z17, Z21, Z21
 	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z22, Z23, K2, Z23
-	VPADDD        Z23, Z7, Z7
+	VPADDD.Z      Z20, Z21, K2, Z21
+	VPADDD        Z21, Z7, Z7
 	SHLQ          $0x20, SI
 	ORQ           SI, BX
 
 lower:
 	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z19
-	VPANDD.BCST   avx512_17<>+0(SB), Z19, Z19
-	VPSUBB        Z19, Z0, Z0
-	VPBROADCASTD  avx512_17<>+0(SB), Z19
-	VPADDB        Z19, Z0, K1, Z0
+	VPSRLW        $0x02, Z0, Z17
+	VPANDD.BCST   avx512_17<>+0(SB), Z17, Z17
+	VPSUBB        Z17, Z0, Z0
+	VPBROADCASTD  avx512_17<>+0(SB), Z17
+	VPADDB        Z17, Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVQ          912(AX), SI
 	MOVQ          920(AX), DI
@@ -6614,15 +6747,15 @@ lower:
 	MOVQ          R10, DI
 	ORQ           DX, DI
 	ANDNQ         SI, DI, SI
-	VPBROADCASTD  avx512_18<>+0(SB), Z19
-	VPBROADCASTD  avx512_1<>+0(SB), Z22
+	VPBROADCASTD  avx512_18<>+0(SB), Z17
+	VPBROADCASTD  avx512_1<>+0(SB), Z20
 	VMOVDQU8      832(AX), Z0
 	MOVQ          SI, DI
 	ORQ           R8, DI
 	KMOVQ         DI, K1
-	VPTESTMB      Z19, Z0, K1, K1
-	VPSUBB        Z22, Z0, K1, Z0
-	VPTESTNMB     Z19, Z0, K1, K1
+	VPTESTMB      Z17, Z0, K1, K1
+	VPSUBB        Z20, Z0, K1, Z0
+	VPTESTNMB     Z17, Z0, K1, K1
 	KMOVQ         K1, DI
 	MOVQ          DI, R12
 	ANDQ          SI, R12
@@ -6631,19 +6764,19 @@ lower:
 	ANDNQ         R12, BX, BX
 	ANDQ          R8, DI
 	ORQ           R9, DI
-	VPBROADCASTD  avx512_19<>+0(SB), Z23
+	VPBROADCASTD  avx512_19<>+0(SB), Z21
 	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z24
-	VPANDQ        Z23, Z24, Z24
-	VPADDB        Z22, Z24, Z24
-	VPADDB        Z22, Z24, Z24
-	VPADDB        Z24, Z0, K1, Z0
+	VPSRLW        $0x04, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPADDB        Z22, Z0, K1, Z0
 	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z24
-	VPANDQ        Z23, Z24, Z24
-	VPADDB        Z22, Z24, Z24
-	VPANDNQ       Z0, Z19, Z23
-	VPADDB        Z23, Z24, K1, Z0
+	VPSRLW        $0x06, Z0, Z22
+	VPANDQ        Z21, Z22, Z22
+	VPADDB        Z20, Z22, Z22
+	VPANDNQ       Z0, Z17, Z21
+	VPADDB        Z21, Z22, K1, Z0
 	VMOVDQU8      Z0, 832(AX)
 	ORQ           SI, R11
 	ANDNQ         DX, DI, DX
@@ -6652,40 +6785,40 @@ lower:
 	POPCNTQ       R11, BX
 	ADDL          BX, 84(CX)
 	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z19
-	VMOVDQU64     960(AX), Z22
+	VMOVDQU64     896(AX), Z17
+	VMOVDQU64     960(AX), Z20
 	MOVL          $0x00000010, BX
 	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z19
+	VPBROADCASTQ  DX, K1, Z17
 	MOVL          $0x0000007f, DX
 	KMOVB         DX, K1
-	VPANDNQ.Z     Z19, Z0, K1, Z19
-	VPANDNQ       Z22, Z0, Z22
-	VMOVDQU64     Z19, 896(AX)
-	VMOVDQU64     Z22, 960(AX)
+	VPANDNQ.Z     Z17, Z0, K1, Z17
+	VPANDNQ       Z20, Z0, Z20
+	VMOVDQU64     Z17, 896(AX)
+	VMOVDQU64     Z20, 960(AX)
 	MOVQ          896(AX), DX
 	MOVQ          904(AX), BX
 	ANDNQ         DX, BX, DX
 	KMOVQ         DX, K1
-	VPBROADCASTD  avx512_54<>+0(SB), Z0
+	VPBROADCASTD  avx512_62<>+0(SB), Z0
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_18<>+0(SB), Z19
-	VMOVDQU8      Z19, K2, Z0
-	VPBROADCASTD  avx512_55<>+0(SB), Z19
-	VMOVDQU8      Z19, K3, Z0
+	VPBROADCASTD  avx512_18<>+0(SB), Z17
+	VMOVDQU8      Z17, K2, Z0
+	VPBROADCASTD  avx512_63<>+0(SB), Z17
+	VMOVDQU8      Z17, K3, Z0
 	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z19
-	VMOVDQU8      Z19, K2, Z0
-	VPBROADCASTD  avx512_56<>+0(SB), Z19
+	VPBROADCASTD  avx512_2<>+0(SB), Z17
+	VMOVDQU8      Z17, K2, Z0
+	VPBROADCASTD  avx512_64<>+0(SB), Z17
 	KMOVQ         960(AX), K2
-	VMOVDQU8      Z19, K2, Z0
+	VMOVDQU8      Z17, K2, Z0
 	VPXORD        Z12, Z12, Z12
 	VPXORD        Z13, Z13, Z13
-	VPMOVZXBD     X0, Z19
+	VPMOVZXBD     X0, Z17
 	VPMULLD.Z     Z2, Z1, K1, Z1
 	VPADDD        Z1, Z12, Z12
-	VPMULLD       Z19, Z1, Z1
+	VPMULLD       Z17, Z1, Z1
 	VPADDD        Z1, Z13, Z13
 	VEXTRACTI32X4 $0x01, Z0, X1
 	VPMOVZXBD     X1, Z1
@@ -6739,7 +6872,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z22, Z1, K1, Z1
+	VPANDNQ.Z      Z20, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -6771,15 +6904,15 @@ accounted:
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z2
-	VMOVDQU32      avx512_74<>+0(SB), Z3
-	VMOVDQU32      avx512_75<>+0(SB), Z5
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z2
+	VMOVDQU32      avx512_81<>+0(SB), Z3
+	VMOVDQU32      avx512_82<>+0(SB), Z5
 	VPBROADCASTD   avx512_6<>+0(SB), Z10
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_59<>+0(SB), Z9
+	VBROADCASTSS   avx512_66<>+0(SB), Z9
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
@@ -6806,14 +6939,14 @@ accounted:
 	VCVTUDQ2PS     Z11, Z11
 	VDIVPS.Z       Z11, Z13, K1, Z11
 	VPMOVZXBD      704(BX)(SI*1), Z13
-	VPMOVZXBD      (SP)(SI*1), Z19
+	VPMOVZXBD      (SP)(SI*1), Z17
 	VPADDD         Z10, Z12, Z10
 	VPSRLD         $0x07, Z10, Z10
 	VPERMD         Z4, Z13, Z12
 	VPSUBD         Z12, Z10, Z10
-	VPERMD         Z1, Z19, Z1
+	VPERMD         Z1, Z17, Z1
 	VPMULLD        Z1, Z10, Z10
-	VPERMPS        Z0, Z19, Z0
+	VPERMPS        Z0, Z17, Z0
 	VPMINUD        Z6, Z10, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
@@ -6823,30 +6956,30 @@ accounted:
 	VPMINUD        Z6, Z12, Z12
 	VCVTUDQ2PS     Z12, Z12
 	VMULPS         Z7, Z12, Z12
-	VPERMPS        Z2, Z19, Z2
-	VPSRLD         $0x04, Z19, Z19
-	VPERMPS        Z3, Z19, Z3
+	VPERMPS        Z2, Z17, Z2
+	VPSRLD         $0x04, Z17, Z17
+	VPERMPS        Z3, Z17, Z3
 	KMOVW          960(BX)(DI*1), K2
 	VMOVAPS        Z9, K2, Z3
-	VPERMPS        Z5, Z19, Z7
+	VPERMPS        Z5, Z17, Z7
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z5
-	VPMINUD.BCST   avx512_76<>+0(SB), Z5, Z5
+	VPMINUD.BCST   avx512_83<>+0(SB), Z5, Z5
 	VCVTDQ2PS      Z5, Z5
-	VMULPS.BCST    avx512_77<>+0(SB), Z5, Z5
+	VMULPS.BCST    avx512_84<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_78<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z9
 	VCVTDQ2PS      Z9, Z9
-	VMULPS.BCST    avx512_79<>+0(SB), Z9, Z9
+	VMULPS.BCST    avx512_86<>+0(SB), Z9, Z9
 	VPMOVSXWD      384(BX)(SI*2), Z10
 	VPSUBD.Z       Z10, Z8, K1, Z10
-	VPMINUD.BCST   avx512_80<>+0(SB), Z10, Z10
+	VPMINUD.BCST   avx512_87<>+0(SB), Z10, Z10
 	VCVTDQ2PS      Z10, Z10
-	VMULPS.BCST    avx512_81<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_88<>+0(SB), Z10, Z10
 	VMOVDQA32.Z    Z13, K1, Z8
 	VCVTDQ2PS      Z8, Z8
-	VMULPS.BCST    avx512_82<>+0(SB), Z8, Z8
+	VMULPS.BCST    avx512_89<>+0(SB), Z8, Z8
 	VUNPCKLPS      Z1, Z0, Z13
 	VUNPCKHPS      Z1, Z0, Z0
 	VUNPCKLPS      Z11, Z12, Z1
@@ -7207,173 +7340,139 @@ admitted:
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(DX), R9
-	VPBROADCASTQ   R9, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, R9
-	MOVBQZX        193(DX), R10
-	VPBROADCASTQ   R10, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, R10
-	MOVBQZX        192(DX), R11
-	VPBROADCASTQ   R11, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, R11
-	ANDNQ          R9, R10, R10
-	MOVQ           R11, R12
-	ORQ            R10, R12
-	ANDNQ          R9, R11, R10
-	NOTQ           R9
+	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (DX), Z3
-	VPERMB         Z3, Z1, Z1
+	VMOVDQU64      (DX), Z2
+	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z5
-	VPANDQ.BCST    avx512_30<>+0(SB), Z5, Z5
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z5, K2, Z5
-	VPMOVZXWQ      (R8), Z3
-	VPERMQ         Z3, Z5, Z3
-	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z6
-	VPSRLQ         $0x12, Z0, Z7
-	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K1, Z3
+	VPMOVZXWQ      (R8), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z7, Z7
+	VPADDQ         Z1, Z6, Z6
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z7, Z7
+	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z8
-	VMOVDQU64      128(DX), Z9
-	VPERMI2W       Z9, Z8, Z1
+	VMOVDQU64      64(DX), Z7
+	VMOVDQU64      128(DX), Z8
+	VPERMI2W       Z8, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z8
-	VPANDQ.BCST    avx512_30<>+0(SB), Z8, Z8
-	VPADDQ.BCST    avx512_20<>+0(SB), Z8, Z8
-	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
-	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
+	VPSRLQ         $0x1f, Z0, Z7
+	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
+	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
+	VPSRLQ         $0x21, Z0, Z8
+	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
+	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x24, Z0, Z9
+	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K1, Z0
-	VPORQ          Z0, Z10, Z10
-	VPADDQ         Z3, Z7, Z7
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
+	VPORQ          Z0, Z9, Z9
+	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
-	VPMULUDQ.Z     Z6, Z2, K1, Z0
+	VPBROADCASTQ   avx512_36<>+0(SB), Z0
+	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
+	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
+	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z9, X15
+	VPMOVQB        Z8, X15
 	VMOVDQU8       640(AX), Z2
 	VPEXPANDB      Z15, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
-	VPMOVQB        Z5, X15
-	VMOVDQU8       704(AX), Z2
-	VPEXPANDB      Z15, K1, Z2
-	VMOVDQU8       Z2, 704(AX)
-	VPMOVQB        Z10, X15
-	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z15, K1, Z3
-	VMOVDQU8       Z3, 832(AX)
 	MOVQ           896(AX), DX
-	MOVQ           912(AX), R8
-	MOVQ           920(AX), R11
-	ORQ            R11, R8
-	MOVQ           960(AX), R11
-	ORQ            R11, R8
-	ANDNQ          DX, R8, DX
-	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_36<>+0(SB), X4
-	VPMULLW        X4, X3, X3
-	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z5
-	VPERMB         Z5, Z2, Z5
+	MOVQ           912(AX), SI
+	MOVQ           920(AX), R8
+	ORQ            R8, SI
+	MOVQ           960(AX), R8
+	ORQ            R8, SI
+	ANDNQ          DX, SI, DX
+	VPBROADCASTQ   avx512_37<>+0(SB), Z2
+	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z2
+	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
+	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
+	VPORQ          Z3, Z2, Z2
+	VPMOVQB        Z2, X15
+	VPEXPANDB.Z    Z15, K1, Z2
+	VPBROADCASTD   avx512_18<>+0(SB), Z3
+	VPANDD         Z3, Z2, Z5
+	VMOVDQU8       avx512_41<>+0(SB), Z8
+	VPSHUFB        Z5, Z8, Z8
+	VMOVDQU8       avx512_42<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, Z8, Z5, Z8
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z5
+	VPERMB         Z8, Z5, Z8
+	VPORQ          960(AX), Z8, Z8
+	VMOVDQU64      Z8, 960(AX)
+	VPSRLW         $0x04, Z2, Z5
+	VPANDD         Z3, Z5, Z5
+	VMOVDQU8       avx512_44<>+0(SB), Z3
+	VPSHUFB        Z5, Z3, Z3
+	VMOVDQU8.Z     Z3, K1, Z3
+	VMOVDQU8       avx512_42<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, Z3, Z5, Z5
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z5, Z5
+	VMOVDQU8       avx512_43<>+0(SB), Z3
+	VPERMB         Z5, Z3, Z5
+	VPORQ          896(AX), Z5, Z5
+	VMOVDQU64      Z5, 896(AX)
+	VMOVDQU8       704(AX), Z3
+	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
+	VMOVDQU8       Z2, K1, Z3
+	VMOVDQU8       Z3, 704(AX)
+	VPMOVQB        Z9, X15
+	VMOVDQU8       832(AX), Z2
+	VPEXPANDB      Z15, K1, Z2
+	VMOVDQU8       Z2, 832(AX)
+	VPMOVZXBW      36(BX), X2
+	VMOVDQU        avx512_46<>+0(SB), X4
+	VPMULLW        X4, X2, X2
+	VPACKUSWB      X2, X2, X2
+	VPBROADCASTQ   X2, Z2
+	VPERMB         Z2, Z3, Z2
 	KMOVQ          DX, K2
-	VPTESTMB       Z5, Z5, K2, K2
+	VPTESTMB       Z2, Z2, K2, K2
 	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z5, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z5
-	VMOVDQU8       Z5, K1, Z3
+	VPADDUSB       Z2, Z3, K2, Z3
+	VPBROADCASTD   avx512_17<>+0(SB), Z2
+	VMOVDQU8       Z2, K1, Z3
 	VMOVDQU8       Z3, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z3
-	VMOVDQU16      384(AX), Z5
-	VMOVDQU16      Z3, K3, Z5
-	VMOVDQU16      Z5, 384(AX)
-	VMOVDQU16      448(AX), Z5
+	VPBROADCASTW   DX, Z2
+	VMOVDQU16      384(AX), Z3
+	VMOVDQU16      Z2, K3, Z3
+	VMOVDQU16      Z3, 384(AX)
+	VMOVDQU16      448(AX), Z3
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z3, K3, Z5
-	VMOVDQU16      Z5, 448(AX)
+	VMOVDQU16      Z2, K3, Z3
+	VMOVDQU16      Z3, 448(AX)
 	VPMOVQW        Z1, X15
-	VPMOVQW        Z8, X20
-	VPMOVQD        Z7, Y4
-	ANDL           SI, R12
-	PDEPQ          DI, R12, R12
-	ANDL           SI, R10
-	PDEPQ          DI, R10, R10
-	VMOVQ          DI, X21
-	VMOVQ          R12, X1
-	VPINSRQ        $0x01, R10, X1, X1
-	VPXORD         X16, X16, X16
-	VPXORD         X17, X17, X17
-	VPINSRQ        $0x01, DI, X17, X17
-	VINSERTI32X4   $0x01, X1, Y21, Y21
-	VINSERTI32X4   $0x01, X17, Y16, Y1
-	VINSERTI64X4   $0x01, Y1, Z21, Z1
-	VPORQ          896(AX), Z1, Z1
-	VMOVDQU64      Z1, 896(AX)
-	ANDL           SI, R9
-	PDEPQ          DI, R9, R9
-	VPBROADCASTD   avx512_1<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, DX
-	VPBROADCASTD   avx512_2<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, SI
-	VPBROADCASTD   avx512_19<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R8
-	VPBROADCASTD   avx512_37<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R10
-	VPBROADCASTD   avx512_38<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R11
-	VPBROADCASTD   avx512_39<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R12
-	VPBROADCASTD   avx512_40<>+0(SB), Z1
-	VPCMPEQB       Z1, Z2, K1, K3
-	KMOVQ          K3, R13
-	VMOVQ          R9, X16
-	VPINSRQ        $0x01, DX, X16, X16
-	VMOVQ          SI, X1
-	VPINSRQ        $0x01, R8, X1, X1
-	VMOVQ          R10, X17
-	VPINSRQ        $0x01, R11, X17, X17
-	VMOVQ          R12, X2
-	VPINSRQ        $0x01, R13, X2, X2
-	VINSERTI32X4   $0x01, X1, Y16, Y16
-	VINSERTI32X4   $0x01, X2, Y17, Y1
-	VINSERTI64X4   $0x01, Y1, Z16, Z1
-	VPORQ          960(AX), Z1, Z1
-	VMOVDQU64      Z1, 960(AX)
+	VPMOVQW        Z7, X18
+	VPMOVQD        Z6, Y4
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
 	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z20, K1, Z1
+	VPEXPANDW      Z18, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -7381,19 +7480,19 @@ admitted:
 	MOVWLZX        DI, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y16
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
+	VPERMD         Y4, Y1, Y19
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z16, K1, Z1
+	VPEXPANDD      Z19, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
-	VPADDW         avx512_42<>+0(SB), X1, X1
+	VPADDW         avx512_48<>+0(SB), X1, X1
 	VPERMW         X15, X1, X15
-	VPERMW         X20, X1, X17
+	VPERMW         X18, X1, X18
 	VPMOVZXWD      X1, Y1
 	VPERMD         Y4, Y1, Y4
 	KMOVQ          DX, K1
@@ -7401,7 +7500,7 @@ admitted:
 	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z17, K1, Z1
+	VPEXPANDW      Z18, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -7409,7 +7508,7 @@ admitted:
 	MOVWLZX        DX, DX
 	POPCNTL        DX, DX
 	VPBROADCASTD   DX, Y1
-	VPADDD         avx512_41<>+0(SB), Y1, Y1
+	VPADDD         avx512_47<>+0(SB), Y1, Y1
 	VPERMD         Y4, Y1, Y4
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
@@ -7611,15 +7710,15 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_71<>+0(SB), Z0
-	VMOVDQU32    avx512_72<>+0(SB), Z1
-	VMOVDQU32    avx512_73<>+0(SB), Z2
-	VMOVDQU32    avx512_74<>+0(SB), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z5
+	VMOVDQU32    avx512_78<>+0(SB), Z0
+	VMOVDQU32    avx512_79<>+0(SB), Z1
+	VMOVDQU32    avx512_80<>+0(SB), Z2
+	VMOVDQU32    avx512_81<>+0(SB), Z3
+	VMOVDQU32    avx512_82<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z10
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_59<>+0(SB), Z9
+	VBROADCASTSS avx512_66<>+0(SB), Z9
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
@@ -7670,23 +7769,23 @@ arrive:
 	VMOVAPS      Z9, K2, Z3
 	VPERMPS      Z5, Z14, Z7
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z5
-	VPMINUD.BCST avx512_76<>+0(SB), Z5, Z5
+	VPMINUD.BCST avx512_83<>+0(SB), Z5, Z5
 	VCVTDQ2PS    Z5, Z5
-	VMULPS.BCST  avx512_77<>+0(SB), Z5, Z5
+	VMULPS.BCST  avx512_84<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_78<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z9
 	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  avx512_79<>+0(SB), Z9, Z9
+	VMULPS.BCST  avx512_86<>+0(SB), Z9, Z9
 	VPMOVSXWD    384(AX)(DX*2), Z10
 	VPSUBD.Z     Z10, Z8, K1, Z10
-	VPMINUD.BCST avx512_80<>+0(SB), Z10, Z10
+	VPMINUD.BCST avx512_87<>+0(SB), Z10, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_81<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_88<>+0(SB), Z10, Z10
 	VMOVDQA32.Z  Z13, K1, Z8
 	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  avx512_82<>+0(SB), Z8, Z8
+	VMULPS.BCST  avx512_89<>+0(SB), Z8, Z8
 	VUNPCKLPS    Z1, Z0, Z12
 	VUNPCKHPS    Z1, Z0, Z0
 	VUNPCKLPS    Z11, Z4, Z1
@@ -7754,19 +7853,19 @@ arrive:
 empty3:
 	MOVQ     trail+48(FP), AX
 	MOVQ     176(AX), AX
-	VPXORD   Z18, Z18, Z18
-	VMOVNTPS Z18, 2368(AX)
-	VMOVNTPS Z18, 2432(AX)
-	VMOVNTPS Z18, 2496(AX)
-	VMOVNTPS Z18, 2560(AX)
-	VMOVNTPS Z18, 2624(AX)
-	VMOVNTPS Z18, 2688(AX)
-	VMOVNTPS Z18, 2752(AX)
-	VMOVNTPS Z18, 2816(AX)
-	VMOVNTPS Z18, 2880(AX)
-	VMOVNTPS Z18, 2944(AX)
-	VMOVNTPS Z18, 3008(AX)
-	VMOVNTPS Z18, 3072(AX)
+	VPXORD   Z16, Z16, Z16
+	VMOVNTPS Z16, 2368(AX)
+	VMOVNTPS Z16, 2432(AX)
+	VMOVNTPS Z16, 2496(AX)
+	VMOVNTPS Z16, 2560(AX)
+	VMOVNTPS Z16, 2624(AX)
+	VMOVNTPS Z16, 2688(AX)
+	VMOVNTPS Z16, 2752(AX)
+	VMOVNTPS Z16, 2816(AX)
+	VMOVNTPS Z16, 2880(AX)
+	VMOVNTPS Z16, 2944(AX)
+	VMOVNTPS Z16, 3008(AX)
+	VMOVNTPS Z16, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -7795,7 +7894,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_43<>+0(SB), Z1
+	VMOVDQU16       avx512_49<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -7815,18 +7914,18 @@ written3:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_44<>+0(SB), Z0, Z0
+	VPADDQ          avx512_50<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_45<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_46<>+0(SB), Z1
+	VPBROADCASTQ    avx512_52<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_47<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -7906,7 +8005,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_83<>+0(SB), K1
+	KMOVB         avx512_90<>+0(SB), K1
 	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y1
@@ -7926,8 +8025,8 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx512_83<>+0(SB)/1, $0xfe
-GLOBL avx512_83<>(SB), RODATA|NOPTR, $1
+DATA avx512_90<>+0(SB)/1, $0xfe
+GLOBL avx512_90<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -8009,24 +8108,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          set+8(FP), CX
 	MOVQ          d+56(FP), DX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_37<>+0(SB), Z0
+	VPBROADCASTD  avx512_61<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_1<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_54<>+0(SB), Z1
+	VPBROADCASTD  avx512_62<>+0(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_18<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_55<>+0(SB), Z16
+	VPBROADCASTD  avx512_63<>+0(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_2<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_56<>+0(SB), Z16
+	VPBROADCASTD  avx512_64<>+0(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
@@ -8131,7 +8230,7 @@ grown:
 	VMOVQ         X1, 16(DX)
 	VPEXTRD       $0x02, X1, 24(DX)
 	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_84<>+0(SB), Z0, K1, Z0
+	VPADDUSB      avx512_91<>+0(SB), Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVWLSX       step+28(FP), BX
 	VPBROADCASTW  BX, Z0
@@ -8140,13 +8239,13 @@ grown:
 	MOVQ          mul+40(FP), SI
 	VPMOVZXBD     (SI), Y14
 	VPTESTNMD     Y14, Y14, K2
-	VPBROADCASTD  avx512_85<>+0(SB), K2, Y14
+	VPBROADCASTD  avx512_92<>+0(SB), K2, Y14
 	MOVQ          worth+48(FP), SI
 	VMOVDQU32     (SI), Y15
 	MOVQ          late+16(FP), SI
 	KMOVQ         SI, K2
 	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_86<>+0(SB), Z1
+	VPBROADCASTD  avx512_93<>+0(SB), Z1
 	VMOVDQU16     Z19, 256(AX)
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     Z18, K1, Z2
@@ -8260,175 +8359,156 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_84<>+0(SB)/1, $0x3f
-DATA avx512_84<>+1(SB)/1, $0x3f
-DATA avx512_84<>+2(SB)/1, $0x3f
-DATA avx512_84<>+3(SB)/1, $0x3f
-DATA avx512_84<>+4(SB)/1, $0x3f
-DATA avx512_84<>+5(SB)/1, $0x3f
-DATA avx512_84<>+6(SB)/1, $0x3f
-DATA avx512_84<>+7(SB)/1, $0x3f
-DATA avx512_84<>+8(SB)/1, $0x3f
-DATA avx512_84<>+9(SB)/1, $0x3f
-DATA avx512_84<>+10(SB)/1, $0x3f
-DATA avx512_84<>+11(SB)/1, $0x3f
-DATA avx512_84<>+12(SB)/1, $0x3f
-DATA avx512_84<>+13(SB)/1, $0x3f
-DATA avx512_84<>+14(SB)/1, $0x3f
-DATA avx512_84<>+15(SB)/1, $0x3f
-DATA avx512_84<>+16(SB)/1, $0x3f
-DATA avx512_84<>+17(SB)/1, $0x3f
-DATA avx512_84<>+18(SB)/1, $0x3f
-DATA avx512_84<>+19(SB)/1, $0x3f
-DATA avx512_84<>+20(SB)/1, $0x3f
-DATA avx512_84<>+21(SB)/1, $0x3f
-DATA avx512_84<>+22(SB)/1, $0x3f
-DATA avx512_84<>+23(SB)/1, $0x3f
-DATA avx512_84<>+24(SB)/1, $0x3f
-DATA avx512_84<>+25(SB)/1, $0x3f
-DATA avx512_84<>+26(SB)/1, $0x3f
-DATA avx512_84<>+27(SB)/1, $0x3f
-DATA avx512_84<>+28(SB)/1, $0x3f
-DATA avx512_84<>+29(SB)/1, $0x3f
-DATA avx512_84<>+30(SB)/1, $0x3f
-DATA avx512_84<>+31(SB)/1, $0x3f
-DATA avx512_84<>+32(SB)/1, $0x3f
-DATA avx512_84<>+33(SB)/1, $0x3f
-DATA avx512_84<>+34(SB)/1, $0x3f
-DATA avx512_84<>+35(SB)/1, $0x3f
-DATA avx512_84<>+36(SB)/1, $0x3f
-DATA avx512_84<>+37(SB)/1, $0x3f
-DATA avx512_84<>+38(SB)/1, $0x3f
-DATA avx512_84<>+39(SB)/1, $0x3f
-DATA avx512_84<>+40(SB)/1, $0x3f
-DATA avx512_84<>+41(SB)/1, $0x3f
-DATA avx512_84<>+42(SB)/1, $0x3f
-DATA avx512_84<>+43(SB)/1, $0x3f
-DATA avx512_84<>+44(SB)/1, $0x3f
-DATA avx512_84<>+45(SB)/1, $0x3f
-DATA avx512_84<>+46(SB)/1, $0x3f
-DATA avx512_84<>+47(SB)/1, $0x3f
-DATA avx512_84<>+48(SB)/1, $0x3f
-DATA avx512_84<>+49(SB)/1, $0x3f
-DATA avx512_84<>+50(SB)/1, $0x3f
-DATA avx512_84<>+51(SB)/1, $0x3f
-DATA avx512_84<>+52(SB)/1, $0x3f
-DATA avx512_84<>+53(SB)/1, $0x3f
-DATA avx512_84<>+54(SB)/1, $0x3f
-DATA avx512_84<>+55(SB)/1, $0x3f
-DATA avx512_84<>+56(SB)/1, $0x3f
-DATA avx512_84<>+57(SB)/1, $0x3f
-DATA avx512_84<>+58(SB)/1, $0x3f
-DATA avx512_84<>+59(SB)/1, $0x3f
-DATA avx512_84<>+60(SB)/1, $0x3f
-DATA avx512_84<>+61(SB)/1, $0x3f
-DATA avx512_84<>+62(SB)/1, $0x3f
-DATA avx512_84<>+63(SB)/1, $0x3f
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
+DATA avx512_91<>+0(SB)/1, $0x3f
+DATA avx512_91<>+1(SB)/1, $0x3f
+DATA avx512_91<>+2(SB)/1, $0x3f
+DATA avx512_91<>+3(SB)/1, $0x3f
+DATA avx512_91<>+4(SB)/1, $0x3f
+DATA avx512_91<>+5(SB)/1, $0x3f
+DATA avx512_91<>+6(SB)/1, $0x3f
+DATA avx512_91<>+7(SB)/1, $0x3f
+DATA avx512_91<>+8(SB)/1, $0x3f
+DATA avx512_91<>+9(SB)/1, $0x3f
+DATA avx512_91<>+10(SB)/1, $0x3f
+DATA avx512_91<>+11(SB)/1, $0x3f
+DATA avx512_91<>+12(SB)/1, $0x3f
+DATA avx512_91<>+13(SB)/1, $0x3f
+DATA avx512_91<>+14(SB)/1, $0x3f
+DATA avx512_91<>+15(SB)/1, $0x3f
+DATA avx512_91<>+16(SB)/1, $0x3f
+DATA avx512_91<>+17(SB)/1, $0x3f
+DATA avx512_91<>+18(SB)/1, $0x3f
+DATA avx512_91<>+19(SB)/1, $0x3f
+DATA avx512_91<>+20(SB)/1, $0x3f
+DATA avx512_91<>+21(SB)/1, $0x3f
+DATA avx512_91<>+22(SB)/1, $0x3f
+DATA avx512_91<>+23(SB)/1, $0x3f
+DATA avx512_91<>+24(SB)/1, $0x3f
+DATA avx512_91<>+25(SB)/1, $0x3f
+DATA avx512_91<>+26(SB)/1, $0x3f
+DATA avx512_91<>+27(SB)/1, $0x3f
+DATA avx512_91<>+28(SB)/1, $0x3f
+DATA avx512_91<>+29(SB)/1, $0x3f
+DATA avx512_91<>+30(SB)/1, $0x3f
+DATA avx512_91<>+31(SB)/1, $0x3f
+DATA avx512_91<>+32(SB)/1, $0x3f
+DATA avx512_91<>+33(SB)/1, $0x3f
+DATA avx512_91<>+34(SB)/1, $0x3f
+DATA avx512_91<>+35(SB)/1, $0x3f
+DATA avx512_91<>+36(SB)/1, $0x3f
+DATA avx512_91<>+37(SB)/1, $0x3f
+DATA avx512_91<>+38(SB)/1, $0x3f
+DATA avx512_91<>+39(SB)/1, $0x3f
+DATA avx512_91<>+40(SB)/1, $0x3f
+DATA avx512_91<>+41(SB)/1, $0x3f
+DATA avx512_91<>+42(SB)/1, $0x3f
+DATA avx512_91<>+43(SB)/1, $0x3f
+DATA avx512_91<>+44(SB)/1, $0x3f
+DATA avx512_91<>+45(SB)/1, $0x3f
+DATA avx512_91<>+46(SB)/1, $0x3f
+DATA avx512_91<>+47(SB)/1, $0x3f
+DATA avx512_91<>+48(SB)/1, $0x3f
+DATA avx512_91<>+49(SB)/1, $0x3f
+DATA avx512_91<>+50(SB)/1, $0x3f
+DATA avx512_91<>+51(SB)/1, $0x3f
+DATA avx512_91<>+52(SB)/1, $0x3f
+DATA avx512_91<>+53(SB)/1, $0x3f
+DATA avx512_91<>+54(SB)/1, $0x3f
+DATA avx512_91<>+55(SB)/1, $0x3f
+DATA avx512_91<>+56(SB)/1, $0x3f
+DATA avx512_91<>+57(SB)/1, $0x3f
+DATA avx512_91<>+58(SB)/1, $0x3f
+DATA avx512_91<>+59(SB)/1, $0x3f
+DATA avx512_91<>+60(SB)/1, $0x3f
+DATA avx512_91<>+61(SB)/1, $0x3f
+DATA avx512_91<>+62(SB)/1, $0x3f
+DATA avx512_91<>+63(SB)/1, $0x3f
+GLOBL avx512_91<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_85<>+0(SB)/4, $0x00000004
-GLOBL avx512_85<>(SB), RODATA|NOPTR, $4
+DATA avx512_92<>+0(SB)/4, $0x00000004
+GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_86<>+0(SB)/4, $0x00000032
-GLOBL avx512_86<>(SB), RODATA|NOPTR, $4
+DATA avx512_93<>+0(SB)/4, $0x00000032
+GLOBL avx512_93<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, BMI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
 TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
-	MOVQ           t+0(FP), AX
-	MOVQ           first+8(FP), CX
-	MOVQ           words+16(FP), DX
-	VMOVDQU64      (DX), Z0
-	MOVQ           tables+24(FP), DX
-	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	MOVBQZX        194(DX), BX
-	VPBROADCASTQ   BX, Z2
-	VPCMPUQ        $0x01, Z2, Z1, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	KMOVB          K1, BX
-	MOVBQZX        193(DX), SI
-	VPBROADCASTQ   SI, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	KMOVB          K1, SI
-	MOVBQZX        192(DX), DI
-	VPBROADCASTQ   DI, Z3
-	VPCMPUQ        $0x01, Z3, Z1, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	KMOVB          K1, DI
-	ANDNQ          BX, SI, SI
-	MOVQ           DI, R8
-	ORQ            SI, R8
-	ANDNQ          BX, DI, SI
-	NOTQ           BX
-	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (DX), Z2
-	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z2
-	VPANDQ.BCST    avx512_30<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K2
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z2, K2, Z2
-	VPSLLQ         $0x02, Z1, Z3
-	VPSRLQ         $0x12, Z0, Z3
-	VPANDQ.BCST    avx512_32<>+0(SB), Z3, Z3
-	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z3, Z3
-	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z3, Z3
-	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z4
-	VMOVDQU64      128(DX), Z5
-	VPERMI2W       Z5, Z4, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z4
-	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
-	VPADDQ.BCST    avx512_20<>+0(SB), Z4, Z4
-	VPSRLQ         $0x21, Z0, Z4
-	VPANDQ.BCST    avx512_32<>+0(SB), Z4, Z4
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z4, Z4
-	VPSRLQ         $0x07, Z4, Z4
-	VPSRLQ         $0x24, Z0, Z5
-	VPANDQ.BCST    avx512_35<>+0(SB), Z5, Z5
-	VPMOVQD        Z3, Y3
-	VMOVDQU32      Y3, (AX)(CX*4)
-	VPSRLQ         $0x28, Z0, Z3
-	VPANDQ.BCST    avx512_25<>+0(SB), Z3, Z3
-	VPSLLQ         $0x04, Z1, Z0
-	VPORQ          Z3, Z0, Z0
-	VPORQ.BCST.Z   avx512_87<>+0(SB), Z0, K1, Z0
-	VPMOVQD        Z0, Y0
-	VMOVDQU32      Y0, 128(AX)(CX*4)
-	VPMOVQW        Z1, X0
-	VMOVDQU16      X0, 256(AX)(CX*2)
-	MOVWLSX        step+32(FP), DX
-	VPBROADCASTW   DX, X0
-	VMOVDQU16      X0, 320(AX)(CX*2)
-	VMOVDQU16      X0, 384(AX)(CX*2)
-	VPMOVQB        Z4, X0
-	VMOVQ          X0, 448(AX)(CX*1)
-	VPMOVQB        Z2, X0
-	VMOVQ          X0, 480(AX)(CX*1)
-	VPMOVQB        Z5, X0
-	VMOVQ          X0, 544(AX)(CX*1)
-	KMOVB          R8, K1
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z0
-	KMOVB          SI, K1
-	VPADDQ.BCST    avx512_21<>+0(SB), Z0, K1, Z0
-	KMOVB          BX, K1
-	VPADDQ.BCST    avx512_22<>+0(SB), Z0, K1, Z0
-	VPMOVQB        Z0, X0
-	VMOVQ          X0, 512(AX)(CX*1)
-	XORL           DX, DX
-	MOVQ           DX, 576(AX)(CX*1)
+	MOVQ          t+0(FP), AX
+	MOVQ          first+8(FP), CX
+	MOVQ          words+16(FP), DX
+	VMOVDQU64     (DX), Z0
+	MOVQ          tables+24(FP), DX
+	VPSRLQ        $0x00, Z0, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPCMPUQ.BCST  $0x01, 192(DX), Z1, K1
+	VPCMPUQ.BCST  $0x01, 200(DX), Z1, K2
+	VPCMPUQ.BCST  $0x01, 208(DX), Z1, K3
+	VPSRLQ        $0x0c, Z0, Z1
+	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64     (DX), Z2
+	VPERMB        Z2, Z1, Z1
+	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ        $0x08, Z0, Z2
+	VPANDQ.BCST   avx512_30<>+0(SB), Z2, Z2
+	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K4
+	VPADDQ.BCST.Z avx512_20<>+0(SB), Z2, K4, Z2
+	VPSLLQ        $0x02, Z1, Z3
+	VPSRLQ        $0x12, Z0, Z3
+	VPANDQ.BCST   avx512_32<>+0(SB), Z3, Z3
+	VPSLLQ        $0x07, Z1, Z1
+	VPADDQ        Z1, Z3, Z3
+	VPBROADCASTQ  avx512_32<>+0(SB), Z1
+	VPSUBQ        Z1, Z3, Z3
+	VPSRLQ        $0x19, Z0, Z1
+	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64     64(DX), Z4
+	VMOVDQU64     128(DX), Z5
+	VPERMI2W      Z5, Z4, Z1
+	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ        $0x1f, Z0, Z4
+	VPANDQ.BCST   avx512_30<>+0(SB), Z4, Z4
+	VPADDQ.BCST   avx512_20<>+0(SB), Z4, Z4
+	VPSRLQ        $0x21, Z0, Z4
+	VPANDQ.BCST   avx512_32<>+0(SB), Z4, Z4
+	VPMULUDQ.BCST avx512_34<>+0(SB), Z4, Z4
+	VPSRLQ        $0x07, Z4, Z4
+	VPSRLQ        $0x24, Z0, Z5
+	VPANDQ.BCST   avx512_35<>+0(SB), Z5, Z5
+	VPMOVQD       Z3, Y3
+	VMOVDQU32     Y3, (AX)(CX*4)
+	VPSRLQ        $0x28, Z0, Z3
+	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
+	VPSLLQ        $0x04, Z1, Z0
+	VPORQ         Z3, Z0, Z0
+	VPORQ.BCST.Z  avx512_94<>+0(SB), Z0, K1, Z0
+	VPMOVQD       Z0, Y0
+	VMOVDQU32     Y0, 128(AX)(CX*4)
+	VPMOVQW       Z1, X0
+	VMOVDQU16     X0, 256(AX)(CX*2)
+	MOVWLSX       step+32(FP), DX
+	VPBROADCASTW  DX, X0
+	VMOVDQU16     X0, 320(AX)(CX*2)
+	VMOVDQU16     X0, 384(AX)(CX*2)
+	VPMOVQB       Z4, X0
+	VMOVQ         X0, 448(AX)(CX*1)
+	VPMOVQB       Z2, X0
+	VMOVQ         X0, 480(AX)(CX*1)
+	VPMOVQB       Z5, X0
+	VMOVQ         X0, 544(AX)(CX*1)
+	VPBROADCASTQ  avx512_22<>+0(SB), Z0
+	VPBROADCASTQ  avx512_30<>+0(SB), K3, Z0
+	VPBROADCASTQ  avx512_21<>+0(SB), K2, Z0
+	VPBROADCASTQ  avx512_20<>+0(SB), K1, Z0
+	VPMOVQB       Z0, X0
+	VMOVQ         X0, 512(AX)(CX*1)
+	XORL          DX, DX
+	MOVQ          DX, 576(AX)(CX*1)
 	VZEROUPPER
 	RET
 
-DATA avx512_87<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_87<>(SB), RODATA|NOPTR, $8
+DATA avx512_94<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_94<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -8473,7 +8553,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_88<>+0(SB), Y1
+	VPBROADCASTB avx512_95<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         SI, BX
@@ -8488,8 +8568,8 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_88<>+0(SB)/1, $0x01
-GLOBL avx512_88<>(SB), RODATA|NOPTR, $1
+DATA avx512_95<>+0(SB)/1, $0x01
+GLOBL avx512_95<>(SB), RODATA|NOPTR, $1
 
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
@@ -8540,13 +8620,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VMOVDQU8      576(AX), Y1
 	VPCOMPRESSB.Z Y1, K1, Y1
 	VMOVDQU8      Y1, 576(AX)
-	VPBROADCASTW  avx512_89<>+0(SB), Z1
+	VPBROADCASTW  avx512_96<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_90<>+0(SB), X1, X1
+	VPXOR         avx512_97<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, AX
 	XORL          $0x00008000, AX
@@ -8554,18 +8634,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VZEROUPPER
 	RET
 
-DATA avx512_89<>+0(SB)/2, $0x7fff
-GLOBL avx512_89<>(SB), RODATA|NOPTR, $2
+DATA avx512_96<>+0(SB)/2, $0x7fff
+GLOBL avx512_96<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_90<>+0(SB)/2, $0x8000
-DATA avx512_90<>+2(SB)/2, $0x8000
-DATA avx512_90<>+4(SB)/2, $0x8000
-DATA avx512_90<>+6(SB)/2, $0x8000
-DATA avx512_90<>+8(SB)/2, $0x8000
-DATA avx512_90<>+10(SB)/2, $0x8000
-DATA avx512_90<>+12(SB)/2, $0x8000
-DATA avx512_90<>+14(SB)/2, $0x8000
-GLOBL avx512_90<>(SB), RODATA|NOPTR, $16
+DATA avx512_97<>+0(SB)/2, $0x8000
+DATA avx512_97<>+2(SB)/2, $0x8000
+DATA avx512_97<>+4(SB)/2, $0x8000
+DATA avx512_97<>+6(SB)/2, $0x8000
+DATA avx512_97<>+8(SB)/2, $0x8000
+DATA avx512_97<>+10(SB)/2, $0x8000
+DATA avx512_97<>+12(SB)/2, $0x8000
+DATA avx512_97<>+14(SB)/2, $0x8000
+GLOBL avx512_97<>(SB), RODATA|NOPTR, $16
 
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -8611,11 +8691,9 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z10, Z10
 	VPADDQ        Z10, Z8, Z8
 	VPSUBQ.BCST   avx512_32<>+0(SB), Z8, Z8
-	MOVBQZX       192(BX), SI
-	VPBROADCASTQ  SI, Z10
-	VPSRLQ        $0x00, Z6, Z11
-	VPANDQ.BCST   avx512_28<>+0(SB), Z11, Z11
-	VPCMPUQ       $0x01, Z10, Z11, K2
+	VPSRLQ        $0x00, Z6, Z10
+	VPANDQ.BCST   avx512_28<>+0(SB), Z10, Z10
+	VPCMPUQ.BCST  $0x01, 192(BX), Z10, K2
 	VPSRLQ        $0x28, Z6, Z10
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VMOVDQA64.Z   Z10, K2, Z10
@@ -8623,7 +8701,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_91<>+0(SB), Z13
+	VPBROADCASTQ  avx512_98<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -8634,7 +8712,7 @@ eight:
 	VPMAXSQ       Z3, Z16, Z16
 	VPMULUDQ      Z0, Z16, Z16
 	VPMINUQ       Z7, Z16, Z16
-	VPCMPQ.BCST   $0x06, avx512_92<>+0(SB), Z10, K2
+	VPCMPQ.BCST   $0x06, avx512_36<>+0(SB), Z10, K2
 	VPCMPUQ       $0x01, Z1, Z15, K2, K2
 	VPADDQ        Z11, Z15, Z14
 	VPSUBQ        Z14, Z2, Z17
@@ -8668,7 +8746,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_93<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_99<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -8699,14 +8777,11 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_91<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_91<>(SB), RODATA|NOPTR, $8
+DATA avx512_98<>+0(SB)/8, $0x0000000000000100
+GLOBL avx512_98<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_92<>+0(SB)/8, $0x0000000000000000
-GLOBL avx512_92<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_93<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_93<>(SB), RODATA|NOPTR, $8
+DATA avx512_99<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_99<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -8748,11 +8823,9 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPADDQ        Z8, Z6, Z6
 	VPSUBQ.BCST   avx512_32<>+0(SB), Z6, Z6
-	MOVBQZX       192(CX), AX
-	VPBROADCASTQ  AX, Z8
-	VPSRLQ        $0x00, Z4, Z9
-	VPANDQ.BCST   avx512_28<>+0(SB), Z9, Z9
-	VPCMPUQ       $0x01, Z8, Z9, K2
+	VPSRLQ        $0x00, Z4, Z8
+	VPANDQ.BCST   avx512_28<>+0(SB), Z8, Z8
+	VPCMPUQ.BCST  $0x01, 192(CX), Z8, K2
 	VPSRLQ        $0x28, Z4, Z8
 	VPANDQ.BCST   avx512_30<>+0(SB), Z8, Z8
 	VMOVDQA64.Z   Z8, K2, Z8
@@ -8760,10 +8833,10 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_91<>+0(SB), Z11
+	VPBROADCASTQ  avx512_98<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
-	VPTESTMQ.BCST avx512_52<>+0(SB), Z4, K2, K2
+	VPTESTMQ.BCST avx512_58<>+0(SB), Z4, K2, K2
 	VPTESTNMQ     Z8, Z8, K2, K3
 	VPSRLQ        $0x30, Z4, Z11
 	VPANDQ.BCST   avx512_29<>+0(SB), Z11, Z11
@@ -8781,7 +8854,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VMOVDQA64     Z5, K2, Z14
 	VMOVDQA64     Z7, K2, Z15
 	VPSRLQ        $0x36, Z4, Z16
-	VPANDQ.BCST   avx512_53<>+0(SB), Z16, Z16
+	VPANDQ.BCST   avx512_59<>+0(SB), Z16, Z16
 	VPADDQ        Z16, Z13, K2, Z13
 	VPSUBQ.BCST   avx512_20<>+0(SB), Z8, K2, Z8
 	VMOVDQA64     Z10, K2, Z11
@@ -8792,7 +8865,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPMAXSQ       Z3, Z15, Z15
 	VPMULUDQ      Z0, Z15, Z15
 	VPMINUQ       Z14, Z15, Z15
-	VPCMPQ.BCST   $0x06, avx512_92<>+0(SB), Z8, K2
+	VPCMPQ.BCST   $0x06, avx512_36<>+0(SB), Z8, K2
 	VPCMPUQ       $0x01, Z1, Z11, K2, K2
 	VPADDQ        Z9, Z11, Z13
 	VPSUBQ        Z13, Z2, Z14
@@ -8826,7 +8899,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_93<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_99<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -8908,17 +8981,17 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z5
-	VMOVDQU32      avx512_74<>+0(SB), Z6
-	VMOVDQU32      avx512_75<>+0(SB), Z7
-	VBROADCASTSS   avx512_59<>+0(SB), Z11
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z5
+	VMOVDQU32      avx512_81<>+0(SB), Z6
+	VMOVDQU32      avx512_82<>+0(SB), Z7
+	VBROADCASTSS   avx512_66<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9002,30 +9075,30 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_94<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
 	VPERMPS      Z7, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -9096,8 +9169,8 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_94<>+0(SB)/4, $(0.5)
-GLOBL avx512_94<>(SB), RODATA|NOPTR, $4
+DATA avx512_100<>+0(SB)/4, $(0.5)
+GLOBL avx512_100<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -9105,17 +9178,17 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z4
-	VMOVDQU32      avx512_74<>+0(SB), Z5
-	VMOVDQU32      avx512_75<>+0(SB), Z6
-	VBROADCASTSS   avx512_59<>+0(SB), Z10
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VBROADCASTSS   avx512_66<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9167,30 +9240,30 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_94<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
 	VPERMPS      Z6, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
@@ -9234,17 +9307,17 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_57<>+0(SB), Z2
+	VMOVDQU8       avx512_65<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_58<>+0(SB), Z2
+	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z1
-	VMOVDQU32      avx512_72<>+0(SB), Z2
-	VMOVDQU32      avx512_73<>+0(SB), Z7
-	VMOVDQU32      avx512_74<>+0(SB), Z8
-	VMOVDQU32      avx512_75<>+0(SB), Z9
-	VBROADCASTSS   avx512_59<>+0(SB), Z11
+	VMOVDQU32      avx512_78<>+0(SB), Z1
+	VMOVDQU32      avx512_79<>+0(SB), Z2
+	VMOVDQU32      avx512_80<>+0(SB), Z7
+	VMOVDQU32      avx512_81<>+0(SB), Z8
+	VMOVDQU32      avx512_82<>+0(SB), Z9
+	VBROADCASTSS   avx512_66<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -9257,7 +9330,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_59<>+0(SB), X13
+	VMOVSS         avx512_66<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -9339,23 +9412,23 @@ group:
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z9, Z17, Z20
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -9433,19 +9506,19 @@ end:
 	MOVQ         16(AX), AX
 	MOVL         8(AX), AX
 	VPBROADCASTQ AX, Z3
-	KMOVB        avx512_60<>+0(SB), K1
+	KMOVB        avx512_67<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_61<>+0(SB), Z3
+	VMOVDQU32    avx512_68<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_62<>+0(SB), Z2
-	KMOVW        avx512_63<>+0(SB), K1
+	VMOVDQU32    avx512_69<>+0(SB), Z2
+	KMOVW        avx512_70<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_64<>+0(SB), Z2
-	KMOVW        avx512_65<>+0(SB), K1
+	VMOVDQU32    avx512_71<>+0(SB), Z2
+	KMOVW        avx512_72<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_66<>+0(SB), K1
+	KMOVW        avx512_73<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -9465,14 +9538,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_67<>+0(SB), K1
+	KMOVW        avx512_74<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_68<>+0(SB), Z0
+	VMOVDQU32    avx512_75<>+0(SB), Z0
 	ADDL         AX, AX
-	KMOVW        avx512_69<>+0(SB), K1
+	KMOVW        avx512_76<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	ADDL         AX, AX
-	KMOVW        avx512_70<>+0(SB), K1
+	KMOVW        avx512_77<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -9506,17 +9579,17 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z5
-	VMOVDQU32      avx512_74<>+0(SB), Z6
-	VMOVDQU32      avx512_75<>+0(SB), Z7
-	VBROADCASTSS   avx512_59<>+0(SB), Z11
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z5
+	VMOVDQU32      avx512_81<>+0(SB), Z6
+	VMOVDQU32      avx512_82<>+0(SB), Z7
+	VBROADCASTSS   avx512_66<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9600,30 +9673,30 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_94<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
 	VPERMPS      Z7, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -9700,17 +9773,17 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z4
-	VMOVDQU32      avx512_74<>+0(SB), Z5
-	VMOVDQU32      avx512_75<>+0(SB), Z6
-	VBROADCASTSS   avx512_59<>+0(SB), Z10
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VBROADCASTSS   avx512_66<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9762,30 +9835,30 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_94<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
 	VPERMPS      Z6, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_76<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_77<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_78<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_79<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_80<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_81<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_82<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVNTPS     Z12, (R8)
 	ADDQ         SI, R8
@@ -9829,17 +9902,17 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_57<>+0(SB), Z2
+	VMOVDQU8       avx512_65<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_58<>+0(SB), Z2
+	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z1
-	VMOVDQU32      avx512_72<>+0(SB), Z2
-	VMOVDQU32      avx512_73<>+0(SB), Z7
-	VMOVDQU32      avx512_74<>+0(SB), Z8
-	VMOVDQU32      avx512_75<>+0(SB), Z9
-	VBROADCASTSS   avx512_59<>+0(SB), Z11
+	VMOVDQU32      avx512_78<>+0(SB), Z1
+	VMOVDQU32      avx512_79<>+0(SB), Z2
+	VMOVDQU32      avx512_80<>+0(SB), Z7
+	VMOVDQU32      avx512_81<>+0(SB), Z8
+	VMOVDQU32      avx512_82<>+0(SB), Z9
+	VBROADCASTSS   avx512_66<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -9852,7 +9925,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_59<>+0(SB), X13
+	VMOVSS         avx512_66<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -9934,23 +10007,23 @@ group:
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z9, Z17, Z20
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -10028,19 +10101,19 @@ end:
 	MOVQ         16(AX), AX
 	MOVL         8(AX), AX
 	VPBROADCASTQ AX, Z3
-	KMOVB        avx512_60<>+0(SB), K1
+	KMOVB        avx512_67<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_61<>+0(SB), Z3
+	VMOVDQU32    avx512_68<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_62<>+0(SB), Z2
-	KMOVW        avx512_63<>+0(SB), K1
+	VMOVDQU32    avx512_69<>+0(SB), Z2
+	KMOVW        avx512_70<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_64<>+0(SB), Z2
-	KMOVW        avx512_65<>+0(SB), K1
+	VMOVDQU32    avx512_71<>+0(SB), Z2
+	KMOVW        avx512_72<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_66<>+0(SB), K1
+	KMOVW        avx512_73<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -10060,14 +10133,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_67<>+0(SB), K1
+	KMOVW        avx512_74<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_68<>+0(SB), Z0
+	VMOVDQU32    avx512_75<>+0(SB), Z0
 	ADDL         AX, AX
-	KMOVW        avx512_69<>+0(SB), K1
+	KMOVW        avx512_76<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	ADDL         AX, AX
-	KMOVW        avx512_70<>+0(SB), K1
+	KMOVW        avx512_77<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -10101,17 +10174,17 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z4
-	VMOVDQU32      avx512_74<>+0(SB), Z5
-	VMOVDQU32      avx512_75<>+0(SB), Z6
-	VBROADCASTSS   avx512_59<>+0(SB), Z10
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VBROADCASTSS   avx512_66<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10133,7 +10206,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_94<>+0(SB), Z12
+	VBROADCASTSS   avx512_100<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -10163,100 +10236,100 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_94<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_100<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
 	VPERMPS      Z6, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
-	VMULPS.BCST  avx512_95<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_101<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
-	VMULPS.BCST  avx512_96<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_102<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPSLLD       $0x08, Z14, Z14
 	VPORD        Z14, Z13, Z13
-	VMULPS.BCST  avx512_96<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_102<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x10, Z15, Z15
 	VPORD        Z15, Z13, Z13
-	VMULPS.BCST  avx512_95<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_101<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x18, Z16, Z16
 	VPORD        Z16, Z13, Z13
-	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_101<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_101<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPSLLD       $0x08, Z18, Z18
 	VPORD        Z18, Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_101<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x10, Z19, Z19
 	VPORD        Z19, Z17, Z17
-	VMULPS.BCST  avx512_97<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_103<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x18, Z20, Z20
 	VPORD        Z20, Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_101<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
-	VMULPS.BCST  avx512_95<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_101<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPSLLD       $0x08, Z22, Z22
 	VPORD        Z22, Z21, Z21
-	VMULPS.BCST  avx512_98<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_104<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x10, Z23, Z23
 	VPORD        Z23, Z21, Z21
-	VMULPS.BCST  avx512_95<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_101<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x18, Z24, Z24
 	VPORD        Z24, Z21, Z21
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_99<>+0(SB), Z15
+	VMOVDQU32    avx512_105<>+0(SB), Z15
 	VPERMT2D     Z17, Z15, Z14
-	VMOVDQU32    avx512_100<>+0(SB), Z15
+	VMOVDQU32    avx512_106<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, (AX)
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_101<>+0(SB), Z15
+	VMOVDQU32    avx512_107<>+0(SB), Z15
 	VPERMT2D     Z17, Z15, Z14
-	VMOVDQU32    avx512_102<>+0(SB), Z15
+	VMOVDQU32    avx512_108<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, 64(AX)
 	VMOVDQA32    Z13, Z13
-	VMOVDQU32    avx512_103<>+0(SB), Z14
+	VMOVDQU32    avx512_109<>+0(SB), Z14
 	VPERMT2D     Z17, Z14, Z13
-	VMOVDQU32    avx512_104<>+0(SB), Z14
+	VMOVDQU32    avx512_110<>+0(SB), Z14
 	VPERMT2D     Z21, Z14, Z13
 	VMOVDQU32    Z13, 128(AX)
 	ADDQ         $0x10, DX
@@ -10267,125 +10340,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_95<>+0(SB)/4, $(255.0)
-GLOBL avx512_95<>(SB), RODATA|NOPTR, $4
+DATA avx512_101<>+0(SB)/4, $(255.0)
+GLOBL avx512_101<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_96<>+0(SB)/4, $(127.5)
-GLOBL avx512_96<>(SB), RODATA|NOPTR, $4
+DATA avx512_102<>+0(SB)/4, $(127.5)
+GLOBL avx512_102<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_97<>+0(SB)/4, $(340.0)
-GLOBL avx512_97<>(SB), RODATA|NOPTR, $4
+DATA avx512_103<>+0(SB)/4, $(340.0)
+GLOBL avx512_103<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_98<>+0(SB)/4, $(291.42856)
-GLOBL avx512_98<>(SB), RODATA|NOPTR, $4
+DATA avx512_104<>+0(SB)/4, $(291.42856)
+GLOBL avx512_104<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_99<>+0(SB)/4, $0x00000000
-DATA avx512_99<>+4(SB)/4, $0x00000010
-DATA avx512_99<>+8(SB)/4, $0x00000000
-DATA avx512_99<>+12(SB)/4, $0x00000001
-DATA avx512_99<>+16(SB)/4, $0x00000011
-DATA avx512_99<>+20(SB)/4, $0x00000000
-DATA avx512_99<>+24(SB)/4, $0x00000002
-DATA avx512_99<>+28(SB)/4, $0x00000012
-DATA avx512_99<>+32(SB)/4, $0x00000000
-DATA avx512_99<>+36(SB)/4, $0x00000003
-DATA avx512_99<>+40(SB)/4, $0x00000013
-DATA avx512_99<>+44(SB)/4, $0x00000000
-DATA avx512_99<>+48(SB)/4, $0x00000004
-DATA avx512_99<>+52(SB)/4, $0x00000014
-DATA avx512_99<>+56(SB)/4, $0x00000000
-DATA avx512_99<>+60(SB)/4, $0x00000005
-GLOBL avx512_99<>(SB), RODATA|NOPTR, $64
+DATA avx512_105<>+0(SB)/4, $0x00000000
+DATA avx512_105<>+4(SB)/4, $0x00000010
+DATA avx512_105<>+8(SB)/4, $0x00000000
+DATA avx512_105<>+12(SB)/4, $0x00000001
+DATA avx512_105<>+16(SB)/4, $0x00000011
+DATA avx512_105<>+20(SB)/4, $0x00000000
+DATA avx512_105<>+24(SB)/4, $0x00000002
+DATA avx512_105<>+28(SB)/4, $0x00000012
+DATA avx512_105<>+32(SB)/4, $0x00000000
+DATA avx512_105<>+36(SB)/4, $0x00000003
+DATA avx512_105<>+40(SB)/4, $0x00000013
+DATA avx512_105<>+44(SB)/4, $0x00000000
+DATA avx512_105<>+48(SB)/4, $0x00000004
+DATA avx512_105<>+52(SB)/4, $0x00000014
+DATA avx512_105<>+56(SB)/4, $0x00000000
+DATA avx512_105<>+60(SB)/4, $0x00000005
+GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_100<>+0(SB)/4, $0x00000000
-DATA avx512_100<>+4(SB)/4, $0x00000001
-DATA avx512_100<>+8(SB)/4, $0x00000010
-DATA avx512_100<>+12(SB)/4, $0x00000003
-DATA avx512_100<>+16(SB)/4, $0x00000004
-DATA avx512_100<>+20(SB)/4, $0x00000011
-DATA avx512_100<>+24(SB)/4, $0x00000006
-DATA avx512_100<>+28(SB)/4, $0x00000007
-DATA avx512_100<>+32(SB)/4, $0x00000012
-DATA avx512_100<>+36(SB)/4, $0x00000009
-DATA avx512_100<>+40(SB)/4, $0x0000000a
-DATA avx512_100<>+44(SB)/4, $0x00000013
-DATA avx512_100<>+48(SB)/4, $0x0000000c
-DATA avx512_100<>+52(SB)/4, $0x0000000d
-DATA avx512_100<>+56(SB)/4, $0x00000014
-DATA avx512_100<>+60(SB)/4, $0x0000000f
-GLOBL avx512_100<>(SB), RODATA|NOPTR, $64
+DATA avx512_106<>+0(SB)/4, $0x00000000
+DATA avx512_106<>+4(SB)/4, $0x00000001
+DATA avx512_106<>+8(SB)/4, $0x00000010
+DATA avx512_106<>+12(SB)/4, $0x00000003
+DATA avx512_106<>+16(SB)/4, $0x00000004
+DATA avx512_106<>+20(SB)/4, $0x00000011
+DATA avx512_106<>+24(SB)/4, $0x00000006
+DATA avx512_106<>+28(SB)/4, $0x00000007
+DATA avx512_106<>+32(SB)/4, $0x00000012
+DATA avx512_106<>+36(SB)/4, $0x00000009
+DATA avx512_106<>+40(SB)/4, $0x0000000a
+DATA avx512_106<>+44(SB)/4, $0x00000013
+DATA avx512_106<>+48(SB)/4, $0x0000000c
+DATA avx512_106<>+52(SB)/4, $0x0000000d
+DATA avx512_106<>+56(SB)/4, $0x00000014
+DATA avx512_106<>+60(SB)/4, $0x0000000f
+GLOBL avx512_106<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_101<>+0(SB)/4, $0x00000015
-DATA avx512_101<>+4(SB)/4, $0x00000000
-DATA avx512_101<>+8(SB)/4, $0x00000006
-DATA avx512_101<>+12(SB)/4, $0x00000016
-DATA avx512_101<>+16(SB)/4, $0x00000000
-DATA avx512_101<>+20(SB)/4, $0x00000007
-DATA avx512_101<>+24(SB)/4, $0x00000017
-DATA avx512_101<>+28(SB)/4, $0x00000000
-DATA avx512_101<>+32(SB)/4, $0x00000008
-DATA avx512_101<>+36(SB)/4, $0x00000018
-DATA avx512_101<>+40(SB)/4, $0x00000000
-DATA avx512_101<>+44(SB)/4, $0x00000009
-DATA avx512_101<>+48(SB)/4, $0x00000019
-DATA avx512_101<>+52(SB)/4, $0x00000000
-DATA avx512_101<>+56(SB)/4, $0x0000000a
-DATA avx512_101<>+60(SB)/4, $0x0000001a
-GLOBL avx512_101<>(SB), RODATA|NOPTR, $64
+DATA avx512_107<>+0(SB)/4, $0x00000015
+DATA avx512_107<>+4(SB)/4, $0x00000000
+DATA avx512_107<>+8(SB)/4, $0x00000006
+DATA avx512_107<>+12(SB)/4, $0x00000016
+DATA avx512_107<>+16(SB)/4, $0x00000000
+DATA avx512_107<>+20(SB)/4, $0x00000007
+DATA avx512_107<>+24(SB)/4, $0x00000017
+DATA avx512_107<>+28(SB)/4, $0x00000000
+DATA avx512_107<>+32(SB)/4, $0x00000008
+DATA avx512_107<>+36(SB)/4, $0x00000018
+DATA avx512_107<>+40(SB)/4, $0x00000000
+DATA avx512_107<>+44(SB)/4, $0x00000009
+DATA avx512_107<>+48(SB)/4, $0x00000019
+DATA avx512_107<>+52(SB)/4, $0x00000000
+DATA avx512_107<>+56(SB)/4, $0x0000000a
+DATA avx512_107<>+60(SB)/4, $0x0000001a
+GLOBL avx512_107<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_102<>+0(SB)/4, $0x00000000
-DATA avx512_102<>+4(SB)/4, $0x00000015
-DATA avx512_102<>+8(SB)/4, $0x00000002
-DATA avx512_102<>+12(SB)/4, $0x00000003
-DATA avx512_102<>+16(SB)/4, $0x00000016
-DATA avx512_102<>+20(SB)/4, $0x00000005
-DATA avx512_102<>+24(SB)/4, $0x00000006
-DATA avx512_102<>+28(SB)/4, $0x00000017
-DATA avx512_102<>+32(SB)/4, $0x00000008
-DATA avx512_102<>+36(SB)/4, $0x00000009
-DATA avx512_102<>+40(SB)/4, $0x00000018
-DATA avx512_102<>+44(SB)/4, $0x0000000b
-DATA avx512_102<>+48(SB)/4, $0x0000000c
-DATA avx512_102<>+52(SB)/4, $0x00000019
-DATA avx512_102<>+56(SB)/4, $0x0000000e
-DATA avx512_102<>+60(SB)/4, $0x0000000f
-GLOBL avx512_102<>(SB), RODATA|NOPTR, $64
+DATA avx512_108<>+0(SB)/4, $0x00000000
+DATA avx512_108<>+4(SB)/4, $0x00000015
+DATA avx512_108<>+8(SB)/4, $0x00000002
+DATA avx512_108<>+12(SB)/4, $0x00000003
+DATA avx512_108<>+16(SB)/4, $0x00000016
+DATA avx512_108<>+20(SB)/4, $0x00000005
+DATA avx512_108<>+24(SB)/4, $0x00000006
+DATA avx512_108<>+28(SB)/4, $0x00000017
+DATA avx512_108<>+32(SB)/4, $0x00000008
+DATA avx512_108<>+36(SB)/4, $0x00000009
+DATA avx512_108<>+40(SB)/4, $0x00000018
+DATA avx512_108<>+44(SB)/4, $0x0000000b
+DATA avx512_108<>+48(SB)/4, $0x0000000c
+DATA avx512_108<>+52(SB)/4, $0x00000019
+DATA avx512_108<>+56(SB)/4, $0x0000000e
+DATA avx512_108<>+60(SB)/4, $0x0000000f
+GLOBL avx512_108<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_103<>+0(SB)/4, $0x00000000
-DATA avx512_103<>+4(SB)/4, $0x0000000b
-DATA avx512_103<>+8(SB)/4, $0x0000001b
-DATA avx512_103<>+12(SB)/4, $0x00000000
-DATA avx512_103<>+16(SB)/4, $0x0000000c
-DATA avx512_103<>+20(SB)/4, $0x0000001c
-DATA avx512_103<>+24(SB)/4, $0x00000000
-DATA avx512_103<>+28(SB)/4, $0x0000000d
-DATA avx512_103<>+32(SB)/4, $0x0000001d
-DATA avx512_103<>+36(SB)/4, $0x00000000
-DATA avx512_103<>+40(SB)/4, $0x0000000e
-DATA avx512_103<>+44(SB)/4, $0x0000001e
-DATA avx512_103<>+48(SB)/4, $0x00000000
-DATA avx512_103<>+52(SB)/4, $0x0000000f
-DATA avx512_103<>+56(SB)/4, $0x0000001f
-DATA avx512_103<>+60(SB)/4, $0x00000000
-GLOBL avx512_103<>(SB), RODATA|NOPTR, $64
+DATA avx512_109<>+0(SB)/4, $0x00000000
+DATA avx512_109<>+4(SB)/4, $0x0000000b
+DATA avx512_109<>+8(SB)/4, $0x0000001b
+DATA avx512_109<>+12(SB)/4, $0x00000000
+DATA avx512_109<>+16(SB)/4, $0x0000000c
+DATA avx512_109<>+20(SB)/4, $0x0000001c
+DATA avx512_109<>+24(SB)/4, $0x00000000
+DATA avx512_109<>+28(SB)/4, $0x0000000d
+DATA avx512_109<>+32(SB)/4, $0x0000001d
+DATA avx512_109<>+36(SB)/4, $0x00000000
+DATA avx512_109<>+40(SB)/4, $0x0000000e
+DATA avx512_109<>+44(SB)/4, $0x0000001e
+DATA avx512_109<>+48(SB)/4, $0x00000000
+DATA avx512_109<>+52(SB)/4, $0x0000000f
+DATA avx512_109<>+56(SB)/4, $0x0000001f
+DATA avx512_109<>+60(SB)/4, $0x00000000
+GLOBL avx512_109<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_104<>+0(SB)/4, $0x0000001a
-DATA avx512_104<>+4(SB)/4, $0x00000001
-DATA avx512_104<>+8(SB)/4, $0x00000002
-DATA avx512_104<>+12(SB)/4, $0x0000001b
-DATA avx512_104<>+16(SB)/4, $0x00000004
-DATA avx512_104<>+20(SB)/4, $0x00000005
-DATA avx512_104<>+24(SB)/4, $0x0000001c
-DATA avx512_104<>+28(SB)/4, $0x00000007
-DATA avx512_104<>+32(SB)/4, $0x00000008
-DATA avx512_104<>+36(SB)/4, $0x0000001d
-DATA avx512_104<>+40(SB)/4, $0x0000000a
-DATA avx512_104<>+44(SB)/4, $0x0000000b
-DATA avx512_104<>+48(SB)/4, $0x0000001e
-DATA avx512_104<>+52(SB)/4, $0x0000000d
-DATA avx512_104<>+56(SB)/4, $0x0000000e
-DATA avx512_104<>+60(SB)/4, $0x0000001f
-GLOBL avx512_104<>(SB), RODATA|NOPTR, $64
+DATA avx512_110<>+0(SB)/4, $0x0000001a
+DATA avx512_110<>+4(SB)/4, $0x00000001
+DATA avx512_110<>+8(SB)/4, $0x00000002
+DATA avx512_110<>+12(SB)/4, $0x0000001b
+DATA avx512_110<>+16(SB)/4, $0x00000004
+DATA avx512_110<>+20(SB)/4, $0x00000005
+DATA avx512_110<>+24(SB)/4, $0x0000001c
+DATA avx512_110<>+28(SB)/4, $0x00000007
+DATA avx512_110<>+32(SB)/4, $0x00000008
+DATA avx512_110<>+36(SB)/4, $0x0000001d
+DATA avx512_110<>+40(SB)/4, $0x0000000a
+DATA avx512_110<>+44(SB)/4, $0x0000000b
+DATA avx512_110<>+48(SB)/4, $0x0000001e
+DATA avx512_110<>+52(SB)/4, $0x0000000d
+DATA avx512_110<>+56(SB)/4, $0x0000000e
+DATA avx512_110<>+60(SB)/4, $0x0000001f
+GLOBL avx512_110<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -10393,17 +10466,17 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_57<>+0(SB), Z1
+	VMOVDQU8       avx512_65<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_58<>+0(SB), Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_71<>+0(SB), Z0
-	VMOVDQU32      avx512_72<>+0(SB), Z1
-	VMOVDQU32      avx512_73<>+0(SB), Z4
-	VMOVDQU32      avx512_74<>+0(SB), Z5
-	VMOVDQU32      avx512_75<>+0(SB), Z6
-	VBROADCASTSS   avx512_59<>+0(SB), Z10
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VBROADCASTSS   avx512_66<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10426,7 +10499,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_94<>+0(SB), Z12
+	VBROADCASTSS   avx512_100<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -10456,98 +10529,98 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_94<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_100<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
 	VPERMPS      Z6, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_76<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_77<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_78<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_79<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_80<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_81<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_82<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_101<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
 	VPMOVDB      Z13, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_96<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_102<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_96<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_102<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_101<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_101<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_101<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_101<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_97<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_103<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_101<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_101<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_98<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_104<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_95<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_101<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X13

@@ -72,6 +72,9 @@ func repairTables(t *kernels.RequestTables) {
 	for i := range t.Pages {
 		t.Pages[i], t.Output[i] = max(1, t.Pages[i]), max(1, t.Output[i])
 	}
+	for i := range t.Types {
+		t.Types[i] &= 0xFF
+	}
 	slices.Sort(t.Types[:])
 }
 

@@ -105,7 +105,7 @@ type Newcomers struct {
 type RequestTables struct {
 	Pages  [64]uint8  // of a private prompt, at least 1, by bits 12 to 17
 	Output [64]uint16 // tokens to generate, by bits 25 to 30
-	Types  [3]uint8   // bits 0 to 7 below the first: context; below the second: generation; below the third: reasoning; else ephemeral
+	Types  [3]uint64  // at most 255; bits 0 to 7 below the first: context; below the second: generation; below the third: reasoning; else ephemeral
 }
 
 // OpPlanes turns one op byte a lane into planes.

@@ -267,7 +267,7 @@ func randomTables(r *rand.Rand) *kernels.RequestTables {
 	for i := range t.Pages {
 		t.Pages[i], t.Output[i] = uint8(1+r.IntN(255)), uint16(1+r.IntN(0xFFFF))
 	}
-	t.Types = [3]uint8{uint8(r.IntN(100)), uint8(100 + r.IntN(100)), uint8(200 + r.IntN(56))}
+	t.Types = [3]uint64{r.Uint64N(100), 100 + r.Uint64N(100), 200 + r.Uint64N(56)}
 	return t
 }
 

@@ -259,7 +259,7 @@ func prefixOf(w uint64) uint8 {
 }
 
 // requestTables are rule 4.5 for the kernels: 56, 110, 51 and 39 of 256 draws are context, generation, reasoning, ephemeral.
-var requestTables = kernels.RequestTables{Pages: promptPages, Output: outputTokens, Types: [3]uint8{56, 166, 217}}
+var requestTables = kernels.RequestTables{Pages: promptPages, Output: outputTokens, Types: [3]uint64{56, 166, 217}}
 
 // typeOf maps eight random bits to a block type. A table, since no predictor knows a draw.
 var typeOf = makeTypes()

@@ -1080,13 +1080,11 @@ func lookup2(i VecVirtual, tables Register, off, n, shift int) VecVirtual {
 
 // code is the block type.
 func (r *request2) code(tables Register) VecVirtual {
-	b, th, code := field2(r.low, 0, 8), YMM(), YMM()
-	VPBROADCASTD(Mem{Base: tables, Disp: offTabTypes}, th) // and a byte of padding
+	b, code := field2(r.low, 0, 8), YMM()
 	VMOVDQU(every(uint32(4)), code)
 	for i := range 3 {
 		y := YMM()
-		VPSLLD(U8(24-8*i), th, y)
-		VPSRLD(U8(24), y, y)
+		VPBROADCASTD(Mem{Base: tables, Disp: offTabTypes + 8*i}, y)
 		VPCMPGTD(b, y, y)
 		VPADDD(y, code, code)
 	}

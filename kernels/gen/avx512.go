@@ -1257,32 +1257,38 @@ func (r *request512) lookup(table Mem) VecVirtual {
 	return z
 }
 
-// types finds the planes of the block types, and the retention weight of each request, twentieths.
-func (r *request512) types(tables Register) (planes [3]GPVirtual, context OpmaskVirtual, worth VecVirtual) {
+// below finds which requests are below each threshold of the types: context; context or generation; all but ephemeral ones.
+func (r *request512) below(tables Register) (k [3]OpmaskVirtual) {
 	b := r.field(0, 8)
+	for i := range k {
+		k[i] = K()
+		VPCMPUQ_BCST(U8(1), Mem{Base: tables, Disp: offTabTypes + 8*i}, b, k[i])
+	}
+	return k
+}
+
+// byType chooses a qword for each request.
+func byType512(below [3]OpmaskVirtual, context, generation, reasoning, ephemeral uint64) VecVirtual {
+	z := qwords(ephemeral)
+	VPBROADCASTQ(constant(reasoning), below[2], z)
+	VPBROADCASTQ(constant(generation), below[1], z)
+	VPBROADCASTQ(constant(context), below[0], z)
+	return z
+}
+
+// typePlanes512 are the types as bits of eight requests.
+func typePlanes512(k [3]OpmaskVirtual) (planes [3]GPVirtual) {
 	var below [3]GPVirtual
-	worth = ZMM()
-	for i, w := range []uint64{2, 10, 15} { // each threshold is below the next
-		i = 2 - i
-		th, x, k := ZMM(), GP64(), K()
-		MOVBQZX(Mem{Base: tables, Disp: offTabTypes + i}, x)
-		VPBROADCASTQ(x, th)
-		VPCMPUQ(U8(1), th, b, k)
-		if i == 2 {
-			VPBROADCASTQ_Z(constant(w), k, worth)
-		} else {
-			VPBROADCASTQ(constant(w), k, worth)
-		}
+	for i := range k {
 		below[i] = GP64()
-		KMOVB(k, below[i].As32())
-		context = k
+		KMOVB(k[i], below[i].As32())
 	}
 	planes[0] = or(below[0], andNot(below[2], below[1]))
 	planes[1] = andNot(below[2], below[0])
 	planes[2] = GP64()
 	MOVQ(below[2], planes[2])
 	NOTQ(planes[2])
-	return planes, context, worth
+	return planes
 }
 
 // draw512 draws eight requests, stores their words and needs, and returns what memory they need, qwords.
@@ -1320,15 +1326,13 @@ type fields512 struct {
 	tokens, prefixTokens    VecVirtual // private ones; those of the prefix
 	need, output, rate      VecVirtual
 	priority, prefix, cycle VecVirtual // cycle without its timer
-	worth                   VecVirtual // retention weight
-	types                   [3]GPVirtual
-	context                 OpmaskVirtual
+	below                   [3]OpmaskVirtual // of types; the first is context
 }
 
 // decode512 cuts the fields that arriving requests and initial sequences have in common. Without the pages of the prefixes it leaves
 // prefixTokens alone.
 func decode512(r *request512, tables, pagesOf Register) (f fields512) {
-	f.types, f.context, f.worth = r.types(tables)
+	f.below = r.below(tables)
 	pages, table := r.pages(tables), ZMM()
 	f.prefix = r.prefix()
 	if pagesOf != nil {
@@ -1358,7 +1362,7 @@ func decode512(r *request512, tables, pagesOf Register) (f fields512) {
 // addRun sets the timer of an admitted request: 2 + run code for context, else 0.
 func (r *request512) addRun(f *fields512) {
 	run := r.field(40, 2)
-	VPADDQ_BCST_Z(constant(uint64(2)), run, f.context, run)
+	VPADDQ_BCST_Z(constant(uint64(2)), run, f.below[0], run)
 	VPORQ(run, f.cycle, f.cycle)
 }
 
@@ -1383,7 +1387,7 @@ func dwords512(z VecVirtual, out Register, off int) {
 
 // store puts what needs no more work into newcomers.
 func (f *fields512) store(out Register) {
-	for i, t := range f.types {
+	for i, t := range typePlanes512(f.below) {
 		MOVB(t.As8(), Mem{Base: out, Disp: offNewType0 + i})
 	}
 	bytes512(f.prefix, out, offNewPrefix)
@@ -1447,13 +1451,13 @@ func initials512() {
 	dwords512(f.tokens, out, offNewTokens)
 	bytes512(r.field(54, 8), out, offNewHotness)
 	idle := K()
-	VPTESTMQ_BCST(constant(uint64(1)<<62), r.w, f.context, idle)
+	VPTESTMQ_BCST(constant(uint64(1)<<62), r.w, f.below[0], idle)
 	last, zero := r.field(54, 3), ZMM()
 	VPXORQ(zero, zero, zero)
 	VPSUBQ_Z(last, zero, idle, last)
 	words512(last, out, offNewLast)
 	timer, pause := r.field(40, 2), r.field(42, 2)
-	VPADDQ_BCST_Z(constant(uint64(2)), timer, f.context, timer)
+	VPADDQ_BCST_Z(constant(uint64(2)), timer, f.below[0], timer)
 	VPADDQ_BCST(constant(uint64(1)), pause, idle, timer)
 	VPORQ(timer, f.cycle, f.cycle)
 	bytes512(f.cycle, out, offNewCycle)

@@ -364,22 +364,54 @@ func eight512(planes [8]GPVirtual) VecVirtual {
 	return line
 }
 
+// planes512 turns a byte a lane into planes: qword p has bit p of all lanes. It transposes 8 by 8 bits as a product of matrices, which
+// leaves the bits of each byte in reverse order.
+func planes512(codes VecVirtual) VecVirtual {
+	unit, gather := make([]uint8, 64), make([]uint8, 64)
+	for i := range unit {
+		unit[i] = 1 << (i % 8)
+		gather[i] = uint8(8*(i%8) + i/8)
+	}
+	units, index, z := ZMM(), ZMM(), ZMM()
+	VMOVDQU8(constant(unit...), units)
+	VGF2P8AFFINEQB(U8(0), codes, units, z)
+	VGF2P8AFFINEQB(U8(0), constant(unit...), z, z)
+	VMOVDQU8(constant(gather...), index)
+	VPERMB(z, index, z)
+	return z
+}
+
+// shuffled512 looks up the lower halves of bytes, whose highest bit is 0, in a table of 16 bytes.
+func shuffled512(of VecVirtual, f func(x uint8) uint8) (table VecVirtual) {
+	var t [64]uint8
+	for i := range t {
+		t[i] = f(uint8(i % 16))
+	}
+	table = ZMM()
+	VMOVDQU8(constant(t[:]...), table)
+	VPSHUFB(of, table, table)
+	return table
+}
+
+// member is the bit of Members that a prefix has, from bit 1 on; 0 is none.
+func member(prefix uint8) uint8 { return 1 << prefix &^ 1 }
+
+// join512 adds a line to one of a block.
+func join512(line VecVirtual, b Register, off int) {
+	m := Mem{Base: b, Disp: off}
+	VPORQ(m, line, line)
+	VMOVDQU64(line, m)
+}
+
 // enterPlanes512 enters newcomers into the planes: all are alive, types are given as bits, the prefix column with them in it.
 func enterPlanes512(b Register, prefixes VecVirtual, entered OpmaskVirtual, t [3]GPVirtual, prefill, active, slots, take GPVirtual) {
-	line := eight512([8]GPVirtual{0: slots, 2: deposit512(t[0], slots, take), 3: deposit512(t[1], slots, take), 4: active, 7: prefill})
-	VPORQ(Mem{Base: b, Disp: offAlive}, line, line)
-	VMOVDQU64(line, Mem{Base: b, Disp: offAlive})
-
-	members := [8]GPVirtual{0: deposit512(t[2], slots, take)}
-	for p := 1; p < 8; p++ {
-		k := K()
-		VPCMPEQB(bytes(uint8(p)), prefixes, entered, k)
-		members[p] = GP64()
-		KMOVQ(k, members[p])
-	}
-	line = eight512(members)
-	VPORQ(Mem{Base: b, Disp: offAlive + 64}, line, line)
-	VMOVDQU64(line, Mem{Base: b, Disp: offAlive + 64})
+	join512(eight512([8]GPVirtual{0: slots, 2: deposit512(t[0], slots, take), 3: deposit512(t[1], slots, take), 4: active, 7: prefill}), b, offAlive)
+	codes, ephemeral := ZMM(), XMM()
+	VMOVDQU8_Z(shuffled512(prefixes, func(x uint8) uint8 { return member(x & 7) }), entered, codes)
+	line := planes512(codes)
+	VMOVQ(deposit512(t[2], slots, take), ephemeral)
+	VPORQ(ephemeral.AsZ(), line, line)
+	join512(line, b, offAlive+64)
 }
 
 // weighed512 is the needs (qwords), each times the retention weight of its type, of the newcomers of take.
@@ -424,6 +456,36 @@ func (e *expander512) byteColumn(x VecVirtual, off int) VecVirtual {
 	VPEXPANDB(x.AsZ(), e.bytes, z)
 	VMOVDQU8(z, e.at(off))
 	return z
+}
+
+// kinds enters requests that are to prefill into the planes, and their prefixes into the column, which it returns.
+func (e *expander512) kinds(f *fields512) (prefixes VecVirtual) {
+	const (
+		ephemeral = 1 << (3 + iota) // above the prefix
+		type0
+		type1
+	)
+	kind, x, z := byType512(f.below, type0, type1, type0|type1, ephemeral), XMM(), ZMM()
+	VPORQ(f.prefix, kind, kind)
+	VPMOVQB(kind, x)
+	VPEXPANDB_Z(x.AsZ(), e.bytes, z)
+	halves := bytes(0x0F)
+	lower, upper, planes := ZMM(), ZMM(), ZMM()
+	VPANDD(halves, z, lower)
+	join512(planes512(shuffled512(lower, func(x uint8) uint8 { return member(x&7) | x>>3 })), e.b, offAlive+64)
+	VPSRLW(U8(4), z, upper)
+	VPANDD(halves, upper, upper)
+	bit := func(off int) uint8 { return 1 << ((off - offAlive) / 8) }
+	VMOVDQU8_Z(shuffled512(upper, func(x uint8) uint8 {
+		return bit(offAlive) | bit(offPrefill) | x&1*bit(offType0) | x>>1&1*bit(offType1)
+	}), e.bytes, planes)
+	join512(planes512(planes), e.b, offAlive)
+	prefixes = ZMM()
+	VMOVDQU8(e.at(offPrefix), prefixes)
+	VPANDD_BCST(constant(uint32(0x07070707)), z, z)
+	VMOVDQU8(z, e.bytes, prefixes)
+	VMOVDQU8(prefixes, e.at(offPrefix))
+	return prefixes
 }
 
 // narrow512 are the elements of columns of words, and of the one column of dwords.
@@ -507,21 +569,19 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	VPADDQ(f.prefixTokens, f.tokens, f.tokens)
 	KMOVB(take.As32(), taken)
 	worth := ZMM()
-	VPMULUDQ_Z(f.need, f.worth, taken, worth)
+	VPMULUDQ_Z(f.need, byType512(f.below, 15, 10, 2, 0), taken, worth)
 
 	e := newExpander512(b, slots)
 	x := XMM()
 	VPMOVQB(f.priority, x)
 	e.byteColumn(x, offPriority)
-	x = XMM()
-	VPMOVQB(f.prefix, x)
-	prefixes := e.byteColumn(x, offPrefix)
+	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
+	prefixes := e.kinds(&f)
 	x = XMM()
 	VPMOVQB(f.cycle, x)
 	e.byteColumn(x, offCycle)
 	// Hotness and last access, of the newcomers and of the system blocks that they touch.
 	hot := ZMM()
-	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
 	joins := joins512(joined)
 	VPERMB(joins, prefixes, joins) // the newcomers' prefixes in it are no system block's
 	touched := K()
@@ -545,7 +605,6 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	VPMOVQW(f.output, n.words[offRemaining])
 	VPMOVQW(f.rate, n.words[offRate])
 	VPMOVQD(f.tokens, n.tokens)
-	enterPlanes512(b, prefixes, e.bytes, f.types, slots, nil, slots, take)
 	e.wide(n, offRemaining, offRate)
 	return worth, touched
 }

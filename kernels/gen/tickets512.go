@@ -31,7 +31,7 @@ func enqueue512() {
 	ref, codes := ZMM(), r.field(40, 4)
 	VPSLLQ(U8(4), f.output, ref)
 	VPORQ(codes, ref, ref)
-	VPORQ_BCST_Z(constant(uint64(1)<<31), ref, f.context, ref)
+	VPORQ_BCST_Z(constant(uint64(1)<<31), ref, f.below[0], ref)
 	dwords(ref, offTkRef)
 	rest, step := XMM(), XMM()
 	VPMOVQW(f.output, rest)
@@ -42,15 +42,7 @@ func enqueue512() {
 	bytes(f.priority, offTkPriority)
 	bytes(f.prefix, offTkPrefix)
 	bytes(f.cycle, offTkCodes)
-	kind := ZMM()
-	bit := func(i int) OpmaskVirtual {
-		k := K()
-		KMOVB(f.types[i].As32(), k)
-		return k
-	}
-	VPBROADCASTQ_Z(constant(uint64(1)), bit(0), kind)
-	VPADDQ_BCST(constant(uint64(2)), kind, bit(1), kind)
-	VPADDQ_BCST(constant(uint64(4)), kind, bit(2), kind)
+	kind := byType512(f.below, 1, 2, 3, 4)
 	bytes(kind, offTkType)
 	none := GP64()
 	XORL(none.As32(), none.As32())
