@@ -2460,8 +2460,8 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	RET
 
 // func stepAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, CMOV, GFNI, POPCNT
-TEXT ·stepAVX512(SB), NOSPLIT, $24-57
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, BMI, BMI2, CMOV, GFNI, POPCNT
+TEXT ·stepAVX512(SB), NOSPLIT, $16-57
 	MOVQ    p+0(FP), AX
 	MOVQ    (AX), AX
 	MOVQ    p+0(FP), CX
@@ -2532,350 +2532,319 @@ operate:
 	ANDQ         928(AX), BX
 	POPCNTQ      BX, DI
 	ADDL         DI, 112(CX)
-	MOVQ         BX, (SP)
-	MOVQ         912(AX), BX
-	MOVQ         920(AX), DI
-	MOVQ         896(AX), R8
-	MOVQ         BX, R9
-	ORQ          DI, R9
-	MOVQ         960(AX), R11
-	ORQ          R11, R9
-	ANDNQ        R8, R9, R8
-	ANDNQ        BX, DI, R9
-	ANDNQ        DI, BX, BX
-	MOVQ         R10, DI
-	ANDQ         R8, DI
-	POPCNTQ      DI, DI
-	IMUL3L       $0x1e, DI, DI
+	MOVQ         912(AX), DI
+	MOVQ         920(AX), R8
+	MOVQ         896(AX), R9
+	MOVQ         DI, R11
+	ORQ          R8, R11
+	MOVQ         960(AX), R12
+	ORQ          R12, R11
+	ANDNQ        R9, R11, R9
+	ANDNQ        DI, R8, R11
+	ANDNQ        R8, DI, DI
+	MOVQ         R10, R8
+	ANDQ         R9, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(AX), Z0
 	VPBROADCASTD avx512_4<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, R8
-	ANDQ         R9, R8
-	ANDQ         R10, R8
-	POPCNTQ      R8, R8
-	IMUL3L       $0x0f, R8, R8
-	ADDL         R8, DI
+	KMOVQ        K1, R9
+	ANDQ         R11, R9
+	ANDQ         R10, R9
+	POPCNTQ      R9, R9
+	IMUL3L       $0x0f, R9, R9
+	ADDL         R9, R8
 	VPBROADCASTD avx512_5<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, R8
-	ANDQ         BX, R8
-	ANDQ         R10, R8
+	KMOVQ        K1, R9
+	ANDQ         DI, R9
+	ANDQ         R10, R9
 
 generation:
-	TESTQ   R8, R8
+	TESTQ   R9, R9
 	JZ      risked
-	TZCNTQ  R8, BX
-	BLSRQ   R8, R8
-	MOVL    (AX)(BX*4), R9
-	LEAQ    (R9)(R9*2), R9
-	MOVWQZX 256(AX)(BX*2), BX
-	IMUL3Q  $0x07, BX, BX
-	CMPQ    R9, BX
+	TZCNTQ  R9, DI
+	BLSRQ   R9, R9
+	MOVL    (AX)(DI*4), R11
+	LEAQ    (R11)(R11*2), R11
+	MOVWQZX 256(AX)(DI*2), DI
+	IMUL3Q  $0x07, DI, DI
+	CMPQ    R11, DI
 	JCS     generation
-	ADDL    $0x14, DI
+	ADDL    $0x14, R8
 	JMP     generation
 
 risked:
-	ADDL          DI, 56(CX)
-	VPBROADCASTQ  R10, Z0
-	VMOVDQU64     896(AX), Z1
-	VMOVDQU64     960(AX), Z14
-	MOVQ          936(AX), BX
-	ANDQ          SI, BX
-	VPANDNQ       Z1, Z0, Z1
-	VPANDNQ       Z14, Z0, Z14
-	VPBROADCASTQ  DX, Z0
-	MOVL          $0x00000002, DX
-	KMOVB         DX, K1
-	VPORQ         Z0, Z1, K1, Z1
-	VPBROADCASTQ  SI, Z0
-	MOVL          $0x00000020, DX
-	KMOVB         DX, K1
-	VPXORQ        Z0, Z1, K1, Z1
-	VPBROADCASTQ  BX, Z0
-	MOVL          $0x00000040, DX
-	KMOVB         DX, K1
-	VPORQ         Z0, Z1, K1, Z1
-	VMOVDQU64     Z1, 896(AX)
-	VMOVDQU64     Z14, 960(AX)
-	VPBROADCASTD  avx512_61<>+0(SB), Z0
-	VPBROADCASTD  avx512_2<>+0(SB), Z1
-	KMOVQ         936(AX), K1
-	VMOVDQU8      Z1, K1, Z0
-	VPBROADCASTD  avx512_1<>+0(SB), Z1
-	KMOVQ         944(AX), K1
-	VMOVDQU8      Z1, K1, Z0
-	VPXORD        Z2, Z2, Z2
-	VPXORD        Z3, Z3, Z3
-	MOVQ          928(AX), DX
-	MOVQ          904(AX), BX
-	ANDQ          DX, BX
-	KMOVQ         DX, K1
-	KMOVQ         BX, K2
-	MOVQ          p+0(FP), BX
-	MOVQ          24(BX), BX
-	VPMOVZXWD     (BX), Y8
-	MOVQ          p+0(FP), BX
-	MOVQ          8(BX), BX
-	MOVL          16(BX), BX
-	VPBROADCASTW  BX, Z17
-	KMOVQ         (SP), K3
-	VMOVDQU16     512(AX), Z14
-	VMOVDQU16     256(AX), Z1
-	VPSRLW        $0x01, Z14, Z15
-	VPSUBW        Z15, Z14, K2, Z14
-	VPMINUW.Z     Z1, Z14, K1, Z15
-	VPSUBW        Z15, Z1, Z1
-	VMOVDQU16     Z1, 256(AX)
-	VMOVDQU16     384(AX), Z14
-	VMOVDQU16     Z17, K1, Z14
-	VMOVDQU16     Z14, 384(AX)
-	VPTESTNMW     Z1, Z1, K4
-	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z20
-	VPBROADCASTD  avx512_7<>+0(SB), Z18
-	VPBROADCASTD  avx512_8<>+0(SB), Z19
-	VPMOVZXWD     Y15, Z21
-	VMOVDQU32     (AX), Z1
-	VPMOVZXBD     704(AX), Z14
-	VPERMD        Z8, Z14, Z14
-	VPADDD        Z20, Z1, Z16
-	VPADDD        Z21, Z1, Z1
-	VMOVDQU32     Z1, (AX)
-	VPADDD        Z21, Z2, Z2
-	VPADDD        Z21, Z16, Z1
-	VPSRLD        $0x07, Z16, Z16
-	VPSRLD        $0x07, Z1, Z1
-	VPSUBD        Z14, Z16, Z16
-	VPSUBD        Z14, Z1, Z1
-	VPMOVZXBD     X0, Z14
-	VMOVDQA32     Z14, Z14
-	VPMULLD       Z14, Z16, Z16
-	VPADDD        Z16, Z16, Z16
-	VPMINUD       Z18, Z16, Z16
-	VPADDD.Z      Z19, Z16, K3, Z16
-	VPADDD        Z16, Z3, Z3
-	VEXTRACTI64X4 $0x01, Z15, Y13
-	VPMOVZXWD     Y13, Z21
-	VMOVDQU32     64(AX), Z15
-	VPMOVZXBD     720(AX), Z16
-	VPERMD        Z8, Z16, Z16
-	VPADDD        Z20, Z15, Z20
-	VPADDD        Z21, Z15, Z15
-	VMOVDQU32     Z15, 64(AX)
-	VPADDD        Z21, Z2, Z2
-	VPADDD        Z21, Z20, Z15
-	VPSRLD        $0x07, Z20, Z20
-	VPSRLD        $0x07, Z15, Z15
-	VPSUBD        Z16, Z20, Z20
-	VPSUBD        Z16, Z15, Z15
-	VEXTRACTI32X4 $0x01, Z0, X11
-	VPMOVZXBD     X11, Z16
-	VMOVDQA32     Z16, Z16
-	VPMULLD       Z16, Z20, Z20
-	VPADDD        Z20, Z20, Z20
-	VPMINUD       Z18, Z20, Z20
-	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z19, Z20, K4, Z20
-	VPADDD        Z20, Z3, Z3
-	MOVL          900(AX), SI
-	TESTL         SI, SI
-	JZ            lower
-	KSHIFTRQ      $0x20, K1, K4
-	KSHIFTRQ      $0x20, K2, K2
-	KSHIFTRQ      $0x20, K3, K3
-	VMOVDQU16     576(AX), Z5
-	VMOVDQU16     320(AX), Z4
-	VPSRLW        $0x01, Z5, Z6
-	VPSUBW        Z6, Z5, K2, Z5
-	VPMINUW.Z     Z4, Z5, K4, Z6
-	VPSUBW        Z6, Z4, Z4
-	VMOVDQU16     Z4, 320(AX)
-	VMOVDQU16     448(AX), Z5
-	VMOVDQU16     Z17, K4, Z5
-	VMOVDQU16     Z5, 448(AX)
-	VPTESTNMW     Z4, Z4, K2
-	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z19
-	VPBROADCASTD  avx512_7<>+0(SB), Z17
-	VPBROADCASTD  avx512_8<>+0(SB), Z18
-	VPMOVZXWD     Y6, Z20
-	VMOVDQU32     128(AX), Z4
-	VPMOVZXBD     736(AX), Z5
-	VPERMD        Z8, Z5, Z5
-	VPADDD        Z19, Z4, Z7
-	VPADDD        Z20, Z4, Z4
-	VMOVDQU32     Z4, 128(AX)
-	VPADDD        Z20, Z2, Z2
-	VPADDD        Z20, Z7, Z4
-	VPSRLD        $0x07, Z7, Z7
-	VPSRLD        $0x07, Z4, Z4
-	VPSUBD        Z5, Z7, Z7
-	VPSUBD        Z5, Z4, Z4
-	VEXTRACTI32X4 $0x02, Z0, X5
-	VPMOVZXBD     X5, Z5
-	VMOVDQA32     Z5, Z5
-	VPMULLD       Z5, Z7, Z7
-	VPADDD        Z7, Z7, Z7
-	VPMINUD       Z17, Z7, Z7
-	VPADDD.Z      Z18, Z7, K3, Z7
-	VPADDD        Z7, Z3, Z3
-	VEXTRACTI64X4 $0x01, Z6, Y6
-	VPMOVZXWD     Y6, Z20
-	VMOVDQU32     192(AX), Z6
-	VPMOVZXBD     752(AX), Z7
-	VPERMD        Z8, Z7, Z7
-	VPADDD        Z19, Z6, Z19
-	VPADDD        Z20, Z6, Z6
-	VMOVDQU32     Z6, 192(AX)
-	VPADDD        Z20, Z2, Z2
-	VPADDD        Z20, Z19, Z6
-	VPSRLD        $0x07, Z19, Z19
-	VPSRLD        $0x07, Z6, Z6
-	VPSUBD        Z7, Z19, Z19
-	VPSUBD        Z7, Z6, Z6
-	VEXTRACTI32X4 $0x03, Z0, X0
-	VPMOVZXBD     X0, Z0
-	VMOVDQA32     Z0, Z7
-	VPMULLD       Z7, Z19, Z19
-	VPADDD        Z19, Z19, Z19
-	VPMINUD       Z17, Z19, Z19
-	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z18, Z19, K2, Z19
-	VPADDD        Z19, Z3, Z3
-	SHLQ          $0x20, SI
-	ORQ           SI, BX
+	ADDL           R8, 56(CX)
+	VPBROADCASTQ   R10, Z0
+	VMOVDQU64      896(AX), Z1
+	VMOVDQU64      960(AX), Z11
+	MOVQ           936(AX), DI
+	ANDQ           SI, DI
+	VPANDNQ        Z1, Z0, Z1
+	VPANDNQ        Z11, Z0, Z11
+	VPBROADCASTQ   DX, Z0
+	MOVL           $0x00000002, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VPBROADCASTQ   SI, Z0
+	MOVL           $0x00000020, DX
+	KMOVB          DX, K1
+	VPXORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ   DI, Z0
+	MOVL           $0x00000040, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	VMOVDQU64      Z11, 960(AX)
+	VMOVDQU8       avx512_61<>+0(SB), Z0
+	VPERMB         Z1, Z0, Z0
+	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
+	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VPSHUFB        Z0, Z1, Z1
+	VMOVDQU8       avx512_63<>+0(SB), Z11
+	VPSHUFB        Z0, Z11, Z11
+	KMOVQ          BX, K1
+	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VMOVDQU8.Z     Z0, K1, Z0
+	VPXORD         Z2, Z2, Z2
+	VPXORD         Z3, Z3, Z3
+	KMOVQ          avx512_64<>+0(SB), K1
+	MOVQ           928(AX), DX
+	MOVQ           904(AX), BX
+	ANDQ           DX, BX
+	KMOVQ          DX, K2
+	KMOVQ          BX, K3
+	MOVQ           p+0(FP), BX
+	MOVQ           24(BX), BX
+	VMOVDQU        (BX), X5
+	VMOVDQU8       704(AX), Z13
+	MOVQ           p+0(FP), BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	VPBROADCASTW   BX, Z14
+	VMOVDQU16      512(AX), Z15
+	VMOVDQU16      256(AX), Z12
+	VPSRLW         $0x01, Z15, Z16
+	VPSUBW         Z16, Z15, K3, Z15
+	VPMINUW.Z      Z12, Z15, K2, Z16
+	VPSUBW         Z16, Z12, Z12
+	VMOVDQU16      Z12, 256(AX)
+	VMOVDQU16      384(AX), Z15
+	VMOVDQU16      Z14, K2, Z15
+	VMOVDQU16      Z15, 384(AX)
+	VPTESTNMW      Z12, Z12, K4
+	KMOVD          K4, BX
+	VPBROADCASTD   avx512_6<>+0(SB), Z18
+	VPMOVZXWD      Y16, Z17
+	VMOVDQU32      (AX), Z12
+	VPADDD         Z18, Z12, Z15
+	VPADDD         Z17, Z12, Z12
+	VMOVDQU32      Z12, (AX)
+	VPADDD         Z17, Z2, Z2
+	VPADDD         Z17, Z15, Z12
+	VPSRLD         $0x07, Z15, Z15
+	VPSRLD         $0x07, Z12, Z12
+	VMOVDQU16      avx512_65<>+0(SB), Z17
+	VPERMW         Z16, Z17, Z17
+	VPANDD.BCST    avx512_66<>+0(SB), Z17, Z17
+	VMOVDQU32      64(AX), Z16
+	VPADDD         Z18, Z16, Z18
+	VPADDD         Z17, Z16, Z16
+	VMOVDQU32      Z16, 64(AX)
+	VPADDD         Z17, Z2, Z2
+	VPADDD         Z17, Z18, Z17
+	VPSRLD         $0x07, Z18, Z18
+	VPSRLD         $0x07, Z17, Z17
+	VMOVDQU8       avx512_67<>+0(SB), Z16
+	VPERMB.Z       Z13, Z16, K1, Z16
+	VPERMW         Z5, Z16, Z16
+	VPACKUSDW      Z18, Z15, Z15
+	VPACKUSDW      Z17, Z12, Z12
+	VPSUBW         Z16, Z15, Z15
+	VPSUBW         Z16, Z12, Z12
+	VPBROADCASTD   avx512_68<>+0(SB), Z16
+	VPMINUW        Z16, Z15, Z15
+	VMOVDQU8       avx512_67<>+0(SB), Z17
+	VPERMB.Z       Z1, Z17, K1, Z17
+	VPMULLW        Z17, Z15, Z15
+	VPADDW         Z15, Z15, Z15
+	VPMINUW        Z16, Z15, Z15
+	VPBROADCASTD   avx512_69<>+0(SB), Z16
+	VPADDW         Z16, Z15, Z15
+	VMOVDQU8       avx512_67<>+0(SB), Z16
+	VPERMB.Z       Z0, Z16, K1, Z16
+	VPDPWSSD       Z16, Z15, Z3
+	MOVL           900(AX), SI
+	TESTL          SI, SI
+	JZ             lower
+	KSHIFTRQ       $0x20, K2, K4
+	KSHIFTRQ       $0x20, K3, K3
+	VMOVDQU16      576(AX), Z4
+	VMOVDQU16      320(AX), Z16
+	VPSRLW         $0x01, Z4, Z15
+	VPSUBW         Z15, Z4, K3, Z4
+	VPMINUW.Z      Z16, Z4, K4, Z4
+	VPSUBW         Z4, Z16, Z16
+	VMOVDQU16      Z16, 320(AX)
+	VMOVDQU16      448(AX), Z15
+	VMOVDQU16      Z14, K4, Z15
+	VMOVDQU16      Z15, 448(AX)
+	VPTESTNMW      Z16, Z16, K3
+	KMOVD          K3, SI
+	VPBROADCASTD   avx512_6<>+0(SB), Z14
+	VPMOVZXWD      Y4, Z16
+	VMOVDQU32      128(AX), Z15
+	VPADDD         Z14, Z15, Z17
+	VPADDD         Z16, Z15, Z15
+	VMOVDQU32      Z15, 128(AX)
+	VPADDD         Z16, Z2, Z2
+	VPADDD         Z16, Z17, Z15
+	VPSRLD         $0x07, Z17, Z17
+	VPSRLD         $0x07, Z15, Z15
+	VMOVDQU16      avx512_65<>+0(SB), Z16
+	VPERMW         Z4, Z16, Z16
+	VPANDD.BCST    avx512_66<>+0(SB), Z16, Z16
+	VMOVDQU32      192(AX), Z4
+	VPADDD         Z14, Z4, Z14
+	VPADDD         Z16, Z4, Z4
+	VMOVDQU32      Z4, 192(AX)
+	VPADDD         Z16, Z2, Z2
+	VPADDD         Z16, Z14, Z4
+	VPSRLD         $0x07, Z14, Z14
+	VPSRLD         $0x07, Z4, Z4
+	VMOVDQU8       avx512_70<>+0(SB), Z16
+	VPERMB.Z       Z13, Z16, K1, Z16
+	VPERMW         Z5, Z16, Z16
+	VPACKUSDW      Z14, Z17, Z13
+	VPACKUSDW      Z4, Z15, Z4
+	VPSUBW         Z16, Z13, Z13
+	VPSUBW         Z16, Z4, Z4
+	VPBROADCASTD   avx512_68<>+0(SB), Z14
+	VPMINUW        Z14, Z13, Z13
+	VMOVDQU8       avx512_70<>+0(SB), Z15
+	VPERMB.Z       Z1, Z15, K1, Z15
+	VPMULLW        Z15, Z13, Z13
+	VPADDW         Z13, Z13, Z13
+	VPMINUW        Z14, Z13, Z13
+	VPBROADCASTD   avx512_69<>+0(SB), Z14
+	VPADDW         Z14, Z13, Z13
+	VMOVDQU8       avx512_70<>+0(SB), Z14
+	VPERMB.Z       Z0, Z14, K1, Z14
+	VPDPWSSD       Z14, Z13, Z3
+	SHLQ           $0x20, SI
+	ORQ            SI, BX
 
 lower:
-	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z17
-	VPANDD.BCST   avx512_17<>+0(SB), Z17, Z17
-	VPSUBB        Z17, Z0, Z0
-	VPBROADCASTD  avx512_17<>+0(SB), Z17
-	VPADDB        Z17, Z0, K1, Z0
-	VMOVDQU8      Z0, 768(AX)
-	MOVQ          912(AX), SI
-	MOVQ          920(AX), DI
-	ANDNQ         SI, DI, R8
-	MOVQ          BX, R9
-	ANDQ          DX, R9
-	ANDNQ         DI, SI, R10
-	MOVQ          R8, R11
-	ORQ           R10, R11
-	ANDQ          R9, R11
-	ANDNQ         R9, R11, R9
-	MOVQ          DX, R10
-	ANDQ          R8, R10
-	ANDNQ         R10, R11, R8
-	MOVQ          952(AX), R10
-	ORQ           DI, SI
-	MOVQ          960(AX), DI
-	ORQ           DI, SI
-	MOVQ          R10, DI
-	ORQ           DX, DI
-	ANDNQ         SI, DI, SI
-	VPBROADCASTD  avx512_18<>+0(SB), Z17
-	VPBROADCASTD  avx512_1<>+0(SB), Z18
-	VMOVDQU8      832(AX), Z0
-	MOVQ          SI, DI
-	ORQ           R8, DI
-	KMOVQ         DI, K1
-	VPTESTMB      Z17, Z0, K1, K1
-	VPSUBB        Z18, Z0, K1, Z0
-	VPTESTNMB     Z17, Z0, K1, K1
-	KMOVQ         K1, DI
-	MOVQ          DI, R12
-	ANDQ          SI, R12
-	MOVQ          R12, SI
-	ANDQ          BX, SI
-	ANDNQ         R12, BX, BX
-	ANDQ          R8, DI
-	ORQ           R9, DI
-	VPBROADCASTD  avx512_19<>+0(SB), Z19
-	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z20
-	VPANDQ        Z19, Z20, Z20
-	VPADDB        Z18, Z20, Z20
-	VPADDB        Z18, Z20, Z20
-	VPADDB        Z20, Z0, K1, Z0
-	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z20
-	VPANDQ        Z19, Z20, Z20
-	VPADDB        Z18, Z20, Z20
-	VPANDNQ       Z0, Z17, Z19
-	VPADDB        Z19, Z20, K1, Z0
-	VMOVDQU8      Z0, 832(AX)
-	ORQ           SI, R11
-	ANDNQ         DX, DI, DX
-	ORQ           BX, DX
-	ORQ           R10, DX
-	POPCNTQ       R11, BX
-	ADDL          BX, 84(CX)
-	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z17
-	VMOVDQU64     960(AX), Z18
-	MOVL          $0x00000010, BX
-	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z17
-	MOVL          $0x0000007f, DX
-	KMOVB         DX, K1
-	VPANDNQ.Z     Z17, Z0, K1, Z17
-	VPANDNQ       Z18, Z0, Z18
-	VMOVDQU64     Z17, 896(AX)
-	VMOVDQU64     Z18, 960(AX)
-	MOVQ          896(AX), DX
-	MOVQ          904(AX), BX
-	ANDNQ         DX, BX, DX
-	KMOVQ         DX, K1
-	VPBROADCASTD  avx512_62<>+0(SB), Z0
-	KMOVQ         912(AX), K2
-	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_18<>+0(SB), Z17
-	VMOVDQU8      Z17, K2, Z0
-	VPBROADCASTD  avx512_63<>+0(SB), Z17
-	VMOVDQU8      Z17, K3, Z0
-	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z17
-	VMOVDQU8      Z17, K2, Z0
-	VPBROADCASTD  avx512_64<>+0(SB), Z17
-	KMOVQ         960(AX), K2
-	VMOVDQU8      Z17, K2, Z0
-	VPXORD        Z9, Z9, Z9
-	VPXORD        Z10, Z10, Z10
-	VPMOVZXBD     X0, Z17
-	VPMULLD.Z     Z14, Z1, K1, Z1
-	VPADDD        Z1, Z9, Z9
-	VPMULLD       Z17, Z1, Z1
-	VPADDD        Z1, Z10, Z10
-	VEXTRACTI32X4 $0x01, Z0, X1
-	VPMOVZXBD     X1, Z1
-	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z16, Z15, K2, Z14
-	VPADDD        Z14, Z9, Z9
-	VPMULLD       Z1, Z14, Z14
-	VPADDD        Z14, Z10, Z10
-	MOVL          900(AX), DX
-	TESTL         DX, DX
-	JZ            accounted
-	VEXTRACTI32X4 $0x02, Z0, X1
-	VPMOVZXBD     X1, Z1
-	KSHIFTRQ      $0x20, K1, K2
-	VPMULLD.Z     Z5, Z4, K2, Z4
-	VPADDD        Z4, Z9, Z9
-	VPMULLD       Z1, Z4, Z4
-	VPADDD        Z4, Z10, Z10
-	VEXTRACTI32X4 $0x03, Z0, X0
-	VPMOVZXBD     X0, Z0
-	KSHIFTRQ      $0x30, K1, K1
-	VPMULLD.Z     Z7, Z6, K1, Z1
-	VPADDD        Z1, Z9, Z9
-	VPMULLD       Z0, Z1, Z1
-	VPADDD        Z1, Z10, Z10
+	VMOVDQU8     768(AX), Z0
+	VPSRLW       $0x02, Z0, Z13
+	VPANDD.BCST  avx512_17<>+0(SB), Z13, Z13
+	VPSUBB       Z13, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z13
+	VPADDB       Z13, Z0, K2, Z0
+	VMOVDQU8     Z0, 768(AX)
+	MOVQ         912(AX), SI
+	MOVQ         920(AX), DI
+	ANDNQ        SI, DI, R8
+	MOVQ         BX, R9
+	ANDQ         DX, R9
+	ANDNQ        DI, SI, R10
+	MOVQ         R8, R11
+	ORQ          R10, R11
+	ANDQ         R9, R11
+	ANDNQ        R9, R11, R9
+	MOVQ         DX, R10
+	ANDQ         R8, R10
+	ANDNQ        R10, R11, R8
+	MOVQ         952(AX), R10
+	ORQ          DI, SI
+	MOVQ         960(AX), DI
+	ORQ          DI, SI
+	MOVQ         R10, DI
+	ORQ          DX, DI
+	ANDNQ        SI, DI, SI
+	VPBROADCASTD avx512_18<>+0(SB), Z13
+	VPBROADCASTD avx512_1<>+0(SB), Z14
+	VMOVDQU8     832(AX), Z0
+	MOVQ         SI, DI
+	ORQ          R8, DI
+	KMOVQ        DI, K2
+	VPTESTMB     Z13, Z0, K2, K2
+	VPSUBB       Z14, Z0, K2, Z0
+	VPTESTNMB    Z13, Z0, K2, K2
+	KMOVQ        K2, DI
+	MOVQ         DI, R12
+	ANDQ         SI, R12
+	MOVQ         R12, SI
+	ANDQ         BX, SI
+	ANDNQ        R12, BX, BX
+	ANDQ         R8, DI
+	ORQ          R9, DI
+	VPBROADCASTD avx512_19<>+0(SB), Z15
+	KMOVQ        BX, K2
+	VPSRLW       $0x04, Z0, Z16
+	VPANDQ       Z15, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPADDB       Z16, Z0, K2, Z0
+	KMOVQ        DI, K2
+	VPSRLW       $0x06, Z0, Z16
+	VPANDQ       Z15, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPANDNQ      Z0, Z13, Z15
+	VPADDB       Z15, Z16, K2, Z0
+	VMOVDQU8     Z0, 832(AX)
+	ORQ          SI, R11
+	ANDNQ        DX, DI, DX
+	ORQ          BX, DX
+	ORQ          R10, DX
+	POPCNTQ      R11, BX
+	ADDL         BX, 84(CX)
+	VPBROADCASTQ R11, Z0
+	VMOVDQU64    896(AX), Z13
+	VMOVDQU64    960(AX), Z14
+	MOVL         $0x00000010, BX
+	KMOVB        BX, K2
+	VPBROADCASTQ DX, K2, Z13
+	MOVL         $0x0000007f, DX
+	KMOVB        DX, K2
+	VPANDNQ.Z    Z13, Z0, K2, Z13
+	VPANDNQ      Z14, Z0, Z14
+	VMOVDQU64    Z13, 896(AX)
+	VMOVDQU64    Z14, 960(AX)
+	MOVQ         896(AX), DX
+	MOVQ         904(AX), BX
+	ANDNQ        DX, BX, DX
+	KMOVQ        DX, K2
+	VMOVDQU8.Z   Z1, K2, Z0
+	MOVQ         960(AX), BX
+	ANDNQ        DX, BX, DX
+	KMOVQ        DX, K2
+	VMOVDQU8.Z   Z11, K2, Z1
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VMOVDQU8     avx512_67<>+0(SB), Z11
+	VPERMB.Z     Z0, Z11, K1, Z11
+	VPDPWSSD     Z11, Z12, Z6
+	VMOVDQU8     avx512_67<>+0(SB), Z11
+	VPERMB.Z     Z1, Z11, K1, Z11
+	VPDPWSSD     Z11, Z12, Z7
+	MOVL         900(AX), DX
+	TESTL        DX, DX
+	JZ           accounted
+	VMOVDQU8     avx512_70<>+0(SB), Z11
+	VPERMB.Z     Z0, Z11, K1, Z11
+	VPDPWSSD     Z11, Z4, Z6
+	VMOVDQU8     avx512_70<>+0(SB), Z0
+	VPERMB.Z     Z1, Z0, K1, Z0
+	VPDPWSSD     Z0, Z4, Z7
 
 accounted:
-	VPUNPCKLDQ     Z10, Z9, Z0
-	VPUNPCKHDQ     Z10, Z9, Z1
+	VPUNPCKLDQ     Z7, Z6, Z0
+	VPUNPCKHDQ     Z7, Z6, Z1
 	VPADDD         Z1, Z0, Z0
 	VPUNPCKLDQ     Z3, Z2, Z1
 	VPUNPCKHDQ     Z3, Z2, Z2
@@ -2900,7 +2869,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z18, Z1, K1, Z1
+	VPANDNQ.Z      Z14, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -3000,7 +2969,7 @@ admit:
 	JMP            admitted
 
 some:
-	MOVQ    DI, 8(SP)
+	MOVQ    DI, (SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -3038,7 +3007,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 16(SP)
+	MOVQ            AX, 8(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -3110,7 +3079,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    16(SP), DI
+	MOVQ    8(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -3187,7 +3156,7 @@ end:
 	ADDL  AX, 80(CX)
 	MOVL  32(BX), AX
 	SUBL  AX, 48(CX)
-	MOVQ  8(SP), DI
+	MOVQ  (SP), DI
 	MOVQ  p+0(FP), AX
 	MOVQ  (AX), AX
 	MOVQ  p+0(FP), CX
@@ -3228,32 +3197,32 @@ admitted:
 	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z4
-	VPSRLQ         $0x12, Z0, Z5
-	VPANDQ.BCST    avx512_32<>+0(SB), Z5, Z5
+	VPSRLQ         $0x12, Z0, Z6
+	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z5, Z5
+	VPADDQ         Z1, Z6, Z6
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z5, Z5
+	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z6
-	VMOVDQU64      128(DX), Z7
-	VPERMI2W       Z7, Z6, Z1
+	VMOVDQU64      64(DX), Z7
+	VMOVDQU64      128(DX), Z11
+	VPERMI2W       Z11, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z6
-	VPANDQ.BCST    avx512_30<>+0(SB), Z6, Z6
-	VPADDQ.BCST    avx512_20<>+0(SB), Z6, Z6
-	VPSRLQ         $0x21, Z0, Z7
-	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z7, Z7
-	VPSRLQ         $0x07, Z7, Z7
-	VPSRLQ         $0x24, Z0, Z9
-	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
+	VPSRLQ         $0x1f, Z0, Z7
+	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
+	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
+	VPSRLQ         $0x21, Z0, Z11
+	VPANDQ.BCST    avx512_32<>+0(SB), Z11, Z11
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z11, Z11
+	VPSRLQ         $0x07, Z11, Z11
+	VPSRLQ         $0x24, Z0, Z12
+	VPANDQ.BCST    avx512_35<>+0(SB), Z12, Z12
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
-	VPORQ          Z0, Z9, Z9
-	VPADDQ         Z2, Z5, Z5
+	VPORQ          Z0, Z12, Z12
+	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
 	VPBROADCASTQ   avx512_36<>+0(SB), Z0
 	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
@@ -3261,9 +3230,9 @@ admitted:
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
 	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z7, X11
+	VPMOVQB        Z11, X5
 	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z11, K1, Z2
+	VPEXPANDB      Z5, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
@@ -3277,19 +3246,19 @@ admitted:
 	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
 	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
 	VPORQ          Z3, Z2, Z2
-	VPMOVQB        Z2, X11
-	VPEXPANDB.Z    Z11, K1, Z2
+	VPMOVQB        Z2, X5
+	VPEXPANDB.Z    Z5, K1, Z2
 	VPBROADCASTD   avx512_18<>+0(SB), Z3
 	VPANDD         Z3, Z2, Z4
-	VMOVDQU8       avx512_41<>+0(SB), Z7
-	VPSHUFB        Z4, Z7, Z7
+	VMOVDQU8       avx512_41<>+0(SB), Z11
+	VPSHUFB        Z4, Z11, Z11
 	VMOVDQU8       avx512_42<>+0(SB), Z4
-	VGF2P8AFFINEQB $0x00, Z7, Z4, Z7
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z7, Z7
+	VGF2P8AFFINEQB $0x00, Z11, Z4, Z11
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z11, Z11
 	VMOVDQU8       avx512_43<>+0(SB), Z4
-	VPERMB         Z7, Z4, Z7
-	VPORQ          960(AX), Z7, Z7
-	VMOVDQU64      Z7, 960(AX)
+	VPERMB         Z11, Z4, Z11
+	VPORQ          960(AX), Z11, Z11
+	VMOVDQU64      Z11, 960(AX)
 	VPSRLW         $0x04, Z2, Z4
 	VPANDD         Z3, Z4, Z4
 	VMOVDQU8       avx512_44<>+0(SB), Z3
@@ -3306,9 +3275,9 @@ admitted:
 	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
 	VMOVDQU8       Z2, K1, Z3
 	VMOVDQU8       Z3, 704(AX)
-	VPMOVQB        Z9, X11
+	VPMOVQB        Z12, X5
 	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z11, K1, Z2
+	VPEXPANDB      Z5, K1, Z2
 	VMOVDQU8       Z2, 832(AX)
 	VPMOVZXBW      36(BX), X2
 	VMOVDQU        avx512_46<>+0(SB), X4
@@ -3335,53 +3304,53 @@ admitted:
 	KSHIFTRQ       $0x20, K3, K3
 	VMOVDQU16      Z2, K3, Z3
 	VMOVDQU16      Z3, 448(AX)
-	VPMOVQW        Z1, X11
-	VPMOVQW        Z6, X12
-	VPMOVQD        Z5, Y8
+	VPMOVQW        Z1, X5
+	VPMOVQW        Z7, X8
+	VPMOVQD        Z6, Y9
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z11, K1, Z1
+	VPEXPANDW      Z5, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z8, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z8, K1, Z1
+	VPEXPANDD      Z9, K1, Z1
 	VMOVDQU32      Z1, (AX)
 	MOVWLZX        DI, SI
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
 	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y8, Y1, Y13
+	VPERMD         Y9, Y1, Y10
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z13, K1, Z1
+	VPEXPANDD      Z10, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
 	VPADDW         avx512_48<>+0(SB), X1, X1
-	VPERMW         X11, X1, X11
-	VPERMW         X12, X1, X12
+	VPERMW         X5, X1, X5
+	VPERMW         X8, X1, X8
 	VPMOVZXWD      X1, Y1
-	VPERMD         Y8, Y1, Y8
+	VPERMD         Y9, Y1, Y9
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z11, K1, Z1
+	VPEXPANDW      Z5, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z12, K1, Z1
+	VPEXPANDW      Z8, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z8, K1, Z1
+	VPEXPANDD      Z9, K1, Z1
 	VMOVDQU32      Z1, 128(AX)
 	MOVWLZX        DX, DX
 	POPCNTL        DX, DX
 	VPBROADCASTD   DX, Y1
 	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y8, Y1, Y8
+	VPERMD         Y9, Y1, Y8
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
 	VPEXPANDD      Z8, K1, Z1
@@ -3403,57 +3372,57 @@ placed:
 	VPBROADCASTQ   944(AX), Z4
 	VPTESTMQ       Z3, Z1, K1
 	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z3, Z4, Z5
-	VPANDNQ        Z1, Z5, Z5
-	VPTESTMQ       Z5, Z5, K3
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
+	VPORQ          Z3, Z4, Z6
+	VPANDNQ        Z1, Z6, Z6
+	VPTESTMQ       Z6, Z6, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z7
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z7
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z7
 	VPANDQ         Z4, Z1, Z4
 	VPANDQ         Z3, Z1, K1, Z4
-	VMOVDQA64      Z5, K3, Z4
+	VMOVDQA64      Z6, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
 	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
-	VPTESTNMQ      Z5, Z4, K1, K1
-	VPSUBQ         Z3, Z6, Z3
+	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z6
+	VPTESTNMQ      Z6, Z4, K1, K1
+	VPSUBQ         Z3, Z7, Z3
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
 	VMOVDQA64.Z    Z4, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
 	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X11
-	VPOR           X4, X11, X11
-	VPSHUFD        $0x4e, X11, X3
-	VPOR           X3, X11, X11
-	VMOVQ          X11, X11
-	VMOVDQU        Y11, 64(DX)
+	VEXTRACTI128   $0x01, Y4, X5
+	VPOR           X4, X5, X5
+	VPSHUFD        $0x4e, X5, X3
+	VPOR           X3, X5, X5
+	VMOVQ          X5, X5
+	VMOVDQU        Y5, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
 	VPBROADCASTQ   920(AX), Z4
 	VPBROADCASTQ   960(AX), Z5
-	VPANDQ         Z3, Z1, Z7
+	VPANDQ         Z3, Z1, Z6
 	VPANDNQ        Z1, Z3, Z1
-	VPTESTMQ       Z7, Z4, K1
+	VPTESTMQ       Z6, Z4, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
 	VPTESTMQ       Z1, Z4, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
-	VPANDNQ        Z7, Z4, Z7
-	VPTESTMQ       Z7, Z7, K1
+	VPANDNQ        Z6, Z4, Z6
+	VPTESTMQ       Z6, Z6, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
 	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z1, Z5, Z7
-	VPTESTMQ       Z7, Z7, K1
+	VPANDNQ        Z1, Z5, Z6
+	VPTESTMQ       Z6, Z6, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
-	VPMOVQB        Z6, X1
+	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(CX)
-	VPMULUDQ       Z2, Z6, Z1
+	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
@@ -3497,9 +3466,9 @@ nobody:
 	VPORQ          Z2, Z3, Z4
 	VPANDNQ        Z0, Z4, Z4
 	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z5
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z5
-	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z5
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
 	VPANDQ         Z3, Z0, Z3
 	VPANDQ         Z2, Z0, K1, Z3
 	VMOVDQA64      Z4, K3, Z3
@@ -3511,40 +3480,40 @@ nobody:
 	VPTESTMQ       Z3, Z3, K1
 	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z4
 	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z5, Z2
+	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X11
-	VPOR           X3, X11, X11
-	VPSHUFD        $0x4e, X11, X2
-	VPOR           X2, X11, X11
-	VMOVQ          X11, X11
-	VMOVDQU        Y11, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X5
+	VPOR           X3, X5, X5
+	VPSHUFD        $0x4e, X5, X2
+	VPOR           X2, X5, X5
+	VMOVQ          X5, X5
+	VMOVDQU        Y5, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
 	VPBROADCASTQ   920(AX), Z3
 	VPBROADCASTQ   960(AX), Z4
-	VPANDQ         Z2, Z0, Z6
+	VPANDQ         Z2, Z0, Z5
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z6, Z3, K1
+	VPTESTMQ       Z5, Z3, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	VPANDNQ        Z6, Z3, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPANDNQ        Z5, Z3, Z5
+	VPTESTMQ       Z5, Z5, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
 	VPORQ          Z3, Z4, Z4
-	VPANDNQ        Z0, Z4, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPANDNQ        Z0, Z4, Z5
+	VPTESTMQ       Z5, Z5, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
-	VPMOVQB        Z5, X0
+	VPMOVQB        Z6, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
 	VMOVQ          X0, 68(CX)
-	VPMULUDQ       Z1, Z5, Z0
+	VPMULUDQ       Z1, Z6, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
@@ -3705,21 +3674,385 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/4, $0x04040404
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $4
+DATA avx512_61<>+0(SB)/1, $0x18
+DATA avx512_61<>+1(SB)/1, $0x10
+DATA avx512_61<>+2(SB)/1, $0x30
+DATA avx512_61<>+3(SB)/1, $0x28
+DATA avx512_61<>+4(SB)/1, $0x18
+DATA avx512_61<>+5(SB)/1, $0x10
+DATA avx512_61<>+6(SB)/1, $0x30
+DATA avx512_61<>+7(SB)/1, $0x28
+DATA avx512_61<>+8(SB)/1, $0x19
+DATA avx512_61<>+9(SB)/1, $0x11
+DATA avx512_61<>+10(SB)/1, $0x31
+DATA avx512_61<>+11(SB)/1, $0x29
+DATA avx512_61<>+12(SB)/1, $0x19
+DATA avx512_61<>+13(SB)/1, $0x11
+DATA avx512_61<>+14(SB)/1, $0x31
+DATA avx512_61<>+15(SB)/1, $0x29
+DATA avx512_61<>+16(SB)/1, $0x1a
+DATA avx512_61<>+17(SB)/1, $0x12
+DATA avx512_61<>+18(SB)/1, $0x32
+DATA avx512_61<>+19(SB)/1, $0x2a
+DATA avx512_61<>+20(SB)/1, $0x1a
+DATA avx512_61<>+21(SB)/1, $0x12
+DATA avx512_61<>+22(SB)/1, $0x32
+DATA avx512_61<>+23(SB)/1, $0x2a
+DATA avx512_61<>+24(SB)/1, $0x1b
+DATA avx512_61<>+25(SB)/1, $0x13
+DATA avx512_61<>+26(SB)/1, $0x33
+DATA avx512_61<>+27(SB)/1, $0x2b
+DATA avx512_61<>+28(SB)/1, $0x1b
+DATA avx512_61<>+29(SB)/1, $0x13
+DATA avx512_61<>+30(SB)/1, $0x33
+DATA avx512_61<>+31(SB)/1, $0x2b
+DATA avx512_61<>+32(SB)/1, $0x1c
+DATA avx512_61<>+33(SB)/1, $0x14
+DATA avx512_61<>+34(SB)/1, $0x34
+DATA avx512_61<>+35(SB)/1, $0x2c
+DATA avx512_61<>+36(SB)/1, $0x1c
+DATA avx512_61<>+37(SB)/1, $0x14
+DATA avx512_61<>+38(SB)/1, $0x34
+DATA avx512_61<>+39(SB)/1, $0x2c
+DATA avx512_61<>+40(SB)/1, $0x1d
+DATA avx512_61<>+41(SB)/1, $0x15
+DATA avx512_61<>+42(SB)/1, $0x35
+DATA avx512_61<>+43(SB)/1, $0x2d
+DATA avx512_61<>+44(SB)/1, $0x1d
+DATA avx512_61<>+45(SB)/1, $0x15
+DATA avx512_61<>+46(SB)/1, $0x35
+DATA avx512_61<>+47(SB)/1, $0x2d
+DATA avx512_61<>+48(SB)/1, $0x1e
+DATA avx512_61<>+49(SB)/1, $0x16
+DATA avx512_61<>+50(SB)/1, $0x36
+DATA avx512_61<>+51(SB)/1, $0x2e
+DATA avx512_61<>+52(SB)/1, $0x1e
+DATA avx512_61<>+53(SB)/1, $0x16
+DATA avx512_61<>+54(SB)/1, $0x36
+DATA avx512_61<>+55(SB)/1, $0x2e
+DATA avx512_61<>+56(SB)/1, $0x1f
+DATA avx512_61<>+57(SB)/1, $0x17
+DATA avx512_61<>+58(SB)/1, $0x37
+DATA avx512_61<>+59(SB)/1, $0x2f
+DATA avx512_61<>+60(SB)/1, $0x1f
+DATA avx512_61<>+61(SB)/1, $0x17
+DATA avx512_61<>+62(SB)/1, $0x37
+DATA avx512_61<>+63(SB)/1, $0x2f
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_62<>+0(SB)/4, $0x14141414
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $4
+DATA avx512_62<>+0(SB)/1, $0x04
+DATA avx512_62<>+1(SB)/1, $0x02
+DATA avx512_62<>+2(SB)/1, $0x01
+DATA avx512_62<>+3(SB)/1, $0x01
+DATA avx512_62<>+4(SB)/1, $0x04
+DATA avx512_62<>+5(SB)/1, $0x02
+DATA avx512_62<>+6(SB)/1, $0x01
+DATA avx512_62<>+7(SB)/1, $0x01
+DATA avx512_62<>+8(SB)/1, $0x04
+DATA avx512_62<>+9(SB)/1, $0x02
+DATA avx512_62<>+10(SB)/1, $0x01
+DATA avx512_62<>+11(SB)/1, $0x01
+DATA avx512_62<>+12(SB)/1, $0x04
+DATA avx512_62<>+13(SB)/1, $0x02
+DATA avx512_62<>+14(SB)/1, $0x01
+DATA avx512_62<>+15(SB)/1, $0x01
+DATA avx512_62<>+16(SB)/1, $0x04
+DATA avx512_62<>+17(SB)/1, $0x02
+DATA avx512_62<>+18(SB)/1, $0x01
+DATA avx512_62<>+19(SB)/1, $0x01
+DATA avx512_62<>+20(SB)/1, $0x04
+DATA avx512_62<>+21(SB)/1, $0x02
+DATA avx512_62<>+22(SB)/1, $0x01
+DATA avx512_62<>+23(SB)/1, $0x01
+DATA avx512_62<>+24(SB)/1, $0x04
+DATA avx512_62<>+25(SB)/1, $0x02
+DATA avx512_62<>+26(SB)/1, $0x01
+DATA avx512_62<>+27(SB)/1, $0x01
+DATA avx512_62<>+28(SB)/1, $0x04
+DATA avx512_62<>+29(SB)/1, $0x02
+DATA avx512_62<>+30(SB)/1, $0x01
+DATA avx512_62<>+31(SB)/1, $0x01
+DATA avx512_62<>+32(SB)/1, $0x04
+DATA avx512_62<>+33(SB)/1, $0x02
+DATA avx512_62<>+34(SB)/1, $0x01
+DATA avx512_62<>+35(SB)/1, $0x01
+DATA avx512_62<>+36(SB)/1, $0x04
+DATA avx512_62<>+37(SB)/1, $0x02
+DATA avx512_62<>+38(SB)/1, $0x01
+DATA avx512_62<>+39(SB)/1, $0x01
+DATA avx512_62<>+40(SB)/1, $0x04
+DATA avx512_62<>+41(SB)/1, $0x02
+DATA avx512_62<>+42(SB)/1, $0x01
+DATA avx512_62<>+43(SB)/1, $0x01
+DATA avx512_62<>+44(SB)/1, $0x04
+DATA avx512_62<>+45(SB)/1, $0x02
+DATA avx512_62<>+46(SB)/1, $0x01
+DATA avx512_62<>+47(SB)/1, $0x01
+DATA avx512_62<>+48(SB)/1, $0x04
+DATA avx512_62<>+49(SB)/1, $0x02
+DATA avx512_62<>+50(SB)/1, $0x01
+DATA avx512_62<>+51(SB)/1, $0x01
+DATA avx512_62<>+52(SB)/1, $0x04
+DATA avx512_62<>+53(SB)/1, $0x02
+DATA avx512_62<>+54(SB)/1, $0x01
+DATA avx512_62<>+55(SB)/1, $0x01
+DATA avx512_62<>+56(SB)/1, $0x04
+DATA avx512_62<>+57(SB)/1, $0x02
+DATA avx512_62<>+58(SB)/1, $0x01
+DATA avx512_62<>+59(SB)/1, $0x01
+DATA avx512_62<>+60(SB)/1, $0x04
+DATA avx512_62<>+61(SB)/1, $0x02
+DATA avx512_62<>+62(SB)/1, $0x01
+DATA avx512_62<>+63(SB)/1, $0x01
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_63<>+0(SB)/4, $0x0a0a0a0a
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $4
+DATA avx512_63<>+0(SB)/1, $0x50
+DATA avx512_63<>+1(SB)/1, $0x28
+DATA avx512_63<>+2(SB)/1, $0x14
+DATA avx512_63<>+3(SB)/1, $0x14
+DATA avx512_63<>+4(SB)/1, $0x3c
+DATA avx512_63<>+5(SB)/1, $0x1e
+DATA avx512_63<>+6(SB)/1, $0x0f
+DATA avx512_63<>+7(SB)/1, $0x0f
+DATA avx512_63<>+8(SB)/1, $0x28
+DATA avx512_63<>+9(SB)/1, $0x14
+DATA avx512_63<>+10(SB)/1, $0x0a
+DATA avx512_63<>+11(SB)/1, $0x0a
+DATA avx512_63<>+12(SB)/1, $0x08
+DATA avx512_63<>+13(SB)/1, $0x04
+DATA avx512_63<>+14(SB)/1, $0x02
+DATA avx512_63<>+15(SB)/1, $0x02
+DATA avx512_63<>+16(SB)/1, $0x50
+DATA avx512_63<>+17(SB)/1, $0x28
+DATA avx512_63<>+18(SB)/1, $0x14
+DATA avx512_63<>+19(SB)/1, $0x14
+DATA avx512_63<>+20(SB)/1, $0x3c
+DATA avx512_63<>+21(SB)/1, $0x1e
+DATA avx512_63<>+22(SB)/1, $0x0f
+DATA avx512_63<>+23(SB)/1, $0x0f
+DATA avx512_63<>+24(SB)/1, $0x28
+DATA avx512_63<>+25(SB)/1, $0x14
+DATA avx512_63<>+26(SB)/1, $0x0a
+DATA avx512_63<>+27(SB)/1, $0x0a
+DATA avx512_63<>+28(SB)/1, $0x08
+DATA avx512_63<>+29(SB)/1, $0x04
+DATA avx512_63<>+30(SB)/1, $0x02
+DATA avx512_63<>+31(SB)/1, $0x02
+DATA avx512_63<>+32(SB)/1, $0x50
+DATA avx512_63<>+33(SB)/1, $0x28
+DATA avx512_63<>+34(SB)/1, $0x14
+DATA avx512_63<>+35(SB)/1, $0x14
+DATA avx512_63<>+36(SB)/1, $0x3c
+DATA avx512_63<>+37(SB)/1, $0x1e
+DATA avx512_63<>+38(SB)/1, $0x0f
+DATA avx512_63<>+39(SB)/1, $0x0f
+DATA avx512_63<>+40(SB)/1, $0x28
+DATA avx512_63<>+41(SB)/1, $0x14
+DATA avx512_63<>+42(SB)/1, $0x0a
+DATA avx512_63<>+43(SB)/1, $0x0a
+DATA avx512_63<>+44(SB)/1, $0x08
+DATA avx512_63<>+45(SB)/1, $0x04
+DATA avx512_63<>+46(SB)/1, $0x02
+DATA avx512_63<>+47(SB)/1, $0x02
+DATA avx512_63<>+48(SB)/1, $0x50
+DATA avx512_63<>+49(SB)/1, $0x28
+DATA avx512_63<>+50(SB)/1, $0x14
+DATA avx512_63<>+51(SB)/1, $0x14
+DATA avx512_63<>+52(SB)/1, $0x3c
+DATA avx512_63<>+53(SB)/1, $0x1e
+DATA avx512_63<>+54(SB)/1, $0x0f
+DATA avx512_63<>+55(SB)/1, $0x0f
+DATA avx512_63<>+56(SB)/1, $0x28
+DATA avx512_63<>+57(SB)/1, $0x14
+DATA avx512_63<>+58(SB)/1, $0x0a
+DATA avx512_63<>+59(SB)/1, $0x0a
+DATA avx512_63<>+60(SB)/1, $0x08
+DATA avx512_63<>+61(SB)/1, $0x04
+DATA avx512_63<>+62(SB)/1, $0x02
+DATA avx512_63<>+63(SB)/1, $0x02
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_64<>+0(SB)/4, $0x00000000
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $4
+DATA avx512_64<>+0(SB)/8, $0x5555555555555555
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_65<>+0(SB)/2, $0x0010
+DATA avx512_65<>+2(SB)/2, $0x0010
+DATA avx512_65<>+4(SB)/2, $0x0011
+DATA avx512_65<>+6(SB)/2, $0x0011
+DATA avx512_65<>+8(SB)/2, $0x0012
+DATA avx512_65<>+10(SB)/2, $0x0012
+DATA avx512_65<>+12(SB)/2, $0x0013
+DATA avx512_65<>+14(SB)/2, $0x0013
+DATA avx512_65<>+16(SB)/2, $0x0014
+DATA avx512_65<>+18(SB)/2, $0x0014
+DATA avx512_65<>+20(SB)/2, $0x0015
+DATA avx512_65<>+22(SB)/2, $0x0015
+DATA avx512_65<>+24(SB)/2, $0x0016
+DATA avx512_65<>+26(SB)/2, $0x0016
+DATA avx512_65<>+28(SB)/2, $0x0017
+DATA avx512_65<>+30(SB)/2, $0x0017
+DATA avx512_65<>+32(SB)/2, $0x0018
+DATA avx512_65<>+34(SB)/2, $0x0018
+DATA avx512_65<>+36(SB)/2, $0x0019
+DATA avx512_65<>+38(SB)/2, $0x0019
+DATA avx512_65<>+40(SB)/2, $0x001a
+DATA avx512_65<>+42(SB)/2, $0x001a
+DATA avx512_65<>+44(SB)/2, $0x001b
+DATA avx512_65<>+46(SB)/2, $0x001b
+DATA avx512_65<>+48(SB)/2, $0x001c
+DATA avx512_65<>+50(SB)/2, $0x001c
+DATA avx512_65<>+52(SB)/2, $0x001d
+DATA avx512_65<>+54(SB)/2, $0x001d
+DATA avx512_65<>+56(SB)/2, $0x001e
+DATA avx512_65<>+58(SB)/2, $0x001e
+DATA avx512_65<>+60(SB)/2, $0x001f
+DATA avx512_65<>+62(SB)/2, $0x001f
+GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_66<>+0(SB)/4, $0x0000ffff
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_67<>+0(SB)/1, $0x00
+DATA avx512_67<>+1(SB)/1, $0x00
+DATA avx512_67<>+2(SB)/1, $0x01
+DATA avx512_67<>+3(SB)/1, $0x01
+DATA avx512_67<>+4(SB)/1, $0x02
+DATA avx512_67<>+5(SB)/1, $0x02
+DATA avx512_67<>+6(SB)/1, $0x03
+DATA avx512_67<>+7(SB)/1, $0x03
+DATA avx512_67<>+8(SB)/1, $0x10
+DATA avx512_67<>+9(SB)/1, $0x10
+DATA avx512_67<>+10(SB)/1, $0x11
+DATA avx512_67<>+11(SB)/1, $0x11
+DATA avx512_67<>+12(SB)/1, $0x12
+DATA avx512_67<>+13(SB)/1, $0x12
+DATA avx512_67<>+14(SB)/1, $0x13
+DATA avx512_67<>+15(SB)/1, $0x13
+DATA avx512_67<>+16(SB)/1, $0x04
+DATA avx512_67<>+17(SB)/1, $0x04
+DATA avx512_67<>+18(SB)/1, $0x05
+DATA avx512_67<>+19(SB)/1, $0x05
+DATA avx512_67<>+20(SB)/1, $0x06
+DATA avx512_67<>+21(SB)/1, $0x06
+DATA avx512_67<>+22(SB)/1, $0x07
+DATA avx512_67<>+23(SB)/1, $0x07
+DATA avx512_67<>+24(SB)/1, $0x14
+DATA avx512_67<>+25(SB)/1, $0x14
+DATA avx512_67<>+26(SB)/1, $0x15
+DATA avx512_67<>+27(SB)/1, $0x15
+DATA avx512_67<>+28(SB)/1, $0x16
+DATA avx512_67<>+29(SB)/1, $0x16
+DATA avx512_67<>+30(SB)/1, $0x17
+DATA avx512_67<>+31(SB)/1, $0x17
+DATA avx512_67<>+32(SB)/1, $0x08
+DATA avx512_67<>+33(SB)/1, $0x08
+DATA avx512_67<>+34(SB)/1, $0x09
+DATA avx512_67<>+35(SB)/1, $0x09
+DATA avx512_67<>+36(SB)/1, $0x0a
+DATA avx512_67<>+37(SB)/1, $0x0a
+DATA avx512_67<>+38(SB)/1, $0x0b
+DATA avx512_67<>+39(SB)/1, $0x0b
+DATA avx512_67<>+40(SB)/1, $0x18
+DATA avx512_67<>+41(SB)/1, $0x18
+DATA avx512_67<>+42(SB)/1, $0x19
+DATA avx512_67<>+43(SB)/1, $0x19
+DATA avx512_67<>+44(SB)/1, $0x1a
+DATA avx512_67<>+45(SB)/1, $0x1a
+DATA avx512_67<>+46(SB)/1, $0x1b
+DATA avx512_67<>+47(SB)/1, $0x1b
+DATA avx512_67<>+48(SB)/1, $0x0c
+DATA avx512_67<>+49(SB)/1, $0x0c
+DATA avx512_67<>+50(SB)/1, $0x0d
+DATA avx512_67<>+51(SB)/1, $0x0d
+DATA avx512_67<>+52(SB)/1, $0x0e
+DATA avx512_67<>+53(SB)/1, $0x0e
+DATA avx512_67<>+54(SB)/1, $0x0f
+DATA avx512_67<>+55(SB)/1, $0x0f
+DATA avx512_67<>+56(SB)/1, $0x1c
+DATA avx512_67<>+57(SB)/1, $0x1c
+DATA avx512_67<>+58(SB)/1, $0x1d
+DATA avx512_67<>+59(SB)/1, $0x1d
+DATA avx512_67<>+60(SB)/1, $0x1e
+DATA avx512_67<>+61(SB)/1, $0x1e
+DATA avx512_67<>+62(SB)/1, $0x1f
+DATA avx512_67<>+63(SB)/1, $0x1f
+GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_68<>+0(SB)/4, $0x00c800c8
+GLOBL avx512_68<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_69<>+0(SB)/4, $0x00640064
+GLOBL avx512_69<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_70<>+0(SB)/1, $0x20
+DATA avx512_70<>+1(SB)/1, $0x20
+DATA avx512_70<>+2(SB)/1, $0x21
+DATA avx512_70<>+3(SB)/1, $0x21
+DATA avx512_70<>+4(SB)/1, $0x22
+DATA avx512_70<>+5(SB)/1, $0x22
+DATA avx512_70<>+6(SB)/1, $0x23
+DATA avx512_70<>+7(SB)/1, $0x23
+DATA avx512_70<>+8(SB)/1, $0x30
+DATA avx512_70<>+9(SB)/1, $0x30
+DATA avx512_70<>+10(SB)/1, $0x31
+DATA avx512_70<>+11(SB)/1, $0x31
+DATA avx512_70<>+12(SB)/1, $0x32
+DATA avx512_70<>+13(SB)/1, $0x32
+DATA avx512_70<>+14(SB)/1, $0x33
+DATA avx512_70<>+15(SB)/1, $0x33
+DATA avx512_70<>+16(SB)/1, $0x24
+DATA avx512_70<>+17(SB)/1, $0x24
+DATA avx512_70<>+18(SB)/1, $0x25
+DATA avx512_70<>+19(SB)/1, $0x25
+DATA avx512_70<>+20(SB)/1, $0x26
+DATA avx512_70<>+21(SB)/1, $0x26
+DATA avx512_70<>+22(SB)/1, $0x27
+DATA avx512_70<>+23(SB)/1, $0x27
+DATA avx512_70<>+24(SB)/1, $0x34
+DATA avx512_70<>+25(SB)/1, $0x34
+DATA avx512_70<>+26(SB)/1, $0x35
+DATA avx512_70<>+27(SB)/1, $0x35
+DATA avx512_70<>+28(SB)/1, $0x36
+DATA avx512_70<>+29(SB)/1, $0x36
+DATA avx512_70<>+30(SB)/1, $0x37
+DATA avx512_70<>+31(SB)/1, $0x37
+DATA avx512_70<>+32(SB)/1, $0x28
+DATA avx512_70<>+33(SB)/1, $0x28
+DATA avx512_70<>+34(SB)/1, $0x29
+DATA avx512_70<>+35(SB)/1, $0x29
+DATA avx512_70<>+36(SB)/1, $0x2a
+DATA avx512_70<>+37(SB)/1, $0x2a
+DATA avx512_70<>+38(SB)/1, $0x2b
+DATA avx512_70<>+39(SB)/1, $0x2b
+DATA avx512_70<>+40(SB)/1, $0x38
+DATA avx512_70<>+41(SB)/1, $0x38
+DATA avx512_70<>+42(SB)/1, $0x39
+DATA avx512_70<>+43(SB)/1, $0x39
+DATA avx512_70<>+44(SB)/1, $0x3a
+DATA avx512_70<>+45(SB)/1, $0x3a
+DATA avx512_70<>+46(SB)/1, $0x3b
+DATA avx512_70<>+47(SB)/1, $0x3b
+DATA avx512_70<>+48(SB)/1, $0x2c
+DATA avx512_70<>+49(SB)/1, $0x2c
+DATA avx512_70<>+50(SB)/1, $0x2d
+DATA avx512_70<>+51(SB)/1, $0x2d
+DATA avx512_70<>+52(SB)/1, $0x2e
+DATA avx512_70<>+53(SB)/1, $0x2e
+DATA avx512_70<>+54(SB)/1, $0x2f
+DATA avx512_70<>+55(SB)/1, $0x2f
+DATA avx512_70<>+56(SB)/1, $0x3c
+DATA avx512_70<>+57(SB)/1, $0x3c
+DATA avx512_70<>+58(SB)/1, $0x3d
+DATA avx512_70<>+59(SB)/1, $0x3d
+DATA avx512_70<>+60(SB)/1, $0x3e
+DATA avx512_70<>+61(SB)/1, $0x3e
+DATA avx512_70<>+62(SB)/1, $0x3f
+DATA avx512_70<>+63(SB)/1, $0x3f
+GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
 
 // func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
-TEXT ·stepTrailingAVX512(SB), NOSPLIT, $112-57
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·stepTrailingAVX512(SB), NOSPLIT, $104-57
 	MOVQ    p+0(FP), AX
 	MOVQ    (AX), AX
 	MOVQ    p+0(FP), CX
@@ -3746,7 +4079,7 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -3769,7 +4102,7 @@ operate:
 	MOVQ           16(BX), BX
 	MOVL           4(BX), BX
 	VCVTUSI2SSL    BX, X2, X2
-	VMOVSS         avx512_66<>+0(SB), X0
+	VMOVSS         avx512_72<>+0(SB), X0
 	VDIVSS         X2, X0, X2
 	VMOVSS         X2, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -3784,27 +4117,27 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
-	VPBROADCASTQ   DX, Z17
-	KMOVB          avx512_67<>+0(SB), K1
-	VPMINUQ        Z17, Z1, K1, Z1
-	VMOVDQU32      avx512_68<>+0(SB), Z17
-	VPERMI2D       Z2, Z1, Z17
-	VMOVDQU32      avx512_69<>+0(SB), Z2
-	KMOVW          avx512_70<>+0(SB), K1
-	VPERMD         Z0, Z2, K1, Z17
-	VMOVDQU32      avx512_71<>+0(SB), Z2
-	KMOVW          avx512_72<>+0(SB), K1
+	VPBROADCASTQ   DX, Z14
+	KMOVB          avx512_73<>+0(SB), K1
+	VPMINUQ        Z14, Z1, K1, Z1
+	VMOVDQU32      avx512_74<>+0(SB), Z14
+	VPERMI2D       Z2, Z1, Z14
+	VMOVDQU32      avx512_75<>+0(SB), Z2
+	KMOVW          avx512_76<>+0(SB), K1
+	VPERMD         Z0, Z2, K1, Z14
+	VMOVDQU32      avx512_77<>+0(SB), Z2
+	KMOVW          avx512_78<>+0(SB), K1
 	VPERMI2D.Z     Z0, Z1, K1, Z2
-	VPADDD         Z2, Z17, Z17
+	VPADDD         Z2, Z14, Z14
 	VPBROADCASTD   64(BX), Z0
-	KMOVW          avx512_73<>+0(SB), K1
-	VPSUBD         Z17, Z0, K1, Z17
+	KMOVW          avx512_79<>+0(SB), K1
+	VPSUBD         Z14, Z0, K1, Z14
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           4(DX), DX
 	KMOVW          avx512_14<>+0(SB), K1
-	VPBROADCASTD   DX, K1, Z17
+	VPBROADCASTD   DX, K1, Z14
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           8(BX), BX
@@ -3821,16 +4154,16 @@ operate:
 	NEGL           DI
 	SARL           $0x1f, DI
 	ANDL           DI, BX
-	KMOVW          avx512_74<>+0(SB), K1
-	VPBROADCASTD   BX, K1, Z17
-	VMOVDQU32      avx512_75<>+0(SB), Z0
+	KMOVW          avx512_80<>+0(SB), K1
+	VPBROADCASTD   BX, K1, Z14
+	VMOVDQU32      avx512_81<>+0(SB), Z0
 	ADDL           DX, DX
-	KMOVW          avx512_76<>+0(SB), K1
+	KMOVW          avx512_82<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
 	ADDL           DX, DX
-	KMOVW          avx512_77<>+0(SB), K1
+	KMOVW          avx512_83<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
-	VPMINUD        Z0, Z17, Z17
+	VPMINUD        Z0, Z14, Z14
 	MOVQ           f+8(FP), DX
 	VMOVDQU32      (DX), Z0
 	KMOVW          avx512_13<>+0(SB), K1
@@ -3851,26 +4184,26 @@ operate:
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
 	VPBROADCASTD   DX, K1, Z0
-	VCVTDQ2PS      Z17, Z17
+	VCVTDQ2PS      Z14, Z14
 	VCVTDQ2PS      Z0, Z0
-	VDIVPS         Z0, Z17, Z17
+	VDIVPS         Z0, Z14, Z14
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVUPS        Z17, (DX)
+	VMOVUPS        Z14, (DX)
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z2
-	VMOVDQU32      avx512_81<>+0(SB), Z17
-	VMOVDQU32      avx512_82<>+0(SB), Z20
-	VPBROADCASTD   avx512_6<>+0(SB), Z25
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z2
+	VMOVDQU32      avx512_87<>+0(SB), Z14
+	VMOVDQU32      avx512_88<>+0(SB), Z17
+	VPBROADCASTD   avx512_6<>+0(SB), Z22
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_66<>+0(SB), Z24
+	VBROADCASTSS   avx512_72<>+0(SB), Z21
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -3881,122 +4214,122 @@ operate:
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z23
-	VBROADCASTSS   80(SP), Z22
+	VPBROADCASTD   16(DI), Z20
+	VBROADCASTSS   80(SP), Z19
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	MOVL           4(DI), DI
 	ADDL           DI, DI
-	VPBROADCASTD   DI, Z21
+	VPBROADCASTD   DI, Z18
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z27
-	VPMOVZXWD      256(DX)(BX*2), Z26
-	VPADDD         Z27, Z26, Z26
-	VCVTUDQ2PS     Z27, Z28
-	VCVTUDQ2PS     Z26, Z26
-	VDIVPS.Z       Z26, Z28, K1, Z26
-	VPMOVZXBD      704(DX)(BX*1), Z28
-	VPMOVZXBD      (SP)(BX*1), Z29
-	VPADDD         Z25, Z27, Z25
-	VPSRLD         $0x07, Z25, Z25
-	VPERMD         Z3, Z28, Z3
-	VPSUBD         Z3, Z25, Z25
-	VPERMD         Z1, Z29, Z1
-	VPMULLD        Z1, Z25, Z25
-	VPERMPS        Z0, Z29, Z0
-	VPMINUD        Z21, Z25, Z1
+	VMOVDQU32      (DX)(BX*4), Z24
+	VPMOVZXWD      256(DX)(BX*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(DX)(BX*1), Z25
+	VPMOVZXBD      (SP)(BX*1), Z26
+	VPADDD         Z22, Z24, Z22
+	VPSRLD         $0x07, Z22, Z22
+	VPERMD         Z3, Z25, Z3
+	VPSUBD         Z3, Z22, Z22
+	VPERMD         Z1, Z26, Z1
+	VPMULLD        Z1, Z22, Z22
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z18, Z22, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z22, Z1, Z1
+	VMULPS         Z19, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z28, K2, Z3
-	VPADDD         Z25, Z3, Z3
-	VPMINUD        Z21, Z3, Z3
+	VPERMD.Z       Z4, Z25, K2, Z3
+	VPADDD         Z22, Z3, Z3
+	VPMINUD        Z18, Z3, Z3
 	VCVTUDQ2PS     Z3, Z3
-	VMULPS         Z22, Z3, Z3
-	VPERMPS        Z2, Z29, Z2
-	VPSRLD         $0x04, Z29, Z29
-	VPERMPS        Z17, Z29, Z17
+	VMULPS         Z19, Z3, Z3
+	VPERMPS        Z2, Z26, Z2
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z14, Z26, Z14
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z24, K2, Z17
-	VPERMPS        Z20, Z29, Z22
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
-	VPMINUD.BCST   avx512_83<>+0(SB), Z20, Z20
-	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_84<>+0(SB), Z20, Z20
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
+	VMOVAPS        Z21, K2, Z14
+	VPERMPS        Z17, Z26, Z19
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z17
+	VPMINUD.BCST   avx512_89<>+0(SB), Z17, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_90<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_91<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_85<>+0(SB), Z21, Z21
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
-	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_86<>+0(SB), Z24, Z24
-	VPMOVSXWD      384(DX)(BX*2), Z25
-	VPSUBD.Z       Z25, Z23, K1, Z25
-	VPMINUD.BCST   avx512_87<>+0(SB), Z25, Z25
-	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_88<>+0(SB), Z25, Z25
-	VMOVDQA32.Z    Z28, K1, Z23
-	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_89<>+0(SB), Z23, Z23
-	VUNPCKLPS      Z1, Z0, Z27
+	VMULPS.BCST    avx512_92<>+0(SB), Z21, Z21
+	VPMOVSXWD      384(DX)(BX*2), Z22
+	VPSUBD.Z       Z22, Z20, K1, Z22
+	VPMINUD.BCST   avx512_93<>+0(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_94<>+0(SB), Z22, Z22
+	VMOVDQA32.Z    Z25, K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_95<>+0(SB), Z20, Z20
+	VUNPCKLPS      Z1, Z0, Z24
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z26, Z3, Z1
-	VUNPCKHPS      Z26, Z3, Z3
-	VUNPCKLPD      Z1, Z27, Z26
-	VUNPCKHPD      Z1, Z27, Z1
-	VUNPCKLPD      Z3, Z0, Z27
+	VUNPCKLPS      Z23, Z3, Z1
+	VUNPCKHPS      Z23, Z3, Z3
+	VUNPCKLPD      Z1, Z24, Z23
+	VUNPCKHPD      Z1, Z24, Z1
+	VUNPCKLPD      Z3, Z0, Z24
 	VUNPCKHPD      Z3, Z0, Z0
-	VUNPCKLPS      Z21, Z20, Z3
-	VUNPCKHPS      Z21, Z20, Z20
-	VUNPCKLPS      Z22, Z17, Z21
-	VUNPCKHPS      Z22, Z17, Z17
-	VUNPCKLPD      Z21, Z3, Z22
-	VUNPCKHPD      Z21, Z3, Z3
-	VUNPCKLPD      Z17, Z20, Z21
-	VUNPCKHPD      Z17, Z20, Z17
-	VUNPCKLPS      Z25, Z24, Z20
-	VUNPCKHPS      Z25, Z24, Z24
-	VUNPCKLPS      Z2, Z23, Z25
-	VUNPCKHPS      Z2, Z23, Z2
-	VUNPCKLPD      Z25, Z20, Z23
-	VUNPCKHPD      Z25, Z20, Z20
-	VUNPCKLPD      Z2, Z24, Z25
-	VUNPCKHPD      Z2, Z24, Z2
-	VSHUFF32X4     $0x44, Z22, Z26, Z24
-	VSHUFF32X4     $0xee, Z22, Z26, Z22
-	VSHUFF32X4     $0x44, Z1, Z23, Z26
-	VSHUFF32X4     $0xee, Z1, Z23, Z1
-	VSHUFF32X4     $0x88, Z26, Z24, Z23
-	VSHUFF32X4     $0xdd, Z26, Z24, Z24
-	VSHUFF32X4     $0x88, Z1, Z22, Z26
-	VSHUFF32X4     $0xdd, Z1, Z22, Z1
-	VSHUFF32X4     $0x44, Z20, Z3, Z22
-	VSHUFF32X4     $0xee, Z20, Z3, Z3
-	VSHUFF32X4     $0x44, Z21, Z27, Z20
-	VSHUFF32X4     $0xee, Z21, Z27, Z21
-	VSHUFF32X4     $0x88, Z20, Z22, Z27
-	VSHUFF32X4     $0xdd, Z20, Z22, Z20
-	VSHUFF32X4     $0x88, Z21, Z3, Z22
-	VSHUFF32X4     $0xdd, Z21, Z3, Z3
-	VSHUFF32X4     $0x44, Z0, Z25, Z21
-	VSHUFF32X4     $0xee, Z0, Z25, Z0
-	VSHUFF32X4     $0x44, Z2, Z17, Z25
-	VSHUFF32X4     $0xee, Z2, Z17, Z2
-	VSHUFF32X4     $0x88, Z25, Z21, Z17
-	VSHUFF32X4     $0xdd, Z25, Z21, Z21
-	VSHUFF32X4     $0x88, Z2, Z0, Z25
+	VUNPCKLPS      Z18, Z17, Z3
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z19, Z14, Z18
+	VUNPCKHPS      Z19, Z14, Z14
+	VUNPCKLPD      Z18, Z3, Z19
+	VUNPCKHPD      Z18, Z3, Z3
+	VUNPCKLPD      Z14, Z17, Z18
+	VUNPCKHPD      Z14, Z17, Z14
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z2, Z20, Z22
+	VUNPCKHPS      Z2, Z20, Z2
+	VUNPCKLPD      Z22, Z17, Z20
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z2, Z21, Z22
+	VUNPCKHPD      Z2, Z21, Z2
+	VSHUFF32X4     $0x44, Z19, Z23, Z21
+	VSHUFF32X4     $0xee, Z19, Z23, Z19
+	VSHUFF32X4     $0x44, Z1, Z20, Z23
+	VSHUFF32X4     $0xee, Z1, Z20, Z1
+	VSHUFF32X4     $0x88, Z23, Z21, Z20
+	VSHUFF32X4     $0xdd, Z23, Z21, Z21
+	VSHUFF32X4     $0x88, Z1, Z19, Z23
+	VSHUFF32X4     $0xdd, Z1, Z19, Z1
+	VSHUFF32X4     $0x44, Z17, Z3, Z19
+	VSHUFF32X4     $0xee, Z17, Z3, Z3
+	VSHUFF32X4     $0x44, Z18, Z24, Z17
+	VSHUFF32X4     $0xee, Z18, Z24, Z18
+	VSHUFF32X4     $0x88, Z17, Z19, Z24
+	VSHUFF32X4     $0xdd, Z17, Z19, Z17
+	VSHUFF32X4     $0x88, Z18, Z3, Z19
+	VSHUFF32X4     $0xdd, Z18, Z3, Z3
+	VSHUFF32X4     $0x44, Z0, Z22, Z18
+	VSHUFF32X4     $0xee, Z0, Z22, Z0
+	VSHUFF32X4     $0x44, Z2, Z14, Z22
+	VSHUFF32X4     $0xee, Z2, Z14, Z2
+	VSHUFF32X4     $0x88, Z22, Z18, Z14
+	VSHUFF32X4     $0xdd, Z22, Z18, Z18
+	VSHUFF32X4     $0x88, Z2, Z0, Z22
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVUPS        Z23, 64(DX)
-	VMOVUPS        Z27, 128(DX)
-	VMOVUPS        Z17, 192(DX)
-	VMOVUPS        Z24, 256(DX)
-	VMOVUPS        Z20, 320(DX)
-	VMOVUPS        Z21, 384(DX)
-	VMOVUPS        Z26, 448(DX)
-	VMOVUPS        Z22, 512(DX)
-	VMOVUPS        Z25, 576(DX)
+	VMOVUPS        Z20, 64(DX)
+	VMOVUPS        Z24, 128(DX)
+	VMOVUPS        Z14, 192(DX)
+	VMOVUPS        Z21, 256(DX)
+	VMOVUPS        Z17, 320(DX)
+	VMOVUPS        Z18, 384(DX)
+	VMOVUPS        Z23, 448(DX)
+	VMOVUPS        Z19, 512(DX)
+	VMOVUPS        Z22, 576(DX)
 	VMOVUPS        Z1, 640(DX)
 	VMOVUPS        Z3, 704(DX)
 	VMOVUPS        Z0, 768(DX)
@@ -4065,217 +4398,228 @@ written0:
 	ANDQ         928(AX), BX
 	POPCNTQ      BX, DI
 	ADDL         DI, 112(CX)
-	MOVQ         BX, 88(SP)
-	MOVQ         912(AX), BX
-	MOVQ         920(AX), DI
-	MOVQ         896(AX), R8
-	MOVQ         BX, R9
-	ORQ          DI, R9
-	MOVQ         960(AX), R11
-	ORQ          R11, R9
-	ANDNQ        R8, R9, R8
-	ANDNQ        BX, DI, R9
-	ANDNQ        DI, BX, BX
-	MOVQ         R10, DI
-	ANDQ         R8, DI
-	POPCNTQ      DI, DI
-	IMUL3L       $0x1e, DI, DI
+	MOVQ         912(AX), DI
+	MOVQ         920(AX), R8
+	MOVQ         896(AX), R9
+	MOVQ         DI, R11
+	ORQ          R8, R11
+	MOVQ         960(AX), R12
+	ORQ          R12, R11
+	ANDNQ        R9, R11, R9
+	ANDNQ        DI, R8, R11
+	ANDNQ        R8, DI, DI
+	MOVQ         R10, R8
+	ANDQ         R9, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(AX), Z0
 	VPBROADCASTD avx512_4<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, R8
-	ANDQ         R9, R8
-	ANDQ         R10, R8
-	POPCNTQ      R8, R8
-	IMUL3L       $0x0f, R8, R8
-	ADDL         R8, DI
+	KMOVQ        K1, R9
+	ANDQ         R11, R9
+	ANDQ         R10, R9
+	POPCNTQ      R9, R9
+	IMUL3L       $0x0f, R9, R9
+	ADDL         R9, R8
 	VPBROADCASTD avx512_5<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, R8
-	ANDQ         BX, R8
-	ANDQ         R10, R8
+	KMOVQ        K1, R9
+	ANDQ         DI, R9
+	ANDQ         R10, R9
 
 generation:
-	TESTQ   R8, R8
+	TESTQ   R9, R9
 	JZ      risked
-	TZCNTQ  R8, BX
-	BLSRQ   R8, R8
-	MOVL    (AX)(BX*4), R9
-	LEAQ    (R9)(R9*2), R9
-	MOVWQZX 256(AX)(BX*2), BX
-	IMUL3Q  $0x07, BX, BX
-	CMPQ    R9, BX
+	TZCNTQ  R9, DI
+	BLSRQ   R9, R9
+	MOVL    (AX)(DI*4), R11
+	LEAQ    (R11)(R11*2), R11
+	MOVWQZX 256(AX)(DI*2), DI
+	IMUL3Q  $0x07, DI, DI
+	CMPQ    R11, DI
 	JCS     generation
-	ADDL    $0x14, DI
+	ADDL    $0x14, R8
 	JMP     generation
 
 risked:
-	ADDL         DI, 56(CX)
-	VPBROADCASTQ R10, Z0
-	VMOVDQU64    896(AX), Z1
-	VMOVDQU64    960(AX), Z2
-	MOVQ         936(AX), BX
-	ANDQ         SI, BX
-	VPANDNQ      Z1, Z0, Z1
-	VPANDNQ      Z2, Z0, Z2
-	VPBROADCASTQ DX, Z0
-	MOVL         $0x00000002, DX
-	KMOVB        DX, K1
-	VPORQ        Z0, Z1, K1, Z1
-	VPBROADCASTQ SI, Z0
-	MOVL         $0x00000020, DX
-	KMOVB        DX, K1
-	VPXORQ       Z0, Z1, K1, Z1
-	VPBROADCASTQ BX, Z0
-	MOVL         $0x00000040, DX
-	KMOVB        DX, K1
-	VPORQ        Z0, Z1, K1, Z1
-	VMOVDQU64    Z1, 896(AX)
-	VMOVDQU64    Z2, 960(AX)
-	CMPQ         72(SP), $0x01
-	JLE          empty1
-	MOVQ         trail+48(FP), DX
-	ADDQ         $0x00, DX
-	MOVQ         (DX), DX
-	VMOVDQU32    avx512_78<>+0(SB), Z0
-	VMOVDQU32    avx512_79<>+0(SB), Z1
-	VMOVDQU32    avx512_80<>+0(SB), Z2
-	VMOVDQU32    avx512_81<>+0(SB), Z3
-	VMOVDQU32    avx512_82<>+0(SB), Z17
-	VPBROADCASTD avx512_6<>+0(SB), Z24
-	MOVQ         $0x00000010, BX
-	MOVQ         $0x00000002, SI
-	VBROADCASTSS avx512_66<>+0(SB), Z23
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x00, DI
-	MOVQ         24(DI), DI
-	VPMOVZXWD    (DI), Y4
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x30, DI
-	VMOVDQU32    32(DI), Y5
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x00, DI
-	MOVQ         8(DI), DI
-	VPBROADCASTD 16(DI), Z22
-	VBROADCASTSS 80(SP), Z21
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x00, DI
-	MOVQ         16(DI), DI
-	MOVL         4(DI), DI
-	ADDL         DI, DI
-	VPBROADCASTD DI, Z20
-	KMOVW        896(DX)(SI*1), K1
-	VMOVDQU32    (DX)(BX*4), Z26
-	VPMOVZXWD    256(DX)(BX*2), Z25
-	VPADDD       Z26, Z25, Z25
-	VCVTUDQ2PS   Z26, Z27
-	VCVTUDQ2PS   Z25, Z25
-	VDIVPS.Z     Z25, Z27, K1, Z25
-	VPMOVZXBD    704(DX)(BX*1), Z27
-	VPMOVZXBD    (SP)(BX*1), Z28
-	VPADDD       Z24, Z26, Z24
-	VPSRLD       $0x07, Z24, Z24
-	VPERMD       Z4, Z27, Z26
-	VPSUBD       Z26, Z24, Z24
-	VPERMD       Z1, Z28, Z1
-	VPMULLD      Z1, Z24, Z24
-	VPERMPS      Z0, Z28, Z0
-	VPMINUD      Z20, Z24, Z1
-	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z21, Z1, Z1
-	KMOVW        64(SP)(SI*1), K2
-	VPERMD.Z     Z5, Z27, K2, Z5
-	VPADDD       Z24, Z5, Z5
-	VPMINUD      Z20, Z5, Z5
-	VCVTUDQ2PS   Z5, Z5
-	VMULPS       Z21, Z5, Z5
-	VPERMPS      Z2, Z28, Z2
-	VPSRLD       $0x04, Z28, Z28
-	VPERMPS      Z3, Z28, Z3
-	KMOVW        960(DX)(SI*1), K2
-	VMOVAPS      Z23, K2, Z3
-	VPERMPS      Z17, Z28, Z21
-	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
-	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z20
-	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_85<>+0(SB), Z20, Z20
-	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z23
-	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_86<>+0(SB), Z23, Z23
-	VPMOVSXWD    384(DX)(BX*2), Z24
-	VPSUBD.Z     Z24, Z22, K1, Z24
-	VPMINUD.BCST avx512_87<>+0(SB), Z24, Z24
-	VCVTDQ2PS    Z24, Z24
-	VMULPS.BCST  avx512_88<>+0(SB), Z24, Z24
-	VMOVDQA32.Z  Z27, K1, Z22
-	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
-	VUNPCKLPS    Z1, Z0, Z26
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z25, Z5, Z1
-	VUNPCKHPS    Z25, Z5, Z5
-	VUNPCKLPD    Z1, Z26, Z25
-	VUNPCKHPD    Z1, Z26, Z1
-	VUNPCKLPD    Z5, Z0, Z26
-	VUNPCKHPD    Z5, Z0, Z0
-	VUNPCKLPS    Z20, Z17, Z5
-	VUNPCKHPS    Z20, Z17, Z17
-	VUNPCKLPS    Z21, Z3, Z20
-	VUNPCKHPS    Z21, Z3, Z3
-	VUNPCKLPD    Z20, Z5, Z21
-	VUNPCKHPD    Z20, Z5, Z5
-	VUNPCKLPD    Z3, Z17, Z20
-	VUNPCKHPD    Z3, Z17, Z3
-	VUNPCKLPS    Z24, Z23, Z17
-	VUNPCKHPS    Z24, Z23, Z23
-	VUNPCKLPS    Z2, Z22, Z24
-	VUNPCKHPS    Z2, Z22, Z2
-	VUNPCKLPD    Z24, Z17, Z22
-	VUNPCKHPD    Z24, Z17, Z17
-	VUNPCKLPD    Z2, Z23, Z24
-	VUNPCKHPD    Z2, Z23, Z2
-	VSHUFF32X4   $0x44, Z21, Z25, Z23
-	VSHUFF32X4   $0xee, Z21, Z25, Z21
-	VSHUFF32X4   $0x44, Z1, Z22, Z25
-	VSHUFF32X4   $0xee, Z1, Z22, Z1
-	VSHUFF32X4   $0x88, Z25, Z23, Z22
-	VSHUFF32X4   $0xdd, Z25, Z23, Z23
-	VSHUFF32X4   $0x88, Z1, Z21, Z25
-	VSHUFF32X4   $0xdd, Z1, Z21, Z1
-	VSHUFF32X4   $0x44, Z17, Z5, Z21
-	VSHUFF32X4   $0xee, Z17, Z5, Z5
-	VSHUFF32X4   $0x44, Z20, Z26, Z17
-	VSHUFF32X4   $0xee, Z20, Z26, Z20
-	VSHUFF32X4   $0x88, Z17, Z21, Z26
-	VSHUFF32X4   $0xdd, Z17, Z21, Z17
-	VSHUFF32X4   $0x88, Z20, Z5, Z21
-	VSHUFF32X4   $0xdd, Z20, Z5, Z5
-	VSHUFF32X4   $0x44, Z0, Z24, Z20
-	VSHUFF32X4   $0xee, Z0, Z24, Z0
-	VSHUFF32X4   $0x44, Z2, Z3, Z24
-	VSHUFF32X4   $0xee, Z2, Z3, Z2
-	VSHUFF32X4   $0x88, Z24, Z20, Z3
-	VSHUFF32X4   $0xdd, Z24, Z20, Z20
-	VSHUFF32X4   $0x88, Z2, Z0, Z24
-	VSHUFF32X4   $0xdd, Z2, Z0, Z0
-	MOVQ         trail+48(FP), DX
-	MOVQ         176(DX), DX
-	VMOVUPS      Z22, 832(DX)
-	VMOVUPS      Z26, 896(DX)
-	VMOVUPS      Z3, 960(DX)
-	VMOVUPS      Z23, 1024(DX)
-	VMOVUPS      Z17, 1088(DX)
-	VMOVUPS      Z20, 1152(DX)
-	VMOVUPS      Z25, 1216(DX)
-	VMOVUPS      Z21, 1280(DX)
-	VMOVUPS      Z24, 1344(DX)
-	VMOVUPS      Z1, 1408(DX)
-	VMOVUPS      Z5, 1472(DX)
-	VMOVUPS      Z0, 1536(DX)
-	JMP          written1
+	ADDL           R8, 56(CX)
+	VPBROADCASTQ   R10, Z0
+	VMOVDQU64      896(AX), Z1
+	VMOVDQU64      960(AX), Z2
+	MOVQ           936(AX), DI
+	ANDQ           SI, DI
+	VPANDNQ        Z1, Z0, Z1
+	VPANDNQ        Z2, Z0, Z2
+	VPBROADCASTQ   DX, Z0
+	MOVL           $0x00000002, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VPBROADCASTQ   SI, Z0
+	MOVL           $0x00000020, DX
+	KMOVB          DX, K1
+	VPXORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ   DI, Z0
+	MOVL           $0x00000040, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	VMOVDQU64      Z2, 960(AX)
+	VMOVDQU8       avx512_61<>+0(SB), Z0
+	VPERMB         Z1, Z0, Z0
+	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
+	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VPSHUFB        Z0, Z1, Z1
+	VMOVDQU8       avx512_63<>+0(SB), Z2
+	VPSHUFB        Z0, Z2, Z2
+	KMOVQ          BX, K1
+	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VMOVDQU8.Z     Z0, K1, Z0
+	CMPQ           72(SP), $0x01
+	JLE            empty1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           (DX), DX
+	VMOVDQU32      avx512_84<>+0(SB), Z3
+	VMOVDQU32      avx512_85<>+0(SB), Z14
+	VMOVDQU32      avx512_86<>+0(SB), Z17
+	VMOVDQU32      avx512_87<>+0(SB), Z18
+	VMOVDQU32      avx512_88<>+0(SB), Z19
+	VPBROADCASTD   avx512_6<>+0(SB), Z24
+	MOVQ           $0x00000010, BX
+	MOVQ           $0x00000002, SI
+	VBROADCASTSS   avx512_72<>+0(SB), Z23
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           24(DI), DI
+	VPMOVZXWD      (DI), Y4
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x30, DI
+	VMOVDQU32      32(DI), Y5
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           8(DI), DI
+	VPBROADCASTD   16(DI), Z22
+	VBROADCASTSS   80(SP), Z21
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           16(DI), DI
+	MOVL           4(DI), DI
+	ADDL           DI, DI
+	VPBROADCASTD   DI, Z20
+	KMOVW          896(DX)(SI*1), K1
+	VMOVDQU32      (DX)(BX*4), Z26
+	VPMOVZXWD      256(DX)(BX*2), Z25
+	VPADDD         Z26, Z25, Z25
+	VCVTUDQ2PS     Z26, Z27
+	VCVTUDQ2PS     Z25, Z25
+	VDIVPS.Z       Z25, Z27, K1, Z25
+	VPMOVZXBD      704(DX)(BX*1), Z27
+	VPMOVZXBD      (SP)(BX*1), Z28
+	VPADDD         Z24, Z26, Z24
+	VPSRLD         $0x07, Z24, Z24
+	VPERMD         Z4, Z27, Z26
+	VPSUBD         Z26, Z24, Z24
+	VPERMD         Z14, Z28, Z14
+	VPMULLD        Z14, Z24, Z24
+	VPERMPS        Z3, Z28, Z3
+	VPMINUD        Z20, Z24, Z14
+	VCVTUDQ2PS     Z14, Z14
+	VMULPS         Z21, Z14, Z14
+	KMOVW          64(SP)(SI*1), K2
+	VPERMD.Z       Z5, Z27, K2, Z5
+	VPADDD         Z24, Z5, Z5
+	VPMINUD        Z20, Z5, Z5
+	VCVTUDQ2PS     Z5, Z5
+	VMULPS         Z21, Z5, Z5
+	VPERMPS        Z17, Z28, Z17
+	VPSRLD         $0x04, Z28, Z28
+	VPERMPS        Z18, Z28, Z18
+	KMOVW          960(DX)(SI*1), K2
+	VMOVAPS        Z23, K2, Z18
+	VPERMPS        Z19, Z28, Z21
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z19
+	VPMINUD.BCST   avx512_89<>+0(SB), Z19, Z19
+	VCVTDQ2PS      Z19, Z19
+	VMULPS.BCST    avx512_90<>+0(SB), Z19, Z19
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_91<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z23
+	VCVTDQ2PS      Z23, Z23
+	VMULPS.BCST    avx512_92<>+0(SB), Z23, Z23
+	VPMOVSXWD      384(DX)(BX*2), Z24
+	VPSUBD.Z       Z24, Z22, K1, Z24
+	VPMINUD.BCST   avx512_93<>+0(SB), Z24, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_94<>+0(SB), Z24, Z24
+	VMOVDQA32.Z    Z27, K1, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_95<>+0(SB), Z22, Z22
+	VUNPCKLPS      Z14, Z3, Z26
+	VUNPCKHPS      Z14, Z3, Z3
+	VUNPCKLPS      Z25, Z5, Z14
+	VUNPCKHPS      Z25, Z5, Z5
+	VUNPCKLPD      Z14, Z26, Z25
+	VUNPCKHPD      Z14, Z26, Z14
+	VUNPCKLPD      Z5, Z3, Z26
+	VUNPCKHPD      Z5, Z3, Z3
+	VUNPCKLPS      Z20, Z19, Z5
+	VUNPCKHPS      Z20, Z19, Z19
+	VUNPCKLPS      Z21, Z18, Z20
+	VUNPCKHPS      Z21, Z18, Z18
+	VUNPCKLPD      Z20, Z5, Z21
+	VUNPCKHPD      Z20, Z5, Z5
+	VUNPCKLPD      Z18, Z19, Z20
+	VUNPCKHPD      Z18, Z19, Z18
+	VUNPCKLPS      Z24, Z23, Z19
+	VUNPCKHPS      Z24, Z23, Z23
+	VUNPCKLPS      Z17, Z22, Z24
+	VUNPCKHPS      Z17, Z22, Z17
+	VUNPCKLPD      Z24, Z19, Z22
+	VUNPCKHPD      Z24, Z19, Z19
+	VUNPCKLPD      Z17, Z23, Z24
+	VUNPCKHPD      Z17, Z23, Z17
+	VSHUFF32X4     $0x44, Z21, Z25, Z23
+	VSHUFF32X4     $0xee, Z21, Z25, Z21
+	VSHUFF32X4     $0x44, Z14, Z22, Z25
+	VSHUFF32X4     $0xee, Z14, Z22, Z14
+	VSHUFF32X4     $0x88, Z25, Z23, Z22
+	VSHUFF32X4     $0xdd, Z25, Z23, Z23
+	VSHUFF32X4     $0x88, Z14, Z21, Z25
+	VSHUFF32X4     $0xdd, Z14, Z21, Z14
+	VSHUFF32X4     $0x44, Z19, Z5, Z21
+	VSHUFF32X4     $0xee, Z19, Z5, Z5
+	VSHUFF32X4     $0x44, Z20, Z26, Z19
+	VSHUFF32X4     $0xee, Z20, Z26, Z20
+	VSHUFF32X4     $0x88, Z19, Z21, Z26
+	VSHUFF32X4     $0xdd, Z19, Z21, Z19
+	VSHUFF32X4     $0x88, Z20, Z5, Z21
+	VSHUFF32X4     $0xdd, Z20, Z5, Z5
+	VSHUFF32X4     $0x44, Z3, Z24, Z20
+	VSHUFF32X4     $0xee, Z3, Z24, Z3
+	VSHUFF32X4     $0x44, Z17, Z18, Z24
+	VSHUFF32X4     $0xee, Z17, Z18, Z17
+	VSHUFF32X4     $0x88, Z24, Z20, Z18
+	VSHUFF32X4     $0xdd, Z24, Z20, Z20
+	VSHUFF32X4     $0x88, Z17, Z3, Z24
+	VSHUFF32X4     $0xdd, Z17, Z3, Z3
+	MOVQ           trail+48(FP), DX
+	MOVQ           176(DX), DX
+	VMOVUPS        Z22, 832(DX)
+	VMOVUPS        Z26, 896(DX)
+	VMOVUPS        Z18, 960(DX)
+	VMOVUPS        Z23, 1024(DX)
+	VMOVUPS        Z19, 1088(DX)
+	VMOVUPS        Z20, 1152(DX)
+	VMOVUPS        Z25, 1216(DX)
+	VMOVUPS        Z21, 1280(DX)
+	VMOVUPS        Z24, 1344(DX)
+	VMOVUPS        Z14, 1408(DX)
+	VMOVUPS        Z5, 1472(DX)
+	VMOVUPS        Z3, 1536(DX)
+	JMP            written1
 
 empty1:
 	MOVQ    trail+48(FP), DX
@@ -4295,283 +4639,241 @@ empty1:
 	VMOVUPS Z5, 1536(DX)
 
 written1:
-	VPBROADCASTD  avx512_61<>+0(SB), Z0
-	VPBROADCASTD  avx512_2<>+0(SB), Z1
-	KMOVQ         936(AX), K1
-	VMOVDQU8      Z1, K1, Z0
-	VPBROADCASTD  avx512_1<>+0(SB), Z1
-	KMOVQ         944(AX), K1
-	VMOVDQU8      Z1, K1, Z0
-	VPXORD        Z6, Z6, Z6
-	VPXORD        Z7, Z7, Z7
-	MOVQ          928(AX), DX
-	MOVQ          904(AX), BX
-	ANDQ          DX, BX
-	KMOVQ         DX, K1
-	KMOVQ         BX, K2
-	MOVQ          p+0(FP), BX
-	MOVQ          24(BX), BX
-	VPMOVZXWD     (BX), Y4
-	MOVQ          p+0(FP), BX
-	MOVQ          8(BX), BX
-	MOVL          16(BX), BX
-	VPBROADCASTW  BX, Z17
-	KMOVQ         88(SP), K3
-	VMOVDQU16     512(AX), Z2
-	VMOVDQU16     256(AX), Z1
-	VPSRLW        $0x01, Z2, Z3
-	VPSUBW        Z3, Z2, K2, Z2
-	VPMINUW.Z     Z1, Z2, K1, Z3
-	VPSUBW        Z3, Z1, Z1
-	VMOVDQU16     Z1, 256(AX)
-	VMOVDQU16     384(AX), Z2
-	VMOVDQU16     Z17, K1, Z2
-	VMOVDQU16     Z2, 384(AX)
-	VPTESTNMW     Z1, Z1, K4
-	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z22
-	VPBROADCASTD  avx512_7<>+0(SB), Z20
-	VPBROADCASTD  avx512_8<>+0(SB), Z21
-	VPMOVZXWD     Y3, Z23
-	VMOVDQU32     (AX), Z1
-	VPMOVZXBD     704(AX), Z2
-	VPERMD        Z4, Z2, Z2
-	VPADDD        Z22, Z1, Z5
-	VPADDD        Z23, Z1, Z1
-	VMOVDQU32     Z1, (AX)
-	VPADDD        Z23, Z6, Z6
-	VPADDD        Z23, Z5, Z1
-	VPSRLD        $0x07, Z5, Z5
-	VPSRLD        $0x07, Z1, Z1
-	VPSUBD        Z2, Z5, Z5
-	VPSUBD        Z2, Z1, Z1
-	VPMOVZXBD     X0, Z2
-	VMOVDQA32     Z2, Z2
-	VPMULLD       Z2, Z5, Z5
-	VPADDD        Z5, Z5, Z5
-	VPMINUD       Z20, Z5, Z5
-	VPADDD.Z      Z21, Z5, K3, Z5
-	VPADDD        Z5, Z7, Z7
-	VEXTRACTI64X4 $0x01, Z3, Y3
-	VPMOVZXWD     Y3, Z23
-	VMOVDQU32     64(AX), Z3
-	VPMOVZXBD     720(AX), Z5
-	VPERMD        Z4, Z5, Z5
-	VPADDD        Z22, Z3, Z22
-	VPADDD        Z23, Z3, Z3
-	VMOVDQU32     Z3, 64(AX)
-	VPADDD        Z23, Z6, Z6
-	VPADDD        Z23, Z22, Z3
-	VPSRLD        $0x07, Z22, Z22
-	VPSRLD        $0x07, Z3, Z3
-	VPSUBD        Z5, Z22, Z22
-	VPSUBD        Z5, Z3, Z3
-	VEXTRACTI32X4 $0x01, Z0, X5
-	VPMOVZXBD     X5, Z5
-	VMOVDQA32     Z5, Z5
-	VPMULLD       Z5, Z22, Z22
-	VPADDD        Z22, Z22, Z22
-	VPMINUD       Z20, Z22, Z22
-	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z21, Z22, K4, Z22
-	VPADDD        Z22, Z7, Z7
-	MOVL          900(AX), SI
-	TESTL         SI, SI
-	JZ            lower
-	KSHIFTRQ      $0x20, K1, K4
-	KSHIFTRQ      $0x20, K2, K2
-	KSHIFTRQ      $0x20, K3, K3
-	VMOVDQU16     576(AX), Z9
-	VMOVDQU16     320(AX), Z8
-	VPSRLW        $0x01, Z9, Z10
-	VPSUBW        Z10, Z9, K2, Z9
-	VPMINUW.Z     Z8, Z9, K4, Z10
-	VPSUBW        Z10, Z8, Z8
-	VMOVDQU16     Z8, 320(AX)
-	VMOVDQU16     448(AX), Z9
-	VMOVDQU16     Z17, K4, Z9
-	VMOVDQU16     Z9, 448(AX)
-	VPTESTNMW     Z8, Z8, K2
-	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z21
-	VPBROADCASTD  avx512_7<>+0(SB), Z17
-	VPBROADCASTD  avx512_8<>+0(SB), Z20
-	VPMOVZXWD     Y10, Z22
-	VMOVDQU32     128(AX), Z8
-	VPMOVZXBD     736(AX), Z9
-	VPERMD        Z4, Z9, Z9
-	VPADDD        Z21, Z8, Z11
-	VPADDD        Z22, Z8, Z8
-	VMOVDQU32     Z8, 128(AX)
-	VPADDD        Z22, Z6, Z6
-	VPADDD        Z22, Z11, Z8
-	VPSRLD        $0x07, Z11, Z11
-	VPSRLD        $0x07, Z8, Z8
-	VPSUBD        Z9, Z11, Z11
-	VPSUBD        Z9, Z8, Z8
-	VEXTRACTI32X4 $0x02, Z0, X9
-	VPMOVZXBD     X9, Z9
-	VMOVDQA32     Z9, Z9
-	VPMULLD       Z9, Z11, Z11
-	VPADDD        Z11, Z11, Z11
-	VPMINUD       Z17, Z11, Z11
-	VPADDD.Z      Z20, Z11, K3, Z11
-	VPADDD        Z11, Z7, Z7
-	VEXTRACTI64X4 $0x01, Z10, Y10
-	VPMOVZXWD     Y10, Z22
-	VMOVDQU32     192(AX), Z10
-	VPMOVZXBD     752(AX), Z11
-	VPERMD        Z4, Z11, Z11
-	VPADDD        Z21, Z10, Z21
-	VPADDD        Z22, Z10, Z10
-	VMOVDQU32     Z10, 192(AX)
-	VPADDD        Z22, Z6, Z6
-	VPADDD        Z22, Z21, Z10
-	VPSRLD        $0x07, Z21, Z21
-	VPSRLD        $0x07, Z10, Z10
-	VPSUBD        Z11, Z21, Z21
-	VPSUBD        Z11, Z10, Z10
-	VEXTRACTI32X4 $0x03, Z0, X0
-	VPMOVZXBD     X0, Z0
-	VMOVDQA32     Z0, Z11
-	VPMULLD       Z11, Z21, Z21
-	VPADDD        Z21, Z21, Z21
-	VPMINUD       Z17, Z21, Z21
-	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z20, Z21, K2, Z21
-	VPADDD        Z21, Z7, Z7
-	SHLQ          $0x20, SI
-	ORQ           SI, BX
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	KMOVQ        avx512_64<>+0(SB), K1
+	MOVQ         928(AX), DX
+	MOVQ         904(AX), BX
+	ANDQ         DX, BX
+	KMOVQ        DX, K2
+	KMOVQ        BX, K3
+	MOVQ         p+0(FP), BX
+	MOVQ         24(BX), BX
+	VMOVDQU      (BX), X9
+	VMOVDQU8     704(AX), Z5
+	MOVQ         p+0(FP), BX
+	MOVQ         8(BX), BX
+	MOVL         16(BX), BX
+	VPBROADCASTW BX, Z14
+	VMOVDQU16    512(AX), Z17
+	VMOVDQU16    256(AX), Z3
+	VPSRLW       $0x01, Z17, Z18
+	VPSUBW       Z18, Z17, K3, Z17
+	VPMINUW.Z    Z3, Z17, K2, Z18
+	VPSUBW       Z18, Z3, Z3
+	VMOVDQU16    Z3, 256(AX)
+	VMOVDQU16    384(AX), Z17
+	VMOVDQU16    Z14, K2, Z17
+	VMOVDQU16    Z17, 384(AX)
+	VPTESTNMW    Z3, Z3, K4
+	KMOVD        K4, BX
+	VPBROADCASTD avx512_6<>+0(SB), Z20
+	VPMOVZXWD    Y18, Z19
+	VMOVDQU32    (AX), Z3
+	VPADDD       Z20, Z3, Z17
+	VPADDD       Z19, Z3, Z3
+	VMOVDQU32    Z3, (AX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z17, Z3
+	VPSRLD       $0x07, Z17, Z17
+	VPSRLD       $0x07, Z3, Z3
+	VMOVDQU16    avx512_65<>+0(SB), Z19
+	VPERMW       Z18, Z19, Z19
+	VPANDD.BCST  avx512_66<>+0(SB), Z19, Z19
+	VMOVDQU32    64(AX), Z18
+	VPADDD       Z20, Z18, Z20
+	VPADDD       Z19, Z18, Z18
+	VMOVDQU32    Z18, 64(AX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z20, Z19
+	VPSRLD       $0x07, Z20, Z20
+	VPSRLD       $0x07, Z19, Z19
+	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VPERMB.Z     Z5, Z18, K1, Z18
+	VPERMW       Z9, Z18, Z18
+	VPACKUSDW    Z20, Z17, Z17
+	VPACKUSDW    Z19, Z3, Z3
+	VPSUBW       Z18, Z17, Z17
+	VPSUBW       Z18, Z3, Z3
+	VPBROADCASTD avx512_68<>+0(SB), Z18
+	VPMINUW      Z18, Z17, Z17
+	VMOVDQU8     avx512_67<>+0(SB), Z19
+	VPERMB.Z     Z1, Z19, K1, Z19
+	VPMULLW      Z19, Z17, Z17
+	VPADDW       Z17, Z17, Z17
+	VPMINUW      Z18, Z17, Z17
+	VPBROADCASTD avx512_69<>+0(SB), Z18
+	VPADDW       Z18, Z17, Z17
+	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VPERMB.Z     Z0, Z18, K1, Z18
+	VPDPWSSD     Z18, Z17, Z7
+	MOVL         900(AX), SI
+	TESTL        SI, SI
+	JZ           lower
+	KSHIFTRQ     $0x20, K2, K4
+	KSHIFTRQ     $0x20, K3, K3
+	VMOVDQU16    576(AX), Z8
+	VMOVDQU16    320(AX), Z18
+	VPSRLW       $0x01, Z8, Z17
+	VPSUBW       Z17, Z8, K3, Z8
+	VPMINUW.Z    Z18, Z8, K4, Z8
+	VPSUBW       Z8, Z18, Z18
+	VMOVDQU16    Z18, 320(AX)
+	VMOVDQU16    448(AX), Z17
+	VMOVDQU16    Z14, K4, Z17
+	VMOVDQU16    Z17, 448(AX)
+	VPTESTNMW    Z18, Z18, K3
+	KMOVD        K3, SI
+	VPBROADCASTD avx512_6<>+0(SB), Z14
+	VPMOVZXWD    Y8, Z18
+	VMOVDQU32    128(AX), Z17
+	VPADDD       Z14, Z17, Z19
+	VPADDD       Z18, Z17, Z17
+	VMOVDQU32    Z17, 128(AX)
+	VPADDD       Z18, Z6, Z6
+	VPADDD       Z18, Z19, Z17
+	VPSRLD       $0x07, Z19, Z19
+	VPSRLD       $0x07, Z17, Z17
+	VMOVDQU16    avx512_65<>+0(SB), Z18
+	VPERMW       Z8, Z18, Z18
+	VPANDD.BCST  avx512_66<>+0(SB), Z18, Z18
+	VMOVDQU32    192(AX), Z8
+	VPADDD       Z14, Z8, Z14
+	VPADDD       Z18, Z8, Z8
+	VMOVDQU32    Z8, 192(AX)
+	VPADDD       Z18, Z6, Z6
+	VPADDD       Z18, Z14, Z8
+	VPSRLD       $0x07, Z14, Z14
+	VPSRLD       $0x07, Z8, Z8
+	VMOVDQU8     avx512_70<>+0(SB), Z18
+	VPERMB.Z     Z5, Z18, K1, Z18
+	VPERMW       Z9, Z18, Z18
+	VPACKUSDW    Z14, Z19, Z5
+	VPACKUSDW    Z8, Z17, Z8
+	VPSUBW       Z18, Z5, Z5
+	VPSUBW       Z18, Z8, Z8
+	VPBROADCASTD avx512_68<>+0(SB), Z14
+	VPMINUW      Z14, Z5, Z5
+	VMOVDQU8     avx512_70<>+0(SB), Z17
+	VPERMB.Z     Z1, Z17, K1, Z17
+	VPMULLW      Z17, Z5, Z5
+	VPADDW       Z5, Z5, Z5
+	VPMINUW      Z14, Z5, Z5
+	VPBROADCASTD avx512_69<>+0(SB), Z14
+	VPADDW       Z14, Z5, Z5
+	VMOVDQU8     avx512_70<>+0(SB), Z14
+	VPERMB.Z     Z0, Z14, K1, Z14
+	VPDPWSSD     Z14, Z5, Z7
+	SHLQ         $0x20, SI
+	ORQ          SI, BX
 
 lower:
-	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z17
-	VPANDD.BCST   avx512_17<>+0(SB), Z17, Z17
-	VPSUBB        Z17, Z0, Z0
-	VPBROADCASTD  avx512_17<>+0(SB), Z17
-	VPADDB        Z17, Z0, K1, Z0
-	VMOVDQU8      Z0, 768(AX)
-	MOVQ          912(AX), SI
-	MOVQ          920(AX), DI
-	ANDNQ         SI, DI, R8
-	MOVQ          BX, R9
-	ANDQ          DX, R9
-	ANDNQ         DI, SI, R10
-	MOVQ          R8, R11
-	ORQ           R10, R11
-	ANDQ          R9, R11
-	ANDNQ         R9, R11, R9
-	MOVQ          DX, R10
-	ANDQ          R8, R10
-	ANDNQ         R10, R11, R8
-	MOVQ          952(AX), R10
-	ORQ           DI, SI
-	MOVQ          960(AX), DI
-	ORQ           DI, SI
-	MOVQ          R10, DI
-	ORQ           DX, DI
-	ANDNQ         SI, DI, SI
-	VPBROADCASTD  avx512_18<>+0(SB), Z17
-	VPBROADCASTD  avx512_1<>+0(SB), Z20
-	VMOVDQU8      832(AX), Z0
-	MOVQ          SI, DI
-	ORQ           R8, DI
-	KMOVQ         DI, K1
-	VPTESTMB      Z17, Z0, K1, K1
-	VPSUBB        Z20, Z0, K1, Z0
-	VPTESTNMB     Z17, Z0, K1, K1
-	KMOVQ         K1, DI
-	MOVQ          DI, R12
-	ANDQ          SI, R12
-	MOVQ          R12, SI
-	ANDQ          BX, SI
-	ANDNQ         R12, BX, BX
-	ANDQ          R8, DI
-	ORQ           R9, DI
-	VPBROADCASTD  avx512_19<>+0(SB), Z21
-	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z22, Z0, K1, Z0
-	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPANDNQ       Z0, Z17, Z21
-	VPADDB        Z21, Z22, K1, Z0
-	VMOVDQU8      Z0, 832(AX)
-	ORQ           SI, R11
-	ANDNQ         DX, DI, DX
-	ORQ           BX, DX
-	ORQ           R10, DX
-	POPCNTQ       R11, BX
-	ADDL          BX, 84(CX)
-	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z17
-	VMOVDQU64     960(AX), Z20
-	MOVL          $0x00000010, BX
-	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z17
-	MOVL          $0x0000007f, DX
-	KMOVB         DX, K1
-	VPANDNQ.Z     Z17, Z0, K1, Z17
-	VPANDNQ       Z20, Z0, Z20
-	VMOVDQU64     Z17, 896(AX)
-	VMOVDQU64     Z20, 960(AX)
-	MOVQ          896(AX), DX
-	MOVQ          904(AX), BX
-	ANDNQ         DX, BX, DX
-	KMOVQ         DX, K1
-	VPBROADCASTD  avx512_62<>+0(SB), Z0
-	KMOVQ         912(AX), K2
-	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_18<>+0(SB), Z17
-	VMOVDQU8      Z17, K2, Z0
-	VPBROADCASTD  avx512_63<>+0(SB), Z17
-	VMOVDQU8      Z17, K3, Z0
-	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z17
-	VMOVDQU8      Z17, K2, Z0
-	VPBROADCASTD  avx512_64<>+0(SB), Z17
-	KMOVQ         960(AX), K2
-	VMOVDQU8      Z17, K2, Z0
-	VPXORD        Z12, Z12, Z12
-	VPXORD        Z13, Z13, Z13
-	VPMOVZXBD     X0, Z17
-	VPMULLD.Z     Z2, Z1, K1, Z1
-	VPADDD        Z1, Z12, Z12
-	VPMULLD       Z17, Z1, Z1
-	VPADDD        Z1, Z13, Z13
-	VEXTRACTI32X4 $0x01, Z0, X1
-	VPMOVZXBD     X1, Z1
-	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z5, Z3, K2, Z2
-	VPADDD        Z2, Z12, Z12
-	VPMULLD       Z1, Z2, Z2
-	VPADDD        Z2, Z13, Z13
-	MOVL          900(AX), DX
-	TESTL         DX, DX
-	JZ            accounted
-	VEXTRACTI32X4 $0x02, Z0, X1
-	VPMOVZXBD     X1, Z1
-	KSHIFTRQ      $0x20, K1, K2
-	VPMULLD.Z     Z9, Z8, K2, Z2
-	VPADDD        Z2, Z12, Z12
-	VPMULLD       Z1, Z2, Z2
-	VPADDD        Z2, Z13, Z13
-	VEXTRACTI32X4 $0x03, Z0, X0
-	VPMOVZXBD     X0, Z0
-	KSHIFTRQ      $0x30, K1, K1
-	VPMULLD.Z     Z11, Z10, K1, Z1
-	VPADDD        Z1, Z12, Z12
-	VPMULLD       Z0, Z1, Z1
-	VPADDD        Z1, Z13, Z13
+	VMOVDQU8     768(AX), Z0
+	VPSRLW       $0x02, Z0, Z5
+	VPANDD.BCST  avx512_17<>+0(SB), Z5, Z5
+	VPSUBB       Z5, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z5
+	VPADDB       Z5, Z0, K2, Z0
+	VMOVDQU8     Z0, 768(AX)
+	MOVQ         912(AX), SI
+	MOVQ         920(AX), DI
+	ANDNQ        SI, DI, R8
+	MOVQ         BX, R9
+	ANDQ         DX, R9
+	ANDNQ        DI, SI, R10
+	MOVQ         R8, R11
+	ORQ          R10, R11
+	ANDQ         R9, R11
+	ANDNQ        R9, R11, R9
+	MOVQ         DX, R10
+	ANDQ         R8, R10
+	ANDNQ        R10, R11, R8
+	MOVQ         952(AX), R10
+	ORQ          DI, SI
+	MOVQ         960(AX), DI
+	ORQ          DI, SI
+	MOVQ         R10, DI
+	ORQ          DX, DI
+	ANDNQ        SI, DI, SI
+	VPBROADCASTD avx512_18<>+0(SB), Z5
+	VPBROADCASTD avx512_1<>+0(SB), Z14
+	VMOVDQU8     832(AX), Z0
+	MOVQ         SI, DI
+	ORQ          R8, DI
+	KMOVQ        DI, K2
+	VPTESTMB     Z5, Z0, K2, K2
+	VPSUBB       Z14, Z0, K2, Z0
+	VPTESTNMB    Z5, Z0, K2, K2
+	KMOVQ        K2, DI
+	MOVQ         DI, R12
+	ANDQ         SI, R12
+	MOVQ         R12, SI
+	ANDQ         BX, SI
+	ANDNQ        R12, BX, BX
+	ANDQ         R8, DI
+	ORQ          R9, DI
+	VPBROADCASTD avx512_19<>+0(SB), Z17
+	KMOVQ        BX, K2
+	VPSRLW       $0x04, Z0, Z18
+	VPANDQ       Z17, Z18, Z18
+	VPADDB       Z14, Z18, Z18
+	VPADDB       Z14, Z18, Z18
+	VPADDB       Z18, Z0, K2, Z0
+	KMOVQ        DI, K2
+	VPSRLW       $0x06, Z0, Z18
+	VPANDQ       Z17, Z18, Z18
+	VPADDB       Z14, Z18, Z18
+	VPANDNQ      Z0, Z5, Z17
+	VPADDB       Z17, Z18, K2, Z0
+	VMOVDQU8     Z0, 832(AX)
+	ORQ          SI, R11
+	ANDNQ        DX, DI, DX
+	ORQ          BX, DX
+	ORQ          R10, DX
+	POPCNTQ      R11, BX
+	ADDL         BX, 84(CX)
+	VPBROADCASTQ R11, Z0
+	VMOVDQU64    896(AX), Z5
+	VMOVDQU64    960(AX), Z14
+	MOVL         $0x00000010, BX
+	KMOVB        BX, K2
+	VPBROADCASTQ DX, K2, Z5
+	MOVL         $0x0000007f, DX
+	KMOVB        DX, K2
+	VPANDNQ.Z    Z5, Z0, K2, Z5
+	VPANDNQ      Z14, Z0, Z14
+	VMOVDQU64    Z5, 896(AX)
+	VMOVDQU64    Z14, 960(AX)
+	MOVQ         896(AX), DX
+	MOVQ         904(AX), BX
+	ANDNQ        DX, BX, DX
+	KMOVQ        DX, K2
+	VMOVDQU8.Z   Z1, K2, Z0
+	MOVQ         960(AX), BX
+	ANDNQ        DX, BX, DX
+	KMOVQ        DX, K2
+	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z10
+	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VPERMB.Z     Z1, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z11
+	MOVL         900(AX), DX
+	TESTL        DX, DX
+	JZ           accounted
+	VMOVDQU8     avx512_70<>+0(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z8, Z10
+	VMOVDQU8     avx512_70<>+0(SB), Z0
+	VPERMB.Z     Z1, Z0, K1, Z0
+	VPDPWSSD     Z0, Z8, Z11
 
 accounted:
-	VPUNPCKLDQ     Z13, Z12, Z0
-	VPUNPCKHDQ     Z13, Z12, Z1
+	VPUNPCKLDQ     Z11, Z10, Z0
+	VPUNPCKHDQ     Z11, Z10, Z1
 	VPADDD         Z1, Z0, Z0
 	VPUNPCKLDQ     Z7, Z6, Z1
 	VPUNPCKHDQ     Z7, Z6, Z2
@@ -4596,7 +4898,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPANDNQ.Z      Z14, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -4628,22 +4930,22 @@ accounted:
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z2
-	VMOVDQU32      avx512_81<>+0(SB), Z3
-	VMOVDQU32      avx512_82<>+0(SB), Z5
-	VPBROADCASTD   avx512_6<>+0(SB), Z10
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z2
+	VMOVDQU32      avx512_87<>+0(SB), Z3
+	VMOVDQU32      avx512_88<>+0(SB), Z5
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_66<>+0(SB), Z9
+	VBROADCASTSS   avx512_72<>+0(SB), Z10
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
 	VPMOVZXWD      (R8), Y4
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
-	VMOVDQU32      32(R8), Y14
+	VMOVDQU32      32(R8), Y12
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           8(R8), R8
@@ -4656,113 +4958,113 @@ accounted:
 	ADDL           R8, R8
 	VPBROADCASTD   R8, Z6
 	KMOVW          896(BX)(DI*1), K1
-	VMOVDQU32      (BX)(SI*4), Z12
-	VPMOVZXWD      256(BX)(SI*2), Z11
-	VPADDD         Z12, Z11, Z11
-	VCVTUDQ2PS     Z12, Z13
-	VCVTUDQ2PS     Z11, Z11
-	VDIVPS.Z       Z11, Z13, K1, Z11
-	VPMOVZXBD      704(BX)(SI*1), Z13
-	VPMOVZXBD      (SP)(SI*1), Z17
-	VPADDD         Z10, Z12, Z10
-	VPSRLD         $0x07, Z10, Z10
-	VPERMD         Z4, Z13, Z12
-	VPSUBD         Z12, Z10, Z10
-	VPERMD         Z1, Z17, Z1
-	VPMULLD        Z1, Z10, Z10
-	VPERMPS        Z0, Z17, Z0
-	VPMINUD        Z6, Z10, Z1
+	VMOVDQU32      (BX)(SI*4), Z17
+	VPMOVZXWD      256(BX)(SI*2), Z14
+	VPADDD         Z17, Z14, Z14
+	VCVTUDQ2PS     Z17, Z18
+	VCVTUDQ2PS     Z14, Z14
+	VDIVPS.Z       Z14, Z18, K1, Z14
+	VPMOVZXBD      704(BX)(SI*1), Z18
+	VPMOVZXBD      (SP)(SI*1), Z19
+	VPADDD         Z11, Z17, Z11
+	VPSRLD         $0x07, Z11, Z11
+	VPERMD         Z4, Z18, Z17
+	VPSUBD         Z17, Z11, Z11
+	VPERMD         Z1, Z19, Z1
+	VPMULLD        Z1, Z11, Z11
+	VPERMPS        Z0, Z19, Z0
+	VPMINUD        Z6, Z11, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
 	KMOVW          64(SP)(DI*1), K2
-	VPERMD.Z       Z14, Z13, K2, Z12
-	VPADDD         Z10, Z12, Z12
+	VPERMD.Z       Z12, Z18, K2, Z12
+	VPADDD         Z11, Z12, Z12
 	VPMINUD        Z6, Z12, Z12
 	VCVTUDQ2PS     Z12, Z12
 	VMULPS         Z7, Z12, Z12
-	VPERMPS        Z2, Z17, Z2
-	VPSRLD         $0x04, Z17, Z17
-	VPERMPS        Z3, Z17, Z3
+	VPERMPS        Z2, Z19, Z2
+	VPSRLD         $0x04, Z19, Z19
+	VPERMPS        Z3, Z19, Z3
 	KMOVW          960(BX)(DI*1), K2
-	VMOVAPS        Z9, K2, Z3
-	VPERMPS        Z5, Z17, Z7
+	VMOVAPS        Z10, K2, Z3
+	VPERMPS        Z5, Z19, Z7
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z5
-	VPMINUD.BCST   avx512_83<>+0(SB), Z5, Z5
+	VPMINUD.BCST   avx512_89<>+0(SB), Z5, Z5
 	VCVTDQ2PS      Z5, Z5
-	VMULPS.BCST    avx512_84<>+0(SB), Z5, Z5
+	VMULPS.BCST    avx512_90<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_85<>+0(SB), Z6, Z6
-	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z9
-	VCVTDQ2PS      Z9, Z9
-	VMULPS.BCST    avx512_86<>+0(SB), Z9, Z9
-	VPMOVSXWD      384(BX)(SI*2), Z10
-	VPSUBD.Z       Z10, Z8, K1, Z10
-	VPMINUD.BCST   avx512_87<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_91<>+0(SB), Z6, Z6
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z10
 	VCVTDQ2PS      Z10, Z10
-	VMULPS.BCST    avx512_88<>+0(SB), Z10, Z10
-	VMOVDQA32.Z    Z13, K1, Z8
+	VMULPS.BCST    avx512_92<>+0(SB), Z10, Z10
+	VPMOVSXWD      384(BX)(SI*2), Z11
+	VPSUBD.Z       Z11, Z8, K1, Z11
+	VPMINUD.BCST   avx512_93<>+0(SB), Z11, Z11
+	VCVTDQ2PS      Z11, Z11
+	VMULPS.BCST    avx512_94<>+0(SB), Z11, Z11
+	VMOVDQA32.Z    Z18, K1, Z8
 	VCVTDQ2PS      Z8, Z8
-	VMULPS.BCST    avx512_89<>+0(SB), Z8, Z8
-	VUNPCKLPS      Z1, Z0, Z13
+	VMULPS.BCST    avx512_95<>+0(SB), Z8, Z8
+	VUNPCKLPS      Z1, Z0, Z17
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z11, Z12, Z1
-	VUNPCKHPS      Z11, Z12, Z11
-	VUNPCKLPD      Z1, Z13, Z12
-	VUNPCKHPD      Z1, Z13, Z1
-	VUNPCKLPD      Z11, Z0, Z13
-	VUNPCKHPD      Z11, Z0, Z0
-	VUNPCKLPS      Z6, Z5, Z11
+	VUNPCKLPS      Z14, Z12, Z1
+	VUNPCKHPS      Z14, Z12, Z12
+	VUNPCKLPD      Z1, Z17, Z14
+	VUNPCKHPD      Z1, Z17, Z1
+	VUNPCKLPD      Z12, Z0, Z17
+	VUNPCKHPD      Z12, Z0, Z0
+	VUNPCKLPS      Z6, Z5, Z12
 	VUNPCKHPS      Z6, Z5, Z5
 	VUNPCKLPS      Z7, Z3, Z6
 	VUNPCKHPS      Z7, Z3, Z3
-	VUNPCKLPD      Z6, Z11, Z7
-	VUNPCKHPD      Z6, Z11, Z6
-	VUNPCKLPD      Z3, Z5, Z11
+	VUNPCKLPD      Z6, Z12, Z7
+	VUNPCKHPD      Z6, Z12, Z6
+	VUNPCKLPD      Z3, Z5, Z12
 	VUNPCKHPD      Z3, Z5, Z3
-	VUNPCKLPS      Z10, Z9, Z5
-	VUNPCKHPS      Z10, Z9, Z9
-	VUNPCKLPS      Z2, Z8, Z10
+	VUNPCKLPS      Z11, Z10, Z5
+	VUNPCKHPS      Z11, Z10, Z10
+	VUNPCKLPS      Z2, Z8, Z11
 	VUNPCKHPS      Z2, Z8, Z2
-	VUNPCKLPD      Z10, Z5, Z8
-	VUNPCKHPD      Z10, Z5, Z5
-	VUNPCKLPD      Z2, Z9, Z10
-	VUNPCKHPD      Z2, Z9, Z2
-	VSHUFF32X4     $0x44, Z7, Z12, Z9
-	VSHUFF32X4     $0xee, Z7, Z12, Z7
-	VSHUFF32X4     $0x44, Z1, Z8, Z12
+	VUNPCKLPD      Z11, Z5, Z8
+	VUNPCKHPD      Z11, Z5, Z5
+	VUNPCKLPD      Z2, Z10, Z11
+	VUNPCKHPD      Z2, Z10, Z2
+	VSHUFF32X4     $0x44, Z7, Z14, Z10
+	VSHUFF32X4     $0xee, Z7, Z14, Z7
+	VSHUFF32X4     $0x44, Z1, Z8, Z14
 	VSHUFF32X4     $0xee, Z1, Z8, Z1
-	VSHUFF32X4     $0x88, Z12, Z9, Z8
-	VSHUFF32X4     $0xdd, Z12, Z9, Z9
-	VSHUFF32X4     $0x88, Z1, Z7, Z12
+	VSHUFF32X4     $0x88, Z14, Z10, Z8
+	VSHUFF32X4     $0xdd, Z14, Z10, Z10
+	VSHUFF32X4     $0x88, Z1, Z7, Z14
 	VSHUFF32X4     $0xdd, Z1, Z7, Z1
 	VSHUFF32X4     $0x44, Z5, Z6, Z7
 	VSHUFF32X4     $0xee, Z5, Z6, Z5
-	VSHUFF32X4     $0x44, Z11, Z13, Z6
-	VSHUFF32X4     $0xee, Z11, Z13, Z11
-	VSHUFF32X4     $0x88, Z6, Z7, Z13
+	VSHUFF32X4     $0x44, Z12, Z17, Z6
+	VSHUFF32X4     $0xee, Z12, Z17, Z12
+	VSHUFF32X4     $0x88, Z6, Z7, Z17
 	VSHUFF32X4     $0xdd, Z6, Z7, Z6
-	VSHUFF32X4     $0x88, Z11, Z5, Z7
-	VSHUFF32X4     $0xdd, Z11, Z5, Z5
-	VSHUFF32X4     $0x44, Z0, Z10, Z11
-	VSHUFF32X4     $0xee, Z0, Z10, Z0
-	VSHUFF32X4     $0x44, Z2, Z3, Z10
+	VSHUFF32X4     $0x88, Z12, Z5, Z7
+	VSHUFF32X4     $0xdd, Z12, Z5, Z5
+	VSHUFF32X4     $0x44, Z0, Z11, Z12
+	VSHUFF32X4     $0xee, Z0, Z11, Z0
+	VSHUFF32X4     $0x44, Z2, Z3, Z11
 	VSHUFF32X4     $0xee, Z2, Z3, Z2
-	VSHUFF32X4     $0x88, Z10, Z11, Z3
-	VSHUFF32X4     $0xdd, Z10, Z11, Z10
-	VSHUFF32X4     $0x88, Z2, Z0, Z11
+	VSHUFF32X4     $0x88, Z11, Z12, Z3
+	VSHUFF32X4     $0xdd, Z11, Z12, Z11
+	VSHUFF32X4     $0x88, Z2, Z0, Z12
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
 	VMOVUPS        Z8, 1600(BX)
-	VMOVUPS        Z13, 1664(BX)
+	VMOVUPS        Z17, 1664(BX)
 	VMOVUPS        Z3, 1728(BX)
-	VMOVUPS        Z9, 1792(BX)
+	VMOVUPS        Z10, 1792(BX)
 	VMOVUPS        Z6, 1856(BX)
-	VMOVUPS        Z10, 1920(BX)
-	VMOVUPS        Z12, 1984(BX)
+	VMOVUPS        Z11, 1920(BX)
+	VMOVUPS        Z14, 1984(BX)
 	VMOVUPS        Z7, 2048(BX)
-	VMOVUPS        Z11, 2112(BX)
+	VMOVUPS        Z12, 2112(BX)
 	VMOVUPS        Z1, 2176(BX)
 	VMOVUPS        Z5, 2240(BX)
 	VMOVUPS        Z0, 2304(BX)
@@ -4771,19 +5073,19 @@ accounted:
 empty2:
 	MOVQ    trail+48(FP), BX
 	MOVQ    176(BX), BX
-	VPXORD  Z14, Z14, Z14
-	VMOVUPS Z14, 1600(BX)
-	VMOVUPS Z14, 1664(BX)
-	VMOVUPS Z14, 1728(BX)
-	VMOVUPS Z14, 1792(BX)
-	VMOVUPS Z14, 1856(BX)
-	VMOVUPS Z14, 1920(BX)
-	VMOVUPS Z14, 1984(BX)
-	VMOVUPS Z14, 2048(BX)
-	VMOVUPS Z14, 2112(BX)
-	VMOVUPS Z14, 2176(BX)
-	VMOVUPS Z14, 2240(BX)
-	VMOVUPS Z14, 2304(BX)
+	VPXORD  Z12, Z12, Z12
+	VMOVUPS Z12, 1600(BX)
+	VMOVUPS Z12, 1664(BX)
+	VMOVUPS Z12, 1728(BX)
+	VMOVUPS Z12, 1792(BX)
+	VMOVUPS Z12, 1856(BX)
+	VMOVUPS Z12, 1920(BX)
+	VMOVUPS Z12, 1984(BX)
+	VMOVUPS Z12, 2048(BX)
+	VMOVUPS Z12, 2112(BX)
+	VMOVUPS Z12, 2176(BX)
+	VMOVUPS Z12, 2240(BX)
+	VMOVUPS Z12, 2304(BX)
 
 written2:
 	MOVQ           a+32(FP), BX
@@ -4852,7 +5154,7 @@ written2:
 	JMP            admitted
 
 some:
-	MOVQ    DI, 96(SP)
+	MOVQ    DI, 88(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -4890,7 +5192,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 104(SP)
+	MOVQ            AX, 96(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -4962,7 +5264,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    104(SP), DI
+	MOVQ    96(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -5039,7 +5341,7 @@ end:
 	ADDL  AX, 80(CX)
 	MOVL  32(BX), AX
 	SUBL  AX, 48(CX)
-	MOVQ  96(SP), DI
+	MOVQ  88(SP), DI
 	MOVQ  p+0(FP), AX
 	MOVQ  (AX), AX
 	MOVQ  p+0(FP), CX
@@ -5099,12 +5401,12 @@ admitted:
 	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
 	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
 	VPSRLQ         $0x07, Z8, Z8
-	VPSRLQ         $0x24, Z0, Z9
-	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
+	VPSRLQ         $0x24, Z0, Z10
+	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
-	VPORQ          Z0, Z9, Z9
+	VPORQ          Z0, Z10, Z10
 	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
 	VPBROADCASTQ   avx512_36<>+0(SB), Z0
@@ -5113,9 +5415,9 @@ admitted:
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
 	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z8, X15
+	VPMOVQB        Z8, X9
 	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z15, K1, Z2
+	VPEXPANDB      Z9, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
@@ -5129,8 +5431,8 @@ admitted:
 	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
 	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
 	VPORQ          Z3, Z2, Z2
-	VPMOVQB        Z2, X15
-	VPEXPANDB.Z    Z15, K1, Z2
+	VPMOVQB        Z2, X9
+	VPEXPANDB.Z    Z9, K1, Z2
 	VPBROADCASTD   avx512_18<>+0(SB), Z3
 	VPANDD         Z3, Z2, Z5
 	VMOVDQU8       avx512_41<>+0(SB), Z8
@@ -5158,9 +5460,9 @@ admitted:
 	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
 	VMOVDQU8       Z2, K1, Z3
 	VMOVDQU8       Z3, 704(AX)
-	VPMOVQB        Z9, X15
+	VPMOVQB        Z10, X9
 	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z15, K1, Z2
+	VPEXPANDB      Z9, K1, Z2
 	VMOVDQU8       Z2, 832(AX)
 	VPMOVZXBW      36(BX), X2
 	VMOVDQU        avx512_46<>+0(SB), X4
@@ -5187,16 +5489,16 @@ admitted:
 	KSHIFTRQ       $0x20, K3, K3
 	VMOVDQU16      Z2, K3, Z3
 	VMOVDQU16      Z3, 448(AX)
-	VPMOVQW        Z1, X15
-	VPMOVQW        Z7, X18
+	VPMOVQW        Z1, X9
+	VPMOVQW        Z7, X15
 	VPMOVQD        Z6, Y4
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z15, K1, Z1
+	VPEXPANDW      Z9, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z18, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -5205,26 +5507,26 @@ admitted:
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
 	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y19
+	VPERMD         Y4, Y1, Y16
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z19, K1, Z1
+	VPEXPANDD      Z16, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
 	VPADDW         avx512_48<>+0(SB), X1, X1
+	VPERMW         X9, X1, X9
 	VPERMW         X15, X1, X15
-	VPERMW         X18, X1, X18
 	VPMOVZXWD      X1, Y1
 	VPERMD         Y4, Y1, Y4
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z15, K1, Z1
+	VPEXPANDW      Z9, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z18, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -5279,12 +5581,12 @@ placed:
 	VMOVDQA64.Z    Z5, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
 	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X15
-	VPOR           X4, X15, X15
-	VPSHUFD        $0x4e, X15, X3
-	VPOR           X3, X15, X15
-	VMOVQ          X15, X15
-	VMOVDQU        Y15, 64(DX)
+	VEXTRACTI128   $0x01, Y4, X9
+	VPOR           X4, X9, X9
+	VPSHUFD        $0x4e, X9, X3
+	VPOR           X3, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
 	VPBROADCASTQ   920(AX), Z5
 	VPBROADCASTQ   960(AX), Z6
@@ -5370,12 +5672,12 @@ nobody:
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X15
-	VPOR           X3, X15, X15
-	VPSHUFD        $0x4e, X15, X2
-	VPOR           X2, X15, X15
-	VMOVQ          X15, X15
-	VMOVDQU        Y15, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X9
+	VPOR           X3, X9, X9
+	VPSHUFD        $0x4e, X9, X2
+	VPOR           X2, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
 	VPBROADCASTQ   920(AX), Z3
 	VPBROADCASTQ   960(AX), Z5
@@ -5434,22 +5736,22 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_78<>+0(SB), Z0
-	VMOVDQU32    avx512_79<>+0(SB), Z1
-	VMOVDQU32    avx512_80<>+0(SB), Z2
-	VMOVDQU32    avx512_81<>+0(SB), Z3
-	VMOVDQU32    avx512_82<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z10
+	VMOVDQU32    avx512_84<>+0(SB), Z0
+	VMOVDQU32    avx512_85<>+0(SB), Z1
+	VMOVDQU32    avx512_86<>+0(SB), Z2
+	VMOVDQU32    avx512_87<>+0(SB), Z3
+	VMOVDQU32    avx512_88<>+0(SB), Z5
+	VPBROADCASTD avx512_6<>+0(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_66<>+0(SB), Z9
+	VBROADCASTSS avx512_72<>+0(SB), Z10
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
 	VPMOVZXWD    (SI), Y4
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
-	VMOVDQU32    32(SI), Y15
+	VMOVDQU32    32(SI), Y9
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         8(SI), SI
@@ -5462,61 +5764,61 @@ arrive:
 	ADDL         SI, SI
 	VPBROADCASTD SI, Z6
 	KMOVW        896(AX)(BX*1), K1
-	VMOVDQU32    (AX)(DX*4), Z12
-	VPMOVZXWD    256(AX)(DX*2), Z11
-	VPADDD       Z12, Z11, Z11
-	VCVTUDQ2PS   Z12, Z13
-	VCVTUDQ2PS   Z11, Z11
-	VDIVPS.Z     Z11, Z13, K1, Z11
-	VPMOVZXBD    704(AX)(DX*1), Z13
-	VPMOVZXBD    (SP)(DX*1), Z14
-	VPADDD       Z10, Z12, Z10
-	VPSRLD       $0x07, Z10, Z10
-	VPERMD       Z4, Z13, Z4
-	VPSUBD       Z4, Z10, Z10
-	VPERMD       Z1, Z14, Z1
-	VPMULLD      Z1, Z10, Z10
-	VPERMPS      Z0, Z14, Z0
-	VPMINUD      Z6, Z10, Z1
+	VMOVDQU32    (AX)(DX*4), Z13
+	VPMOVZXWD    256(AX)(DX*2), Z12
+	VPADDD       Z13, Z12, Z12
+	VCVTUDQ2PS   Z13, Z14
+	VCVTUDQ2PS   Z12, Z12
+	VDIVPS.Z     Z12, Z14, K1, Z12
+	VPMOVZXBD    704(AX)(DX*1), Z14
+	VPMOVZXBD    (SP)(DX*1), Z15
+	VPADDD       Z11, Z13, Z11
+	VPSRLD       $0x07, Z11, Z11
+	VPERMD       Z4, Z14, Z4
+	VPSUBD       Z4, Z11, Z11
+	VPERMD       Z1, Z15, Z1
+	VPMULLD      Z1, Z11, Z11
+	VPERMPS      Z0, Z15, Z0
+	VPMINUD      Z6, Z11, Z1
 	VCVTUDQ2PS   Z1, Z1
 	VMULPS       Z7, Z1, Z1
 	KMOVW        64(SP)(BX*1), K2
-	VPERMD.Z     Z15, Z13, K2, Z4
-	VPADDD       Z10, Z4, Z4
+	VPERMD.Z     Z9, Z14, K2, Z4
+	VPADDD       Z11, Z4, Z4
 	VPMINUD      Z6, Z4, Z4
 	VCVTUDQ2PS   Z4, Z4
 	VMULPS       Z7, Z4, Z4
-	VPERMPS      Z2, Z14, Z2
-	VPSRLD       $0x04, Z14, Z14
-	VPERMPS      Z3, Z14, Z3
+	VPERMPS      Z2, Z15, Z2
+	VPSRLD       $0x04, Z15, Z15
+	VPERMPS      Z3, Z15, Z3
 	KMOVW        960(AX)(BX*1), K2
-	VMOVAPS      Z9, K2, Z3
-	VPERMPS      Z5, Z14, Z7
+	VMOVAPS      Z10, K2, Z3
+	VPERMPS      Z5, Z15, Z7
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z5
-	VPMINUD.BCST avx512_83<>+0(SB), Z5, Z5
+	VPMINUD.BCST avx512_89<>+0(SB), Z5, Z5
 	VCVTDQ2PS    Z5, Z5
-	VMULPS.BCST  avx512_84<>+0(SB), Z5, Z5
+	VMULPS.BCST  avx512_90<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_85<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_91<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z9
 	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  avx512_86<>+0(SB), Z9, Z9
+	VMULPS.BCST  avx512_92<>+0(SB), Z9, Z9
 	VPMOVSXWD    384(AX)(DX*2), Z10
 	VPSUBD.Z     Z10, Z8, K1, Z10
-	VPMINUD.BCST avx512_87<>+0(SB), Z10, Z10
+	VPMINUD.BCST avx512_93<>+0(SB), Z10, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_88<>+0(SB), Z10, Z10
-	VMOVDQA32.Z  Z13, K1, Z8
+	VMULPS.BCST  avx512_94<>+0(SB), Z10, Z10
+	VMOVDQA32.Z  Z14, K1, Z8
 	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  avx512_89<>+0(SB), Z8, Z8
-	VUNPCKLPS    Z1, Z0, Z12
+	VMULPS.BCST  avx512_95<>+0(SB), Z8, Z8
+	VUNPCKLPS    Z1, Z0, Z11
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z11, Z4, Z1
-	VUNPCKHPS    Z11, Z4, Z4
-	VUNPCKLPD    Z1, Z12, Z11
-	VUNPCKHPD    Z1, Z12, Z1
-	VUNPCKLPD    Z4, Z0, Z12
+	VUNPCKLPS    Z12, Z4, Z1
+	VUNPCKHPS    Z12, Z4, Z4
+	VUNPCKLPD    Z1, Z11, Z12
+	VUNPCKHPD    Z1, Z11, Z1
+	VUNPCKLPD    Z4, Z0, Z11
 	VUNPCKHPD    Z4, Z0, Z0
 	VUNPCKLPS    Z6, Z5, Z4
 	VUNPCKHPS    Z6, Z5, Z5
@@ -5534,19 +5836,19 @@ arrive:
 	VUNPCKHPD    Z10, Z5, Z5
 	VUNPCKLPD    Z2, Z9, Z10
 	VUNPCKHPD    Z2, Z9, Z2
-	VSHUFF32X4   $0x44, Z7, Z11, Z9
-	VSHUFF32X4   $0xee, Z7, Z11, Z7
-	VSHUFF32X4   $0x44, Z1, Z8, Z11
+	VSHUFF32X4   $0x44, Z7, Z12, Z9
+	VSHUFF32X4   $0xee, Z7, Z12, Z7
+	VSHUFF32X4   $0x44, Z1, Z8, Z12
 	VSHUFF32X4   $0xee, Z1, Z8, Z1
-	VSHUFF32X4   $0x88, Z11, Z9, Z8
-	VSHUFF32X4   $0xdd, Z11, Z9, Z9
-	VSHUFF32X4   $0x88, Z1, Z7, Z11
+	VSHUFF32X4   $0x88, Z12, Z9, Z8
+	VSHUFF32X4   $0xdd, Z12, Z9, Z9
+	VSHUFF32X4   $0x88, Z1, Z7, Z12
 	VSHUFF32X4   $0xdd, Z1, Z7, Z1
 	VSHUFF32X4   $0x44, Z5, Z4, Z7
 	VSHUFF32X4   $0xee, Z5, Z4, Z4
-	VSHUFF32X4   $0x44, Z6, Z12, Z5
-	VSHUFF32X4   $0xee, Z6, Z12, Z6
-	VSHUFF32X4   $0x88, Z5, Z7, Z12
+	VSHUFF32X4   $0x44, Z6, Z11, Z5
+	VSHUFF32X4   $0xee, Z6, Z11, Z6
+	VSHUFF32X4   $0x88, Z5, Z7, Z11
 	VSHUFF32X4   $0xdd, Z5, Z7, Z5
 	VSHUFF32X4   $0x88, Z6, Z4, Z7
 	VSHUFF32X4   $0xdd, Z6, Z4, Z4
@@ -5561,12 +5863,12 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	MOVQ         176(AX), AX
 	VMOVUPS      Z8, 2368(AX)
-	VMOVUPS      Z12, 2432(AX)
+	VMOVUPS      Z11, 2432(AX)
 	VMOVUPS      Z3, 2496(AX)
 	VMOVUPS      Z9, 2560(AX)
 	VMOVUPS      Z5, 2624(AX)
 	VMOVUPS      Z6, 2688(AX)
-	VMOVUPS      Z11, 2752(AX)
+	VMOVUPS      Z12, 2752(AX)
 	VMOVUPS      Z7, 2816(AX)
 	VMOVUPS      Z10, 2880(AX)
 	VMOVUPS      Z1, 2944(AX)
@@ -5577,19 +5879,19 @@ arrive:
 empty3:
 	MOVQ    trail+48(FP), AX
 	MOVQ    176(AX), AX
-	VPXORD  Z16, Z16, Z16
-	VMOVUPS Z16, 2368(AX)
-	VMOVUPS Z16, 2432(AX)
-	VMOVUPS Z16, 2496(AX)
-	VMOVUPS Z16, 2560(AX)
-	VMOVUPS Z16, 2624(AX)
-	VMOVUPS Z16, 2688(AX)
-	VMOVUPS Z16, 2752(AX)
-	VMOVUPS Z16, 2816(AX)
-	VMOVUPS Z16, 2880(AX)
-	VMOVUPS Z16, 2944(AX)
-	VMOVUPS Z16, 3008(AX)
-	VMOVUPS Z16, 3072(AX)
+	VPXORD  Z13, Z13, Z13
+	VMOVUPS Z13, 2368(AX)
+	VMOVUPS Z13, 2432(AX)
+	VMOVUPS Z13, 2496(AX)
+	VMOVUPS Z13, 2560(AX)
+	VMOVUPS Z13, 2624(AX)
+	VMOVUPS Z13, 2688(AX)
+	VMOVUPS Z13, 2752(AX)
+	VMOVUPS Z13, 2816(AX)
+	VMOVUPS Z13, 2880(AX)
+	VMOVUPS Z13, 2944(AX)
+	VMOVUPS Z13, 3008(AX)
+	VMOVUPS Z13, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -5720,282 +6022,282 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_65<>+0(SB)/1, $0x38
-DATA avx512_65<>+1(SB)/1, $0x20
-DATA avx512_65<>+2(SB)/1, $0x18
-DATA avx512_65<>+3(SB)/1, $0x10
-DATA avx512_65<>+4(SB)/1, $0x00
-DATA avx512_65<>+5(SB)/1, $0x08
-DATA avx512_65<>+6(SB)/1, $0x30
-DATA avx512_65<>+7(SB)/1, $0x28
-DATA avx512_65<>+8(SB)/1, $0x39
-DATA avx512_65<>+9(SB)/1, $0x21
-DATA avx512_65<>+10(SB)/1, $0x19
-DATA avx512_65<>+11(SB)/1, $0x11
-DATA avx512_65<>+12(SB)/1, $0x01
-DATA avx512_65<>+13(SB)/1, $0x09
-DATA avx512_65<>+14(SB)/1, $0x31
-DATA avx512_65<>+15(SB)/1, $0x29
-DATA avx512_65<>+16(SB)/1, $0x3a
-DATA avx512_65<>+17(SB)/1, $0x22
-DATA avx512_65<>+18(SB)/1, $0x1a
-DATA avx512_65<>+19(SB)/1, $0x12
-DATA avx512_65<>+20(SB)/1, $0x02
-DATA avx512_65<>+21(SB)/1, $0x0a
-DATA avx512_65<>+22(SB)/1, $0x32
-DATA avx512_65<>+23(SB)/1, $0x2a
-DATA avx512_65<>+24(SB)/1, $0x3b
-DATA avx512_65<>+25(SB)/1, $0x23
-DATA avx512_65<>+26(SB)/1, $0x1b
-DATA avx512_65<>+27(SB)/1, $0x13
-DATA avx512_65<>+28(SB)/1, $0x03
-DATA avx512_65<>+29(SB)/1, $0x0b
-DATA avx512_65<>+30(SB)/1, $0x33
-DATA avx512_65<>+31(SB)/1, $0x2b
-DATA avx512_65<>+32(SB)/1, $0x3c
-DATA avx512_65<>+33(SB)/1, $0x24
-DATA avx512_65<>+34(SB)/1, $0x1c
-DATA avx512_65<>+35(SB)/1, $0x14
-DATA avx512_65<>+36(SB)/1, $0x04
-DATA avx512_65<>+37(SB)/1, $0x0c
-DATA avx512_65<>+38(SB)/1, $0x34
-DATA avx512_65<>+39(SB)/1, $0x2c
-DATA avx512_65<>+40(SB)/1, $0x3d
-DATA avx512_65<>+41(SB)/1, $0x25
-DATA avx512_65<>+42(SB)/1, $0x1d
-DATA avx512_65<>+43(SB)/1, $0x15
-DATA avx512_65<>+44(SB)/1, $0x05
-DATA avx512_65<>+45(SB)/1, $0x0d
-DATA avx512_65<>+46(SB)/1, $0x35
-DATA avx512_65<>+47(SB)/1, $0x2d
-DATA avx512_65<>+48(SB)/1, $0x3e
-DATA avx512_65<>+49(SB)/1, $0x26
-DATA avx512_65<>+50(SB)/1, $0x1e
-DATA avx512_65<>+51(SB)/1, $0x16
-DATA avx512_65<>+52(SB)/1, $0x06
-DATA avx512_65<>+53(SB)/1, $0x0e
-DATA avx512_65<>+54(SB)/1, $0x36
-DATA avx512_65<>+55(SB)/1, $0x2e
-DATA avx512_65<>+56(SB)/1, $0x3f
-DATA avx512_65<>+57(SB)/1, $0x27
-DATA avx512_65<>+58(SB)/1, $0x1f
-DATA avx512_65<>+59(SB)/1, $0x17
-DATA avx512_65<>+60(SB)/1, $0x07
-DATA avx512_65<>+61(SB)/1, $0x0f
-DATA avx512_65<>+62(SB)/1, $0x37
-DATA avx512_65<>+63(SB)/1, $0x2f
-GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_66<>+0(SB)/4, $(1.0)
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_67<>+0(SB)/1, $0x02
-GLOBL avx512_67<>(SB), RODATA|NOPTR, $1
-
-DATA avx512_68<>+0(SB)/4, $0x00000008
-DATA avx512_68<>+4(SB)/4, $0x00000000
-DATA avx512_68<>+8(SB)/4, $0x00000004
-DATA avx512_68<>+12(SB)/4, $0x0000001d
-DATA avx512_68<>+16(SB)/4, $0x00000005
-DATA avx512_68<>+20(SB)/4, $0x00000006
-DATA avx512_68<>+24(SB)/4, $0x00000000
-DATA avx512_68<>+28(SB)/4, $0x0000000c
-DATA avx512_68<>+32(SB)/4, $0x00000000
-DATA avx512_68<>+36(SB)/4, $0x00000000
-DATA avx512_68<>+40(SB)/4, $0x00000000
-DATA avx512_68<>+44(SB)/4, $0x00000000
-DATA avx512_68<>+48(SB)/4, $0x00000009
-DATA avx512_68<>+52(SB)/4, $0x00000016
-DATA avx512_68<>+56(SB)/4, $0x00000002
-DATA avx512_68<>+60(SB)/4, $0x0000000d
-GLOBL avx512_68<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_69<>+0(SB)/4, $0x00000000
-DATA avx512_69<>+4(SB)/4, $0x00000000
-DATA avx512_69<>+8(SB)/4, $0x00000000
-DATA avx512_69<>+12(SB)/4, $0x00000000
-DATA avx512_69<>+16(SB)/4, $0x00000000
-DATA avx512_69<>+20(SB)/4, $0x00000000
-DATA avx512_69<>+24(SB)/4, $0x00000000
-DATA avx512_69<>+28(SB)/4, $0x00000000
-DATA avx512_69<>+32(SB)/4, $0x00000000
-DATA avx512_69<>+36(SB)/4, $0x00000008
-DATA avx512_69<>+40(SB)/4, $0x0000000a
-DATA avx512_69<>+44(SB)/4, $0x00000002
-DATA avx512_69<>+48(SB)/4, $0x00000000
-DATA avx512_69<>+52(SB)/4, $0x00000000
-DATA avx512_69<>+56(SB)/4, $0x00000000
-DATA avx512_69<>+60(SB)/4, $0x00000000
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_70<>+0(SB)/2, $0x0f00
-GLOBL avx512_70<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_71<>+0(SB)/4, $0x00000009
-DATA avx512_71<>+4(SB)/4, $0x00000000
-DATA avx512_71<>+8(SB)/4, $0x00000000
-DATA avx512_71<>+12(SB)/4, $0x00000000
-DATA avx512_71<>+16(SB)/4, $0x00000000
-DATA avx512_71<>+20(SB)/4, $0x00000000
-DATA avx512_71<>+24(SB)/4, $0x00000000
-DATA avx512_71<>+28(SB)/4, $0x00000000
-DATA avx512_71<>+32(SB)/4, $0x00000000
-DATA avx512_71<>+36(SB)/4, $0x00000000
-DATA avx512_71<>+40(SB)/4, $0x0000001c
-DATA avx512_71<>+44(SB)/4, $0x00000000
-DATA avx512_71<>+48(SB)/4, $0x00000000
-DATA avx512_71<>+52(SB)/4, $0x00000000
-DATA avx512_71<>+56(SB)/4, $0x00000000
-DATA avx512_71<>+60(SB)/4, $0x00000000
+DATA avx512_71<>+0(SB)/1, $0x38
+DATA avx512_71<>+1(SB)/1, $0x20
+DATA avx512_71<>+2(SB)/1, $0x18
+DATA avx512_71<>+3(SB)/1, $0x10
+DATA avx512_71<>+4(SB)/1, $0x00
+DATA avx512_71<>+5(SB)/1, $0x08
+DATA avx512_71<>+6(SB)/1, $0x30
+DATA avx512_71<>+7(SB)/1, $0x28
+DATA avx512_71<>+8(SB)/1, $0x39
+DATA avx512_71<>+9(SB)/1, $0x21
+DATA avx512_71<>+10(SB)/1, $0x19
+DATA avx512_71<>+11(SB)/1, $0x11
+DATA avx512_71<>+12(SB)/1, $0x01
+DATA avx512_71<>+13(SB)/1, $0x09
+DATA avx512_71<>+14(SB)/1, $0x31
+DATA avx512_71<>+15(SB)/1, $0x29
+DATA avx512_71<>+16(SB)/1, $0x3a
+DATA avx512_71<>+17(SB)/1, $0x22
+DATA avx512_71<>+18(SB)/1, $0x1a
+DATA avx512_71<>+19(SB)/1, $0x12
+DATA avx512_71<>+20(SB)/1, $0x02
+DATA avx512_71<>+21(SB)/1, $0x0a
+DATA avx512_71<>+22(SB)/1, $0x32
+DATA avx512_71<>+23(SB)/1, $0x2a
+DATA avx512_71<>+24(SB)/1, $0x3b
+DATA avx512_71<>+25(SB)/1, $0x23
+DATA avx512_71<>+26(SB)/1, $0x1b
+DATA avx512_71<>+27(SB)/1, $0x13
+DATA avx512_71<>+28(SB)/1, $0x03
+DATA avx512_71<>+29(SB)/1, $0x0b
+DATA avx512_71<>+30(SB)/1, $0x33
+DATA avx512_71<>+31(SB)/1, $0x2b
+DATA avx512_71<>+32(SB)/1, $0x3c
+DATA avx512_71<>+33(SB)/1, $0x24
+DATA avx512_71<>+34(SB)/1, $0x1c
+DATA avx512_71<>+35(SB)/1, $0x14
+DATA avx512_71<>+36(SB)/1, $0x04
+DATA avx512_71<>+37(SB)/1, $0x0c
+DATA avx512_71<>+38(SB)/1, $0x34
+DATA avx512_71<>+39(SB)/1, $0x2c
+DATA avx512_71<>+40(SB)/1, $0x3d
+DATA avx512_71<>+41(SB)/1, $0x25
+DATA avx512_71<>+42(SB)/1, $0x1d
+DATA avx512_71<>+43(SB)/1, $0x15
+DATA avx512_71<>+44(SB)/1, $0x05
+DATA avx512_71<>+45(SB)/1, $0x0d
+DATA avx512_71<>+46(SB)/1, $0x35
+DATA avx512_71<>+47(SB)/1, $0x2d
+DATA avx512_71<>+48(SB)/1, $0x3e
+DATA avx512_71<>+49(SB)/1, $0x26
+DATA avx512_71<>+50(SB)/1, $0x1e
+DATA avx512_71<>+51(SB)/1, $0x16
+DATA avx512_71<>+52(SB)/1, $0x06
+DATA avx512_71<>+53(SB)/1, $0x0e
+DATA avx512_71<>+54(SB)/1, $0x36
+DATA avx512_71<>+55(SB)/1, $0x2e
+DATA avx512_71<>+56(SB)/1, $0x3f
+DATA avx512_71<>+57(SB)/1, $0x27
+DATA avx512_71<>+58(SB)/1, $0x1f
+DATA avx512_71<>+59(SB)/1, $0x17
+DATA avx512_71<>+60(SB)/1, $0x07
+DATA avx512_71<>+61(SB)/1, $0x0f
+DATA avx512_71<>+62(SB)/1, $0x37
+DATA avx512_71<>+63(SB)/1, $0x2f
 GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_72<>+0(SB)/2, $0x0401
-GLOBL avx512_72<>(SB), RODATA|NOPTR, $2
+DATA avx512_72<>+0(SB)/4, $(1.0)
+GLOBL avx512_72<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_73<>+0(SB)/2, $0x0004
-GLOBL avx512_73<>(SB), RODATA|NOPTR, $2
+DATA avx512_73<>+0(SB)/1, $0x02
+GLOBL avx512_73<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_74<>+0(SB)/2, $0x0040
-GLOBL avx512_74<>(SB), RODATA|NOPTR, $2
+DATA avx512_74<>+0(SB)/4, $0x00000008
+DATA avx512_74<>+4(SB)/4, $0x00000000
+DATA avx512_74<>+8(SB)/4, $0x00000004
+DATA avx512_74<>+12(SB)/4, $0x0000001d
+DATA avx512_74<>+16(SB)/4, $0x00000005
+DATA avx512_74<>+20(SB)/4, $0x00000006
+DATA avx512_74<>+24(SB)/4, $0x00000000
+DATA avx512_74<>+28(SB)/4, $0x0000000c
+DATA avx512_74<>+32(SB)/4, $0x00000000
+DATA avx512_74<>+36(SB)/4, $0x00000000
+DATA avx512_74<>+40(SB)/4, $0x00000000
+DATA avx512_74<>+44(SB)/4, $0x00000000
+DATA avx512_74<>+48(SB)/4, $0x00000009
+DATA avx512_74<>+52(SB)/4, $0x00000016
+DATA avx512_74<>+56(SB)/4, $0x00000002
+DATA avx512_74<>+60(SB)/4, $0x0000000d
+GLOBL avx512_74<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_75<>+0(SB)/4, $0xffffffff
-DATA avx512_75<>+4(SB)/4, $0xffffffff
-DATA avx512_75<>+8(SB)/4, $0xffffffff
-DATA avx512_75<>+12(SB)/4, $0xffffffff
-DATA avx512_75<>+16(SB)/4, $0xffffffff
-DATA avx512_75<>+20(SB)/4, $0xffffffff
-DATA avx512_75<>+24(SB)/4, $0xffffffff
-DATA avx512_75<>+28(SB)/4, $0xffffffff
-DATA avx512_75<>+32(SB)/4, $0xffffffff
-DATA avx512_75<>+36(SB)/4, $0xffffffff
-DATA avx512_75<>+40(SB)/4, $0xffffffff
-DATA avx512_75<>+44(SB)/4, $0xffffffff
-DATA avx512_75<>+48(SB)/4, $0xffffffff
-DATA avx512_75<>+52(SB)/4, $0x00000010
-DATA avx512_75<>+56(SB)/4, $0xffffffff
-DATA avx512_75<>+60(SB)/4, $0x000005dc
+DATA avx512_75<>+0(SB)/4, $0x00000000
+DATA avx512_75<>+4(SB)/4, $0x00000000
+DATA avx512_75<>+8(SB)/4, $0x00000000
+DATA avx512_75<>+12(SB)/4, $0x00000000
+DATA avx512_75<>+16(SB)/4, $0x00000000
+DATA avx512_75<>+20(SB)/4, $0x00000000
+DATA avx512_75<>+24(SB)/4, $0x00000000
+DATA avx512_75<>+28(SB)/4, $0x00000000
+DATA avx512_75<>+32(SB)/4, $0x00000000
+DATA avx512_75<>+36(SB)/4, $0x00000008
+DATA avx512_75<>+40(SB)/4, $0x0000000a
+DATA avx512_75<>+44(SB)/4, $0x00000002
+DATA avx512_75<>+48(SB)/4, $0x00000000
+DATA avx512_75<>+52(SB)/4, $0x00000000
+DATA avx512_75<>+56(SB)/4, $0x00000000
+DATA avx512_75<>+60(SB)/4, $0x00000000
 GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_76<>+0(SB)/2, $0x1001
+DATA avx512_76<>+0(SB)/2, $0x0f00
 GLOBL avx512_76<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_77<>+0(SB)/2, $0x0080
-GLOBL avx512_77<>(SB), RODATA|NOPTR, $2
+DATA avx512_77<>+0(SB)/4, $0x00000009
+DATA avx512_77<>+4(SB)/4, $0x00000000
+DATA avx512_77<>+8(SB)/4, $0x00000000
+DATA avx512_77<>+12(SB)/4, $0x00000000
+DATA avx512_77<>+16(SB)/4, $0x00000000
+DATA avx512_77<>+20(SB)/4, $0x00000000
+DATA avx512_77<>+24(SB)/4, $0x00000000
+DATA avx512_77<>+28(SB)/4, $0x00000000
+DATA avx512_77<>+32(SB)/4, $0x00000000
+DATA avx512_77<>+36(SB)/4, $0x00000000
+DATA avx512_77<>+40(SB)/4, $0x0000001c
+DATA avx512_77<>+44(SB)/4, $0x00000000
+DATA avx512_77<>+48(SB)/4, $0x00000000
+DATA avx512_77<>+52(SB)/4, $0x00000000
+DATA avx512_77<>+56(SB)/4, $0x00000000
+DATA avx512_77<>+60(SB)/4, $0x00000000
+GLOBL avx512_77<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_78<>+0(SB)/4, $(0.0)
-DATA avx512_78<>+4(SB)/4, $(0.0)
-DATA avx512_78<>+8(SB)/4, $(0.0)
-DATA avx512_78<>+12(SB)/4, $(0.0)
-DATA avx512_78<>+16(SB)/4, $(0.0)
-DATA avx512_78<>+20(SB)/4, $(0.0)
-DATA avx512_78<>+24(SB)/4, $(0.0)
-DATA avx512_78<>+28(SB)/4, $(0.0)
-DATA avx512_78<>+32(SB)/4, $(1.0)
-DATA avx512_78<>+36(SB)/4, $(0.5)
-DATA avx512_78<>+40(SB)/4, $(0.25)
-DATA avx512_78<>+44(SB)/4, $(0.25)
-DATA avx512_78<>+48(SB)/4, $(1.0)
-DATA avx512_78<>+52(SB)/4, $(0.5)
-DATA avx512_78<>+56(SB)/4, $(0.25)
-DATA avx512_78<>+60(SB)/4, $(0.25)
-GLOBL avx512_78<>(SB), RODATA|NOPTR, $64
+DATA avx512_78<>+0(SB)/2, $0x0401
+GLOBL avx512_78<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_79<>+0(SB)/4, $0x00000000
-DATA avx512_79<>+4(SB)/4, $0x00000000
-DATA avx512_79<>+8(SB)/4, $0x00000000
-DATA avx512_79<>+12(SB)/4, $0x00000000
-DATA avx512_79<>+16(SB)/4, $0x00000000
-DATA avx512_79<>+20(SB)/4, $0x00000000
-DATA avx512_79<>+24(SB)/4, $0x00000000
-DATA avx512_79<>+28(SB)/4, $0x00000000
-DATA avx512_79<>+32(SB)/4, $0x00000004
-DATA avx512_79<>+36(SB)/4, $0x00000002
-DATA avx512_79<>+40(SB)/4, $0x00000001
-DATA avx512_79<>+44(SB)/4, $0x00000001
-DATA avx512_79<>+48(SB)/4, $0x00000000
-DATA avx512_79<>+52(SB)/4, $0x00000000
-DATA avx512_79<>+56(SB)/4, $0x00000000
-DATA avx512_79<>+60(SB)/4, $0x00000000
-GLOBL avx512_79<>(SB), RODATA|NOPTR, $64
+DATA avx512_79<>+0(SB)/2, $0x0004
+GLOBL avx512_79<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_80<>+0(SB)/4, $(0.0)
-DATA avx512_80<>+4(SB)/4, $(0.0)
-DATA avx512_80<>+8(SB)/4, $(0.0)
-DATA avx512_80<>+12(SB)/4, $(0.0)
-DATA avx512_80<>+16(SB)/4, $(1.0)
-DATA avx512_80<>+20(SB)/4, $(1.0)
-DATA avx512_80<>+24(SB)/4, $(1.0)
-DATA avx512_80<>+28(SB)/4, $(1.0)
-DATA avx512_80<>+32(SB)/4, $(0.0)
-DATA avx512_80<>+36(SB)/4, $(0.0)
-DATA avx512_80<>+40(SB)/4, $(0.0)
-DATA avx512_80<>+44(SB)/4, $(0.0)
-DATA avx512_80<>+48(SB)/4, $(1.0)
-DATA avx512_80<>+52(SB)/4, $(1.0)
-DATA avx512_80<>+56(SB)/4, $(1.0)
-DATA avx512_80<>+60(SB)/4, $(1.0)
-GLOBL avx512_80<>(SB), RODATA|NOPTR, $64
+DATA avx512_80<>+0(SB)/2, $0x0040
+GLOBL avx512_80<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_81<>+0(SB)/4, $(0.0)
-DATA avx512_81<>+4(SB)/4, $(0.25)
-DATA avx512_81<>+8(SB)/4, $(0.5)
-DATA avx512_81<>+12(SB)/4, $(0.9)
-DATA avx512_81<>+16(SB)/4, $(0.0)
-DATA avx512_81<>+20(SB)/4, $(0.25)
-DATA avx512_81<>+24(SB)/4, $(0.5)
-DATA avx512_81<>+28(SB)/4, $(0.9)
-DATA avx512_81<>+32(SB)/4, $(0.0)
-DATA avx512_81<>+36(SB)/4, $(0.25)
-DATA avx512_81<>+40(SB)/4, $(0.5)
-DATA avx512_81<>+44(SB)/4, $(0.9)
-DATA avx512_81<>+48(SB)/4, $(0.0)
-DATA avx512_81<>+52(SB)/4, $(0.25)
-DATA avx512_81<>+56(SB)/4, $(0.5)
-DATA avx512_81<>+60(SB)/4, $(0.9)
+DATA avx512_81<>+0(SB)/4, $0xffffffff
+DATA avx512_81<>+4(SB)/4, $0xffffffff
+DATA avx512_81<>+8(SB)/4, $0xffffffff
+DATA avx512_81<>+12(SB)/4, $0xffffffff
+DATA avx512_81<>+16(SB)/4, $0xffffffff
+DATA avx512_81<>+20(SB)/4, $0xffffffff
+DATA avx512_81<>+24(SB)/4, $0xffffffff
+DATA avx512_81<>+28(SB)/4, $0xffffffff
+DATA avx512_81<>+32(SB)/4, $0xffffffff
+DATA avx512_81<>+36(SB)/4, $0xffffffff
+DATA avx512_81<>+40(SB)/4, $0xffffffff
+DATA avx512_81<>+44(SB)/4, $0xffffffff
+DATA avx512_81<>+48(SB)/4, $0xffffffff
+DATA avx512_81<>+52(SB)/4, $0x00000010
+DATA avx512_81<>+56(SB)/4, $0xffffffff
+DATA avx512_81<>+60(SB)/4, $0x000005dc
 GLOBL avx512_81<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_82<>+0(SB)/4, $(0.0)
-DATA avx512_82<>+4(SB)/4, $(0.0)
-DATA avx512_82<>+8(SB)/4, $(0.0)
-DATA avx512_82<>+12(SB)/4, $(0.0)
-DATA avx512_82<>+16(SB)/4, $(0.5)
-DATA avx512_82<>+20(SB)/4, $(0.5)
-DATA avx512_82<>+24(SB)/4, $(0.5)
-DATA avx512_82<>+28(SB)/4, $(0.75)
-DATA avx512_82<>+32(SB)/4, $(0.25)
-DATA avx512_82<>+36(SB)/4, $(0.25)
-DATA avx512_82<>+40(SB)/4, $(0.25)
-DATA avx512_82<>+44(SB)/4, $(0.25)
-DATA avx512_82<>+48(SB)/4, $(0.5)
-DATA avx512_82<>+52(SB)/4, $(0.5)
-DATA avx512_82<>+56(SB)/4, $(0.5)
-DATA avx512_82<>+60(SB)/4, $(0.75)
-GLOBL avx512_82<>(SB), RODATA|NOPTR, $64
+DATA avx512_82<>+0(SB)/2, $0x1001
+GLOBL avx512_82<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_83<>+0(SB)/4, $0x00000080
-GLOBL avx512_83<>(SB), RODATA|NOPTR, $4
+DATA avx512_83<>+0(SB)/2, $0x0080
+GLOBL avx512_83<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_84<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $4
+DATA avx512_84<>+0(SB)/4, $(0.0)
+DATA avx512_84<>+4(SB)/4, $(0.0)
+DATA avx512_84<>+8(SB)/4, $(0.0)
+DATA avx512_84<>+12(SB)/4, $(0.0)
+DATA avx512_84<>+16(SB)/4, $(0.0)
+DATA avx512_84<>+20(SB)/4, $(0.0)
+DATA avx512_84<>+24(SB)/4, $(0.0)
+DATA avx512_84<>+28(SB)/4, $(0.0)
+DATA avx512_84<>+32(SB)/4, $(1.0)
+DATA avx512_84<>+36(SB)/4, $(0.5)
+DATA avx512_84<>+40(SB)/4, $(0.25)
+DATA avx512_84<>+44(SB)/4, $(0.25)
+DATA avx512_84<>+48(SB)/4, $(1.0)
+DATA avx512_84<>+52(SB)/4, $(0.5)
+DATA avx512_84<>+56(SB)/4, $(0.25)
+DATA avx512_84<>+60(SB)/4, $(0.25)
+GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_85<>+0(SB)/4, $(0.01)
-GLOBL avx512_85<>(SB), RODATA|NOPTR, $4
+DATA avx512_85<>+0(SB)/4, $0x00000000
+DATA avx512_85<>+4(SB)/4, $0x00000000
+DATA avx512_85<>+8(SB)/4, $0x00000000
+DATA avx512_85<>+12(SB)/4, $0x00000000
+DATA avx512_85<>+16(SB)/4, $0x00000000
+DATA avx512_85<>+20(SB)/4, $0x00000000
+DATA avx512_85<>+24(SB)/4, $0x00000000
+DATA avx512_85<>+28(SB)/4, $0x00000000
+DATA avx512_85<>+32(SB)/4, $0x00000004
+DATA avx512_85<>+36(SB)/4, $0x00000002
+DATA avx512_85<>+40(SB)/4, $0x00000001
+DATA avx512_85<>+44(SB)/4, $0x00000001
+DATA avx512_85<>+48(SB)/4, $0x00000000
+DATA avx512_85<>+52(SB)/4, $0x00000000
+DATA avx512_85<>+56(SB)/4, $0x00000000
+DATA avx512_85<>+60(SB)/4, $0x00000000
+GLOBL avx512_85<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_86<>+0(SB)/4, $(0.003921569)
-GLOBL avx512_86<>(SB), RODATA|NOPTR, $4
+DATA avx512_86<>+0(SB)/4, $(0.0)
+DATA avx512_86<>+4(SB)/4, $(0.0)
+DATA avx512_86<>+8(SB)/4, $(0.0)
+DATA avx512_86<>+12(SB)/4, $(0.0)
+DATA avx512_86<>+16(SB)/4, $(1.0)
+DATA avx512_86<>+20(SB)/4, $(1.0)
+DATA avx512_86<>+24(SB)/4, $(1.0)
+DATA avx512_86<>+28(SB)/4, $(1.0)
+DATA avx512_86<>+32(SB)/4, $(0.0)
+DATA avx512_86<>+36(SB)/4, $(0.0)
+DATA avx512_86<>+40(SB)/4, $(0.0)
+DATA avx512_86<>+44(SB)/4, $(0.0)
+DATA avx512_86<>+48(SB)/4, $(1.0)
+DATA avx512_86<>+52(SB)/4, $(1.0)
+DATA avx512_86<>+56(SB)/4, $(1.0)
+DATA avx512_86<>+60(SB)/4, $(1.0)
+GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_87<>+0(SB)/4, $0x00000010
-GLOBL avx512_87<>(SB), RODATA|NOPTR, $4
+DATA avx512_87<>+0(SB)/4, $(0.0)
+DATA avx512_87<>+4(SB)/4, $(0.25)
+DATA avx512_87<>+8(SB)/4, $(0.5)
+DATA avx512_87<>+12(SB)/4, $(0.9)
+DATA avx512_87<>+16(SB)/4, $(0.0)
+DATA avx512_87<>+20(SB)/4, $(0.25)
+DATA avx512_87<>+24(SB)/4, $(0.5)
+DATA avx512_87<>+28(SB)/4, $(0.9)
+DATA avx512_87<>+32(SB)/4, $(0.0)
+DATA avx512_87<>+36(SB)/4, $(0.25)
+DATA avx512_87<>+40(SB)/4, $(0.5)
+DATA avx512_87<>+44(SB)/4, $(0.9)
+DATA avx512_87<>+48(SB)/4, $(0.0)
+DATA avx512_87<>+52(SB)/4, $(0.25)
+DATA avx512_87<>+56(SB)/4, $(0.5)
+DATA avx512_87<>+60(SB)/4, $(0.9)
+GLOBL avx512_87<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_88<>+0(SB)/4, $(0.0625)
-GLOBL avx512_88<>(SB), RODATA|NOPTR, $4
+DATA avx512_88<>+0(SB)/4, $(0.0)
+DATA avx512_88<>+4(SB)/4, $(0.0)
+DATA avx512_88<>+8(SB)/4, $(0.0)
+DATA avx512_88<>+12(SB)/4, $(0.0)
+DATA avx512_88<>+16(SB)/4, $(0.5)
+DATA avx512_88<>+20(SB)/4, $(0.5)
+DATA avx512_88<>+24(SB)/4, $(0.5)
+DATA avx512_88<>+28(SB)/4, $(0.75)
+DATA avx512_88<>+32(SB)/4, $(0.25)
+DATA avx512_88<>+36(SB)/4, $(0.25)
+DATA avx512_88<>+40(SB)/4, $(0.25)
+DATA avx512_88<>+44(SB)/4, $(0.25)
+DATA avx512_88<>+48(SB)/4, $(0.5)
+DATA avx512_88<>+52(SB)/4, $(0.5)
+DATA avx512_88<>+56(SB)/4, $(0.5)
+DATA avx512_88<>+60(SB)/4, $(0.75)
+GLOBL avx512_88<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_89<>+0(SB)/4, $(0.125)
+DATA avx512_89<>+0(SB)/4, $0x00000080
 GLOBL avx512_89<>(SB), RODATA|NOPTR, $4
 
+DATA avx512_90<>+0(SB)/4, $(0.0078125)
+GLOBL avx512_90<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_91<>+0(SB)/4, $(0.01)
+GLOBL avx512_91<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_92<>+0(SB)/4, $(0.003921569)
+GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_93<>+0(SB)/4, $0x00000010
+GLOBL avx512_93<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_94<>+0(SB)/4, $(0.0625)
+GLOBL avx512_94<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_95<>+0(SB)/4, $(0.125)
+GLOBL avx512_95<>(SB), RODATA|NOPTR, $4
+
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
-TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $112-57
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $104-57
 	MOVQ    p+0(FP), AX
 	MOVQ    (AX), AX
 	MOVQ    p+0(FP), CX
@@ -6022,7 +6324,7 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -6045,7 +6347,7 @@ operate:
 	MOVQ           16(BX), BX
 	MOVL           4(BX), BX
 	VCVTUSI2SSL    BX, X2, X2
-	VMOVSS         avx512_66<>+0(SB), X0
+	VMOVSS         avx512_72<>+0(SB), X0
 	VDIVSS         X2, X0, X2
 	VMOVSS         X2, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -6060,27 +6362,27 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
-	VPBROADCASTQ   DX, Z17
-	KMOVB          avx512_67<>+0(SB), K1
-	VPMINUQ        Z17, Z1, K1, Z1
-	VMOVDQU32      avx512_68<>+0(SB), Z17
-	VPERMI2D       Z2, Z1, Z17
-	VMOVDQU32      avx512_69<>+0(SB), Z2
-	KMOVW          avx512_70<>+0(SB), K1
-	VPERMD         Z0, Z2, K1, Z17
-	VMOVDQU32      avx512_71<>+0(SB), Z2
-	KMOVW          avx512_72<>+0(SB), K1
+	VPBROADCASTQ   DX, Z14
+	KMOVB          avx512_73<>+0(SB), K1
+	VPMINUQ        Z14, Z1, K1, Z1
+	VMOVDQU32      avx512_74<>+0(SB), Z14
+	VPERMI2D       Z2, Z1, Z14
+	VMOVDQU32      avx512_75<>+0(SB), Z2
+	KMOVW          avx512_76<>+0(SB), K1
+	VPERMD         Z0, Z2, K1, Z14
+	VMOVDQU32      avx512_77<>+0(SB), Z2
+	KMOVW          avx512_78<>+0(SB), K1
 	VPERMI2D.Z     Z0, Z1, K1, Z2
-	VPADDD         Z2, Z17, Z17
+	VPADDD         Z2, Z14, Z14
 	VPBROADCASTD   64(BX), Z0
-	KMOVW          avx512_73<>+0(SB), K1
-	VPSUBD         Z17, Z0, K1, Z17
+	KMOVW          avx512_79<>+0(SB), K1
+	VPSUBD         Z14, Z0, K1, Z14
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	MOVL           4(DX), DX
 	KMOVW          avx512_14<>+0(SB), K1
-	VPBROADCASTD   DX, K1, Z17
+	VPBROADCASTD   DX, K1, Z14
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           8(BX), BX
@@ -6097,16 +6399,16 @@ operate:
 	NEGL           DI
 	SARL           $0x1f, DI
 	ANDL           DI, BX
-	KMOVW          avx512_74<>+0(SB), K1
-	VPBROADCASTD   BX, K1, Z17
-	VMOVDQU32      avx512_75<>+0(SB), Z0
+	KMOVW          avx512_80<>+0(SB), K1
+	VPBROADCASTD   BX, K1, Z14
+	VMOVDQU32      avx512_81<>+0(SB), Z0
 	ADDL           DX, DX
-	KMOVW          avx512_76<>+0(SB), K1
+	KMOVW          avx512_82<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
 	ADDL           DX, DX
-	KMOVW          avx512_77<>+0(SB), K1
+	KMOVW          avx512_83<>+0(SB), K1
 	VPBROADCASTD   DX, K1, Z0
-	VPMINUD        Z0, Z17, Z17
+	VPMINUD        Z0, Z14, Z14
 	MOVQ           f+8(FP), DX
 	VMOVDQU32      (DX), Z0
 	KMOVW          avx512_13<>+0(SB), K1
@@ -6127,26 +6429,26 @@ operate:
 	MOVQ           16(DX), DX
 	MOVL           8(DX), DX
 	VPBROADCASTD   DX, K1, Z0
-	VCVTDQ2PS      Z17, Z17
+	VCVTDQ2PS      Z14, Z14
 	VCVTDQ2PS      Z0, Z0
-	VDIVPS         Z0, Z17, Z17
+	VDIVPS         Z0, Z14, Z14
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVNTPS       Z17, (DX)
+	VMOVNTPS       Z14, (DX)
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z2
-	VMOVDQU32      avx512_81<>+0(SB), Z17
-	VMOVDQU32      avx512_82<>+0(SB), Z20
-	VPBROADCASTD   avx512_6<>+0(SB), Z25
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z2
+	VMOVDQU32      avx512_87<>+0(SB), Z14
+	VMOVDQU32      avx512_88<>+0(SB), Z17
+	VPBROADCASTD   avx512_6<>+0(SB), Z22
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_66<>+0(SB), Z24
+	VBROADCASTSS   avx512_72<>+0(SB), Z21
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -6157,122 +6459,122 @@ operate:
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z23
-	VBROADCASTSS   80(SP), Z22
+	VPBROADCASTD   16(DI), Z20
+	VBROADCASTSS   80(SP), Z19
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	MOVL           4(DI), DI
 	ADDL           DI, DI
-	VPBROADCASTD   DI, Z21
+	VPBROADCASTD   DI, Z18
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z27
-	VPMOVZXWD      256(DX)(BX*2), Z26
-	VPADDD         Z27, Z26, Z26
-	VCVTUDQ2PS     Z27, Z28
-	VCVTUDQ2PS     Z26, Z26
-	VDIVPS.Z       Z26, Z28, K1, Z26
-	VPMOVZXBD      704(DX)(BX*1), Z28
-	VPMOVZXBD      (SP)(BX*1), Z29
-	VPADDD         Z25, Z27, Z25
-	VPSRLD         $0x07, Z25, Z25
-	VPERMD         Z3, Z28, Z3
-	VPSUBD         Z3, Z25, Z25
-	VPERMD         Z1, Z29, Z1
-	VPMULLD        Z1, Z25, Z25
-	VPERMPS        Z0, Z29, Z0
-	VPMINUD        Z21, Z25, Z1
+	VMOVDQU32      (DX)(BX*4), Z24
+	VPMOVZXWD      256(DX)(BX*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(DX)(BX*1), Z25
+	VPMOVZXBD      (SP)(BX*1), Z26
+	VPADDD         Z22, Z24, Z22
+	VPSRLD         $0x07, Z22, Z22
+	VPERMD         Z3, Z25, Z3
+	VPSUBD         Z3, Z22, Z22
+	VPERMD         Z1, Z26, Z1
+	VPMULLD        Z1, Z22, Z22
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z18, Z22, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z22, Z1, Z1
+	VMULPS         Z19, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z28, K2, Z3
-	VPADDD         Z25, Z3, Z3
-	VPMINUD        Z21, Z3, Z3
+	VPERMD.Z       Z4, Z25, K2, Z3
+	VPADDD         Z22, Z3, Z3
+	VPMINUD        Z18, Z3, Z3
 	VCVTUDQ2PS     Z3, Z3
-	VMULPS         Z22, Z3, Z3
-	VPERMPS        Z2, Z29, Z2
-	VPSRLD         $0x04, Z29, Z29
-	VPERMPS        Z17, Z29, Z17
+	VMULPS         Z19, Z3, Z3
+	VPERMPS        Z2, Z26, Z2
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z14, Z26, Z14
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z24, K2, Z17
-	VPERMPS        Z20, Z29, Z22
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
-	VPMINUD.BCST   avx512_83<>+0(SB), Z20, Z20
-	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_84<>+0(SB), Z20, Z20
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
+	VMOVAPS        Z21, K2, Z14
+	VPERMPS        Z17, Z26, Z19
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z17
+	VPMINUD.BCST   avx512_89<>+0(SB), Z17, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_90<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_91<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_85<>+0(SB), Z21, Z21
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
-	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_86<>+0(SB), Z24, Z24
-	VPMOVSXWD      384(DX)(BX*2), Z25
-	VPSUBD.Z       Z25, Z23, K1, Z25
-	VPMINUD.BCST   avx512_87<>+0(SB), Z25, Z25
-	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_88<>+0(SB), Z25, Z25
-	VMOVDQA32.Z    Z28, K1, Z23
-	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_89<>+0(SB), Z23, Z23
-	VUNPCKLPS      Z1, Z0, Z27
+	VMULPS.BCST    avx512_92<>+0(SB), Z21, Z21
+	VPMOVSXWD      384(DX)(BX*2), Z22
+	VPSUBD.Z       Z22, Z20, K1, Z22
+	VPMINUD.BCST   avx512_93<>+0(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_94<>+0(SB), Z22, Z22
+	VMOVDQA32.Z    Z25, K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_95<>+0(SB), Z20, Z20
+	VUNPCKLPS      Z1, Z0, Z24
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z26, Z3, Z1
-	VUNPCKHPS      Z26, Z3, Z3
-	VUNPCKLPD      Z1, Z27, Z26
-	VUNPCKHPD      Z1, Z27, Z1
-	VUNPCKLPD      Z3, Z0, Z27
+	VUNPCKLPS      Z23, Z3, Z1
+	VUNPCKHPS      Z23, Z3, Z3
+	VUNPCKLPD      Z1, Z24, Z23
+	VUNPCKHPD      Z1, Z24, Z1
+	VUNPCKLPD      Z3, Z0, Z24
 	VUNPCKHPD      Z3, Z0, Z0
-	VUNPCKLPS      Z21, Z20, Z3
-	VUNPCKHPS      Z21, Z20, Z20
-	VUNPCKLPS      Z22, Z17, Z21
-	VUNPCKHPS      Z22, Z17, Z17
-	VUNPCKLPD      Z21, Z3, Z22
-	VUNPCKHPD      Z21, Z3, Z3
-	VUNPCKLPD      Z17, Z20, Z21
-	VUNPCKHPD      Z17, Z20, Z17
-	VUNPCKLPS      Z25, Z24, Z20
-	VUNPCKHPS      Z25, Z24, Z24
-	VUNPCKLPS      Z2, Z23, Z25
-	VUNPCKHPS      Z2, Z23, Z2
-	VUNPCKLPD      Z25, Z20, Z23
-	VUNPCKHPD      Z25, Z20, Z20
-	VUNPCKLPD      Z2, Z24, Z25
-	VUNPCKHPD      Z2, Z24, Z2
-	VSHUFF32X4     $0x44, Z22, Z26, Z24
-	VSHUFF32X4     $0xee, Z22, Z26, Z22
-	VSHUFF32X4     $0x44, Z1, Z23, Z26
-	VSHUFF32X4     $0xee, Z1, Z23, Z1
-	VSHUFF32X4     $0x88, Z26, Z24, Z23
-	VSHUFF32X4     $0xdd, Z26, Z24, Z24
-	VSHUFF32X4     $0x88, Z1, Z22, Z26
-	VSHUFF32X4     $0xdd, Z1, Z22, Z1
-	VSHUFF32X4     $0x44, Z20, Z3, Z22
-	VSHUFF32X4     $0xee, Z20, Z3, Z3
-	VSHUFF32X4     $0x44, Z21, Z27, Z20
-	VSHUFF32X4     $0xee, Z21, Z27, Z21
-	VSHUFF32X4     $0x88, Z20, Z22, Z27
-	VSHUFF32X4     $0xdd, Z20, Z22, Z20
-	VSHUFF32X4     $0x88, Z21, Z3, Z22
-	VSHUFF32X4     $0xdd, Z21, Z3, Z3
-	VSHUFF32X4     $0x44, Z0, Z25, Z21
-	VSHUFF32X4     $0xee, Z0, Z25, Z0
-	VSHUFF32X4     $0x44, Z2, Z17, Z25
-	VSHUFF32X4     $0xee, Z2, Z17, Z2
-	VSHUFF32X4     $0x88, Z25, Z21, Z17
-	VSHUFF32X4     $0xdd, Z25, Z21, Z21
-	VSHUFF32X4     $0x88, Z2, Z0, Z25
+	VUNPCKLPS      Z18, Z17, Z3
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z19, Z14, Z18
+	VUNPCKHPS      Z19, Z14, Z14
+	VUNPCKLPD      Z18, Z3, Z19
+	VUNPCKHPD      Z18, Z3, Z3
+	VUNPCKLPD      Z14, Z17, Z18
+	VUNPCKHPD      Z14, Z17, Z14
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z2, Z20, Z22
+	VUNPCKHPS      Z2, Z20, Z2
+	VUNPCKLPD      Z22, Z17, Z20
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z2, Z21, Z22
+	VUNPCKHPD      Z2, Z21, Z2
+	VSHUFF32X4     $0x44, Z19, Z23, Z21
+	VSHUFF32X4     $0xee, Z19, Z23, Z19
+	VSHUFF32X4     $0x44, Z1, Z20, Z23
+	VSHUFF32X4     $0xee, Z1, Z20, Z1
+	VSHUFF32X4     $0x88, Z23, Z21, Z20
+	VSHUFF32X4     $0xdd, Z23, Z21, Z21
+	VSHUFF32X4     $0x88, Z1, Z19, Z23
+	VSHUFF32X4     $0xdd, Z1, Z19, Z1
+	VSHUFF32X4     $0x44, Z17, Z3, Z19
+	VSHUFF32X4     $0xee, Z17, Z3, Z3
+	VSHUFF32X4     $0x44, Z18, Z24, Z17
+	VSHUFF32X4     $0xee, Z18, Z24, Z18
+	VSHUFF32X4     $0x88, Z17, Z19, Z24
+	VSHUFF32X4     $0xdd, Z17, Z19, Z17
+	VSHUFF32X4     $0x88, Z18, Z3, Z19
+	VSHUFF32X4     $0xdd, Z18, Z3, Z3
+	VSHUFF32X4     $0x44, Z0, Z22, Z18
+	VSHUFF32X4     $0xee, Z0, Z22, Z0
+	VSHUFF32X4     $0x44, Z2, Z14, Z22
+	VSHUFF32X4     $0xee, Z2, Z14, Z2
+	VSHUFF32X4     $0x88, Z22, Z18, Z14
+	VSHUFF32X4     $0xdd, Z22, Z18, Z18
+	VSHUFF32X4     $0x88, Z2, Z0, Z22
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVNTPS       Z23, 64(DX)
-	VMOVNTPS       Z27, 128(DX)
-	VMOVNTPS       Z17, 192(DX)
-	VMOVNTPS       Z24, 256(DX)
-	VMOVNTPS       Z20, 320(DX)
-	VMOVNTPS       Z21, 384(DX)
-	VMOVNTPS       Z26, 448(DX)
-	VMOVNTPS       Z22, 512(DX)
-	VMOVNTPS       Z25, 576(DX)
+	VMOVNTPS       Z20, 64(DX)
+	VMOVNTPS       Z24, 128(DX)
+	VMOVNTPS       Z14, 192(DX)
+	VMOVNTPS       Z21, 256(DX)
+	VMOVNTPS       Z17, 320(DX)
+	VMOVNTPS       Z18, 384(DX)
+	VMOVNTPS       Z23, 448(DX)
+	VMOVNTPS       Z19, 512(DX)
+	VMOVNTPS       Z22, 576(DX)
 	VMOVNTPS       Z1, 640(DX)
 	VMOVNTPS       Z3, 704(DX)
 	VMOVNTPS       Z0, 768(DX)
@@ -6341,217 +6643,228 @@ written0:
 	ANDQ         928(AX), BX
 	POPCNTQ      BX, DI
 	ADDL         DI, 112(CX)
-	MOVQ         BX, 88(SP)
-	MOVQ         912(AX), BX
-	MOVQ         920(AX), DI
-	MOVQ         896(AX), R8
-	MOVQ         BX, R9
-	ORQ          DI, R9
-	MOVQ         960(AX), R11
-	ORQ          R11, R9
-	ANDNQ        R8, R9, R8
-	ANDNQ        BX, DI, R9
-	ANDNQ        DI, BX, BX
-	MOVQ         R10, DI
-	ANDQ         R8, DI
-	POPCNTQ      DI, DI
-	IMUL3L       $0x1e, DI, DI
+	MOVQ         912(AX), DI
+	MOVQ         920(AX), R8
+	MOVQ         896(AX), R9
+	MOVQ         DI, R11
+	ORQ          R8, R11
+	MOVQ         960(AX), R12
+	ORQ          R12, R11
+	ANDNQ        R9, R11, R9
+	ANDNQ        DI, R8, R11
+	ANDNQ        R8, DI, DI
+	MOVQ         R10, R8
+	ANDQ         R9, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(AX), Z0
 	VPBROADCASTD avx512_4<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, R8
-	ANDQ         R9, R8
-	ANDQ         R10, R8
-	POPCNTQ      R8, R8
-	IMUL3L       $0x0f, R8, R8
-	ADDL         R8, DI
+	KMOVQ        K1, R9
+	ANDQ         R11, R9
+	ANDQ         R10, R9
+	POPCNTQ      R9, R9
+	IMUL3L       $0x0f, R9, R9
+	ADDL         R9, R8
 	VPBROADCASTD avx512_5<>+0(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
-	KMOVQ        K1, R8
-	ANDQ         BX, R8
-	ANDQ         R10, R8
+	KMOVQ        K1, R9
+	ANDQ         DI, R9
+	ANDQ         R10, R9
 
 generation:
-	TESTQ   R8, R8
+	TESTQ   R9, R9
 	JZ      risked
-	TZCNTQ  R8, BX
-	BLSRQ   R8, R8
-	MOVL    (AX)(BX*4), R9
-	LEAQ    (R9)(R9*2), R9
-	MOVWQZX 256(AX)(BX*2), BX
-	IMUL3Q  $0x07, BX, BX
-	CMPQ    R9, BX
+	TZCNTQ  R9, DI
+	BLSRQ   R9, R9
+	MOVL    (AX)(DI*4), R11
+	LEAQ    (R11)(R11*2), R11
+	MOVWQZX 256(AX)(DI*2), DI
+	IMUL3Q  $0x07, DI, DI
+	CMPQ    R11, DI
 	JCS     generation
-	ADDL    $0x14, DI
+	ADDL    $0x14, R8
 	JMP     generation
 
 risked:
-	ADDL         DI, 56(CX)
-	VPBROADCASTQ R10, Z0
-	VMOVDQU64    896(AX), Z1
-	VMOVDQU64    960(AX), Z2
-	MOVQ         936(AX), BX
-	ANDQ         SI, BX
-	VPANDNQ      Z1, Z0, Z1
-	VPANDNQ      Z2, Z0, Z2
-	VPBROADCASTQ DX, Z0
-	MOVL         $0x00000002, DX
-	KMOVB        DX, K1
-	VPORQ        Z0, Z1, K1, Z1
-	VPBROADCASTQ SI, Z0
-	MOVL         $0x00000020, DX
-	KMOVB        DX, K1
-	VPXORQ       Z0, Z1, K1, Z1
-	VPBROADCASTQ BX, Z0
-	MOVL         $0x00000040, DX
-	KMOVB        DX, K1
-	VPORQ        Z0, Z1, K1, Z1
-	VMOVDQU64    Z1, 896(AX)
-	VMOVDQU64    Z2, 960(AX)
-	CMPQ         72(SP), $0x01
-	JLE          empty1
-	MOVQ         trail+48(FP), DX
-	ADDQ         $0x00, DX
-	MOVQ         (DX), DX
-	VMOVDQU32    avx512_78<>+0(SB), Z0
-	VMOVDQU32    avx512_79<>+0(SB), Z1
-	VMOVDQU32    avx512_80<>+0(SB), Z2
-	VMOVDQU32    avx512_81<>+0(SB), Z3
-	VMOVDQU32    avx512_82<>+0(SB), Z17
-	VPBROADCASTD avx512_6<>+0(SB), Z24
-	MOVQ         $0x00000010, BX
-	MOVQ         $0x00000002, SI
-	VBROADCASTSS avx512_66<>+0(SB), Z23
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x00, DI
-	MOVQ         24(DI), DI
-	VPMOVZXWD    (DI), Y4
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x30, DI
-	VMOVDQU32    32(DI), Y5
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x00, DI
-	MOVQ         8(DI), DI
-	VPBROADCASTD 16(DI), Z22
-	VBROADCASTSS 80(SP), Z21
-	MOVQ         trail+48(FP), DI
-	ADDQ         $0x00, DI
-	MOVQ         16(DI), DI
-	MOVL         4(DI), DI
-	ADDL         DI, DI
-	VPBROADCASTD DI, Z20
-	KMOVW        896(DX)(SI*1), K1
-	VMOVDQU32    (DX)(BX*4), Z26
-	VPMOVZXWD    256(DX)(BX*2), Z25
-	VPADDD       Z26, Z25, Z25
-	VCVTUDQ2PS   Z26, Z27
-	VCVTUDQ2PS   Z25, Z25
-	VDIVPS.Z     Z25, Z27, K1, Z25
-	VPMOVZXBD    704(DX)(BX*1), Z27
-	VPMOVZXBD    (SP)(BX*1), Z28
-	VPADDD       Z24, Z26, Z24
-	VPSRLD       $0x07, Z24, Z24
-	VPERMD       Z4, Z27, Z26
-	VPSUBD       Z26, Z24, Z24
-	VPERMD       Z1, Z28, Z1
-	VPMULLD      Z1, Z24, Z24
-	VPERMPS      Z0, Z28, Z0
-	VPMINUD      Z20, Z24, Z1
-	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z21, Z1, Z1
-	KMOVW        64(SP)(SI*1), K2
-	VPERMD.Z     Z5, Z27, K2, Z5
-	VPADDD       Z24, Z5, Z5
-	VPMINUD      Z20, Z5, Z5
-	VCVTUDQ2PS   Z5, Z5
-	VMULPS       Z21, Z5, Z5
-	VPERMPS      Z2, Z28, Z2
-	VPSRLD       $0x04, Z28, Z28
-	VPERMPS      Z3, Z28, Z3
-	KMOVW        960(DX)(SI*1), K2
-	VMOVAPS      Z23, K2, Z3
-	VPERMPS      Z17, Z28, Z21
-	VPMOVZXWD.Z  512(DX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
-	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
-	VPMOVZXBD.Z  640(DX)(BX*1), K1, Z20
-	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_85<>+0(SB), Z20, Z20
-	VPMOVZXBD.Z  768(DX)(BX*1), K1, Z23
-	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_86<>+0(SB), Z23, Z23
-	VPMOVSXWD    384(DX)(BX*2), Z24
-	VPSUBD.Z     Z24, Z22, K1, Z24
-	VPMINUD.BCST avx512_87<>+0(SB), Z24, Z24
-	VCVTDQ2PS    Z24, Z24
-	VMULPS.BCST  avx512_88<>+0(SB), Z24, Z24
-	VMOVDQA32.Z  Z27, K1, Z22
-	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
-	VUNPCKLPS    Z1, Z0, Z26
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z25, Z5, Z1
-	VUNPCKHPS    Z25, Z5, Z5
-	VUNPCKLPD    Z1, Z26, Z25
-	VUNPCKHPD    Z1, Z26, Z1
-	VUNPCKLPD    Z5, Z0, Z26
-	VUNPCKHPD    Z5, Z0, Z0
-	VUNPCKLPS    Z20, Z17, Z5
-	VUNPCKHPS    Z20, Z17, Z17
-	VUNPCKLPS    Z21, Z3, Z20
-	VUNPCKHPS    Z21, Z3, Z3
-	VUNPCKLPD    Z20, Z5, Z21
-	VUNPCKHPD    Z20, Z5, Z5
-	VUNPCKLPD    Z3, Z17, Z20
-	VUNPCKHPD    Z3, Z17, Z3
-	VUNPCKLPS    Z24, Z23, Z17
-	VUNPCKHPS    Z24, Z23, Z23
-	VUNPCKLPS    Z2, Z22, Z24
-	VUNPCKHPS    Z2, Z22, Z2
-	VUNPCKLPD    Z24, Z17, Z22
-	VUNPCKHPD    Z24, Z17, Z17
-	VUNPCKLPD    Z2, Z23, Z24
-	VUNPCKHPD    Z2, Z23, Z2
-	VSHUFF32X4   $0x44, Z21, Z25, Z23
-	VSHUFF32X4   $0xee, Z21, Z25, Z21
-	VSHUFF32X4   $0x44, Z1, Z22, Z25
-	VSHUFF32X4   $0xee, Z1, Z22, Z1
-	VSHUFF32X4   $0x88, Z25, Z23, Z22
-	VSHUFF32X4   $0xdd, Z25, Z23, Z23
-	VSHUFF32X4   $0x88, Z1, Z21, Z25
-	VSHUFF32X4   $0xdd, Z1, Z21, Z1
-	VSHUFF32X4   $0x44, Z17, Z5, Z21
-	VSHUFF32X4   $0xee, Z17, Z5, Z5
-	VSHUFF32X4   $0x44, Z20, Z26, Z17
-	VSHUFF32X4   $0xee, Z20, Z26, Z20
-	VSHUFF32X4   $0x88, Z17, Z21, Z26
-	VSHUFF32X4   $0xdd, Z17, Z21, Z17
-	VSHUFF32X4   $0x88, Z20, Z5, Z21
-	VSHUFF32X4   $0xdd, Z20, Z5, Z5
-	VSHUFF32X4   $0x44, Z0, Z24, Z20
-	VSHUFF32X4   $0xee, Z0, Z24, Z0
-	VSHUFF32X4   $0x44, Z2, Z3, Z24
-	VSHUFF32X4   $0xee, Z2, Z3, Z2
-	VSHUFF32X4   $0x88, Z24, Z20, Z3
-	VSHUFF32X4   $0xdd, Z24, Z20, Z20
-	VSHUFF32X4   $0x88, Z2, Z0, Z24
-	VSHUFF32X4   $0xdd, Z2, Z0, Z0
-	MOVQ         trail+48(FP), DX
-	MOVQ         176(DX), DX
-	VMOVNTPS     Z22, 832(DX)
-	VMOVNTPS     Z26, 896(DX)
-	VMOVNTPS     Z3, 960(DX)
-	VMOVNTPS     Z23, 1024(DX)
-	VMOVNTPS     Z17, 1088(DX)
-	VMOVNTPS     Z20, 1152(DX)
-	VMOVNTPS     Z25, 1216(DX)
-	VMOVNTPS     Z21, 1280(DX)
-	VMOVNTPS     Z24, 1344(DX)
-	VMOVNTPS     Z1, 1408(DX)
-	VMOVNTPS     Z5, 1472(DX)
-	VMOVNTPS     Z0, 1536(DX)
-	JMP          written1
+	ADDL           R8, 56(CX)
+	VPBROADCASTQ   R10, Z0
+	VMOVDQU64      896(AX), Z1
+	VMOVDQU64      960(AX), Z2
+	MOVQ           936(AX), DI
+	ANDQ           SI, DI
+	VPANDNQ        Z1, Z0, Z1
+	VPANDNQ        Z2, Z0, Z2
+	VPBROADCASTQ   DX, Z0
+	MOVL           $0x00000002, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VPBROADCASTQ   SI, Z0
+	MOVL           $0x00000020, DX
+	KMOVB          DX, K1
+	VPXORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ   DI, Z0
+	MOVL           $0x00000040, DX
+	KMOVB          DX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VMOVDQU64      Z1, 896(AX)
+	VMOVDQU64      Z2, 960(AX)
+	VMOVDQU8       avx512_61<>+0(SB), Z0
+	VPERMB         Z1, Z0, Z0
+	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
+	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VPSHUFB        Z0, Z1, Z1
+	VMOVDQU8       avx512_63<>+0(SB), Z2
+	VPSHUFB        Z0, Z2, Z2
+	KMOVQ          BX, K1
+	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VMOVDQU8.Z     Z0, K1, Z0
+	CMPQ           72(SP), $0x01
+	JLE            empty1
+	MOVQ           trail+48(FP), DX
+	ADDQ           $0x00, DX
+	MOVQ           (DX), DX
+	VMOVDQU32      avx512_84<>+0(SB), Z3
+	VMOVDQU32      avx512_85<>+0(SB), Z14
+	VMOVDQU32      avx512_86<>+0(SB), Z17
+	VMOVDQU32      avx512_87<>+0(SB), Z18
+	VMOVDQU32      avx512_88<>+0(SB), Z19
+	VPBROADCASTD   avx512_6<>+0(SB), Z24
+	MOVQ           $0x00000010, BX
+	MOVQ           $0x00000002, SI
+	VBROADCASTSS   avx512_72<>+0(SB), Z23
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           24(DI), DI
+	VPMOVZXWD      (DI), Y4
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x30, DI
+	VMOVDQU32      32(DI), Y5
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           8(DI), DI
+	VPBROADCASTD   16(DI), Z22
+	VBROADCASTSS   80(SP), Z21
+	MOVQ           trail+48(FP), DI
+	ADDQ           $0x00, DI
+	MOVQ           16(DI), DI
+	MOVL           4(DI), DI
+	ADDL           DI, DI
+	VPBROADCASTD   DI, Z20
+	KMOVW          896(DX)(SI*1), K1
+	VMOVDQU32      (DX)(BX*4), Z26
+	VPMOVZXWD      256(DX)(BX*2), Z25
+	VPADDD         Z26, Z25, Z25
+	VCVTUDQ2PS     Z26, Z27
+	VCVTUDQ2PS     Z25, Z25
+	VDIVPS.Z       Z25, Z27, K1, Z25
+	VPMOVZXBD      704(DX)(BX*1), Z27
+	VPMOVZXBD      (SP)(BX*1), Z28
+	VPADDD         Z24, Z26, Z24
+	VPSRLD         $0x07, Z24, Z24
+	VPERMD         Z4, Z27, Z26
+	VPSUBD         Z26, Z24, Z24
+	VPERMD         Z14, Z28, Z14
+	VPMULLD        Z14, Z24, Z24
+	VPERMPS        Z3, Z28, Z3
+	VPMINUD        Z20, Z24, Z14
+	VCVTUDQ2PS     Z14, Z14
+	VMULPS         Z21, Z14, Z14
+	KMOVW          64(SP)(SI*1), K2
+	VPERMD.Z       Z5, Z27, K2, Z5
+	VPADDD         Z24, Z5, Z5
+	VPMINUD        Z20, Z5, Z5
+	VCVTUDQ2PS     Z5, Z5
+	VMULPS         Z21, Z5, Z5
+	VPERMPS        Z17, Z28, Z17
+	VPSRLD         $0x04, Z28, Z28
+	VPERMPS        Z18, Z28, Z18
+	KMOVW          960(DX)(SI*1), K2
+	VMOVAPS        Z23, K2, Z18
+	VPERMPS        Z19, Z28, Z21
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z19
+	VPMINUD.BCST   avx512_89<>+0(SB), Z19, Z19
+	VCVTDQ2PS      Z19, Z19
+	VMULPS.BCST    avx512_90<>+0(SB), Z19, Z19
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_91<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z23
+	VCVTDQ2PS      Z23, Z23
+	VMULPS.BCST    avx512_92<>+0(SB), Z23, Z23
+	VPMOVSXWD      384(DX)(BX*2), Z24
+	VPSUBD.Z       Z24, Z22, K1, Z24
+	VPMINUD.BCST   avx512_93<>+0(SB), Z24, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_94<>+0(SB), Z24, Z24
+	VMOVDQA32.Z    Z27, K1, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_95<>+0(SB), Z22, Z22
+	VUNPCKLPS      Z14, Z3, Z26
+	VUNPCKHPS      Z14, Z3, Z3
+	VUNPCKLPS      Z25, Z5, Z14
+	VUNPCKHPS      Z25, Z5, Z5
+	VUNPCKLPD      Z14, Z26, Z25
+	VUNPCKHPD      Z14, Z26, Z14
+	VUNPCKLPD      Z5, Z3, Z26
+	VUNPCKHPD      Z5, Z3, Z3
+	VUNPCKLPS      Z20, Z19, Z5
+	VUNPCKHPS      Z20, Z19, Z19
+	VUNPCKLPS      Z21, Z18, Z20
+	VUNPCKHPS      Z21, Z18, Z18
+	VUNPCKLPD      Z20, Z5, Z21
+	VUNPCKHPD      Z20, Z5, Z5
+	VUNPCKLPD      Z18, Z19, Z20
+	VUNPCKHPD      Z18, Z19, Z18
+	VUNPCKLPS      Z24, Z23, Z19
+	VUNPCKHPS      Z24, Z23, Z23
+	VUNPCKLPS      Z17, Z22, Z24
+	VUNPCKHPS      Z17, Z22, Z17
+	VUNPCKLPD      Z24, Z19, Z22
+	VUNPCKHPD      Z24, Z19, Z19
+	VUNPCKLPD      Z17, Z23, Z24
+	VUNPCKHPD      Z17, Z23, Z17
+	VSHUFF32X4     $0x44, Z21, Z25, Z23
+	VSHUFF32X4     $0xee, Z21, Z25, Z21
+	VSHUFF32X4     $0x44, Z14, Z22, Z25
+	VSHUFF32X4     $0xee, Z14, Z22, Z14
+	VSHUFF32X4     $0x88, Z25, Z23, Z22
+	VSHUFF32X4     $0xdd, Z25, Z23, Z23
+	VSHUFF32X4     $0x88, Z14, Z21, Z25
+	VSHUFF32X4     $0xdd, Z14, Z21, Z14
+	VSHUFF32X4     $0x44, Z19, Z5, Z21
+	VSHUFF32X4     $0xee, Z19, Z5, Z5
+	VSHUFF32X4     $0x44, Z20, Z26, Z19
+	VSHUFF32X4     $0xee, Z20, Z26, Z20
+	VSHUFF32X4     $0x88, Z19, Z21, Z26
+	VSHUFF32X4     $0xdd, Z19, Z21, Z19
+	VSHUFF32X4     $0x88, Z20, Z5, Z21
+	VSHUFF32X4     $0xdd, Z20, Z5, Z5
+	VSHUFF32X4     $0x44, Z3, Z24, Z20
+	VSHUFF32X4     $0xee, Z3, Z24, Z3
+	VSHUFF32X4     $0x44, Z17, Z18, Z24
+	VSHUFF32X4     $0xee, Z17, Z18, Z17
+	VSHUFF32X4     $0x88, Z24, Z20, Z18
+	VSHUFF32X4     $0xdd, Z24, Z20, Z20
+	VSHUFF32X4     $0x88, Z17, Z3, Z24
+	VSHUFF32X4     $0xdd, Z17, Z3, Z3
+	MOVQ           trail+48(FP), DX
+	MOVQ           176(DX), DX
+	VMOVNTPS       Z22, 832(DX)
+	VMOVNTPS       Z26, 896(DX)
+	VMOVNTPS       Z18, 960(DX)
+	VMOVNTPS       Z23, 1024(DX)
+	VMOVNTPS       Z19, 1088(DX)
+	VMOVNTPS       Z20, 1152(DX)
+	VMOVNTPS       Z25, 1216(DX)
+	VMOVNTPS       Z21, 1280(DX)
+	VMOVNTPS       Z24, 1344(DX)
+	VMOVNTPS       Z14, 1408(DX)
+	VMOVNTPS       Z5, 1472(DX)
+	VMOVNTPS       Z3, 1536(DX)
+	JMP            written1
 
 empty1:
 	MOVQ     trail+48(FP), DX
@@ -6571,283 +6884,241 @@ empty1:
 	VMOVNTPS Z5, 1536(DX)
 
 written1:
-	VPBROADCASTD  avx512_61<>+0(SB), Z0
-	VPBROADCASTD  avx512_2<>+0(SB), Z1
-	KMOVQ         936(AX), K1
-	VMOVDQU8      Z1, K1, Z0
-	VPBROADCASTD  avx512_1<>+0(SB), Z1
-	KMOVQ         944(AX), K1
-	VMOVDQU8      Z1, K1, Z0
-	VPXORD        Z6, Z6, Z6
-	VPXORD        Z7, Z7, Z7
-	MOVQ          928(AX), DX
-	MOVQ          904(AX), BX
-	ANDQ          DX, BX
-	KMOVQ         DX, K1
-	KMOVQ         BX, K2
-	MOVQ          p+0(FP), BX
-	MOVQ          24(BX), BX
-	VPMOVZXWD     (BX), Y4
-	MOVQ          p+0(FP), BX
-	MOVQ          8(BX), BX
-	MOVL          16(BX), BX
-	VPBROADCASTW  BX, Z17
-	KMOVQ         88(SP), K3
-	VMOVDQU16     512(AX), Z2
-	VMOVDQU16     256(AX), Z1
-	VPSRLW        $0x01, Z2, Z3
-	VPSUBW        Z3, Z2, K2, Z2
-	VPMINUW.Z     Z1, Z2, K1, Z3
-	VPSUBW        Z3, Z1, Z1
-	VMOVDQU16     Z1, 256(AX)
-	VMOVDQU16     384(AX), Z2
-	VMOVDQU16     Z17, K1, Z2
-	VMOVDQU16     Z2, 384(AX)
-	VPTESTNMW     Z1, Z1, K4
-	KMOVD         K4, BX
-	VPBROADCASTD  avx512_6<>+0(SB), Z22
-	VPBROADCASTD  avx512_7<>+0(SB), Z20
-	VPBROADCASTD  avx512_8<>+0(SB), Z21
-	VPMOVZXWD     Y3, Z23
-	VMOVDQU32     (AX), Z1
-	VPMOVZXBD     704(AX), Z2
-	VPERMD        Z4, Z2, Z2
-	VPADDD        Z22, Z1, Z5
-	VPADDD        Z23, Z1, Z1
-	VMOVDQU32     Z1, (AX)
-	VPADDD        Z23, Z6, Z6
-	VPADDD        Z23, Z5, Z1
-	VPSRLD        $0x07, Z5, Z5
-	VPSRLD        $0x07, Z1, Z1
-	VPSUBD        Z2, Z5, Z5
-	VPSUBD        Z2, Z1, Z1
-	VPMOVZXBD     X0, Z2
-	VMOVDQA32     Z2, Z2
-	VPMULLD       Z2, Z5, Z5
-	VPADDD        Z5, Z5, Z5
-	VPMINUD       Z20, Z5, Z5
-	VPADDD.Z      Z21, Z5, K3, Z5
-	VPADDD        Z5, Z7, Z7
-	VEXTRACTI64X4 $0x01, Z3, Y3
-	VPMOVZXWD     Y3, Z23
-	VMOVDQU32     64(AX), Z3
-	VPMOVZXBD     720(AX), Z5
-	VPERMD        Z4, Z5, Z5
-	VPADDD        Z22, Z3, Z22
-	VPADDD        Z23, Z3, Z3
-	VMOVDQU32     Z3, 64(AX)
-	VPADDD        Z23, Z6, Z6
-	VPADDD        Z23, Z22, Z3
-	VPSRLD        $0x07, Z22, Z22
-	VPSRLD        $0x07, Z3, Z3
-	VPSUBD        Z5, Z22, Z22
-	VPSUBD        Z5, Z3, Z3
-	VEXTRACTI32X4 $0x01, Z0, X5
-	VPMOVZXBD     X5, Z5
-	VMOVDQA32     Z5, Z5
-	VPMULLD       Z5, Z22, Z22
-	VPADDD        Z22, Z22, Z22
-	VPMINUD       Z20, Z22, Z22
-	KSHIFTRQ      $0x10, K3, K4
-	VPADDD.Z      Z21, Z22, K4, Z22
-	VPADDD        Z22, Z7, Z7
-	MOVL          900(AX), SI
-	TESTL         SI, SI
-	JZ            lower
-	KSHIFTRQ      $0x20, K1, K4
-	KSHIFTRQ      $0x20, K2, K2
-	KSHIFTRQ      $0x20, K3, K3
-	VMOVDQU16     576(AX), Z9
-	VMOVDQU16     320(AX), Z8
-	VPSRLW        $0x01, Z9, Z10
-	VPSUBW        Z10, Z9, K2, Z9
-	VPMINUW.Z     Z8, Z9, K4, Z10
-	VPSUBW        Z10, Z8, Z8
-	VMOVDQU16     Z8, 320(AX)
-	VMOVDQU16     448(AX), Z9
-	VMOVDQU16     Z17, K4, Z9
-	VMOVDQU16     Z9, 448(AX)
-	VPTESTNMW     Z8, Z8, K2
-	KMOVD         K2, SI
-	VPBROADCASTD  avx512_6<>+0(SB), Z21
-	VPBROADCASTD  avx512_7<>+0(SB), Z17
-	VPBROADCASTD  avx512_8<>+0(SB), Z20
-	VPMOVZXWD     Y10, Z22
-	VMOVDQU32     128(AX), Z8
-	VPMOVZXBD     736(AX), Z9
-	VPERMD        Z4, Z9, Z9
-	VPADDD        Z21, Z8, Z11
-	VPADDD        Z22, Z8, Z8
-	VMOVDQU32     Z8, 128(AX)
-	VPADDD        Z22, Z6, Z6
-	VPADDD        Z22, Z11, Z8
-	VPSRLD        $0x07, Z11, Z11
-	VPSRLD        $0x07, Z8, Z8
-	VPSUBD        Z9, Z11, Z11
-	VPSUBD        Z9, Z8, Z8
-	VEXTRACTI32X4 $0x02, Z0, X9
-	VPMOVZXBD     X9, Z9
-	VMOVDQA32     Z9, Z9
-	VPMULLD       Z9, Z11, Z11
-	VPADDD        Z11, Z11, Z11
-	VPMINUD       Z17, Z11, Z11
-	VPADDD.Z      Z20, Z11, K3, Z11
-	VPADDD        Z11, Z7, Z7
-	VEXTRACTI64X4 $0x01, Z10, Y10
-	VPMOVZXWD     Y10, Z22
-	VMOVDQU32     192(AX), Z10
-	VPMOVZXBD     752(AX), Z11
-	VPERMD        Z4, Z11, Z11
-	VPADDD        Z21, Z10, Z21
-	VPADDD        Z22, Z10, Z10
-	VMOVDQU32     Z10, 192(AX)
-	VPADDD        Z22, Z6, Z6
-	VPADDD        Z22, Z21, Z10
-	VPSRLD        $0x07, Z21, Z21
-	VPSRLD        $0x07, Z10, Z10
-	VPSUBD        Z11, Z21, Z21
-	VPSUBD        Z11, Z10, Z10
-	VEXTRACTI32X4 $0x03, Z0, X0
-	VPMOVZXBD     X0, Z0
-	VMOVDQA32     Z0, Z11
-	VPMULLD       Z11, Z21, Z21
-	VPADDD        Z21, Z21, Z21
-	VPMINUD       Z17, Z21, Z21
-	KSHIFTRQ      $0x10, K3, K2
-	VPADDD.Z      Z20, Z21, K2, Z21
-	VPADDD        Z21, Z7, Z7
-	SHLQ          $0x20, SI
-	ORQ           SI, BX
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	KMOVQ        avx512_64<>+0(SB), K1
+	MOVQ         928(AX), DX
+	MOVQ         904(AX), BX
+	ANDQ         DX, BX
+	KMOVQ        DX, K2
+	KMOVQ        BX, K3
+	MOVQ         p+0(FP), BX
+	MOVQ         24(BX), BX
+	VMOVDQU      (BX), X9
+	VMOVDQU8     704(AX), Z5
+	MOVQ         p+0(FP), BX
+	MOVQ         8(BX), BX
+	MOVL         16(BX), BX
+	VPBROADCASTW BX, Z14
+	VMOVDQU16    512(AX), Z17
+	VMOVDQU16    256(AX), Z3
+	VPSRLW       $0x01, Z17, Z18
+	VPSUBW       Z18, Z17, K3, Z17
+	VPMINUW.Z    Z3, Z17, K2, Z18
+	VPSUBW       Z18, Z3, Z3
+	VMOVDQU16    Z3, 256(AX)
+	VMOVDQU16    384(AX), Z17
+	VMOVDQU16    Z14, K2, Z17
+	VMOVDQU16    Z17, 384(AX)
+	VPTESTNMW    Z3, Z3, K4
+	KMOVD        K4, BX
+	VPBROADCASTD avx512_6<>+0(SB), Z20
+	VPMOVZXWD    Y18, Z19
+	VMOVDQU32    (AX), Z3
+	VPADDD       Z20, Z3, Z17
+	VPADDD       Z19, Z3, Z3
+	VMOVDQU32    Z3, (AX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z17, Z3
+	VPSRLD       $0x07, Z17, Z17
+	VPSRLD       $0x07, Z3, Z3
+	VMOVDQU16    avx512_65<>+0(SB), Z19
+	VPERMW       Z18, Z19, Z19
+	VPANDD.BCST  avx512_66<>+0(SB), Z19, Z19
+	VMOVDQU32    64(AX), Z18
+	VPADDD       Z20, Z18, Z20
+	VPADDD       Z19, Z18, Z18
+	VMOVDQU32    Z18, 64(AX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z20, Z19
+	VPSRLD       $0x07, Z20, Z20
+	VPSRLD       $0x07, Z19, Z19
+	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VPERMB.Z     Z5, Z18, K1, Z18
+	VPERMW       Z9, Z18, Z18
+	VPACKUSDW    Z20, Z17, Z17
+	VPACKUSDW    Z19, Z3, Z3
+	VPSUBW       Z18, Z17, Z17
+	VPSUBW       Z18, Z3, Z3
+	VPBROADCASTD avx512_68<>+0(SB), Z18
+	VPMINUW      Z18, Z17, Z17
+	VMOVDQU8     avx512_67<>+0(SB), Z19
+	VPERMB.Z     Z1, Z19, K1, Z19
+	VPMULLW      Z19, Z17, Z17
+	VPADDW       Z17, Z17, Z17
+	VPMINUW      Z18, Z17, Z17
+	VPBROADCASTD avx512_69<>+0(SB), Z18
+	VPADDW       Z18, Z17, Z17
+	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VPERMB.Z     Z0, Z18, K1, Z18
+	VPDPWSSD     Z18, Z17, Z7
+	MOVL         900(AX), SI
+	TESTL        SI, SI
+	JZ           lower
+	KSHIFTRQ     $0x20, K2, K4
+	KSHIFTRQ     $0x20, K3, K3
+	VMOVDQU16    576(AX), Z8
+	VMOVDQU16    320(AX), Z18
+	VPSRLW       $0x01, Z8, Z17
+	VPSUBW       Z17, Z8, K3, Z8
+	VPMINUW.Z    Z18, Z8, K4, Z8
+	VPSUBW       Z8, Z18, Z18
+	VMOVDQU16    Z18, 320(AX)
+	VMOVDQU16    448(AX), Z17
+	VMOVDQU16    Z14, K4, Z17
+	VMOVDQU16    Z17, 448(AX)
+	VPTESTNMW    Z18, Z18, K3
+	KMOVD        K3, SI
+	VPBROADCASTD avx512_6<>+0(SB), Z14
+	VPMOVZXWD    Y8, Z18
+	VMOVDQU32    128(AX), Z17
+	VPADDD       Z14, Z17, Z19
+	VPADDD       Z18, Z17, Z17
+	VMOVDQU32    Z17, 128(AX)
+	VPADDD       Z18, Z6, Z6
+	VPADDD       Z18, Z19, Z17
+	VPSRLD       $0x07, Z19, Z19
+	VPSRLD       $0x07, Z17, Z17
+	VMOVDQU16    avx512_65<>+0(SB), Z18
+	VPERMW       Z8, Z18, Z18
+	VPANDD.BCST  avx512_66<>+0(SB), Z18, Z18
+	VMOVDQU32    192(AX), Z8
+	VPADDD       Z14, Z8, Z14
+	VPADDD       Z18, Z8, Z8
+	VMOVDQU32    Z8, 192(AX)
+	VPADDD       Z18, Z6, Z6
+	VPADDD       Z18, Z14, Z8
+	VPSRLD       $0x07, Z14, Z14
+	VPSRLD       $0x07, Z8, Z8
+	VMOVDQU8     avx512_70<>+0(SB), Z18
+	VPERMB.Z     Z5, Z18, K1, Z18
+	VPERMW       Z9, Z18, Z18
+	VPACKUSDW    Z14, Z19, Z5
+	VPACKUSDW    Z8, Z17, Z8
+	VPSUBW       Z18, Z5, Z5
+	VPSUBW       Z18, Z8, Z8
+	VPBROADCASTD avx512_68<>+0(SB), Z14
+	VPMINUW      Z14, Z5, Z5
+	VMOVDQU8     avx512_70<>+0(SB), Z17
+	VPERMB.Z     Z1, Z17, K1, Z17
+	VPMULLW      Z17, Z5, Z5
+	VPADDW       Z5, Z5, Z5
+	VPMINUW      Z14, Z5, Z5
+	VPBROADCASTD avx512_69<>+0(SB), Z14
+	VPADDW       Z14, Z5, Z5
+	VMOVDQU8     avx512_70<>+0(SB), Z14
+	VPERMB.Z     Z0, Z14, K1, Z14
+	VPDPWSSD     Z14, Z5, Z7
+	SHLQ         $0x20, SI
+	ORQ          SI, BX
 
 lower:
-	VMOVDQU8      768(AX), Z0
-	VPSRLW        $0x02, Z0, Z17
-	VPANDD.BCST   avx512_17<>+0(SB), Z17, Z17
-	VPSUBB        Z17, Z0, Z0
-	VPBROADCASTD  avx512_17<>+0(SB), Z17
-	VPADDB        Z17, Z0, K1, Z0
-	VMOVDQU8      Z0, 768(AX)
-	MOVQ          912(AX), SI
-	MOVQ          920(AX), DI
-	ANDNQ         SI, DI, R8
-	MOVQ          BX, R9
-	ANDQ          DX, R9
-	ANDNQ         DI, SI, R10
-	MOVQ          R8, R11
-	ORQ           R10, R11
-	ANDQ          R9, R11
-	ANDNQ         R9, R11, R9
-	MOVQ          DX, R10
-	ANDQ          R8, R10
-	ANDNQ         R10, R11, R8
-	MOVQ          952(AX), R10
-	ORQ           DI, SI
-	MOVQ          960(AX), DI
-	ORQ           DI, SI
-	MOVQ          R10, DI
-	ORQ           DX, DI
-	ANDNQ         SI, DI, SI
-	VPBROADCASTD  avx512_18<>+0(SB), Z17
-	VPBROADCASTD  avx512_1<>+0(SB), Z20
-	VMOVDQU8      832(AX), Z0
-	MOVQ          SI, DI
-	ORQ           R8, DI
-	KMOVQ         DI, K1
-	VPTESTMB      Z17, Z0, K1, K1
-	VPSUBB        Z20, Z0, K1, Z0
-	VPTESTNMB     Z17, Z0, K1, K1
-	KMOVQ         K1, DI
-	MOVQ          DI, R12
-	ANDQ          SI, R12
-	MOVQ          R12, SI
-	ANDQ          BX, SI
-	ANDNQ         R12, BX, BX
-	ANDQ          R8, DI
-	ORQ           R9, DI
-	VPBROADCASTD  avx512_19<>+0(SB), Z21
-	KMOVQ         BX, K1
-	VPSRLW        $0x04, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPADDB        Z22, Z0, K1, Z0
-	KMOVQ         DI, K1
-	VPSRLW        $0x06, Z0, Z22
-	VPANDQ        Z21, Z22, Z22
-	VPADDB        Z20, Z22, Z22
-	VPANDNQ       Z0, Z17, Z21
-	VPADDB        Z21, Z22, K1, Z0
-	VMOVDQU8      Z0, 832(AX)
-	ORQ           SI, R11
-	ANDNQ         DX, DI, DX
-	ORQ           BX, DX
-	ORQ           R10, DX
-	POPCNTQ       R11, BX
-	ADDL          BX, 84(CX)
-	VPBROADCASTQ  R11, Z0
-	VMOVDQU64     896(AX), Z17
-	VMOVDQU64     960(AX), Z20
-	MOVL          $0x00000010, BX
-	KMOVB         BX, K1
-	VPBROADCASTQ  DX, K1, Z17
-	MOVL          $0x0000007f, DX
-	KMOVB         DX, K1
-	VPANDNQ.Z     Z17, Z0, K1, Z17
-	VPANDNQ       Z20, Z0, Z20
-	VMOVDQU64     Z17, 896(AX)
-	VMOVDQU64     Z20, 960(AX)
-	MOVQ          896(AX), DX
-	MOVQ          904(AX), BX
-	ANDNQ         DX, BX, DX
-	KMOVQ         DX, K1
-	VPBROADCASTD  avx512_62<>+0(SB), Z0
-	KMOVQ         912(AX), K2
-	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_18<>+0(SB), Z17
-	VMOVDQU8      Z17, K2, Z0
-	VPBROADCASTD  avx512_63<>+0(SB), Z17
-	VMOVDQU8      Z17, K3, Z0
-	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z17
-	VMOVDQU8      Z17, K2, Z0
-	VPBROADCASTD  avx512_64<>+0(SB), Z17
-	KMOVQ         960(AX), K2
-	VMOVDQU8      Z17, K2, Z0
-	VPXORD        Z12, Z12, Z12
-	VPXORD        Z13, Z13, Z13
-	VPMOVZXBD     X0, Z17
-	VPMULLD.Z     Z2, Z1, K1, Z1
-	VPADDD        Z1, Z12, Z12
-	VPMULLD       Z17, Z1, Z1
-	VPADDD        Z1, Z13, Z13
-	VEXTRACTI32X4 $0x01, Z0, X1
-	VPMOVZXBD     X1, Z1
-	KSHIFTRQ      $0x10, K1, K2
-	VPMULLD.Z     Z5, Z3, K2, Z2
-	VPADDD        Z2, Z12, Z12
-	VPMULLD       Z1, Z2, Z2
-	VPADDD        Z2, Z13, Z13
-	MOVL          900(AX), DX
-	TESTL         DX, DX
-	JZ            accounted
-	VEXTRACTI32X4 $0x02, Z0, X1
-	VPMOVZXBD     X1, Z1
-	KSHIFTRQ      $0x20, K1, K2
-	VPMULLD.Z     Z9, Z8, K2, Z2
-	VPADDD        Z2, Z12, Z12
-	VPMULLD       Z1, Z2, Z2
-	VPADDD        Z2, Z13, Z13
-	VEXTRACTI32X4 $0x03, Z0, X0
-	VPMOVZXBD     X0, Z0
-	KSHIFTRQ      $0x30, K1, K1
-	VPMULLD.Z     Z11, Z10, K1, Z1
-	VPADDD        Z1, Z12, Z12
-	VPMULLD       Z0, Z1, Z1
-	VPADDD        Z1, Z13, Z13
+	VMOVDQU8     768(AX), Z0
+	VPSRLW       $0x02, Z0, Z5
+	VPANDD.BCST  avx512_17<>+0(SB), Z5, Z5
+	VPSUBB       Z5, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z5
+	VPADDB       Z5, Z0, K2, Z0
+	VMOVDQU8     Z0, 768(AX)
+	MOVQ         912(AX), SI
+	MOVQ         920(AX), DI
+	ANDNQ        SI, DI, R8
+	MOVQ         BX, R9
+	ANDQ         DX, R9
+	ANDNQ        DI, SI, R10
+	MOVQ         R8, R11
+	ORQ          R10, R11
+	ANDQ         R9, R11
+	ANDNQ        R9, R11, R9
+	MOVQ         DX, R10
+	ANDQ         R8, R10
+	ANDNQ        R10, R11, R8
+	MOVQ         952(AX), R10
+	ORQ          DI, SI
+	MOVQ         960(AX), DI
+	ORQ          DI, SI
+	MOVQ         R10, DI
+	ORQ          DX, DI
+	ANDNQ        SI, DI, SI
+	VPBROADCASTD avx512_18<>+0(SB), Z5
+	VPBROADCASTD avx512_1<>+0(SB), Z14
+	VMOVDQU8     832(AX), Z0
+	MOVQ         SI, DI
+	ORQ          R8, DI
+	KMOVQ        DI, K2
+	VPTESTMB     Z5, Z0, K2, K2
+	VPSUBB       Z14, Z0, K2, Z0
+	VPTESTNMB    Z5, Z0, K2, K2
+	KMOVQ        K2, DI
+	MOVQ         DI, R12
+	ANDQ         SI, R12
+	MOVQ         R12, SI
+	ANDQ         BX, SI
+	ANDNQ        R12, BX, BX
+	ANDQ         R8, DI
+	ORQ          R9, DI
+	VPBROADCASTD avx512_19<>+0(SB), Z17
+	KMOVQ        BX, K2
+	VPSRLW       $0x04, Z0, Z18
+	VPANDQ       Z17, Z18, Z18
+	VPADDB       Z14, Z18, Z18
+	VPADDB       Z14, Z18, Z18
+	VPADDB       Z18, Z0, K2, Z0
+	KMOVQ        DI, K2
+	VPSRLW       $0x06, Z0, Z18
+	VPANDQ       Z17, Z18, Z18
+	VPADDB       Z14, Z18, Z18
+	VPANDNQ      Z0, Z5, Z17
+	VPADDB       Z17, Z18, K2, Z0
+	VMOVDQU8     Z0, 832(AX)
+	ORQ          SI, R11
+	ANDNQ        DX, DI, DX
+	ORQ          BX, DX
+	ORQ          R10, DX
+	POPCNTQ      R11, BX
+	ADDL         BX, 84(CX)
+	VPBROADCASTQ R11, Z0
+	VMOVDQU64    896(AX), Z5
+	VMOVDQU64    960(AX), Z14
+	MOVL         $0x00000010, BX
+	KMOVB        BX, K2
+	VPBROADCASTQ DX, K2, Z5
+	MOVL         $0x0000007f, DX
+	KMOVB        DX, K2
+	VPANDNQ.Z    Z5, Z0, K2, Z5
+	VPANDNQ      Z14, Z0, Z14
+	VMOVDQU64    Z5, 896(AX)
+	VMOVDQU64    Z14, 960(AX)
+	MOVQ         896(AX), DX
+	MOVQ         904(AX), BX
+	ANDNQ        DX, BX, DX
+	KMOVQ        DX, K2
+	VMOVDQU8.Z   Z1, K2, Z0
+	MOVQ         960(AX), BX
+	ANDNQ        DX, BX, DX
+	KMOVQ        DX, K2
+	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z10
+	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VPERMB.Z     Z1, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z11
+	MOVL         900(AX), DX
+	TESTL        DX, DX
+	JZ           accounted
+	VMOVDQU8     avx512_70<>+0(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z8, Z10
+	VMOVDQU8     avx512_70<>+0(SB), Z0
+	VPERMB.Z     Z1, Z0, K1, Z0
+	VPDPWSSD     Z0, Z8, Z11
 
 accounted:
-	VPUNPCKLDQ     Z13, Z12, Z0
-	VPUNPCKHDQ     Z13, Z12, Z1
+	VPUNPCKLDQ     Z11, Z10, Z0
+	VPUNPCKHDQ     Z11, Z10, Z1
 	VPADDD         Z1, Z0, Z0
 	VPUNPCKLDQ     Z7, Z6, Z1
 	VPUNPCKHDQ     Z7, Z6, Z2
@@ -6872,7 +7143,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z20, Z1, K1, Z1
+	VPANDNQ.Z      Z14, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -6904,22 +7175,22 @@ accounted:
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z2
-	VMOVDQU32      avx512_81<>+0(SB), Z3
-	VMOVDQU32      avx512_82<>+0(SB), Z5
-	VPBROADCASTD   avx512_6<>+0(SB), Z10
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z2
+	VMOVDQU32      avx512_87<>+0(SB), Z3
+	VMOVDQU32      avx512_88<>+0(SB), Z5
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_66<>+0(SB), Z9
+	VBROADCASTSS   avx512_72<>+0(SB), Z10
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
 	VPMOVZXWD      (R8), Y4
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
-	VMOVDQU32      32(R8), Y14
+	VMOVDQU32      32(R8), Y12
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           8(R8), R8
@@ -6932,113 +7203,113 @@ accounted:
 	ADDL           R8, R8
 	VPBROADCASTD   R8, Z6
 	KMOVW          896(BX)(DI*1), K1
-	VMOVDQU32      (BX)(SI*4), Z12
-	VPMOVZXWD      256(BX)(SI*2), Z11
-	VPADDD         Z12, Z11, Z11
-	VCVTUDQ2PS     Z12, Z13
-	VCVTUDQ2PS     Z11, Z11
-	VDIVPS.Z       Z11, Z13, K1, Z11
-	VPMOVZXBD      704(BX)(SI*1), Z13
-	VPMOVZXBD      (SP)(SI*1), Z17
-	VPADDD         Z10, Z12, Z10
-	VPSRLD         $0x07, Z10, Z10
-	VPERMD         Z4, Z13, Z12
-	VPSUBD         Z12, Z10, Z10
-	VPERMD         Z1, Z17, Z1
-	VPMULLD        Z1, Z10, Z10
-	VPERMPS        Z0, Z17, Z0
-	VPMINUD        Z6, Z10, Z1
+	VMOVDQU32      (BX)(SI*4), Z17
+	VPMOVZXWD      256(BX)(SI*2), Z14
+	VPADDD         Z17, Z14, Z14
+	VCVTUDQ2PS     Z17, Z18
+	VCVTUDQ2PS     Z14, Z14
+	VDIVPS.Z       Z14, Z18, K1, Z14
+	VPMOVZXBD      704(BX)(SI*1), Z18
+	VPMOVZXBD      (SP)(SI*1), Z19
+	VPADDD         Z11, Z17, Z11
+	VPSRLD         $0x07, Z11, Z11
+	VPERMD         Z4, Z18, Z17
+	VPSUBD         Z17, Z11, Z11
+	VPERMD         Z1, Z19, Z1
+	VPMULLD        Z1, Z11, Z11
+	VPERMPS        Z0, Z19, Z0
+	VPMINUD        Z6, Z11, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
 	KMOVW          64(SP)(DI*1), K2
-	VPERMD.Z       Z14, Z13, K2, Z12
-	VPADDD         Z10, Z12, Z12
+	VPERMD.Z       Z12, Z18, K2, Z12
+	VPADDD         Z11, Z12, Z12
 	VPMINUD        Z6, Z12, Z12
 	VCVTUDQ2PS     Z12, Z12
 	VMULPS         Z7, Z12, Z12
-	VPERMPS        Z2, Z17, Z2
-	VPSRLD         $0x04, Z17, Z17
-	VPERMPS        Z3, Z17, Z3
+	VPERMPS        Z2, Z19, Z2
+	VPSRLD         $0x04, Z19, Z19
+	VPERMPS        Z3, Z19, Z3
 	KMOVW          960(BX)(DI*1), K2
-	VMOVAPS        Z9, K2, Z3
-	VPERMPS        Z5, Z17, Z7
+	VMOVAPS        Z10, K2, Z3
+	VPERMPS        Z5, Z19, Z7
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z5
-	VPMINUD.BCST   avx512_83<>+0(SB), Z5, Z5
+	VPMINUD.BCST   avx512_89<>+0(SB), Z5, Z5
 	VCVTDQ2PS      Z5, Z5
-	VMULPS.BCST    avx512_84<>+0(SB), Z5, Z5
+	VMULPS.BCST    avx512_90<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_85<>+0(SB), Z6, Z6
-	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z9
-	VCVTDQ2PS      Z9, Z9
-	VMULPS.BCST    avx512_86<>+0(SB), Z9, Z9
-	VPMOVSXWD      384(BX)(SI*2), Z10
-	VPSUBD.Z       Z10, Z8, K1, Z10
-	VPMINUD.BCST   avx512_87<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_91<>+0(SB), Z6, Z6
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z10
 	VCVTDQ2PS      Z10, Z10
-	VMULPS.BCST    avx512_88<>+0(SB), Z10, Z10
-	VMOVDQA32.Z    Z13, K1, Z8
+	VMULPS.BCST    avx512_92<>+0(SB), Z10, Z10
+	VPMOVSXWD      384(BX)(SI*2), Z11
+	VPSUBD.Z       Z11, Z8, K1, Z11
+	VPMINUD.BCST   avx512_93<>+0(SB), Z11, Z11
+	VCVTDQ2PS      Z11, Z11
+	VMULPS.BCST    avx512_94<>+0(SB), Z11, Z11
+	VMOVDQA32.Z    Z18, K1, Z8
 	VCVTDQ2PS      Z8, Z8
-	VMULPS.BCST    avx512_89<>+0(SB), Z8, Z8
-	VUNPCKLPS      Z1, Z0, Z13
+	VMULPS.BCST    avx512_95<>+0(SB), Z8, Z8
+	VUNPCKLPS      Z1, Z0, Z17
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z11, Z12, Z1
-	VUNPCKHPS      Z11, Z12, Z11
-	VUNPCKLPD      Z1, Z13, Z12
-	VUNPCKHPD      Z1, Z13, Z1
-	VUNPCKLPD      Z11, Z0, Z13
-	VUNPCKHPD      Z11, Z0, Z0
-	VUNPCKLPS      Z6, Z5, Z11
+	VUNPCKLPS      Z14, Z12, Z1
+	VUNPCKHPS      Z14, Z12, Z12
+	VUNPCKLPD      Z1, Z17, Z14
+	VUNPCKHPD      Z1, Z17, Z1
+	VUNPCKLPD      Z12, Z0, Z17
+	VUNPCKHPD      Z12, Z0, Z0
+	VUNPCKLPS      Z6, Z5, Z12
 	VUNPCKHPS      Z6, Z5, Z5
 	VUNPCKLPS      Z7, Z3, Z6
 	VUNPCKHPS      Z7, Z3, Z3
-	VUNPCKLPD      Z6, Z11, Z7
-	VUNPCKHPD      Z6, Z11, Z6
-	VUNPCKLPD      Z3, Z5, Z11
+	VUNPCKLPD      Z6, Z12, Z7
+	VUNPCKHPD      Z6, Z12, Z6
+	VUNPCKLPD      Z3, Z5, Z12
 	VUNPCKHPD      Z3, Z5, Z3
-	VUNPCKLPS      Z10, Z9, Z5
-	VUNPCKHPS      Z10, Z9, Z9
-	VUNPCKLPS      Z2, Z8, Z10
+	VUNPCKLPS      Z11, Z10, Z5
+	VUNPCKHPS      Z11, Z10, Z10
+	VUNPCKLPS      Z2, Z8, Z11
 	VUNPCKHPS      Z2, Z8, Z2
-	VUNPCKLPD      Z10, Z5, Z8
-	VUNPCKHPD      Z10, Z5, Z5
-	VUNPCKLPD      Z2, Z9, Z10
-	VUNPCKHPD      Z2, Z9, Z2
-	VSHUFF32X4     $0x44, Z7, Z12, Z9
-	VSHUFF32X4     $0xee, Z7, Z12, Z7
-	VSHUFF32X4     $0x44, Z1, Z8, Z12
+	VUNPCKLPD      Z11, Z5, Z8
+	VUNPCKHPD      Z11, Z5, Z5
+	VUNPCKLPD      Z2, Z10, Z11
+	VUNPCKHPD      Z2, Z10, Z2
+	VSHUFF32X4     $0x44, Z7, Z14, Z10
+	VSHUFF32X4     $0xee, Z7, Z14, Z7
+	VSHUFF32X4     $0x44, Z1, Z8, Z14
 	VSHUFF32X4     $0xee, Z1, Z8, Z1
-	VSHUFF32X4     $0x88, Z12, Z9, Z8
-	VSHUFF32X4     $0xdd, Z12, Z9, Z9
-	VSHUFF32X4     $0x88, Z1, Z7, Z12
+	VSHUFF32X4     $0x88, Z14, Z10, Z8
+	VSHUFF32X4     $0xdd, Z14, Z10, Z10
+	VSHUFF32X4     $0x88, Z1, Z7, Z14
 	VSHUFF32X4     $0xdd, Z1, Z7, Z1
 	VSHUFF32X4     $0x44, Z5, Z6, Z7
 	VSHUFF32X4     $0xee, Z5, Z6, Z5
-	VSHUFF32X4     $0x44, Z11, Z13, Z6
-	VSHUFF32X4     $0xee, Z11, Z13, Z11
-	VSHUFF32X4     $0x88, Z6, Z7, Z13
+	VSHUFF32X4     $0x44, Z12, Z17, Z6
+	VSHUFF32X4     $0xee, Z12, Z17, Z12
+	VSHUFF32X4     $0x88, Z6, Z7, Z17
 	VSHUFF32X4     $0xdd, Z6, Z7, Z6
-	VSHUFF32X4     $0x88, Z11, Z5, Z7
-	VSHUFF32X4     $0xdd, Z11, Z5, Z5
-	VSHUFF32X4     $0x44, Z0, Z10, Z11
-	VSHUFF32X4     $0xee, Z0, Z10, Z0
-	VSHUFF32X4     $0x44, Z2, Z3, Z10
+	VSHUFF32X4     $0x88, Z12, Z5, Z7
+	VSHUFF32X4     $0xdd, Z12, Z5, Z5
+	VSHUFF32X4     $0x44, Z0, Z11, Z12
+	VSHUFF32X4     $0xee, Z0, Z11, Z0
+	VSHUFF32X4     $0x44, Z2, Z3, Z11
 	VSHUFF32X4     $0xee, Z2, Z3, Z2
-	VSHUFF32X4     $0x88, Z10, Z11, Z3
-	VSHUFF32X4     $0xdd, Z10, Z11, Z10
-	VSHUFF32X4     $0x88, Z2, Z0, Z11
+	VSHUFF32X4     $0x88, Z11, Z12, Z3
+	VSHUFF32X4     $0xdd, Z11, Z12, Z11
+	VSHUFF32X4     $0x88, Z2, Z0, Z12
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
 	VMOVNTPS       Z8, 1600(BX)
-	VMOVNTPS       Z13, 1664(BX)
+	VMOVNTPS       Z17, 1664(BX)
 	VMOVNTPS       Z3, 1728(BX)
-	VMOVNTPS       Z9, 1792(BX)
+	VMOVNTPS       Z10, 1792(BX)
 	VMOVNTPS       Z6, 1856(BX)
-	VMOVNTPS       Z10, 1920(BX)
-	VMOVNTPS       Z12, 1984(BX)
+	VMOVNTPS       Z11, 1920(BX)
+	VMOVNTPS       Z14, 1984(BX)
 	VMOVNTPS       Z7, 2048(BX)
-	VMOVNTPS       Z11, 2112(BX)
+	VMOVNTPS       Z12, 2112(BX)
 	VMOVNTPS       Z1, 2176(BX)
 	VMOVNTPS       Z5, 2240(BX)
 	VMOVNTPS       Z0, 2304(BX)
@@ -7047,19 +7318,19 @@ accounted:
 empty2:
 	MOVQ     trail+48(FP), BX
 	MOVQ     176(BX), BX
-	VPXORD   Z14, Z14, Z14
-	VMOVNTPS Z14, 1600(BX)
-	VMOVNTPS Z14, 1664(BX)
-	VMOVNTPS Z14, 1728(BX)
-	VMOVNTPS Z14, 1792(BX)
-	VMOVNTPS Z14, 1856(BX)
-	VMOVNTPS Z14, 1920(BX)
-	VMOVNTPS Z14, 1984(BX)
-	VMOVNTPS Z14, 2048(BX)
-	VMOVNTPS Z14, 2112(BX)
-	VMOVNTPS Z14, 2176(BX)
-	VMOVNTPS Z14, 2240(BX)
-	VMOVNTPS Z14, 2304(BX)
+	VPXORD   Z12, Z12, Z12
+	VMOVNTPS Z12, 1600(BX)
+	VMOVNTPS Z12, 1664(BX)
+	VMOVNTPS Z12, 1728(BX)
+	VMOVNTPS Z12, 1792(BX)
+	VMOVNTPS Z12, 1856(BX)
+	VMOVNTPS Z12, 1920(BX)
+	VMOVNTPS Z12, 1984(BX)
+	VMOVNTPS Z12, 2048(BX)
+	VMOVNTPS Z12, 2112(BX)
+	VMOVNTPS Z12, 2176(BX)
+	VMOVNTPS Z12, 2240(BX)
+	VMOVNTPS Z12, 2304(BX)
 
 written2:
 	MOVQ           a+32(FP), BX
@@ -7128,7 +7399,7 @@ written2:
 	JMP            admitted
 
 some:
-	MOVQ    DI, 96(SP)
+	MOVQ    DI, 88(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -7166,7 +7437,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 104(SP)
+	MOVQ            AX, 96(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -7238,7 +7509,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    104(SP), DI
+	MOVQ    96(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -7315,7 +7586,7 @@ end:
 	ADDL  AX, 80(CX)
 	MOVL  32(BX), AX
 	SUBL  AX, 48(CX)
-	MOVQ  96(SP), DI
+	MOVQ  88(SP), DI
 	MOVQ  p+0(FP), AX
 	MOVQ  (AX), AX
 	MOVQ  p+0(FP), CX
@@ -7375,12 +7646,12 @@ admitted:
 	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
 	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
 	VPSRLQ         $0x07, Z8, Z8
-	VPSRLQ         $0x24, Z0, Z9
-	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
+	VPSRLQ         $0x24, Z0, Z10
+	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
-	VPORQ          Z0, Z9, Z9
+	VPORQ          Z0, Z10, Z10
 	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
 	VPBROADCASTQ   avx512_36<>+0(SB), Z0
@@ -7389,9 +7660,9 @@ admitted:
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
 	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z8, X15
+	VPMOVQB        Z8, X9
 	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z15, K1, Z2
+	VPEXPANDB      Z9, K1, Z2
 	VMOVDQU8       Z2, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
@@ -7405,8 +7676,8 @@ admitted:
 	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
 	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
 	VPORQ          Z3, Z2, Z2
-	VPMOVQB        Z2, X15
-	VPEXPANDB.Z    Z15, K1, Z2
+	VPMOVQB        Z2, X9
+	VPEXPANDB.Z    Z9, K1, Z2
 	VPBROADCASTD   avx512_18<>+0(SB), Z3
 	VPANDD         Z3, Z2, Z5
 	VMOVDQU8       avx512_41<>+0(SB), Z8
@@ -7434,9 +7705,9 @@ admitted:
 	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
 	VMOVDQU8       Z2, K1, Z3
 	VMOVDQU8       Z3, 704(AX)
-	VPMOVQB        Z9, X15
+	VPMOVQB        Z10, X9
 	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z15, K1, Z2
+	VPEXPANDB      Z9, K1, Z2
 	VMOVDQU8       Z2, 832(AX)
 	VPMOVZXBW      36(BX), X2
 	VMOVDQU        avx512_46<>+0(SB), X4
@@ -7463,16 +7734,16 @@ admitted:
 	KSHIFTRQ       $0x20, K3, K3
 	VMOVDQU16      Z2, K3, Z3
 	VMOVDQU16      Z3, 448(AX)
-	VPMOVQW        Z1, X15
-	VPMOVQW        Z7, X18
+	VPMOVQW        Z1, X9
+	VPMOVQW        Z7, X15
 	VPMOVQD        Z6, Y4
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z15, K1, Z1
+	VPEXPANDW      Z9, K1, Z1
 	VMOVDQU16      Z1, 256(AX)
 	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z18, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 512(AX)
 	VMOVDQU32      (AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -7481,26 +7752,26 @@ admitted:
 	POPCNTL        SI, SI
 	VPBROADCASTD   SI, Y1
 	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y19
+	VPERMD         Y4, Y1, Y16
 	VMOVDQU32      64(AX), Z1
 	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z19, K1, Z1
+	VPEXPANDD      Z16, K1, Z1
 	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
 	POPCNTL        DI, SI
 	VPBROADCASTW   SI, X1
 	VPADDW         avx512_48<>+0(SB), X1, X1
+	VPERMW         X9, X1, X9
 	VPERMW         X15, X1, X15
-	VPERMW         X18, X1, X18
 	VPMOVZXWD      X1, Y1
 	VPERMD         Y4, Y1, Y4
 	KMOVQ          DX, K1
 	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z15, K1, Z1
+	VPEXPANDW      Z9, K1, Z1
 	VMOVDQU16      Z1, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z18, K1, Z1
+	VPEXPANDW      Z15, K1, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VMOVDQU32      128(AX), Z1
 	VPEXPANDD      Z4, K1, Z1
@@ -7555,12 +7826,12 @@ placed:
 	VMOVDQA64.Z    Z5, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
 	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X15
-	VPOR           X4, X15, X15
-	VPSHUFD        $0x4e, X15, X3
-	VPOR           X3, X15, X15
-	VMOVQ          X15, X15
-	VMOVDQU        Y15, 64(DX)
+	VEXTRACTI128   $0x01, Y4, X9
+	VPOR           X4, X9, X9
+	VPSHUFD        $0x4e, X9, X3
+	VPOR           X3, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
 	VPBROADCASTQ   920(AX), Z5
 	VPBROADCASTQ   960(AX), Z6
@@ -7646,12 +7917,12 @@ nobody:
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X15
-	VPOR           X3, X15, X15
-	VPSHUFD        $0x4e, X15, X2
-	VPOR           X2, X15, X15
-	VMOVQ          X15, X15
-	VMOVDQU        Y15, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X9
+	VPOR           X3, X9, X9
+	VPSHUFD        $0x4e, X9, X2
+	VPOR           X2, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
 	VPBROADCASTQ   920(AX), Z3
 	VPBROADCASTQ   960(AX), Z5
@@ -7710,22 +7981,22 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_78<>+0(SB), Z0
-	VMOVDQU32    avx512_79<>+0(SB), Z1
-	VMOVDQU32    avx512_80<>+0(SB), Z2
-	VMOVDQU32    avx512_81<>+0(SB), Z3
-	VMOVDQU32    avx512_82<>+0(SB), Z5
-	VPBROADCASTD avx512_6<>+0(SB), Z10
+	VMOVDQU32    avx512_84<>+0(SB), Z0
+	VMOVDQU32    avx512_85<>+0(SB), Z1
+	VMOVDQU32    avx512_86<>+0(SB), Z2
+	VMOVDQU32    avx512_87<>+0(SB), Z3
+	VMOVDQU32    avx512_88<>+0(SB), Z5
+	VPBROADCASTD avx512_6<>+0(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_66<>+0(SB), Z9
+	VBROADCASTSS avx512_72<>+0(SB), Z10
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
 	VPMOVZXWD    (SI), Y4
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
-	VMOVDQU32    32(SI), Y15
+	VMOVDQU32    32(SI), Y9
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         8(SI), SI
@@ -7738,61 +8009,61 @@ arrive:
 	ADDL         SI, SI
 	VPBROADCASTD SI, Z6
 	KMOVW        896(AX)(BX*1), K1
-	VMOVDQU32    (AX)(DX*4), Z12
-	VPMOVZXWD    256(AX)(DX*2), Z11
-	VPADDD       Z12, Z11, Z11
-	VCVTUDQ2PS   Z12, Z13
-	VCVTUDQ2PS   Z11, Z11
-	VDIVPS.Z     Z11, Z13, K1, Z11
-	VPMOVZXBD    704(AX)(DX*1), Z13
-	VPMOVZXBD    (SP)(DX*1), Z14
-	VPADDD       Z10, Z12, Z10
-	VPSRLD       $0x07, Z10, Z10
-	VPERMD       Z4, Z13, Z4
-	VPSUBD       Z4, Z10, Z10
-	VPERMD       Z1, Z14, Z1
-	VPMULLD      Z1, Z10, Z10
-	VPERMPS      Z0, Z14, Z0
-	VPMINUD      Z6, Z10, Z1
+	VMOVDQU32    (AX)(DX*4), Z13
+	VPMOVZXWD    256(AX)(DX*2), Z12
+	VPADDD       Z13, Z12, Z12
+	VCVTUDQ2PS   Z13, Z14
+	VCVTUDQ2PS   Z12, Z12
+	VDIVPS.Z     Z12, Z14, K1, Z12
+	VPMOVZXBD    704(AX)(DX*1), Z14
+	VPMOVZXBD    (SP)(DX*1), Z15
+	VPADDD       Z11, Z13, Z11
+	VPSRLD       $0x07, Z11, Z11
+	VPERMD       Z4, Z14, Z4
+	VPSUBD       Z4, Z11, Z11
+	VPERMD       Z1, Z15, Z1
+	VPMULLD      Z1, Z11, Z11
+	VPERMPS      Z0, Z15, Z0
+	VPMINUD      Z6, Z11, Z1
 	VCVTUDQ2PS   Z1, Z1
 	VMULPS       Z7, Z1, Z1
 	KMOVW        64(SP)(BX*1), K2
-	VPERMD.Z     Z15, Z13, K2, Z4
-	VPADDD       Z10, Z4, Z4
+	VPERMD.Z     Z9, Z14, K2, Z4
+	VPADDD       Z11, Z4, Z4
 	VPMINUD      Z6, Z4, Z4
 	VCVTUDQ2PS   Z4, Z4
 	VMULPS       Z7, Z4, Z4
-	VPERMPS      Z2, Z14, Z2
-	VPSRLD       $0x04, Z14, Z14
-	VPERMPS      Z3, Z14, Z3
+	VPERMPS      Z2, Z15, Z2
+	VPSRLD       $0x04, Z15, Z15
+	VPERMPS      Z3, Z15, Z3
 	KMOVW        960(AX)(BX*1), K2
-	VMOVAPS      Z9, K2, Z3
-	VPERMPS      Z5, Z14, Z7
+	VMOVAPS      Z10, K2, Z3
+	VPERMPS      Z5, Z15, Z7
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z5
-	VPMINUD.BCST avx512_83<>+0(SB), Z5, Z5
+	VPMINUD.BCST avx512_89<>+0(SB), Z5, Z5
 	VCVTDQ2PS    Z5, Z5
-	VMULPS.BCST  avx512_84<>+0(SB), Z5, Z5
+	VMULPS.BCST  avx512_90<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_85<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_91<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z9
 	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  avx512_86<>+0(SB), Z9, Z9
+	VMULPS.BCST  avx512_92<>+0(SB), Z9, Z9
 	VPMOVSXWD    384(AX)(DX*2), Z10
 	VPSUBD.Z     Z10, Z8, K1, Z10
-	VPMINUD.BCST avx512_87<>+0(SB), Z10, Z10
+	VPMINUD.BCST avx512_93<>+0(SB), Z10, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_88<>+0(SB), Z10, Z10
-	VMOVDQA32.Z  Z13, K1, Z8
+	VMULPS.BCST  avx512_94<>+0(SB), Z10, Z10
+	VMOVDQA32.Z  Z14, K1, Z8
 	VCVTDQ2PS    Z8, Z8
-	VMULPS.BCST  avx512_89<>+0(SB), Z8, Z8
-	VUNPCKLPS    Z1, Z0, Z12
+	VMULPS.BCST  avx512_95<>+0(SB), Z8, Z8
+	VUNPCKLPS    Z1, Z0, Z11
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z11, Z4, Z1
-	VUNPCKHPS    Z11, Z4, Z4
-	VUNPCKLPD    Z1, Z12, Z11
-	VUNPCKHPD    Z1, Z12, Z1
-	VUNPCKLPD    Z4, Z0, Z12
+	VUNPCKLPS    Z12, Z4, Z1
+	VUNPCKHPS    Z12, Z4, Z4
+	VUNPCKLPD    Z1, Z11, Z12
+	VUNPCKHPD    Z1, Z11, Z1
+	VUNPCKLPD    Z4, Z0, Z11
 	VUNPCKHPD    Z4, Z0, Z0
 	VUNPCKLPS    Z6, Z5, Z4
 	VUNPCKHPS    Z6, Z5, Z5
@@ -7810,19 +8081,19 @@ arrive:
 	VUNPCKHPD    Z10, Z5, Z5
 	VUNPCKLPD    Z2, Z9, Z10
 	VUNPCKHPD    Z2, Z9, Z2
-	VSHUFF32X4   $0x44, Z7, Z11, Z9
-	VSHUFF32X4   $0xee, Z7, Z11, Z7
-	VSHUFF32X4   $0x44, Z1, Z8, Z11
+	VSHUFF32X4   $0x44, Z7, Z12, Z9
+	VSHUFF32X4   $0xee, Z7, Z12, Z7
+	VSHUFF32X4   $0x44, Z1, Z8, Z12
 	VSHUFF32X4   $0xee, Z1, Z8, Z1
-	VSHUFF32X4   $0x88, Z11, Z9, Z8
-	VSHUFF32X4   $0xdd, Z11, Z9, Z9
-	VSHUFF32X4   $0x88, Z1, Z7, Z11
+	VSHUFF32X4   $0x88, Z12, Z9, Z8
+	VSHUFF32X4   $0xdd, Z12, Z9, Z9
+	VSHUFF32X4   $0x88, Z1, Z7, Z12
 	VSHUFF32X4   $0xdd, Z1, Z7, Z1
 	VSHUFF32X4   $0x44, Z5, Z4, Z7
 	VSHUFF32X4   $0xee, Z5, Z4, Z4
-	VSHUFF32X4   $0x44, Z6, Z12, Z5
-	VSHUFF32X4   $0xee, Z6, Z12, Z6
-	VSHUFF32X4   $0x88, Z5, Z7, Z12
+	VSHUFF32X4   $0x44, Z6, Z11, Z5
+	VSHUFF32X4   $0xee, Z6, Z11, Z6
+	VSHUFF32X4   $0x88, Z5, Z7, Z11
 	VSHUFF32X4   $0xdd, Z5, Z7, Z5
 	VSHUFF32X4   $0x88, Z6, Z4, Z7
 	VSHUFF32X4   $0xdd, Z6, Z4, Z4
@@ -7837,12 +8108,12 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	MOVQ         176(AX), AX
 	VMOVNTPS     Z8, 2368(AX)
-	VMOVNTPS     Z12, 2432(AX)
+	VMOVNTPS     Z11, 2432(AX)
 	VMOVNTPS     Z3, 2496(AX)
 	VMOVNTPS     Z9, 2560(AX)
 	VMOVNTPS     Z5, 2624(AX)
 	VMOVNTPS     Z6, 2688(AX)
-	VMOVNTPS     Z11, 2752(AX)
+	VMOVNTPS     Z12, 2752(AX)
 	VMOVNTPS     Z7, 2816(AX)
 	VMOVNTPS     Z10, 2880(AX)
 	VMOVNTPS     Z1, 2944(AX)
@@ -7853,19 +8124,19 @@ arrive:
 empty3:
 	MOVQ     trail+48(FP), AX
 	MOVQ     176(AX), AX
-	VPXORD   Z16, Z16, Z16
-	VMOVNTPS Z16, 2368(AX)
-	VMOVNTPS Z16, 2432(AX)
-	VMOVNTPS Z16, 2496(AX)
-	VMOVNTPS Z16, 2560(AX)
-	VMOVNTPS Z16, 2624(AX)
-	VMOVNTPS Z16, 2688(AX)
-	VMOVNTPS Z16, 2752(AX)
-	VMOVNTPS Z16, 2816(AX)
-	VMOVNTPS Z16, 2880(AX)
-	VMOVNTPS Z16, 2944(AX)
-	VMOVNTPS Z16, 3008(AX)
-	VMOVNTPS Z16, 3072(AX)
+	VPXORD   Z13, Z13, Z13
+	VMOVNTPS Z13, 2368(AX)
+	VMOVNTPS Z13, 2432(AX)
+	VMOVNTPS Z13, 2496(AX)
+	VMOVNTPS Z13, 2560(AX)
+	VMOVNTPS Z13, 2624(AX)
+	VMOVNTPS Z13, 2688(AX)
+	VMOVNTPS Z13, 2752(AX)
+	VMOVNTPS Z13, 2816(AX)
+	VMOVNTPS Z13, 2880(AX)
+	VMOVNTPS Z13, 2944(AX)
+	VMOVNTPS Z13, 3008(AX)
+	VMOVNTPS Z13, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -8005,7 +8276,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_90<>+0(SB), K1
+	KMOVB         avx512_96<>+0(SB), K1
 	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y1
@@ -8025,8 +8296,8 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx512_90<>+0(SB)/1, $0xfe
-GLOBL avx512_90<>(SB), RODATA|NOPTR, $1
+DATA avx512_96<>+0(SB)/1, $0xfe
+GLOBL avx512_96<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -8108,24 +8379,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          set+8(FP), CX
 	MOVQ          d+56(FP), DX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_61<>+0(SB), Z0
+	VPBROADCASTD  avx512_97<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_1<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_62<>+0(SB), Z1
+	VPBROADCASTD  avx512_98<>+0(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_18<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_63<>+0(SB), Z16
+	VPBROADCASTD  avx512_99<>+0(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_2<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_64<>+0(SB), Z16
+	VPBROADCASTD  avx512_100<>+0(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
@@ -8230,7 +8501,7 @@ grown:
 	VMOVQ         X1, 16(DX)
 	VPEXTRD       $0x02, X1, 24(DX)
 	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_91<>+0(SB), Z0, K1, Z0
+	VPADDUSB      avx512_101<>+0(SB), Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVWLSX       step+28(FP), BX
 	VPBROADCASTW  BX, Z0
@@ -8239,13 +8510,13 @@ grown:
 	MOVQ          mul+40(FP), SI
 	VPMOVZXBD     (SI), Y14
 	VPTESTNMD     Y14, Y14, K2
-	VPBROADCASTD  avx512_92<>+0(SB), K2, Y14
+	VPBROADCASTD  avx512_102<>+0(SB), K2, Y14
 	MOVQ          worth+48(FP), SI
 	VMOVDQU32     (SI), Y15
 	MOVQ          late+16(FP), SI
 	KMOVQ         SI, K2
 	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_93<>+0(SB), Z1
+	VPBROADCASTD  avx512_103<>+0(SB), Z1
 	VMOVDQU16     Z19, 256(AX)
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     Z18, K1, Z2
@@ -8359,77 +8630,89 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_91<>+0(SB)/1, $0x3f
-DATA avx512_91<>+1(SB)/1, $0x3f
-DATA avx512_91<>+2(SB)/1, $0x3f
-DATA avx512_91<>+3(SB)/1, $0x3f
-DATA avx512_91<>+4(SB)/1, $0x3f
-DATA avx512_91<>+5(SB)/1, $0x3f
-DATA avx512_91<>+6(SB)/1, $0x3f
-DATA avx512_91<>+7(SB)/1, $0x3f
-DATA avx512_91<>+8(SB)/1, $0x3f
-DATA avx512_91<>+9(SB)/1, $0x3f
-DATA avx512_91<>+10(SB)/1, $0x3f
-DATA avx512_91<>+11(SB)/1, $0x3f
-DATA avx512_91<>+12(SB)/1, $0x3f
-DATA avx512_91<>+13(SB)/1, $0x3f
-DATA avx512_91<>+14(SB)/1, $0x3f
-DATA avx512_91<>+15(SB)/1, $0x3f
-DATA avx512_91<>+16(SB)/1, $0x3f
-DATA avx512_91<>+17(SB)/1, $0x3f
-DATA avx512_91<>+18(SB)/1, $0x3f
-DATA avx512_91<>+19(SB)/1, $0x3f
-DATA avx512_91<>+20(SB)/1, $0x3f
-DATA avx512_91<>+21(SB)/1, $0x3f
-DATA avx512_91<>+22(SB)/1, $0x3f
-DATA avx512_91<>+23(SB)/1, $0x3f
-DATA avx512_91<>+24(SB)/1, $0x3f
-DATA avx512_91<>+25(SB)/1, $0x3f
-DATA avx512_91<>+26(SB)/1, $0x3f
-DATA avx512_91<>+27(SB)/1, $0x3f
-DATA avx512_91<>+28(SB)/1, $0x3f
-DATA avx512_91<>+29(SB)/1, $0x3f
-DATA avx512_91<>+30(SB)/1, $0x3f
-DATA avx512_91<>+31(SB)/1, $0x3f
-DATA avx512_91<>+32(SB)/1, $0x3f
-DATA avx512_91<>+33(SB)/1, $0x3f
-DATA avx512_91<>+34(SB)/1, $0x3f
-DATA avx512_91<>+35(SB)/1, $0x3f
-DATA avx512_91<>+36(SB)/1, $0x3f
-DATA avx512_91<>+37(SB)/1, $0x3f
-DATA avx512_91<>+38(SB)/1, $0x3f
-DATA avx512_91<>+39(SB)/1, $0x3f
-DATA avx512_91<>+40(SB)/1, $0x3f
-DATA avx512_91<>+41(SB)/1, $0x3f
-DATA avx512_91<>+42(SB)/1, $0x3f
-DATA avx512_91<>+43(SB)/1, $0x3f
-DATA avx512_91<>+44(SB)/1, $0x3f
-DATA avx512_91<>+45(SB)/1, $0x3f
-DATA avx512_91<>+46(SB)/1, $0x3f
-DATA avx512_91<>+47(SB)/1, $0x3f
-DATA avx512_91<>+48(SB)/1, $0x3f
-DATA avx512_91<>+49(SB)/1, $0x3f
-DATA avx512_91<>+50(SB)/1, $0x3f
-DATA avx512_91<>+51(SB)/1, $0x3f
-DATA avx512_91<>+52(SB)/1, $0x3f
-DATA avx512_91<>+53(SB)/1, $0x3f
-DATA avx512_91<>+54(SB)/1, $0x3f
-DATA avx512_91<>+55(SB)/1, $0x3f
-DATA avx512_91<>+56(SB)/1, $0x3f
-DATA avx512_91<>+57(SB)/1, $0x3f
-DATA avx512_91<>+58(SB)/1, $0x3f
-DATA avx512_91<>+59(SB)/1, $0x3f
-DATA avx512_91<>+60(SB)/1, $0x3f
-DATA avx512_91<>+61(SB)/1, $0x3f
-DATA avx512_91<>+62(SB)/1, $0x3f
-DATA avx512_91<>+63(SB)/1, $0x3f
-GLOBL avx512_91<>(SB), RODATA|NOPTR, $64
+DATA avx512_97<>+0(SB)/4, $0x04040404
+GLOBL avx512_97<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_92<>+0(SB)/4, $0x00000004
-GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
+DATA avx512_98<>+0(SB)/4, $0x14141414
+GLOBL avx512_98<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_93<>+0(SB)/4, $0x00000032
-GLOBL avx512_93<>(SB), RODATA|NOPTR, $4
+DATA avx512_99<>+0(SB)/4, $0x0a0a0a0a
+GLOBL avx512_99<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_100<>+0(SB)/4, $0x00000000
+GLOBL avx512_100<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_101<>+0(SB)/1, $0x3f
+DATA avx512_101<>+1(SB)/1, $0x3f
+DATA avx512_101<>+2(SB)/1, $0x3f
+DATA avx512_101<>+3(SB)/1, $0x3f
+DATA avx512_101<>+4(SB)/1, $0x3f
+DATA avx512_101<>+5(SB)/1, $0x3f
+DATA avx512_101<>+6(SB)/1, $0x3f
+DATA avx512_101<>+7(SB)/1, $0x3f
+DATA avx512_101<>+8(SB)/1, $0x3f
+DATA avx512_101<>+9(SB)/1, $0x3f
+DATA avx512_101<>+10(SB)/1, $0x3f
+DATA avx512_101<>+11(SB)/1, $0x3f
+DATA avx512_101<>+12(SB)/1, $0x3f
+DATA avx512_101<>+13(SB)/1, $0x3f
+DATA avx512_101<>+14(SB)/1, $0x3f
+DATA avx512_101<>+15(SB)/1, $0x3f
+DATA avx512_101<>+16(SB)/1, $0x3f
+DATA avx512_101<>+17(SB)/1, $0x3f
+DATA avx512_101<>+18(SB)/1, $0x3f
+DATA avx512_101<>+19(SB)/1, $0x3f
+DATA avx512_101<>+20(SB)/1, $0x3f
+DATA avx512_101<>+21(SB)/1, $0x3f
+DATA avx512_101<>+22(SB)/1, $0x3f
+DATA avx512_101<>+23(SB)/1, $0x3f
+DATA avx512_101<>+24(SB)/1, $0x3f
+DATA avx512_101<>+25(SB)/1, $0x3f
+DATA avx512_101<>+26(SB)/1, $0x3f
+DATA avx512_101<>+27(SB)/1, $0x3f
+DATA avx512_101<>+28(SB)/1, $0x3f
+DATA avx512_101<>+29(SB)/1, $0x3f
+DATA avx512_101<>+30(SB)/1, $0x3f
+DATA avx512_101<>+31(SB)/1, $0x3f
+DATA avx512_101<>+32(SB)/1, $0x3f
+DATA avx512_101<>+33(SB)/1, $0x3f
+DATA avx512_101<>+34(SB)/1, $0x3f
+DATA avx512_101<>+35(SB)/1, $0x3f
+DATA avx512_101<>+36(SB)/1, $0x3f
+DATA avx512_101<>+37(SB)/1, $0x3f
+DATA avx512_101<>+38(SB)/1, $0x3f
+DATA avx512_101<>+39(SB)/1, $0x3f
+DATA avx512_101<>+40(SB)/1, $0x3f
+DATA avx512_101<>+41(SB)/1, $0x3f
+DATA avx512_101<>+42(SB)/1, $0x3f
+DATA avx512_101<>+43(SB)/1, $0x3f
+DATA avx512_101<>+44(SB)/1, $0x3f
+DATA avx512_101<>+45(SB)/1, $0x3f
+DATA avx512_101<>+46(SB)/1, $0x3f
+DATA avx512_101<>+47(SB)/1, $0x3f
+DATA avx512_101<>+48(SB)/1, $0x3f
+DATA avx512_101<>+49(SB)/1, $0x3f
+DATA avx512_101<>+50(SB)/1, $0x3f
+DATA avx512_101<>+51(SB)/1, $0x3f
+DATA avx512_101<>+52(SB)/1, $0x3f
+DATA avx512_101<>+53(SB)/1, $0x3f
+DATA avx512_101<>+54(SB)/1, $0x3f
+DATA avx512_101<>+55(SB)/1, $0x3f
+DATA avx512_101<>+56(SB)/1, $0x3f
+DATA avx512_101<>+57(SB)/1, $0x3f
+DATA avx512_101<>+58(SB)/1, $0x3f
+DATA avx512_101<>+59(SB)/1, $0x3f
+DATA avx512_101<>+60(SB)/1, $0x3f
+DATA avx512_101<>+61(SB)/1, $0x3f
+DATA avx512_101<>+62(SB)/1, $0x3f
+DATA avx512_101<>+63(SB)/1, $0x3f
+GLOBL avx512_101<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_102<>+0(SB)/4, $0x00000004
+GLOBL avx512_102<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_103<>+0(SB)/4, $0x00000032
+GLOBL avx512_103<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
@@ -8481,7 +8764,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_94<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_104<>+0(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(AX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -8507,8 +8790,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_94<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_94<>(SB), RODATA|NOPTR, $8
+DATA avx512_104<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_104<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -8553,7 +8836,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_95<>+0(SB), Y1
+	VPBROADCASTB avx512_105<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         SI, BX
@@ -8568,8 +8851,8 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_95<>+0(SB)/1, $0x01
-GLOBL avx512_95<>(SB), RODATA|NOPTR, $1
+DATA avx512_105<>+0(SB)/1, $0x01
+GLOBL avx512_105<>(SB), RODATA|NOPTR, $1
 
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
@@ -8620,13 +8903,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VMOVDQU8      576(AX), Y1
 	VPCOMPRESSB.Z Y1, K1, Y1
 	VMOVDQU8      Y1, 576(AX)
-	VPBROADCASTW  avx512_96<>+0(SB), Z1
+	VPBROADCASTW  avx512_106<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_97<>+0(SB), X1, X1
+	VPXOR         avx512_107<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, AX
 	XORL          $0x00008000, AX
@@ -8634,18 +8917,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VZEROUPPER
 	RET
 
-DATA avx512_96<>+0(SB)/2, $0x7fff
-GLOBL avx512_96<>(SB), RODATA|NOPTR, $2
+DATA avx512_106<>+0(SB)/2, $0x7fff
+GLOBL avx512_106<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_97<>+0(SB)/2, $0x8000
-DATA avx512_97<>+2(SB)/2, $0x8000
-DATA avx512_97<>+4(SB)/2, $0x8000
-DATA avx512_97<>+6(SB)/2, $0x8000
-DATA avx512_97<>+8(SB)/2, $0x8000
-DATA avx512_97<>+10(SB)/2, $0x8000
-DATA avx512_97<>+12(SB)/2, $0x8000
-DATA avx512_97<>+14(SB)/2, $0x8000
-GLOBL avx512_97<>(SB), RODATA|NOPTR, $16
+DATA avx512_107<>+0(SB)/2, $0x8000
+DATA avx512_107<>+2(SB)/2, $0x8000
+DATA avx512_107<>+4(SB)/2, $0x8000
+DATA avx512_107<>+6(SB)/2, $0x8000
+DATA avx512_107<>+8(SB)/2, $0x8000
+DATA avx512_107<>+10(SB)/2, $0x8000
+DATA avx512_107<>+12(SB)/2, $0x8000
+DATA avx512_107<>+14(SB)/2, $0x8000
+GLOBL avx512_107<>(SB), RODATA|NOPTR, $16
 
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -8701,7 +8984,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_98<>+0(SB), Z13
+	VPBROADCASTQ  avx512_108<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -8746,7 +9029,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_99<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_109<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -8777,11 +9060,11 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_98<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_98<>(SB), RODATA|NOPTR, $8
+DATA avx512_108<>+0(SB)/8, $0x0000000000000100
+GLOBL avx512_108<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_99<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_99<>(SB), RODATA|NOPTR, $8
+DATA avx512_109<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_109<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -8833,7 +9116,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_98<>+0(SB), Z11
+	VPBROADCASTQ  avx512_108<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
 	VPTESTMQ.BCST avx512_58<>+0(SB), Z4, K2, K2
@@ -8899,7 +9182,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_99<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_109<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -8981,17 +9264,17 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z5
-	VMOVDQU32      avx512_81<>+0(SB), Z6
-	VMOVDQU32      avx512_82<>+0(SB), Z7
-	VBROADCASTSS   avx512_66<>+0(SB), Z11
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z5
+	VMOVDQU32      avx512_87<>+0(SB), Z6
+	VMOVDQU32      avx512_88<>+0(SB), Z7
+	VBROADCASTSS   avx512_72<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9075,30 +9358,30 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_110<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
 	VPERMPS      Z7, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_89<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_90<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_91<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_92<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_93<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_95<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -9169,8 +9452,8 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_100<>+0(SB)/4, $(0.5)
-GLOBL avx512_100<>(SB), RODATA|NOPTR, $4
+DATA avx512_110<>+0(SB)/4, $(0.5)
+GLOBL avx512_110<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -9178,17 +9461,17 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z4
-	VMOVDQU32      avx512_81<>+0(SB), Z5
-	VMOVDQU32      avx512_82<>+0(SB), Z6
-	VBROADCASTSS   avx512_66<>+0(SB), Z10
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z4
+	VMOVDQU32      avx512_87<>+0(SB), Z5
+	VMOVDQU32      avx512_88<>+0(SB), Z6
+	VBROADCASTSS   avx512_72<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9240,30 +9523,30 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_110<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
 	VPERMPS      Z6, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_89<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_90<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_91<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_92<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_93<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_95<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
@@ -9307,17 +9590,17 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_65<>+0(SB), Z2
+	VMOVDQU8       avx512_71<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z1
-	VMOVDQU32      avx512_79<>+0(SB), Z2
-	VMOVDQU32      avx512_80<>+0(SB), Z7
-	VMOVDQU32      avx512_81<>+0(SB), Z8
-	VMOVDQU32      avx512_82<>+0(SB), Z9
-	VBROADCASTSS   avx512_66<>+0(SB), Z11
+	VMOVDQU32      avx512_84<>+0(SB), Z1
+	VMOVDQU32      avx512_85<>+0(SB), Z2
+	VMOVDQU32      avx512_86<>+0(SB), Z7
+	VMOVDQU32      avx512_87<>+0(SB), Z8
+	VMOVDQU32      avx512_88<>+0(SB), Z9
+	VBROADCASTSS   avx512_72<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -9330,7 +9613,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_66<>+0(SB), X13
+	VMOVSS         avx512_72<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -9412,23 +9695,23 @@ group:
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z9, Z17, Z20
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_95<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -9506,19 +9789,19 @@ end:
 	MOVQ         16(AX), AX
 	MOVL         8(AX), AX
 	VPBROADCASTQ AX, Z3
-	KMOVB        avx512_67<>+0(SB), K1
+	KMOVB        avx512_73<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_68<>+0(SB), Z3
+	VMOVDQU32    avx512_74<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_69<>+0(SB), Z2
-	KMOVW        avx512_70<>+0(SB), K1
+	VMOVDQU32    avx512_75<>+0(SB), Z2
+	KMOVW        avx512_76<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_71<>+0(SB), Z2
-	KMOVW        avx512_72<>+0(SB), K1
+	VMOVDQU32    avx512_77<>+0(SB), Z2
+	KMOVW        avx512_78<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_73<>+0(SB), K1
+	KMOVW        avx512_79<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -9538,14 +9821,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_74<>+0(SB), K1
+	KMOVW        avx512_80<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z0
+	VMOVDQU32    avx512_81<>+0(SB), Z0
 	ADDL         AX, AX
-	KMOVW        avx512_76<>+0(SB), K1
+	KMOVW        avx512_82<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	ADDL         AX, AX
-	KMOVW        avx512_77<>+0(SB), K1
+	KMOVW        avx512_83<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -9579,17 +9862,17 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z5
-	VMOVDQU32      avx512_81<>+0(SB), Z6
-	VMOVDQU32      avx512_82<>+0(SB), Z7
-	VBROADCASTSS   avx512_66<>+0(SB), Z11
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z5
+	VMOVDQU32      avx512_87<>+0(SB), Z6
+	VMOVDQU32      avx512_88<>+0(SB), Z7
+	VBROADCASTSS   avx512_72<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9673,30 +9956,30 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_110<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
 	VPERMPS      Z7, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_89<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_90<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_91<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_92<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_93<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_95<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -9773,17 +10056,17 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z4
-	VMOVDQU32      avx512_81<>+0(SB), Z5
-	VMOVDQU32      avx512_82<>+0(SB), Z6
-	VBROADCASTSS   avx512_66<>+0(SB), Z10
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z4
+	VMOVDQU32      avx512_87<>+0(SB), Z5
+	VMOVDQU32      avx512_88<>+0(SB), Z6
+	VBROADCASTSS   avx512_72<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9835,30 +10118,30 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_100<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_110<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
 	VPERMPS      Z6, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_83<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_89<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_84<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_90<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_91<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_86<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_92<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_87<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_93<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_88<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_95<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVNTPS     Z12, (R8)
 	ADDQ         SI, R8
@@ -9902,17 +10185,17 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_65<>+0(SB), Z2
+	VMOVDQU8       avx512_71<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z1
-	VMOVDQU32      avx512_79<>+0(SB), Z2
-	VMOVDQU32      avx512_80<>+0(SB), Z7
-	VMOVDQU32      avx512_81<>+0(SB), Z8
-	VMOVDQU32      avx512_82<>+0(SB), Z9
-	VBROADCASTSS   avx512_66<>+0(SB), Z11
+	VMOVDQU32      avx512_84<>+0(SB), Z1
+	VMOVDQU32      avx512_85<>+0(SB), Z2
+	VMOVDQU32      avx512_86<>+0(SB), Z7
+	VMOVDQU32      avx512_87<>+0(SB), Z8
+	VMOVDQU32      avx512_88<>+0(SB), Z9
+	VBROADCASTSS   avx512_72<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -9925,7 +10208,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	MOVL           4(CX), CX
 	VCVTUSI2SSL    CX, X5, X5
-	VMOVSS         avx512_66<>+0(SB), X13
+	VMOVSS         avx512_72<>+0(SB), X13
 	VDIVSS         X5, X13, X5
 	VBROADCASTSS   X5, Z13
 	ADDL           CX, CX
@@ -10007,23 +10290,23 @@ group:
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z9, Z17, Z20
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_95<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z6, Z25
 	VUNPCKHPS    Z14, Z6, Z6
 	VUNPCKLPS    Z16, Z15, Z14
@@ -10101,19 +10384,19 @@ end:
 	MOVQ         16(AX), AX
 	MOVL         8(AX), AX
 	VPBROADCASTQ AX, Z3
-	KMOVB        avx512_67<>+0(SB), K1
+	KMOVB        avx512_73<>+0(SB), K1
 	VPMINUQ      Z3, Z1, K1, Z1
-	VMOVDQU32    avx512_68<>+0(SB), Z3
+	VMOVDQU32    avx512_74<>+0(SB), Z3
 	VPERMI2D     Z2, Z1, Z3
-	VMOVDQU32    avx512_69<>+0(SB), Z2
-	KMOVW        avx512_70<>+0(SB), K1
+	VMOVDQU32    avx512_75<>+0(SB), Z2
+	KMOVW        avx512_76<>+0(SB), K1
 	VPERMD       Z0, Z2, K1, Z3
-	VMOVDQU32    avx512_71<>+0(SB), Z2
-	KMOVW        avx512_72<>+0(SB), K1
+	VMOVDQU32    avx512_77<>+0(SB), Z2
+	KMOVW        avx512_78<>+0(SB), K1
 	VPERMI2D.Z   Z0, Z1, K1, Z2
 	VPADDD       Z2, Z3, Z3
 	VPBROADCASTD 64(CX), Z0
-	KMOVW        avx512_73<>+0(SB), K1
+	KMOVW        avx512_79<>+0(SB), K1
 	VPSUBD       Z3, Z0, K1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
@@ -10133,14 +10416,14 @@ end:
 	NEGL         BX
 	SARL         $0x1f, BX
 	ANDL         BX, CX
-	KMOVW        avx512_74<>+0(SB), K1
+	KMOVW        avx512_80<>+0(SB), K1
 	VPBROADCASTD CX, K1, Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z0
+	VMOVDQU32    avx512_81<>+0(SB), Z0
 	ADDL         AX, AX
-	KMOVW        avx512_76<>+0(SB), K1
+	KMOVW        avx512_82<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	ADDL         AX, AX
-	KMOVW        avx512_77<>+0(SB), K1
+	KMOVW        avx512_83<>+0(SB), K1
 	VPBROADCASTD AX, K1, Z0
 	VPMINUD      Z0, Z3, Z3
 	MOVQ         f+16(FP), AX
@@ -10174,17 +10457,17 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z4
-	VMOVDQU32      avx512_81<>+0(SB), Z5
-	VMOVDQU32      avx512_82<>+0(SB), Z6
-	VBROADCASTSS   avx512_66<>+0(SB), Z10
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z4
+	VMOVDQU32      avx512_87<>+0(SB), Z5
+	VMOVDQU32      avx512_88<>+0(SB), Z6
+	VBROADCASTSS   avx512_72<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10206,7 +10489,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_100<>+0(SB), Z12
+	VBROADCASTSS   avx512_110<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -10236,100 +10519,100 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_100<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_110<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
 	VPERMPS      Z6, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
-	VMULPS.BCST  avx512_101<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_95<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_111<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
-	VMULPS.BCST  avx512_102<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_112<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPSLLD       $0x08, Z14, Z14
 	VPORD        Z14, Z13, Z13
-	VMULPS.BCST  avx512_102<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_112<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x10, Z15, Z15
 	VPORD        Z15, Z13, Z13
-	VMULPS.BCST  avx512_101<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_111<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x18, Z16, Z16
 	VPORD        Z16, Z13, Z13
-	VMULPS.BCST  avx512_101<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_111<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
-	VMULPS.BCST  avx512_101<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_111<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPSLLD       $0x08, Z18, Z18
 	VPORD        Z18, Z17, Z17
-	VMULPS.BCST  avx512_101<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_111<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x10, Z19, Z19
 	VPORD        Z19, Z17, Z17
-	VMULPS.BCST  avx512_103<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_113<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x18, Z20, Z20
 	VPORD        Z20, Z17, Z17
-	VMULPS.BCST  avx512_101<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_111<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
-	VMULPS.BCST  avx512_101<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_111<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPSLLD       $0x08, Z22, Z22
 	VPORD        Z22, Z21, Z21
-	VMULPS.BCST  avx512_104<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_114<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x10, Z23, Z23
 	VPORD        Z23, Z21, Z21
-	VMULPS.BCST  avx512_101<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_111<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x18, Z24, Z24
 	VPORD        Z24, Z21, Z21
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_105<>+0(SB), Z15
+	VMOVDQU32    avx512_115<>+0(SB), Z15
 	VPERMT2D     Z17, Z15, Z14
-	VMOVDQU32    avx512_106<>+0(SB), Z15
+	VMOVDQU32    avx512_116<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, (AX)
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_107<>+0(SB), Z15
+	VMOVDQU32    avx512_117<>+0(SB), Z15
 	VPERMT2D     Z17, Z15, Z14
-	VMOVDQU32    avx512_108<>+0(SB), Z15
+	VMOVDQU32    avx512_118<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, 64(AX)
 	VMOVDQA32    Z13, Z13
-	VMOVDQU32    avx512_109<>+0(SB), Z14
+	VMOVDQU32    avx512_119<>+0(SB), Z14
 	VPERMT2D     Z17, Z14, Z13
-	VMOVDQU32    avx512_110<>+0(SB), Z14
+	VMOVDQU32    avx512_120<>+0(SB), Z14
 	VPERMT2D     Z21, Z14, Z13
 	VMOVDQU32    Z13, 128(AX)
 	ADDQ         $0x10, DX
@@ -10340,125 +10623,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_101<>+0(SB)/4, $(255.0)
-GLOBL avx512_101<>(SB), RODATA|NOPTR, $4
+DATA avx512_111<>+0(SB)/4, $(255.0)
+GLOBL avx512_111<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_102<>+0(SB)/4, $(127.5)
-GLOBL avx512_102<>(SB), RODATA|NOPTR, $4
+DATA avx512_112<>+0(SB)/4, $(127.5)
+GLOBL avx512_112<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_103<>+0(SB)/4, $(340.0)
-GLOBL avx512_103<>(SB), RODATA|NOPTR, $4
+DATA avx512_113<>+0(SB)/4, $(340.0)
+GLOBL avx512_113<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_104<>+0(SB)/4, $(291.42856)
-GLOBL avx512_104<>(SB), RODATA|NOPTR, $4
+DATA avx512_114<>+0(SB)/4, $(291.42856)
+GLOBL avx512_114<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_105<>+0(SB)/4, $0x00000000
-DATA avx512_105<>+4(SB)/4, $0x00000010
-DATA avx512_105<>+8(SB)/4, $0x00000000
-DATA avx512_105<>+12(SB)/4, $0x00000001
-DATA avx512_105<>+16(SB)/4, $0x00000011
-DATA avx512_105<>+20(SB)/4, $0x00000000
-DATA avx512_105<>+24(SB)/4, $0x00000002
-DATA avx512_105<>+28(SB)/4, $0x00000012
-DATA avx512_105<>+32(SB)/4, $0x00000000
-DATA avx512_105<>+36(SB)/4, $0x00000003
-DATA avx512_105<>+40(SB)/4, $0x00000013
-DATA avx512_105<>+44(SB)/4, $0x00000000
-DATA avx512_105<>+48(SB)/4, $0x00000004
-DATA avx512_105<>+52(SB)/4, $0x00000014
-DATA avx512_105<>+56(SB)/4, $0x00000000
-DATA avx512_105<>+60(SB)/4, $0x00000005
-GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
+DATA avx512_115<>+0(SB)/4, $0x00000000
+DATA avx512_115<>+4(SB)/4, $0x00000010
+DATA avx512_115<>+8(SB)/4, $0x00000000
+DATA avx512_115<>+12(SB)/4, $0x00000001
+DATA avx512_115<>+16(SB)/4, $0x00000011
+DATA avx512_115<>+20(SB)/4, $0x00000000
+DATA avx512_115<>+24(SB)/4, $0x00000002
+DATA avx512_115<>+28(SB)/4, $0x00000012
+DATA avx512_115<>+32(SB)/4, $0x00000000
+DATA avx512_115<>+36(SB)/4, $0x00000003
+DATA avx512_115<>+40(SB)/4, $0x00000013
+DATA avx512_115<>+44(SB)/4, $0x00000000
+DATA avx512_115<>+48(SB)/4, $0x00000004
+DATA avx512_115<>+52(SB)/4, $0x00000014
+DATA avx512_115<>+56(SB)/4, $0x00000000
+DATA avx512_115<>+60(SB)/4, $0x00000005
+GLOBL avx512_115<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_106<>+0(SB)/4, $0x00000000
-DATA avx512_106<>+4(SB)/4, $0x00000001
-DATA avx512_106<>+8(SB)/4, $0x00000010
-DATA avx512_106<>+12(SB)/4, $0x00000003
-DATA avx512_106<>+16(SB)/4, $0x00000004
-DATA avx512_106<>+20(SB)/4, $0x00000011
-DATA avx512_106<>+24(SB)/4, $0x00000006
-DATA avx512_106<>+28(SB)/4, $0x00000007
-DATA avx512_106<>+32(SB)/4, $0x00000012
-DATA avx512_106<>+36(SB)/4, $0x00000009
-DATA avx512_106<>+40(SB)/4, $0x0000000a
-DATA avx512_106<>+44(SB)/4, $0x00000013
-DATA avx512_106<>+48(SB)/4, $0x0000000c
-DATA avx512_106<>+52(SB)/4, $0x0000000d
-DATA avx512_106<>+56(SB)/4, $0x00000014
-DATA avx512_106<>+60(SB)/4, $0x0000000f
-GLOBL avx512_106<>(SB), RODATA|NOPTR, $64
+DATA avx512_116<>+0(SB)/4, $0x00000000
+DATA avx512_116<>+4(SB)/4, $0x00000001
+DATA avx512_116<>+8(SB)/4, $0x00000010
+DATA avx512_116<>+12(SB)/4, $0x00000003
+DATA avx512_116<>+16(SB)/4, $0x00000004
+DATA avx512_116<>+20(SB)/4, $0x00000011
+DATA avx512_116<>+24(SB)/4, $0x00000006
+DATA avx512_116<>+28(SB)/4, $0x00000007
+DATA avx512_116<>+32(SB)/4, $0x00000012
+DATA avx512_116<>+36(SB)/4, $0x00000009
+DATA avx512_116<>+40(SB)/4, $0x0000000a
+DATA avx512_116<>+44(SB)/4, $0x00000013
+DATA avx512_116<>+48(SB)/4, $0x0000000c
+DATA avx512_116<>+52(SB)/4, $0x0000000d
+DATA avx512_116<>+56(SB)/4, $0x00000014
+DATA avx512_116<>+60(SB)/4, $0x0000000f
+GLOBL avx512_116<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_107<>+0(SB)/4, $0x00000015
-DATA avx512_107<>+4(SB)/4, $0x00000000
-DATA avx512_107<>+8(SB)/4, $0x00000006
-DATA avx512_107<>+12(SB)/4, $0x00000016
-DATA avx512_107<>+16(SB)/4, $0x00000000
-DATA avx512_107<>+20(SB)/4, $0x00000007
-DATA avx512_107<>+24(SB)/4, $0x00000017
-DATA avx512_107<>+28(SB)/4, $0x00000000
-DATA avx512_107<>+32(SB)/4, $0x00000008
-DATA avx512_107<>+36(SB)/4, $0x00000018
-DATA avx512_107<>+40(SB)/4, $0x00000000
-DATA avx512_107<>+44(SB)/4, $0x00000009
-DATA avx512_107<>+48(SB)/4, $0x00000019
-DATA avx512_107<>+52(SB)/4, $0x00000000
-DATA avx512_107<>+56(SB)/4, $0x0000000a
-DATA avx512_107<>+60(SB)/4, $0x0000001a
-GLOBL avx512_107<>(SB), RODATA|NOPTR, $64
+DATA avx512_117<>+0(SB)/4, $0x00000015
+DATA avx512_117<>+4(SB)/4, $0x00000000
+DATA avx512_117<>+8(SB)/4, $0x00000006
+DATA avx512_117<>+12(SB)/4, $0x00000016
+DATA avx512_117<>+16(SB)/4, $0x00000000
+DATA avx512_117<>+20(SB)/4, $0x00000007
+DATA avx512_117<>+24(SB)/4, $0x00000017
+DATA avx512_117<>+28(SB)/4, $0x00000000
+DATA avx512_117<>+32(SB)/4, $0x00000008
+DATA avx512_117<>+36(SB)/4, $0x00000018
+DATA avx512_117<>+40(SB)/4, $0x00000000
+DATA avx512_117<>+44(SB)/4, $0x00000009
+DATA avx512_117<>+48(SB)/4, $0x00000019
+DATA avx512_117<>+52(SB)/4, $0x00000000
+DATA avx512_117<>+56(SB)/4, $0x0000000a
+DATA avx512_117<>+60(SB)/4, $0x0000001a
+GLOBL avx512_117<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_108<>+0(SB)/4, $0x00000000
-DATA avx512_108<>+4(SB)/4, $0x00000015
-DATA avx512_108<>+8(SB)/4, $0x00000002
-DATA avx512_108<>+12(SB)/4, $0x00000003
-DATA avx512_108<>+16(SB)/4, $0x00000016
-DATA avx512_108<>+20(SB)/4, $0x00000005
-DATA avx512_108<>+24(SB)/4, $0x00000006
-DATA avx512_108<>+28(SB)/4, $0x00000017
-DATA avx512_108<>+32(SB)/4, $0x00000008
-DATA avx512_108<>+36(SB)/4, $0x00000009
-DATA avx512_108<>+40(SB)/4, $0x00000018
-DATA avx512_108<>+44(SB)/4, $0x0000000b
-DATA avx512_108<>+48(SB)/4, $0x0000000c
-DATA avx512_108<>+52(SB)/4, $0x00000019
-DATA avx512_108<>+56(SB)/4, $0x0000000e
-DATA avx512_108<>+60(SB)/4, $0x0000000f
-GLOBL avx512_108<>(SB), RODATA|NOPTR, $64
+DATA avx512_118<>+0(SB)/4, $0x00000000
+DATA avx512_118<>+4(SB)/4, $0x00000015
+DATA avx512_118<>+8(SB)/4, $0x00000002
+DATA avx512_118<>+12(SB)/4, $0x00000003
+DATA avx512_118<>+16(SB)/4, $0x00000016
+DATA avx512_118<>+20(SB)/4, $0x00000005
+DATA avx512_118<>+24(SB)/4, $0x00000006
+DATA avx512_118<>+28(SB)/4, $0x00000017
+DATA avx512_118<>+32(SB)/4, $0x00000008
+DATA avx512_118<>+36(SB)/4, $0x00000009
+DATA avx512_118<>+40(SB)/4, $0x00000018
+DATA avx512_118<>+44(SB)/4, $0x0000000b
+DATA avx512_118<>+48(SB)/4, $0x0000000c
+DATA avx512_118<>+52(SB)/4, $0x00000019
+DATA avx512_118<>+56(SB)/4, $0x0000000e
+DATA avx512_118<>+60(SB)/4, $0x0000000f
+GLOBL avx512_118<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_109<>+0(SB)/4, $0x00000000
-DATA avx512_109<>+4(SB)/4, $0x0000000b
-DATA avx512_109<>+8(SB)/4, $0x0000001b
-DATA avx512_109<>+12(SB)/4, $0x00000000
-DATA avx512_109<>+16(SB)/4, $0x0000000c
-DATA avx512_109<>+20(SB)/4, $0x0000001c
-DATA avx512_109<>+24(SB)/4, $0x00000000
-DATA avx512_109<>+28(SB)/4, $0x0000000d
-DATA avx512_109<>+32(SB)/4, $0x0000001d
-DATA avx512_109<>+36(SB)/4, $0x00000000
-DATA avx512_109<>+40(SB)/4, $0x0000000e
-DATA avx512_109<>+44(SB)/4, $0x0000001e
-DATA avx512_109<>+48(SB)/4, $0x00000000
-DATA avx512_109<>+52(SB)/4, $0x0000000f
-DATA avx512_109<>+56(SB)/4, $0x0000001f
-DATA avx512_109<>+60(SB)/4, $0x00000000
-GLOBL avx512_109<>(SB), RODATA|NOPTR, $64
+DATA avx512_119<>+0(SB)/4, $0x00000000
+DATA avx512_119<>+4(SB)/4, $0x0000000b
+DATA avx512_119<>+8(SB)/4, $0x0000001b
+DATA avx512_119<>+12(SB)/4, $0x00000000
+DATA avx512_119<>+16(SB)/4, $0x0000000c
+DATA avx512_119<>+20(SB)/4, $0x0000001c
+DATA avx512_119<>+24(SB)/4, $0x00000000
+DATA avx512_119<>+28(SB)/4, $0x0000000d
+DATA avx512_119<>+32(SB)/4, $0x0000001d
+DATA avx512_119<>+36(SB)/4, $0x00000000
+DATA avx512_119<>+40(SB)/4, $0x0000000e
+DATA avx512_119<>+44(SB)/4, $0x0000001e
+DATA avx512_119<>+48(SB)/4, $0x00000000
+DATA avx512_119<>+52(SB)/4, $0x0000000f
+DATA avx512_119<>+56(SB)/4, $0x0000001f
+DATA avx512_119<>+60(SB)/4, $0x00000000
+GLOBL avx512_119<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_110<>+0(SB)/4, $0x0000001a
-DATA avx512_110<>+4(SB)/4, $0x00000001
-DATA avx512_110<>+8(SB)/4, $0x00000002
-DATA avx512_110<>+12(SB)/4, $0x0000001b
-DATA avx512_110<>+16(SB)/4, $0x00000004
-DATA avx512_110<>+20(SB)/4, $0x00000005
-DATA avx512_110<>+24(SB)/4, $0x0000001c
-DATA avx512_110<>+28(SB)/4, $0x00000007
-DATA avx512_110<>+32(SB)/4, $0x00000008
-DATA avx512_110<>+36(SB)/4, $0x0000001d
-DATA avx512_110<>+40(SB)/4, $0x0000000a
-DATA avx512_110<>+44(SB)/4, $0x0000000b
-DATA avx512_110<>+48(SB)/4, $0x0000001e
-DATA avx512_110<>+52(SB)/4, $0x0000000d
-DATA avx512_110<>+56(SB)/4, $0x0000000e
-DATA avx512_110<>+60(SB)/4, $0x0000001f
-GLOBL avx512_110<>(SB), RODATA|NOPTR, $64
+DATA avx512_120<>+0(SB)/4, $0x0000001a
+DATA avx512_120<>+4(SB)/4, $0x00000001
+DATA avx512_120<>+8(SB)/4, $0x00000002
+DATA avx512_120<>+12(SB)/4, $0x0000001b
+DATA avx512_120<>+16(SB)/4, $0x00000004
+DATA avx512_120<>+20(SB)/4, $0x00000005
+DATA avx512_120<>+24(SB)/4, $0x0000001c
+DATA avx512_120<>+28(SB)/4, $0x00000007
+DATA avx512_120<>+32(SB)/4, $0x00000008
+DATA avx512_120<>+36(SB)/4, $0x0000001d
+DATA avx512_120<>+40(SB)/4, $0x0000000a
+DATA avx512_120<>+44(SB)/4, $0x0000000b
+DATA avx512_120<>+48(SB)/4, $0x0000001e
+DATA avx512_120<>+52(SB)/4, $0x0000000d
+DATA avx512_120<>+56(SB)/4, $0x0000000e
+DATA avx512_120<>+60(SB)/4, $0x0000001f
+GLOBL avx512_120<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -10466,17 +10749,17 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_65<>+0(SB), Z1
+	VMOVDQU8       avx512_71<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_78<>+0(SB), Z0
-	VMOVDQU32      avx512_79<>+0(SB), Z1
-	VMOVDQU32      avx512_80<>+0(SB), Z4
-	VMOVDQU32      avx512_81<>+0(SB), Z5
-	VMOVDQU32      avx512_82<>+0(SB), Z6
-	VBROADCASTSS   avx512_66<>+0(SB), Z10
+	VMOVDQU32      avx512_84<>+0(SB), Z0
+	VMOVDQU32      avx512_85<>+0(SB), Z1
+	VMOVDQU32      avx512_86<>+0(SB), Z4
+	VMOVDQU32      avx512_87<>+0(SB), Z5
+	VMOVDQU32      avx512_88<>+0(SB), Z6
+	VBROADCASTSS   avx512_72<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10499,7 +10782,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_100<>+0(SB), Z12
+	VBROADCASTSS   avx512_110<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -10529,98 +10812,98 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_100<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_110<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
 	VPERMPS      Z6, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_83<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_84<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_87<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_88<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_95<>+0(SB), Z23, Z23
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_111<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
 	VPMOVDB      Z13, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_102<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_112<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_102<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_112<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_111<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_111<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_111<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_111<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_103<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_113<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_111<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_111<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_104<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_114<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_101<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_111<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X13

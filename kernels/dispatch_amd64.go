@@ -12,7 +12,7 @@ import (
 var (
 	needsAVX2   = []cpuid.FeatureID{cpuid.AVX, cpuid.AVX2, cpuid.BMI1, cpuid.BMI2, cpuid.POPCNT}
 	needsAVX512 = []cpuid.FeatureID{cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512CD, cpuid.AVX512DQ, cpuid.AVX512VL, cpuid.AVX512VBMI,
-		cpuid.AVX512VBMI2, cpuid.AVX512VPOPCNTDQ, cpuid.GFNI, cpuid.LZCNT}
+		cpuid.AVX512VBMI2, cpuid.AVX512VNNI, cpuid.AVX512VPOPCNTDQ, cpuid.GFNI, cpuid.LZCNT}
 )
 
 // trails: see TrailPays.

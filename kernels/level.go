@@ -14,7 +14,7 @@ type Level uint8
 const (
 	Generic Level = iota // plain Go, everywhere
 	AVX2                 // amd64 with AVX2
-	AVX512               // amd64 with AVX-512 F, BW, DQ, VL, CD, VBMI, VBMI2 and VPOPCNTDQ (Ice Lake, Zen 4 and later)
+	AVX512               // amd64 with AVX-512 F, BW, DQ, VL, CD, VBMI, VBMI2, VNNI and VPOPCNTDQ (Ice Lake, Zen 4 and later)
 )
 
 var levelNames = [...]string{"generic", "avx2", "avx512"}

@@ -274,8 +274,8 @@ func actBody512(b, out Register) {
 	applyOps512(b, o)
 }
 
-// applyOps512 updates the planes: evicted lanes leave them all.
-func applyOps512(b Register, o acted512) {
+// applyOps512 updates the planes, of which it returns the first line: evicted lanes leave them all.
+func applyOps512(b Register, o acted512) VecVirtual {
 	gone, planes, rest := one512(o.evict), ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
 	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, rest)
@@ -289,6 +289,7 @@ func applyOps512(b Register, o acted512) {
 	VPORQ(one512(lower), planes, lane512(offInt4), planes)
 	VMOVDQU64(planes, Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(rest, Mem{Base: b, Disp: offAlive + 64})
+	return planes
 }
 
 func globals512() {
@@ -822,19 +823,25 @@ func newCodeTables512() codeTables512 {
 	}
 }
 
-// codes512 gathers what the planes of the first line say of each lane into a byte a lane: 64 transpositions of 8 by 8 bits, as a product
-// of matrices.
+// codes512 gathers what the planes of the first line say of each lane into a byte a lane.
 func codes512(b Register) VecVirtual {
+	planes := ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
+	return gather512(planes, codeBits)
+}
+
+// gather512 makes a byte of the bits that each lane has in eight planes, given by their offsets, of the first line: 64 transpositions of
+// 8 by 8 bits, as a product of matrices.
+func gather512(line VecVirtual, bits [8]int) VecVirtual {
 	gather, unit := make([]uint8, 64), make([]uint8, 64)
 	for i := range gather {
 		word, row := i/8, 7-i%8
-		gather[i] = uint8(codeBits[row] - offAlive + word)
+		gather[i] = uint8(bits[row] - offAlive + word)
 		unit[i] = 1 << (i % 8)
 	}
 	planes, index, ones, codes := ZMM(), ZMM(), ZMM(), ZMM()
-	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
 	VMOVDQU8(constant(gather...), index)
-	VPERMB(planes, index, planes)
+	VPERMB(line, index, planes)
 	VMOVDQU8(constant(unit...), ones)
 	VGF2P8AFFINEQB(U8(0), planes, ones, codes)
 	return codes

@@ -12,12 +12,14 @@ import (
 // passer512 holds what the parts of StageOperate hand on.
 type passer512 struct {
 	b, ledger Register
-	read      Mem // plane
+	read      GPVirtual // plane
 
 	active, t0, t1, done GPVirtual
-	unit                 VecVirtual    // bytes: quarter pages a page of each lane costs at its level
-	units, own           [4]VecVirtual // dwords: the same; private pages after generation
-	tokens, latency      VecVirtual    // sums
+	even                 OpmaskVirtual // lower bytes of words
+	unit, value          VecVirtual    // bytes: quarter pages that a page of each lane costs at its level; the same times its retention weight, but for ephemeral lanes
+	read1                VecVirtual    // bytes: 1 for lanes that are read
+	own                  [2]VecVirtual // words, in the order of mixed512: private pages after generation
+	tokens, latency      VecVirtual    // sums, dwords
 	lines                [2]VecVirtual // of planes, at the end
 }
 
@@ -25,11 +27,50 @@ type passer512 struct {
 func (p *passer512) operate() {
 	t := told512{p.ledger, offLgEvictions, offLgCompressions, offLgSwaps, offLgSwapReads, offLgInvalid, offLgRisk, true}
 	o := ops512(p.b, t)
-	p.read = local(o.read)
+	p.read = o.read
 	t0, t1 := planeOf(p.b, offType0), planeOf(p.b, offType1)
 	system := andNot(planeOf(p.b, offAlive), or(or(t0, t1), planeOf(p.b, offType2)))
 	risk512(p.b, o.evict, system, andNot(t0, t1), andNot(t1, t0), t)
-	applyOps512(p.b, o)
+	p.weigh(applyOps512(p.b, o))
+}
+
+// weigh finds what a page of each lane costs, and what it is worth.
+func (p *passer512) weigh(planes VecVirtual) {
+	const int8s, int4s, type0, type1 = 1, 2, 4, 8
+	codes := gather512(planes, [8]int{offInt8, offInt4, offType0, offType1, offInt8, offInt4, offType0, offType1})
+	VPANDD_BCST(constant(uint32(0x0F0F0F0F)), codes, codes)
+	unit := func(x uint8) uint8 {
+		switch {
+		case x&int4s != 0:
+			return 1
+		case x&int8s != 0:
+			return 2
+		}
+		return 4
+	}
+	p.unit = shuffled512(codes, unit)
+	p.value = shuffled512(codes, func(x uint8) uint8 { return unit(x) * [4]uint8{20, 15, 10, 2}[x/type0] })
+	p.read1 = ZMM()
+	k := K()
+	KMOVQ(p.read, k)
+	VMOVDQU8_Z(bytes(1), k, p.read1)
+}
+
+// mixed512 is the order of the words of 32 lanes that packing two registers of dwords leaves: every byte of a column by its place.
+func mixed512(h int) (order []uint8) {
+	for w := range 32 {
+		lane := 32*h + w/8*4 + w%4 + w%8/4*16
+		order = append(order, uint8(lane), uint8(lane))
+	}
+	return order
+}
+
+// mixed makes words of 32 lanes of a column of bytes.
+func (p *passer512) mixed(column VecVirtual, h int) VecVirtual {
+	z := ZMM()
+	VMOVDQU8(constant(mixed512(h)...), z)
+	VPERMB_Z(column, z, p.even, z)
+	return z
 }
 
 // maskOf moves a plane to a k register.
@@ -75,28 +116,28 @@ func (p *passer512) ifNoUpper(label string) {
 // generate lets the lanes of Active generate, and the timers of all run.
 func (p *passer512) generate() {
 	b := p.b
-	p.unit = unit512(p.plane)
 	p.tokens, p.latency = ZMM(), ZMM()
 	for _, z := range []VecVirtual{p.tokens, p.latency} {
 		VPXORD(z, z, z)
 	}
-	for g := range 4 {
-		p.own[g], p.units[g] = ZMM(), ZMM()
-	}
+	p.own = [2]VecVirtual{ZMM(), ZMM()}
+	p.even = K()
+	KMOVQ(constant(uint64(0x5555555555555555)), p.even)
 	p.active = planeOf(b, offActive)
 	slow := planeOf(b, offSwapped)
 	ANDQ(p.active, slow)
 	active, slowly := K(), K()
 	KMOVQ(p.active, active)
 	KMOVQ(slow, slowly)
-	table, step := pageTable512(), ZMM()
+	table, prefix, step := XMM(), ZMM(), ZMM()
+	VMOVDQU(Mem{Base: argument("pages")}, table)
+	VMOVDQU8(p.plane(offPrefix), prefix)
 	VPBROADCASTW(argument("step").As32(), step)
-	read := maskOf(p.read)
 	spent := GP64()
-	p.half(0, active, slowly, read, table, step, spent)
+	p.half(0, active, slowly, prefix, table.AsZ(), step, spent)
 	p.ifNoUpper("lower")
 	upper := GP64()
-	p.half(1, lanesFrom(active, 32), lanesFrom(slowly, 32), lanesFrom(read, 32), table, step, upper)
+	p.half(1, lanesFrom(active, 32), lanesFrom(slowly, 32), prefix, table.AsZ(), step, upper)
 	SHLQ(U8(32), upper)
 	ORQ(upper, spent)
 	Label("lower")
@@ -124,7 +165,7 @@ func (p *passer512) generate() {
 }
 
 // half generates with 32 lanes; spent becomes a mask of those with nothing left.
-func (p *passer512) half(h int, active, slowly, read OpmaskVirtual, table, step VecVirtual, spent GPVirtual) {
+func (p *passer512) half(h int, active, slowly OpmaskVirtual, prefix VecVirtual, table Register, step VecVirtual, spent GPVirtual) {
 	rate, less, rest, n := ZMM(), ZMM(), ZMM(), ZMM()
 	VMOVDQU16(p.plane(offRate+64*h), rate)
 	VMOVDQU16(p.plane(offRemaining+64*h), rest)
@@ -140,37 +181,52 @@ func (p *passer512) half(h int, active, slowly, read OpmaskVirtual, table, step 
 	VPTESTNMW(rest, rest, k)
 	KMOVD(k, spent.As32())
 
-	low, two, hundred := dwords(127), dwords(200), dwords(100)
+	low := dwords(127)
+	var before, after [2]VecVirtual // pages
 	for i := range 2 {
 		g := 2*h + i
-		tokens, more, prefix, before := ZMM(), ZMM(), ZMM(), ZMM()
+		tokens, more := ZMM(), ZMM()
+		before[i], after[i] = ZMM(), ZMM()
 		if i == 0 {
 			VPMOVZXWD(n.AsY(), more)
 		} else {
-			y := YMM()
-			VEXTRACTI64X4(U8(1), n, y)
-			VPMOVZXWD(y, more)
+			VMOVDQU16(constant(upperWords()...), more)
+			VPERMW(n, more, more)
+			VPANDD_BCST(constant(uint32(0xFFFF)), more, more)
 		}
 		VMOVDQU32(p.plane(offTokens+64*g), tokens)
-		VPMOVZXBD(p.plane(offPrefix+16*g), prefix)
-		VPERMD(table, prefix, prefix)
-		VPADDD(low, tokens, before)
+		VPADDD(low, tokens, before[i])
 		VPADDD(more, tokens, tokens)
 		VMOVDQU32(tokens, p.plane(offTokens+64*g))
 		VPADDD(more, p.tokens, p.tokens)
-		VPADDD(more, before, p.own[g])
-		VPSRLD(U8(7), before, before)
-		VPSRLD(U8(7), p.own[g], p.own[g])
-		VPSUBD(prefix, before, before)
-		VPSUBD(prefix, p.own[g], p.own[g])
-		VMOVDQA32(bytesOf(p.unit, g), p.units[g])
-		VPMULLD(p.units[g], before, before)
-		VPADDD(before, before, before)
-		VPMINUD(two, before, before)
-		k := lanesFrom(read, uint8(16*i))
-		VPADDD_Z(hundred, before, k, before)
-		VPADDD(before, p.latency, p.latency)
+		VPADDD(more, before[i], after[i])
+		VPSRLD(U8(7), before[i], before[i])
+		VPSRLD(U8(7), after[i], after[i])
 	}
+	private, pages := ZMM(), p.mixed(prefix, h)
+	VPERMW(table, pages, pages)
+	VPACKUSDW(before[1], before[0], private)
+	VPACKUSDW(after[1], after[0], p.own[h])
+	VPSUBW(pages, private, private)
+	VPSUBW(pages, p.own[h], p.own[h])
+
+	// What an access to the swapped ones costs; rule 6.9. 200 pages are at the limit at every level.
+	most := dwords(200 * 0x10001)
+	VPMINUW(most, private, private)
+	VPMULLW(p.mixed(p.unit, h), private, private)
+	VPADDW(private, private, private)
+	VPMINUW(most, private, private)
+	VPADDW(dwords(100*0x10001), private, private)
+	VPDPWSSD(p.mixed(p.read1, h), private, p.latency)
+}
+
+// upperWords moves the upper 16 of 32 words to the lower halves of dwords.
+func upperWords() []uint16 {
+	out := make([]uint16, 32)
+	for i := range out {
+		out[i] = uint16(16 + i/2)
+	}
+	return out
 }
 
 // account finds what the resident lanes hold alone, which it returns, and adds up tokens and latency.
@@ -178,22 +234,21 @@ func (p *passer512) account() (privateQP GPVirtual) {
 	resident := GP64()
 	MOVQ(p.plane(offAlive), resident)
 	ANDNQ(resident, planeOf(p.b, offSwapped), resident)
-	mask := K()
-	KMOVQ(resident, mask)
-	worth := retention512(p.plane)
+	unit, value, k := ZMM(), ZMM(), K()
+	KMOVQ(resident, k)
+	VMOVDQU8_Z(p.unit, k, unit)
+	KMOVQ(andNot(resident, planeOf(p.b, offType2)), k) // ephemeral ones are worth nothing
+	VMOVDQU8_Z(p.value, k, value)
 	private, retained := ZMM(), ZMM()
 	for _, z := range []VecVirtual{private, retained} {
 		VPXORD(z, z, z)
 	}
-	for g := range 4 {
-		if g == 2 {
+	for h := range 2 {
+		if h == 1 {
 			p.ifNoUpper("accounted")
 		}
-		qp, w := ZMM(), bytesOf(worth, g)
-		VPMULLD_Z(p.units[g], p.own[g], lanesFrom(mask, uint8(16*g)), qp)
-		VPADDD(qp, private, private)
-		VPMULLD(w, qp, qp)
-		VPADDD(qp, retained, retained)
+		VPDPWSSD(p.mixed(unit, h), p.own[h], private)
+		VPDPWSSD(p.mixed(value, h), p.own[h], retained)
 	}
 	Label("accounted")
 	sums, r := fourSums512(private, retained, p.tokens, p.latency), GP64()
