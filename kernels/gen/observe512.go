@@ -21,31 +21,37 @@ func observe512(stream bool) {
 	o.widen(Mem{Base: argument("pages")}, &o.pages)
 	o.gain = eightDwords512(Mem{Base: s, Disp: offShGain})
 	VPBROADCASTD(Mem{Base: l, Disp: offLgStep}, o.step)
-	limit := argument("budget")
-	VBROADCASTSS(inverse512(limit), o.inv)
-	budget := limit.As32()
-	ADDL(budget, budget)
-	VPBROADCASTD(budget, o.limit)
+	o.limit = ofEpisode512(offLmBudget)
+	VBROADCASTSS(inverse512(o.limit), o.inv)
+	VPADDD(o.limit, o.limit, o.limit)
 	o.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(s, offShLast)))
 	dst, at := argument("dst"), GP64()
 	LEAQ(Mem{Base: dst, Disp: 64}, at)
 	o.rows(at, within("f", offFrGroups, 8)(), stream)
 
-	n := numerators512(planes, argument("l"), argument("f"))
-	divide512(n, Mem{Base: argument("f"), Disp: offFrDen}, "budget", "capacity", "norm", "")
+	n := globals512of(planes, argument("l"), argument("f"))
 	store512(n, Mem{Base: argument("dst")}, stream)
 	VZEROUPPER()
 	RET()
 }
 
-// lanes32 is the mask of some of 16 dwords.
-func lanes32(lanes ...int) OpmaskVirtual {
-	k, bits := K(), uint16(0)
+// lanes512 are ones in some of 16 dwords. What a k register would choose, a ternary operation with these chooses without a shuffle.
+func lanes512(lanes ...int) Mem {
+	var ones [16]uint32
 	for _, i := range lanes {
-		bits |= 1 << i
+		ones[i] = 1<<32 - 1
 	}
-	KMOVW(constant(bits), k)
-	return k
+	return constant(ones[:]...)
+}
+
+// choose512 replaces some dwords of z.
+func choose512(z, by VecVirtual, lanes ...int) { VPTERNLOGD(U8(0xD8), lanes512(lanes...), by, z) }
+
+// ofEpisode broadcasts one of the limits.
+func ofEpisode512(off int) VecVirtual {
+	z := ZMM()
+	VPBROADCASTD(Mem{Base: argument("limits"), Disp: off}, z)
+	return z
 }
 
 // picks are indices of dwords for a permutation of two registers: i of the first, 16 + i of the second.
@@ -57,50 +63,59 @@ func picks(at map[int]int) Mem {
 	return constant(idx[:]...)
 }
 
-// numerators512 is Numerators of one block, whose first line of planes is given. It reads the ledger as two whole lines, which waits for
-// narrower stores on their way: the later the better.
-func numerators512(planes VecVirtual, l, f Register) (num VecVirtual) {
+// globals512of finds the global values of one block, whose first line of planes is given: Numerators, divided. It reads the ledger as two
+// whole lines, which waits for narrower stores on their way: the later the better.
+func globals512of(planes VecVirtual, l, f Register) (num VecVirtual) {
 	const second = 16 // dwords from the second line on
-	lines, counts := [2]VecVirtual{ZMM(), ZMM()}, ZMM()
+	lines, counts, den := [2]VecVirtual{ZMM(), ZMM()}, ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: l}, lines[0])
 	VMOVDQU64(Mem{Base: l, Disp: 64}, lines[1])
 	VPOPCNTQ(planes, counts)
-	norm := ZMM()
-	VPBROADCASTQ(argument("norm"), norm)
-	tokens := K()
-	KMOVB(constant(uint8(1<<(offLgTokens/8))), tokens)
-	VPMINUQ(norm, lines[0], tokens, lines[0])
+	VMOVDQU32(Mem{Base: f, Disp: offFrDen}, den)
 
 	dword := func(off int) int { return off / 4 }
 	plane := func(off int) int { return (off - offAlive) / 4 }
 	num = ZMM()
 	VMOVDQU32(picks(map[int]int{0: dword(offLgPrivateQP), 2: dword(offLgStep), 3: dword(offLgPressureSteps), 4: dword(offLgQueueLen), 5: dword(offLgGrowth),
-		7: dword(offLgPendingQP), 12: dword(offLgSharedQP), 13: dword(offLgFailures), 14: dword(offLgTokens), 15: dword(offLgLatencyMilli)}), num)
+		7: dword(offLgPendingQP), 12: dword(offLgSharedQP), 13: dword(offLgFailures), 15: dword(offLgLatencyMilli)}), num)
 	VPERMI2D(lines[1], lines[0], num)
-	of, more := ZMM(), ZMM()
+	of, more, left := ZMM(), ZMM(), ZMM()
 	VMOVDQU32(picks(map[int]int{8: plane(offAlive), 9: plane(offActive), 10: plane(offInt8), 11: plane(offSwapped)}), of)
-	VPERMD(counts, of, lanes32(8, 9, 10, 11), num)
+	VPERMD(counts, of, of)
+	choose512(num, of, 8, 9, 10, 11)
 	VMOVDQU32(picks(map[int]int{0: dword(offLgSharedQP), 10: second + plane(offInt4)}), more)
-	VPERMI2D_Z(counts, lines[0], lanes32(0, 10), more)
+	VPERMI2D(counts, lines[0], more)
+	VPANDD(lanes512(0, 10), more, more)
 	VPADDD(more, num, num)
-	steps := ZMM()
-	VPBROADCASTD(Mem{Base: f, Disp: offFrSteps}, steps)
-	VPSUBD(num, steps, lanes32(2), num)
+	VPBROADCASTD(Mem{Base: f, Disp: offFrSteps}, left)
+	VPSUBD(num, left, left)
+	choose512(num, left, 2)
+	tokens, norm, low, oldest := ZMM(), ofEpisode512(offLmNorm), ZMM(), ZMM()
+	VPBROADCASTQ(Mem{Base: l, Disp: offLgTokens}, tokens)
+	VPANDQ_BCST(constant(uint64(1)<<32-1), norm, low)
+	VPMINUQ(low, tokens, tokens)
+	choose512(num, tokens, 14)
+	VPBROADCASTD(argument("oldest").As32(), oldest)
+	choose512(num, oldest, 6)
+	budget, most, limits := ofEpisode512(offLmBudget), ZMM(), ZMM()
+	choose512(num, budget, 1)
 
-	budget, most := argument("budget").As32(), ZMM()
-	VPBROADCASTD(budget, lanes32(1), num)
-	VPBROADCASTD(argument("oldest").As32(), lanes32(6), num)
-	limits := [16]uint32{13: 16, 15: mostLatency}
-	for i := range 15 {
-		if i != 13 {
-			limits[i] = 1<<32 - 1
-		}
+	var doubled, least [16]uint32
+	for i := range least {
+		least[i] = 1<<32 - 1
 	}
-	VMOVDQU32(constant(limits[:]...), most)
-	ADDL(budget, budget)
-	VPBROADCASTD(budget, lanes32(0, 12), most)
-	ADDL(budget, budget)
-	VPBROADCASTD(budget, lanes32(7), most)
+	least[13], least[15] = 16, mostLatency
+	doubled[0], doubled[7], doubled[12] = 1, 2, 1
+	VMOVDQU32(constant(least[:]...), most)
+	VPSLLVD(constant(doubled[:]...), budget, limits)
+	choose512(most, limits, 0, 7, 12)
 	VPMINUD(most, num, num)
+
+	choose512(den, budget, 0, 7, 12)
+	choose512(den, ofEpisode512(offLmCapacity), 1)
+	choose512(den, norm, 14)
+	VCVTDQ2PS(num, num)
+	VCVTDQ2PS(den, den)
+	VDIVPS(den, num, num)
 	return num
 }

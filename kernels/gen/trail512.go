@@ -46,11 +46,9 @@ func (t *trailer512) begin() {
 		liveGroups512(b, live)
 		t.live = local(live)
 		t.inv = AllocLocal(8)
-		VMOVSS(inverse512(argument("budget")), t.inv)
+		VMOVSS(inverse512(ofEpisode512(offLmBudget)), t.inv)
 		VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
-		n, f := numerators512(planes, argument("l"), argument("f")), argument("f")
-		divide512(n, Mem{Base: f, Disp: offFrDen}, "budget", "capacity", "norm", "")
-		store512(n, Mem{Base: t.to()}, t.stream)
+		store512(globals512of(planes, argument("l"), argument("f")), Mem{Base: t.to()}, t.stream)
 	})
 }
 
@@ -60,10 +58,10 @@ func (t *trailer512) to() GPVirtual {
 	return r
 }
 
-// inverse512 is 1 over an integer.
-func inverse512(n GPVirtual) VecVirtual {
+// inverse512 is 1 over the first dword of n.
+func inverse512(n VecVirtual) VecVirtual {
 	x, one := XMM(), XMM()
-	VCVTUSI2SSL(n.As32(), x, x)
+	VCVTUDQ2PS(n.AsX(), x)
 	VMOVSS(constant(float32(1)), one)
 	VDIVSS(x, one, x)
 	return x
@@ -97,7 +95,7 @@ func (t *trailer512) group(g int) {
 // observer loads what the features of a group need.
 func (t *trailer512) observer(g int) *observer512 {
 	o := &observer512{b: argument("b"), lane: GP64(), bits: GP64(), codes: t.codes, last: t.last, tables: newCodeTables512(),
-		limit: ZMM(), inv: ZMM(), step: ZMM(), one: ZMM(), up: dwords(127)}
+		inv: ZMM(), step: ZMM(), one: ZMM(), up: dwords(127)}
 	MOVQ(U32(uint32(16*g)), o.lane)
 	MOVQ(U32(uint32(2*g)), o.bits)
 	VBROADCASTSS(constant(float32(1)), o.one)
@@ -105,8 +103,7 @@ func (t *trailer512) observer(g int) *observer512 {
 	o.gain = eightDwords512(Mem{Base: argument("s"), Disp: offShGain})
 	VPBROADCASTD(Mem{Base: argument("l"), Disp: offLgStep}, o.step)
 	VBROADCASTSS(t.inv, o.inv)
-	budget := argument("budget").As32()
-	ADDL(budget, budget)
-	VPBROADCASTD(budget, o.limit)
+	o.limit = ofEpisode512(offLmBudget)
+	VPADDD(o.limit, o.limit, o.limit)
 	return o
 }
