@@ -751,8 +751,8 @@ type observer512 struct {
 
 // codeTables512 say what the halves of a lane's code mean, each a table of 16 dwords.
 type codeTables512 struct {
-	quant, unit, swapped VecVirtual // of the lower half
-	eviction, phase      VecVirtual // of the upper half
+	quant, shift, swapped VecVirtual // of the lower half; shift: pages to quarter pages, 32 for those that take no memory
+	eviction, phase       VecVirtual // of the upper half
 }
 
 // codeBits are the planes, all of the first line, that the bits 0 to 7 of a lane's code come from.
@@ -781,16 +781,16 @@ func newCodeTables512() codeTables512 {
 			}
 			return 1
 		}),
-		unit: table512(func(int8s, int4s, swapped, alive bool) uint32 {
+		shift: table512(func(int8s, int4s, swapped, alive bool) uint32 {
 			switch {
 			case !alive || swapped:
-				return 0
+				return 32
 			case int4s:
-				return 1
+				return 0
 			case int8s:
-				return 2
+				return 1
 			}
-			return 4
+			return 2
 		}),
 		swapped: table512(func(_, _, swapped, _ bool) float32 {
 			if swapped {
@@ -941,11 +941,11 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	// 0 quant, 1 cost, 2 reclaim, 11 swapped
 	VPADDD(o.up, tokens, cost)
 	VPSRLD(U8(7), cost, cost)
-	pages, unit := ZMM(), ZMM()
+	pages, shift := ZMM(), ZMM()
 	VPERMD(o.pages, prefix, pages)
 	VPSUBD(pages, cost, cost)
-	VPERMD(o.tables.unit, code, unit) // which looks at the lower half of a code
-	VPMULLD(unit, cost, cost)
+	VPERMD(o.tables.shift, code, shift) // which looks at the lower half of a code
+	VPSLLVD(shift, cost, cost)
 	VPERMPS(o.tables.quant, code, f[0])
 	VPMINUD(o.limit, cost, f[1])
 	VCVTUDQ2PS(f[1], f[1])
@@ -1332,7 +1332,7 @@ func arrivals512() {
 type fields512 struct {
 	tokens, prefixTokens    VecVirtual // private ones; those of the prefix
 	need, output, rate      VecVirtual
-	priority, prefix, cycle VecVirtual // cycle without its timer
+	priority, prefix, cycle VecVirtual       // cycle without its timer
 	below                   [3]OpmaskVirtual // of types; the first is context
 }
 
