@@ -77,7 +77,12 @@ func requestsAVX512(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, 
 // initialsAVX512 is Initials.
 //
 //go:noescape
-func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)
+func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)
+
+// togetherAVX512 is Together.
+//
+//go:noescape
+func togetherAVX512(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private uint32, whole uint32, joined uint64)
 
 // placeAVX512 is Place for the first newcomers: take is 2^k - 1.
 //

@@ -2087,19 +2087,24 @@ TEXT ·requestsAVX512(SB), NOSPLIT, $0-40
 	VZEROUPPER
 	RET
 
-// func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI
-TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
+// func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI, BMI2
+TEXT ·initialsAVX512(SB), NOSPLIT, $0-40
 	MOVQ          draws+0(FP), AX
 	MOVQ          t+8(FP), CX
 	MOVQ          prefixPages+16(FP), DX
-	MOVQ          n+24(FP), BX
+	MOVQ          n+32(FP), BX
+	MOVQ          $-1, SI
+	MOVQ          system+24(FP), DI
+	BZHIQ         DI, SI, SI
+	KMOVB         SI, K1
+	KNOTB         K1, K2
 	VMOVDQU64     (AX), Z0
 	VPSRLQ        $0x00, Z0, Z1
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
-	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K1
-	VPCMPUQ.BCST  $0x01, 200(CX), Z1, K2
-	VPCMPUQ.BCST  $0x01, 208(CX), Z1, K3
+	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K3
+	VPCMPUQ.BCST  $0x01, 200(CX), Z1, K4
+	VPCMPUQ.BCST  $0x01, 208(CX), Z1, K5
 	VPSRLQ        $0x0c, Z0, Z1
 	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64     (CX), Z3
@@ -2107,8 +2112,9 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
 	VPSRLQ        $0x08, Z0, Z4
 	VPANDQ.BCST   avx512_30<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K4
-	VPADDQ.BCST.Z avx512_20<>+0(SB), Z4, K4, Z4
+	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K6
+	VPADDQ.BCST.Z avx512_20<>+0(SB), Z4, K6, Z4
+	VMOVDQU64     avx512_58<>+0(SB), K1, Z4
 	VPMOVZXWQ     (DX), Z3
 	VPERMQ        Z3, Z4, Z3
 	VPSLLQ        $0x07, Z3, Z3
@@ -2127,23 +2133,26 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
 	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
 	VPSRLQ        $0x1f, Z0, Z6
 	VPANDQ.BCST   avx512_30<>+0(SB), Z6, Z6
-	VPADDQ.BCST   avx512_20<>+0(SB), Z6, Z6
+	VPADDQ.BCST.Z avx512_20<>+0(SB), Z6, K2, Z6
 	VPSRLQ        $0x21, Z0, Z7
 	VPANDQ.BCST   avx512_32<>+0(SB), Z7, Z7
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z7, Z7
 	VPSRLQ        $0x07, Z7, Z7
 	VPSRLQ        $0x24, Z0, Z8
 	VPANDQ.BCST   avx512_35<>+0(SB), Z8, Z8
-	KMOVB         K1, AX
-	KMOVB         K2, CX
-	KMOVB         K3, DX
+	KANDB         K2, K3, K3
+	KANDB         K2, K4, K4
+	KANDB         K2, K5, K5
+	KMOVB         K3, AX
+	KMOVB         K4, CX
+	KMOVB         K5, DX
 	ANDNQ         DX, CX, CX
-	MOVQ          AX, SI
-	ORQ           CX, SI
+	MOVQ          AX, DI
+	ORQ           CX, DI
 	ANDNQ         DX, AX, AX
 	MOVQ          DX, CX
 	NOTQ          CX
-	MOVB          SI, 144(BX)
+	MOVB          DI, 144(BX)
 	MOVB          AL, 145(BX)
 	MOVB          CL, 146(BX)
 	VPMOVQB       Z4, X4
@@ -2152,14 +2161,19 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
 	VMOVDQU       X4, 96(BX)
 	VPMOVQB       Z7, X4
 	VMOVQ         X4, 112(BX)
+	MOVQ          SI, AX
+	NOTQ          AX
+	ANDB          AL, 146(BX)
 	VPSRLQ        $0x30, Z0, Z4
 	VPANDQ.BCST   avx512_29<>+0(SB), Z4, Z4
 	VPMULUDQ      Z1, Z4, Z4
 	VPSRLQ        $0x06, Z4, Z4
 	VPSUBQ        Z4, Z1, Z1
+	VMOVDQA64.Z   Z1, K2, Z1
 	VPMOVQW       Z1, X1
 	VMOVDQU       X1, 64(BX)
 	VPADDQ        Z4, Z5, Z5
+	VMOVDQA64.Z   Z5, K2, Z5
 	VPBROADCASTQ  avx512_32<>+0(SB), Z1
 	VPADDQ        Z1, Z5, Z1
 	VPSRLQ        $0x07, Z1, Z1
@@ -2173,34 +2187,112 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-32
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
 	VPMOVQB       Z1, X1
 	VMOVQ         X1, 128(BX)
-	VPTESTMQ.BCST avx512_58<>+0(SB), Z0, K1, K2
+	VPTESTMQ.BCST avx512_59<>+0(SB), Z0, K3, K4
 	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_59<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_60<>+0(SB), Z1, Z1
 	VPXORQ        Z2, Z2, Z2
-	VPSUBQ.Z      Z1, Z2, K2, Z1
+	VPSUBQ.Z      Z1, Z2, K4, Z1
+	VPSRLQ        $0x3e, Z0, Z3
+	VPSUBQ        Z3, Z2, K1, Z1
 	VPMOVQW       Z1, X1
 	VMOVDQU       X1, 80(BX)
 	VPSRLQ        $0x28, Z0, Z1
 	VPANDQ.BCST   avx512_30<>+0(SB), Z1, Z1
 	VPSRLQ        $0x2a, Z0, Z0
 	VPANDQ.BCST   avx512_30<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z avx512_21<>+0(SB), Z1, K1, Z1
-	VPADDQ.BCST   avx512_20<>+0(SB), Z0, K2, Z1
+	VPADDQ.BCST.Z avx512_21<>+0(SB), Z1, K3, Z1
+	VPADDQ.BCST   avx512_20<>+0(SB), Z0, K4, Z1
 	VPORQ         Z1, Z8, Z8
+	VMOVDQA64.Z   Z8, K2, Z8
 	VPMOVQB       Z8, X0
 	VMOVQ         X0, 136(BX)
-	KMOVB         K2, AX
+	KORB          K1, K4, K4
+	KMOVB         K4, AX
 	NOTL          AX
 	MOVB          $+0, 147(BX)
 	MOVB          AL, 148(BX)
 	VZEROUPPER
 	RET
 
-DATA avx512_58<>+0(SB)/8, $0x4000000000000000
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $8
+DATA avx512_58<>+0(SB)/8, $0x0000000000000001
+DATA avx512_58<>+8(SB)/8, $0x0000000000000002
+DATA avx512_58<>+16(SB)/8, $0x0000000000000003
+DATA avx512_58<>+24(SB)/8, $0x0000000000000004
+DATA avx512_58<>+32(SB)/8, $0x0000000000000005
+DATA avx512_58<>+40(SB)/8, $0x0000000000000006
+DATA avx512_58<>+48(SB)/8, $0x0000000000000007
+DATA avx512_58<>+56(SB)/8, $0x0000000000000008
+GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_59<>+0(SB)/8, $0x0000000000000007
+DATA avx512_59<>+0(SB)/8, $0x4000000000000000
 GLOBL avx512_59<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_60<>+0(SB)/8, $0x0000000000000007
+GLOBL avx512_60<>(SB), RODATA|NOPTR, $8
+
+// func togetherAVX512(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private uint32, whole uint32, joined uint64)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2
+TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
+	MOVQ           n+0(FP), AX
+	MOVQ           $-1, CX
+	MOVQ           count+8(FP), DX
+	BZHIQ          DX, CX, CX
+	KMOVB          CX, K1
+	VMOVDQU32.Z    32(AX), K1, Y0
+	VPMOVZXBQ      120(AX), Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z2
+	VPSLLVQ        Z1, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y1
+	VPADDQ         Y2, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDQ         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X1
+	VPADDQ         X1, X2, X2
+	VMOVQ          joins+16(FP), X1
+	VPADDB         X1, X2, X2
+	VPMINUB        avx512_61<>+0(SB), X2, X2
+	VMOVQ          X2, AX
+	MOVQ           AX, joined+40(FP)
+	VPSUBB         X2, X1, X2
+	VPMOVSXBD      X2, Y1
+	MOVQ           pages+24(FP), AX
+	VPMOVZXWD      (AX), Y2
+	VPAND          Y2, Y1, Y1
+	VPSLLD         $0x02, Y1, Y1
+	VPUNPCKLDQ     Y1, Y0, Y2
+	VPUNPCKHDQ     Y1, Y0, Y0
+	VPADDD         Y0, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X0
+	VPADDD         X2, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVQ          X0, AX
+	MOVQ           AX, CX
+	SHRQ           $0x20, CX
+	ADDL           AX, CX
+	MOVL           AX, private+32(FP)
+	MOVL           CX, whole+36(FP)
+	VZEROUPPER
+	RET
+
+DATA avx512_61<>+0(SB)/1, $0x01
+DATA avx512_61<>+1(SB)/1, $0x01
+DATA avx512_61<>+2(SB)/1, $0x01
+DATA avx512_61<>+3(SB)/1, $0x01
+DATA avx512_61<>+4(SB)/1, $0x01
+DATA avx512_61<>+5(SB)/1, $0x01
+DATA avx512_61<>+6(SB)/1, $0x01
+DATA avx512_61<>+7(SB)/1, $0x01
+DATA avx512_61<>+8(SB)/1, $0x01
+DATA avx512_61<>+9(SB)/1, $0x01
+DATA avx512_61<>+10(SB)/1, $0x01
+DATA avx512_61<>+11(SB)/1, $0x01
+DATA avx512_61<>+12(SB)/1, $0x01
+DATA avx512_61<>+13(SB)/1, $0x01
+DATA avx512_61<>+14(SB)/1, $0x01
+DATA avx512_61<>+15(SB)/1, $0x01
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $16
 
 // func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI, POPCNT
@@ -2343,7 +2435,7 @@ placed:
 	VINSERTI64X4   $0x01, Y3, Z0, Z0
 	VPORQ          896(AX), Z0, Z0
 	VMOVDQU64      Z0, 896(AX)
-	VMOVDQU8       avx512_60<>+0(SB), Z0
+	VMOVDQU8       avx512_62<>+0(SB), Z0
 	VPSHUFB        Z1, Z0, Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
@@ -2360,71 +2452,71 @@ placed:
 	VZEROUPPER
 	RET
 
-DATA avx512_60<>+0(SB)/1, $0x00
-DATA avx512_60<>+1(SB)/1, $0x02
-DATA avx512_60<>+2(SB)/1, $0x04
-DATA avx512_60<>+3(SB)/1, $0x08
-DATA avx512_60<>+4(SB)/1, $0x10
-DATA avx512_60<>+5(SB)/1, $0x20
-DATA avx512_60<>+6(SB)/1, $0x40
-DATA avx512_60<>+7(SB)/1, $0x80
-DATA avx512_60<>+8(SB)/1, $0x00
-DATA avx512_60<>+9(SB)/1, $0x02
-DATA avx512_60<>+10(SB)/1, $0x04
-DATA avx512_60<>+11(SB)/1, $0x08
-DATA avx512_60<>+12(SB)/1, $0x10
-DATA avx512_60<>+13(SB)/1, $0x20
-DATA avx512_60<>+14(SB)/1, $0x40
-DATA avx512_60<>+15(SB)/1, $0x80
-DATA avx512_60<>+16(SB)/1, $0x00
-DATA avx512_60<>+17(SB)/1, $0x02
-DATA avx512_60<>+18(SB)/1, $0x04
-DATA avx512_60<>+19(SB)/1, $0x08
-DATA avx512_60<>+20(SB)/1, $0x10
-DATA avx512_60<>+21(SB)/1, $0x20
-DATA avx512_60<>+22(SB)/1, $0x40
-DATA avx512_60<>+23(SB)/1, $0x80
-DATA avx512_60<>+24(SB)/1, $0x00
-DATA avx512_60<>+25(SB)/1, $0x02
-DATA avx512_60<>+26(SB)/1, $0x04
-DATA avx512_60<>+27(SB)/1, $0x08
-DATA avx512_60<>+28(SB)/1, $0x10
-DATA avx512_60<>+29(SB)/1, $0x20
-DATA avx512_60<>+30(SB)/1, $0x40
-DATA avx512_60<>+31(SB)/1, $0x80
-DATA avx512_60<>+32(SB)/1, $0x00
-DATA avx512_60<>+33(SB)/1, $0x02
-DATA avx512_60<>+34(SB)/1, $0x04
-DATA avx512_60<>+35(SB)/1, $0x08
-DATA avx512_60<>+36(SB)/1, $0x10
-DATA avx512_60<>+37(SB)/1, $0x20
-DATA avx512_60<>+38(SB)/1, $0x40
-DATA avx512_60<>+39(SB)/1, $0x80
-DATA avx512_60<>+40(SB)/1, $0x00
-DATA avx512_60<>+41(SB)/1, $0x02
-DATA avx512_60<>+42(SB)/1, $0x04
-DATA avx512_60<>+43(SB)/1, $0x08
-DATA avx512_60<>+44(SB)/1, $0x10
-DATA avx512_60<>+45(SB)/1, $0x20
-DATA avx512_60<>+46(SB)/1, $0x40
-DATA avx512_60<>+47(SB)/1, $0x80
-DATA avx512_60<>+48(SB)/1, $0x00
-DATA avx512_60<>+49(SB)/1, $0x02
-DATA avx512_60<>+50(SB)/1, $0x04
-DATA avx512_60<>+51(SB)/1, $0x08
-DATA avx512_60<>+52(SB)/1, $0x10
-DATA avx512_60<>+53(SB)/1, $0x20
-DATA avx512_60<>+54(SB)/1, $0x40
-DATA avx512_60<>+55(SB)/1, $0x80
-DATA avx512_60<>+56(SB)/1, $0x00
-DATA avx512_60<>+57(SB)/1, $0x02
-DATA avx512_60<>+58(SB)/1, $0x04
-DATA avx512_60<>+59(SB)/1, $0x08
-DATA avx512_60<>+60(SB)/1, $0x10
-DATA avx512_60<>+61(SB)/1, $0x20
-DATA avx512_60<>+62(SB)/1, $0x40
-DATA avx512_60<>+63(SB)/1, $0x80
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $64
+DATA avx512_62<>+0(SB)/1, $0x00
+DATA avx512_62<>+1(SB)/1, $0x02
+DATA avx512_62<>+2(SB)/1, $0x04
+DATA avx512_62<>+3(SB)/1, $0x08
+DATA avx512_62<>+4(SB)/1, $0x10
+DATA avx512_62<>+5(SB)/1, $0x20
+DATA avx512_62<>+6(SB)/1, $0x40
+DATA avx512_62<>+7(SB)/1, $0x80
+DATA avx512_62<>+8(SB)/1, $0x00
+DATA avx512_62<>+9(SB)/1, $0x02
+DATA avx512_62<>+10(SB)/1, $0x04
+DATA avx512_62<>+11(SB)/1, $0x08
+DATA avx512_62<>+12(SB)/1, $0x10
+DATA avx512_62<>+13(SB)/1, $0x20
+DATA avx512_62<>+14(SB)/1, $0x40
+DATA avx512_62<>+15(SB)/1, $0x80
+DATA avx512_62<>+16(SB)/1, $0x00
+DATA avx512_62<>+17(SB)/1, $0x02
+DATA avx512_62<>+18(SB)/1, $0x04
+DATA avx512_62<>+19(SB)/1, $0x08
+DATA avx512_62<>+20(SB)/1, $0x10
+DATA avx512_62<>+21(SB)/1, $0x20
+DATA avx512_62<>+22(SB)/1, $0x40
+DATA avx512_62<>+23(SB)/1, $0x80
+DATA avx512_62<>+24(SB)/1, $0x00
+DATA avx512_62<>+25(SB)/1, $0x02
+DATA avx512_62<>+26(SB)/1, $0x04
+DATA avx512_62<>+27(SB)/1, $0x08
+DATA avx512_62<>+28(SB)/1, $0x10
+DATA avx512_62<>+29(SB)/1, $0x20
+DATA avx512_62<>+30(SB)/1, $0x40
+DATA avx512_62<>+31(SB)/1, $0x80
+DATA avx512_62<>+32(SB)/1, $0x00
+DATA avx512_62<>+33(SB)/1, $0x02
+DATA avx512_62<>+34(SB)/1, $0x04
+DATA avx512_62<>+35(SB)/1, $0x08
+DATA avx512_62<>+36(SB)/1, $0x10
+DATA avx512_62<>+37(SB)/1, $0x20
+DATA avx512_62<>+38(SB)/1, $0x40
+DATA avx512_62<>+39(SB)/1, $0x80
+DATA avx512_62<>+40(SB)/1, $0x00
+DATA avx512_62<>+41(SB)/1, $0x02
+DATA avx512_62<>+42(SB)/1, $0x04
+DATA avx512_62<>+43(SB)/1, $0x08
+DATA avx512_62<>+44(SB)/1, $0x10
+DATA avx512_62<>+45(SB)/1, $0x20
+DATA avx512_62<>+46(SB)/1, $0x40
+DATA avx512_62<>+47(SB)/1, $0x80
+DATA avx512_62<>+48(SB)/1, $0x00
+DATA avx512_62<>+49(SB)/1, $0x02
+DATA avx512_62<>+50(SB)/1, $0x04
+DATA avx512_62<>+51(SB)/1, $0x08
+DATA avx512_62<>+52(SB)/1, $0x10
+DATA avx512_62<>+53(SB)/1, $0x20
+DATA avx512_62<>+54(SB)/1, $0x40
+DATA avx512_62<>+55(SB)/1, $0x80
+DATA avx512_62<>+56(SB)/1, $0x00
+DATA avx512_62<>+57(SB)/1, $0x02
+DATA avx512_62<>+58(SB)/1, $0x04
+DATA avx512_62<>+59(SB)/1, $0x08
+DATA avx512_62<>+60(SB)/1, $0x10
+DATA avx512_62<>+61(SB)/1, $0x20
+DATA avx512_62<>+62(SB)/1, $0x40
+DATA avx512_62<>+63(SB)/1, $0x80
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $64
 
 // func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
@@ -2598,21 +2690,21 @@ risked:
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z11, 960(AX)
-	VMOVDQU8       avx512_61<>+0(SB), Z0
+	VMOVDQU8       avx512_63<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VMOVDQU8       avx512_64<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_63<>+0(SB), Z11
+	VMOVDQU8       avx512_65<>+0(SB), Z11
 	VPSHUFB        Z0, Z11, Z11
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	VPXORD         Z2, Z2, Z2
 	VPXORD         Z3, Z3, Z3
-	KMOVQ          avx512_64<>+0(SB), K1
+	KMOVQ          avx512_66<>+0(SB), K1
 	MOVQ           928(AX), DX
 	MOVQ           904(AX), BX
 	ANDQ           DX, BX
@@ -2648,9 +2740,9 @@ risked:
 	VPADDD         Z17, Z15, Z12
 	VPSRLD         $0x07, Z15, Z15
 	VPSRLD         $0x07, Z12, Z12
-	VMOVDQU16      avx512_65<>+0(SB), Z17
+	VMOVDQU16      avx512_67<>+0(SB), Z17
 	VPERMW         Z16, Z17, Z17
-	VPANDD.BCST    avx512_66<>+0(SB), Z17, Z17
+	VPANDD.BCST    avx512_68<>+0(SB), Z17, Z17
 	VMOVDQU32      64(AX), Z16
 	VPADDD         Z18, Z16, Z18
 	VPADDD         Z17, Z16, Z16
@@ -2659,23 +2751,23 @@ risked:
 	VPADDD         Z17, Z18, Z17
 	VPSRLD         $0x07, Z18, Z18
 	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_67<>+0(SB), Z16
+	VMOVDQU8       avx512_69<>+0(SB), Z16
 	VPERMB.Z       Z13, Z16, K1, Z16
 	VPERMW         Z5, Z16, Z16
 	VPACKUSDW      Z18, Z15, Z15
 	VPACKUSDW      Z17, Z12, Z12
 	VPSUBW         Z16, Z15, Z15
 	VPSUBW         Z16, Z12, Z12
-	VPBROADCASTD   avx512_68<>+0(SB), Z16
+	VPBROADCASTD   avx512_70<>+0(SB), Z16
 	VPMINUW        Z16, Z15, Z15
-	VMOVDQU8       avx512_67<>+0(SB), Z17
+	VMOVDQU8       avx512_69<>+0(SB), Z17
 	VPERMB.Z       Z1, Z17, K1, Z17
 	VPMULLW        Z17, Z15, Z15
 	VPADDW         Z15, Z15, Z15
 	VPMINUW        Z16, Z15, Z15
-	VPBROADCASTD   avx512_69<>+0(SB), Z16
+	VPBROADCASTD   avx512_71<>+0(SB), Z16
 	VPADDW         Z16, Z15, Z15
-	VMOVDQU8       avx512_67<>+0(SB), Z16
+	VMOVDQU8       avx512_69<>+0(SB), Z16
 	VPERMB.Z       Z0, Z16, K1, Z16
 	VPDPWSSD       Z16, Z15, Z3
 	MOVL           900(AX), SI
@@ -2705,9 +2797,9 @@ risked:
 	VPADDD         Z16, Z17, Z15
 	VPSRLD         $0x07, Z17, Z17
 	VPSRLD         $0x07, Z15, Z15
-	VMOVDQU16      avx512_65<>+0(SB), Z16
+	VMOVDQU16      avx512_67<>+0(SB), Z16
 	VPERMW         Z4, Z16, Z16
-	VPANDD.BCST    avx512_66<>+0(SB), Z16, Z16
+	VPANDD.BCST    avx512_68<>+0(SB), Z16, Z16
 	VMOVDQU32      192(AX), Z4
 	VPADDD         Z14, Z4, Z14
 	VPADDD         Z16, Z4, Z4
@@ -2716,23 +2808,23 @@ risked:
 	VPADDD         Z16, Z14, Z4
 	VPSRLD         $0x07, Z14, Z14
 	VPSRLD         $0x07, Z4, Z4
-	VMOVDQU8       avx512_70<>+0(SB), Z16
+	VMOVDQU8       avx512_72<>+0(SB), Z16
 	VPERMB.Z       Z13, Z16, K1, Z16
 	VPERMW         Z5, Z16, Z16
 	VPACKUSDW      Z14, Z17, Z13
 	VPACKUSDW      Z4, Z15, Z4
 	VPSUBW         Z16, Z13, Z13
 	VPSUBW         Z16, Z4, Z4
-	VPBROADCASTD   avx512_68<>+0(SB), Z14
+	VPBROADCASTD   avx512_70<>+0(SB), Z14
 	VPMINUW        Z14, Z13, Z13
-	VMOVDQU8       avx512_70<>+0(SB), Z15
+	VMOVDQU8       avx512_72<>+0(SB), Z15
 	VPERMB.Z       Z1, Z15, K1, Z15
 	VPMULLW        Z15, Z13, Z13
 	VPADDW         Z13, Z13, Z13
 	VPMINUW        Z14, Z13, Z13
-	VPBROADCASTD   avx512_69<>+0(SB), Z14
+	VPBROADCASTD   avx512_71<>+0(SB), Z14
 	VPADDW         Z14, Z13, Z13
-	VMOVDQU8       avx512_70<>+0(SB), Z14
+	VMOVDQU8       avx512_72<>+0(SB), Z14
 	VPERMB.Z       Z0, Z14, K1, Z14
 	VPDPWSSD       Z14, Z13, Z3
 	SHLQ           $0x20, SI
@@ -2826,19 +2918,19 @@ lower:
 	VMOVDQU8.Z   Z11, K2, Z1
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	VMOVDQU8     avx512_67<>+0(SB), Z11
+	VMOVDQU8     avx512_69<>+0(SB), Z11
 	VPERMB.Z     Z0, Z11, K1, Z11
 	VPDPWSSD     Z11, Z12, Z6
-	VMOVDQU8     avx512_67<>+0(SB), Z11
+	VMOVDQU8     avx512_69<>+0(SB), Z11
 	VPERMB.Z     Z1, Z11, K1, Z11
 	VPDPWSSD     Z11, Z12, Z7
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_70<>+0(SB), Z11
+	VMOVDQU8     avx512_72<>+0(SB), Z11
 	VPERMB.Z     Z0, Z11, K1, Z11
 	VPDPWSSD     Z11, Z4, Z6
-	VMOVDQU8     avx512_70<>+0(SB), Z0
+	VMOVDQU8     avx512_72<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z4, Z7
 
@@ -2945,11 +3037,11 @@ admit:
 	VPUNPCKLDQ     Y0, Y2, Y1
 	VPUNPCKHDQ     Y0, Y2, Y0
 	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X2
-	VPADDD         X1, X2, X2
-	VPSHUFD        $0x4e, X2, X0
-	VPADDD         X0, X2, X2
-	VMOVQ          X2, R9
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVQ          X0, R9
 	MOVQ           R9, R10
 	SHRQ           $0x20, R10
 	ADDL           R9, R10
@@ -3674,381 +3766,381 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/1, $0x18
-DATA avx512_61<>+1(SB)/1, $0x10
-DATA avx512_61<>+2(SB)/1, $0x30
-DATA avx512_61<>+3(SB)/1, $0x28
-DATA avx512_61<>+4(SB)/1, $0x18
-DATA avx512_61<>+5(SB)/1, $0x10
-DATA avx512_61<>+6(SB)/1, $0x30
-DATA avx512_61<>+7(SB)/1, $0x28
-DATA avx512_61<>+8(SB)/1, $0x19
-DATA avx512_61<>+9(SB)/1, $0x11
-DATA avx512_61<>+10(SB)/1, $0x31
-DATA avx512_61<>+11(SB)/1, $0x29
-DATA avx512_61<>+12(SB)/1, $0x19
-DATA avx512_61<>+13(SB)/1, $0x11
-DATA avx512_61<>+14(SB)/1, $0x31
-DATA avx512_61<>+15(SB)/1, $0x29
-DATA avx512_61<>+16(SB)/1, $0x1a
-DATA avx512_61<>+17(SB)/1, $0x12
-DATA avx512_61<>+18(SB)/1, $0x32
-DATA avx512_61<>+19(SB)/1, $0x2a
-DATA avx512_61<>+20(SB)/1, $0x1a
-DATA avx512_61<>+21(SB)/1, $0x12
-DATA avx512_61<>+22(SB)/1, $0x32
-DATA avx512_61<>+23(SB)/1, $0x2a
-DATA avx512_61<>+24(SB)/1, $0x1b
-DATA avx512_61<>+25(SB)/1, $0x13
-DATA avx512_61<>+26(SB)/1, $0x33
-DATA avx512_61<>+27(SB)/1, $0x2b
-DATA avx512_61<>+28(SB)/1, $0x1b
-DATA avx512_61<>+29(SB)/1, $0x13
-DATA avx512_61<>+30(SB)/1, $0x33
-DATA avx512_61<>+31(SB)/1, $0x2b
-DATA avx512_61<>+32(SB)/1, $0x1c
-DATA avx512_61<>+33(SB)/1, $0x14
-DATA avx512_61<>+34(SB)/1, $0x34
-DATA avx512_61<>+35(SB)/1, $0x2c
-DATA avx512_61<>+36(SB)/1, $0x1c
-DATA avx512_61<>+37(SB)/1, $0x14
-DATA avx512_61<>+38(SB)/1, $0x34
-DATA avx512_61<>+39(SB)/1, $0x2c
-DATA avx512_61<>+40(SB)/1, $0x1d
-DATA avx512_61<>+41(SB)/1, $0x15
-DATA avx512_61<>+42(SB)/1, $0x35
-DATA avx512_61<>+43(SB)/1, $0x2d
-DATA avx512_61<>+44(SB)/1, $0x1d
-DATA avx512_61<>+45(SB)/1, $0x15
-DATA avx512_61<>+46(SB)/1, $0x35
-DATA avx512_61<>+47(SB)/1, $0x2d
-DATA avx512_61<>+48(SB)/1, $0x1e
-DATA avx512_61<>+49(SB)/1, $0x16
-DATA avx512_61<>+50(SB)/1, $0x36
-DATA avx512_61<>+51(SB)/1, $0x2e
-DATA avx512_61<>+52(SB)/1, $0x1e
-DATA avx512_61<>+53(SB)/1, $0x16
-DATA avx512_61<>+54(SB)/1, $0x36
-DATA avx512_61<>+55(SB)/1, $0x2e
-DATA avx512_61<>+56(SB)/1, $0x1f
-DATA avx512_61<>+57(SB)/1, $0x17
-DATA avx512_61<>+58(SB)/1, $0x37
-DATA avx512_61<>+59(SB)/1, $0x2f
-DATA avx512_61<>+60(SB)/1, $0x1f
-DATA avx512_61<>+61(SB)/1, $0x17
-DATA avx512_61<>+62(SB)/1, $0x37
-DATA avx512_61<>+63(SB)/1, $0x2f
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_62<>+0(SB)/1, $0x04
-DATA avx512_62<>+1(SB)/1, $0x02
-DATA avx512_62<>+2(SB)/1, $0x01
-DATA avx512_62<>+3(SB)/1, $0x01
-DATA avx512_62<>+4(SB)/1, $0x04
-DATA avx512_62<>+5(SB)/1, $0x02
-DATA avx512_62<>+6(SB)/1, $0x01
-DATA avx512_62<>+7(SB)/1, $0x01
-DATA avx512_62<>+8(SB)/1, $0x04
-DATA avx512_62<>+9(SB)/1, $0x02
-DATA avx512_62<>+10(SB)/1, $0x01
-DATA avx512_62<>+11(SB)/1, $0x01
-DATA avx512_62<>+12(SB)/1, $0x04
-DATA avx512_62<>+13(SB)/1, $0x02
-DATA avx512_62<>+14(SB)/1, $0x01
-DATA avx512_62<>+15(SB)/1, $0x01
-DATA avx512_62<>+16(SB)/1, $0x04
-DATA avx512_62<>+17(SB)/1, $0x02
-DATA avx512_62<>+18(SB)/1, $0x01
-DATA avx512_62<>+19(SB)/1, $0x01
-DATA avx512_62<>+20(SB)/1, $0x04
-DATA avx512_62<>+21(SB)/1, $0x02
-DATA avx512_62<>+22(SB)/1, $0x01
-DATA avx512_62<>+23(SB)/1, $0x01
-DATA avx512_62<>+24(SB)/1, $0x04
-DATA avx512_62<>+25(SB)/1, $0x02
-DATA avx512_62<>+26(SB)/1, $0x01
-DATA avx512_62<>+27(SB)/1, $0x01
-DATA avx512_62<>+28(SB)/1, $0x04
-DATA avx512_62<>+29(SB)/1, $0x02
-DATA avx512_62<>+30(SB)/1, $0x01
-DATA avx512_62<>+31(SB)/1, $0x01
-DATA avx512_62<>+32(SB)/1, $0x04
-DATA avx512_62<>+33(SB)/1, $0x02
-DATA avx512_62<>+34(SB)/1, $0x01
-DATA avx512_62<>+35(SB)/1, $0x01
-DATA avx512_62<>+36(SB)/1, $0x04
-DATA avx512_62<>+37(SB)/1, $0x02
-DATA avx512_62<>+38(SB)/1, $0x01
-DATA avx512_62<>+39(SB)/1, $0x01
-DATA avx512_62<>+40(SB)/1, $0x04
-DATA avx512_62<>+41(SB)/1, $0x02
-DATA avx512_62<>+42(SB)/1, $0x01
-DATA avx512_62<>+43(SB)/1, $0x01
-DATA avx512_62<>+44(SB)/1, $0x04
-DATA avx512_62<>+45(SB)/1, $0x02
-DATA avx512_62<>+46(SB)/1, $0x01
-DATA avx512_62<>+47(SB)/1, $0x01
-DATA avx512_62<>+48(SB)/1, $0x04
-DATA avx512_62<>+49(SB)/1, $0x02
-DATA avx512_62<>+50(SB)/1, $0x01
-DATA avx512_62<>+51(SB)/1, $0x01
-DATA avx512_62<>+52(SB)/1, $0x04
-DATA avx512_62<>+53(SB)/1, $0x02
-DATA avx512_62<>+54(SB)/1, $0x01
-DATA avx512_62<>+55(SB)/1, $0x01
-DATA avx512_62<>+56(SB)/1, $0x04
-DATA avx512_62<>+57(SB)/1, $0x02
-DATA avx512_62<>+58(SB)/1, $0x01
-DATA avx512_62<>+59(SB)/1, $0x01
-DATA avx512_62<>+60(SB)/1, $0x04
-DATA avx512_62<>+61(SB)/1, $0x02
-DATA avx512_62<>+62(SB)/1, $0x01
-DATA avx512_62<>+63(SB)/1, $0x01
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_63<>+0(SB)/1, $0x50
-DATA avx512_63<>+1(SB)/1, $0x28
-DATA avx512_63<>+2(SB)/1, $0x14
-DATA avx512_63<>+3(SB)/1, $0x14
-DATA avx512_63<>+4(SB)/1, $0x3c
-DATA avx512_63<>+5(SB)/1, $0x1e
-DATA avx512_63<>+6(SB)/1, $0x0f
-DATA avx512_63<>+7(SB)/1, $0x0f
-DATA avx512_63<>+8(SB)/1, $0x28
-DATA avx512_63<>+9(SB)/1, $0x14
-DATA avx512_63<>+10(SB)/1, $0x0a
-DATA avx512_63<>+11(SB)/1, $0x0a
-DATA avx512_63<>+12(SB)/1, $0x08
-DATA avx512_63<>+13(SB)/1, $0x04
-DATA avx512_63<>+14(SB)/1, $0x02
-DATA avx512_63<>+15(SB)/1, $0x02
-DATA avx512_63<>+16(SB)/1, $0x50
-DATA avx512_63<>+17(SB)/1, $0x28
-DATA avx512_63<>+18(SB)/1, $0x14
-DATA avx512_63<>+19(SB)/1, $0x14
-DATA avx512_63<>+20(SB)/1, $0x3c
-DATA avx512_63<>+21(SB)/1, $0x1e
-DATA avx512_63<>+22(SB)/1, $0x0f
-DATA avx512_63<>+23(SB)/1, $0x0f
-DATA avx512_63<>+24(SB)/1, $0x28
-DATA avx512_63<>+25(SB)/1, $0x14
-DATA avx512_63<>+26(SB)/1, $0x0a
-DATA avx512_63<>+27(SB)/1, $0x0a
-DATA avx512_63<>+28(SB)/1, $0x08
-DATA avx512_63<>+29(SB)/1, $0x04
-DATA avx512_63<>+30(SB)/1, $0x02
-DATA avx512_63<>+31(SB)/1, $0x02
-DATA avx512_63<>+32(SB)/1, $0x50
-DATA avx512_63<>+33(SB)/1, $0x28
-DATA avx512_63<>+34(SB)/1, $0x14
-DATA avx512_63<>+35(SB)/1, $0x14
-DATA avx512_63<>+36(SB)/1, $0x3c
-DATA avx512_63<>+37(SB)/1, $0x1e
-DATA avx512_63<>+38(SB)/1, $0x0f
-DATA avx512_63<>+39(SB)/1, $0x0f
-DATA avx512_63<>+40(SB)/1, $0x28
-DATA avx512_63<>+41(SB)/1, $0x14
-DATA avx512_63<>+42(SB)/1, $0x0a
-DATA avx512_63<>+43(SB)/1, $0x0a
-DATA avx512_63<>+44(SB)/1, $0x08
-DATA avx512_63<>+45(SB)/1, $0x04
-DATA avx512_63<>+46(SB)/1, $0x02
-DATA avx512_63<>+47(SB)/1, $0x02
-DATA avx512_63<>+48(SB)/1, $0x50
-DATA avx512_63<>+49(SB)/1, $0x28
-DATA avx512_63<>+50(SB)/1, $0x14
-DATA avx512_63<>+51(SB)/1, $0x14
-DATA avx512_63<>+52(SB)/1, $0x3c
-DATA avx512_63<>+53(SB)/1, $0x1e
-DATA avx512_63<>+54(SB)/1, $0x0f
-DATA avx512_63<>+55(SB)/1, $0x0f
-DATA avx512_63<>+56(SB)/1, $0x28
-DATA avx512_63<>+57(SB)/1, $0x14
-DATA avx512_63<>+58(SB)/1, $0x0a
-DATA avx512_63<>+59(SB)/1, $0x0a
-DATA avx512_63<>+60(SB)/1, $0x08
-DATA avx512_63<>+61(SB)/1, $0x04
-DATA avx512_63<>+62(SB)/1, $0x02
-DATA avx512_63<>+63(SB)/1, $0x02
+DATA avx512_63<>+0(SB)/1, $0x18
+DATA avx512_63<>+1(SB)/1, $0x10
+DATA avx512_63<>+2(SB)/1, $0x30
+DATA avx512_63<>+3(SB)/1, $0x28
+DATA avx512_63<>+4(SB)/1, $0x18
+DATA avx512_63<>+5(SB)/1, $0x10
+DATA avx512_63<>+6(SB)/1, $0x30
+DATA avx512_63<>+7(SB)/1, $0x28
+DATA avx512_63<>+8(SB)/1, $0x19
+DATA avx512_63<>+9(SB)/1, $0x11
+DATA avx512_63<>+10(SB)/1, $0x31
+DATA avx512_63<>+11(SB)/1, $0x29
+DATA avx512_63<>+12(SB)/1, $0x19
+DATA avx512_63<>+13(SB)/1, $0x11
+DATA avx512_63<>+14(SB)/1, $0x31
+DATA avx512_63<>+15(SB)/1, $0x29
+DATA avx512_63<>+16(SB)/1, $0x1a
+DATA avx512_63<>+17(SB)/1, $0x12
+DATA avx512_63<>+18(SB)/1, $0x32
+DATA avx512_63<>+19(SB)/1, $0x2a
+DATA avx512_63<>+20(SB)/1, $0x1a
+DATA avx512_63<>+21(SB)/1, $0x12
+DATA avx512_63<>+22(SB)/1, $0x32
+DATA avx512_63<>+23(SB)/1, $0x2a
+DATA avx512_63<>+24(SB)/1, $0x1b
+DATA avx512_63<>+25(SB)/1, $0x13
+DATA avx512_63<>+26(SB)/1, $0x33
+DATA avx512_63<>+27(SB)/1, $0x2b
+DATA avx512_63<>+28(SB)/1, $0x1b
+DATA avx512_63<>+29(SB)/1, $0x13
+DATA avx512_63<>+30(SB)/1, $0x33
+DATA avx512_63<>+31(SB)/1, $0x2b
+DATA avx512_63<>+32(SB)/1, $0x1c
+DATA avx512_63<>+33(SB)/1, $0x14
+DATA avx512_63<>+34(SB)/1, $0x34
+DATA avx512_63<>+35(SB)/1, $0x2c
+DATA avx512_63<>+36(SB)/1, $0x1c
+DATA avx512_63<>+37(SB)/1, $0x14
+DATA avx512_63<>+38(SB)/1, $0x34
+DATA avx512_63<>+39(SB)/1, $0x2c
+DATA avx512_63<>+40(SB)/1, $0x1d
+DATA avx512_63<>+41(SB)/1, $0x15
+DATA avx512_63<>+42(SB)/1, $0x35
+DATA avx512_63<>+43(SB)/1, $0x2d
+DATA avx512_63<>+44(SB)/1, $0x1d
+DATA avx512_63<>+45(SB)/1, $0x15
+DATA avx512_63<>+46(SB)/1, $0x35
+DATA avx512_63<>+47(SB)/1, $0x2d
+DATA avx512_63<>+48(SB)/1, $0x1e
+DATA avx512_63<>+49(SB)/1, $0x16
+DATA avx512_63<>+50(SB)/1, $0x36
+DATA avx512_63<>+51(SB)/1, $0x2e
+DATA avx512_63<>+52(SB)/1, $0x1e
+DATA avx512_63<>+53(SB)/1, $0x16
+DATA avx512_63<>+54(SB)/1, $0x36
+DATA avx512_63<>+55(SB)/1, $0x2e
+DATA avx512_63<>+56(SB)/1, $0x1f
+DATA avx512_63<>+57(SB)/1, $0x17
+DATA avx512_63<>+58(SB)/1, $0x37
+DATA avx512_63<>+59(SB)/1, $0x2f
+DATA avx512_63<>+60(SB)/1, $0x1f
+DATA avx512_63<>+61(SB)/1, $0x17
+DATA avx512_63<>+62(SB)/1, $0x37
+DATA avx512_63<>+63(SB)/1, $0x2f
 GLOBL avx512_63<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_64<>+0(SB)/8, $0x5555555555555555
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $8
+DATA avx512_64<>+0(SB)/1, $0x04
+DATA avx512_64<>+1(SB)/1, $0x02
+DATA avx512_64<>+2(SB)/1, $0x01
+DATA avx512_64<>+3(SB)/1, $0x01
+DATA avx512_64<>+4(SB)/1, $0x04
+DATA avx512_64<>+5(SB)/1, $0x02
+DATA avx512_64<>+6(SB)/1, $0x01
+DATA avx512_64<>+7(SB)/1, $0x01
+DATA avx512_64<>+8(SB)/1, $0x04
+DATA avx512_64<>+9(SB)/1, $0x02
+DATA avx512_64<>+10(SB)/1, $0x01
+DATA avx512_64<>+11(SB)/1, $0x01
+DATA avx512_64<>+12(SB)/1, $0x04
+DATA avx512_64<>+13(SB)/1, $0x02
+DATA avx512_64<>+14(SB)/1, $0x01
+DATA avx512_64<>+15(SB)/1, $0x01
+DATA avx512_64<>+16(SB)/1, $0x04
+DATA avx512_64<>+17(SB)/1, $0x02
+DATA avx512_64<>+18(SB)/1, $0x01
+DATA avx512_64<>+19(SB)/1, $0x01
+DATA avx512_64<>+20(SB)/1, $0x04
+DATA avx512_64<>+21(SB)/1, $0x02
+DATA avx512_64<>+22(SB)/1, $0x01
+DATA avx512_64<>+23(SB)/1, $0x01
+DATA avx512_64<>+24(SB)/1, $0x04
+DATA avx512_64<>+25(SB)/1, $0x02
+DATA avx512_64<>+26(SB)/1, $0x01
+DATA avx512_64<>+27(SB)/1, $0x01
+DATA avx512_64<>+28(SB)/1, $0x04
+DATA avx512_64<>+29(SB)/1, $0x02
+DATA avx512_64<>+30(SB)/1, $0x01
+DATA avx512_64<>+31(SB)/1, $0x01
+DATA avx512_64<>+32(SB)/1, $0x04
+DATA avx512_64<>+33(SB)/1, $0x02
+DATA avx512_64<>+34(SB)/1, $0x01
+DATA avx512_64<>+35(SB)/1, $0x01
+DATA avx512_64<>+36(SB)/1, $0x04
+DATA avx512_64<>+37(SB)/1, $0x02
+DATA avx512_64<>+38(SB)/1, $0x01
+DATA avx512_64<>+39(SB)/1, $0x01
+DATA avx512_64<>+40(SB)/1, $0x04
+DATA avx512_64<>+41(SB)/1, $0x02
+DATA avx512_64<>+42(SB)/1, $0x01
+DATA avx512_64<>+43(SB)/1, $0x01
+DATA avx512_64<>+44(SB)/1, $0x04
+DATA avx512_64<>+45(SB)/1, $0x02
+DATA avx512_64<>+46(SB)/1, $0x01
+DATA avx512_64<>+47(SB)/1, $0x01
+DATA avx512_64<>+48(SB)/1, $0x04
+DATA avx512_64<>+49(SB)/1, $0x02
+DATA avx512_64<>+50(SB)/1, $0x01
+DATA avx512_64<>+51(SB)/1, $0x01
+DATA avx512_64<>+52(SB)/1, $0x04
+DATA avx512_64<>+53(SB)/1, $0x02
+DATA avx512_64<>+54(SB)/1, $0x01
+DATA avx512_64<>+55(SB)/1, $0x01
+DATA avx512_64<>+56(SB)/1, $0x04
+DATA avx512_64<>+57(SB)/1, $0x02
+DATA avx512_64<>+58(SB)/1, $0x01
+DATA avx512_64<>+59(SB)/1, $0x01
+DATA avx512_64<>+60(SB)/1, $0x04
+DATA avx512_64<>+61(SB)/1, $0x02
+DATA avx512_64<>+62(SB)/1, $0x01
+DATA avx512_64<>+63(SB)/1, $0x01
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_65<>+0(SB)/2, $0x0010
-DATA avx512_65<>+2(SB)/2, $0x0010
-DATA avx512_65<>+4(SB)/2, $0x0011
-DATA avx512_65<>+6(SB)/2, $0x0011
-DATA avx512_65<>+8(SB)/2, $0x0012
-DATA avx512_65<>+10(SB)/2, $0x0012
-DATA avx512_65<>+12(SB)/2, $0x0013
-DATA avx512_65<>+14(SB)/2, $0x0013
-DATA avx512_65<>+16(SB)/2, $0x0014
-DATA avx512_65<>+18(SB)/2, $0x0014
-DATA avx512_65<>+20(SB)/2, $0x0015
-DATA avx512_65<>+22(SB)/2, $0x0015
-DATA avx512_65<>+24(SB)/2, $0x0016
-DATA avx512_65<>+26(SB)/2, $0x0016
-DATA avx512_65<>+28(SB)/2, $0x0017
-DATA avx512_65<>+30(SB)/2, $0x0017
-DATA avx512_65<>+32(SB)/2, $0x0018
-DATA avx512_65<>+34(SB)/2, $0x0018
-DATA avx512_65<>+36(SB)/2, $0x0019
-DATA avx512_65<>+38(SB)/2, $0x0019
-DATA avx512_65<>+40(SB)/2, $0x001a
-DATA avx512_65<>+42(SB)/2, $0x001a
-DATA avx512_65<>+44(SB)/2, $0x001b
-DATA avx512_65<>+46(SB)/2, $0x001b
-DATA avx512_65<>+48(SB)/2, $0x001c
-DATA avx512_65<>+50(SB)/2, $0x001c
-DATA avx512_65<>+52(SB)/2, $0x001d
-DATA avx512_65<>+54(SB)/2, $0x001d
-DATA avx512_65<>+56(SB)/2, $0x001e
-DATA avx512_65<>+58(SB)/2, $0x001e
-DATA avx512_65<>+60(SB)/2, $0x001f
-DATA avx512_65<>+62(SB)/2, $0x001f
+DATA avx512_65<>+0(SB)/1, $0x50
+DATA avx512_65<>+1(SB)/1, $0x28
+DATA avx512_65<>+2(SB)/1, $0x14
+DATA avx512_65<>+3(SB)/1, $0x14
+DATA avx512_65<>+4(SB)/1, $0x3c
+DATA avx512_65<>+5(SB)/1, $0x1e
+DATA avx512_65<>+6(SB)/1, $0x0f
+DATA avx512_65<>+7(SB)/1, $0x0f
+DATA avx512_65<>+8(SB)/1, $0x28
+DATA avx512_65<>+9(SB)/1, $0x14
+DATA avx512_65<>+10(SB)/1, $0x0a
+DATA avx512_65<>+11(SB)/1, $0x0a
+DATA avx512_65<>+12(SB)/1, $0x08
+DATA avx512_65<>+13(SB)/1, $0x04
+DATA avx512_65<>+14(SB)/1, $0x02
+DATA avx512_65<>+15(SB)/1, $0x02
+DATA avx512_65<>+16(SB)/1, $0x50
+DATA avx512_65<>+17(SB)/1, $0x28
+DATA avx512_65<>+18(SB)/1, $0x14
+DATA avx512_65<>+19(SB)/1, $0x14
+DATA avx512_65<>+20(SB)/1, $0x3c
+DATA avx512_65<>+21(SB)/1, $0x1e
+DATA avx512_65<>+22(SB)/1, $0x0f
+DATA avx512_65<>+23(SB)/1, $0x0f
+DATA avx512_65<>+24(SB)/1, $0x28
+DATA avx512_65<>+25(SB)/1, $0x14
+DATA avx512_65<>+26(SB)/1, $0x0a
+DATA avx512_65<>+27(SB)/1, $0x0a
+DATA avx512_65<>+28(SB)/1, $0x08
+DATA avx512_65<>+29(SB)/1, $0x04
+DATA avx512_65<>+30(SB)/1, $0x02
+DATA avx512_65<>+31(SB)/1, $0x02
+DATA avx512_65<>+32(SB)/1, $0x50
+DATA avx512_65<>+33(SB)/1, $0x28
+DATA avx512_65<>+34(SB)/1, $0x14
+DATA avx512_65<>+35(SB)/1, $0x14
+DATA avx512_65<>+36(SB)/1, $0x3c
+DATA avx512_65<>+37(SB)/1, $0x1e
+DATA avx512_65<>+38(SB)/1, $0x0f
+DATA avx512_65<>+39(SB)/1, $0x0f
+DATA avx512_65<>+40(SB)/1, $0x28
+DATA avx512_65<>+41(SB)/1, $0x14
+DATA avx512_65<>+42(SB)/1, $0x0a
+DATA avx512_65<>+43(SB)/1, $0x0a
+DATA avx512_65<>+44(SB)/1, $0x08
+DATA avx512_65<>+45(SB)/1, $0x04
+DATA avx512_65<>+46(SB)/1, $0x02
+DATA avx512_65<>+47(SB)/1, $0x02
+DATA avx512_65<>+48(SB)/1, $0x50
+DATA avx512_65<>+49(SB)/1, $0x28
+DATA avx512_65<>+50(SB)/1, $0x14
+DATA avx512_65<>+51(SB)/1, $0x14
+DATA avx512_65<>+52(SB)/1, $0x3c
+DATA avx512_65<>+53(SB)/1, $0x1e
+DATA avx512_65<>+54(SB)/1, $0x0f
+DATA avx512_65<>+55(SB)/1, $0x0f
+DATA avx512_65<>+56(SB)/1, $0x28
+DATA avx512_65<>+57(SB)/1, $0x14
+DATA avx512_65<>+58(SB)/1, $0x0a
+DATA avx512_65<>+59(SB)/1, $0x0a
+DATA avx512_65<>+60(SB)/1, $0x08
+DATA avx512_65<>+61(SB)/1, $0x04
+DATA avx512_65<>+62(SB)/1, $0x02
+DATA avx512_65<>+63(SB)/1, $0x02
 GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_66<>+0(SB)/4, $0x0000ffff
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $4
+DATA avx512_66<>+0(SB)/8, $0x5555555555555555
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_67<>+0(SB)/1, $0x00
-DATA avx512_67<>+1(SB)/1, $0x00
-DATA avx512_67<>+2(SB)/1, $0x01
-DATA avx512_67<>+3(SB)/1, $0x01
-DATA avx512_67<>+4(SB)/1, $0x02
-DATA avx512_67<>+5(SB)/1, $0x02
-DATA avx512_67<>+6(SB)/1, $0x03
-DATA avx512_67<>+7(SB)/1, $0x03
-DATA avx512_67<>+8(SB)/1, $0x10
-DATA avx512_67<>+9(SB)/1, $0x10
-DATA avx512_67<>+10(SB)/1, $0x11
-DATA avx512_67<>+11(SB)/1, $0x11
-DATA avx512_67<>+12(SB)/1, $0x12
-DATA avx512_67<>+13(SB)/1, $0x12
-DATA avx512_67<>+14(SB)/1, $0x13
-DATA avx512_67<>+15(SB)/1, $0x13
-DATA avx512_67<>+16(SB)/1, $0x04
-DATA avx512_67<>+17(SB)/1, $0x04
-DATA avx512_67<>+18(SB)/1, $0x05
-DATA avx512_67<>+19(SB)/1, $0x05
-DATA avx512_67<>+20(SB)/1, $0x06
-DATA avx512_67<>+21(SB)/1, $0x06
-DATA avx512_67<>+22(SB)/1, $0x07
-DATA avx512_67<>+23(SB)/1, $0x07
-DATA avx512_67<>+24(SB)/1, $0x14
-DATA avx512_67<>+25(SB)/1, $0x14
-DATA avx512_67<>+26(SB)/1, $0x15
-DATA avx512_67<>+27(SB)/1, $0x15
-DATA avx512_67<>+28(SB)/1, $0x16
-DATA avx512_67<>+29(SB)/1, $0x16
-DATA avx512_67<>+30(SB)/1, $0x17
-DATA avx512_67<>+31(SB)/1, $0x17
-DATA avx512_67<>+32(SB)/1, $0x08
-DATA avx512_67<>+33(SB)/1, $0x08
-DATA avx512_67<>+34(SB)/1, $0x09
-DATA avx512_67<>+35(SB)/1, $0x09
-DATA avx512_67<>+36(SB)/1, $0x0a
-DATA avx512_67<>+37(SB)/1, $0x0a
-DATA avx512_67<>+38(SB)/1, $0x0b
-DATA avx512_67<>+39(SB)/1, $0x0b
-DATA avx512_67<>+40(SB)/1, $0x18
-DATA avx512_67<>+41(SB)/1, $0x18
-DATA avx512_67<>+42(SB)/1, $0x19
-DATA avx512_67<>+43(SB)/1, $0x19
-DATA avx512_67<>+44(SB)/1, $0x1a
-DATA avx512_67<>+45(SB)/1, $0x1a
-DATA avx512_67<>+46(SB)/1, $0x1b
-DATA avx512_67<>+47(SB)/1, $0x1b
-DATA avx512_67<>+48(SB)/1, $0x0c
-DATA avx512_67<>+49(SB)/1, $0x0c
-DATA avx512_67<>+50(SB)/1, $0x0d
-DATA avx512_67<>+51(SB)/1, $0x0d
-DATA avx512_67<>+52(SB)/1, $0x0e
-DATA avx512_67<>+53(SB)/1, $0x0e
-DATA avx512_67<>+54(SB)/1, $0x0f
-DATA avx512_67<>+55(SB)/1, $0x0f
-DATA avx512_67<>+56(SB)/1, $0x1c
-DATA avx512_67<>+57(SB)/1, $0x1c
-DATA avx512_67<>+58(SB)/1, $0x1d
-DATA avx512_67<>+59(SB)/1, $0x1d
-DATA avx512_67<>+60(SB)/1, $0x1e
-DATA avx512_67<>+61(SB)/1, $0x1e
-DATA avx512_67<>+62(SB)/1, $0x1f
-DATA avx512_67<>+63(SB)/1, $0x1f
+DATA avx512_67<>+0(SB)/2, $0x0010
+DATA avx512_67<>+2(SB)/2, $0x0010
+DATA avx512_67<>+4(SB)/2, $0x0011
+DATA avx512_67<>+6(SB)/2, $0x0011
+DATA avx512_67<>+8(SB)/2, $0x0012
+DATA avx512_67<>+10(SB)/2, $0x0012
+DATA avx512_67<>+12(SB)/2, $0x0013
+DATA avx512_67<>+14(SB)/2, $0x0013
+DATA avx512_67<>+16(SB)/2, $0x0014
+DATA avx512_67<>+18(SB)/2, $0x0014
+DATA avx512_67<>+20(SB)/2, $0x0015
+DATA avx512_67<>+22(SB)/2, $0x0015
+DATA avx512_67<>+24(SB)/2, $0x0016
+DATA avx512_67<>+26(SB)/2, $0x0016
+DATA avx512_67<>+28(SB)/2, $0x0017
+DATA avx512_67<>+30(SB)/2, $0x0017
+DATA avx512_67<>+32(SB)/2, $0x0018
+DATA avx512_67<>+34(SB)/2, $0x0018
+DATA avx512_67<>+36(SB)/2, $0x0019
+DATA avx512_67<>+38(SB)/2, $0x0019
+DATA avx512_67<>+40(SB)/2, $0x001a
+DATA avx512_67<>+42(SB)/2, $0x001a
+DATA avx512_67<>+44(SB)/2, $0x001b
+DATA avx512_67<>+46(SB)/2, $0x001b
+DATA avx512_67<>+48(SB)/2, $0x001c
+DATA avx512_67<>+50(SB)/2, $0x001c
+DATA avx512_67<>+52(SB)/2, $0x001d
+DATA avx512_67<>+54(SB)/2, $0x001d
+DATA avx512_67<>+56(SB)/2, $0x001e
+DATA avx512_67<>+58(SB)/2, $0x001e
+DATA avx512_67<>+60(SB)/2, $0x001f
+DATA avx512_67<>+62(SB)/2, $0x001f
 GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_68<>+0(SB)/4, $0x00c800c8
+DATA avx512_68<>+0(SB)/4, $0x0000ffff
 GLOBL avx512_68<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_69<>+0(SB)/4, $0x00640064
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $4
+DATA avx512_69<>+0(SB)/1, $0x00
+DATA avx512_69<>+1(SB)/1, $0x00
+DATA avx512_69<>+2(SB)/1, $0x01
+DATA avx512_69<>+3(SB)/1, $0x01
+DATA avx512_69<>+4(SB)/1, $0x02
+DATA avx512_69<>+5(SB)/1, $0x02
+DATA avx512_69<>+6(SB)/1, $0x03
+DATA avx512_69<>+7(SB)/1, $0x03
+DATA avx512_69<>+8(SB)/1, $0x10
+DATA avx512_69<>+9(SB)/1, $0x10
+DATA avx512_69<>+10(SB)/1, $0x11
+DATA avx512_69<>+11(SB)/1, $0x11
+DATA avx512_69<>+12(SB)/1, $0x12
+DATA avx512_69<>+13(SB)/1, $0x12
+DATA avx512_69<>+14(SB)/1, $0x13
+DATA avx512_69<>+15(SB)/1, $0x13
+DATA avx512_69<>+16(SB)/1, $0x04
+DATA avx512_69<>+17(SB)/1, $0x04
+DATA avx512_69<>+18(SB)/1, $0x05
+DATA avx512_69<>+19(SB)/1, $0x05
+DATA avx512_69<>+20(SB)/1, $0x06
+DATA avx512_69<>+21(SB)/1, $0x06
+DATA avx512_69<>+22(SB)/1, $0x07
+DATA avx512_69<>+23(SB)/1, $0x07
+DATA avx512_69<>+24(SB)/1, $0x14
+DATA avx512_69<>+25(SB)/1, $0x14
+DATA avx512_69<>+26(SB)/1, $0x15
+DATA avx512_69<>+27(SB)/1, $0x15
+DATA avx512_69<>+28(SB)/1, $0x16
+DATA avx512_69<>+29(SB)/1, $0x16
+DATA avx512_69<>+30(SB)/1, $0x17
+DATA avx512_69<>+31(SB)/1, $0x17
+DATA avx512_69<>+32(SB)/1, $0x08
+DATA avx512_69<>+33(SB)/1, $0x08
+DATA avx512_69<>+34(SB)/1, $0x09
+DATA avx512_69<>+35(SB)/1, $0x09
+DATA avx512_69<>+36(SB)/1, $0x0a
+DATA avx512_69<>+37(SB)/1, $0x0a
+DATA avx512_69<>+38(SB)/1, $0x0b
+DATA avx512_69<>+39(SB)/1, $0x0b
+DATA avx512_69<>+40(SB)/1, $0x18
+DATA avx512_69<>+41(SB)/1, $0x18
+DATA avx512_69<>+42(SB)/1, $0x19
+DATA avx512_69<>+43(SB)/1, $0x19
+DATA avx512_69<>+44(SB)/1, $0x1a
+DATA avx512_69<>+45(SB)/1, $0x1a
+DATA avx512_69<>+46(SB)/1, $0x1b
+DATA avx512_69<>+47(SB)/1, $0x1b
+DATA avx512_69<>+48(SB)/1, $0x0c
+DATA avx512_69<>+49(SB)/1, $0x0c
+DATA avx512_69<>+50(SB)/1, $0x0d
+DATA avx512_69<>+51(SB)/1, $0x0d
+DATA avx512_69<>+52(SB)/1, $0x0e
+DATA avx512_69<>+53(SB)/1, $0x0e
+DATA avx512_69<>+54(SB)/1, $0x0f
+DATA avx512_69<>+55(SB)/1, $0x0f
+DATA avx512_69<>+56(SB)/1, $0x1c
+DATA avx512_69<>+57(SB)/1, $0x1c
+DATA avx512_69<>+58(SB)/1, $0x1d
+DATA avx512_69<>+59(SB)/1, $0x1d
+DATA avx512_69<>+60(SB)/1, $0x1e
+DATA avx512_69<>+61(SB)/1, $0x1e
+DATA avx512_69<>+62(SB)/1, $0x1f
+DATA avx512_69<>+63(SB)/1, $0x1f
+GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_70<>+0(SB)/1, $0x20
-DATA avx512_70<>+1(SB)/1, $0x20
-DATA avx512_70<>+2(SB)/1, $0x21
-DATA avx512_70<>+3(SB)/1, $0x21
-DATA avx512_70<>+4(SB)/1, $0x22
-DATA avx512_70<>+5(SB)/1, $0x22
-DATA avx512_70<>+6(SB)/1, $0x23
-DATA avx512_70<>+7(SB)/1, $0x23
-DATA avx512_70<>+8(SB)/1, $0x30
-DATA avx512_70<>+9(SB)/1, $0x30
-DATA avx512_70<>+10(SB)/1, $0x31
-DATA avx512_70<>+11(SB)/1, $0x31
-DATA avx512_70<>+12(SB)/1, $0x32
-DATA avx512_70<>+13(SB)/1, $0x32
-DATA avx512_70<>+14(SB)/1, $0x33
-DATA avx512_70<>+15(SB)/1, $0x33
-DATA avx512_70<>+16(SB)/1, $0x24
-DATA avx512_70<>+17(SB)/1, $0x24
-DATA avx512_70<>+18(SB)/1, $0x25
-DATA avx512_70<>+19(SB)/1, $0x25
-DATA avx512_70<>+20(SB)/1, $0x26
-DATA avx512_70<>+21(SB)/1, $0x26
-DATA avx512_70<>+22(SB)/1, $0x27
-DATA avx512_70<>+23(SB)/1, $0x27
-DATA avx512_70<>+24(SB)/1, $0x34
-DATA avx512_70<>+25(SB)/1, $0x34
-DATA avx512_70<>+26(SB)/1, $0x35
-DATA avx512_70<>+27(SB)/1, $0x35
-DATA avx512_70<>+28(SB)/1, $0x36
-DATA avx512_70<>+29(SB)/1, $0x36
-DATA avx512_70<>+30(SB)/1, $0x37
-DATA avx512_70<>+31(SB)/1, $0x37
-DATA avx512_70<>+32(SB)/1, $0x28
-DATA avx512_70<>+33(SB)/1, $0x28
-DATA avx512_70<>+34(SB)/1, $0x29
-DATA avx512_70<>+35(SB)/1, $0x29
-DATA avx512_70<>+36(SB)/1, $0x2a
-DATA avx512_70<>+37(SB)/1, $0x2a
-DATA avx512_70<>+38(SB)/1, $0x2b
-DATA avx512_70<>+39(SB)/1, $0x2b
-DATA avx512_70<>+40(SB)/1, $0x38
-DATA avx512_70<>+41(SB)/1, $0x38
-DATA avx512_70<>+42(SB)/1, $0x39
-DATA avx512_70<>+43(SB)/1, $0x39
-DATA avx512_70<>+44(SB)/1, $0x3a
-DATA avx512_70<>+45(SB)/1, $0x3a
-DATA avx512_70<>+46(SB)/1, $0x3b
-DATA avx512_70<>+47(SB)/1, $0x3b
-DATA avx512_70<>+48(SB)/1, $0x2c
-DATA avx512_70<>+49(SB)/1, $0x2c
-DATA avx512_70<>+50(SB)/1, $0x2d
-DATA avx512_70<>+51(SB)/1, $0x2d
-DATA avx512_70<>+52(SB)/1, $0x2e
-DATA avx512_70<>+53(SB)/1, $0x2e
-DATA avx512_70<>+54(SB)/1, $0x2f
-DATA avx512_70<>+55(SB)/1, $0x2f
-DATA avx512_70<>+56(SB)/1, $0x3c
-DATA avx512_70<>+57(SB)/1, $0x3c
-DATA avx512_70<>+58(SB)/1, $0x3d
-DATA avx512_70<>+59(SB)/1, $0x3d
-DATA avx512_70<>+60(SB)/1, $0x3e
-DATA avx512_70<>+61(SB)/1, $0x3e
-DATA avx512_70<>+62(SB)/1, $0x3f
-DATA avx512_70<>+63(SB)/1, $0x3f
-GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
+DATA avx512_70<>+0(SB)/4, $0x00c800c8
+GLOBL avx512_70<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_71<>+0(SB)/4, $0x00640064
+GLOBL avx512_71<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_72<>+0(SB)/1, $0x20
+DATA avx512_72<>+1(SB)/1, $0x20
+DATA avx512_72<>+2(SB)/1, $0x21
+DATA avx512_72<>+3(SB)/1, $0x21
+DATA avx512_72<>+4(SB)/1, $0x22
+DATA avx512_72<>+5(SB)/1, $0x22
+DATA avx512_72<>+6(SB)/1, $0x23
+DATA avx512_72<>+7(SB)/1, $0x23
+DATA avx512_72<>+8(SB)/1, $0x30
+DATA avx512_72<>+9(SB)/1, $0x30
+DATA avx512_72<>+10(SB)/1, $0x31
+DATA avx512_72<>+11(SB)/1, $0x31
+DATA avx512_72<>+12(SB)/1, $0x32
+DATA avx512_72<>+13(SB)/1, $0x32
+DATA avx512_72<>+14(SB)/1, $0x33
+DATA avx512_72<>+15(SB)/1, $0x33
+DATA avx512_72<>+16(SB)/1, $0x24
+DATA avx512_72<>+17(SB)/1, $0x24
+DATA avx512_72<>+18(SB)/1, $0x25
+DATA avx512_72<>+19(SB)/1, $0x25
+DATA avx512_72<>+20(SB)/1, $0x26
+DATA avx512_72<>+21(SB)/1, $0x26
+DATA avx512_72<>+22(SB)/1, $0x27
+DATA avx512_72<>+23(SB)/1, $0x27
+DATA avx512_72<>+24(SB)/1, $0x34
+DATA avx512_72<>+25(SB)/1, $0x34
+DATA avx512_72<>+26(SB)/1, $0x35
+DATA avx512_72<>+27(SB)/1, $0x35
+DATA avx512_72<>+28(SB)/1, $0x36
+DATA avx512_72<>+29(SB)/1, $0x36
+DATA avx512_72<>+30(SB)/1, $0x37
+DATA avx512_72<>+31(SB)/1, $0x37
+DATA avx512_72<>+32(SB)/1, $0x28
+DATA avx512_72<>+33(SB)/1, $0x28
+DATA avx512_72<>+34(SB)/1, $0x29
+DATA avx512_72<>+35(SB)/1, $0x29
+DATA avx512_72<>+36(SB)/1, $0x2a
+DATA avx512_72<>+37(SB)/1, $0x2a
+DATA avx512_72<>+38(SB)/1, $0x2b
+DATA avx512_72<>+39(SB)/1, $0x2b
+DATA avx512_72<>+40(SB)/1, $0x38
+DATA avx512_72<>+41(SB)/1, $0x38
+DATA avx512_72<>+42(SB)/1, $0x39
+DATA avx512_72<>+43(SB)/1, $0x39
+DATA avx512_72<>+44(SB)/1, $0x3a
+DATA avx512_72<>+45(SB)/1, $0x3a
+DATA avx512_72<>+46(SB)/1, $0x3b
+DATA avx512_72<>+47(SB)/1, $0x3b
+DATA avx512_72<>+48(SB)/1, $0x2c
+DATA avx512_72<>+49(SB)/1, $0x2c
+DATA avx512_72<>+50(SB)/1, $0x2d
+DATA avx512_72<>+51(SB)/1, $0x2d
+DATA avx512_72<>+52(SB)/1, $0x2e
+DATA avx512_72<>+53(SB)/1, $0x2e
+DATA avx512_72<>+54(SB)/1, $0x2f
+DATA avx512_72<>+55(SB)/1, $0x2f
+DATA avx512_72<>+56(SB)/1, $0x3c
+DATA avx512_72<>+57(SB)/1, $0x3c
+DATA avx512_72<>+58(SB)/1, $0x3d
+DATA avx512_72<>+59(SB)/1, $0x3d
+DATA avx512_72<>+60(SB)/1, $0x3e
+DATA avx512_72<>+61(SB)/1, $0x3e
+DATA avx512_72<>+62(SB)/1, $0x3f
+DATA avx512_72<>+63(SB)/1, $0x3f
+GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
 
 // func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -4079,7 +4171,7 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -4102,7 +4194,7 @@ operate:
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_72<>+0(SB), X1
+	VMOVSS         avx512_74<>+0(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -4114,26 +4206,26 @@ operate:
 	VMOVDQU64      64(DX), Z2
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (BX), Z14
-	VMOVDQU32      avx512_73<>+0(SB), Z15
+	VMOVDQU32      avx512_75<>+0(SB), Z15
 	VPERMI2D       Z2, Z1, Z15
-	VMOVDQU32      avx512_74<>+0(SB), Z2
-	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_75<>+0(SB), Z2, Z15
 	VMOVDQU32      avx512_76<>+0(SB), Z2
+	VPERMD         Z0, Z2, Z2
+	VPTERNLOGD     $0xd8, avx512_77<>+0(SB), Z2, Z15
+	VMOVDQU32      avx512_78<>+0(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_77<>+0(SB), Z2, Z2
+	VPANDD         avx512_79<>+0(SB), Z2, Z2
 	VPADDD         Z2, Z15, Z15
 	VPBROADCASTD   64(BX), Z0
 	VPSUBD         Z15, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_78<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   8(BX), Z1
 	VPBROADCASTQ   8(DX), Z0
-	VPANDQ.BCST    avx512_79<>+0(SB), Z1, Z2
+	VPANDQ.BCST    avx512_81<>+0(SB), Z1, Z2
 	VPMINUQ        Z2, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           8(DX), DX
@@ -4151,23 +4243,23 @@ operate:
 	SARL           $0x1f, SI
 	ANDL           SI, DX
 	VPBROADCASTD   DX, Z0
-	VPTERNLOGD     $0xd8, avx512_81<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z0
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z15
-	VMOVDQU32      avx512_83<>+0(SB), Z2
-	VPSLLVD        avx512_84<>+0(SB), Z0, Z18
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z18, Z2
+	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z15
+	VMOVDQU32      avx512_85<>+0(SB), Z2
+	VPSLLVD        avx512_86<>+0(SB), Z0, Z18
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z18, Z2
 	VPMINUD        Z2, Z15, Z15
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z0, Z14
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z0, Z14
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   (DX), Z0
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z14
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z1, Z14
+	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z14
+	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z1, Z14
 	VCVTDQ2PS      Z15, Z15
 	VCVTDQ2PS      Z14, Z14
 	VDIVPS         Z14, Z15, Z15
@@ -4179,15 +4271,15 @@ operate:
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z2
-	VMOVDQU32      avx512_89<>+0(SB), Z14
-	VMOVDQU32      avx512_90<>+0(SB), Z15
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z2
+	VMOVDQU32      avx512_91<>+0(SB), Z14
+	VMOVDQU32      avx512_92<>+0(SB), Z15
 	VPBROADCASTD   avx512_6<>+0(SB), Z21
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_72<>+0(SB), Z20
+	VBROADCASTSS   avx512_74<>+0(SB), Z20
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -4237,23 +4329,23 @@ operate:
 	VMOVAPS        Z20, K2, Z14
 	VPERMPS        Z15, Z26, Z20
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z15
-	VPMINUD.BCST   avx512_91<>+0(SB), Z15, Z15
+	VPMINUD.BCST   avx512_93<>+0(SB), Z15, Z15
 	VCVTDQ2PS      Z15, Z15
-	VMULPS.BCST    avx512_92<>+0(SB), Z15, Z15
+	VMULPS.BCST    avx512_94<>+0(SB), Z15, Z15
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_93<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_95<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_96<>+0(SB), Z21, Z21
 	VPMOVSXWD      384(DX)(BX*2), Z22
 	VPSUBD.Z       Z22, Z19, K1, Z22
-	VPMINUD.BCST   avx512_95<>+0(SB), Z22, Z22
+	VPMINUD.BCST   avx512_97<>+0(SB), Z22, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_96<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_98<>+0(SB), Z22, Z22
 	VMOVDQA32.Z    Z25, K1, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_97<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_99<>+0(SB), Z19, Z19
 	VUNPCKLPS      Z1, Z0, Z24
 	VUNPCKHPS      Z1, Z0, Z0
 	VUNPCKLPS      Z23, Z3, Z1
@@ -4447,14 +4539,14 @@ risked:
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z2, 960(AX)
-	VMOVDQU8       avx512_61<>+0(SB), Z0
+	VMOVDQU8       avx512_63<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VMOVDQU8       avx512_64<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_63<>+0(SB), Z2
+	VMOVDQU8       avx512_65<>+0(SB), Z2
 	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
@@ -4464,15 +4556,15 @@ risked:
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_86<>+0(SB), Z3
-	VMOVDQU32      avx512_87<>+0(SB), Z14
-	VMOVDQU32      avx512_88<>+0(SB), Z15
-	VMOVDQU32      avx512_89<>+0(SB), Z18
-	VMOVDQU32      avx512_90<>+0(SB), Z19
+	VMOVDQU32      avx512_88<>+0(SB), Z3
+	VMOVDQU32      avx512_89<>+0(SB), Z14
+	VMOVDQU32      avx512_90<>+0(SB), Z15
+	VMOVDQU32      avx512_91<>+0(SB), Z18
+	VMOVDQU32      avx512_92<>+0(SB), Z19
 	VPBROADCASTD   avx512_6<>+0(SB), Z23
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_72<>+0(SB), Z22
+	VBROADCASTSS   avx512_74<>+0(SB), Z22
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -4522,23 +4614,23 @@ risked:
 	VMOVAPS        Z22, K2, Z18
 	VPERMPS        Z19, Z28, Z22
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z19
-	VPMINUD.BCST   avx512_91<>+0(SB), Z19, Z19
+	VPMINUD.BCST   avx512_93<>+0(SB), Z19, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_92<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_94<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z20
 	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_93<>+0(SB), Z20, Z20
+	VMULPS.BCST    avx512_95<>+0(SB), Z20, Z20
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST    avx512_96<>+0(SB), Z23, Z23
 	VPMOVSXWD      384(DX)(BX*2), Z24
 	VPSUBD.Z       Z24, Z21, K1, Z24
-	VPMINUD.BCST   avx512_95<>+0(SB), Z24, Z24
+	VPMINUD.BCST   avx512_97<>+0(SB), Z24, Z24
 	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_96<>+0(SB), Z24, Z24
+	VMULPS.BCST    avx512_98<>+0(SB), Z24, Z24
 	VMOVDQA32.Z    Z27, K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_97<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_99<>+0(SB), Z21, Z21
 	VUNPCKLPS      Z14, Z3, Z26
 	VUNPCKHPS      Z14, Z3, Z3
 	VUNPCKLPS      Z25, Z5, Z14
@@ -4623,7 +4715,7 @@ empty1:
 written1:
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	KMOVQ        avx512_64<>+0(SB), K1
+	KMOVQ        avx512_66<>+0(SB), K1
 	MOVQ         928(AX), DX
 	MOVQ         904(AX), BX
 	ANDQ         DX, BX
@@ -4659,9 +4751,9 @@ written1:
 	VPADDD       Z19, Z15, Z3
 	VPSRLD       $0x07, Z15, Z15
 	VPSRLD       $0x07, Z3, Z3
-	VMOVDQU16    avx512_65<>+0(SB), Z19
+	VMOVDQU16    avx512_67<>+0(SB), Z19
 	VPERMW       Z18, Z19, Z19
-	VPANDD.BCST  avx512_66<>+0(SB), Z19, Z19
+	VPANDD.BCST  avx512_68<>+0(SB), Z19, Z19
 	VMOVDQU32    64(AX), Z18
 	VPADDD       Z20, Z18, Z20
 	VPADDD       Z19, Z18, Z18
@@ -4670,23 +4762,23 @@ written1:
 	VPADDD       Z19, Z20, Z19
 	VPSRLD       $0x07, Z20, Z20
 	VPSRLD       $0x07, Z19, Z19
-	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VMOVDQU8     avx512_69<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z20, Z15, Z15
 	VPACKUSDW    Z19, Z3, Z3
 	VPSUBW       Z18, Z15, Z15
 	VPSUBW       Z18, Z3, Z3
-	VPBROADCASTD avx512_68<>+0(SB), Z18
+	VPBROADCASTD avx512_70<>+0(SB), Z18
 	VPMINUW      Z18, Z15, Z15
-	VMOVDQU8     avx512_67<>+0(SB), Z19
+	VMOVDQU8     avx512_69<>+0(SB), Z19
 	VPERMB.Z     Z1, Z19, K1, Z19
 	VPMULLW      Z19, Z15, Z15
 	VPADDW       Z15, Z15, Z15
 	VPMINUW      Z18, Z15, Z15
-	VPBROADCASTD avx512_69<>+0(SB), Z18
+	VPBROADCASTD avx512_71<>+0(SB), Z18
 	VPADDW       Z18, Z15, Z15
-	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VMOVDQU8     avx512_69<>+0(SB), Z18
 	VPERMB.Z     Z0, Z18, K1, Z18
 	VPDPWSSD     Z18, Z15, Z7
 	MOVL         900(AX), SI
@@ -4716,9 +4808,9 @@ written1:
 	VPADDD       Z18, Z19, Z15
 	VPSRLD       $0x07, Z19, Z19
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_65<>+0(SB), Z18
+	VMOVDQU16    avx512_67<>+0(SB), Z18
 	VPERMW       Z8, Z18, Z18
-	VPANDD.BCST  avx512_66<>+0(SB), Z18, Z18
+	VPANDD.BCST  avx512_68<>+0(SB), Z18, Z18
 	VMOVDQU32    192(AX), Z8
 	VPADDD       Z14, Z8, Z14
 	VPADDD       Z18, Z8, Z8
@@ -4727,23 +4819,23 @@ written1:
 	VPADDD       Z18, Z14, Z8
 	VPSRLD       $0x07, Z14, Z14
 	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_70<>+0(SB), Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z14, Z19, Z5
 	VPACKUSDW    Z8, Z15, Z8
 	VPSUBW       Z18, Z5, Z5
 	VPSUBW       Z18, Z8, Z8
-	VPBROADCASTD avx512_68<>+0(SB), Z14
+	VPBROADCASTD avx512_70<>+0(SB), Z14
 	VPMINUW      Z14, Z5, Z5
-	VMOVDQU8     avx512_70<>+0(SB), Z15
+	VMOVDQU8     avx512_72<>+0(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
 	VPMULLW      Z15, Z5, Z5
 	VPADDW       Z5, Z5, Z5
 	VPMINUW      Z14, Z5, Z5
-	VPBROADCASTD avx512_69<>+0(SB), Z14
+	VPBROADCASTD avx512_71<>+0(SB), Z14
 	VPADDW       Z14, Z5, Z5
-	VMOVDQU8     avx512_70<>+0(SB), Z14
+	VMOVDQU8     avx512_72<>+0(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z5, Z7
 	SHLQ         $0x20, SI
@@ -4837,19 +4929,19 @@ lower:
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VMOVDQU8     avx512_69<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z10
-	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VMOVDQU8     avx512_69<>+0(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z11
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_70<>+0(SB), Z2
+	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z8, Z10
-	VMOVDQU8     avx512_70<>+0(SB), Z0
+	VMOVDQU8     avx512_72<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z8, Z11
 
@@ -4912,15 +5004,15 @@ accounted:
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z2
-	VMOVDQU32      avx512_89<>+0(SB), Z3
-	VMOVDQU32      avx512_90<>+0(SB), Z5
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z2
+	VMOVDQU32      avx512_91<>+0(SB), Z3
+	VMOVDQU32      avx512_92<>+0(SB), Z5
 	VPBROADCASTD   avx512_6<>+0(SB), Z10
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_72<>+0(SB), Z8
+	VBROADCASTSS   avx512_74<>+0(SB), Z8
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
@@ -4970,23 +5062,23 @@ accounted:
 	VMOVAPS        Z8, K2, Z3
 	VPERMPS        Z5, Z19, Z8
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z5
-	VPMINUD.BCST   avx512_91<>+0(SB), Z5, Z5
+	VPMINUD.BCST   avx512_93<>+0(SB), Z5, Z5
 	VCVTDQ2PS      Z5, Z5
-	VMULPS.BCST    avx512_92<>+0(SB), Z5, Z5
+	VMULPS.BCST    avx512_94<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_93<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_95<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z10
 	VCVTDQ2PS      Z10, Z10
-	VMULPS.BCST    avx512_94<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_96<>+0(SB), Z10, Z10
 	VPMOVSXWD      384(BX)(SI*2), Z11
 	VPSUBD.Z       Z11, Z7, K1, Z11
-	VPMINUD.BCST   avx512_95<>+0(SB), Z11, Z11
+	VPMINUD.BCST   avx512_97<>+0(SB), Z11, Z11
 	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_96<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_98<>+0(SB), Z11, Z11
 	VMOVDQA32.Z    Z18, K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_97<>+0(SB), Z7, Z7
+	VMULPS.BCST    avx512_99<>+0(SB), Z7, Z7
 	VUNPCKLPS      Z1, Z0, Z15
 	VUNPCKHPS      Z1, Z0, Z0
 	VUNPCKLPS      Z14, Z12, Z1
@@ -5111,11 +5203,11 @@ written2:
 	VPUNPCKLDQ     Y0, Y2, Y1
 	VPUNPCKHDQ     Y0, Y2, Y0
 	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X2
-	VPADDD         X1, X2, X2
-	VPSHUFD        $0x4e, X2, X0
-	VPADDD         X0, X2, X2
-	VMOVQ          X2, R9
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVQ          X0, R9
 	MOVQ           R9, R10
 	SHRQ           $0x20, R10
 	ADDL           R9, R10
@@ -5717,15 +5809,15 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_86<>+0(SB), Z0
-	VMOVDQU32    avx512_87<>+0(SB), Z1
-	VMOVDQU32    avx512_88<>+0(SB), Z2
-	VMOVDQU32    avx512_89<>+0(SB), Z3
-	VMOVDQU32    avx512_90<>+0(SB), Z5
+	VMOVDQU32    avx512_88<>+0(SB), Z0
+	VMOVDQU32    avx512_89<>+0(SB), Z1
+	VMOVDQU32    avx512_90<>+0(SB), Z2
+	VMOVDQU32    avx512_91<>+0(SB), Z3
+	VMOVDQU32    avx512_92<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z10
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_72<>+0(SB), Z8
+	VBROADCASTSS avx512_74<>+0(SB), Z8
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
@@ -5775,23 +5867,23 @@ arrive:
 	VMOVAPS      Z8, K2, Z3
 	VPERMPS      Z5, Z15, Z8
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z5
-	VPMINUD.BCST avx512_91<>+0(SB), Z5, Z5
+	VPMINUD.BCST avx512_93<>+0(SB), Z5, Z5
 	VCVTDQ2PS    Z5, Z5
-	VMULPS.BCST  avx512_92<>+0(SB), Z5, Z5
+	VMULPS.BCST  avx512_94<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_93<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_95<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z9
 	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  avx512_94<>+0(SB), Z9, Z9
+	VMULPS.BCST  avx512_96<>+0(SB), Z9, Z9
 	VPMOVSXWD    384(AX)(DX*2), Z10
 	VPSUBD.Z     Z10, Z7, K1, Z10
-	VPMINUD.BCST avx512_95<>+0(SB), Z10, Z10
+	VPMINUD.BCST avx512_97<>+0(SB), Z10, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_96<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_98<>+0(SB), Z10, Z10
 	VMOVDQA32.Z  Z14, K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_97<>+0(SB), Z7, Z7
+	VMULPS.BCST  avx512_99<>+0(SB), Z7, Z7
 	VUNPCKLPS    Z1, Z0, Z11
 	VUNPCKHPS    Z1, Z0, Z0
 	VUNPCKLPS    Z12, Z4, Z1
@@ -6002,130 +6094,94 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_71<>+0(SB)/1, $0x38
-DATA avx512_71<>+1(SB)/1, $0x20
-DATA avx512_71<>+2(SB)/1, $0x18
-DATA avx512_71<>+3(SB)/1, $0x10
-DATA avx512_71<>+4(SB)/1, $0x00
-DATA avx512_71<>+5(SB)/1, $0x08
-DATA avx512_71<>+6(SB)/1, $0x30
-DATA avx512_71<>+7(SB)/1, $0x28
-DATA avx512_71<>+8(SB)/1, $0x39
-DATA avx512_71<>+9(SB)/1, $0x21
-DATA avx512_71<>+10(SB)/1, $0x19
-DATA avx512_71<>+11(SB)/1, $0x11
-DATA avx512_71<>+12(SB)/1, $0x01
-DATA avx512_71<>+13(SB)/1, $0x09
-DATA avx512_71<>+14(SB)/1, $0x31
-DATA avx512_71<>+15(SB)/1, $0x29
-DATA avx512_71<>+16(SB)/1, $0x3a
-DATA avx512_71<>+17(SB)/1, $0x22
-DATA avx512_71<>+18(SB)/1, $0x1a
-DATA avx512_71<>+19(SB)/1, $0x12
-DATA avx512_71<>+20(SB)/1, $0x02
-DATA avx512_71<>+21(SB)/1, $0x0a
-DATA avx512_71<>+22(SB)/1, $0x32
-DATA avx512_71<>+23(SB)/1, $0x2a
-DATA avx512_71<>+24(SB)/1, $0x3b
-DATA avx512_71<>+25(SB)/1, $0x23
-DATA avx512_71<>+26(SB)/1, $0x1b
-DATA avx512_71<>+27(SB)/1, $0x13
-DATA avx512_71<>+28(SB)/1, $0x03
-DATA avx512_71<>+29(SB)/1, $0x0b
-DATA avx512_71<>+30(SB)/1, $0x33
-DATA avx512_71<>+31(SB)/1, $0x2b
-DATA avx512_71<>+32(SB)/1, $0x3c
-DATA avx512_71<>+33(SB)/1, $0x24
-DATA avx512_71<>+34(SB)/1, $0x1c
-DATA avx512_71<>+35(SB)/1, $0x14
-DATA avx512_71<>+36(SB)/1, $0x04
-DATA avx512_71<>+37(SB)/1, $0x0c
-DATA avx512_71<>+38(SB)/1, $0x34
-DATA avx512_71<>+39(SB)/1, $0x2c
-DATA avx512_71<>+40(SB)/1, $0x3d
-DATA avx512_71<>+41(SB)/1, $0x25
-DATA avx512_71<>+42(SB)/1, $0x1d
-DATA avx512_71<>+43(SB)/1, $0x15
-DATA avx512_71<>+44(SB)/1, $0x05
-DATA avx512_71<>+45(SB)/1, $0x0d
-DATA avx512_71<>+46(SB)/1, $0x35
-DATA avx512_71<>+47(SB)/1, $0x2d
-DATA avx512_71<>+48(SB)/1, $0x3e
-DATA avx512_71<>+49(SB)/1, $0x26
-DATA avx512_71<>+50(SB)/1, $0x1e
-DATA avx512_71<>+51(SB)/1, $0x16
-DATA avx512_71<>+52(SB)/1, $0x06
-DATA avx512_71<>+53(SB)/1, $0x0e
-DATA avx512_71<>+54(SB)/1, $0x36
-DATA avx512_71<>+55(SB)/1, $0x2e
-DATA avx512_71<>+56(SB)/1, $0x3f
-DATA avx512_71<>+57(SB)/1, $0x27
-DATA avx512_71<>+58(SB)/1, $0x1f
-DATA avx512_71<>+59(SB)/1, $0x17
-DATA avx512_71<>+60(SB)/1, $0x07
-DATA avx512_71<>+61(SB)/1, $0x0f
-DATA avx512_71<>+62(SB)/1, $0x37
-DATA avx512_71<>+63(SB)/1, $0x2f
-GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_72<>+0(SB)/4, $(1.0)
-GLOBL avx512_72<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_73<>+0(SB)/4, $0x00000008
-DATA avx512_73<>+4(SB)/4, $0x00000000
-DATA avx512_73<>+8(SB)/4, $0x00000004
-DATA avx512_73<>+12(SB)/4, $0x0000001d
-DATA avx512_73<>+16(SB)/4, $0x00000005
-DATA avx512_73<>+20(SB)/4, $0x00000006
-DATA avx512_73<>+24(SB)/4, $0x00000000
-DATA avx512_73<>+28(SB)/4, $0x0000000c
-DATA avx512_73<>+32(SB)/4, $0x00000000
-DATA avx512_73<>+36(SB)/4, $0x00000000
-DATA avx512_73<>+40(SB)/4, $0x00000000
-DATA avx512_73<>+44(SB)/4, $0x00000000
-DATA avx512_73<>+48(SB)/4, $0x00000009
-DATA avx512_73<>+52(SB)/4, $0x00000016
-DATA avx512_73<>+56(SB)/4, $0x00000000
-DATA avx512_73<>+60(SB)/4, $0x0000000d
+DATA avx512_73<>+0(SB)/1, $0x38
+DATA avx512_73<>+1(SB)/1, $0x20
+DATA avx512_73<>+2(SB)/1, $0x18
+DATA avx512_73<>+3(SB)/1, $0x10
+DATA avx512_73<>+4(SB)/1, $0x00
+DATA avx512_73<>+5(SB)/1, $0x08
+DATA avx512_73<>+6(SB)/1, $0x30
+DATA avx512_73<>+7(SB)/1, $0x28
+DATA avx512_73<>+8(SB)/1, $0x39
+DATA avx512_73<>+9(SB)/1, $0x21
+DATA avx512_73<>+10(SB)/1, $0x19
+DATA avx512_73<>+11(SB)/1, $0x11
+DATA avx512_73<>+12(SB)/1, $0x01
+DATA avx512_73<>+13(SB)/1, $0x09
+DATA avx512_73<>+14(SB)/1, $0x31
+DATA avx512_73<>+15(SB)/1, $0x29
+DATA avx512_73<>+16(SB)/1, $0x3a
+DATA avx512_73<>+17(SB)/1, $0x22
+DATA avx512_73<>+18(SB)/1, $0x1a
+DATA avx512_73<>+19(SB)/1, $0x12
+DATA avx512_73<>+20(SB)/1, $0x02
+DATA avx512_73<>+21(SB)/1, $0x0a
+DATA avx512_73<>+22(SB)/1, $0x32
+DATA avx512_73<>+23(SB)/1, $0x2a
+DATA avx512_73<>+24(SB)/1, $0x3b
+DATA avx512_73<>+25(SB)/1, $0x23
+DATA avx512_73<>+26(SB)/1, $0x1b
+DATA avx512_73<>+27(SB)/1, $0x13
+DATA avx512_73<>+28(SB)/1, $0x03
+DATA avx512_73<>+29(SB)/1, $0x0b
+DATA avx512_73<>+30(SB)/1, $0x33
+DATA avx512_73<>+31(SB)/1, $0x2b
+DATA avx512_73<>+32(SB)/1, $0x3c
+DATA avx512_73<>+33(SB)/1, $0x24
+DATA avx512_73<>+34(SB)/1, $0x1c
+DATA avx512_73<>+35(SB)/1, $0x14
+DATA avx512_73<>+36(SB)/1, $0x04
+DATA avx512_73<>+37(SB)/1, $0x0c
+DATA avx512_73<>+38(SB)/1, $0x34
+DATA avx512_73<>+39(SB)/1, $0x2c
+DATA avx512_73<>+40(SB)/1, $0x3d
+DATA avx512_73<>+41(SB)/1, $0x25
+DATA avx512_73<>+42(SB)/1, $0x1d
+DATA avx512_73<>+43(SB)/1, $0x15
+DATA avx512_73<>+44(SB)/1, $0x05
+DATA avx512_73<>+45(SB)/1, $0x0d
+DATA avx512_73<>+46(SB)/1, $0x35
+DATA avx512_73<>+47(SB)/1, $0x2d
+DATA avx512_73<>+48(SB)/1, $0x3e
+DATA avx512_73<>+49(SB)/1, $0x26
+DATA avx512_73<>+50(SB)/1, $0x1e
+DATA avx512_73<>+51(SB)/1, $0x16
+DATA avx512_73<>+52(SB)/1, $0x06
+DATA avx512_73<>+53(SB)/1, $0x0e
+DATA avx512_73<>+54(SB)/1, $0x36
+DATA avx512_73<>+55(SB)/1, $0x2e
+DATA avx512_73<>+56(SB)/1, $0x3f
+DATA avx512_73<>+57(SB)/1, $0x27
+DATA avx512_73<>+58(SB)/1, $0x1f
+DATA avx512_73<>+59(SB)/1, $0x17
+DATA avx512_73<>+60(SB)/1, $0x07
+DATA avx512_73<>+61(SB)/1, $0x0f
+DATA avx512_73<>+62(SB)/1, $0x37
+DATA avx512_73<>+63(SB)/1, $0x2f
 GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_74<>+0(SB)/4, $0x00000000
-DATA avx512_74<>+4(SB)/4, $0x00000000
-DATA avx512_74<>+8(SB)/4, $0x00000000
-DATA avx512_74<>+12(SB)/4, $0x00000000
-DATA avx512_74<>+16(SB)/4, $0x00000000
-DATA avx512_74<>+20(SB)/4, $0x00000000
-DATA avx512_74<>+24(SB)/4, $0x00000000
-DATA avx512_74<>+28(SB)/4, $0x00000000
-DATA avx512_74<>+32(SB)/4, $0x00000000
-DATA avx512_74<>+36(SB)/4, $0x00000008
-DATA avx512_74<>+40(SB)/4, $0x0000000a
-DATA avx512_74<>+44(SB)/4, $0x00000002
-DATA avx512_74<>+48(SB)/4, $0x00000000
-DATA avx512_74<>+52(SB)/4, $0x00000000
-DATA avx512_74<>+56(SB)/4, $0x00000000
-DATA avx512_74<>+60(SB)/4, $0x00000000
-GLOBL avx512_74<>(SB), RODATA|NOPTR, $64
+DATA avx512_74<>+0(SB)/4, $(1.0)
+GLOBL avx512_74<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_75<>+0(SB)/4, $0x00000000
+DATA avx512_75<>+0(SB)/4, $0x00000008
 DATA avx512_75<>+4(SB)/4, $0x00000000
-DATA avx512_75<>+8(SB)/4, $0x00000000
-DATA avx512_75<>+12(SB)/4, $0x00000000
-DATA avx512_75<>+16(SB)/4, $0x00000000
-DATA avx512_75<>+20(SB)/4, $0x00000000
+DATA avx512_75<>+8(SB)/4, $0x00000004
+DATA avx512_75<>+12(SB)/4, $0x0000001d
+DATA avx512_75<>+16(SB)/4, $0x00000005
+DATA avx512_75<>+20(SB)/4, $0x00000006
 DATA avx512_75<>+24(SB)/4, $0x00000000
-DATA avx512_75<>+28(SB)/4, $0x00000000
-DATA avx512_75<>+32(SB)/4, $0xffffffff
-DATA avx512_75<>+36(SB)/4, $0xffffffff
-DATA avx512_75<>+40(SB)/4, $0xffffffff
-DATA avx512_75<>+44(SB)/4, $0xffffffff
-DATA avx512_75<>+48(SB)/4, $0x00000000
-DATA avx512_75<>+52(SB)/4, $0x00000000
+DATA avx512_75<>+28(SB)/4, $0x0000000c
+DATA avx512_75<>+32(SB)/4, $0x00000000
+DATA avx512_75<>+36(SB)/4, $0x00000000
+DATA avx512_75<>+40(SB)/4, $0x00000000
+DATA avx512_75<>+44(SB)/4, $0x00000000
+DATA avx512_75<>+48(SB)/4, $0x00000009
+DATA avx512_75<>+52(SB)/4, $0x00000016
 DATA avx512_75<>+56(SB)/4, $0x00000000
-DATA avx512_75<>+60(SB)/4, $0x00000000
+DATA avx512_75<>+60(SB)/4, $0x0000000d
 GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_76<>+0(SB)/4, $0x00000009
+DATA avx512_76<>+0(SB)/4, $0x00000000
 DATA avx512_76<>+4(SB)/4, $0x00000000
 DATA avx512_76<>+8(SB)/4, $0x00000000
 DATA avx512_76<>+12(SB)/4, $0x00000000
@@ -6134,16 +6190,16 @@ DATA avx512_76<>+20(SB)/4, $0x00000000
 DATA avx512_76<>+24(SB)/4, $0x00000000
 DATA avx512_76<>+28(SB)/4, $0x00000000
 DATA avx512_76<>+32(SB)/4, $0x00000000
-DATA avx512_76<>+36(SB)/4, $0x00000000
-DATA avx512_76<>+40(SB)/4, $0x0000001c
-DATA avx512_76<>+44(SB)/4, $0x00000000
+DATA avx512_76<>+36(SB)/4, $0x00000008
+DATA avx512_76<>+40(SB)/4, $0x0000000a
+DATA avx512_76<>+44(SB)/4, $0x00000002
 DATA avx512_76<>+48(SB)/4, $0x00000000
 DATA avx512_76<>+52(SB)/4, $0x00000000
 DATA avx512_76<>+56(SB)/4, $0x00000000
 DATA avx512_76<>+60(SB)/4, $0x00000000
 GLOBL avx512_76<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_77<>+0(SB)/4, $0xffffffff
+DATA avx512_77<>+0(SB)/4, $0x00000000
 DATA avx512_77<>+4(SB)/4, $0x00000000
 DATA avx512_77<>+8(SB)/4, $0x00000000
 DATA avx512_77<>+12(SB)/4, $0x00000000
@@ -6151,19 +6207,19 @@ DATA avx512_77<>+16(SB)/4, $0x00000000
 DATA avx512_77<>+20(SB)/4, $0x00000000
 DATA avx512_77<>+24(SB)/4, $0x00000000
 DATA avx512_77<>+28(SB)/4, $0x00000000
-DATA avx512_77<>+32(SB)/4, $0x00000000
-DATA avx512_77<>+36(SB)/4, $0x00000000
+DATA avx512_77<>+32(SB)/4, $0xffffffff
+DATA avx512_77<>+36(SB)/4, $0xffffffff
 DATA avx512_77<>+40(SB)/4, $0xffffffff
-DATA avx512_77<>+44(SB)/4, $0x00000000
+DATA avx512_77<>+44(SB)/4, $0xffffffff
 DATA avx512_77<>+48(SB)/4, $0x00000000
 DATA avx512_77<>+52(SB)/4, $0x00000000
 DATA avx512_77<>+56(SB)/4, $0x00000000
 DATA avx512_77<>+60(SB)/4, $0x00000000
 GLOBL avx512_77<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_78<>+0(SB)/4, $0x00000000
+DATA avx512_78<>+0(SB)/4, $0x00000009
 DATA avx512_78<>+4(SB)/4, $0x00000000
-DATA avx512_78<>+8(SB)/4, $0xffffffff
+DATA avx512_78<>+8(SB)/4, $0x00000000
 DATA avx512_78<>+12(SB)/4, $0x00000000
 DATA avx512_78<>+16(SB)/4, $0x00000000
 DATA avx512_78<>+20(SB)/4, $0x00000000
@@ -6171,7 +6227,7 @@ DATA avx512_78<>+24(SB)/4, $0x00000000
 DATA avx512_78<>+28(SB)/4, $0x00000000
 DATA avx512_78<>+32(SB)/4, $0x00000000
 DATA avx512_78<>+36(SB)/4, $0x00000000
-DATA avx512_78<>+40(SB)/4, $0x00000000
+DATA avx512_78<>+40(SB)/4, $0x0000001c
 DATA avx512_78<>+44(SB)/4, $0x00000000
 DATA avx512_78<>+48(SB)/4, $0x00000000
 DATA avx512_78<>+52(SB)/4, $0x00000000
@@ -6179,12 +6235,27 @@ DATA avx512_78<>+56(SB)/4, $0x00000000
 DATA avx512_78<>+60(SB)/4, $0x00000000
 GLOBL avx512_78<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_79<>+0(SB)/8, $0x00000000ffffffff
-GLOBL avx512_79<>(SB), RODATA|NOPTR, $8
+DATA avx512_79<>+0(SB)/4, $0xffffffff
+DATA avx512_79<>+4(SB)/4, $0x00000000
+DATA avx512_79<>+8(SB)/4, $0x00000000
+DATA avx512_79<>+12(SB)/4, $0x00000000
+DATA avx512_79<>+16(SB)/4, $0x00000000
+DATA avx512_79<>+20(SB)/4, $0x00000000
+DATA avx512_79<>+24(SB)/4, $0x00000000
+DATA avx512_79<>+28(SB)/4, $0x00000000
+DATA avx512_79<>+32(SB)/4, $0x00000000
+DATA avx512_79<>+36(SB)/4, $0x00000000
+DATA avx512_79<>+40(SB)/4, $0xffffffff
+DATA avx512_79<>+44(SB)/4, $0x00000000
+DATA avx512_79<>+48(SB)/4, $0x00000000
+DATA avx512_79<>+52(SB)/4, $0x00000000
+DATA avx512_79<>+56(SB)/4, $0x00000000
+DATA avx512_79<>+60(SB)/4, $0x00000000
+GLOBL avx512_79<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_80<>+0(SB)/4, $0x00000000
 DATA avx512_80<>+4(SB)/4, $0x00000000
-DATA avx512_80<>+8(SB)/4, $0x00000000
+DATA avx512_80<>+8(SB)/4, $0xffffffff
 DATA avx512_80<>+12(SB)/4, $0x00000000
 DATA avx512_80<>+16(SB)/4, $0x00000000
 DATA avx512_80<>+20(SB)/4, $0x00000000
@@ -6196,30 +6267,15 @@ DATA avx512_80<>+40(SB)/4, $0x00000000
 DATA avx512_80<>+44(SB)/4, $0x00000000
 DATA avx512_80<>+48(SB)/4, $0x00000000
 DATA avx512_80<>+52(SB)/4, $0x00000000
-DATA avx512_80<>+56(SB)/4, $0xffffffff
+DATA avx512_80<>+56(SB)/4, $0x00000000
 DATA avx512_80<>+60(SB)/4, $0x00000000
 GLOBL avx512_80<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_81<>+0(SB)/4, $0x00000000
-DATA avx512_81<>+4(SB)/4, $0x00000000
-DATA avx512_81<>+8(SB)/4, $0x00000000
-DATA avx512_81<>+12(SB)/4, $0x00000000
-DATA avx512_81<>+16(SB)/4, $0x00000000
-DATA avx512_81<>+20(SB)/4, $0x00000000
-DATA avx512_81<>+24(SB)/4, $0xffffffff
-DATA avx512_81<>+28(SB)/4, $0x00000000
-DATA avx512_81<>+32(SB)/4, $0x00000000
-DATA avx512_81<>+36(SB)/4, $0x00000000
-DATA avx512_81<>+40(SB)/4, $0x00000000
-DATA avx512_81<>+44(SB)/4, $0x00000000
-DATA avx512_81<>+48(SB)/4, $0x00000000
-DATA avx512_81<>+52(SB)/4, $0x00000000
-DATA avx512_81<>+56(SB)/4, $0x00000000
-DATA avx512_81<>+60(SB)/4, $0x00000000
-GLOBL avx512_81<>(SB), RODATA|NOPTR, $64
+DATA avx512_81<>+0(SB)/8, $0x00000000ffffffff
+GLOBL avx512_81<>(SB), RODATA|NOPTR, $8
 
 DATA avx512_82<>+0(SB)/4, $0x00000000
-DATA avx512_82<>+4(SB)/4, $0xffffffff
+DATA avx512_82<>+4(SB)/4, $0x00000000
 DATA avx512_82<>+8(SB)/4, $0x00000000
 DATA avx512_82<>+12(SB)/4, $0x00000000
 DATA avx512_82<>+16(SB)/4, $0x00000000
@@ -6232,174 +6288,210 @@ DATA avx512_82<>+40(SB)/4, $0x00000000
 DATA avx512_82<>+44(SB)/4, $0x00000000
 DATA avx512_82<>+48(SB)/4, $0x00000000
 DATA avx512_82<>+52(SB)/4, $0x00000000
-DATA avx512_82<>+56(SB)/4, $0x00000000
+DATA avx512_82<>+56(SB)/4, $0xffffffff
 DATA avx512_82<>+60(SB)/4, $0x00000000
 GLOBL avx512_82<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_83<>+0(SB)/4, $0xffffffff
-DATA avx512_83<>+4(SB)/4, $0xffffffff
-DATA avx512_83<>+8(SB)/4, $0xffffffff
-DATA avx512_83<>+12(SB)/4, $0xffffffff
-DATA avx512_83<>+16(SB)/4, $0xffffffff
-DATA avx512_83<>+20(SB)/4, $0xffffffff
+DATA avx512_83<>+0(SB)/4, $0x00000000
+DATA avx512_83<>+4(SB)/4, $0x00000000
+DATA avx512_83<>+8(SB)/4, $0x00000000
+DATA avx512_83<>+12(SB)/4, $0x00000000
+DATA avx512_83<>+16(SB)/4, $0x00000000
+DATA avx512_83<>+20(SB)/4, $0x00000000
 DATA avx512_83<>+24(SB)/4, $0xffffffff
-DATA avx512_83<>+28(SB)/4, $0xffffffff
-DATA avx512_83<>+32(SB)/4, $0xffffffff
-DATA avx512_83<>+36(SB)/4, $0xffffffff
-DATA avx512_83<>+40(SB)/4, $0xffffffff
-DATA avx512_83<>+44(SB)/4, $0xffffffff
-DATA avx512_83<>+48(SB)/4, $0xffffffff
-DATA avx512_83<>+52(SB)/4, $0x00000010
-DATA avx512_83<>+56(SB)/4, $0xffffffff
-DATA avx512_83<>+60(SB)/4, $0x000005dc
+DATA avx512_83<>+28(SB)/4, $0x00000000
+DATA avx512_83<>+32(SB)/4, $0x00000000
+DATA avx512_83<>+36(SB)/4, $0x00000000
+DATA avx512_83<>+40(SB)/4, $0x00000000
+DATA avx512_83<>+44(SB)/4, $0x00000000
+DATA avx512_83<>+48(SB)/4, $0x00000000
+DATA avx512_83<>+52(SB)/4, $0x00000000
+DATA avx512_83<>+56(SB)/4, $0x00000000
+DATA avx512_83<>+60(SB)/4, $0x00000000
 GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_84<>+0(SB)/4, $0x00000001
-DATA avx512_84<>+4(SB)/4, $0x00000000
+DATA avx512_84<>+0(SB)/4, $0x00000000
+DATA avx512_84<>+4(SB)/4, $0xffffffff
 DATA avx512_84<>+8(SB)/4, $0x00000000
 DATA avx512_84<>+12(SB)/4, $0x00000000
 DATA avx512_84<>+16(SB)/4, $0x00000000
 DATA avx512_84<>+20(SB)/4, $0x00000000
 DATA avx512_84<>+24(SB)/4, $0x00000000
-DATA avx512_84<>+28(SB)/4, $0x00000002
+DATA avx512_84<>+28(SB)/4, $0x00000000
 DATA avx512_84<>+32(SB)/4, $0x00000000
 DATA avx512_84<>+36(SB)/4, $0x00000000
 DATA avx512_84<>+40(SB)/4, $0x00000000
 DATA avx512_84<>+44(SB)/4, $0x00000000
-DATA avx512_84<>+48(SB)/4, $0x00000001
+DATA avx512_84<>+48(SB)/4, $0x00000000
 DATA avx512_84<>+52(SB)/4, $0x00000000
 DATA avx512_84<>+56(SB)/4, $0x00000000
 DATA avx512_84<>+60(SB)/4, $0x00000000
 GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_85<>+0(SB)/4, $0xffffffff
-DATA avx512_85<>+4(SB)/4, $0x00000000
-DATA avx512_85<>+8(SB)/4, $0x00000000
-DATA avx512_85<>+12(SB)/4, $0x00000000
-DATA avx512_85<>+16(SB)/4, $0x00000000
-DATA avx512_85<>+20(SB)/4, $0x00000000
-DATA avx512_85<>+24(SB)/4, $0x00000000
+DATA avx512_85<>+4(SB)/4, $0xffffffff
+DATA avx512_85<>+8(SB)/4, $0xffffffff
+DATA avx512_85<>+12(SB)/4, $0xffffffff
+DATA avx512_85<>+16(SB)/4, $0xffffffff
+DATA avx512_85<>+20(SB)/4, $0xffffffff
+DATA avx512_85<>+24(SB)/4, $0xffffffff
 DATA avx512_85<>+28(SB)/4, $0xffffffff
-DATA avx512_85<>+32(SB)/4, $0x00000000
-DATA avx512_85<>+36(SB)/4, $0x00000000
-DATA avx512_85<>+40(SB)/4, $0x00000000
-DATA avx512_85<>+44(SB)/4, $0x00000000
+DATA avx512_85<>+32(SB)/4, $0xffffffff
+DATA avx512_85<>+36(SB)/4, $0xffffffff
+DATA avx512_85<>+40(SB)/4, $0xffffffff
+DATA avx512_85<>+44(SB)/4, $0xffffffff
 DATA avx512_85<>+48(SB)/4, $0xffffffff
-DATA avx512_85<>+52(SB)/4, $0x00000000
-DATA avx512_85<>+56(SB)/4, $0x00000000
-DATA avx512_85<>+60(SB)/4, $0x00000000
+DATA avx512_85<>+52(SB)/4, $0x00000010
+DATA avx512_85<>+56(SB)/4, $0xffffffff
+DATA avx512_85<>+60(SB)/4, $0x000005dc
 GLOBL avx512_85<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_86<>+0(SB)/4, $(0.0)
-DATA avx512_86<>+4(SB)/4, $(0.0)
-DATA avx512_86<>+8(SB)/4, $(0.0)
-DATA avx512_86<>+12(SB)/4, $(0.0)
-DATA avx512_86<>+16(SB)/4, $(0.0)
-DATA avx512_86<>+20(SB)/4, $(0.0)
-DATA avx512_86<>+24(SB)/4, $(0.0)
-DATA avx512_86<>+28(SB)/4, $(0.0)
-DATA avx512_86<>+32(SB)/4, $(1.0)
-DATA avx512_86<>+36(SB)/4, $(0.5)
-DATA avx512_86<>+40(SB)/4, $(0.25)
-DATA avx512_86<>+44(SB)/4, $(0.25)
-DATA avx512_86<>+48(SB)/4, $(1.0)
-DATA avx512_86<>+52(SB)/4, $(0.5)
-DATA avx512_86<>+56(SB)/4, $(0.25)
-DATA avx512_86<>+60(SB)/4, $(0.25)
+DATA avx512_86<>+0(SB)/4, $0x00000001
+DATA avx512_86<>+4(SB)/4, $0x00000000
+DATA avx512_86<>+8(SB)/4, $0x00000000
+DATA avx512_86<>+12(SB)/4, $0x00000000
+DATA avx512_86<>+16(SB)/4, $0x00000000
+DATA avx512_86<>+20(SB)/4, $0x00000000
+DATA avx512_86<>+24(SB)/4, $0x00000000
+DATA avx512_86<>+28(SB)/4, $0x00000002
+DATA avx512_86<>+32(SB)/4, $0x00000000
+DATA avx512_86<>+36(SB)/4, $0x00000000
+DATA avx512_86<>+40(SB)/4, $0x00000000
+DATA avx512_86<>+44(SB)/4, $0x00000000
+DATA avx512_86<>+48(SB)/4, $0x00000001
+DATA avx512_86<>+52(SB)/4, $0x00000000
+DATA avx512_86<>+56(SB)/4, $0x00000000
+DATA avx512_86<>+60(SB)/4, $0x00000000
 GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_87<>+0(SB)/4, $0x00000020
-DATA avx512_87<>+4(SB)/4, $0x00000020
-DATA avx512_87<>+8(SB)/4, $0x00000020
-DATA avx512_87<>+12(SB)/4, $0x00000020
-DATA avx512_87<>+16(SB)/4, $0x00000020
-DATA avx512_87<>+20(SB)/4, $0x00000020
-DATA avx512_87<>+24(SB)/4, $0x00000020
-DATA avx512_87<>+28(SB)/4, $0x00000020
-DATA avx512_87<>+32(SB)/4, $0x00000002
-DATA avx512_87<>+36(SB)/4, $0x00000001
+DATA avx512_87<>+0(SB)/4, $0xffffffff
+DATA avx512_87<>+4(SB)/4, $0x00000000
+DATA avx512_87<>+8(SB)/4, $0x00000000
+DATA avx512_87<>+12(SB)/4, $0x00000000
+DATA avx512_87<>+16(SB)/4, $0x00000000
+DATA avx512_87<>+20(SB)/4, $0x00000000
+DATA avx512_87<>+24(SB)/4, $0x00000000
+DATA avx512_87<>+28(SB)/4, $0xffffffff
+DATA avx512_87<>+32(SB)/4, $0x00000000
+DATA avx512_87<>+36(SB)/4, $0x00000000
 DATA avx512_87<>+40(SB)/4, $0x00000000
 DATA avx512_87<>+44(SB)/4, $0x00000000
-DATA avx512_87<>+48(SB)/4, $0x00000020
-DATA avx512_87<>+52(SB)/4, $0x00000020
-DATA avx512_87<>+56(SB)/4, $0x00000020
-DATA avx512_87<>+60(SB)/4, $0x00000020
+DATA avx512_87<>+48(SB)/4, $0xffffffff
+DATA avx512_87<>+52(SB)/4, $0x00000000
+DATA avx512_87<>+56(SB)/4, $0x00000000
+DATA avx512_87<>+60(SB)/4, $0x00000000
 GLOBL avx512_87<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_88<>+0(SB)/4, $(0.0)
 DATA avx512_88<>+4(SB)/4, $(0.0)
 DATA avx512_88<>+8(SB)/4, $(0.0)
 DATA avx512_88<>+12(SB)/4, $(0.0)
-DATA avx512_88<>+16(SB)/4, $(1.0)
-DATA avx512_88<>+20(SB)/4, $(1.0)
-DATA avx512_88<>+24(SB)/4, $(1.0)
-DATA avx512_88<>+28(SB)/4, $(1.0)
-DATA avx512_88<>+32(SB)/4, $(0.0)
-DATA avx512_88<>+36(SB)/4, $(0.0)
-DATA avx512_88<>+40(SB)/4, $(0.0)
-DATA avx512_88<>+44(SB)/4, $(0.0)
+DATA avx512_88<>+16(SB)/4, $(0.0)
+DATA avx512_88<>+20(SB)/4, $(0.0)
+DATA avx512_88<>+24(SB)/4, $(0.0)
+DATA avx512_88<>+28(SB)/4, $(0.0)
+DATA avx512_88<>+32(SB)/4, $(1.0)
+DATA avx512_88<>+36(SB)/4, $(0.5)
+DATA avx512_88<>+40(SB)/4, $(0.25)
+DATA avx512_88<>+44(SB)/4, $(0.25)
 DATA avx512_88<>+48(SB)/4, $(1.0)
-DATA avx512_88<>+52(SB)/4, $(1.0)
-DATA avx512_88<>+56(SB)/4, $(1.0)
-DATA avx512_88<>+60(SB)/4, $(1.0)
+DATA avx512_88<>+52(SB)/4, $(0.5)
+DATA avx512_88<>+56(SB)/4, $(0.25)
+DATA avx512_88<>+60(SB)/4, $(0.25)
 GLOBL avx512_88<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_89<>+0(SB)/4, $(0.0)
-DATA avx512_89<>+4(SB)/4, $(0.25)
-DATA avx512_89<>+8(SB)/4, $(0.5)
-DATA avx512_89<>+12(SB)/4, $(0.9)
-DATA avx512_89<>+16(SB)/4, $(0.0)
-DATA avx512_89<>+20(SB)/4, $(0.25)
-DATA avx512_89<>+24(SB)/4, $(0.5)
-DATA avx512_89<>+28(SB)/4, $(0.9)
-DATA avx512_89<>+32(SB)/4, $(0.0)
-DATA avx512_89<>+36(SB)/4, $(0.25)
-DATA avx512_89<>+40(SB)/4, $(0.5)
-DATA avx512_89<>+44(SB)/4, $(0.9)
-DATA avx512_89<>+48(SB)/4, $(0.0)
-DATA avx512_89<>+52(SB)/4, $(0.25)
-DATA avx512_89<>+56(SB)/4, $(0.5)
-DATA avx512_89<>+60(SB)/4, $(0.9)
+DATA avx512_89<>+0(SB)/4, $0x00000020
+DATA avx512_89<>+4(SB)/4, $0x00000020
+DATA avx512_89<>+8(SB)/4, $0x00000020
+DATA avx512_89<>+12(SB)/4, $0x00000020
+DATA avx512_89<>+16(SB)/4, $0x00000020
+DATA avx512_89<>+20(SB)/4, $0x00000020
+DATA avx512_89<>+24(SB)/4, $0x00000020
+DATA avx512_89<>+28(SB)/4, $0x00000020
+DATA avx512_89<>+32(SB)/4, $0x00000002
+DATA avx512_89<>+36(SB)/4, $0x00000001
+DATA avx512_89<>+40(SB)/4, $0x00000000
+DATA avx512_89<>+44(SB)/4, $0x00000000
+DATA avx512_89<>+48(SB)/4, $0x00000020
+DATA avx512_89<>+52(SB)/4, $0x00000020
+DATA avx512_89<>+56(SB)/4, $0x00000020
+DATA avx512_89<>+60(SB)/4, $0x00000020
 GLOBL avx512_89<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_90<>+0(SB)/4, $(0.0)
 DATA avx512_90<>+4(SB)/4, $(0.0)
 DATA avx512_90<>+8(SB)/4, $(0.0)
 DATA avx512_90<>+12(SB)/4, $(0.0)
-DATA avx512_90<>+16(SB)/4, $(0.5)
-DATA avx512_90<>+20(SB)/4, $(0.5)
-DATA avx512_90<>+24(SB)/4, $(0.5)
-DATA avx512_90<>+28(SB)/4, $(0.75)
-DATA avx512_90<>+32(SB)/4, $(0.25)
-DATA avx512_90<>+36(SB)/4, $(0.25)
-DATA avx512_90<>+40(SB)/4, $(0.25)
-DATA avx512_90<>+44(SB)/4, $(0.25)
-DATA avx512_90<>+48(SB)/4, $(0.5)
-DATA avx512_90<>+52(SB)/4, $(0.5)
-DATA avx512_90<>+56(SB)/4, $(0.5)
-DATA avx512_90<>+60(SB)/4, $(0.75)
+DATA avx512_90<>+16(SB)/4, $(1.0)
+DATA avx512_90<>+20(SB)/4, $(1.0)
+DATA avx512_90<>+24(SB)/4, $(1.0)
+DATA avx512_90<>+28(SB)/4, $(1.0)
+DATA avx512_90<>+32(SB)/4, $(0.0)
+DATA avx512_90<>+36(SB)/4, $(0.0)
+DATA avx512_90<>+40(SB)/4, $(0.0)
+DATA avx512_90<>+44(SB)/4, $(0.0)
+DATA avx512_90<>+48(SB)/4, $(1.0)
+DATA avx512_90<>+52(SB)/4, $(1.0)
+DATA avx512_90<>+56(SB)/4, $(1.0)
+DATA avx512_90<>+60(SB)/4, $(1.0)
 GLOBL avx512_90<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_91<>+0(SB)/4, $0x00000080
-GLOBL avx512_91<>(SB), RODATA|NOPTR, $4
+DATA avx512_91<>+0(SB)/4, $(0.0)
+DATA avx512_91<>+4(SB)/4, $(0.25)
+DATA avx512_91<>+8(SB)/4, $(0.5)
+DATA avx512_91<>+12(SB)/4, $(0.9)
+DATA avx512_91<>+16(SB)/4, $(0.0)
+DATA avx512_91<>+20(SB)/4, $(0.25)
+DATA avx512_91<>+24(SB)/4, $(0.5)
+DATA avx512_91<>+28(SB)/4, $(0.9)
+DATA avx512_91<>+32(SB)/4, $(0.0)
+DATA avx512_91<>+36(SB)/4, $(0.25)
+DATA avx512_91<>+40(SB)/4, $(0.5)
+DATA avx512_91<>+44(SB)/4, $(0.9)
+DATA avx512_91<>+48(SB)/4, $(0.0)
+DATA avx512_91<>+52(SB)/4, $(0.25)
+DATA avx512_91<>+56(SB)/4, $(0.5)
+DATA avx512_91<>+60(SB)/4, $(0.9)
+GLOBL avx512_91<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_92<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
+DATA avx512_92<>+0(SB)/4, $(0.0)
+DATA avx512_92<>+4(SB)/4, $(0.0)
+DATA avx512_92<>+8(SB)/4, $(0.0)
+DATA avx512_92<>+12(SB)/4, $(0.0)
+DATA avx512_92<>+16(SB)/4, $(0.5)
+DATA avx512_92<>+20(SB)/4, $(0.5)
+DATA avx512_92<>+24(SB)/4, $(0.5)
+DATA avx512_92<>+28(SB)/4, $(0.75)
+DATA avx512_92<>+32(SB)/4, $(0.25)
+DATA avx512_92<>+36(SB)/4, $(0.25)
+DATA avx512_92<>+40(SB)/4, $(0.25)
+DATA avx512_92<>+44(SB)/4, $(0.25)
+DATA avx512_92<>+48(SB)/4, $(0.5)
+DATA avx512_92<>+52(SB)/4, $(0.5)
+DATA avx512_92<>+56(SB)/4, $(0.5)
+DATA avx512_92<>+60(SB)/4, $(0.75)
+GLOBL avx512_92<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_93<>+0(SB)/4, $(0.01)
+DATA avx512_93<>+0(SB)/4, $0x00000080
 GLOBL avx512_93<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_94<>+0(SB)/4, $(0.003921569)
+DATA avx512_94<>+0(SB)/4, $(0.0078125)
 GLOBL avx512_94<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_95<>+0(SB)/4, $0x00000010
+DATA avx512_95<>+0(SB)/4, $(0.01)
 GLOBL avx512_95<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_96<>+0(SB)/4, $(0.0625)
+DATA avx512_96<>+0(SB)/4, $(0.003921569)
 GLOBL avx512_96<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_97<>+0(SB)/4, $(0.125)
+DATA avx512_97<>+0(SB)/4, $0x00000010
 GLOBL avx512_97<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_98<>+0(SB)/4, $(0.0625)
+GLOBL avx512_98<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_99<>+0(SB)/4, $(0.125)
+GLOBL avx512_99<>(SB), RODATA|NOPTR, $4
 
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -6430,7 +6522,7 @@ operate:
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -6453,7 +6545,7 @@ operate:
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_72<>+0(SB), X1
+	VMOVSS         avx512_74<>+0(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -6465,26 +6557,26 @@ operate:
 	VMOVDQU64      64(DX), Z2
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (BX), Z14
-	VMOVDQU32      avx512_73<>+0(SB), Z15
+	VMOVDQU32      avx512_75<>+0(SB), Z15
 	VPERMI2D       Z2, Z1, Z15
-	VMOVDQU32      avx512_74<>+0(SB), Z2
-	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_75<>+0(SB), Z2, Z15
 	VMOVDQU32      avx512_76<>+0(SB), Z2
+	VPERMD         Z0, Z2, Z2
+	VPTERNLOGD     $0xd8, avx512_77<>+0(SB), Z2, Z15
+	VMOVDQU32      avx512_78<>+0(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_77<>+0(SB), Z2, Z2
+	VPANDD         avx512_79<>+0(SB), Z2, Z2
 	VPADDD         Z2, Z15, Z15
 	VPBROADCASTD   64(BX), Z0
 	VPSUBD         Z15, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_78<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   8(BX), Z1
 	VPBROADCASTQ   8(DX), Z0
-	VPANDQ.BCST    avx512_79<>+0(SB), Z1, Z2
+	VPANDQ.BCST    avx512_81<>+0(SB), Z1, Z2
 	VPMINUQ        Z2, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           8(DX), DX
@@ -6502,23 +6594,23 @@ operate:
 	SARL           $0x1f, SI
 	ANDL           SI, DX
 	VPBROADCASTD   DX, Z0
-	VPTERNLOGD     $0xd8, avx512_81<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z0
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z15
-	VMOVDQU32      avx512_83<>+0(SB), Z2
-	VPSLLVD        avx512_84<>+0(SB), Z0, Z18
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z18, Z2
+	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z15
+	VMOVDQU32      avx512_85<>+0(SB), Z2
+	VPSLLVD        avx512_86<>+0(SB), Z0, Z18
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z18, Z2
 	VPMINUD        Z2, Z15, Z15
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z0, Z14
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z0, Z14
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   (DX), Z0
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z14
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z1, Z14
+	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z14
+	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z1, Z14
 	VCVTDQ2PS      Z15, Z15
 	VCVTDQ2PS      Z14, Z14
 	VDIVPS         Z14, Z15, Z15
@@ -6530,15 +6622,15 @@ operate:
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z2
-	VMOVDQU32      avx512_89<>+0(SB), Z14
-	VMOVDQU32      avx512_90<>+0(SB), Z15
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z2
+	VMOVDQU32      avx512_91<>+0(SB), Z14
+	VMOVDQU32      avx512_92<>+0(SB), Z15
 	VPBROADCASTD   avx512_6<>+0(SB), Z21
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_72<>+0(SB), Z20
+	VBROADCASTSS   avx512_74<>+0(SB), Z20
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -6588,23 +6680,23 @@ operate:
 	VMOVAPS        Z20, K2, Z14
 	VPERMPS        Z15, Z26, Z20
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z15
-	VPMINUD.BCST   avx512_91<>+0(SB), Z15, Z15
+	VPMINUD.BCST   avx512_93<>+0(SB), Z15, Z15
 	VCVTDQ2PS      Z15, Z15
-	VMULPS.BCST    avx512_92<>+0(SB), Z15, Z15
+	VMULPS.BCST    avx512_94<>+0(SB), Z15, Z15
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_93<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_95<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_96<>+0(SB), Z21, Z21
 	VPMOVSXWD      384(DX)(BX*2), Z22
 	VPSUBD.Z       Z22, Z19, K1, Z22
-	VPMINUD.BCST   avx512_95<>+0(SB), Z22, Z22
+	VPMINUD.BCST   avx512_97<>+0(SB), Z22, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_96<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_98<>+0(SB), Z22, Z22
 	VMOVDQA32.Z    Z25, K1, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_97<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_99<>+0(SB), Z19, Z19
 	VUNPCKLPS      Z1, Z0, Z24
 	VUNPCKHPS      Z1, Z0, Z0
 	VUNPCKLPS      Z23, Z3, Z1
@@ -6798,14 +6890,14 @@ risked:
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z2, 960(AX)
-	VMOVDQU8       avx512_61<>+0(SB), Z0
+	VMOVDQU8       avx512_63<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_62<>+0(SB), Z1
+	VMOVDQU8       avx512_64<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_63<>+0(SB), Z2
+	VMOVDQU8       avx512_65<>+0(SB), Z2
 	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
@@ -6815,15 +6907,15 @@ risked:
 	MOVQ           trail+48(FP), DX
 	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_86<>+0(SB), Z3
-	VMOVDQU32      avx512_87<>+0(SB), Z14
-	VMOVDQU32      avx512_88<>+0(SB), Z15
-	VMOVDQU32      avx512_89<>+0(SB), Z18
-	VMOVDQU32      avx512_90<>+0(SB), Z19
+	VMOVDQU32      avx512_88<>+0(SB), Z3
+	VMOVDQU32      avx512_89<>+0(SB), Z14
+	VMOVDQU32      avx512_90<>+0(SB), Z15
+	VMOVDQU32      avx512_91<>+0(SB), Z18
+	VMOVDQU32      avx512_92<>+0(SB), Z19
 	VPBROADCASTD   avx512_6<>+0(SB), Z23
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_72<>+0(SB), Z22
+	VBROADCASTSS   avx512_74<>+0(SB), Z22
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
@@ -6873,23 +6965,23 @@ risked:
 	VMOVAPS        Z22, K2, Z18
 	VPERMPS        Z19, Z28, Z22
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z19
-	VPMINUD.BCST   avx512_91<>+0(SB), Z19, Z19
+	VPMINUD.BCST   avx512_93<>+0(SB), Z19, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_92<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_94<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z20
 	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_93<>+0(SB), Z20, Z20
+	VMULPS.BCST    avx512_95<>+0(SB), Z20, Z20
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST    avx512_96<>+0(SB), Z23, Z23
 	VPMOVSXWD      384(DX)(BX*2), Z24
 	VPSUBD.Z       Z24, Z21, K1, Z24
-	VPMINUD.BCST   avx512_95<>+0(SB), Z24, Z24
+	VPMINUD.BCST   avx512_97<>+0(SB), Z24, Z24
 	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_96<>+0(SB), Z24, Z24
+	VMULPS.BCST    avx512_98<>+0(SB), Z24, Z24
 	VMOVDQA32.Z    Z27, K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_97<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_99<>+0(SB), Z21, Z21
 	VUNPCKLPS      Z14, Z3, Z26
 	VUNPCKHPS      Z14, Z3, Z3
 	VUNPCKLPS      Z25, Z5, Z14
@@ -6974,7 +7066,7 @@ empty1:
 written1:
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	KMOVQ        avx512_64<>+0(SB), K1
+	KMOVQ        avx512_66<>+0(SB), K1
 	MOVQ         928(AX), DX
 	MOVQ         904(AX), BX
 	ANDQ         DX, BX
@@ -7010,9 +7102,9 @@ written1:
 	VPADDD       Z19, Z15, Z3
 	VPSRLD       $0x07, Z15, Z15
 	VPSRLD       $0x07, Z3, Z3
-	VMOVDQU16    avx512_65<>+0(SB), Z19
+	VMOVDQU16    avx512_67<>+0(SB), Z19
 	VPERMW       Z18, Z19, Z19
-	VPANDD.BCST  avx512_66<>+0(SB), Z19, Z19
+	VPANDD.BCST  avx512_68<>+0(SB), Z19, Z19
 	VMOVDQU32    64(AX), Z18
 	VPADDD       Z20, Z18, Z20
 	VPADDD       Z19, Z18, Z18
@@ -7021,23 +7113,23 @@ written1:
 	VPADDD       Z19, Z20, Z19
 	VPSRLD       $0x07, Z20, Z20
 	VPSRLD       $0x07, Z19, Z19
-	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VMOVDQU8     avx512_69<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z20, Z15, Z15
 	VPACKUSDW    Z19, Z3, Z3
 	VPSUBW       Z18, Z15, Z15
 	VPSUBW       Z18, Z3, Z3
-	VPBROADCASTD avx512_68<>+0(SB), Z18
+	VPBROADCASTD avx512_70<>+0(SB), Z18
 	VPMINUW      Z18, Z15, Z15
-	VMOVDQU8     avx512_67<>+0(SB), Z19
+	VMOVDQU8     avx512_69<>+0(SB), Z19
 	VPERMB.Z     Z1, Z19, K1, Z19
 	VPMULLW      Z19, Z15, Z15
 	VPADDW       Z15, Z15, Z15
 	VPMINUW      Z18, Z15, Z15
-	VPBROADCASTD avx512_69<>+0(SB), Z18
+	VPBROADCASTD avx512_71<>+0(SB), Z18
 	VPADDW       Z18, Z15, Z15
-	VMOVDQU8     avx512_67<>+0(SB), Z18
+	VMOVDQU8     avx512_69<>+0(SB), Z18
 	VPERMB.Z     Z0, Z18, K1, Z18
 	VPDPWSSD     Z18, Z15, Z7
 	MOVL         900(AX), SI
@@ -7067,9 +7159,9 @@ written1:
 	VPADDD       Z18, Z19, Z15
 	VPSRLD       $0x07, Z19, Z19
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_65<>+0(SB), Z18
+	VMOVDQU16    avx512_67<>+0(SB), Z18
 	VPERMW       Z8, Z18, Z18
-	VPANDD.BCST  avx512_66<>+0(SB), Z18, Z18
+	VPANDD.BCST  avx512_68<>+0(SB), Z18, Z18
 	VMOVDQU32    192(AX), Z8
 	VPADDD       Z14, Z8, Z14
 	VPADDD       Z18, Z8, Z8
@@ -7078,23 +7170,23 @@ written1:
 	VPADDD       Z18, Z14, Z8
 	VPSRLD       $0x07, Z14, Z14
 	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_70<>+0(SB), Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z14, Z19, Z5
 	VPACKUSDW    Z8, Z15, Z8
 	VPSUBW       Z18, Z5, Z5
 	VPSUBW       Z18, Z8, Z8
-	VPBROADCASTD avx512_68<>+0(SB), Z14
+	VPBROADCASTD avx512_70<>+0(SB), Z14
 	VPMINUW      Z14, Z5, Z5
-	VMOVDQU8     avx512_70<>+0(SB), Z15
+	VMOVDQU8     avx512_72<>+0(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
 	VPMULLW      Z15, Z5, Z5
 	VPADDW       Z5, Z5, Z5
 	VPMINUW      Z14, Z5, Z5
-	VPBROADCASTD avx512_69<>+0(SB), Z14
+	VPBROADCASTD avx512_71<>+0(SB), Z14
 	VPADDW       Z14, Z5, Z5
-	VMOVDQU8     avx512_70<>+0(SB), Z14
+	VMOVDQU8     avx512_72<>+0(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z5, Z7
 	SHLQ         $0x20, SI
@@ -7188,19 +7280,19 @@ lower:
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VMOVDQU8     avx512_69<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z10
-	VMOVDQU8     avx512_67<>+0(SB), Z2
+	VMOVDQU8     avx512_69<>+0(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z11
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_70<>+0(SB), Z2
+	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z8, Z10
-	VMOVDQU8     avx512_70<>+0(SB), Z0
+	VMOVDQU8     avx512_72<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z8, Z11
 
@@ -7263,15 +7355,15 @@ accounted:
 	MOVQ           trail+48(FP), BX
 	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z2
-	VMOVDQU32      avx512_89<>+0(SB), Z3
-	VMOVDQU32      avx512_90<>+0(SB), Z5
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z2
+	VMOVDQU32      avx512_91<>+0(SB), Z3
+	VMOVDQU32      avx512_92<>+0(SB), Z5
 	VPBROADCASTD   avx512_6<>+0(SB), Z10
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_72<>+0(SB), Z8
+	VBROADCASTSS   avx512_74<>+0(SB), Z8
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
@@ -7321,23 +7413,23 @@ accounted:
 	VMOVAPS        Z8, K2, Z3
 	VPERMPS        Z5, Z19, Z8
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z5
-	VPMINUD.BCST   avx512_91<>+0(SB), Z5, Z5
+	VPMINUD.BCST   avx512_93<>+0(SB), Z5, Z5
 	VCVTDQ2PS      Z5, Z5
-	VMULPS.BCST    avx512_92<>+0(SB), Z5, Z5
+	VMULPS.BCST    avx512_94<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_93<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_95<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z10
 	VCVTDQ2PS      Z10, Z10
-	VMULPS.BCST    avx512_94<>+0(SB), Z10, Z10
+	VMULPS.BCST    avx512_96<>+0(SB), Z10, Z10
 	VPMOVSXWD      384(BX)(SI*2), Z11
 	VPSUBD.Z       Z11, Z7, K1, Z11
-	VPMINUD.BCST   avx512_95<>+0(SB), Z11, Z11
+	VPMINUD.BCST   avx512_97<>+0(SB), Z11, Z11
 	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_96<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_98<>+0(SB), Z11, Z11
 	VMOVDQA32.Z    Z18, K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_97<>+0(SB), Z7, Z7
+	VMULPS.BCST    avx512_99<>+0(SB), Z7, Z7
 	VUNPCKLPS      Z1, Z0, Z15
 	VUNPCKHPS      Z1, Z0, Z0
 	VUNPCKLPS      Z14, Z12, Z1
@@ -7462,11 +7554,11 @@ written2:
 	VPUNPCKLDQ     Y0, Y2, Y1
 	VPUNPCKHDQ     Y0, Y2, Y0
 	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X2
-	VPADDD         X1, X2, X2
-	VPSHUFD        $0x4e, X2, X0
-	VPADDD         X0, X2, X2
-	VMOVQ          X2, R9
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVQ          X0, R9
 	MOVQ           R9, R10
 	SHRQ           $0x20, R10
 	ADDL           R9, R10
@@ -8068,15 +8160,15 @@ arrive:
 	MOVQ         trail+48(FP), AX
 	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_86<>+0(SB), Z0
-	VMOVDQU32    avx512_87<>+0(SB), Z1
-	VMOVDQU32    avx512_88<>+0(SB), Z2
-	VMOVDQU32    avx512_89<>+0(SB), Z3
-	VMOVDQU32    avx512_90<>+0(SB), Z5
+	VMOVDQU32    avx512_88<>+0(SB), Z0
+	VMOVDQU32    avx512_89<>+0(SB), Z1
+	VMOVDQU32    avx512_90<>+0(SB), Z2
+	VMOVDQU32    avx512_91<>+0(SB), Z3
+	VMOVDQU32    avx512_92<>+0(SB), Z5
 	VPBROADCASTD avx512_6<>+0(SB), Z10
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_72<>+0(SB), Z8
+	VBROADCASTSS avx512_74<>+0(SB), Z8
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
@@ -8126,23 +8218,23 @@ arrive:
 	VMOVAPS      Z8, K2, Z3
 	VPERMPS      Z5, Z15, Z8
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z5
-	VPMINUD.BCST avx512_91<>+0(SB), Z5, Z5
+	VPMINUD.BCST avx512_93<>+0(SB), Z5, Z5
 	VCVTDQ2PS    Z5, Z5
-	VMULPS.BCST  avx512_92<>+0(SB), Z5, Z5
+	VMULPS.BCST  avx512_94<>+0(SB), Z5, Z5
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_93<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_95<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z9
 	VCVTDQ2PS    Z9, Z9
-	VMULPS.BCST  avx512_94<>+0(SB), Z9, Z9
+	VMULPS.BCST  avx512_96<>+0(SB), Z9, Z9
 	VPMOVSXWD    384(AX)(DX*2), Z10
 	VPSUBD.Z     Z10, Z7, K1, Z10
-	VPMINUD.BCST avx512_95<>+0(SB), Z10, Z10
+	VPMINUD.BCST avx512_97<>+0(SB), Z10, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_96<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_98<>+0(SB), Z10, Z10
 	VMOVDQA32.Z  Z14, K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_97<>+0(SB), Z7, Z7
+	VMULPS.BCST  avx512_99<>+0(SB), Z7, Z7
 	VUNPCKLPS    Z1, Z0, Z11
 	VUNPCKHPS    Z1, Z0, Z0
 	VUNPCKLPS    Z12, Z4, Z1
@@ -8362,7 +8454,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_98<>+0(SB), K1
+	KMOVB         avx512_100<>+0(SB), K1
 	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y1
@@ -8382,8 +8474,8 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx512_98<>+0(SB)/1, $0xfe
-GLOBL avx512_98<>(SB), RODATA|NOPTR, $1
+DATA avx512_100<>+0(SB)/1, $0xfe
+GLOBL avx512_100<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -8465,24 +8557,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          set+8(FP), CX
 	MOVQ          d+56(FP), DX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_99<>+0(SB), Z0
+	VPBROADCASTD  avx512_101<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_1<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_100<>+0(SB), Z1
+	VPBROADCASTD  avx512_102<>+0(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_18<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_101<>+0(SB), Z16
+	VPBROADCASTD  avx512_103<>+0(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_2<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_102<>+0(SB), Z16
+	VPBROADCASTD  avx512_104<>+0(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
@@ -8587,7 +8679,7 @@ grown:
 	VMOVQ         X1, 16(DX)
 	VPEXTRD       $0x02, X1, 24(DX)
 	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_103<>+0(SB), Z0, K1, Z0
+	VPADDUSB      avx512_105<>+0(SB), Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVWLSX       step+28(FP), BX
 	VPBROADCASTW  BX, Z0
@@ -8596,13 +8688,13 @@ grown:
 	MOVQ          mul+40(FP), SI
 	VPMOVZXBD     (SI), Y14
 	VPTESTNMD     Y14, Y14, K2
-	VPBROADCASTD  avx512_104<>+0(SB), K2, Y14
+	VPBROADCASTD  avx512_106<>+0(SB), K2, Y14
 	MOVQ          worth+48(FP), SI
 	VMOVDQU32     (SI), Y15
 	MOVQ          late+16(FP), SI
 	KMOVQ         SI, K2
 	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_105<>+0(SB), Z1
+	VPBROADCASTD  avx512_107<>+0(SB), Z1
 	VMOVDQU16     Z19, 256(AX)
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     Z18, K1, Z2
@@ -8716,89 +8808,89 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_99<>+0(SB)/4, $0x04040404
-GLOBL avx512_99<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_100<>+0(SB)/4, $0x14141414
-GLOBL avx512_100<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_101<>+0(SB)/4, $0x0a0a0a0a
+DATA avx512_101<>+0(SB)/4, $0x04040404
 GLOBL avx512_101<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_102<>+0(SB)/4, $0x00000000
+DATA avx512_102<>+0(SB)/4, $0x14141414
 GLOBL avx512_102<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_103<>+0(SB)/1, $0x3f
-DATA avx512_103<>+1(SB)/1, $0x3f
-DATA avx512_103<>+2(SB)/1, $0x3f
-DATA avx512_103<>+3(SB)/1, $0x3f
-DATA avx512_103<>+4(SB)/1, $0x3f
-DATA avx512_103<>+5(SB)/1, $0x3f
-DATA avx512_103<>+6(SB)/1, $0x3f
-DATA avx512_103<>+7(SB)/1, $0x3f
-DATA avx512_103<>+8(SB)/1, $0x3f
-DATA avx512_103<>+9(SB)/1, $0x3f
-DATA avx512_103<>+10(SB)/1, $0x3f
-DATA avx512_103<>+11(SB)/1, $0x3f
-DATA avx512_103<>+12(SB)/1, $0x3f
-DATA avx512_103<>+13(SB)/1, $0x3f
-DATA avx512_103<>+14(SB)/1, $0x3f
-DATA avx512_103<>+15(SB)/1, $0x3f
-DATA avx512_103<>+16(SB)/1, $0x3f
-DATA avx512_103<>+17(SB)/1, $0x3f
-DATA avx512_103<>+18(SB)/1, $0x3f
-DATA avx512_103<>+19(SB)/1, $0x3f
-DATA avx512_103<>+20(SB)/1, $0x3f
-DATA avx512_103<>+21(SB)/1, $0x3f
-DATA avx512_103<>+22(SB)/1, $0x3f
-DATA avx512_103<>+23(SB)/1, $0x3f
-DATA avx512_103<>+24(SB)/1, $0x3f
-DATA avx512_103<>+25(SB)/1, $0x3f
-DATA avx512_103<>+26(SB)/1, $0x3f
-DATA avx512_103<>+27(SB)/1, $0x3f
-DATA avx512_103<>+28(SB)/1, $0x3f
-DATA avx512_103<>+29(SB)/1, $0x3f
-DATA avx512_103<>+30(SB)/1, $0x3f
-DATA avx512_103<>+31(SB)/1, $0x3f
-DATA avx512_103<>+32(SB)/1, $0x3f
-DATA avx512_103<>+33(SB)/1, $0x3f
-DATA avx512_103<>+34(SB)/1, $0x3f
-DATA avx512_103<>+35(SB)/1, $0x3f
-DATA avx512_103<>+36(SB)/1, $0x3f
-DATA avx512_103<>+37(SB)/1, $0x3f
-DATA avx512_103<>+38(SB)/1, $0x3f
-DATA avx512_103<>+39(SB)/1, $0x3f
-DATA avx512_103<>+40(SB)/1, $0x3f
-DATA avx512_103<>+41(SB)/1, $0x3f
-DATA avx512_103<>+42(SB)/1, $0x3f
-DATA avx512_103<>+43(SB)/1, $0x3f
-DATA avx512_103<>+44(SB)/1, $0x3f
-DATA avx512_103<>+45(SB)/1, $0x3f
-DATA avx512_103<>+46(SB)/1, $0x3f
-DATA avx512_103<>+47(SB)/1, $0x3f
-DATA avx512_103<>+48(SB)/1, $0x3f
-DATA avx512_103<>+49(SB)/1, $0x3f
-DATA avx512_103<>+50(SB)/1, $0x3f
-DATA avx512_103<>+51(SB)/1, $0x3f
-DATA avx512_103<>+52(SB)/1, $0x3f
-DATA avx512_103<>+53(SB)/1, $0x3f
-DATA avx512_103<>+54(SB)/1, $0x3f
-DATA avx512_103<>+55(SB)/1, $0x3f
-DATA avx512_103<>+56(SB)/1, $0x3f
-DATA avx512_103<>+57(SB)/1, $0x3f
-DATA avx512_103<>+58(SB)/1, $0x3f
-DATA avx512_103<>+59(SB)/1, $0x3f
-DATA avx512_103<>+60(SB)/1, $0x3f
-DATA avx512_103<>+61(SB)/1, $0x3f
-DATA avx512_103<>+62(SB)/1, $0x3f
-DATA avx512_103<>+63(SB)/1, $0x3f
-GLOBL avx512_103<>(SB), RODATA|NOPTR, $64
+DATA avx512_103<>+0(SB)/4, $0x0a0a0a0a
+GLOBL avx512_103<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_104<>+0(SB)/4, $0x00000004
+DATA avx512_104<>+0(SB)/4, $0x00000000
 GLOBL avx512_104<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_105<>+0(SB)/4, $0x00000032
-GLOBL avx512_105<>(SB), RODATA|NOPTR, $4
+DATA avx512_105<>+0(SB)/1, $0x3f
+DATA avx512_105<>+1(SB)/1, $0x3f
+DATA avx512_105<>+2(SB)/1, $0x3f
+DATA avx512_105<>+3(SB)/1, $0x3f
+DATA avx512_105<>+4(SB)/1, $0x3f
+DATA avx512_105<>+5(SB)/1, $0x3f
+DATA avx512_105<>+6(SB)/1, $0x3f
+DATA avx512_105<>+7(SB)/1, $0x3f
+DATA avx512_105<>+8(SB)/1, $0x3f
+DATA avx512_105<>+9(SB)/1, $0x3f
+DATA avx512_105<>+10(SB)/1, $0x3f
+DATA avx512_105<>+11(SB)/1, $0x3f
+DATA avx512_105<>+12(SB)/1, $0x3f
+DATA avx512_105<>+13(SB)/1, $0x3f
+DATA avx512_105<>+14(SB)/1, $0x3f
+DATA avx512_105<>+15(SB)/1, $0x3f
+DATA avx512_105<>+16(SB)/1, $0x3f
+DATA avx512_105<>+17(SB)/1, $0x3f
+DATA avx512_105<>+18(SB)/1, $0x3f
+DATA avx512_105<>+19(SB)/1, $0x3f
+DATA avx512_105<>+20(SB)/1, $0x3f
+DATA avx512_105<>+21(SB)/1, $0x3f
+DATA avx512_105<>+22(SB)/1, $0x3f
+DATA avx512_105<>+23(SB)/1, $0x3f
+DATA avx512_105<>+24(SB)/1, $0x3f
+DATA avx512_105<>+25(SB)/1, $0x3f
+DATA avx512_105<>+26(SB)/1, $0x3f
+DATA avx512_105<>+27(SB)/1, $0x3f
+DATA avx512_105<>+28(SB)/1, $0x3f
+DATA avx512_105<>+29(SB)/1, $0x3f
+DATA avx512_105<>+30(SB)/1, $0x3f
+DATA avx512_105<>+31(SB)/1, $0x3f
+DATA avx512_105<>+32(SB)/1, $0x3f
+DATA avx512_105<>+33(SB)/1, $0x3f
+DATA avx512_105<>+34(SB)/1, $0x3f
+DATA avx512_105<>+35(SB)/1, $0x3f
+DATA avx512_105<>+36(SB)/1, $0x3f
+DATA avx512_105<>+37(SB)/1, $0x3f
+DATA avx512_105<>+38(SB)/1, $0x3f
+DATA avx512_105<>+39(SB)/1, $0x3f
+DATA avx512_105<>+40(SB)/1, $0x3f
+DATA avx512_105<>+41(SB)/1, $0x3f
+DATA avx512_105<>+42(SB)/1, $0x3f
+DATA avx512_105<>+43(SB)/1, $0x3f
+DATA avx512_105<>+44(SB)/1, $0x3f
+DATA avx512_105<>+45(SB)/1, $0x3f
+DATA avx512_105<>+46(SB)/1, $0x3f
+DATA avx512_105<>+47(SB)/1, $0x3f
+DATA avx512_105<>+48(SB)/1, $0x3f
+DATA avx512_105<>+49(SB)/1, $0x3f
+DATA avx512_105<>+50(SB)/1, $0x3f
+DATA avx512_105<>+51(SB)/1, $0x3f
+DATA avx512_105<>+52(SB)/1, $0x3f
+DATA avx512_105<>+53(SB)/1, $0x3f
+DATA avx512_105<>+54(SB)/1, $0x3f
+DATA avx512_105<>+55(SB)/1, $0x3f
+DATA avx512_105<>+56(SB)/1, $0x3f
+DATA avx512_105<>+57(SB)/1, $0x3f
+DATA avx512_105<>+58(SB)/1, $0x3f
+DATA avx512_105<>+59(SB)/1, $0x3f
+DATA avx512_105<>+60(SB)/1, $0x3f
+DATA avx512_105<>+61(SB)/1, $0x3f
+DATA avx512_105<>+62(SB)/1, $0x3f
+DATA avx512_105<>+63(SB)/1, $0x3f
+GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_106<>+0(SB)/4, $0x00000004
+GLOBL avx512_106<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_107<>+0(SB)/4, $0x00000032
+GLOBL avx512_107<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
@@ -8850,7 +8942,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_106<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_108<>+0(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(AX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -8876,8 +8968,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_106<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_106<>(SB), RODATA|NOPTR, $8
+DATA avx512_108<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_108<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -8922,7 +9014,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_107<>+0(SB), Y1
+	VPBROADCASTB avx512_109<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         SI, BX
@@ -8937,8 +9029,8 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_107<>+0(SB)/1, $0x01
-GLOBL avx512_107<>(SB), RODATA|NOPTR, $1
+DATA avx512_109<>+0(SB)/1, $0x01
+GLOBL avx512_109<>(SB), RODATA|NOPTR, $1
 
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
@@ -8989,13 +9081,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VMOVDQU8      576(AX), Y1
 	VPCOMPRESSB.Z Y1, K1, Y1
 	VMOVDQU8      Y1, 576(AX)
-	VPBROADCASTW  avx512_108<>+0(SB), Z1
+	VPBROADCASTW  avx512_110<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_109<>+0(SB), X1, X1
+	VPXOR         avx512_111<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, AX
 	XORL          $0x00008000, AX
@@ -9003,18 +9095,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-18
 	VZEROUPPER
 	RET
 
-DATA avx512_108<>+0(SB)/2, $0x7fff
-GLOBL avx512_108<>(SB), RODATA|NOPTR, $2
+DATA avx512_110<>+0(SB)/2, $0x7fff
+GLOBL avx512_110<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_109<>+0(SB)/2, $0x8000
-DATA avx512_109<>+2(SB)/2, $0x8000
-DATA avx512_109<>+4(SB)/2, $0x8000
-DATA avx512_109<>+6(SB)/2, $0x8000
-DATA avx512_109<>+8(SB)/2, $0x8000
-DATA avx512_109<>+10(SB)/2, $0x8000
-DATA avx512_109<>+12(SB)/2, $0x8000
-DATA avx512_109<>+14(SB)/2, $0x8000
-GLOBL avx512_109<>(SB), RODATA|NOPTR, $16
+DATA avx512_111<>+0(SB)/2, $0x8000
+DATA avx512_111<>+2(SB)/2, $0x8000
+DATA avx512_111<>+4(SB)/2, $0x8000
+DATA avx512_111<>+6(SB)/2, $0x8000
+DATA avx512_111<>+8(SB)/2, $0x8000
+DATA avx512_111<>+10(SB)/2, $0x8000
+DATA avx512_111<>+12(SB)/2, $0x8000
+DATA avx512_111<>+14(SB)/2, $0x8000
+GLOBL avx512_111<>(SB), RODATA|NOPTR, $16
 
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -9070,7 +9162,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_110<>+0(SB), Z13
+	VPBROADCASTQ  avx512_112<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -9115,7 +9207,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_111<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_113<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -9146,11 +9238,11 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_110<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_110<>(SB), RODATA|NOPTR, $8
+DATA avx512_112<>+0(SB)/8, $0x0000000000000100
+GLOBL avx512_112<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_111<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_111<>(SB), RODATA|NOPTR, $8
+DATA avx512_113<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_113<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -9202,10 +9294,10 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_110<>+0(SB), Z11
+	VPBROADCASTQ  avx512_112<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
-	VPTESTMQ.BCST avx512_58<>+0(SB), Z4, K2, K2
+	VPTESTMQ.BCST avx512_59<>+0(SB), Z4, K2, K2
 	VPTESTNMQ     Z8, Z8, K2, K3
 	VPSRLQ        $0x30, Z4, Z11
 	VPANDQ.BCST   avx512_29<>+0(SB), Z11, Z11
@@ -9223,7 +9315,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VMOVDQA64     Z5, K2, Z14
 	VMOVDQA64     Z7, K2, Z15
 	VPSRLQ        $0x36, Z4, Z16
-	VPANDQ.BCST   avx512_59<>+0(SB), Z16, Z16
+	VPANDQ.BCST   avx512_60<>+0(SB), Z16, Z16
 	VPADDQ        Z16, Z13, K2, Z13
 	VPSUBQ.BCST   avx512_20<>+0(SB), Z8, K2, Z8
 	VMOVDQA64     Z10, K2, Z11
@@ -9268,7 +9360,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_111<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_113<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -9350,17 +9442,17 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z5
-	VMOVDQU32      avx512_89<>+0(SB), Z6
-	VMOVDQU32      avx512_90<>+0(SB), Z7
-	VBROADCASTSS   avx512_72<>+0(SB), Z11
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z5
+	VMOVDQU32      avx512_91<>+0(SB), Z6
+	VMOVDQU32      avx512_92<>+0(SB), Z7
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9444,30 +9536,30 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_112<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_114<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
 	VPERMPS      Z7, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_91<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_93<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_92<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_94<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_93<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_94<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_96<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_95<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_97<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_98<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -9538,8 +9630,8 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_112<>+0(SB)/4, $(0.5)
-GLOBL avx512_112<>(SB), RODATA|NOPTR, $4
+DATA avx512_114<>+0(SB)/4, $(0.5)
+GLOBL avx512_114<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -9547,17 +9639,17 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z4
-	VMOVDQU32      avx512_89<>+0(SB), Z5
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VBROADCASTSS   avx512_72<>+0(SB), Z10
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z4
+	VMOVDQU32      avx512_91<>+0(SB), Z5
+	VMOVDQU32      avx512_92<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -9609,30 +9701,30 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_112<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_114<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
 	VPERMPS      Z6, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_91<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_93<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_92<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_94<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_93<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_94<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_96<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_95<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_97<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_98<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVUPS      Z12, (R8)
 	ADDQ         SI, R8
@@ -9676,17 +9768,17 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_71<>+0(SB), Z2
+	VMOVDQU8       avx512_73<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z1
-	VMOVDQU32      avx512_87<>+0(SB), Z2
-	VMOVDQU32      avx512_88<>+0(SB), Z6
-	VMOVDQU32      avx512_89<>+0(SB), Z7
-	VMOVDQU32      avx512_90<>+0(SB), Z8
-	VBROADCASTSS   avx512_72<>+0(SB), Z11
+	VMOVDQU32      avx512_88<>+0(SB), Z1
+	VMOVDQU32      avx512_89<>+0(SB), Z2
+	VMOVDQU32      avx512_90<>+0(SB), Z6
+	VMOVDQU32      avx512_91<>+0(SB), Z7
+	VMOVDQU32      avx512_92<>+0(SB), Z8
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -9699,7 +9791,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	VPBROADCASTD   4(CX), Z13
 	VCVTUDQ2PS     X13, X9
-	VMOVSS         avx512_72<>+0(SB), X14
+	VMOVSS         avx512_74<>+0(SB), X14
 	VDIVSS         X9, X14, X9
 	VBROADCASTSS   X9, Z9
 	VPADDD         Z13, Z13, Z13
@@ -9780,23 +9872,23 @@ group:
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_91<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_93<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_94<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_93<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_95<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_97<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_96<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_98<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_97<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z5, Z25
 	VUNPCKHPS    Z14, Z5, Z5
 	VUNPCKLPS    Z16, Z15, Z14
@@ -9871,25 +9963,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_73<>+0(SB), Z4
+	VMOVDQU32    avx512_75<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_74<>+0(SB), Z2
-	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_75<>+0(SB), Z2, Z4
 	VMOVDQU32    avx512_76<>+0(SB), Z2
+	VPERMD       Z0, Z2, Z2
+	VPTERNLOGD   $0xd8, avx512_77<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_78<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_77<>+0(SB), Z2, Z2
+	VPANDD       avx512_79<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_78<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z1
 	VPBROADCASTQ 8(AX), Z0
-	VPANDQ.BCST  avx512_79<>+0(SB), Z1, Z2
+	VPANDQ.BCST  avx512_81<>+0(SB), Z1, Z2
 	VPMINUQ      Z2, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -9904,21 +9996,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z0
-	VPTERNLOGD   $0xd8, avx512_81<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z0
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z4
-	VMOVDQU32    avx512_83<>+0(SB), Z2
-	VPSLLVD      avx512_84<>+0(SB), Z0, Z5
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z0, Z4
+	VMOVDQU32    avx512_85<>+0(SB), Z2
+	VPSLLVD      avx512_86<>+0(SB), Z0, Z5
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z0, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z0
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z3
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z1, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -9933,17 +10025,17 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z5
-	VMOVDQU32      avx512_89<>+0(SB), Z6
-	VMOVDQU32      avx512_90<>+0(SB), Z7
-	VBROADCASTSS   avx512_72<>+0(SB), Z11
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z5
+	VMOVDQU32      avx512_91<>+0(SB), Z6
+	VMOVDQU32      avx512_92<>+0(SB), Z7
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10027,30 +10119,30 @@ group:
 	VMULPS       Z9, Z14, Z14
 	VPERMPS      Z5, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_112<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_114<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z6, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z18
 	VPERMPS      Z7, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_91<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_93<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_92<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_94<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_93<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_94<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_96<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z10, K1, Z21
-	VPMINUD.BCST avx512_95<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_97<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_98<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
 	VUNPCKLPS    Z13, Z4, Z24
 	VUNPCKHPS    Z13, Z4, Z4
 	VUNPCKLPS    Z15, Z14, Z13
@@ -10127,17 +10219,17 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z4
-	VMOVDQU32      avx512_89<>+0(SB), Z5
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VBROADCASTSS   avx512_72<>+0(SB), Z10
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z4
+	VMOVDQU32      avx512_91<>+0(SB), Z5
+	VMOVDQU32      avx512_92<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10189,30 +10281,30 @@ group:
 	VMULPS       Z8, Z14, Z14
 	VPERMPS      Z4, Z16, Z23
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_112<>+0(SB), K2, Z23
+	VBROADCASTSS avx512_114<>+0(SB), K2, Z23
 	VPSRLD       $0x04, Z16, Z16
 	VPERMPS      Z5, Z16, Z18
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z18
 	VPERMPS      Z6, Z16, Z19
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z16
-	VPMINUD.BCST avx512_91<>+0(SB), Z16, Z16
+	VPMINUD.BCST avx512_93<>+0(SB), Z16, Z16
 	VCVTDQ2PS    Z16, Z16
-	VMULPS.BCST  avx512_92<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_94<>+0(SB), Z16, Z16
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_93<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_94<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_96<>+0(SB), Z20, Z20
 	VPMOVSXWD    384(CX)(DX*2), Z21
 	VPSUBD.Z     Z21, Z9, K1, Z21
-	VPMINUD.BCST avx512_95<>+0(SB), Z21, Z21
+	VPMINUD.BCST avx512_97<>+0(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_98<>+0(SB), Z21, Z21
 	VMOVDQA32.Z  Z22, K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
 	MOVQ         AX, R8
 	VMOVNTPS     Z12, (R8)
 	ADDQ         SI, R8
@@ -10256,17 +10348,17 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), DX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_71<>+0(SB), Z2
+	VMOVDQU8       avx512_73<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z1
-	VMOVDQU32      avx512_87<>+0(SB), Z2
-	VMOVDQU32      avx512_88<>+0(SB), Z6
-	VMOVDQU32      avx512_89<>+0(SB), Z7
-	VMOVDQU32      avx512_90<>+0(SB), Z8
-	VBROADCASTSS   avx512_72<>+0(SB), Z11
+	VMOVDQU32      avx512_88<>+0(SB), Z1
+	VMOVDQU32      avx512_89<>+0(SB), Z2
+	VMOVDQU32      avx512_90<>+0(SB), Z6
+	VMOVDQU32      avx512_91<>+0(SB), Z7
+	VMOVDQU32      avx512_92<>+0(SB), Z8
+	VBROADCASTSS   avx512_74<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           BX, BX
 	XORQ           SI, SI
@@ -10279,7 +10371,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	VPBROADCASTD   4(CX), Z13
 	VCVTUDQ2PS     X13, X9
-	VMOVSS         avx512_72<>+0(SB), X14
+	VMOVSS         avx512_74<>+0(SB), X14
 	VDIVSS         X9, X14, X9
 	VBROADCASTSS   X9, Z9
 	VPADDD         Z13, Z13, Z13
@@ -10360,23 +10452,23 @@ group:
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(AX)(BX*2), K1, Z17
-	VPMINUD.BCST avx512_91<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_93<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_94<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(BX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_93<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(BX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(BX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_95<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_97<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_96<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_98<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_97<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
 	VUNPCKLPS    Z14, Z5, Z25
 	VUNPCKHPS    Z14, Z5, Z5
 	VUNPCKLPS    Z16, Z15, Z14
@@ -10451,25 +10543,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_73<>+0(SB), Z4
+	VMOVDQU32    avx512_75<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_74<>+0(SB), Z2
-	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_75<>+0(SB), Z2, Z4
 	VMOVDQU32    avx512_76<>+0(SB), Z2
+	VPERMD       Z0, Z2, Z2
+	VPTERNLOGD   $0xd8, avx512_77<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_78<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_77<>+0(SB), Z2, Z2
+	VPANDD       avx512_79<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_78<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z1
 	VPBROADCASTQ 8(AX), Z0
-	VPANDQ.BCST  avx512_79<>+0(SB), Z1, Z2
+	VPANDQ.BCST  avx512_81<>+0(SB), Z1, Z2
 	VPMINUQ      Z2, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -10484,21 +10576,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z0
-	VPTERNLOGD   $0xd8, avx512_81<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z0
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z4
-	VMOVDQU32    avx512_83<>+0(SB), Z2
-	VPSLLVD      avx512_84<>+0(SB), Z0, Z5
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z0, Z4
+	VMOVDQU32    avx512_85<>+0(SB), Z2
+	VPSLLVD      avx512_86<>+0(SB), Z0, Z5
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z0, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z0
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z3
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z1, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -10513,17 +10605,17 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z4
-	VMOVDQU32      avx512_89<>+0(SB), Z5
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VBROADCASTSS   avx512_72<>+0(SB), Z10
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z4
+	VMOVDQU32      avx512_91<>+0(SB), Z5
+	VMOVDQU32      avx512_92<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10545,7 +10637,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_112<>+0(SB), Z12
+	VBROADCASTSS   avx512_114<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -10575,100 +10667,100 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_112<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_114<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
 	VPERMPS      Z6, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_91<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_93<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_94<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_93<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_95<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_97<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_96<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_98<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_97<>+0(SB), Z23, Z23
-	VMULPS.BCST  avx512_113<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_115<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
-	VMULPS.BCST  avx512_114<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_116<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPSLLD       $0x08, Z14, Z14
 	VPORD        Z14, Z13, Z13
-	VMULPS.BCST  avx512_114<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_116<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x10, Z15, Z15
 	VPORD        Z15, Z13, Z13
-	VMULPS.BCST  avx512_113<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_115<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x18, Z16, Z16
 	VPORD        Z16, Z13, Z13
-	VMULPS.BCST  avx512_113<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_115<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
-	VMULPS.BCST  avx512_113<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_115<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPSLLD       $0x08, Z18, Z18
 	VPORD        Z18, Z17, Z17
-	VMULPS.BCST  avx512_113<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_115<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x10, Z19, Z19
 	VPORD        Z19, Z17, Z17
-	VMULPS.BCST  avx512_115<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_117<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x18, Z20, Z20
 	VPORD        Z20, Z17, Z17
-	VMULPS.BCST  avx512_113<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_115<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
-	VMULPS.BCST  avx512_113<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_115<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPSLLD       $0x08, Z22, Z22
 	VPORD        Z22, Z21, Z21
-	VMULPS.BCST  avx512_116<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_118<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x10, Z23, Z23
 	VPORD        Z23, Z21, Z21
-	VMULPS.BCST  avx512_113<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_115<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x18, Z24, Z24
 	VPORD        Z24, Z21, Z21
 	VMOVDQA32    Z13, Z14
-	VMOVDQU32    avx512_117<>+0(SB), Z15
-	VPERMT2D     Z17, Z15, Z14
-	VMOVDQU32    avx512_118<>+0(SB), Z15
-	VPERMT2D     Z21, Z15, Z14
-	VMOVDQU32    Z14, (AX)
-	VMOVDQA32    Z13, Z14
 	VMOVDQU32    avx512_119<>+0(SB), Z15
 	VPERMT2D     Z17, Z15, Z14
 	VMOVDQU32    avx512_120<>+0(SB), Z15
 	VPERMT2D     Z21, Z15, Z14
+	VMOVDQU32    Z14, (AX)
+	VMOVDQA32    Z13, Z14
+	VMOVDQU32    avx512_121<>+0(SB), Z15
+	VPERMT2D     Z17, Z15, Z14
+	VMOVDQU32    avx512_122<>+0(SB), Z15
+	VPERMT2D     Z21, Z15, Z14
 	VMOVDQU32    Z14, 64(AX)
 	VMOVDQA32    Z13, Z13
-	VMOVDQU32    avx512_121<>+0(SB), Z14
+	VMOVDQU32    avx512_123<>+0(SB), Z14
 	VPERMT2D     Z17, Z14, Z13
-	VMOVDQU32    avx512_122<>+0(SB), Z14
+	VMOVDQU32    avx512_124<>+0(SB), Z14
 	VPERMT2D     Z21, Z14, Z13
 	VMOVDQU32    Z13, 128(AX)
 	ADDQ         $0x10, DX
@@ -10679,125 +10771,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_113<>+0(SB)/4, $(255.0)
-GLOBL avx512_113<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_114<>+0(SB)/4, $(127.5)
-GLOBL avx512_114<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_115<>+0(SB)/4, $(340.0)
+DATA avx512_115<>+0(SB)/4, $(255.0)
 GLOBL avx512_115<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_116<>+0(SB)/4, $(291.42856)
+DATA avx512_116<>+0(SB)/4, $(127.5)
 GLOBL avx512_116<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_117<>+0(SB)/4, $0x00000000
-DATA avx512_117<>+4(SB)/4, $0x00000010
-DATA avx512_117<>+8(SB)/4, $0x00000000
-DATA avx512_117<>+12(SB)/4, $0x00000001
-DATA avx512_117<>+16(SB)/4, $0x00000011
-DATA avx512_117<>+20(SB)/4, $0x00000000
-DATA avx512_117<>+24(SB)/4, $0x00000002
-DATA avx512_117<>+28(SB)/4, $0x00000012
-DATA avx512_117<>+32(SB)/4, $0x00000000
-DATA avx512_117<>+36(SB)/4, $0x00000003
-DATA avx512_117<>+40(SB)/4, $0x00000013
-DATA avx512_117<>+44(SB)/4, $0x00000000
-DATA avx512_117<>+48(SB)/4, $0x00000004
-DATA avx512_117<>+52(SB)/4, $0x00000014
-DATA avx512_117<>+56(SB)/4, $0x00000000
-DATA avx512_117<>+60(SB)/4, $0x00000005
-GLOBL avx512_117<>(SB), RODATA|NOPTR, $64
+DATA avx512_117<>+0(SB)/4, $(340.0)
+GLOBL avx512_117<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_118<>+0(SB)/4, $0x00000000
-DATA avx512_118<>+4(SB)/4, $0x00000001
-DATA avx512_118<>+8(SB)/4, $0x00000010
-DATA avx512_118<>+12(SB)/4, $0x00000003
-DATA avx512_118<>+16(SB)/4, $0x00000004
-DATA avx512_118<>+20(SB)/4, $0x00000011
-DATA avx512_118<>+24(SB)/4, $0x00000006
-DATA avx512_118<>+28(SB)/4, $0x00000007
-DATA avx512_118<>+32(SB)/4, $0x00000012
-DATA avx512_118<>+36(SB)/4, $0x00000009
-DATA avx512_118<>+40(SB)/4, $0x0000000a
-DATA avx512_118<>+44(SB)/4, $0x00000013
-DATA avx512_118<>+48(SB)/4, $0x0000000c
-DATA avx512_118<>+52(SB)/4, $0x0000000d
-DATA avx512_118<>+56(SB)/4, $0x00000014
-DATA avx512_118<>+60(SB)/4, $0x0000000f
-GLOBL avx512_118<>(SB), RODATA|NOPTR, $64
+DATA avx512_118<>+0(SB)/4, $(291.42856)
+GLOBL avx512_118<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_119<>+0(SB)/4, $0x00000015
-DATA avx512_119<>+4(SB)/4, $0x00000000
-DATA avx512_119<>+8(SB)/4, $0x00000006
-DATA avx512_119<>+12(SB)/4, $0x00000016
-DATA avx512_119<>+16(SB)/4, $0x00000000
-DATA avx512_119<>+20(SB)/4, $0x00000007
-DATA avx512_119<>+24(SB)/4, $0x00000017
-DATA avx512_119<>+28(SB)/4, $0x00000000
-DATA avx512_119<>+32(SB)/4, $0x00000008
-DATA avx512_119<>+36(SB)/4, $0x00000018
-DATA avx512_119<>+40(SB)/4, $0x00000000
-DATA avx512_119<>+44(SB)/4, $0x00000009
-DATA avx512_119<>+48(SB)/4, $0x00000019
-DATA avx512_119<>+52(SB)/4, $0x00000000
-DATA avx512_119<>+56(SB)/4, $0x0000000a
-DATA avx512_119<>+60(SB)/4, $0x0000001a
+DATA avx512_119<>+0(SB)/4, $0x00000000
+DATA avx512_119<>+4(SB)/4, $0x00000010
+DATA avx512_119<>+8(SB)/4, $0x00000000
+DATA avx512_119<>+12(SB)/4, $0x00000001
+DATA avx512_119<>+16(SB)/4, $0x00000011
+DATA avx512_119<>+20(SB)/4, $0x00000000
+DATA avx512_119<>+24(SB)/4, $0x00000002
+DATA avx512_119<>+28(SB)/4, $0x00000012
+DATA avx512_119<>+32(SB)/4, $0x00000000
+DATA avx512_119<>+36(SB)/4, $0x00000003
+DATA avx512_119<>+40(SB)/4, $0x00000013
+DATA avx512_119<>+44(SB)/4, $0x00000000
+DATA avx512_119<>+48(SB)/4, $0x00000004
+DATA avx512_119<>+52(SB)/4, $0x00000014
+DATA avx512_119<>+56(SB)/4, $0x00000000
+DATA avx512_119<>+60(SB)/4, $0x00000005
 GLOBL avx512_119<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_120<>+0(SB)/4, $0x00000000
-DATA avx512_120<>+4(SB)/4, $0x00000015
-DATA avx512_120<>+8(SB)/4, $0x00000002
+DATA avx512_120<>+4(SB)/4, $0x00000001
+DATA avx512_120<>+8(SB)/4, $0x00000010
 DATA avx512_120<>+12(SB)/4, $0x00000003
-DATA avx512_120<>+16(SB)/4, $0x00000016
-DATA avx512_120<>+20(SB)/4, $0x00000005
+DATA avx512_120<>+16(SB)/4, $0x00000004
+DATA avx512_120<>+20(SB)/4, $0x00000011
 DATA avx512_120<>+24(SB)/4, $0x00000006
-DATA avx512_120<>+28(SB)/4, $0x00000017
-DATA avx512_120<>+32(SB)/4, $0x00000008
+DATA avx512_120<>+28(SB)/4, $0x00000007
+DATA avx512_120<>+32(SB)/4, $0x00000012
 DATA avx512_120<>+36(SB)/4, $0x00000009
-DATA avx512_120<>+40(SB)/4, $0x00000018
-DATA avx512_120<>+44(SB)/4, $0x0000000b
+DATA avx512_120<>+40(SB)/4, $0x0000000a
+DATA avx512_120<>+44(SB)/4, $0x00000013
 DATA avx512_120<>+48(SB)/4, $0x0000000c
-DATA avx512_120<>+52(SB)/4, $0x00000019
-DATA avx512_120<>+56(SB)/4, $0x0000000e
+DATA avx512_120<>+52(SB)/4, $0x0000000d
+DATA avx512_120<>+56(SB)/4, $0x00000014
 DATA avx512_120<>+60(SB)/4, $0x0000000f
 GLOBL avx512_120<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_121<>+0(SB)/4, $0x00000000
-DATA avx512_121<>+4(SB)/4, $0x0000000b
-DATA avx512_121<>+8(SB)/4, $0x0000001b
-DATA avx512_121<>+12(SB)/4, $0x00000000
-DATA avx512_121<>+16(SB)/4, $0x0000000c
-DATA avx512_121<>+20(SB)/4, $0x0000001c
-DATA avx512_121<>+24(SB)/4, $0x00000000
-DATA avx512_121<>+28(SB)/4, $0x0000000d
-DATA avx512_121<>+32(SB)/4, $0x0000001d
-DATA avx512_121<>+36(SB)/4, $0x00000000
-DATA avx512_121<>+40(SB)/4, $0x0000000e
-DATA avx512_121<>+44(SB)/4, $0x0000001e
-DATA avx512_121<>+48(SB)/4, $0x00000000
-DATA avx512_121<>+52(SB)/4, $0x0000000f
-DATA avx512_121<>+56(SB)/4, $0x0000001f
-DATA avx512_121<>+60(SB)/4, $0x00000000
+DATA avx512_121<>+0(SB)/4, $0x00000015
+DATA avx512_121<>+4(SB)/4, $0x00000000
+DATA avx512_121<>+8(SB)/4, $0x00000006
+DATA avx512_121<>+12(SB)/4, $0x00000016
+DATA avx512_121<>+16(SB)/4, $0x00000000
+DATA avx512_121<>+20(SB)/4, $0x00000007
+DATA avx512_121<>+24(SB)/4, $0x00000017
+DATA avx512_121<>+28(SB)/4, $0x00000000
+DATA avx512_121<>+32(SB)/4, $0x00000008
+DATA avx512_121<>+36(SB)/4, $0x00000018
+DATA avx512_121<>+40(SB)/4, $0x00000000
+DATA avx512_121<>+44(SB)/4, $0x00000009
+DATA avx512_121<>+48(SB)/4, $0x00000019
+DATA avx512_121<>+52(SB)/4, $0x00000000
+DATA avx512_121<>+56(SB)/4, $0x0000000a
+DATA avx512_121<>+60(SB)/4, $0x0000001a
 GLOBL avx512_121<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_122<>+0(SB)/4, $0x0000001a
-DATA avx512_122<>+4(SB)/4, $0x00000001
+DATA avx512_122<>+0(SB)/4, $0x00000000
+DATA avx512_122<>+4(SB)/4, $0x00000015
 DATA avx512_122<>+8(SB)/4, $0x00000002
-DATA avx512_122<>+12(SB)/4, $0x0000001b
-DATA avx512_122<>+16(SB)/4, $0x00000004
+DATA avx512_122<>+12(SB)/4, $0x00000003
+DATA avx512_122<>+16(SB)/4, $0x00000016
 DATA avx512_122<>+20(SB)/4, $0x00000005
-DATA avx512_122<>+24(SB)/4, $0x0000001c
-DATA avx512_122<>+28(SB)/4, $0x00000007
+DATA avx512_122<>+24(SB)/4, $0x00000006
+DATA avx512_122<>+28(SB)/4, $0x00000017
 DATA avx512_122<>+32(SB)/4, $0x00000008
-DATA avx512_122<>+36(SB)/4, $0x0000001d
-DATA avx512_122<>+40(SB)/4, $0x0000000a
+DATA avx512_122<>+36(SB)/4, $0x00000009
+DATA avx512_122<>+40(SB)/4, $0x00000018
 DATA avx512_122<>+44(SB)/4, $0x0000000b
-DATA avx512_122<>+48(SB)/4, $0x0000001e
-DATA avx512_122<>+52(SB)/4, $0x0000000d
+DATA avx512_122<>+48(SB)/4, $0x0000000c
+DATA avx512_122<>+52(SB)/4, $0x00000019
 DATA avx512_122<>+56(SB)/4, $0x0000000e
-DATA avx512_122<>+60(SB)/4, $0x0000001f
+DATA avx512_122<>+60(SB)/4, $0x0000000f
 GLOBL avx512_122<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_123<>+0(SB)/4, $0x00000000
+DATA avx512_123<>+4(SB)/4, $0x0000000b
+DATA avx512_123<>+8(SB)/4, $0x0000001b
+DATA avx512_123<>+12(SB)/4, $0x00000000
+DATA avx512_123<>+16(SB)/4, $0x0000000c
+DATA avx512_123<>+20(SB)/4, $0x0000001c
+DATA avx512_123<>+24(SB)/4, $0x00000000
+DATA avx512_123<>+28(SB)/4, $0x0000000d
+DATA avx512_123<>+32(SB)/4, $0x0000001d
+DATA avx512_123<>+36(SB)/4, $0x00000000
+DATA avx512_123<>+40(SB)/4, $0x0000000e
+DATA avx512_123<>+44(SB)/4, $0x0000001e
+DATA avx512_123<>+48(SB)/4, $0x00000000
+DATA avx512_123<>+52(SB)/4, $0x0000000f
+DATA avx512_123<>+56(SB)/4, $0x0000001f
+DATA avx512_123<>+60(SB)/4, $0x00000000
+GLOBL avx512_123<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_124<>+0(SB)/4, $0x0000001a
+DATA avx512_124<>+4(SB)/4, $0x00000001
+DATA avx512_124<>+8(SB)/4, $0x00000002
+DATA avx512_124<>+12(SB)/4, $0x0000001b
+DATA avx512_124<>+16(SB)/4, $0x00000004
+DATA avx512_124<>+20(SB)/4, $0x00000005
+DATA avx512_124<>+24(SB)/4, $0x0000001c
+DATA avx512_124<>+28(SB)/4, $0x00000007
+DATA avx512_124<>+32(SB)/4, $0x00000008
+DATA avx512_124<>+36(SB)/4, $0x0000001d
+DATA avx512_124<>+40(SB)/4, $0x0000000a
+DATA avx512_124<>+44(SB)/4, $0x0000000b
+DATA avx512_124<>+48(SB)/4, $0x0000001e
+DATA avx512_124<>+52(SB)/4, $0x0000000d
+DATA avx512_124<>+56(SB)/4, $0x0000000e
+DATA avx512_124<>+60(SB)/4, $0x0000001f
+GLOBL avx512_124<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -10805,17 +10897,17 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_71<>+0(SB), Z1
+	VMOVDQU8       avx512_73<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_86<>+0(SB), Z0
-	VMOVDQU32      avx512_87<>+0(SB), Z1
-	VMOVDQU32      avx512_88<>+0(SB), Z4
-	VMOVDQU32      avx512_89<>+0(SB), Z5
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VBROADCASTSS   avx512_72<>+0(SB), Z10
+	VMOVDQU32      avx512_88<>+0(SB), Z0
+	VMOVDQU32      avx512_89<>+0(SB), Z1
+	VMOVDQU32      avx512_90<>+0(SB), Z4
+	VMOVDQU32      avx512_91<>+0(SB), Z5
+	VMOVDQU32      avx512_92<>+0(SB), Z6
+	VBROADCASTSS   avx512_74<>+0(SB), Z10
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -10838,7 +10930,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_112<>+0(SB), Z12
+	VBROADCASTSS   avx512_114<>+0(SB), Z12
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -10868,98 +10960,98 @@ group:
 	VMULPS       Z8, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_112<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_114<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z10, K2, Z19
 	VPERMPS      Z6, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_91<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_93<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_92<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_94<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_93<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_96<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z9, K1, Z22
-	VPMINUD.BCST avx512_95<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_97<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_96<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_98<>+0(SB), Z22, Z22
 	VMOVDQA32.Z  Z23, K1, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_97<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z13, Z13
+	VMULPS.BCST  avx512_115<>+0(SB), Z13, Z13
 	VADDPS       Z12, Z13, Z13
 	VCVTTPS2DQ   Z13, Z13
 	VPMOVDB      Z13, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_114<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_116<>+0(SB), Z14, Z14
 	VADDPS       Z12, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_114<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_116<>+0(SB), Z15, Z15
 	VADDPS       Z12, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_115<>+0(SB), Z16, Z16
 	VADDPS       Z12, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_115<>+0(SB), Z17, Z17
 	VADDPS       Z12, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_115<>+0(SB), Z18, Z18
 	VADDPS       Z12, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_115<>+0(SB), Z19, Z19
 	VADDPS       Z12, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_115<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_117<>+0(SB), Z20, Z20
 	VADDPS       Z12, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_115<>+0(SB), Z21, Z21
 	VADDPS       Z12, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_115<>+0(SB), Z22, Z22
 	VADDPS       Z12, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_116<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_118<>+0(SB), Z23, Z23
 	VADDPS       Z12, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X13
 	VMOVDQU      X13, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_113<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_115<>+0(SB), Z24, Z24
 	VADDPS       Z12, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X13

@@ -165,14 +165,22 @@ func requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last i
 	}
 }
 
-func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
+func together(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private, whole uint32, joined uint64) {
+	if active == AVX512 {
+		return togetherAVX512(n, count, joins, pages)
+	}
+	return togetherGeneric(n, count, joins, pages)
+}
+
+func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
 	switch active {
 	case AVX512:
-		initialsAVX512(draws, t, prefixPages, n)
+		initialsAVX512(draws, t, prefixPages, system, n)
 	case AVX2:
 		initialsAVX2(draws, t, prefixPages, n)
+		n.systems(draws, prefixPages, system)
 	default:
-		initialsGeneric(draws, t, prefixPages, n)
+		initialsGeneric(draws, t, prefixPages, system, n)
 	}
 }
 

@@ -46,8 +46,12 @@ func requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last i
 	requestsGeneric(words, t, prefixPages, last, hotness, n)
 }
 
-func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
-	initialsGeneric(draws, t, prefixPages, n)
+func together(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private, whole uint32, joined uint64) {
+	return togetherGeneric(n, count, joins, pages)
+}
+
+func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+	initialsGeneric(draws, t, prefixPages, system, n)
 }
 
 func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {

@@ -247,6 +247,7 @@ func FuzzNewcomers(f *testing.F) {
 		Hotness uint8
 		Take    uint8
 		Count   uint8
+		System  uint8
 	}
 	fuzzLevels(f, func(r *rand.Rand, in *input) {
 		seedBlock(r, &in.Block, &in.Pages)
@@ -254,13 +255,13 @@ func FuzzNewcomers(f *testing.F) {
 		for i := range in.Words {
 			in.Words[i] = r.Uint64()
 		}
-		in.Last, in.Take, in.Count = 100, uint8(r.Uint32()), uint8(r.IntN(9))
+		in.Last, in.Take, in.Count, in.System = 100, uint8(r.Uint32()), uint8(r.IntN(9)), uint8(r.IntN(8))
 	}, func(in input) []any {
 		repair(&in.Block, &in.Pages, in.Last)
 		repairTables(&in.Tables)
 		var requests, initials kernels.Newcomers
 		kernels.Requests(&in.Words, &in.Tables, &in.Pages, in.Last, in.Hotness, &requests)
-		kernels.Initials(&in.Words, &in.Tables, &in.Pages, &initials)
+		kernels.Initials(&in.Words, &in.Tables, &in.Pages, int(in.System&7), &initials)
 
 		// The lowest empty slots, as many as there are newcomers, or fewer newcomers if there are not that many.
 		lowest := func(n int) (slots uint64) {

@@ -421,7 +421,7 @@ func (t *RequestTables) typeOf(b uint32) uint32 {
 	return code
 }
 
-func initialsGeneric(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
+func initialsGeneric(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
 	n.decode(draws, t, prefixPages)
 	idle := uint8(0)
 	for i, w := range draws {
@@ -440,6 +440,30 @@ func initialsGeneric(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16,
 		}
 	}
 	n.Prefill, n.Active = 0, ^idle
+	n.systems(draws, prefixPages, system)
+}
+
+// systems makes the first newcomers system entries.
+func (n *Newcomers) systems(draws *[8]uint64, prefixPages *[8]uint16, count int) {
+	all := uint8(1)<<count - 1
+	n.Type0, n.Type1, n.Type2, n.Active = n.Type0&^all, n.Type1&^all, n.Type2&^all, n.Active&^all
+	for i, w := range draws[:count] {
+		n.Prefix[i] = uint8(i + 1)
+		n.Tokens[i] = uint32(prefixPages[i+1]) * kv.PageTokens
+		n.Need[i], n.Remaining[i], n.Rate[i], n.Cycle[i] = 0, 0, 0, 0
+		n.LastAccess[i] = -int16(w >> 62)
+	}
+}
+
+func togetherGeneric(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private, whole uint32, joined uint64) {
+	joined = joins
+	for i, need := range n.Need[:count] {
+		p := n.Prefix[i] & kv.MaxPrefixes
+		private += need
+		whole += uint32(1-joined>>(8*p)&1) * uint32(pages[p]) * kv.FP16QuarterPages
+		joined |= 1 << (8 * p)
+	}
+	return private, private + whole, joined
 }
 
 func placeGeneric(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32) {

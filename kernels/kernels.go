@@ -244,9 +244,18 @@ func Requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last i
 	requests(words, t, prefixPages, last, hotness, n)
 }
 
-// Initials decodes the draws of eight initial sequences, field by field of rule 4.6 for those that are no system entries.
-func Initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers) {
-	initials(draws, t, prefixPages, n)
+// Initials decodes the draws of eight initial sequences, field by field of rule 4.6. The first ones, at most 7, are the system entries of
+// prefixes 1, 2 and so on, which have only what the prefix has.
+func Initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+	initials(draws, t, prefixPages, system, n)
+}
+
+// Together is what the first newcomers take if all of them enter. Byte p of joins is 1 if somebody has joined prefix p before, of joined if
+// somebody has then.
+//
+//	private = sum of Need; whole = private + 4 * sum of pages[p] of the prefixes that they are the first to join
+func Together(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private, whole uint32, joined uint64) {
+	return together(n, count, joins, pages)
 }
 
 // Place puts the newcomers of a mask into slots, the lowest into the lowest. slots and take have equally many bits, and slots are no

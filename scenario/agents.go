@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 
@@ -163,18 +164,18 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 func (s *Agents) Initials(e *Episode, first int, n *kernels.Newcomers) int {
 	var draws [8]uint64
 	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
-	kernels.Initials(&draws, s.tables, &e.PrefixPages, n)
+	systems := systemsOf(first)
+	all := uint8(1)<<systems - 1
+	kernels.Initials(&draws, s.tables, &e.PrefixPages, systems, n)
 	n.Wake = [8]int16{}
-	for i, w := range draws {
-		n.Ref[i] = refOf(w)
-		n.Cycle[i] &^= 15
+	for i := systems; i < len(draws); i++ {
+		n.Ref[i] = refOf(draws[i])
 	}
-	for m := ^n.Active; m != 0; m &= m - 1 {
+	clear(n.Ref[:systems])
+	// As one word: a kernel loads it as one, and would wait for narrower stores.
+	binary.LittleEndian.PutUint64(n.Cycle[:], binary.LittleEndian.Uint64(n.Cycle[:])&^0x0F0F0F0F0F0F0F0F)
+	for m := ^n.Active &^ all; m != 0; m &= m - 1 {
 		s.rest(&draws, bits.TrailingZeros8(m)&7, n)
-	}
-	if first == 0 {
-		e.systemEntries(&draws, n)
-		n.Ref, n.Wake = [8]uint32{4: n.Ref[4], 5: n.Ref[5], 6: n.Ref[6], 7: n.Ref[7]}, [8]int16{4: n.Wake[4], 5: n.Wake[5], 6: n.Wake[6], 7: n.Wake[7]}
 	}
 	return min(len(draws), int(e.NumInitial)-first)
 }

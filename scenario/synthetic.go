@@ -140,24 +140,12 @@ func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
 func (s *Synthetic) Initials(e *Episode, first int, n *kernels.Newcomers) int {
 	var draws [8]uint64
 	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
-	kernels.Initials(&draws, s.tables, &e.PrefixPages, n)
-	if first == 0 {
-		e.systemEntries(&draws, n)
-	}
+	kernels.Initials(&draws, s.tables, &e.PrefixPages, systemsOf(first), n)
 	return min(len(draws), int(e.NumInitial)-first)
 }
 
-// systemEntries makes the first newcomers the tenants' system prompts.
-func (e *Episode) systemEntries(draws *[8]uint64, n *kernels.Newcomers) {
-	const all = 1<<numTenants - 1
-	n.Type0, n.Type1, n.Type2, n.Active = n.Type0&^all, n.Type1&^all, n.Type2&^all, n.Active&^all
-	for i, w := range draws[:numTenants] {
-		n.Prefix[i] = uint8(i + 1)
-		n.Tokens[i] = uint32(e.PrefixPages[i+1]) * kv.PageTokens
-		n.Need[i], n.Remaining[i], n.Rate[i], n.Cycle[i] = 0, 0, 0, 0
-		n.LastAccess[i] = -int16(rng.Field(w, 62, 2))
-	}
-}
+// systemsOf is how many of the eight initial sequences from first on, a multiple of eight, are the tenants' system prompts.
+func systemsOf(first int) int { return max(0, numTenants-first) }
 
 // Requests implements Source.
 func (s *Synthetic) Requests(e *Episode, words *[8]Word, _ int, step int16, n *kernels.Newcomers) {

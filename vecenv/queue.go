@@ -1,6 +1,7 @@
 package vecenv
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -148,13 +149,14 @@ func (v *env) arrive() {
 // reset starts the episode of the given identity; rules 3.1 to 3.4.
 func (v *env) reset(id scenario.Identity) {
 	*v.head = head{}
-	clear(v.blocks())
 	if v.rules.serving != nil {
+		clear(v.blocks())
 		v.resetServing(id)
 		return
 	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
+	clear(v.blocks()) // not before: wide loads of what Begin stores would wait for all of it
 	a := &v.scratch.admission
 	v.startAdmission(a)
 	for first := 0; first < int(v.Episode.NumInitial); first += len(v.scratch.newcomers.Need) {
@@ -166,28 +168,18 @@ func (v *env) reset(id scenario.Identity) {
 
 // placeInitials puts those of the first n of the scratch's newcomers that fit into the budget into the lowest free slots; rule 3.2. It returns which.
 func (v *env) placeInitials(a *kernels.Admission, n int) (take uint8) {
-	take, whole, private, joins := v.allInitials(a, n)
+	joins := a.Joins[:] // as one word
+	private, whole, joined := kernels.Together(&v.scratch.newcomers, n, binary.LittleEndian.Uint64(joins), &v.Episode.PrefixPages)
 	if int(a.Free) >= n && a.Used+whole <= a.Budget { // most often all of them
-		a.Used, a.Free, a.Joins = a.Used+whole, a.Free-uint32(n), joins
+		a.Used, a.Free = a.Used+whole, a.Free-uint32(n)
+		binary.LittleEndian.PutUint64(joins, joined)
 		v.PrivateQP += private
+		take = uint8(1<<n - 1)
 	} else {
 		take = v.someInitials(a, n)
 	}
 	v.place(take)
 	return take
-}
-
-// allInitials adds up what the first n of the scratch's newcomers need, all of them, without a branch: what they take of the budget, their
-// private part, and which prefixes have been joined by then.
-func (v *env) allInitials(a *kernels.Admission, n int) (take uint8, whole, private uint32, joins [8]uint8) {
-	joins = a.Joins
-	for i, need := range v.scratch.newcomers.Need[:n] {
-		p := v.scratch.newcomers.Prefix[i] & kv.MaxPrefixes
-		private += need
-		whole += v.firstOf(&joins, p)
-		joins[p] = 1
-	}
-	return uint8(1<<n - 1), private + whole, private, joins
 }
 
 // firstOf is what a prefix takes if nobody has joined it before: a trace gives a prefix its pages with the first of the initial sequences

@@ -24,6 +24,7 @@ func avx512() {
 	arrivals512()
 	requests512()
 	initials512()
+	together512()
 	place512()
 	touch512()
 	step512()
@@ -1216,6 +1217,7 @@ type request512 struct {
 	w                                     VecVirtual
 	context, generation, reasoning, other OpmaskVirtual
 	shares                                OpmaskVirtual
+	systems, others                       OpmaskVirtual // those that are system entries of prefixes, if any may be, and the rest
 }
 
 func qwords(x uint64) VecVirtual {
@@ -1237,6 +1239,9 @@ func (r *request512) prefix() VecVirtual {
 	k, z := K(), r.field(8, 2)
 	VPTESTMQ_BCST(constant(uint64(3<<10)), r.w, k)
 	VPADDQ_BCST_Z(constant(uint64(1)), z, k, z)
+	if r.systems != nil {
+		VMOVDQU64(constant[uint64](1, 2, 3, 4, 5, 6, 7, 8), r.systems, z)
+	}
 	return z
 }
 
@@ -1356,7 +1361,11 @@ func decode512(r *request512, tables, pagesOf Register) (f fields512) {
 	VPSUBQ(qwords(127), f.tokens, f.tokens)
 	f.output = r.output(tables)
 	f.rate = r.field(31, 2)
-	VPADDQ_BCST(constant(uint64(1)), f.rate, f.rate)
+	if r.systems == nil {
+		VPADDQ_BCST(constant(uint64(1)), f.rate, f.rate)
+	} else {
+		VPADDQ_BCST_Z(constant(uint64(1)), f.rate, r.others, f.rate)
+	}
 	f.priority = r.field(33, 7)
 	VPMULUDQ_BCST(constant(uint64(101)), f.priority, f.priority)
 	VPSRLQ(U8(7), f.priority, f.priority)
@@ -1432,23 +1441,37 @@ func requests512() {
 }
 
 func initials512() {
-	TEXT("initialsAVX512", NOSPLIT, "func(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)")
+	TEXT("initialsAVX512", NOSPLIT, "func(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)")
 	Pragma("noescape")
 	Doc("initialsAVX512 is Initials.")
 	words := Load(Param("draws"), GP64())
 	tables := Load(Param("t"), GP64())
 	pagesOf := Load(Param("prefixPages"), GP64())
 	out := Load(Param("n"), GP64())
-	r := request512{w: ZMM()}
+	r := request512{w: ZMM(), systems: K(), others: K()}
+	all := GP64()
+	MOVQ(I32(-1), all)
+	BZHIQ(argument("system"), all, all)
+	KMOVB(all.As32(), r.systems)
+	KNOTB(r.systems, r.others)
 	VMOVDQU64(Mem{Base: words}, r.w)
 	f := decode512(&r, tables, pagesOf)
+	for _, k := range f.below {
+		KANDB(r.others, k, k)
+	}
 	f.store(out)
+	notAll := GP64()
+	MOVQ(all, notAll)
+	NOTQ(notAll)
+	ANDB(notAll.As8(), Mem{Base: out, Disp: offNewType0 + 2}) // which has what is below no threshold
 	done := r.field(48, 6)
 	VPMULUDQ(f.output, done, done)
 	VPSRLQ(U8(6), done, done)
 	VPSUBQ(done, f.output, f.output)
+	r.own(f.output)
 	words512(f.output, out, offNewRemaining)
 	VPADDQ(done, f.tokens, f.tokens)
+	r.own(f.tokens)
 	need := ZMM()
 	VPADDQ(qwords(127), f.tokens, need)
 	VPSRLQ(U8(7), need, need)
@@ -1459,16 +1482,20 @@ func initials512() {
 	bytes512(r.field(54, 8), out, offNewHotness)
 	idle := K()
 	VPTESTMQ_BCST(constant(uint64(1)<<62), r.w, f.below[0], idle)
-	last, zero := r.field(54, 3), ZMM()
+	last, age, zero := r.field(54, 3), ZMM(), ZMM()
 	VPXORQ(zero, zero, zero)
 	VPSUBQ_Z(last, zero, idle, last)
+	VPSRLQ(U8(62), r.w, age)
+	VPSUBQ(age, zero, r.systems, last)
 	words512(last, out, offNewLast)
 	timer, pause := r.field(40, 2), r.field(42, 2)
 	VPADDQ_BCST_Z(constant(uint64(2)), timer, f.below[0], timer)
 	VPADDQ_BCST(constant(uint64(1)), pause, idle, timer)
 	VPORQ(timer, f.cycle, f.cycle)
+	r.own(f.cycle)
 	bytes512(f.cycle, out, offNewCycle)
 	active := GP32()
+	KORB(r.systems, idle, idle)
 	KMOVB(idle, active)
 	NOTL(active)
 	MOVB(I8(0), Mem{Base: out, Disp: offNewPrefill})
@@ -1476,6 +1503,9 @@ func initials512() {
 	VZEROUPPER()
 	RET()
 }
+
+// own empties what system entries have none of.
+func (r *request512) own(z VecVirtual) { VMOVDQA64_Z(z, r.others, z) }
 
 // iotas counts from 0.
 func iotas[T uint16 | uint32](n int) []T {
@@ -1531,6 +1561,72 @@ func arriveBody512() (n GPVirtual, memory VecVirtual) {
 	KMOVB(ones.As32(), k)
 	VMOVDQA64_Z(memory, k, memory)
 	return n, memory
+}
+
+func together512() {
+	TEXT("togetherAVX512", NOSPLIT, "func(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private, whole uint32, joined uint64)")
+	Pragma("noescape")
+	Doc("togetherAVX512 is Together.")
+	n, first, k := argument("n"), GP64(), K()
+	MOVQ(I32(-1), first)
+	BZHIQ(argument("count"), first, first)
+	KMOVB(first.As32(), k)
+	need, fresh, pages := YMM(), YMM(), YMM()
+	VMOVDQU32_Z(Mem{Base: n, Disp: offNewNeed}, k, need)
+	prefix := ZMM()
+	VPMOVZXBQ(Mem{Base: n, Disp: offNewPrefix}, prefix)
+	joined := joined512(prefix, k)
+	before := XMM()
+	VMOVQ(mustAddr("joins"), before)
+	VPADDB(before, joined, joined)
+	VPMINUB(constant(repeated(uint8(1), 16)...), joined, joined)
+	out := GP64()
+	VMOVQ(joined, out)
+	Store(out, Return("joined"))
+	VPSUBB(joined, before, joined) // all ones where they are the first
+	VPMOVSXBD(joined, fresh)
+	VPMOVZXWD(Mem{Base: argument("pages")}, pages)
+	VPAND(pages, fresh, fresh)
+	VPSLLD(U8(2), fresh, fresh)
+	both := twoSums512(need, fresh)
+	whole := GP64()
+	MOVQ(both, whole)
+	SHRQ(U8(32), whole)
+	ADDL(both.As32(), whole.As32())
+	Store(both.As32(), Return("private"))
+	Store(whole.As32(), Return("whole"))
+	VZEROUPPER()
+	RET()
+}
+
+// joined512 counts how many of the lanes of a mask have each prefix, which are qwords: a byte a prefix.
+func joined512(prefix VecVirtual, lanes OpmaskVirtual) VecVirtual {
+	shift, one := ZMM(), ZMM()
+	VPSLLQ(U8(3), prefix, shift)
+	VPBROADCASTQ_Z(constant(uint64(1)), lanes, one)
+	VPSLLVQ(shift, one, one)
+	y, x, h := YMM(), XMM(), XMM()
+	VEXTRACTI64X4(U8(1), one, y)
+	VPADDQ(one.AsY(), y, y)
+	VEXTRACTI128(U8(1), y, x)
+	VPADDQ(y.AsX(), x, x)
+	VPSHUFD(U8(0x4E), x, h)
+	VPADDQ(h, x, x)
+	return x
+}
+
+// twoSums512 adds up eight dwords each: the lower half is the sum of a, the upper that of b.
+func twoSums512(a, b VecVirtual) GPVirtual {
+	lo, hi, sum, h, both := YMM(), YMM(), XMM(), XMM(), GP64()
+	VPUNPCKLDQ(b, a, lo)
+	VPUNPCKHDQ(b, a, hi)
+	VPADDD(hi, lo, lo)
+	VEXTRACTI128(U8(1), lo, sum)
+	VPADDD(lo.AsX(), sum, sum)
+	VPSHUFD(U8(0x4E), sum, h)
+	VPADDD(h, sum, sum)
+	VMOVQ(sum, both)
+	return both
 }
 
 func place512() {
