@@ -3,6 +3,8 @@ package kv
 import (
 	"crypto/sha256"
 	"fmt"
+	"math"
+	"math/bits"
 )
 
 // Knot is one measured point of a piecewise linear time: Tokens processed together take NS nanoseconds.
@@ -122,6 +124,50 @@ func (p *Preset) PrefillNS(m, cached int64) int64 {
 func (p *Preset) PrefillUS(m, cached int64) uint32 {
 	m, cached = min(m, 1<<25), min(cached, 1<<25)
 	return uint32(min(1<<31, uint64(p.PrefillNS(m, cached)+999)/1000))
+}
+
+// Clock says how long a preset's prefill takes, made for being asked often.
+type Clock struct {
+	segments []segment
+	from     [32]uint8 // where to begin to look for n tokens, by the bits of n - 1
+	pairPS   uint64
+}
+
+// segment is a piece of a piecewise linear time, up to end tokens.
+type segment struct{ end, start, ns, rise, span uint64 }
+
+// Clock makes the preset's.
+func (p *Preset) Clock() *Clock {
+	k := p.Prefill
+	c := &Clock{pairPS: uint64(p.PairPS), segments: []segment{{end: uint64(k[0].Tokens), ns: uint64(k[0].NS), span: 1}}}
+	for i := range k[1:] {
+		a, b := k[i], k[i+1]
+		c.segments = append(c.segments, segment{uint64(b.Tokens), uint64(a.Tokens), uint64(a.NS), uint64(b.NS - a.NS), uint64(b.Tokens - a.Tokens)})
+	}
+	c.segments[len(k)-1].end = math.MaxUint64
+	for i := range c.from {
+		for c.segments[c.from[i]].end <= 1<<i>>1 {
+			c.from[i]++
+		}
+	}
+	return c
+}
+
+// PrefillUS is PrefillUS of the preset.
+func (c *Clock) PrefillUS(tokens, cached uint32) uint32 {
+	if tokens == 0 {
+		return 0
+	}
+	m := min(uint64(tokens), 1<<25)
+	i := c.from[bits.Len64(m-1)&31]
+	for m > c.segments[i].end { // seldom: knots stand at powers of two
+		i++
+	}
+	s := &c.segments[i]
+	pairs := m*min(uint64(cached), 1<<25) + m*m/2
+	whole := pairs / 1000
+	ns := s.ns + (m-s.start)*s.rise/s.span + whole*c.pairPS + (pairs-1000*whole)*c.pairPS/1000
+	return uint32(min(1<<31, (ns+999)/1000))
 }
 
 // DecodeStepNS is the time of one decode step of running sequences with ctx tokens of context in all (at most 2^33).

@@ -151,6 +151,34 @@ func TestNominalRate(t *testing.T) {
 	require.EqualValues(t, 65_535, p.NominalRate(1, 1))
 }
 
+// A clock says what its preset says, at every number of tokens up to some, around powers of two and knots, and at random.
+func TestClock(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	presets := append(Presets(), Preset{Prefill: []Knot{{3, 5}, {7, 9}, {8, 1_000_000}}, PairPS: 77}, Preset{Prefill: []Knot{{1 << 23, 4}, {1 << 24, 100_000_000_000}}})
+	for _, p := range presets {
+		c := p.Clock()
+		check := func(m, cached uint32) {
+			require.Equal(t, p.PrefillUS(int64(m), int64(cached)), c.PrefillUS(m, cached), "%s: %d tokens after %d", p.Name, m, cached)
+		}
+		for m := range uint32(20_000) {
+			check(m, m*7)
+		}
+		for i := range 32 {
+			for d := range uint32(5) {
+				check(1<<i+d-2, r.Uint32())
+			}
+		}
+		for _, k := range p.Prefill {
+			for d := range uint32(5) {
+				check(uint32(k.Tokens)+d-2, r.Uint32N(1<<26))
+			}
+		}
+		for range 20_000 {
+			check(r.Uint32()>>r.IntN(32), r.Uint32()>>r.IntN(32))
+		}
+	}
+}
+
 func TestPrefillUS(t *testing.T) {
 	p := &Preset{Prefill: []Knot{{1, 1000}, {2, 1001}, {3, 1999}, {4, 2000}, {5, 2001}}}
 	for m, us := range []uint32{0, 1, 2, 2, 2, 3} {

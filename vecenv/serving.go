@@ -116,6 +116,7 @@ func (b *Batch) prefetch(i int) {
 type servingRules struct {
 	preset     kv.Preset
 	id         string // of the preset
+	clock      *kv.Clock
 	stepUS     int64
 	prefillUS  int64 // what prefill may take of a step
 	linkQP     int64
@@ -124,7 +125,7 @@ type servingRules struct {
 }
 
 func newServingRules(p *kv.Preset) *servingRules {
-	r := &servingRules{preset: *p, id: p.Fingerprint(), stepUS: p.StepMillis * 1000, linkQP: p.LinkQP()}
+	r := &servingRules{preset: *p, id: p.Fingerprint(), clock: p.Clock(), stepUS: p.StepMillis * 1000, linkQP: p.LinkQP()}
 	r.prefillUS = r.stepUS * p.PrefillPermille / 1000
 	for level, permille := range p.QualityPermille {
 		r.worth[kv.Quant(level).QuarterPages()] = uint32(permille)

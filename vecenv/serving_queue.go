@@ -63,13 +63,12 @@ func (v *env) serveTickets() {
 		t := &v.tickets()[first/kernels.TicketLanes]
 		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
 		oldest = min(oldest, kernels.Leave(t, stay))
-		for i := range bits.OnesCount32(stay) {
-			if kept != first+i { // a group before has room
-				k := v.ticket(first + i)
-				v.setTicket(kept, &k)
-			}
-			kept++
+		left := bits.OnesCount32(stay)
+		for i := 0; kept < first && i < left; i++ { // a group before has room
+			k := v.ticket(first + i)
+			v.setTicket(kept+i, &k)
 		}
+		kept += left
 	}
 	v.QueueLen = int32(kept)
 	v.tally.Oldest = int32(oldest)
@@ -142,11 +141,11 @@ func (v *env) admitTicket(t *kernels.Tickets, i, w int, s uint) {
 
 // promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it; rule 13.17.
 func (v *env) promptWork(private, prefix uint32, shared bool) uint32 {
-	p := &v.rules.serving.preset
+	c := v.rules.serving.clock
 	if shared {
-		return p.PrefillUS(int64(private), int64(prefix))
+		return c.PrefillUS(private, prefix)
 	}
-	return p.PrefillUS(int64(private+prefix), 0)
+	return c.PrefillUS(private+prefix, 0)
 }
 
 // start gives the columns of a slot that a sequence takes their first values; its planes are clear.

@@ -90,7 +90,7 @@ func (v *env) wakeSlot(w int, s uint) {
 	if b.Swapped&bit == 0 && !v.grow(w, s, turn.PromptTokens) {
 		return
 	}
-	l.Work[s] = v.rules.serving.preset.PrefillUS(int64(turn.PromptTokens), int64(tokens))
+	l.Work[s] = v.rules.serving.clock.PrefillUS(turn.PromptTokens, tokens)
 	b.Tokens[s] = tokens + turn.PromptTokens
 	b.Remaining[s] = turn.OutputTokens
 	b.Prefill |= bit
