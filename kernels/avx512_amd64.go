@@ -139,6 +139,11 @@ func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTable
 //go:noescape
 func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 
+// settleAVX512 is Settle.
+//
+//go:noescape
+func settleAVX512(b *Block, ref *[64]uint32, born *[64]int16, admit *[64]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first uint64, late uint64)
+
 // leaveAVX512 is Leave.
 //
 //go:noescape

@@ -116,6 +116,10 @@ func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul
 	waitGeneric(t, n, step, old, room, pages, mul, w)
 }
 
+func settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
+	return settleGeneric(b, ref, born, admit, t, set, slots, pages, step)
+}
+
 func leave(t *Tickets, stay uint32) int16 { return leaveGeneric(t, stay) }
 
 func lives(l *Lives, words []uint64) (pageSteps, good uint64) { return livesGeneric(l, words) }

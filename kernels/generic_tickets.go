@@ -67,3 +67,24 @@ func leaveGeneric(t *Tickets, stay uint32) (oldest int16) {
 	clear(t.Flags[kept:])
 	return oldest
 }
+
+func settleGeneric(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
+	for set != 0 && slots != 0 {
+		i, s := bits.TrailingZeros32(set)&(TicketLanes-1), bits.TrailingZeros64(slots)&(Lanes-1)
+		set, slots = set&(set-1), slots&(slots-1)
+		bit, p, code := uint64(1)<<s, t.Prefix[i]&kv.MaxPrefixes, uint64(t.Type[i])
+		b.Tokens[s] = t.Private[i] + uint32(pages[p])*kv.PageTokens
+		b.Remaining[s], b.LastAccess[s], b.Rate[s] = t.Remaining[i], step, 0
+		b.Priority[s], b.Prefix[s], b.Hotness[s], b.Cycle[s] = t.Priority[i], p, 63, t.Codes[i]
+		ref[s], born[s], admit[s] = t.Ref[i], t.Born[i], step
+		b.Alive |= bit
+		b.Prefill |= bit
+		b.Type0 |= code & 1 << s
+		b.Type1 |= code >> 1 & 1 << s
+		b.Type2 |= code >> 2 & 1 << s
+		b.Members[(p+kv.MaxPrefixes-1)%kv.MaxPrefixes] |= bit * uint64((p+kv.MaxPrefixes)>>3) // times 0 for no prefix: nothing could predict a branch
+		first |= uint64(t.Flags[i]&TicketFirst) << s
+		late |= uint64(t.Flags[i]&TicketLate) / TicketLate << s
+	}
+	return first, late
+}

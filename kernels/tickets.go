@@ -19,8 +19,11 @@ type Tickets struct {
 	Reserved  [TicketLanes]uint8  `unit:"0"`
 }
 
-// TicketFirst is the bit of Flags that tells that a turn has given its first token.
-const TicketFirst = 1
+// Bits of Flags.
+const (
+	TicketFirst = 1 << iota // the turn has given its first token
+	TicketLate              // after the deadline
+)
 
 // Waiting is what Wait tells: planes of tickets.
 type Waiting struct {
@@ -50,6 +53,15 @@ func Enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, ste
 //	}
 func Wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
 	wait(t, n, step, old, room, pages, mul, w)
+}
+
+// Settle puts the tickets of a set, in order, into the empty slots of a plane, in order, of which there are as many; rule 13.20. It writes
+// the columns and planes of the block, where they are to prefill, and the given columns of the slots, and returns who of them has given a
+// first token and who is late, as planes of slots.
+//
+//	Tokens = Private + 128*pages[Prefix]; Rate = 0; LastAccess, admit = step; Hotness = 63; Cycle = Codes; the rest as the ticket says
+func Settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
+	return settle(b, ref, born, admit, t, set, slots, pages, step)
 }
 
 // Leave removes the tickets that are not in a plane: the others move up, and what lies behind them becomes 0. It returns the least Since

@@ -2,6 +2,7 @@ package kernels_test
 
 import (
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"testing"
 
@@ -60,6 +61,52 @@ func TestWaitLevels(t *testing.T) {
 			fits |= want.Fits
 		}
 		require.NotZero(t, fits)
+	})
+}
+
+func TestSettleLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(35)
+		type place struct {
+			Block       kernels.Block
+			Ref         [64]uint32
+			Born, Admit [64]int16
+		}
+		var seen [2]uint64
+		for k := range rounds {
+			step, pages := int16(r.IntN(4096)), randomPages(r)
+			tickets := randomTickets(r, step)
+			got := place{Block: *randomBlock(r, &pages)}
+			for s := range got.Ref {
+				got.Ref[s], got.Born[s], got.Admit[s] = r.Uint32(), int16(r.Uint32()), int16(r.Uint32())
+			}
+			if k%8 == 0 {
+				got.Block = kernels.Block{} // room for all
+			}
+			free, slots := ^got.Block.Alive, uint64(0)
+			set := uint32(plane(r))
+			for bits.OnesCount32(set) > bits.OnesCount64(free) {
+				set &= set - 1
+			}
+			for range bits.OnesCount32(set) { // now the lowest ones, now others
+				bit := free & -free
+				if r.IntN(4) == 0 {
+					bit = 1 << (63 - bits.LeadingZeros64(free))
+				}
+				slots, free = slots|bit, free&^bit
+			}
+			want := got
+			var planes, wanted [2]uint64
+			planes[0], planes[1] = kernels.Settle(&got.Block, &got.Ref, &got.Born, &got.Admit, &tickets, set, slots, &pages, step)
+			generic(func() {
+				wanted[0], wanted[1] = kernels.Settle(&want.Block, &want.Ref, &want.Born, &want.Admit, &tickets, set, slots, &pages, step)
+			})
+			require.Equal(t, wanted, planes, "round %d", k)
+			require.Equal(t, want, got, "round %d", k)
+			seen[0], seen[1] = seen[0]|planes[0], seen[1]|planes[1]
+		}
+		require.NotZero(t, seen[0])
+		require.NotZero(t, seen[1])
 	})
 }
 

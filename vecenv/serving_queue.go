@@ -94,49 +94,53 @@ func ticketQP(t *kernels.Tickets, i int) uint32 {
 	return kv.Pages(t.Private[i&(kernels.TicketLanes-1)]) * kv.FP16QuarterPages
 }
 
-// admitTickets places those of a set of waiting requests for which there are slots and memory, in order, and tells which.
+// admitTickets places those of a set of waiting requests for which there are slots and memory, in order, and tells which: into the lowest
+// slots, one after the other.
 func (v *env) admitTickets(t *kernels.Tickets, set uint32) (admitted uint32) {
-	limit, used := v.Episode.BudgetQP-v.watermark(), v.UsedQP()
-	for m := set; m != 0; m &= m - 1 { // what did not fit before others came does not fit now
-		i := bits.TrailingZeros32(m)
-		with := used + ticketQP(t, i)
-		if with > limit || with+v.prefixNeed(t.Prefix[i]) > limit {
+	for w := 0; w < v.rules.width && set != 0; w++ {
+		b, l := v.block(w), v.lane(w)
+		free := ^b.Alive & v.slotMask(w)
+		here, taken := v.chooseTickets(t, &set, free, l)
+		if here == 0 {
 			continue
 		}
-		w, s, ok := v.freeSlot()
-		if !ok {
-			break
-		}
-		v.admitTicket(t, i, w, s)
-		used, admitted = v.UsedQP(), admitted|m&-m
+		first, late := kernels.Settle(&b.Block, &l.Ref, &l.Born, &l.Admit, t, here, taken, &v.Episode.PrefixPages, int16(v.Step))
+		l.First |= first
+		l.Late |= late
+		v.Counters.Admitted += uint32(bits.OnesCount32(here))
+		admitted |= here
 	}
 	return admitted
 }
 
-// admitTicket places a waiting request into an empty slot.
-func (v *env) admitTicket(t *kernels.Tickets, i, w int, s uint) {
-	i &= kernels.TicketLanes - 1
-	p, qp := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
-	prefix, private := v.prefixTokens(p), t.Private[i]
-	q := scenario.Sequence{Priority: t.Priority[i], Prefix: p, Type: kv.BlockType(t.Type[i]), Codes: t.Codes[i]}
-	b, l := v.block(w), v.lane(w)
-	work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
-	l.Work[s&63] = work
-	if t.Flags[i]&ticketAgain != 0 {
-		v.tally.WasteUS += uint64(work)
+// chooseTickets admits those of a set, of which it leaves those that find no slot, to the free slots of a lane, but for their columns. It
+// tells which, and the slots that they get.
+func (v *env) chooseTickets(t *kernels.Tickets, set *uint32, free uint64, l *lane) (admitted uint32, taken uint64) {
+	limit, used, m := v.Episode.BudgetQP-v.watermark(), v.UsedQP(), *set
+	for ; m != 0 && free != 0; m &= m - 1 { // what did not fit before others came does not fit now
+		i := bits.TrailingZeros32(m) & (kernels.TicketLanes - 1)
+		p, qp := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
+		if used+qp > limit || used+qp+v.prefixNeed(p) > limit {
+			continue
+		}
+		private, prefix := t.Private[i], v.prefixTokens(p)
+		work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
+		if t.Flags[i]&ticketAgain != 0 {
+			v.tally.WasteUS += uint64(work)
+		}
+		l.Work[bits.TrailingZeros64(free)&63] = work
+		v.hold(p)
+		v.PrivateQP += qp
+		v.PendingQP -= qp
+		v.RetainedPrivate += qp * kv.BlockType(t.Type[i]).RetentionTwentieths()
+		v.scratch.joins[p]++
+		used = v.UsedQP()
+		admitted |= m & -m
+		taken |= free & -free
+		free &= free - 1
 	}
-	v.hold(p)
-	b.place(s, &q, private+prefix, kv.Prefill, 0)
-	b.Remaining[s&63] = t.Remaining[i]
-	b.LastAccess[s&63], b.Hotness[s&63] = int16(v.Step), 63
-	l.start(s, t.Ref[i], t.Born[i], int16(v.Step))
-	l.First |= uint64(t.Flags[i]&ticketFirst) << s
-	l.Late |= uint64(t.Flags[i]&ticketLate) >> 1 << s
-	v.PrivateQP += qp
-	v.PendingQP -= qp
-	v.RetainedPrivate += qp * q.Type.RetentionTwentieths()
-	v.Counters.Admitted++
-	v.scratch.joins[p]++
+	*set = m
+	return admitted, taken
 }
 
 // promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it; rule 13.17.

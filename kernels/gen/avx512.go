@@ -36,6 +36,7 @@ func avx512() {
 	decodeKernel512()
 	enqueue512()
 	wait512()
+	settle512()
 	leave512()
 	lives512()
 	livesInitial512()

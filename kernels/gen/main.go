@@ -264,6 +264,7 @@ const (
 	demandShift = kernels.DemandShift
 	demandMask  = kernels.DemandMask
 	ticketFirst = kernels.TicketFirst
+	ticketLate  = kernels.TicketLate
 	mostLatency = kernels.MostLatency
 )
 

@@ -393,6 +393,9 @@ func shuffled512(of VecVirtual, f func(x uint8) uint8) (table VecVirtual) {
 	return table
 }
 
+// bitOf512 is the bit that planes512 moves to a plane of the first line.
+func bitOf512(off int) uint8 { return 1 << ((off - offAlive) / 8) }
+
 // member is the bit of Members that a prefix has, from bit 1 on; 0 is none.
 func member(prefix uint8) uint8 { return 1 << prefix &^ 1 }
 
@@ -475,9 +478,8 @@ func (e *expander512) kinds(f *fields512) (prefixes VecVirtual) {
 	join512(planes512(shuffled512(lower, func(x uint8) uint8 { return member(x&7) | x>>3 })), e.b, offAlive+64)
 	VPSRLW(U8(4), z, upper)
 	VPANDD(halves, upper, upper)
-	bit := func(off int) uint8 { return 1 << ((off - offAlive) / 8) }
 	VMOVDQU8_Z(shuffled512(upper, func(x uint8) uint8 {
-		return bit(offAlive) | bit(offPrefill) | x&1*bit(offType0) | x>>1&1*bit(offType1)
+		return bitOf512(offAlive) | bitOf512(offPrefill) | x&1*bitOf512(offType0) | x>>1&1*bitOf512(offType1)
 	}), e.bytes, planes)
 	join512(planes512(planes), e.b, offAlive)
 	prefixes = ZMM()

@@ -162,3 +162,138 @@ func leave512() {
 	VZEROUPPER()
 	RET()
 }
+
+func settle512() {
+	TEXT("settleAVX512", NOSPLIT, "func(b *Block, ref *[64]uint32, born, admit *[64]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64)")
+	Pragma("noescape")
+	Doc("settleAVX512 is Settle.")
+	newSettler512().settle()
+	VZEROUPPER()
+	RET()
+}
+
+// settler512 moves columns of tickets to slots by one permutation.
+type settler512 struct {
+	b, t  GPVirtual
+	from  VecVirtual // bytes: the ticket that each of the slots gets
+	slots OpmaskVirtual
+}
+
+func newSettler512() *settler512 {
+	s := &settler512{b: argument("b"), t: argument("t"), from: ZMM(), slots: K()}
+	numbers, k := YMM(), K()
+	iota := make([]uint8, 32)
+	for i := range iota {
+		iota[i] = uint8(i)
+	}
+	KMOVD(Load(Param("set"), GP32()), k)
+	VMOVDQU8(constant(iota...), numbers)
+	VPCOMPRESSB_Z(numbers, k, numbers)
+	KMOVQ(mustAddr("slots"), s.slots)
+	VPEXPANDB_Z(numbers.AsZ(), s.slots, s.from)
+	return s
+}
+
+// bytes moves a column of bytes, where other slots keep what they have in z; nil is 0.
+func (s *settler512) bytes(off int, z VecVirtual) VecVirtual {
+	y := YMM()
+	VMOVDQU(Mem{Base: s.t, Disp: off}, y)
+	if z == nil {
+		z = ZMM()
+		VPERMB_Z(y.AsZ(), s.from, s.slots, z)
+	} else {
+		VPERMB(y.AsZ(), s.from, s.slots, z)
+	}
+	return z
+}
+
+// update changes a line of a column.
+func update512(m Mem, do func(z VecVirtual)) {
+	z := ZMM()
+	VMOVDQU64(m, z)
+	do(z)
+	VMOVDQU64(z, m)
+}
+
+func (s *settler512) settle() {
+	column := func(off int) Mem { return Mem{Base: s.b, Disp: off} }
+	for _, c := range [][2]int{{offTkPriority, offPriority}, {offTkCodes, offCycle}} {
+		update512(column(c[1]), func(z VecVirtual) { s.bytes(c[0], z) })
+	}
+	update512(column(offHotness), func(z VecVirtual) { VMOVDQU8(bytes(63), s.slots, z) })
+	prefixes, types, flags := s.bytes(offTkPrefix, nil), s.bytes(offTkType, nil), s.bytes(offTkFlags, nil)
+	update512(column(offPrefix), func(z VecVirtual) { VMOVDQU8(prefixes, s.slots, z) })
+	for _, f := range []struct {
+		bit  uint8
+		name string
+	}{{ticketFirst, "first"}, {ticketLate, "late"}} {
+		k, r := K(), GP64()
+		VPTESTMB(bytes(f.bit), flags, k)
+		KMOVQ(k, r)
+		Store(r, Return(f.name))
+	}
+	planes, members := ZMM(), ZMM()
+	VMOVDQU8_Z(shuffled512(types, func(x uint8) uint8 {
+		return bitOf512(offAlive) | bitOf512(offPrefill) | x&1*bitOf512(offType0) | x>>1&1*bitOf512(offType1)
+	}), s.slots, planes)
+	join512(planes512(planes), s.b, offAlive)
+	VPORQ(shuffled512(types, func(x uint8) uint8 { return x >> 2 & 1 }), shuffled512(prefixes, func(x uint8) uint8 { return member(x & 7) }), members)
+	join512(planes512(members), s.b, offAlive+64)
+
+	pages, step := YMM(), ZMM()
+	VPMOVZXWD(Mem{Base: argument("pages")}, pages)
+	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	upper := GP64()
+	KMOVQ(s.slots, upper)
+	SHRQ(U8(32), upper)
+	s.half(0, prefixes, pages, step)
+	TESTQ(upper, upper)
+	JZ(LabelRef("settled"))
+	s.half(1, prefixes, pages, step)
+	Label("settled")
+}
+
+// half moves what is wider than a byte into 32 slots.
+func (s *settler512) half(h int, prefixes, pages, step VecVirtual) {
+	k := lanesFrom(s.slots, uint8(32*h))
+	from, zero := YMM(), ZMM()
+	VEXTRACTI64X4(U8(uint8(h)), s.from, from)
+	words := ZMM()
+	VPMOVZXBW(from, words)
+	VPXORD(zero, zero, zero)
+	at := func(base Register, off, size int) Mem { return Mem{Base: base, Disp: off + 32*size*h} }
+	for _, c := range []struct {
+		to   Mem
+		from int
+	}{{at(s.b, offRemaining, 2), offTkRemaining}, {at(argument("born"), 0, 2), offTkBorn}} {
+		table := ZMM()
+		VMOVDQU16(Mem{Base: s.t, Disp: c.from}, table)
+		update512(c.to, func(z VecVirtual) { VPERMW(table, words, k, z) })
+	}
+	for _, to := range []Mem{at(s.b, offLastAccess, 2), at(argument("admit"), 0, 2)} {
+		update512(to, func(z VecVirtual) { VMOVDQU16(step, k, z) })
+	}
+	update512(at(s.b, offRate, 2), func(z VecVirtual) { VMOVDQU16(zero, k, z) })
+	var private, ref [2]VecVirtual
+	for i := range 2 {
+		private[i], ref[i] = ZMM(), ZMM()
+		VMOVDQU32(Mem{Base: s.t, Disp: offTkPrivate + 64*i}, private[i])
+		VMOVDQU32(Mem{Base: s.t, Disp: offTkRef + 64*i}, ref[i])
+	}
+	for i := range 2 {
+		g, lanes := 2*h+i, lanesFrom(k, uint8(16*i))
+		x, px, index, prefix, tokens := XMM(), XMM(), ZMM(), ZMM(), ZMM()
+		VEXTRACTI32X4(U8(uint8(i)), from, x)
+		VPMOVZXBD(x, index)
+		VEXTRACTI32X4(U8(uint8(g)), prefixes, px)
+		VPMOVZXBD(px, prefix)
+		VPERMD(pages.AsZ(), prefix, prefix)
+		VPSLLD(U8(7), prefix, prefix)
+		VMOVDQA32(index, tokens)
+		VPERMI2D(private[1], private[0], tokens)
+		to := Mem{Base: s.b, Disp: offTokens + 64*g}
+		update512(to, func(z VecVirtual) { VPADDD(prefix, tokens, lanes, z) })
+		VPERMI2D(ref[1], ref[0], index)
+		update512(Mem{Base: argument("ref"), Disp: 64 * g}, func(z VecVirtual) { VMOVDQA32(index, lanes, z) })
+	}
+}
