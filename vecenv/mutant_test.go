@@ -44,7 +44,7 @@ var mutants = []mutant{
 	{"13.15 first token anew in every turn", "serving_step.go", "l.First &^= bit\n\tl.Late &^= bit\n\tb.LastAccess", "b.LastAccess"},
 	{"13.16 the newest is preempted", "serving_step.go", "l.Admit[k] >= best", "l.Admit[k] > best"},
 	{"13.17 prefill in order of admission", "serving_step.go", "a < best {", "a <= best {"},
-	{"13.17 a resident prefix is not computed", "serving_queue.go", "return c.PrefillUS(private, prefix)", "return c.PrefillUS(private+prefix, 0)"},
+	{"13.17 a resident prefix is not computed", "serving_queue.go", "PrefillUS(private+prefix&^shared, prefix&shared)", "PrefillUS(private+prefix, 0)"},
 	{"13.18 quality of the shared pages", "serving_step.go", "room, &v.PrefixMul, ", "room, &[8]uint8{}, "},
 	{"13.18 late tokens count half", "serving_step.go", "&b.Block, set, l.Late|late, n", "&b.Block, set, 0, n"},
 	{"13.19 the end lingers", "serving_step.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},

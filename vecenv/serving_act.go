@@ -222,7 +222,7 @@ const prefixWeight = 20
 
 // hold makes a new member hold its prefix, at fp16 if nobody held it.
 func (v *env) hold(p uint8) {
-	if p &= kv.MaxPrefixes; p != 0 && v.PrefixMul[p] == 0 {
+	if p &= kv.MaxPrefixes; uint32(v.PrefixMul[p])|(uint32(p)-1)>>31 == 0 { // one condition, seldom true
 		v.setPrefix(int(p), kv.FP16QuarterPages, prefixWeight)
 	}
 }

@@ -14,11 +14,12 @@ func (v *env) watermark() uint32 { return v.Episode.BudgetQP / 64 }
 
 // prefixNeed is what a prefix adds to the memory when a member comes; rule 13.20.
 func (v *env) prefixNeed(p uint8) uint32 {
-	if p &= kv.MaxPrefixes; v.PrefixMul[p] != 0 {
-		return 0
-	}
-	return uint32(v.Episode.PrefixPages[p]) * kv.FP16QuarterPages
+	p &= kv.MaxPrefixes
+	return uint32(v.Episode.PrefixPages[p]) * kv.FP16QuarterPages &^ held(v.PrefixMul[p])
 }
+
+// held is all ones if somebody holds a prefix, of whom x tells, else 0: no branch, which nothing could predict.
+func held(x uint8) uint32 { return uint32(-int32(x) >> 31) }
 
 // swapIn brings swapped sequences back, oldest admission first; rule 13.20.
 func (v *env) swapIn() {
@@ -124,7 +125,7 @@ func (v *env) chooseTickets(t *kernels.Tickets, set *uint32, free uint64, l *lan
 			continue
 		}
 		private, prefix := t.Private[i], v.prefixTokens(p)
-		work := v.promptWork(private, prefix, v.PrefixMul[p] != 0)
+		work := v.promptWork(private, prefix, held(v.PrefixMul[p]))
 		if t.Flags[i]&ticketAgain != 0 {
 			v.tally.WasteUS += uint64(work)
 		}
@@ -143,13 +144,10 @@ func (v *env) chooseTickets(t *kernels.Tickets, set *uint32, free uint64, l *lan
 	return admitted, taken
 }
 
-// promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it; rule 13.17.
-func (v *env) promptWork(private, prefix uint32, shared bool) uint32 {
-	c := v.rules.serving.clock
-	if shared {
-		return c.PrefillUS(private, prefix)
-	}
-	return c.PrefillUS(private+prefix, 0)
+// promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it: all ones
+// then, else 0; rule 13.17.
+func (v *env) promptWork(private, prefix, shared uint32) uint32 {
+	return v.rules.serving.clock.PrefillUS(private+prefix&^shared, prefix&shared)
 }
 
 // start gives the columns of a slot that a sequence takes their first values; its planes are clear.
@@ -189,14 +187,14 @@ func (v *env) resetServing(id scenario.Identity) {
 	a, n := &v.scratch.admission, &v.scratch.newcomers
 	v.startAdmission(a)
 	for first, placed := 0, uint(0); first < int(v.Episode.NumInitial); first += len(n.Need) {
-		held := a.Joins
+		joins := a.Joins
 		count := src.Initials(&v.Episode, first, n)
 		n.Rate = [8]uint16{}
 		for i := range n.Cycle {
 			n.Cycle[i] &^= 15
 		}
 		for m := v.placeInitials(a, count); m != 0; m &= m - 1 { // one slot after the other
-			v.placeServing(placed, bits.TrailingZeros8(m), n, &held)
+			v.placeServing(placed, bits.TrailingZeros8(m), n, &joins)
 			placed++
 		}
 	}
@@ -216,9 +214,9 @@ func (v *env) touchSystems(joins *[kv.MaxPrefixes + 1]uint8) {
 	}
 }
 
-// placeServing completes newcomer i, which has just been placed into a slot; rule 13.9. held are the prefixes that are resident before,
+// placeServing completes newcomer i, which has just been placed into a slot; rule 13.9. joins are the prefixes that are resident before,
 // and with it its own.
-func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, held *[8]uint8) {
+func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, joins *[8]uint8) {
 	i &= 7
 	l, s, p := v.lane(int(slot/64)), slot%64, n.Prefix[i]&kv.MaxPrefixes
 	l.start(s, n.Ref[i], 0, 0)
@@ -227,7 +225,7 @@ func (v *env) placeServing(slot uint, i int, n *kernels.Newcomers, held *[8]uint
 		l.First |= 1 << s
 	} else {
 		prefix := v.prefixTokens(p)
-		l.Work[s] = v.promptWork(n.Tokens[i]-prefix, prefix, held[p] != 0)
+		l.Work[s] = v.promptWork(n.Tokens[i]-prefix, prefix, held(joins[p]))
 	}
-	held[p] = 1
+	joins[p] = 1
 }
