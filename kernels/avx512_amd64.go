@@ -119,10 +119,20 @@ func holdersAVX512(b *Block, pages *[8]uint16, mul *[8]uint8, s *Shared)
 //go:noescape
 func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 
-// contextAVX512 is Context.
+// sumAVX512 is Sum.
 //
 //go:noescape
-func contextAVX512(b *Block, set uint64) (tokens uint64)
+func sumAVX512(column *[64]uint32, set uint64) uint64
+
+// zerosAVX512 is Zeros.
+//
+//go:noescape
+func zerosAVX512(column *[64]uint32, set uint64) uint64
+
+// removeAVX512 is Remove.
+//
+//go:noescape
+func removeAVX512(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
 
 // decodeAVX512 is Decode.
 //
@@ -138,6 +148,11 @@ func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTable
 //
 //go:noescape
 func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
+
+// chooseAVX512 is Choose.
+//
+//go:noescape
+func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 
 // settleAVX512 is Settle.
 //

@@ -340,11 +340,32 @@ func due(steps *[Lanes]int16, set uint64, at int16) uint64 {
 	return dueGeneric(steps, set, at)
 }
 
-func context(b *Block, set uint64) uint64 {
+func sum(column *[Lanes]uint32, set uint64) uint64 {
 	if active == AVX512 {
-		return contextAVX512(b, set)
+		return sumAVX512(column, set)
 	}
-	return contextGeneric(b, set)
+	return sumGeneric(column, set)
+}
+
+func zeros(column *[Lanes]uint32, set uint64) uint64 {
+	if active == AVX512 {
+		return zerosAVX512(column, set)
+	}
+	return zerosGeneric(column, set)
+}
+
+func remove(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+	if active == AVX512 {
+		return removeAVX512(b, more, mask, pages)
+	}
+	return removeGeneric(b, more, mask, pages)
+}
+
+func choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32) {
+	if active == AVX512 {
+		return chooseAVX512(t, set, slots, room, pages, mul)
+	}
+	return chooseGeneric(t, set, slots, room, pages, mul)
 }
 
 func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {

@@ -125,7 +125,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		set := in.Set & in.Block.Active &^ in.Block.Swapped
 		var d kernels.Decoded
-		context, due := kernels.Context(&in.Block, in.Set), kernels.Due(&in.Due, in.Set, in.Step)
+		context, due := kernels.Sum(&in.Block.Tokens, in.Set), kernels.Due(&in.Due, in.Set, in.Step)
 		ok := kernels.Decode(&in.Block, set, in.Late, uint32(in.N), in.Step, in.Room, &in.Mul, &in.Worth, &d)
 		return []any{ok, d, in.Block, context, due}
 	})

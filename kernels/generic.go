@@ -216,11 +216,39 @@ func dueGeneric(steps *[Lanes]int16, set uint64, at int16) (plane uint64) {
 	return plane
 }
 
-func contextGeneric(b *Block, set uint64) (tokens uint64) {
-	for m := set; m != 0; m &= m - 1 {
-		tokens += uint64(b.Tokens[bits.TrailingZeros64(m)&63])
+func sumGeneric(column *[Lanes]uint32, set uint64) (sum uint64) {
+	for ; set != 0; set &= set - 1 {
+		sum += uint64(column[bits.TrailingZeros64(set)&63])
 	}
-	return tokens
+	return sum
+}
+
+func zerosGeneric(column *[Lanes]uint32, set uint64) (plane uint64) {
+	for m := set; m != 0; m &= m - 1 {
+		x := uint64(column[bits.TrailingZeros64(m)&63])
+		plane |= m & -m & -((x - 1) >> 63)
+	}
+	return plane
+}
+
+func removeGeneric(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+	resident := mask &^ b.Swapped
+	for m := resident; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		own := (kv.Pages(b.Tokens[s]) - uint32(pages[b.Prefix[s]&kv.MaxPrefixes])) * (kv.FP16QuarterPages >> (b.Int8>>s&1 | b.Int4>>s&1<<1))
+		qp += own
+		retained += own * retention[b.Type0>>s&1|b.Type1>>s&1<<1|b.Type2>>s&1<<2]
+	}
+	for p, members := range b.Members {
+		if members&resident != 0 && members&^(b.Swapped|mask) == 0 {
+			empty |= 2 << p
+		}
+	}
+	b.Clear(mask)
+	for i := range more {
+		more[i] &^= mask
+	}
+	return qp, retained, empty
 }
 
 func decodeGeneric(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {

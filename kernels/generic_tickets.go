@@ -23,12 +23,7 @@ func enqueueGeneric(t *Tickets, first int, words *[8]uint64, tables *RequestTabl
 }
 
 func waitGeneric(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
-	var extra [8]uint32
-	for p := range extra {
-		if mul[p] == 0 {
-			extra[p] = uint32(pages[p]) * kv.FP16QuarterPages
-		}
-	}
+	extra := joining(pages, mul)
 	*w = Waiting{}
 	for i := range n { // no branches: nothing could predict them
 		i &= TicketLanes - 1
@@ -87,4 +82,30 @@ func settleGeneric(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *T
 		late |= uint64(t.Flags[i]&TicketLate) / TicketLate << s
 	}
 	return first, late
+}
+
+// joining is what the first member of each prefix adds, of those that nobody holds.
+func joining(pages *[8]uint16, mul *[8]uint8) (extra [8]uint32) {
+	for p := range extra {
+		if mul[p] == 0 {
+			extra[p] = uint32(pages[p]) * kv.FP16QuarterPages
+		}
+	}
+	return extra
+}
+
+func chooseGeneric(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32) {
+	extra := joining(pages, mul)
+	for ; set != 0 && slots > 0; set &= set - 1 {
+		i := bits.TrailingZeros32(set) & (TicketLanes - 1)
+		p := t.Prefix[i] & kv.MaxPrefixes
+		need := kv.Pages(t.Private[i])*kv.FP16QuarterPages + extra[p]
+		if need > room {
+			continue
+		}
+		room, extra[p] = room-need, 0
+		chosen |= set & -set
+		slots--
+	}
+	return chosen
 }

@@ -159,8 +159,20 @@ func Advance(b *Block, pages *[8]uint16, step int16, used, limit uint32, a *Adva
 //	for s in set { if steps[s] <= at { plane |= 1<<s } }
 func Due(steps *[Lanes]int16, set uint64, at int16) (plane uint64) { return due(steps, set, at) }
 
-// Context adds up the tokens that the lanes of a plane hold.
-func Context(b *Block, set uint64) (tokens uint64) { return context(b, set) }
+// Sum adds up what the slots of a set have in a column.
+func Sum(column *[Lanes]uint32, set uint64) uint64 { return sum(column, set) }
+
+// Zeros are those slots of a set that have 0 in a column.
+func Zeros(column *[Lanes]uint32, set uint64) uint64 { return zeros(column, set) }
+
+// Remove takes the slots of a mask out of all planes of a block, and out of eight more, and tells what memory the resident ones held alone,
+// what retaining that was worth, and, as bits, which prefixes they were the last resident members of.
+//
+//	for s in mask &^ Swapped { qp += private(s); retained += private(s)*weight(type(s)) }
+//	bit p of empty: mask &^ Swapped has members of p, and Alive &^ Swapped has none afterwards
+func Remove(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+	return remove(b, more, mask, pages)
+}
 
 // Decode lets the resident lanes of a plane generate up to n tokens each, n at most 65,535, in a step of the serving profile; rule 13.18.
 // mul says what a page of each prefix costs, quarter pages, 0 where nobody holds it, and worth what a late token is worth by the

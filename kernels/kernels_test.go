@@ -3,6 +3,7 @@ package kernels_test
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"testing"
 
@@ -122,17 +123,71 @@ func TestDueLevels(t *testing.T) {
 	})
 }
 
-func TestContextLevels(t *testing.T) {
+func TestSumLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
-		r := random(25)
-		for range rounds {
-			var b kernels.Block
-			set, want := plane(r), uint64(0)
-			for s := range b.Tokens {
-				b.Tokens[s] = r.Uint32()
-				want += uint64(b.Tokens[s]) * (set >> s & 1)
+		r := random(30)
+		for k := range rounds {
+			var column [kernels.Lanes]uint32
+			var want, zeros uint64
+			set := plane(r)
+			for s := range column {
+				if r.IntN(3) != 0 {
+					column[s] = r.Uint32() >> r.IntN(32)
+				}
+				in := set >> s & 1
+				want += in * uint64(column[s])
+				if column[s] == 0 {
+					zeros |= in << s
+				}
 			}
-			require.Equal(t, want, kernels.Context(&b, set))
+			require.Equal(t, want, kernels.Sum(&column, set), "round %d", k)
+			require.Equal(t, zeros, kernels.Zeros(&column, set), "round %d", k)
+		}
+	})
+}
+
+func TestRemoveLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(36)
+		emptied := 0
+		for k := range rounds {
+			pages := randomPages(r)
+			got, more := *randomBlock(r, &pages), [8]uint64{r.Uint64(), r.Uint64(), 0, ^uint64(0)}
+			want, others, mask := got, more, got.Alive&plane(r)
+			var told, wanted [3]uint32
+			tell := func(x *[3]uint32, qp, retained uint32, empty uint8) { *x = [3]uint32{qp, retained, uint32(empty)} }
+			qp, retained, empty := kernels.Remove(&got, &more, mask, &pages)
+			tell(&told, qp, retained, empty)
+			generic(func() {
+				qp, retained, empty := kernels.Remove(&want, &others, mask, &pages)
+				tell(&wanted, qp, retained, empty)
+			})
+			require.Equal(t, wanted, told, "round %d", k)
+			require.Equal(t, want, got, "round %d", k)
+			require.Equal(t, others, more, "round %d", k)
+			emptied += bits.OnesCount8(empty)
+		}
+		require.Positive(t, emptied)
+	})
+}
+
+func TestTogetherLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(37)
+		for k := range rounds {
+			var n kernels.Newcomers
+			pages := randomPages(r)
+			for i := range n.Need {
+				n.Need[i], n.Prefix[i] = numbers(r, 1<<24), uint8(r.IntN(8))
+			}
+			count, joins := r.IntN(9), r.Uint64()&0x0101010101010101
+			var want [3]uint64
+			tell := func() [3]uint64 {
+				private, whole, joined := kernels.Together(&n, count, joins, &pages)
+				return [3]uint64{uint64(private), uint64(whole), joined}
+			}
+			generic(func() { want = tell() })
+			require.Equal(t, want, tell(), "round %d", k)
 		}
 	})
 }

@@ -55,6 +55,17 @@ func Wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul
 	wait(t, n, step, old, room, pages, mul, w)
 }
 
+// Choose goes through the tickets of a set in order and takes those that there are slots and memory for, of which each then has that much
+// less; rule 13.20. pages and mul are as in Wait.
+//
+//	for i in set {
+//		need := 4*pages(Private[i]) + (4*pages[Prefix[i]] if mul[Prefix[i]] is 0 and nobody before has it)
+//		if slots > 0 && need <= room { i joins chosen; slots--; room -= need }
+//	}
+func Choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32) {
+	return choose(t, set, slots, room, pages, mul)
+}
+
 // Settle puts the tickets of a set, in order, into the empty slots of a plane, in order, of which there are as many; rule 13.20. It writes
 // the columns and planes of the block, where they are to prefill, and the given columns of the slots, and returns who of them has given a
 // first token and who is late, as planes of slots.

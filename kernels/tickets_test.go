@@ -64,6 +64,30 @@ func TestWaitLevels(t *testing.T) {
 	})
 }
 
+func TestChooseLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(38)
+		chosen := 0
+		for k := range rounds {
+			pages := [8]uint16{}
+			for p := 1; p < 8; p++ {
+				pages[p] = uint16(r.IntN(200))
+			}
+			tickets, set, slots, room := randomTickets(r, 5), uint32(plane(r)), r.IntN(33), numbers(r, 1<<16)
+			if k%2 == 0 { // several fit, and others between them do not
+				for i := range tickets.Private {
+					tickets.Private[i] = 1 + r.Uint32N(20_000)
+				}
+			}
+			mul, _ := randomWorth(r)
+			got := kernels.Choose(&tickets, set, slots, room, &pages, mul)
+			generic(func() { require.Equal(t, kernels.Choose(&tickets, set, slots, room, &pages, mul), got, "round %d", k) })
+			chosen += bits.OnesCount32(got)
+		}
+		require.Greater(t, chosen, rounds)
+	})
+}
+
 func TestSettleLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(35)

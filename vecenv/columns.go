@@ -70,27 +70,3 @@ func (b *block) reasoning() uint64 { return b.Type0 & b.Type1 }
 func (b *block) quant(s uint) kv.Quant {
 	return kv.Quant(b.Int8>>(s&63)&1 | b.Int4>>(s&63)&1<<1)
 }
-
-// place puts a sequence into slot s, which must be dead.
-func (b *block) place(s uint, q *scenario.Sequence, tokens uint32, phase kv.Phase, timer uint8) {
-	s &= 63
-	bit := uint64(1) << s
-	b.Tokens[s] = tokens
-	b.Rate[s] = q.RateTokens
-	b.Priority[s] = q.Priority
-	b.Prefix[s] = q.Prefix
-	b.Cycle[s] = timer | q.Codes
-	b.Alive |= bit
-	t := uint64(q.Type)
-	b.Type0 |= t & 1 << s
-	b.Type1 |= t >> 1 & 1 << s
-	b.Type2 |= t >> 2 & 1 << s
-	switch phase {
-	case kv.Prefill:
-		b.Prefill |= bit
-	case kv.Decode, kv.Thinking:
-		b.Active |= bit
-	}
-	p := q.Prefix & kv.MaxPrefixes
-	b.Members[(p+kv.MaxPrefixes-1)%kv.MaxPrefixes] |= bit * uint64((p+kv.MaxPrefixes)>>3) // times 0 for no prefix: nothing could predict a branch
-}

@@ -122,16 +122,6 @@ func (v *env) prefixTokens(prefix uint8) uint32 {
 	return uint32(v.Episode.PrefixPages[prefix&kv.MaxPrefixes]) * kv.PageTokens
 }
 
-// freeSlot is the lowest slot that holds no sequence.
-func (v *env) freeSlot() (w int, s uint, ok bool) {
-	for w := range v.rules.width {
-		if free := ^v.block(w).Alive & v.slotMask(w); free != 0 {
-			return w, uint(bits.TrailingZeros64(free)), true
-		}
-	}
-	return 0, 0, false
-}
-
 // arrive appends the step's new requests to the queue and rejects those it has no room for; rule 7.6.
 func (v *env) arrive() {
 	n := int(v.QueueLen)

@@ -151,16 +151,8 @@ const maxQueue = 256 / 2
 // maxWake bounds the steps that Wake, Born and Since count.
 const maxWake = 32_767
 
-// clear removes the slots of the mask from every plane.
-func (l *lane) clear(mask uint64) {
-	keep := ^mask
-	l.Out &= keep
-	l.In &= keep
-	l.Fresh &= keep
-	l.Wanted &= keep
-	l.First &= keep
-	l.Late &= keep
-}
+// planes are all planes of a lane.
+func (l *lane) planes() *[8]uint64 { return (*[8]uint64)(unsafe.Pointer(l)) }
 
 // settled are the slots in GPU memory, prefilled and not on their way: what can be compressed or swapped out.
 func settled(b *block, l *lane) uint64 {

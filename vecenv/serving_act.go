@@ -253,14 +253,11 @@ func (v *env) remove(w int, s uint) { v.removeAll(w, 1<<(s&63)) }
 // removeAll empties the slots of a mask.
 func (v *env) removeAll(w int, mask uint64) {
 	b := v.block(w)
-	resident := mask &^ b.Swapped
-	for m := resident; m != 0; m &= m - 1 {
-		v.release(b, uint(bits.TrailingZeros64(m)))
-	}
-	b.Clear(mask)
-	v.lane(w).clear(mask)
-	for m := resident; m != 0; m &= m - 1 {
-		v.leave(b.Prefix[bits.TrailingZeros64(m)&63])
+	qp, retained, empty := kernels.Remove(&b.Block, v.lane(w).planes(), mask, &v.Episode.PrefixPages)
+	v.PrivateQP -= qp
+	v.RetainedPrivate -= retained
+	for m := empty; m != 0; m &= m - 1 {
+		v.leave(uint8(bits.TrailingZeros8(m)))
 	}
 }
 

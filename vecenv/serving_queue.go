@@ -79,7 +79,7 @@ func (v *env) serveTickets() {
 func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
 	used, limit, w := v.UsedQP(), v.Episode.BudgetQP-v.watermark(), &v.scratch.waiting
 	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
-	admitted := v.admitTickets(t, w.Fits)
+	admitted := v.admitTickets(t, w.Fits, limit)
 	failed := w.Old &^ admitted
 	for m := failed; m != 0; m &= m - 1 {
 		v.PendingQP -= ticketQP(t, bits.TrailingZeros32(m))
@@ -97,14 +97,16 @@ func ticketQP(t *kernels.Tickets, i int) uint32 {
 
 // admitTickets places those of a set of waiting requests for which there are slots and memory, in order, and tells which: into the lowest
 // slots, one after the other.
-func (v *env) admitTickets(t *kernels.Tickets, set uint32) (admitted uint32) {
+func (v *env) admitTickets(t *kernels.Tickets, set, limit uint32) (admitted uint32) {
 	for w := 0; w < v.rules.width && set != 0; w++ {
 		b, l := v.block(w), v.lane(w)
 		free := ^b.Alive & v.slotMask(w)
-		here, taken := v.chooseTickets(t, &set, free, l)
+		here := kernels.Choose(t, set, bits.OnesCount64(free), max(limit, v.UsedQP())-v.UsedQP(), &v.Episode.PrefixPages, &v.PrefixMul)
 		if here == 0 {
 			continue
 		}
+		taken := v.payTickets(t, here, free, l)
+		set &^= here
 		first, late := kernels.Settle(&b.Block, &l.Ref, &l.Born, &l.Admit, t, here, taken, &v.Episode.PrefixPages, int16(v.Step))
 		l.First |= first
 		l.Late |= late
@@ -114,34 +116,25 @@ func (v *env) admitTickets(t *kernels.Tickets, set uint32) (admitted uint32) {
 	return admitted
 }
 
-// chooseTickets admits those of a set, of which it leaves those that find no slot, to the free slots of a lane, but for their columns. It
-// tells which, and the slots that they get.
-func (v *env) chooseTickets(t *kernels.Tickets, set *uint32, free uint64, l *lane) (admitted uint32, taken uint64) {
-	limit, used, m := v.Episode.BudgetQP-v.watermark(), v.UsedQP(), *set
-	for ; m != 0 && free != 0; m &= m - 1 { // what did not fit before others came does not fit now
+// payTickets is what admissions of waiting requests to the lowest free slots of a lane, in order, cost and need: all but their columns. It
+// returns the slots.
+func (v *env) payTickets(t *kernels.Tickets, set uint32, free uint64, l *lane) (taken uint64) {
+	for m := set; m != 0; m &= m - 1 {
 		i := bits.TrailingZeros32(m) & (kernels.TicketLanes - 1)
-		p, qp := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i)
-		if used+qp > limit || used+qp+v.prefixNeed(p) > limit {
-			continue
-		}
-		private, prefix := t.Private[i], v.prefixTokens(p)
-		work := v.promptWork(private, prefix, held(v.PrefixMul[p]))
-		if t.Flags[i]&ticketAgain != 0 {
-			v.tally.WasteUS += uint64(work)
-		}
+		p, qp, private := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i), t.Private[i]
+		work := v.promptWork(private, v.prefixTokens(p), held(v.PrefixMul[p]))
+		again := uint64(t.Flags[i]) / ticketAgain & 1
+		v.tally.WasteUS += again * uint64(work)
 		l.Work[bits.TrailingZeros64(free)&63] = work
 		v.hold(p)
 		v.PrivateQP += qp
 		v.PendingQP -= qp
 		v.RetainedPrivate += qp * kv.BlockType(t.Type[i]).RetentionTwentieths()
 		v.scratch.joins[p]++
-		used = v.UsedQP()
-		admitted |= m & -m
 		taken |= free & -free
 		free &= free - 1
 	}
-	*set = m
-	return admitted, taken
+	return taken
 }
 
 // promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it: all ones

@@ -175,9 +175,7 @@ func (v *env) oldest(set *[4]uint64) (w int, s uint, ok bool) {
 // work adds up the prefill that a set of slots has left.
 func (v *env) work(set *[4]uint64) (us int64) {
 	for w := range v.rules.width {
-		for m := set[w&3]; m != 0; m &= m - 1 {
-			us += int64(v.lane(w).Work[bits.TrailingZeros64(m)&63])
-		}
+		us += int64(kernels.Sum(&v.lane(w).Work, set[w&3]))
 	}
 	return us
 }
@@ -230,7 +228,7 @@ func (v *env) decodeServing(prefilled, busyQP int64) {
 		b, l := v.block(w), v.lane(w)
 		set[w&3] = b.Active &^ (b.Swapped | l.Out | l.In)
 		running += bits.OnesCount64(set[w&3])
-		context += int64(kernels.Context(&b.Block, set[w&3]))
+		context += int64(kernels.Sum(&b.Tokens, set[w&3]))
 	}
 	if running == 0 {
 		return
@@ -303,11 +301,9 @@ func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok boo
 	v.PrivateQP += d.QP
 	v.RetainedPrivate += d.Retained
 	v.Tokens += uint64(d.Tokens)
-	gone := uint64(0)
-	for m := d.Finished; m != 0; m &= m - 1 {
-		if v.endTurn(w, uint(bits.TrailingZeros64(m))) {
-			gone |= m & -m
-		}
+	gone := kernels.Zeros(&l.Ref, d.Finished) & b.Type1 &^ b.Type0 // generation without another turn leaves
+	for m := d.Finished &^ gone; m != 0; m &= m - 1 {
+		v.endTurn(w, uint(bits.TrailingZeros64(m)))
 	}
 	if gone != 0 {
 		v.removeAll(w, gone)
@@ -316,19 +312,14 @@ func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok boo
 	return d.Worth, true
 }
 
-// endTurn is rule 13.19 of a slot whose sequence has nothing left to generate; it tells whether that leaves.
-func (v *env) endTurn(w int, s uint) (leaves bool) {
+// endTurn is rule 13.19 of a slot whose sequence has nothing left to generate and stays.
+func (v *env) endTurn(w int, s uint) {
 	s &= 63
 	b, l := v.block(w), v.lane(w)
-	turn, ok := v.rules.source.Next(&v.Episode, l.Ref[s])
-	if !ok && l.Ref[s] == 0 && b.blockType(s) == kv.Generation {
-		return true
-	}
 	b.Active &^= 1 << s
 	pause := 2 * int32(1+b.Cycle[s]>>6)
-	if ok {
+	if turn, ok := v.rules.source.Next(&v.Episode, l.Ref[s]); ok {
 		pause = int32(turn.PauseSteps)
 	}
 	l.Wake[s] = int16(min(maxWake, v.Step+pause))
-	return false
 }

@@ -42,25 +42,123 @@ func sumQ512(z VecVirtual) GPVirtual {
 	return r
 }
 
-func context512() {
-	TEXT("contextAVX512", NOSPLIT, "func(b *Block, set uint64) (tokens uint64)")
-	Pragma("noescape")
-	Doc("contextAVX512 is Context.")
-	b, set, sum, lanes := argument("b"), argument("set"), ZMM(), K()
+// perGroup512 goes through the set of a column of dwords, 16 lanes at a time, and past the upper 32 if the set has none there.
+func perGroup512(do func(g int, m Mem, k OpmaskVirtual)) {
+	column, set, lanes := argument("column"), argument("set"), K()
 	KMOVQ(set, lanes)
-	VPXORD(sum, sum, sum)
-	for g := range 8 {
-		if g == 4 {
+	for g := range 4 {
+		if g == 2 {
 			SHRQ(U8(32), set)
 			JZ(LabelRef("lower"))
 		}
-		y, z := YMM(), ZMM()
-		VMOVDQU32_Z(Mem{Base: b, Disp: offTokens + 32*g}, lanesFrom(lanes, uint8(8*g)), y)
-		VPMOVZXDQ(y, z)
-		VPADDQ(z, sum, sum)
+		do(g, Mem{Base: column, Disp: 64 * g}, lanesFrom(lanes, uint8(16*g)))
 	}
 	Label("lower")
-	Store(sumQ512(sum), Return("tokens"))
+}
+
+func sums512() {
+	TEXT("sumAVX512", NOSPLIT, "func(column *[64]uint32, set uint64) uint64")
+	Pragma("noescape")
+	Doc("sumAVX512 is Sum.")
+	sum := ZMM()
+	VPXORD(sum, sum, sum)
+	perGroup512(func(_ int, m Mem, k OpmaskVirtual) {
+		z, odd := ZMM(), ZMM()
+		VMOVDQU32_Z(m, k, z)
+		VPSRLQ(U8(32), z, odd)
+		VPANDQ_BCST(constant(uint64(1)<<32-1), z, z)
+		VPADDQ(odd, sum, sum)
+		VPADDQ(z, sum, sum)
+	})
+	Store(sumQ512(sum), ReturnIndex(0))
+	VZEROUPPER()
+	RET()
+
+	TEXT("zerosAVX512", NOSPLIT, "func(column *[64]uint32, set uint64) uint64")
+	Pragma("noescape")
+	Doc("zerosAVX512 is Zeros.")
+	plane := GP64()
+	XORL(plane.As32(), plane.As32())
+	perGroup512(func(g int, m Mem, k OpmaskVirtual) {
+		z, zero, r := ZMM(), K(), GP64()
+		VMOVDQU32(m, z)
+		VPTESTNMD(z, z, k, zero)
+		KMOVW(zero, r.As32())
+		SHLQ(U8(16*g), r)
+		ORQ(r, plane)
+	})
+	Store(plane, ReturnIndex(0))
+	VZEROUPPER()
+	RET()
+}
+
+func remove512() {
+	TEXT("removeAVX512", NOSPLIT, "func(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8)")
+	Pragma("noescape")
+	Doc("removeAVX512 is Remove.")
+	b, mask := argument("b"), argument("mask")
+	resident, gone, lines := andNot(mask, planeOf(b, offSwapped)), ZMM(), [2]VecVirtual{ZMM(), ZMM()}
+	VPBROADCASTQ(mask, gone)
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, lines[0])
+	VMOVDQU64(Mem{Base: b, Disp: offAlive + 64}, lines[1])
+
+	// Of each prefix: whether they have members, and whether others have.
+	theirs, others, had, none := ZMM(), ZMM(), K(), K()
+	VPBROADCASTQ(resident, theirs)
+	VPTESTMQ(theirs, lines[1], had)
+	VPORQ_BCST(Mem{Base: b, Disp: offSwapped}, gone, others)
+	VPANDNQ(lines[1], others, others)
+	VPTESTNMQ(others, others, had, none)
+	empty := GP32()
+	KMOVB(none, empty)
+	ANDL(U8(0xFE), empty) // the first qword is no prefix's
+	Store(empty.As8(), Return("empty"))
+
+	const int8s, int4s, type0 = 1, 2, 4
+	codes := gather512(lines[0], [8]int{offInt8, offInt4, offType0, offType1, offInt8, offInt4, offType0, offType1})
+	VPANDD_BCST(constant(uint32(0x0F0F0F0F)), codes, codes)
+	shift := shuffled512(codes, func(x uint8) uint8 { return [4]uint8{2, 1, 0, 0}[x&(int8s|int4s)] })
+	weight, worthless := shuffled512(codes, func(x uint8) uint8 { return [4]uint8{20, 15, 10, 2}[x/type0] }), K()
+	KMOVQ(Mem{Base: b, Disp: offAlive + 64}, worthless) // Type2: ephemeral ones
+	KNOTQ(worthless, worthless)
+	VMOVDQU8_Z(weight, worthless, weight)
+	pages, qp, retained, low, lanes := pageTable512(), ZMM(), ZMM(), dwords(127), K()
+	VPXORD(qp, qp, qp)
+	VPXORD(retained, retained, retained)
+	KMOVQ(resident, lanes)
+	upper := resident
+	for g := range 4 {
+		if g == 2 {
+			SHRQ(U8(32), upper)
+			JZ(LabelRef("summed"))
+		}
+		own, prefix := ZMM(), ZMM()
+		VPADDD(Mem{Base: b, Disp: offTokens + 64*g}, low, own)
+		VPMOVZXBD(Mem{Base: b, Disp: offPrefix + 16*g}, prefix)
+		VPSRLD(U8(7), own, own)
+		VPERMD(pages, prefix, prefix)
+		VPSUBD(prefix, own, own)
+		VPSLLVD_Z(bytesOf(shift, g), own, lanesFrom(lanes, uint8(16*g)), own)
+		VPADDD(own, qp, qp)
+		VPMULLD(bytesOf(weight, g), own, own)
+		VPADDD(own, retained, retained)
+	}
+	Label("summed")
+	both := GP64()
+	VMOVQ(fourSums512(qp, retained, qp, retained), both)
+	Store(both.As32(), Return("qp"))
+	SHRQ(U8(32), both)
+	Store(both.As32(), Return("retained"))
+
+	rest, more := ZMM(), argument("more")
+	VMOVDQU64(Mem{Base: more}, rest)
+	for _, x := range []struct {
+		line VecVirtual
+		to   Mem
+	}{{lines[0], Mem{Base: b, Disp: offAlive}}, {lines[1], Mem{Base: b, Disp: offAlive + 64}}, {rest, Mem{Base: more}}} {
+		VPANDNQ(x.line, gone, x.line)
+		VMOVDQU64(x.line, x.to)
+	}
 	VZEROUPPER()
 	RET()
 }

@@ -56,13 +56,8 @@ func wait512() {
 	Pragma("noescape")
 	Doc("waitAVX512 is Wait.")
 	t, n, w := argument("t"), argument("n"), argument("w")
-	// What joining each prefix adds.
-	extra, mul, unheld := YMM(), YMM(), K()
-	VPMOVZXWD(Mem{Base: argument("pages")}, extra)
-	VPMOVZXBD(Mem{Base: argument("mul")}, mul)
-	VPTESTNMD(mul, mul, unheld)
-	VPSLLD_Z(U8(2), extra, unheld, extra)
-	room, low := ZMM(), dwords(127)
+	extra, low := joining512(), dwords(127)
+	room := ZMM()
 	VPBROADCASTD(Load(Param("room"), GP32()), room)
 	var fits [2]GPVirtual
 	for h := range fits {
@@ -71,7 +66,7 @@ func wait512() {
 		VPSRLD(U8(7), need, need)
 		VPSLLD(U8(2), need, need)
 		VPMOVZXBD(Mem{Base: t, Disp: offTkPrefix + 16*h}, prefix)
-		VPERMD(extra.AsZ(), prefix, prefix)
+		VPERMD(extra, prefix, prefix)
 		VPADDD(prefix, need, need)
 		VPCMPUD(U8(2), room, need, k)
 		fits[h] = GP64()
@@ -102,6 +97,77 @@ func wait512() {
 		BZHIQ(n, x.plane, x.plane)
 		MOVL(x.plane.As32(), Mem{Base: w, Disp: x.off})
 	}
+	VZEROUPPER()
+	RET()
+}
+
+// joining512 is what the first member of each prefix adds, dwords, of those that nobody holds.
+func joining512() VecVirtual {
+	extra, mul, unheld := YMM(), YMM(), K()
+	VPMOVZXWD(Mem{Base: argument("pages")}, extra)
+	VPMOVZXBD(Mem{Base: argument("mul")}, mul)
+	VPTESTNMD(mul, mul, unheld)
+	VPSLLD_Z(U8(2), extra, unheld, extra)
+	return extra.AsZ().(VecVirtual)
+}
+
+func choose512of() {
+	TEXT("chooseAVX512", NOSPLIT, "func(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)")
+	Pragma("noescape")
+	Doc("chooseAVX512 is Choose.")
+	t, set, slots, chosen, room, low := argument("t"), GP64(), argument("slots"), GP64(), GP32(), dwords(127)
+	Load(Param("set"), set.As32())
+	Load(Param("room"), room)
+	XORL(chosen.As32(), chosen.As32())
+	extra := joining512()
+	var alone, prefix [2]VecVirtual
+	for h := range 2 {
+		alone[h], prefix[h] = ZMM(), ZMM()
+		VPADDD(Mem{Base: t, Disp: offTkPrivate + 64*h}, low, alone[h])
+		VPSRLD(U8(7), alone[h], alone[h])
+		VPSLLD(U8(2), alone[h], alone[h])
+		VPMOVZXBD(Mem{Base: t, Disp: offTkPrefix + 16*h}, prefix[h])
+	}
+	numbers, zero := ZMM(), ZMM()
+	VMOVDQU32(constant(iotas[uint32](16)...), numbers)
+	VPXORD(zero, zero, zero)
+
+	Label("choose")
+	left, fits := ZMM(), [2]GPVirtual{GP64(), GP64()}
+	VPBROADCASTD(room, left)
+	var whole [2]VecVirtual
+	for h := range 2 {
+		k := K()
+		whole[h] = ZMM()
+		VPERMD(extra, prefix[h], whole[h])
+		VPADDD(alone[h], whole[h], whole[h])
+		VPCMPUD(U8(2), left, whole[h], k)
+		KMOVW(k, fits[h].As32())
+	}
+	SHLQ(U8(16), fits[1])
+	ORQ(fits[1], fits[0])
+	ANDQ(set, fits[0])
+	JZ(LabelRef("chosen"))
+	TESTQ(slots, slots)
+	JZ(LabelRef("chosen"))
+	DECQ(slots)
+	i, upTo, place, taken, held := GP64(), GP64(), ZMM(), ZMM(), K()
+	TZCNTQ(fits[0], i)
+	BTSQ(i, chosen)
+	BLSMSKQ(fits[0], upTo) // what did not fit before it does not fit later
+	ANDNQ(set, upTo, set)
+	VPBROADCASTD(i.As32(), place)
+	VMOVDQA32(place, taken)
+	VPERMI2D(whole[1], whole[0], taken)
+	need := GP32()
+	VMOVD(taken.AsX(), need)
+	SUBL(need, room)
+	VPERMI2D(prefix[1], prefix[0], place)
+	VPCMPEQD(place, numbers, held)
+	VMOVDQA32(zero, held, extra)
+	JMP(LabelRef("choose"))
+	Label("chosen")
+	Store(chosen.As32(), Return("chosen"))
 	VZEROUPPER()
 	RET()
 }
