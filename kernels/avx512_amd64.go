@@ -162,7 +162,7 @@ func settleAVX512(b *Block, ref *[64]uint32, born *[64]int16, admit *[64]int16, 
 // leaveAVX512 is Leave.
 //
 //go:noescape
-func leaveAVX512(t *Tickets, stay uint32) (oldest int16)
+func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
 
 // livesAVX512 is Lives.Add: eight words at a time, a qword each.
 //

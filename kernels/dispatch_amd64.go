@@ -398,7 +398,7 @@ func settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets,
 	return settleGeneric(b, ref, born, admit, t, set, slots, pages, step)
 }
 
-func leave(t *Tickets, stay uint32) int16 {
+func leave(t *Tickets, stay uint32) (oldest int16, qp uint32) {
 	if active == AVX512 {
 		return leaveAVX512(t, stay)
 	}

@@ -134,7 +134,7 @@ func settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets,
 	return settleGeneric(b, ref, born, admit, t, set, slots, pages, step)
 }
 
-func leave(t *Tickets, stay uint32) int16 { return leaveGeneric(t, stay) }
+func leave(t *Tickets, stay uint32) (oldest int16, qp uint32) { return leaveGeneric(t, stay) }
 
 func lives(l *Lives, words []uint64) (pageSteps, good uint64) { return livesGeneric(l, words) }
 

@@ -37,12 +37,13 @@ func waitGeneric(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint
 	w.Fits &= w.Ready
 }
 
-func leaveGeneric(t *Tickets, stay uint32) (oldest int16) {
+func leaveGeneric(t *Tickets, stay uint32) (oldest int16, qp uint32) {
 	kept := 0
 	oldest = math.MaxInt16
 	for m := stay; m != 0; m &= m - 1 {
 		i, to := bits.TrailingZeros32(m)&(TicketLanes-1), kept&(TicketLanes-1)
 		oldest = min(oldest, t.Since[i])
+		qp += kv.Pages(t.Private[i]) * kv.FP16QuarterPages
 		kept++
 		if i == to {
 			continue
@@ -60,7 +61,7 @@ func leaveGeneric(t *Tickets, stay uint32) (oldest int16) {
 	clear(t.Type[kept:])
 	clear(t.Codes[kept:])
 	clear(t.Flags[kept:])
-	return oldest
+	return oldest, qp
 }
 
 func settleGeneric(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {

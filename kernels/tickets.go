@@ -75,6 +75,6 @@ func Settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets,
 	return settle(b, ref, born, admit, t, set, slots, pages, step)
 }
 
-// Leave removes the tickets that are not in a plane: the others move up, and what lies behind them becomes 0. It returns the least Since
-// of those that stay, 32,767 if there are none.
-func Leave(t *Tickets, stay uint32) (oldest int16) { return leave(t, stay) }
+// Leave removes the tickets that are not in a plane: the others move up, and what lies behind them becomes 0. Of those that stay it returns
+// the least Since, 32,767 if there are none, and what they need alone, 4*pages(Private) each.
+func Leave(t *Tickets, stay uint32) (oldest int16, qp uint32) { return leave(t, stay) }

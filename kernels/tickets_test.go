@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
+	"github.com/kvgym/kvgym/kv"
 	"github.com/stretchr/testify/require"
 )
 
@@ -140,8 +141,11 @@ func TestLeaveLevels(t *testing.T) {
 		for k := range rounds {
 			got := randomTickets(r, 9)
 			want, stay := got, uint32(plane(r))
-			oldest := kernels.Leave(&got, stay)
-			generic(func() { require.Equal(t, oldest, kernels.Leave(&want, stay)) })
+			oldest, qp := kernels.Leave(&got, stay)
+			generic(func() {
+				wantOldest, wantQP := kernels.Leave(&want, stay)
+				require.Equal(t, []any{wantOldest, wantQP}, []any{oldest, qp}, "round %d", k)
+			})
 			require.Equal(t, want, got, "round %d", k)
 			if stay == 0 {
 				require.EqualValues(t, math.MaxInt16, oldest)
@@ -239,12 +243,21 @@ func FuzzTickets(f *testing.F) {
 		for i := range kernels.TicketLanes {
 			in.Tickets.Private[i] %= 1<<30 + 1
 			in.Tickets.Prefix[i] &= 7
+			in.Tickets.Type[i] %= kv.NumBlockTypes
 		}
 		kernels.Enqueue(&in.Tickets, int(in.First%25), &in.Words, &in.Tables, in.Step)
 		var w kernels.Waiting
 		kernels.Wait(&in.Tickets, int(in.N%33), in.Step, in.Old, in.Room, &in.Pages, &in.Mul, &w)
 		queued := in.Tickets
-		oldest := kernels.Leave(&in.Tickets, in.Stay)
-		return []any{queued, w, oldest, in.Tickets}
+		chosen := kernels.Choose(&in.Tickets, in.Stay, int(in.N%33), in.Room, &in.Pages, &in.Mul)
+		var b kernels.Block
+		var ref [kernels.Lanes]uint32
+		var born, admit [kernels.Lanes]int16
+		slots := (uint64(1)<<bits.OnesCount32(chosen) - 1) << (in.First & 31)
+		first, late := kernels.Settle(&b, &ref, &born, &admit, &in.Tickets, chosen, slots, &in.Pages, in.Step)
+		settled := b
+		gone, retained, empty := kernels.Remove(&b, &[8]uint64{0: first, 1: late}, slots&uint64(in.Room), &in.Pages)
+		oldest, qp := kernels.Leave(&in.Tickets, in.Stay)
+		return []any{queued, w, chosen, settled, ref, born, admit, first, late, b, gone, retained, empty, oldest, qp, in.Tickets}
 	})
 }

@@ -58,12 +58,13 @@ func (v *env) swapIn() {
 
 // serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
 func (v *env) serveTickets() {
-	kept, oldest, n := 0, int16(maxWake), int(v.QueueLen)
+	kept, oldest, n, pending := 0, int16(maxWake), int(v.QueueLen), uint32(0)
 	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
 	for first := 0; first < n; first += kernels.TicketLanes {
 		t := &v.tickets()[first/kernels.TicketLanes]
 		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
-		oldest = min(oldest, kernels.Leave(t, stay))
+		since, qp := kernels.Leave(t, stay)
+		oldest, pending = min(oldest, since), pending+qp
 		left := bits.OnesCount32(stay)
 		for i := 0; kept < first && i < left; i++ { // a group before has room
 			k := v.ticket(first + i)
@@ -71,7 +72,7 @@ func (v *env) serveTickets() {
 		}
 		kept += left
 	}
-	v.QueueLen = int32(kept)
+	v.QueueLen, v.PendingQP = int32(kept), pending
 	v.tally.Oldest = int32(oldest)
 }
 
@@ -81,9 +82,6 @@ func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
 	kernels.Wait(t, n, int16(v.Step), int16(max(-1, v.Step-v.rules.maxWait)), max(limit, used)-used, &v.Episode.PrefixPages, &v.PrefixMul, w)
 	admitted := v.admitTickets(t, w.Fits, limit)
 	failed := w.Old &^ admitted
-	for m := failed; m != 0; m &= m - 1 {
-		v.PendingQP -= ticketQP(t, bits.TrailingZeros32(m))
-	}
 	v.Counters.Failures += uint32(bits.OnesCount32(failed))
 	stay = uint32(uint64(1)<<n-1) &^ (failed | admitted)
 	v.tally.FirstWaits += uint32(bits.OnesCount32(stay & w.Ready & w.Fresh))
@@ -128,7 +126,6 @@ func (v *env) payTickets(t *kernels.Tickets, set uint32, free uint64, l *lane) (
 		l.Work[bits.TrailingZeros64(free)&63] = work
 		v.hold(p)
 		v.PrivateQP += qp
-		v.PendingQP -= qp
 		v.RetainedPrivate += qp * kv.BlockType(t.Type[i]).RetentionTwentieths()
 		v.scratch.joins[p]++
 		taken |= free & -free

@@ -173,7 +173,7 @@ func choose512of() {
 }
 
 func leave512() {
-	TEXT("leaveAVX512", NOSPLIT, "func(t *Tickets, stay uint32) (oldest int16)")
+	TEXT("leaveAVX512", NOSPLIT, "func(t *Tickets, stay uint32) (oldest int16, qp uint32)")
 	Pragma("noescape")
 	Doc("leaveAVX512 is Leave.")
 	t, stay, kept := argument("t"), GP32(), GP64()
@@ -184,6 +184,8 @@ func leave512() {
 	VPXORD(zero, zero, zero)
 	MOVWLZX(stay.As16(), kept.As32())
 	POPCNTL(kept.As32(), kept.As32())
+	need, low := ZMM(), dwords(127)
+	VPXORD(need, need, need)
 	for _, off := range []int{offTkPrivate, offTkRef} { // the second half behind what stays of the first
 		lo, hi := ZMM(), ZMM()
 		VMOVDQU32(at(off), lo)
@@ -193,6 +195,14 @@ func leave512() {
 		VMOVDQU32(zero, at(off+64))
 		VMOVDQU32(lo, at(off))
 		VMOVDQU32(hi, Mem{Base: t, Disp: off, Index: kept, Scale: 4})
+		if off != offTkPrivate {
+			continue
+		}
+		for _, z := range []VecVirtual{lo, hi} {
+			VPADDD(low, z, z)
+			VPSRLD(U8(7), z, z)
+			VPADDD(z, need, need)
+		}
 	}
 	since := ZMM()
 	VMOVDQU16(at(offTkSince), since)
@@ -212,6 +222,8 @@ func leave512() {
 		VPCOMPRESSB_Z(y, lanes, y)
 		VMOVDQU8(y, at(off))
 	}
+	VPSLLD(U8(2), need, need)
+	Store(sum512(need), Return("qp"))
 	// The least of the words, as unsigned ones.
 	most, y, x, r := ZMM(), YMM(), XMM(), GP32()
 	VPBROADCASTW(constant(uint16(0x7FFF)), most)
