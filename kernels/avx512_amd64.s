@@ -4168,7 +4168,6 @@ TEXT ·stepTrailingAVX512(SB), NOSPLIT, $104-57
 
 operate:
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
 	VMOVDQU8       avx512_73<>+0(SB), Z1
@@ -4190,7 +4189,6 @@ operate:
 	SHRQ           $0x04, BX
 	MOVQ           BX, 72(SP)
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z0
 	VCVTUDQ2PS     X0, X0
@@ -4199,7 +4197,6 @@ operate:
 	VMOVSS         X0, 80(SP)
 	VMOVDQU64      896(DX), Z0
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           8(DX), DX
 	MOVQ           f+8(FP), BX
 	VMOVDQU64      (DX), Z1
@@ -4219,7 +4216,6 @@ operate:
 	VPSUBD         Z15, Z0, Z0
 	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   8(BX), Z1
 	VPBROADCASTQ   8(DX), Z0
@@ -4227,14 +4223,11 @@ operate:
 	VPMINUQ        Z2, Z0, Z0
 	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           32(BX), BX
 	MOVQ           trail+48(FP), SI
-	ADDQ           $0x00, SI
 	MOVQ           8(SI), SI
 	MOVL           20(SI), SI
 	MOVWLZX        6(BX), BX
@@ -4245,7 +4238,6 @@ operate:
 	VPBROADCASTD   DX, Z0
 	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z0
 	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z15
@@ -4255,7 +4247,6 @@ operate:
 	VPMINUD        Z2, Z15, Z15
 	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z0, Z14
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   (DX), Z0
 	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z14
@@ -4269,7 +4260,6 @@ operate:
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU32      avx512_88<>+0(SB), Z0
 	VMOVDQU32      avx512_89<>+0(SB), Z1
@@ -4281,19 +4271,16 @@ operate:
 	MOVQ           $0x00000000, SI
 	VBROADCASTSS   avx512_74<>+0(SB), Z20
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y3
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
 	VMOVDQU32      32(DI), Y4
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
 	VPBROADCASTD   16(DI), Z19
 	VBROADCASTSS   80(SP), Z18
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	VPBROADCASTD   4(DI), Z22
 	VPADDD         Z22, Z22, Z22
@@ -4554,7 +4541,6 @@ risked:
 	CMPQ           72(SP), $0x01
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU32      avx512_88<>+0(SB), Z3
 	VMOVDQU32      avx512_89<>+0(SB), Z14
@@ -4566,19 +4552,16 @@ risked:
 	MOVQ           $0x00000002, SI
 	VBROADCASTSS   avx512_74<>+0(SB), Z22
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y4
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
 	VMOVDQU32      32(DI), Y5
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
 	VPBROADCASTD   16(DI), Z21
 	VBROADCASTSS   80(SP), Z20
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	VPBROADCASTD   4(DI), Z24
 	VPADDD         Z24, Z24, Z24
@@ -5002,7 +4985,6 @@ accounted:
 	CMPQ           72(SP), $0x02
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
 	VMOVDQU32      avx512_88<>+0(SB), Z0
 	VMOVDQU32      avx512_89<>+0(SB), Z1
@@ -5014,19 +4996,16 @@ accounted:
 	MOVQ           $0x00000004, DI
 	VBROADCASTSS   avx512_74<>+0(SB), Z8
 	MOVQ           trail+48(FP), R8
-	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
 	VPMOVZXWD      (R8), Y4
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
 	VMOVDQU32      32(R8), Y12
 	MOVQ           trail+48(FP), R8
-	ADDQ           $0x00, R8
 	MOVQ           8(R8), R8
 	VPBROADCASTD   16(R8), Z7
 	VBROADCASTSS   80(SP), Z6
 	MOVQ           trail+48(FP), R8
-	ADDQ           $0x00, R8
 	MOVQ           16(R8), R8
 	VPBROADCASTD   4(R8), Z11
 	VPADDD         Z11, Z11, Z11
@@ -5807,7 +5786,6 @@ arrive:
 	CMPQ         72(SP), $0x03
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
-	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
 	VMOVDQU32    avx512_88<>+0(SB), Z0
 	VMOVDQU32    avx512_89<>+0(SB), Z1
@@ -5819,19 +5797,16 @@ arrive:
 	MOVQ         $0x00000006, BX
 	VBROADCASTSS avx512_74<>+0(SB), Z8
 	MOVQ         trail+48(FP), SI
-	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
 	VPMOVZXWD    (SI), Y4
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
 	VMOVDQU32    32(SI), Y9
 	MOVQ         trail+48(FP), SI
-	ADDQ         $0x00, SI
 	MOVQ         8(SI), SI
 	VPBROADCASTD 16(SI), Z7
 	VBROADCASTSS 80(SP), Z6
 	MOVQ         trail+48(FP), SI
-	ADDQ         $0x00, SI
 	MOVQ         16(SI), SI
 	VPBROADCASTD 4(SI), Z11
 	VPADDD       Z11, Z11, Z11
@@ -6519,7 +6494,6 @@ TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $104-57
 
 operate:
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
 	VMOVDQU8       avx512_73<>+0(SB), Z1
@@ -6541,7 +6515,6 @@ operate:
 	SHRQ           $0x04, BX
 	MOVQ           BX, 72(SP)
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z0
 	VCVTUDQ2PS     X0, X0
@@ -6550,7 +6523,6 @@ operate:
 	VMOVSS         X0, 80(SP)
 	VMOVDQU64      896(DX), Z0
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           8(DX), DX
 	MOVQ           f+8(FP), BX
 	VMOVDQU64      (DX), Z1
@@ -6570,7 +6542,6 @@ operate:
 	VPSUBD         Z15, Z0, Z0
 	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   8(BX), Z1
 	VPBROADCASTQ   8(DX), Z0
@@ -6578,14 +6549,11 @@ operate:
 	VPMINUQ        Z2, Z0, Z0
 	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           32(BX), BX
 	MOVQ           trail+48(FP), SI
-	ADDQ           $0x00, SI
 	MOVQ           8(SI), SI
 	MOVL           20(SI), SI
 	MOVWLZX        6(BX), BX
@@ -6596,7 +6564,6 @@ operate:
 	VPBROADCASTD   DX, Z0
 	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z0
 	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z15
@@ -6606,7 +6573,6 @@ operate:
 	VPMINUD        Z2, Z15, Z15
 	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z0, Z14
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   (DX), Z0
 	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z0, Z14
@@ -6620,7 +6586,6 @@ operate:
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU32      avx512_88<>+0(SB), Z0
 	VMOVDQU32      avx512_89<>+0(SB), Z1
@@ -6632,19 +6597,16 @@ operate:
 	MOVQ           $0x00000000, SI
 	VBROADCASTSS   avx512_74<>+0(SB), Z20
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y3
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
 	VMOVDQU32      32(DI), Y4
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
 	VPBROADCASTD   16(DI), Z19
 	VBROADCASTSS   80(SP), Z18
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	VPBROADCASTD   4(DI), Z22
 	VPADDD         Z22, Z22, Z22
@@ -6905,7 +6867,6 @@ risked:
 	CMPQ           72(SP), $0x01
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
-	ADDQ           $0x00, DX
 	MOVQ           (DX), DX
 	VMOVDQU32      avx512_88<>+0(SB), Z3
 	VMOVDQU32      avx512_89<>+0(SB), Z14
@@ -6917,19 +6878,16 @@ risked:
 	MOVQ           $0x00000002, SI
 	VBROADCASTSS   avx512_74<>+0(SB), Z22
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y4
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
 	VMOVDQU32      32(DI), Y5
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           8(DI), DI
 	VPBROADCASTD   16(DI), Z21
 	VBROADCASTSS   80(SP), Z20
 	MOVQ           trail+48(FP), DI
-	ADDQ           $0x00, DI
 	MOVQ           16(DI), DI
 	VPBROADCASTD   4(DI), Z24
 	VPADDD         Z24, Z24, Z24
@@ -7353,7 +7311,6 @@ accounted:
 	CMPQ           72(SP), $0x02
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
-	ADDQ           $0x00, BX
 	MOVQ           (BX), BX
 	VMOVDQU32      avx512_88<>+0(SB), Z0
 	VMOVDQU32      avx512_89<>+0(SB), Z1
@@ -7365,19 +7322,16 @@ accounted:
 	MOVQ           $0x00000004, DI
 	VBROADCASTSS   avx512_74<>+0(SB), Z8
 	MOVQ           trail+48(FP), R8
-	ADDQ           $0x00, R8
 	MOVQ           24(R8), R8
 	VPMOVZXWD      (R8), Y4
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
 	VMOVDQU32      32(R8), Y12
 	MOVQ           trail+48(FP), R8
-	ADDQ           $0x00, R8
 	MOVQ           8(R8), R8
 	VPBROADCASTD   16(R8), Z7
 	VBROADCASTSS   80(SP), Z6
 	MOVQ           trail+48(FP), R8
-	ADDQ           $0x00, R8
 	MOVQ           16(R8), R8
 	VPBROADCASTD   4(R8), Z11
 	VPADDD         Z11, Z11, Z11
@@ -8158,7 +8112,6 @@ arrive:
 	CMPQ         72(SP), $0x03
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
-	ADDQ         $0x00, AX
 	MOVQ         (AX), AX
 	VMOVDQU32    avx512_88<>+0(SB), Z0
 	VMOVDQU32    avx512_89<>+0(SB), Z1
@@ -8170,19 +8123,16 @@ arrive:
 	MOVQ         $0x00000006, BX
 	VBROADCASTSS avx512_74<>+0(SB), Z8
 	MOVQ         trail+48(FP), SI
-	ADDQ         $0x00, SI
 	MOVQ         24(SI), SI
 	VPMOVZXWD    (SI), Y4
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
 	VMOVDQU32    32(SI), Y9
 	MOVQ         trail+48(FP), SI
-	ADDQ         $0x00, SI
 	MOVQ         8(SI), SI
 	VPBROADCASTD 16(SI), Z7
 	VBROADCASTSS 80(SP), Z6
 	MOVQ         trail+48(FP), SI
-	ADDQ         $0x00, SI
 	MOVQ         16(SI), SI
 	VPBROADCASTD 4(SI), Z11
 	VPADDD       Z11, Z11, Z11

@@ -27,10 +27,8 @@ func (t *trailer512) within(do func()) {
 // begin prepares what all groups need, and writes the global values.
 func (t *trailer512) begin() {
 	t.given = seated512()
-	t.given["p"] = func() GPVirtual {
-		r := argument("trail")
-		ADDQ(U8(offTrSeat), r)
-		return r
+	for name, off := range map[string]int{"b": offStBlock, "l": offStLedger, "limits": offStLimits, "pages": offStPages, "queue": offStQueue} {
+		t.given[name] = within("trail", offTrSeat+off, 8)
 	}
 	t.given["s"] = func() GPVirtual {
 		r := argument("trail")
