@@ -757,6 +757,7 @@ type observer512 struct {
 type codeTables512 struct {
 	quant, shift, swapped VecVirtual // of the lower half; shift: pages to quarter pages, 32 for those that take no memory
 	eviction, phase       VecVirtual // of the upper half
+	prefix                VecVirtual // of the prefix, instead of a code
 }
 
 // codeBits are the planes, all of the first line, that the bits 0 to 7 of a lane's code come from.
@@ -812,6 +813,14 @@ func newCodeTables512() codeTables512 {
 				return 0.25
 			}
 			return 0
+		}),
+		prefix: table512(func(b0, b1, b2, _ bool) (x float32) {
+			for i, bit := range []bool{b0, b1, b2} {
+				if bit {
+					x += float32(int(1)<<i) / 8
+				}
+			}
+			return x
 		}),
 		phase: table512(func(t0, t1, active, prefill bool) float32 {
 			switch {
@@ -984,8 +993,7 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	VPSUBD_Z(f[9], o.step, alive, f[9])
 	VPMINUD_BCST(constant(uint32(16)), f[9], f[9])
 	times512(f[9], 1.0/16)
-	VMOVDQA32_Z(prefix, alive, f[10])
-	times512(f[10], 1.0/8)
+	VPERMPS_Z(o.tables.prefix, prefix, alive, f[10])
 	return f
 }
 
