@@ -45,6 +45,9 @@ type ArrivalDraws struct {
 	Counts *[8]uint16 // thresholds of that
 }
 
+// MostPages bounds the pages of a lane, with those of its prefix, and those of a prefix, when Step begins: it counts them in 16 bits.
+const MostPages = 1 << 14
+
 // Stage is a part of a step.
 type Stage uint8
 
@@ -58,7 +61,7 @@ const (
 )
 
 // Step lets the stages of a step of the seed profile pass from a given one on, StageOperate or StageServe, and adds to the ledger what they
-// do; rules 6.2 to 7.6. Step of the ledger is the step that passes; Score, Growth, HeadroomTenths and PressureSteps are the caller's. It
+// do; rules 6.2 to 7.6. No lane and no prefix has more than MostPages. Step of the ledger is the step that passes; Score, Growth, HeadroomTenths and PressureSteps are the caller's. It
 // returns the first stage that it leaves to the caller, with those after it:
 //
 //	StageOperate: a lane might stall, if used memory, with Growth quarter pages for each Active lane, would be above the capacity

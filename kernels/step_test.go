@@ -98,7 +98,7 @@ func (in *stepInput) repair() *kernels.Frame {
 // lighten keeps lanes below the pages that Step allows.
 func (in *stepInput) lighten() {
 	for p := range in.Pages {
-		in.Pages[p] &= 1<<14 - 1
+		in.Pages[p] %= kernels.MostPages - 50
 	}
 }
 

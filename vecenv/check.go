@@ -3,6 +3,7 @@ package vecenv
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
@@ -122,6 +123,8 @@ func (v *env) checkHead() error {
 		return fmt.Errorf("TokenNorm: 0: allowed at least 1")
 	case e.NumPrefixes > kv.MaxPrefixes || e.PrefixPages[0] != 0:
 		return fmt.Errorf("NumPrefixes: %d with %d pages of prefix 0: allowed at most %d with 0", e.NumPrefixes, e.PrefixPages[0], kv.MaxPrefixes)
+	case v.rules.drawn != nil && slices.Max(e.PrefixPages[:]) > kernels.MostPages:
+		return fmt.Errorf("PrefixPages: %d: allowed up to %d", e.PrefixPages[1:], kernels.MostPages)
 	case v.Ended > 1 || v.Ended == 1 && v.Step != v.rules.steps:
 		return fmt.Errorf("Ended: %d at step %d of %d: allowed 1 after the last step only", v.Ended, v.Step, v.rules.steps)
 	}
@@ -205,6 +208,14 @@ func (v *env) checkLane(b *block, l *lane) error {
 // maxTokens bounds the tokens of a sequence.
 const maxTokens = 1 << 30
 
+// mostTokens is what kernels.Step can count, where it does the steps.
+func (r *rules) mostTokens() uint32 {
+	if r.drawn != nil {
+		return kernels.MostPages * kv.PageTokens
+	}
+	return maxTokens
+}
+
 func (v *env) checkPlanes(b *block, exists uint64) error {
 	var members uint64
 	for p, m := range b.Members {
@@ -233,8 +244,8 @@ func (v *env) checkSlot(s *SlotState) error {
 		return fmt.Errorf("prefix: %d: allowed 0 to %d", s.Prefix, v.Episode.NumPrefixes)
 	case v.memberOf(s.Slot) != s.Prefix:
 		return fmt.Errorf("prefix: %d: allowed %d, whose members plane holds the slot", s.Prefix, v.memberOf(s.Slot))
-	case kv.Pages(s.Tokens) < uint32(v.Episode.PrefixPages[s.Prefix]) || s.Tokens > maxTokens:
-		return fmt.Errorf("tokens: %d: allowed from its prefix's %d pages to 2^30", s.Tokens, v.Episode.PrefixPages[s.Prefix])
+	case kv.Pages(s.Tokens) < uint32(v.Episode.PrefixPages[s.Prefix]) || s.Tokens > v.rules.mostTokens():
+		return fmt.Errorf("tokens: %d: allowed from its prefix's %d pages to %d", s.Tokens, v.Episode.PrefixPages[s.Prefix], v.rules.mostTokens())
 	case s.Priority > 100:
 		return fmt.Errorf("priority: %d: allowed 0 to 100", s.Priority)
 	case s.LastAccess > int(v.Step) || s.LastAccess < -16:

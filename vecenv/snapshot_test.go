@@ -1,6 +1,7 @@
 package vecenv_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -176,6 +177,33 @@ func TestBadSnapshots(t *testing.T) {
 	cfg := snapshotConfig()
 	cfg.Source = mustSynthetic(64, 12, scenario.Easy)
 	require.ErrorContains(t, newBatch(t, cfg).Restore(s, 0), "difficulty=easy")
+}
+
+// What the kernel of a whole step cannot count is refused where it does the steps: a snapshot may say anything.
+func TestSnapshotsBeyondTheKernel(t *testing.T) {
+	b := newBatch(t, snapshotConfig())
+	require.NoError(t, b.Reset(vecenv.ResetOptions{}))
+	s, err := b.Snapshot(nil, 0, 1)
+	require.NoError(t, err)
+	var tokens, pages []byte // of the first slots, which hold the prefixes' system entries; of the prefixes
+	for i := range 4 {
+		slot, _ := b.View(0).Slot(i)
+		require.Equal(t, kv.System, slot.Type)
+		tokens = binary.LittleEndian.AppendUint32(tokens, slot.Tokens)
+	}
+	for _, n := range b.View(0).Episode().PrefixPages {
+		pages = binary.LittleEndian.AppendUint16(pages, n)
+	}
+	edit := func(what []byte, value uint32) []byte {
+		at := bytes.Index(s, what)
+		require.Positive(t, at)
+		changed := bytes.Clone(s)
+		binary.LittleEndian.PutUint16(changed[at+2:], uint16(value>>16)) // the upper half of the first tokens, or prefix 1
+		return reseal(changed)
+	}
+	require.ErrorContains(t, b.Restore(edit(tokens, 1<<22), 0), "to 2097152")
+	require.ErrorContains(t, b.Restore(edit(pages, 20_000<<16), 0), "PrefixPages: [20000 ")
+	require.NoError(t, b.Restore(s, 0))
 }
 
 // reseal gives a snapshot that was changed a right checksum.
