@@ -12,6 +12,7 @@
 //	Admit        first fit of waiting requests, and what stays moved together      AVX-512
 //	Requests     decodes eight admitted requests                                   AVX2, AVX-512
 //	Initials     decodes eight initial sequences                                   AVX2, AVX-512
+//	Together     what initial sequences take if all of them enter                  AVX-512
 //	Place        puts newcomers into slots                                         AVX2, AVX-512
 //	Enter        Requests, Place and Touch                                         AVX2 (in three calls), AVX-512
 //	Touch        accesses to slots through their prefix                            AVX2, AVX-512
@@ -22,10 +23,14 @@
 //	Arrive       Arrivals and how many of them there are                           AVX2, AVX-512
 //	Globals      the global values of an observation                               AVX2, AVX-512
 //	Decode       a serving step's generation of 64 slots, and what it is worth     AVX-512
-//	Context      tokens of a set of slots                                          AVX-512
+//	Sum          what a set of slots has in a column                               AVX-512
+//	Zeros        those of a set that have 0 there                                  AVX-512
+//	Remove       takes sequences out of the planes, and tells what they held       AVX-512
 //	Due          slots whose step has come                                         AVX-512
 //	Enqueue      decodes eight requests into the queue of the serving profile      AVX-512
 //	Wait         what of that queue is ready, fits, and has waited too long        AVX-512
+//	Choose       first fit of that queue                                           AVX-512
+//	Settle       requests of that queue into their slots                           AVX-512
 //	Leave        takes requests out of that queue                                  AVX-512
 //	Lives        what requests hold and deliver on an unconstrained server         AVX-512
 //	Prefetch     asks for memory ahead                                             AVX2, AVX-512

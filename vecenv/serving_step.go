@@ -248,10 +248,7 @@ func (v *env) decodeServing(prefilled, busyQP int64) {
 // compression.
 func (v *env) decodeTokens(running int, context, prefilled, busyQP int64) uint32 {
 	r := v.rules.serving
-	left := r.stepUS
-	if busyQP != 0 {
-		left -= r.preset.CompressNS(busyQP) / 1000
-	}
+	left := r.stepUS - int64(uint64(r.preset.CompressNS(busyQP))/1000)
 	if !r.preset.Disaggregated {
 		left -= prefilled
 	}
