@@ -37,7 +37,7 @@ func avx512() {
 	decodeKernel512()
 	enqueue512()
 	wait512()
-	choose512of()
+	choose512()
 	settle512()
 	leave512()
 	lives512()
@@ -1290,7 +1290,7 @@ func (r *request512) below(tables Register) (k [3]OpmaskVirtual) {
 	return k
 }
 
-// byType chooses a qword for each request.
+// byType512 chooses a qword for each request.
 func byType512(below [3]OpmaskVirtual, context, generation, reasoning, ephemeral uint64) VecVirtual {
 	z := qwords(ephemeral)
 	VPBROADCASTQ(constant(reasoning), below[2], z)

@@ -29,7 +29,7 @@ func observe512(stream bool) {
 	LEAQ(Mem{Base: dst, Disp: 64}, at)
 	o.rows(at, within("f", offFrGroups, 8)(), stream)
 
-	n := globals512of(planes, argument("l"), argument("f"))
+	n := seatGlobals512(planes, argument("l"), argument("f"))
 	store512(n, Mem{Base: argument("dst")}, stream)
 	VZEROUPPER()
 	RET()
@@ -44,10 +44,10 @@ func lanes512(lanes ...int) Mem {
 	return constant(ones[:]...)
 }
 
-// choose512 replaces some dwords of z.
-func choose512(z, by VecVirtual, lanes ...int) { VPTERNLOGD(U8(0xD8), lanes512(lanes...), by, z) }
+// replace512 replaces some dwords of z.
+func replace512(z, by VecVirtual, lanes ...int) { VPTERNLOGD(U8(0xD8), lanes512(lanes...), by, z) }
 
-// ofEpisode broadcasts one of the limits.
+// ofEpisode512 broadcasts one of the limits.
 func ofEpisode512(off int) VecVirtual {
 	z := ZMM()
 	VPBROADCASTD(Mem{Base: argument("limits"), Disp: off}, z)
@@ -63,9 +63,9 @@ func picks(at map[int]int) Mem {
 	return constant(idx[:]...)
 }
 
-// globals512of finds the global values of one block, whose first line of planes is given: Numerators, divided. It reads the ledger as two
+// seatGlobals512 finds the global values of one block, whose first line of planes is given: Numerators, divided. It reads the ledger as two
 // whole lines, which waits for narrower stores on their way: the later the better.
-func globals512of(planes VecVirtual, l, f Register) (num VecVirtual) {
+func seatGlobals512(planes VecVirtual, l, f Register) (num VecVirtual) {
 	const second = 16 // dwords from the second line on
 	lines, counts, den := [2]VecVirtual{ZMM(), ZMM()}, ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: l}, lines[0])
@@ -82,23 +82,23 @@ func globals512of(planes VecVirtual, l, f Register) (num VecVirtual) {
 	of, more, left := ZMM(), ZMM(), ZMM()
 	VMOVDQU32(picks(map[int]int{8: plane(offAlive), 9: plane(offActive), 10: plane(offInt8), 11: plane(offSwapped)}), of)
 	VPERMD(counts, of, of)
-	choose512(num, of, 8, 9, 10, 11)
+	replace512(num, of, 8, 9, 10, 11)
 	VMOVDQU32(picks(map[int]int{0: dword(offLgSharedQP), 10: second + plane(offInt4)}), more)
 	VPERMI2D(counts, lines[0], more)
 	VPANDD(lanes512(0, 10), more, more)
 	VPADDD(more, num, num)
 	VPBROADCASTD(Mem{Base: f, Disp: offFrSteps}, left)
 	VPSUBD(num, left, left)
-	choose512(num, left, 2)
+	replace512(num, left, 2)
 	tokens, norm, low, oldest := ZMM(), ofEpisode512(offLmNorm), ZMM(), ZMM()
 	VPBROADCASTQ(Mem{Base: l, Disp: offLgTokens}, tokens)
 	VPANDQ_BCST(constant(uint64(1)<<32-1), norm, low)
 	VPMINUQ(low, tokens, tokens)
-	choose512(num, tokens, 14)
+	replace512(num, tokens, 14)
 	VPBROADCASTD(argument("oldest").As32(), oldest)
-	choose512(num, oldest, 6)
+	replace512(num, oldest, 6)
 	budget, most, limits := ofEpisode512(offLmBudget), ZMM(), ZMM()
-	choose512(num, budget, 1)
+	replace512(num, budget, 1)
 
 	var doubled, least [16]uint32
 	for i := range least {
@@ -108,12 +108,12 @@ func globals512of(planes VecVirtual, l, f Register) (num VecVirtual) {
 	doubled[0], doubled[7], doubled[12] = 1, 2, 1
 	VMOVDQU32(constant(least[:]...), most)
 	VPSLLVD(constant(doubled[:]...), budget, limits)
-	choose512(most, limits, 0, 7, 12)
+	replace512(most, limits, 0, 7, 12)
 	VPMINUD(most, num, num)
 
-	choose512(den, budget, 0, 7, 12)
-	choose512(den, ofEpisode512(offLmCapacity), 1)
-	choose512(den, norm, 14)
+	replace512(den, budget, 0, 7, 12)
+	replace512(den, ofEpisode512(offLmCapacity), 1)
+	replace512(den, norm, 14)
 	VCVTDQ2PS(num, num)
 	VCVTDQ2PS(den, den)
 	VDIVPS(den, num, num)

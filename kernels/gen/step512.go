@@ -35,7 +35,6 @@ func seated512() map[string]func() GPVirtual {
 		"needs":    within("p", offStNeeds, 8),
 		"budget":   within("limits", offLmBudget, 4),
 		"capacity": within("limits", offLmCapacity, 4),
-		"norm":     within("limits", offLmNorm, 4),
 		"step":     within("l", offLgStep, 4),
 		"n":        within("l", offLgQueueLen, 4),
 		"oldest":   oldest512,

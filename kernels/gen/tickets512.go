@@ -111,7 +111,7 @@ func joining512() VecVirtual {
 	return extra.AsZ().(VecVirtual)
 }
 
-func choose512of() {
+func choose512() {
 	TEXT("chooseAVX512", NOSPLIT, "func(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)")
 	Pragma("noescape")
 	Doc("chooseAVX512 is Choose.")
@@ -285,7 +285,7 @@ func (s *settler512) bytes(off int, z VecVirtual) VecVirtual {
 	return z
 }
 
-// update changes a line of a column.
+// update512 changes a line of a column.
 func update512(m Mem, do func(z VecVirtual)) {
 	z := ZMM()
 	VMOVDQU64(m, z)
