@@ -202,6 +202,11 @@ func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 //go:noescape
 func observeAVX512(dst *float32, p *Seat, f *Frame, s *Shared)
 
+// observeServingAVX512 is ObserveServing.
+//
+//go:noescape
+func observeServingAVX512(dst *float32, p *Seat, f *Frame, x *ServingGlobals)
+
 // rowsStreamAVX512 is Rows of 16 lanes a group.
 //
 //go:noescape
@@ -216,6 +221,11 @@ func columnsStreamAVX512(dst *float32, stride int, groups int, b *Block, v *View
 //
 //go:noescape
 func observeStreamAVX512(dst *float32, p *Seat, f *Frame, s *Shared)
+
+// observeServingStreamAVX512 is ObserveServing.
+//
+//go:noescape
+func observeServingStreamAVX512(dst *float32, p *Seat, f *Frame, x *ServingGlobals)
 
 // byteRowsAVX512 is ByteRows of 16 lanes a group.
 //

@@ -333,6 +333,17 @@ func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
 	}
 }
 
+func observeServing(dst []float32, p *Seat, f *Frame, g *ServingGlobals, stream bool) {
+	switch {
+	case active == AVX512 && stream:
+		observeServingStreamAVX512(&dst[0], p, f, g)
+	case active == AVX512:
+		observeServingAVX512(&dst[0], p, f, g)
+	default:
+		observeServingEach(dst, p, f, g, stream)
+	}
+}
+
 func due(steps *[Lanes]int16, set uint64, at int16) uint64 {
 	if active == AVX512 {
 		return dueAVX512(steps, set, at)

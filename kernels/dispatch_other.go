@@ -100,6 +100,10 @@ func observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
 	observeEach(dst, p, f, s, stream)
 }
 
+func observeServing(dst []float32, p *Seat, f *Frame, g *ServingGlobals, stream bool) {
+	observeServingEach(dst, p, f, g, stream)
+}
+
 func due(steps *[Lanes]int16, set uint64, at int16) uint64 { return dueGeneric(steps, set, at) }
 
 func sum(column *[Lanes]uint32, set uint64) uint64 {

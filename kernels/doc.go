@@ -39,6 +39,7 @@
 //	ByteRows     Rows as bytes                                                     AVX2, AVX-512
 //	ByteColumns  Columns as bytes                                                  AVX2, AVX-512
 //	Observe      a whole row: numerators, Globals and Rows in one call             AVX2 (in two calls), AVX-512, also streamed
+//	ObserveServing  the same of the serving profile, Holders included              AVX-512, also streamed
 //	Step         a whole step of the seed profile                                  AVX2 (in its kernels), AVX-512
 //	StepTrailing Step, and another environment's Observe meanwhile                 AVX2 (one after the other), AVX-512, also streamed
 //	MaskRows     action masks                                                      AVX2, AVX-512

@@ -106,6 +106,17 @@ func observeEach(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
 	globals((*[16]float32)(dst), &num, &f.Den, m.BudgetQP, m.CapacityQP, m.TokenNorm, MostLatency, stream)
 }
 
+func observeServingEach(dst []float32, p *Seat, f *Frame, g *ServingGlobals, stream bool) {
+	var num [16]int32
+	var s Shared
+	b, l, m := p.Block, p.Ledger, p.Limits
+	l.Numerators(&num, f, m.BudgetQP, 1, g.Oldest, bits.OnesCount64(b.Alive), bits.OnesCount64(b.Active), bits.OnesCount64(b.Int8|b.Int4), bits.OnesCount64(b.Swapped))
+	num[4], num[5], num[14], num[15] = g.QueueLen, g.Growth, g.Good, g.Waits
+	holders(b, 1, p.Pages, &l.PrefixMul, &s)
+	rows(dst[16:], b, &View{PrefixPages: p.Pages, Gain: &s.Gain, Last: s.Last[0], Moving: g.Moving, Limit: 2 * m.BudgetQP, Inv: float32(1) / float32(m.BudgetQP), Step: l.Step}, stream)
+	globals((*[16]float32)(dst), &num, &f.Den, m.BudgetQP, m.CapacityQP, g.Norm, g.Most, stream)
+}
+
 // oldest is the age of the oldest waiting request, 0 if none waits.
 func (p *Seat) oldest() int32 {
 	some := -p.Ledger.QueueLen >> 31 // no branch: nothing could predict it

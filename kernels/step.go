@@ -86,6 +86,22 @@ func Observe(dst []float32, p *Seat, f *Frame, s *Shared, stream bool) {
 	observe(dst, p, f, s, stream)
 }
 
+// ServingGlobals is what the global values of the serving profile count otherwise than Numerators; rule 13.22.
+type ServingGlobals struct {
+	QueueLen, Growth, Oldest int32  // numerators 4 to 6
+	Good, Waits              int32  // numerators 14 and 15
+	Norm, Most               uint32 // their denominators, below 2^31
+	Moving                   uint64 // plane; as in View
+}
+
+// ObserveServing is Observe of an environment of the serving profile: Globals, Holders and Rows.
+func ObserveServing(dst []float32, p *Seat, f *Frame, g *ServingGlobals, stream bool) {
+	if len(dst) != 16+16*SlotFeatures*f.Groups {
+		panicLength(len(dst), f.Groups)
+	}
+	observeServing(dst, p, f, g, stream)
+}
+
 //go:noinline
 func panicLength(values, groups int) {
 	panic(fmt.Sprintf("kernels: Observe: %d values: allowed 16, and 12 for each of %d slots", values, 16*groups))

@@ -340,6 +340,36 @@ func TestObserveLevels(t *testing.T) {
 	})
 }
 
+func TestObserveServingLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		for slots := 16; slots <= 64; slots += 16 {
+			r := random(uint64(50 + slots))
+			g := newGuarded(t, 4*(16+slots*kernels.SlotFeatures))
+			for k := range rounds / 5 {
+				pages := randomPages(r)
+				b, l, f := randomBlock(r, &pages), randomLedger(r), kernels.Frame{Steps: int32(r.IntN(4097)), Groups: slots / 16}
+				cut(b, slots)
+				for i := range f.Den {
+					f.Den[i] = 1 + r.Int32N(5000)
+				}
+				l.PrefixMul = [8]uint8{0, 1, 2, 4, 0, 4, 1, 2}
+				limits := kernels.Limits{BudgetQP: 1 + numbers(r, 1<<26), CapacityQP: 1 + numbers(r, 1<<28), TokenNorm: 1 + numbers(r, 1<<28)}
+				seat := kernels.Seat{Block: b, Ledger: l, Limits: &limits, Pages: &pages}
+				x := kernels.ServingGlobals{QueueLen: r.Int32N(33), Growth: r.Int32N(65) - 32, Oldest: r.Int32N(100), Good: int32(numbers(r, 1<<31-1)), Waits: int32(numbers(r, 1<<31-1)),
+					Norm: 1 + numbers(r, 1<<31-2), Most: 1 + numbers(r, 1<<31-2), Moving: plane(r)}
+				before := []any{*b, *l, f, x}
+				kernels.ObserveServing(g.floats(), &seat, &f, &x, k%2 == 1)
+				kernels.Fence()
+				require.Equal(t, before, []any{*b, *l, f, x}, "only read")
+				want := make([]float32, len(g.floats()))
+				generic(func() { kernels.ObserveServing(want, &seat, &f, &x, false) })
+				require.Equal(t, bitsOf(want), bitsOf(g.floats()), "slots=%d round=%d", slots, k)
+				g.check(t)
+			}
+		}
+	})
+}
+
 func TestObserveLength(t *testing.T) {
 	require.PanicsWithValue(t, "kernels: Observe: 783 values: allowed 16, and 12 for each of 64 slots", func() {
 		kernels.Observe(make([]float32, 783), &kernels.Seat{}, &kernels.Frame{Groups: 4}, &kernels.Shared{}, false)

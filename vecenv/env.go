@@ -82,6 +82,7 @@ type scratch struct {
 	words [maxQueue + arriving]scenario.Word // requests that arrive in a step of the serving profile
 	needs [maxQueue + arriving]uint32        // what each of them needs
 
+	serving kernels.ServingGlobals
 	num     [GlobalFeatures]int32 // of the observation's global values
 	norm    uint32                // denominator of the last value but one
 	most    uint32                // of the last one

@@ -119,6 +119,11 @@ func (v *env) observe(row []float32, order ObsOrder, stream bool) {
 		kernels.Observe(row, &v.seat, &v.rules.frame, &v.scratch.shared, stream)
 		return
 	}
+	if v.rules.serving != nil && v.rules.width == 1 && order == SlotMajor && v.servingGlobals(&v.scratch.serving) {
+		v.scratch.serving.Moving = v.lane(0).Out | v.lane(0).In // rule 13.22
+		kernels.ObserveServing(row, &v.seat, &v.rules.frame, &v.scratch.serving, stream)
+		return
+	}
 	o, slots := v.view(), v.rules.slots // first: its stores take some time until a kernel can load them as a whole
 	v.countGlobals()
 	globals := (*[GlobalFeatures]float32)(row)
@@ -237,19 +242,33 @@ func (r *rules) newFrame() kernels.Frame {
 // countServing finds the numerators that mean something else in the serving profile, and their denominators; rule 13.22. What does not
 // fit into 31 bits, in a long trace, it divides itself.
 func (v *env) countServing() {
-	r, e, c := v.rules, &v.Episode, v.scratch
-	queue, oldest := int32(r.queueCap), max(0, v.Step-v.tally.Oldest)
-	c.num[4] = min(v.QueueLen, queue)
-	c.num[5] = max(-queue, min(queue, v.Growth))
-	c.num[6] = min(oldest, r.maxWait)
-	most := uint64(r.maxWait) * uint64(e.RequestNorm)
-	good, waits := min(v.tally.Goodput, e.GoodNorm), min(uint64(v.tally.FirstWaits), most)
-	if e.GoodNorm|most < 1<<31 {
-		c.num[14], c.num[15], c.norm, c.most = int32(good), int32(waits), uint32(e.GoodNorm), uint32(most)
+	c, g := v.scratch, &v.scratch.serving
+	fits := v.servingGlobals(g)
+	c.num[4], c.num[5], c.num[6] = g.QueueLen, g.Growth, g.Oldest
+	if fits {
+		c.num[14], c.num[15], c.norm, c.most = g.Good, g.Waits, g.Norm, g.Most
 		return
 	}
+	e, most := &v.Episode, v.mostWaits()
+	good, waits := min(v.tally.Goodput, e.GoodNorm), min(uint64(v.tally.FirstWaits), most)
 	c.norm, c.most, c.wide = 1, 1, true
 	c.last = [2]float32{float32(good) / float32(e.GoodNorm), float32(waits) / float32(most)}
+}
+
+// mostWaits is what waits for first tokens are measured by.
+func (v *env) mostWaits() uint64 { return uint64(v.rules.maxWait) * uint64(v.Episode.RequestNorm) }
+
+// servingGlobals finds what the global values of the serving profile count otherwise, and tells whether all of it fits into 31 bits. It
+// stores field by field, as sit does it.
+func (v *env) servingGlobals(g *kernels.ServingGlobals) (fits bool) {
+	r, e, most := v.rules, &v.Episode, v.mostWaits()
+	queue := int32(r.queueCap)
+	g.QueueLen = min(v.QueueLen, queue)
+	g.Growth = max(-queue, min(queue, v.Growth))
+	g.Oldest = min(max(0, v.Step-v.tally.Oldest), r.maxWait)
+	g.Good, g.Waits = int32(min(v.tally.Goodput, e.GoodNorm)), int32(min(uint64(v.tally.FirstWaits), most))
+	g.Norm, g.Most = uint32(e.GoodNorm), uint32(most)
+	return e.GoodNorm|most < 1<<31
 }
 
 // phase reads the phase of live slot s.

@@ -47,6 +47,7 @@ func avx512() {
 		rows512(stream)
 		columns512(stream)
 		observe512(stream)
+		observeServing512(stream)
 	}
 	byteRows512()
 	byteColumns512()

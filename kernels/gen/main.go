@@ -238,6 +238,20 @@ var (
 	offDrCounts   = int(unsafe.Offsetof(draws.Counts))
 )
 
+// Offsets of what the serving profile counts otherwise.
+var (
+	servingGlobals kernels.ServingGlobals
+
+	offSgQueueLen = int(unsafe.Offsetof(servingGlobals.QueueLen))
+	offSgGrowth   = int(unsafe.Offsetof(servingGlobals.Growth))
+	offSgOldest   = int(unsafe.Offsetof(servingGlobals.Oldest))
+	offSgGood     = int(unsafe.Offsetof(servingGlobals.Good))
+	offSgWaits    = int(unsafe.Offsetof(servingGlobals.Waits))
+	offSgNorm     = int(unsafe.Offsetof(servingGlobals.Norm))
+	offSgMost     = int(unsafe.Offsetof(servingGlobals.Most))
+	offSgMoving   = int(unsafe.Offsetof(servingGlobals.Moving))
+)
+
 // Offsets of newcomers, and of the tables of requests.
 var (
 	newcomers kernels.Newcomers

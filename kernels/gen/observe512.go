@@ -13,23 +13,50 @@ func observe512(stream bool) {
 	Doc(name + " is Observe.")
 	given = seated512()
 	defer func() { given = nil }()
-	b, l, s := argument("b"), argument("l"), argument("s")
+	b, s := argument("b"), argument("s")
 	planes := ZMM()
 	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
 	var o observer512
 	o.begin(b)
-	o.widen(Mem{Base: argument("pages")}, &o.pages)
 	o.gain = eightDwords512(Mem{Base: s, Disp: offShGain})
-	VPBROADCASTD(Mem{Base: l, Disp: offLgStep}, o.step)
+	o.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(s, offShLast)))
+	o.finish(planes, stream, nil)
+}
+
+func observeServing512(stream bool) {
+	name := named("observeServing", stream)
+	TEXT(name, NOSPLIT, "func(dst *float32, p *Seat, f *Frame, x *ServingGlobals)")
+	Pragma("noescape")
+	Doc(name + " is ObserveServing.")
+	given = seated512()
+	defer func() { given = nil }()
+	b := argument("b")
+	planes := ZMM()
+	VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
+	var o observer512
+	o.begin(b)
+	gain, last := holdersBody512(b, Mem{Base: argument("l"), Disp: offLgPrefixMul})
+	o.gain = gain.AsZ().(VecVirtual)
+	alone, alive := GP64(), planeOf(b, offAlive)
+	VMOVQ(union512(last), alone)
+	o.last = local(and(andNot(alive, planeOf(b, offSwapped)), alone))
+	o.moving = local(and(alive, planeOf(argument("x"), offSgMoving)))
+	o.finish(planes, stream, func() GPVirtual { return argument("x") })
+}
+
+// finish loads what else features need, and writes the rows and then the global values: of a serving environment if there is something
+// that they count otherwise.
+func (o *observer512) finish(planes VecVirtual, stream bool, serving func() GPVirtual) {
+	o.widen(Mem{Base: argument("pages")}, &o.pages)
+	VPBROADCASTD(Mem{Base: argument("l"), Disp: offLgStep}, o.step)
 	o.limit = ofEpisode512(offLmBudget)
 	VBROADCASTSS(inverse512(o.limit), o.inv)
 	VPADDD(o.limit, o.limit, o.limit)
-	o.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(s, offShLast)))
 	dst, at := argument("dst"), GP64()
 	LEAQ(Mem{Base: dst, Disp: 64}, at)
 	o.rows(at, within("f", offFrGroups, 8)(), stream)
 
-	n := seatGlobals512(planes, argument("l"), argument("f"))
+	n := seatGlobals512(planes, argument("l"), argument("f"), serving)
 	store512(n, Mem{Base: argument("dst")}, stream)
 	VZEROUPPER()
 	RET()
@@ -63,9 +90,10 @@ func picks(at map[int]int) Mem {
 	return constant(idx[:]...)
 }
 
-// seatGlobals512 finds the global values of one block, whose first line of planes is given: Numerators, divided. It reads the ledger as two
+// seatGlobals512 finds the global values of one block, whose first line of planes is given: Numerators, divided, but for what the serving
+// profile counts otherwise. It reads the ledger as two
 // whole lines, which waits for narrower stores on their way: the later the better.
-func seatGlobals512(planes VecVirtual, l, f Register) (num VecVirtual) {
+func seatGlobals512(planes VecVirtual, l, f Register, serving func() GPVirtual) (num VecVirtual) {
 	const second = 16 // dwords from the second line on
 	lines, counts, den := [2]VecVirtual{ZMM(), ZMM()}, ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: l}, lines[0])
@@ -90,13 +118,28 @@ func seatGlobals512(planes VecVirtual, l, f Register) (num VecVirtual) {
 	VPBROADCASTD(Mem{Base: f, Disp: offFrSteps}, left)
 	VPSUBD(num, left, left)
 	replace512(num, left, 2)
-	tokens, norm, low, oldest := ZMM(), ofEpisode512(offLmNorm), ZMM(), ZMM()
-	VPBROADCASTQ(Mem{Base: l, Disp: offLgTokens}, tokens)
-	VPANDQ_BCST(constant(uint64(1)<<32-1), norm, low)
-	VPMINUQ(low, tokens, tokens)
-	replace512(num, tokens, 14)
-	VPBROADCASTD(argument("oldest").As32(), oldest)
-	replace512(num, oldest, 6)
+	told := func(off int) VecVirtual {
+		z := ZMM()
+		VPBROADCASTD(Mem{Base: serving(), Disp: off}, z)
+		return z
+	}
+	var norm VecVirtual
+	if serving == nil {
+		norm = ofEpisode512(offLmNorm)
+		tokens, low, oldest := ZMM(), ZMM(), ZMM()
+		VPBROADCASTQ(Mem{Base: l, Disp: offLgTokens}, tokens)
+		VPANDQ_BCST(constant(uint64(1)<<32-1), norm, low)
+		VPMINUQ(low, tokens, tokens)
+		replace512(num, tokens, 14)
+		VPBROADCASTD(argument("oldest").As32(), oldest)
+		replace512(num, oldest, 6)
+	} else {
+		norm = told(offSgNorm)
+		for _, x := range [][2]int{{4, offSgQueueLen}, {5, offSgGrowth}, {6, offSgOldest}, {14, offSgGood}, {15, offSgWaits}} {
+			replace512(num, told(x[1]), x[0])
+		}
+		replace512(den, told(offSgMost), 15)
+	}
 	budget, most, limits := ofEpisode512(offLmBudget), ZMM(), ZMM()
 	replace512(num, budget, 1)
 
@@ -104,7 +147,10 @@ func seatGlobals512(planes VecVirtual, l, f Register) (num VecVirtual) {
 	for i := range least {
 		least[i] = 1<<32 - 1
 	}
-	least[13], least[15] = 16, mostLatency
+	least[13] = 16
+	if serving == nil {
+		least[15] = mostLatency
+	}
 	doubled[0], doubled[7], doubled[12] = 1, 2, 1
 	VMOVDQU32(constant(least[:]...), most)
 	VPSLLVD(constant(doubled[:]...), budget, limits)

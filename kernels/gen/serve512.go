@@ -101,6 +101,11 @@ func (p *prefixer512) lastHolders(out Register) {
 
 // storeLast512 stores the union of eight planes as Last of one block.
 func storeLast512(last VecVirtual, out Register) {
+	VMOVDQU(union512(last).AsY(), Mem{Base: out, Disp: offShLast})
+}
+
+// union512 is the union of eight planes, in a register that is 0 beside it.
+func union512(last VecVirtual) VecVirtual {
 	x, y, hi := XMM(), YMM(), XMM()
 	VEXTRACTI64X4(U8(1), last, y)
 	VPOR(last.AsY(), y, y)
@@ -109,7 +114,7 @@ func storeLast512(last VecVirtual, out Register) {
 	VPSHUFD(U8(0x4E), x, hi)
 	VPOR(hi, x, x)
 	VMOVQ(x, x)
-	VMOVDQU(x.AsY(), Mem{Base: out, Disp: offShLast})
+	return x
 }
 
 func holders512() {
@@ -117,6 +122,15 @@ func holders512() {
 	Pragma("noescape")
 	Doc("holdersAVX512 is Holders of one block.")
 	b, out := argument("b"), argument("s")
+	gain, last := holdersBody512(b, Mem{Base: argument("mul")})
+	VMOVDQU(gain, Mem{Base: out, Disp: offShGain})
+	storeLast512(last, out)
+	VZEROUPPER()
+	RET()
+}
+
+// holdersBody512 finds what evicting those who hold a prefix alone frees of it, dwords, and their planes.
+func holdersBody512(b Register, mulOf Mem) (gain, last VecVirtual) {
 	line, swapped, n := ZMM(), ZMM(), ZMM()
 	VMOVDQU64(Mem{Base: b, Disp: offMembers - 8}, line) // the first is no prefix's
 	VPBROADCASTQ(Mem{Base: b, Disp: offSwapped}, swapped)
@@ -125,16 +139,13 @@ func holders512() {
 	prefixes, alone := K(), K()
 	KMOVB(constant(uint8(0xFE)), prefixes)
 	VPCMPEQQ_BCST(constant(uint64(1)), n, prefixes, alone)
-	gain, mul := YMM(), YMM()
+	mul := YMM()
+	gain, last = YMM(), ZMM()
 	VPMOVZXWD(Mem{Base: argument("pages")}, gain)
-	VPMOVZXBD(Mem{Base: argument("mul")}, mul)
+	VPMOVZXBD(mulOf, mul)
 	VPMULLD_Z(mul, gain, alone, gain)
-	VMOVDQU(gain, Mem{Base: out, Disp: offShGain})
-	last := ZMM()
 	VMOVDQA64_Z(line, alone, last)
-	storeLast512(last, out)
-	VZEROUPPER()
-	RET()
+	return gain, last
 }
 
 // weights finds the retention weight of each prefix.

@@ -46,7 +46,7 @@ func (t *trailer512) begin() {
 		t.inv = AllocLocal(8)
 		VMOVSS(inverse512(ofEpisode512(offLmBudget)), t.inv)
 		VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
-		store512(seatGlobals512(planes, argument("l"), argument("f")), Mem{Base: t.to()}, t.stream)
+		store512(seatGlobals512(planes, argument("l"), argument("f"), nil), Mem{Base: t.to()}, t.stream)
 	})
 }
 
