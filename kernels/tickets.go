@@ -23,6 +23,7 @@ type Tickets struct {
 const (
 	TicketFirst = 1 << iota // the turn has given its first token
 	TicketLate              // after the deadline
+	TicketAgain             // prefilled before
 )
 
 // Waiting is what Wait tells: planes of tickets.

@@ -42,9 +42,9 @@ type ticket struct {
 }
 
 const (
-	ticketFirst = kernels.TicketFirst << iota
-	ticketLate
-	ticketAgain
+	ticketFirst = kernels.TicketFirst
+	ticketLate  = kernels.TicketLate
+	ticketAgain = kernels.TicketAgain
 )
 
 // ticket is waiting request i.

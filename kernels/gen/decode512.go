@@ -114,11 +114,9 @@ func remove512() {
 	ANDL(U8(0xFE), empty) // the first qword is no prefix's
 	Store(empty.As8(), Return("empty"))
 
-	const int8s, int4s, type0 = 1, 2, 4
-	codes := gather512(lines[0], [8]int{offInt8, offInt4, offType0, offType1, offInt8, offInt4, offType0, offType1})
-	VPANDD_BCST(constant(uint32(0x0F0F0F0F)), codes, codes)
-	shift := shuffled512(codes, func(x uint8) uint8 { return [4]uint8{2, 1, 0, 0}[x&(int8s|int4s)] })
-	weight, worthless := shuffled512(codes, func(x uint8) uint8 { return [4]uint8{20, 15, 10, 2}[x/type0] }), K()
+	codes := kinds512(lines[0])
+	shift := shuffled512(codes, shiftOf)
+	weight, worthless := shuffled512(codes, weightOf), K()
 	KMOVQ(Mem{Base: b, Disp: offAlive + 64}, worthless) // Type2: ephemeral ones
 	KNOTQ(worthless, worthless)
 	VMOVDQU8_Z(weight, worthless, weight)

@@ -36,25 +36,25 @@ func (p *passer512) operate() {
 
 // weigh finds what a page of each lane costs, and what it is worth.
 func (p *passer512) weigh(planes VecVirtual) {
-	const int8s, int4s, type0, type1 = 1, 2, 4, 8
-	codes := gather512(planes, [8]int{offInt8, offInt4, offType0, offType1, offInt8, offInt4, offType0, offType1})
-	VPANDD_BCST(constant(uint32(0x0F0F0F0F)), codes, codes)
-	unit := func(x uint8) uint8 {
-		switch {
-		case x&int4s != 0:
-			return 1
-		case x&int8s != 0:
-			return 2
-		}
-		return 4
-	}
-	p.unit = shuffled512(codes, unit)
-	p.value = shuffled512(codes, func(x uint8) uint8 { return unit(x) * [4]uint8{20, 15, 10, 2}[x/type0] })
+	codes := kinds512(planes)
+	p.unit = shuffled512(codes, func(x uint8) uint8 { return 1 << shiftOf(x) })
+	p.value = shuffled512(codes, func(x uint8) uint8 { return weightOf(x) << shiftOf(x) })
 	p.read1 = ZMM()
 	k := K()
 	KMOVQ(p.read, k)
 	VMOVDQU8_Z(bytes(1), k, p.read1)
 }
+
+// kinds512 makes a byte of what decides what a page of each lane costs and is worth: bits 0 to 3 are Int8, Int4, Type0, Type1.
+func kinds512(line VecVirtual) VecVirtual {
+	codes := gather512(line, [8]int{offInt8, offInt4, offType0, offType1, offInt8, offInt4, offType0, offType1})
+	VPANDD_BCST(constant(uint32(0x0F0F0F0F)), codes, codes)
+	return codes
+}
+
+// shiftOf is the power of two that a page costs in quarter pages, weightOf the retention weight, twentieths, but for ephemeral lanes.
+func shiftOf(kind uint8) uint8  { return [4]uint8{2, 1, 0, 0}[kind&3] }
+func weightOf(kind uint8) uint8 { return [4]uint8{20, 15, 10, 2}[kind>>2] }
 
 // mixed512 is the order of the words of 32 lanes that packing two registers of dwords leaves: every byte of a column by its place.
 func mixed512(h int) (order []uint8) {
