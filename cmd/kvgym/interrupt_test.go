@@ -19,25 +19,33 @@ import (
 )
 
 // interrupt runs a command line and sends this process real interrupts from when ready is closed until the command ends:
-// again and again, since a first one may come before the command listens. The test listens too, and never stops, so that none
-// ends the process, however late it comes.
+// again and again, since a first one may come before the command listens. The test listens too, so that none ends the
+// process, and waits for each: none is left to come when interrupt returns, into whatever is interrupted next.
 func interrupt(t *testing.T, stdin io.Reader, stdout io.Writer, ready <-chan struct{}, args ...string) {
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
-	ended := make(chan struct{})
+	arrived := make(chan os.Signal, 1)
+	signal.Notify(arrived, os.Interrupt)
+	defer signal.Stop(arrived)
+	ended, sent := make(chan struct{}), make(chan struct{})
 	go func() {
-		<-ready
+		defer close(sent)
+		select {
+		case <-ready:
+		case <-ended:
+		}
 		for {
 			select {
 			case <-ended:
 				return
 			case <-time.After(5 * time.Millisecond):
 				_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
+				<-arrived
 			}
 		}
 	}()
 	var errs strings.Builder
 	status := run(args, stdin, stdout, &errs)
 	close(ended)
+	<-sent
 	require.Equal(t, exitInterrupted, status, errs.String())
 	require.Regexp(t, `^kvgym `+args[0]+`( info| synth)?: interrupted(: what is finished stays in .*: --resume .*goes on)?\n$`, errs.String())
 }
