@@ -134,6 +134,11 @@ func zerosAVX512(column *[64]uint32, set uint64) uint64
 //go:noescape
 func removeAVX512(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
 
+// operateServingAVX512 is OperateServing.
+//
+//go:noescape
+func operateServingAVX512(p *Seat, more *[8]uint64, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
+
 // decodeAVX512 is Decode.
 //
 //go:noescape

@@ -372,6 +372,13 @@ func remove(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retai
 	return removeGeneric(b, more, mask, pages)
 }
 
+func operateServing(p *Seat, more *[8]uint64, ops *[Lanes]uint8, host, link uint32, o *Operated) bool {
+	if active == AVX512 {
+		return operateServingAVX512(p, more, ops, host, link, o)
+	}
+	return operateServingGeneric(p, more, ops, host, link, o)
+}
+
 func choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32) {
 	if active == AVX512 {
 		return chooseAVX512(t, set, slots, room, pages, mul)

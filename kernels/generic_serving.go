@@ -96,3 +96,108 @@ func holdersGeneric(b *Block, n int, pages *[8]uint16, mul *[8]uint8, s *Shared)
 		}
 	}
 }
+
+func operateServingGeneric(p *Seat, more *[8]uint64, ops *[Lanes]uint8, host, link uint32, o *Operated) (ok bool) {
+	b, l := p.Block, p.Ledger
+	lo, hi, over := opPlanesGeneric(ops)
+	evict := lo &^ hi & b.Alive
+	settled := b.Alive &^ (b.Swapped | more[PlaneOut] | more[PlaneIn] | b.Prefill)
+	compress, back, leave := hi&^lo&settled&^b.Int4, lo&hi&b.Swapped&^more[PlaneWanted], lo&hi&settled
+	if more[PlaneOut]&^evict != 0 {
+		return false
+	}
+	*o = Operated{Evict: evict}
+	if compress|leave != 0 && !(&operator{b, l, p.Pages, compress, leave, host, link}).move(b.Swapped&^evict, o) {
+		return false
+	}
+	l.Counters.Evictions += uint32(bits.OnesCount64(evict))
+	l.Counters.Compressions += uint32(bits.OnesCount64(compress))
+	l.Counters.Swaps += uint32(bits.OnesCount64(back | leave))
+	l.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(evict|compress|back|leave))
+	more[PlaneWanted] |= back
+	more[PlaneFresh] = leave
+	heatGeneric(&b.Hotness, 0)
+	return true
+}
+
+// operator compresses some lanes, and lets others leave for CPU memory.
+type operator struct {
+	b               *Block
+	l               *Ledger
+	pages           *[8]uint16
+	compress, leave uint64
+	host, link      uint32
+}
+
+// few tells whether no lane that is looked at has too many tokens.
+func (x *operator) few() bool {
+	lanes := x.b.Tokens[:]
+	if x.b.Alive>>32 == 0 {
+		lanes = lanes[:32]
+	}
+	all := uint32(0)
+	for _, n := range lanes {
+		all |= n
+	}
+	return all < MostOperated
+}
+
+// move does it beside the lanes that CPU memory holds, or nothing.
+func (x *operator) move(inHost uint64, o *Operated) (ok bool) {
+	if !x.few() {
+		return false
+	}
+	b, l := x.b, x.l
+	var compressed, freedRetained, hosted uint32
+	for m := x.compress | x.leave | inHost; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m) & 63
+		qp := b.own(s, x.pages)
+		switch {
+		case inHost>>s&1 != 0:
+			hosted += qp
+		case x.leave>>s&1 != 0:
+			o.MovedQP += qp
+			freedRetained += qp * retention[b.code(s)]
+		default:
+			compressed += qp
+			freedRetained += qp / 2 * retention[b.code(s)]
+		}
+	}
+	if o.MovedQP > x.link || x.leave != 0 && hosted+o.MovedQP > x.host {
+		return false
+	}
+	o.BusyQP = compressed + compressed/2
+	l.PrivateQP -= o.MovedQP + compressed/2
+	l.RetainedPrivate -= freedRetained
+	x.prefixes(o)
+	b.Int4 |= x.compress & b.Int8
+	b.Int8 ^= x.compress
+	b.Swapped |= x.leave
+	return true
+}
+
+// prefixes brings those up to date that are compressed with a member, or that no resident member holds any more.
+func (x *operator) prefixes(o *Operated) {
+	b, l := x.b, x.l
+	for p := 1; p <= kv.MaxPrefixes; p++ {
+		members, pages, was := b.Members[p-1], uint32(x.pages[p]), uint32(l.PrefixMul[p])
+		is, weight := was, uint32(l.PrefixWeight[p])
+		want := uint32(0)
+		if members&x.compress != 0 {
+			want = 2
+		}
+		if members&x.compress&b.Int8 != 0 {
+			want = 1
+		}
+		if want != 0 && want < was {
+			is, weight = want, 20
+			o.BusyQP += pages * (want + was)
+		}
+		if members&x.leave != 0 && members&^(b.Swapped|x.leave) == 0 {
+			is, weight = 0, 0
+		}
+		l.SharedQP += pages * (is - was)
+		l.RetainedShared += pages * (is*weight - was*uint32(l.PrefixWeight[p]))
+		l.PrefixMul[p], l.PrefixWeight[p] = uint8(is), uint8(weight)
+	}
+}

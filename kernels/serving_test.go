@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/kvgym/kvgym/kernels"
+	"github.com/kvgym/kvgym/kv"
 	"github.com/stretchr/testify/require"
 )
 
@@ -53,5 +54,83 @@ func TestRemoveLevels(t *testing.T) {
 			emptied += bits.OnesCount8(empty)
 		}
 		require.Positive(t, emptied)
+	})
+}
+
+func TestOperateServingLevels(t *testing.T) {
+	type state struct {
+		block  kernels.Block
+		ledger kernels.Ledger
+		more   [8]uint64
+		told   kernels.Operated
+		ok     bool
+	}
+	onEachLevel(t, func(t *testing.T) {
+		r := random(37)
+		var done, refused, lowered, emptied int
+		for k := range rounds {
+			pages := randomPages(r)
+			for p := range pages {
+				pages[p] %= 1 << r.IntN(13)
+			}
+			pages[0] = 0
+			before := state{block: *randomBlock(r, &pages)}
+			for s := range before.block.Tokens {
+				before.block.Tokens[s] = min(before.block.Tokens[s], uint32(pages[before.block.Prefix[s]])*kv.PageTokens+numbers(r, 1<<20)) // seldom too many
+			}
+			b, l := &before.block, &before.ledger
+			if k%3 == 0 { // in CPU memory as a rule: a prefix may lose its last holder
+				b.Swapped |= b.Alive & plane(r)
+			}
+			free := b.Alive &^ b.Swapped
+			before.more = [8]uint64{kernels.PlaneIn: free & plane(r) & plane(r), kernels.PlaneFresh: b.Swapped & plane(r), kernels.PlaneWanted: b.Swapped & plane(r), 4: r.Uint64(), 7: r.Uint64()}
+			if k%4 == 0 {
+				before.more[kernels.PlaneOut] = free &^ before.more[kernels.PlaneIn] & plane(r) & plane(r)
+			}
+			l.PrivateQP, l.RetainedPrivate, l.SharedQP, l.RetainedShared = r.Uint32(), r.Uint32(), r.Uint32(), r.Uint32()
+			for p := 1; p < len(pages); p++ {
+				l.PrefixMul[p], l.PrefixWeight[p] = uint8(4>>r.IntN(4)), uint8(20*r.IntN(2))
+			}
+			var ops [kernels.Lanes]uint8
+			asked := plane(r)
+			for s := range ops {
+				ops[s] = uint8(r.IntN(4)) * uint8(asked>>s&1)
+				if k%8 == 0 && r.IntN(20) == 0 {
+					ops[s] = uint8(r.Uint32())
+				}
+				if k%4 == 0 && before.more[kernels.PlaneOut]>>s&1 != 0 && r.IntN(30) != 0 {
+					ops[s] = uint8(kv.Evict)
+				}
+			}
+			host, link := r.Uint32()>>r.IntN(32), r.Uint32()>>r.IntN(32)
+			play := func() state {
+				x := before
+				x.ok = kernels.OperateServing(&kernels.Seat{Block: &x.block, Ledger: &x.ledger, Pages: &pages}, &x.more, &ops, host, link, &x.told)
+				if !x.ok {
+					x.told = kernels.Operated{}
+				}
+				return x
+			}
+			got, want := play(), state{}
+			generic(func() { want = play() })
+			require.Equal(t, want, got, "round %d", k)
+			if !got.ok {
+				refused++
+				require.Equal(t, before, got, "round %d", k)
+				continue
+			}
+			done++
+			for p, mul := range got.ledger.PrefixMul {
+				switch was := before.ledger.PrefixMul[p]; {
+				case mul == 0 && was != 0:
+					emptied++
+				case mul != was:
+					lowered++
+				}
+			}
+		}
+		for _, n := range []int{done, refused, lowered, emptied} {
+			require.Greater(t, n, 20)
+		}
 	})
 }

@@ -74,6 +74,7 @@ type scratch struct {
 	acted     kernels.Acted
 	advanced  kernels.Advanced
 	draws     kernels.ArrivalDraws
+	operated  kernels.Operated
 	decoded   kernels.Decoded
 	waiting   kernels.Waiting
 	joins     [kv.MaxPrefixes + 1]uint8 // admitted tickets by prefix

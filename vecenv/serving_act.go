@@ -1,6 +1,7 @@
 package vecenv
 
 import (
+	"math"
 	"math/bits"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -31,6 +32,43 @@ type acted struct {
 
 // stepServing runs the phases of one step; rule 13.10.
 func (v *env) stepServing(ops []uint8, list []int32) {
+	busyQP, ok := v.operateAtOnce(ops)
+	if !ok {
+		busyQP = v.operateServing(ops, list)
+	}
+	v.wake()
+	v.swapIn()
+	v.transferIn()
+	v.decodeServing(v.prefill(), busyQP)
+	admitted := v.Counters.Admitted
+	v.serveTickets()
+	v.arriveTickets()
+	if v.Counters.Admitted != admitted {
+		v.touchSystems(&v.scratch.joins) // late: it loads as a whole what the admitted have stored lane by lane
+	}
+	for w := range v.rules.width {
+		v.tally.FirstWaits += uint32(bits.OnesCount64((v.block(w).Prefill | v.block(w).Active) &^ v.lane(w).First))
+	}
+}
+
+// operateAtOnce does a row of operations and what leaves for CPU memory by a kernel, if it can; rules 13.11 to 13.14. It returns the
+// memory traffic of compressions.
+func (v *env) operateAtOnce(ops []uint8) (busyQP int64, ok bool) {
+	if len(ops) != kernels.Lanes {
+		return 0, false
+	}
+	o := &v.scratch.operated
+	host := uint32(min(math.MaxUint32, v.hostLimit()))
+	if !kernels.OperateServing(&v.seat, v.lane(0).planes(), (*[kernels.Lanes]uint8)(ops), host, v.rules.serving.linkMost, o) {
+		return 0, false
+	}
+	v.evict(0, o.Evict) // after what does not depend on it
+	v.countTransfer(int64(o.MovedQP))
+	return int64(o.BusyQP), true
+}
+
+// operateServing does operations one kind, slot and phase after the other.
+func (v *env) operateServing(ops []uint8, list []int32) (busyQP int64) {
 	for w := range v.rules.width {
 		v.lane(w).Fresh = 0
 	}
@@ -49,19 +87,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	for w := range v.rules.width {
 		kernels.Heat(&v.block(w).Hotness, 0)
 	}
-	v.wake()
-	v.swapIn()
-	v.transferIn()
-	v.decodeServing(v.prefill(), sc.busyQP)
-	admitted := v.Counters.Admitted
-	v.serveTickets()
-	v.arriveTickets()
-	if v.Counters.Admitted != admitted {
-		v.touchSystems(&v.scratch.joins) // late: it loads as a whole what the admitted have stored lane by lane
-	}
-	for w := range v.rules.width {
-		v.tally.FirstWaits += uint32(bits.OnesCount64((v.block(w).Prefill | v.block(w).Active) &^ v.lane(w).First))
-	}
+	return sc.busyQP
 }
 
 // applyServingBlock turns up to 64 op bytes into planes and applies them, kind by kind. Only the order of evictions can matter,
@@ -109,13 +135,8 @@ func planeIf(b bool) uint64 {
 // applyServing does operations that are allowed; rules 13.12 to 13.14.
 func (v *env) applyServing(w int, evict, compress, swap uint64, sc *acted) {
 	b, l := v.block(w), v.lane(w)
-	if evict != 0 {
-		v.RiskHundredths += b.Risk(evict)
-		v.Counters.Evictions += uint32(bits.OnesCount64(evict))
-		for m := evict; m != 0; m &= m - 1 {
-			v.drop(w, uint(bits.TrailingZeros64(m)))
-		}
-	}
+	v.Counters.Evictions += uint32(bits.OnesCount64(evict))
+	v.evict(w, evict)
 	for m := compress; m != 0; m &= m - 1 {
 		v.compressServing(b, uint(bits.TrailingZeros64(m)), sc)
 	}
@@ -129,6 +150,17 @@ func (v *env) applyServing(w int, evict, compress, swap uint64, sc *acted) {
 	l.Out |= swap &^ back
 	sc.asked[w&3] |= swap &^ back
 	v.Counters.Swaps += uint32(bits.OnesCount64(swap))
+}
+
+// evict drops the sequences of a plane, in slot order; rule 13.12.
+func (v *env) evict(w int, plane uint64) {
+	if plane == 0 {
+		return
+	}
+	v.RiskHundredths += v.block(w).Risk(plane)
+	for m := plane; m != 0; m &= m - 1 {
+		v.drop(w, uint(bits.TrailingZeros64(m)))
+	}
 }
 
 // hostLimit is the CPU's memory for swapped sequences, quarter pages; rule 13.14.

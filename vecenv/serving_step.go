@@ -27,7 +27,7 @@ func (v *env) transferOut() {
 			v.leave(b.Prefix[s])
 		}
 	}
-	v.countTransfer(budget)
+	v.countTransfer(v.rules.serving.linkQP - budget)
 }
 
 // transferIn does it for returning ones.
@@ -41,7 +41,7 @@ func (v *env) transferIn() {
 			}
 		}
 	}
-	v.countTransfer(budget)
+	v.countTransfer(v.rules.serving.linkQP - budget)
 }
 
 // move takes what a slot still has to move from the link's budget, and tells whether it has arrived.
@@ -53,11 +53,9 @@ func (l *lane) move(s uint, budget *int64) bool {
 	return l.Moving[s] == 0
 }
 
-// countTransfer counts the time of what a direction of the link has moved in a step, of which budget was left.
-func (v *env) countTransfer(budget int64) {
-	if moved := v.rules.serving.linkQP - budget; moved != 0 {
-		v.tally.WasteUS += uint64(v.rules.serving.preset.LinkNS(moved) / 1000)
-	}
+// countTransfer counts the time of what a direction of the link has moved in a step.
+func (v *env) countTransfer(movedQP int64) {
+	v.tally.WasteUS += uint64(v.rules.serving.preset.LinkNS(movedQP)) / 1000
 }
 
 // wake lets idle sequences go on or end; rule 13.15.

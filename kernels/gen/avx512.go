@@ -34,6 +34,7 @@ func avx512() {
 	due512()
 	sums512()
 	remove512()
+	operateServing512()
 	decodeKernel512()
 	enqueue512()
 	wait512()
@@ -340,11 +341,16 @@ func divide512(n VecVirtual, den Mem, budget, capacity, norm, most string) {
 
 // decay512 takes a quarter off every byte and warms those of a mask.
 func decay512(h VecVirtual, warm OpmaskVirtual) {
+	cool512(h)
+	VPADDB(bytes(63), h, warm, h)
+}
+
+// cool512 is the decay alone.
+func cool512(h VecVirtual) {
 	q := ZMM()
 	VPSRLW(U8(2), h, q)
 	VPANDD_BCST(constant(uint32(0x3F3F3F3F)), q, q)
 	VPSUBB(q, h, h)
-	VPADDB(bytes(63), h, warm, h)
 }
 
 func heat512() {

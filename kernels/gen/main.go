@@ -252,6 +252,15 @@ var (
 	offSgMoving   = int(unsafe.Offsetof(servingGlobals.Moving))
 )
 
+// Offsets of what OperateServing tells.
+var (
+	operated kernels.Operated
+
+	offOpEvict = int(unsafe.Offsetof(operated.Evict))
+	offOpBusy  = int(unsafe.Offsetof(operated.BusyQP))
+	offOpMoved = int(unsafe.Offsetof(operated.MovedQP))
+)
+
 // Offsets of newcomers, and of the tables of requests.
 var (
 	newcomers kernels.Newcomers
@@ -280,6 +289,12 @@ const (
 	ticketFirst = kernels.TicketFirst
 	ticketLate  = kernels.TicketLate
 	mostLatency = kernels.MostLatency
+
+	mostOperated = kernels.MostOperated
+	planeOut     = kernels.PlaneOut
+	planeIn      = kernels.PlaneIn
+	planeFresh   = kernels.PlaneFresh
+	planeWanted  = kernels.PlaneWanted
 )
 
 var byteScale = kernels.ByteScale
