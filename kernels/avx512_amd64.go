@@ -159,6 +159,11 @@ func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8
 //go:noescape
 func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 
+// payAVX512 is Pay, for a clock whose tables hold all; ok is false, and nothing is done, for more than eight tickets or times that they do not give.
+//
+//go:noescape
+func payAVX512(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[64]uint32, joins *[8]uint8) (slots uint64, waste uint64, ok bool)
+
 // settleAVX512 is Settle.
 //
 //go:noescape

@@ -134,6 +134,10 @@ func enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, ste
 	enqueueGeneric(t, first, words, tables, step)
 }
 
+func pay(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[Lanes]uint32, joins *[8]uint8) (slots, waste uint64) {
+	return payGeneric(l, t, set, free, pages, clock, work, joins)
+}
+
 func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
 	waitGeneric(t, n, step, old, room, pages, mul, w)
 }

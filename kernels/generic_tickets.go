@@ -110,3 +110,26 @@ func chooseGeneric(t *Tickets, set uint32, slots int, room uint32, pages *[8]uin
 	}
 	return chosen
 }
+
+func payGeneric(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[Lanes]uint32, joins *[8]uint8) (slots, waste uint64) {
+	for ; set != 0 && free != 0; set &= set - 1 {
+		i := bits.TrailingZeros32(set) & (TicketLanes - 1)
+		p, qp, private := t.Prefix[i]&kv.MaxPrefixes, kv.Pages(t.Private[i])*kv.FP16QuarterPages, t.Private[i]
+		prefix, shared := uint32(pages[p])*kv.PageTokens, uint32(-int32(l.PrefixMul[p])>>31) // no branch: nothing could predict it
+		us := clock.of.PrefillUS(private+prefix&^shared, prefix&shared)
+		waste += uint64(t.Flags[i]/TicketAgain&1) * uint64(us)
+		work[bits.TrailingZeros64(free)&(Lanes-1)] = us
+		if p != 0 && shared == 0 {
+			fresh := uint32(pages[p]) * kv.FP16QuarterPages
+			l.SharedQP += fresh
+			l.RetainedShared += fresh * retention[kv.System]
+			l.PrefixMul[p], l.PrefixWeight[p] = kv.FP16QuarterPages, uint8(retention[kv.System])
+		}
+		l.PrivateQP += qp
+		l.RetainedPrivate += qp * retention[t.Type[i]&7]
+		joins[p]++
+		slots |= free & -free
+		free &= free - 1
+	}
+	return slots, waste
+}

@@ -128,26 +128,26 @@ func (p *Preset) PrefillUS(m, cached int64) uint32 {
 
 // Clock says how long a preset's prefill takes, made for being asked often.
 type Clock struct {
-	segments []segment
-	from     [32]uint8 // where to begin to look for n tokens, by the bits of n - 1
-	pairPS   uint64
+	Segments []Segment // the last one has no end
+	From     [32]uint8 // where to begin to look for n tokens, by the bits of n - 1
+	PairPS   uint64
 }
 
-// segment is a piece of a piecewise linear time, up to end tokens.
-type segment struct{ end, start, ns, rise, span uint64 }
+// Segment is a piece of a piecewise linear time, up to End tokens: Rise nanoseconds more in every Span tokens after Start, where it is NS.
+type Segment struct{ End, Start, NS, Rise, Span uint64 }
 
 // Clock makes the preset's.
 func (p *Preset) Clock() *Clock {
 	k := p.Prefill
-	c := &Clock{pairPS: uint64(p.PairPS), segments: []segment{{end: uint64(k[0].Tokens), ns: uint64(k[0].NS), span: 1}}}
+	c := &Clock{PairPS: uint64(p.PairPS), Segments: []Segment{{End: uint64(k[0].Tokens), NS: uint64(k[0].NS), Span: 1}}}
 	for i := range k[1:] {
 		a, b := k[i], k[i+1]
-		c.segments = append(c.segments, segment{uint64(b.Tokens), uint64(a.Tokens), uint64(a.NS), uint64(b.NS - a.NS), uint64(b.Tokens - a.Tokens)})
+		c.Segments = append(c.Segments, Segment{uint64(b.Tokens), uint64(a.Tokens), uint64(a.NS), uint64(b.NS - a.NS), uint64(b.Tokens - a.Tokens)})
 	}
-	c.segments[len(k)-1].end = math.MaxUint64
-	for i := range c.from {
-		for c.segments[c.from[i]].end <= 1<<i>>1 {
-			c.from[i]++
+	c.Segments[len(k)-1].End = math.MaxUint64
+	for i := range c.From {
+		for c.Segments[c.From[i]].End <= 1<<i>>1 {
+			c.From[i]++
 		}
 	}
 	return c
@@ -159,14 +159,14 @@ func (c *Clock) PrefillUS(tokens, cached uint32) uint32 {
 		return 0
 	}
 	m := min(uint64(tokens), 1<<25)
-	i := c.from[bits.Len64(m-1)&31]
-	for m > c.segments[i].end { // seldom: knots stand at powers of two
+	i := c.From[bits.Len64(m-1)&31]
+	for m > c.Segments[i].End { // seldom: knots stand at powers of two
 		i++
 	}
-	s := &c.segments[i]
+	s := &c.Segments[i]
 	pairs := m*min(uint64(cached), 1<<25) + m*m/2
 	whole := pairs / 1000
-	ns := s.ns + (m-s.start)*s.rise/s.span + whole*c.pairPS + (pairs-1000*whole)*c.pairPS/1000
+	ns := s.NS + (m-s.Start)*s.Rise/s.Span + whole*c.PairPS + (pairs-1000*whole)*c.PairPS/1000
 	return uint32(min(1<<31, (ns+999)/1000))
 }
 

@@ -88,11 +88,6 @@ func (v *env) serveGroup(t *kernels.Tickets, n int) (stay uint32) {
 	return stay
 }
 
-// ticketQP is what a waiting request needs alone.
-func ticketQP(t *kernels.Tickets, i int) uint32 {
-	return kv.Pages(t.Private[i&(kernels.TicketLanes-1)]) * kv.FP16QuarterPages
-}
-
 // admitTickets places those of a set of waiting requests for which there are slots and memory, in order, and tells which: into the lowest
 // slots, one after the other.
 func (v *env) admitTickets(t *kernels.Tickets, set, limit uint32) (admitted uint32) {
@@ -103,7 +98,8 @@ func (v *env) admitTickets(t *kernels.Tickets, set, limit uint32) (admitted uint
 		if here == 0 {
 			continue
 		}
-		taken := v.payTickets(t, here, free, l)
+		taken, waste := kernels.Pay(&v.Ledger, t, here, free, &v.Episode.PrefixPages, v.rules.serving.ticketClock, &l.Work, &v.scratch.joins)
+		v.tally.WasteUS += waste
 		set &^= here
 		first, late := kernels.Settle(&b.Block, &l.Ref, &l.Born, &l.Admit, t, here, taken, &v.Episode.PrefixPages, int16(v.Step))
 		l.First |= first
@@ -112,26 +108,6 @@ func (v *env) admitTickets(t *kernels.Tickets, set, limit uint32) (admitted uint
 		admitted |= here
 	}
 	return admitted
-}
-
-// payTickets is what admissions of waiting requests to the lowest free slots of a lane, in order, cost and need: all but their columns. It
-// returns the slots.
-func (v *env) payTickets(t *kernels.Tickets, set uint32, free uint64, l *lane) (taken uint64) {
-	for m := set; m != 0; m &= m - 1 {
-		i := bits.TrailingZeros32(m) & (kernels.TicketLanes - 1)
-		p, qp, private := t.Prefix[i]&kv.MaxPrefixes, ticketQP(t, i), t.Private[i]
-		work := v.promptWork(private, v.prefixTokens(p), held(v.PrefixMul[p]))
-		again := uint64(t.Flags[i]) / ticketAgain & 1
-		v.tally.WasteUS += again * uint64(work)
-		l.Work[bits.TrailingZeros64(free)&63] = work
-		v.hold(p)
-		v.PrivateQP += qp
-		v.RetainedPrivate += qp * kv.BlockType(t.Type[i]).RetentionTwentieths()
-		v.scratch.joins[p]++
-		taken |= free & -free
-		free &= free - 1
-	}
-	return taken
 }
 
 // promptWork is the time to compute a prompt of private tokens after a prefix, which is shared if a resident member holds it: all ones

@@ -39,6 +39,7 @@ func avx512() {
 	enqueue512()
 	wait512()
 	choose512()
+	pay512()
 	settle512()
 	leave512()
 	lives512()

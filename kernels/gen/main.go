@@ -261,6 +261,19 @@ var (
 	offOpMoved = int(unsafe.Offsetof(operated.MovedQP))
 )
 
+// Offsets of the tables of prefill.
+var (
+	clock kernels.Clock
+
+	offClFrom    = int(unsafe.Offsetof(clock.From))
+	offClEnd     = int(unsafe.Offsetof(clock.End))
+	offClStart   = int(unsafe.Offsetof(clock.Start))
+	offClNS      = int(unsafe.Offsetof(clock.NS))
+	offClRise    = int(unsafe.Offsetof(clock.Rise))
+	offClInverse = int(unsafe.Offsetof(clock.Inverse))
+	offClPair    = int(unsafe.Offsetof(clock.PairPS))
+)
+
 // Offsets of newcomers, and of the tables of requests.
 var (
 	newcomers kernels.Newcomers
@@ -288,6 +301,7 @@ const (
 	demandMask  = kernels.DemandMask
 	ticketFirst = kernels.TicketFirst
 	ticketLate  = kernels.TicketLate
+	ticketAgain = kernels.TicketAgain
 	mostLatency = kernels.MostLatency
 
 	mostOperated = kernels.MostOperated
