@@ -159,8 +159,9 @@ func (v *env) evict(w int, plane uint64) {
 	}
 	v.RiskHundredths += v.block(w).Risk(plane)
 	for m := plane; m != 0; m &= m - 1 {
-		v.drop(w, uint(bits.TrailingZeros64(m)))
+		v.requeue(w, uint(bits.TrailingZeros64(m)))
 	}
+	v.removeAll(w, plane)
 }
 
 // hostLimit is the CPU's memory for swapped sequences, quarter pages; rule 13.14.
@@ -295,27 +296,35 @@ func (v *env) removeAll(w int, mask uint64) {
 
 // drop takes a sequence out of its slot and back into the queue, if it has anything left to do; rule 13.12.
 func (v *env) drop(w int, s uint) {
+	v.requeue(w, s)
+	v.remove(w, s)
+}
+
+// requeue lets a sequence wait, if it has anything left to do, which is still in its slot.
+func (v *env) requeue(w int, s uint) {
 	s &= 63
 	b, l := v.block(w), v.lane(w)
 	bit := uint64(1) << s
-	if typ := b.blockType(s); typ != kv.System {
-		k := ticket{Private: b.Tokens[s] - v.prefixTokens(b.Prefix[s]), Ref: l.Ref[s], Remaining: b.Remaining[s], Born: l.Born[s], Since: int16(v.Step),
-			Priority: b.Priority[s], Prefix: b.Prefix[s], Type: uint8(typ), Codes: b.Cycle[s] &^ 15}
-		k.Flags = uint8(l.First>>s&1) | uint8(l.Late>>s&1)<<1
-		if b.Prefill&bit == 0 {
-			k.Flags |= ticketAgain
-		}
-		waits := true
-		if (b.Prefill|b.Active)&bit == 0 {
-			waits = v.park(&k, l.Wake[s])
-		}
-		if waits && int(v.QueueLen) < ticketCap(v.rules.slots) {
-			v.setTicket(int(v.QueueLen), &k)
-			v.QueueLen++
-			v.PendingQP += kv.Pages(k.Private) * kv.FP16QuarterPages
-		}
+	typ := b.blockType(s)
+	if typ == kv.System {
+		return
 	}
-	v.remove(w, s)
+	var k ticket // field by field, as sit does it
+	k.Private, k.Ref, k.Remaining, k.Born, k.Since = b.Tokens[s]-v.prefixTokens(b.Prefix[s]), l.Ref[s], b.Remaining[s], l.Born[s], int16(v.Step)
+	k.Priority, k.Prefix, k.Type, k.Codes = b.Priority[s], b.Prefix[s], uint8(typ), b.Cycle[s]&^15
+	k.Flags = uint8(l.First>>s&1) | uint8(l.Late>>s&1)<<1
+	if b.Prefill&bit == 0 {
+		k.Flags |= ticketAgain
+	}
+	waits := true
+	if (b.Prefill|b.Active)&bit == 0 {
+		waits = v.park(&k, l.Wake[s])
+	}
+	if waits && int(v.QueueLen) < ticketCap(v.rules.slots) {
+		v.setTicket(int(v.QueueLen), &k)
+		v.QueueLen++
+		v.PendingQP += kv.Pages(k.Private) * kv.FP16QuarterPages
+	}
 }
 
 // park makes the ticket of an idle sequence that of its session's next turn; false if there is none.
