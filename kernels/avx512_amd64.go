@@ -132,12 +132,12 @@ func zerosAVX512(column *[64]uint32, set uint64) uint64
 // removeAVX512 is Remove.
 //
 //go:noescape
-func removeAVX512(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
+func removeAVX512(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
 
 // operateServingAVX512 is OperateServing.
 //
 //go:noescape
-func operateServingAVX512(p *Seat, more *[8]uint64, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
+func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
 
 // decodeAVX512 is Decode.
 //
@@ -167,12 +167,17 @@ func payAVX512(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16,
 // settleAVX512 is Settle.
 //
 //go:noescape
-func settleAVX512(b *Block, ref *[64]uint32, born *[64]int16, admit *[64]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first uint64, late uint64)
+func settleAVX512(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16)
 
 // leaveAVX512 is Leave.
 //
 //go:noescape
 func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
+
+// serveTicketsAVX512 is ServeTickets, for a clock whose tables hold all; ok is false, and nothing is done, where Pay's kernel does not either.
+//
+//go:noescape
+func serveTicketsAVX512(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)
 
 // livesAVX512 is Lives.Add: eight words at a time, a qword each.
 //

@@ -8537,7 +8537,7 @@ lower:
 	VZEROUPPER
 	RET
 
-// func removeAVX512(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
+// func removeAVX512(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI, GFNI
 TEXT ·removeAVX512(SB), NOSPLIT, $0-41
 	MOVQ           b+0(FP), AX
@@ -8647,7 +8647,7 @@ summed:
 	MOVL          CX, qp+32(FP)
 	SHRQ          $0x20, CX
 	MOVL          CX, retained+36(FP)
-	MOVQ          more+8(FP), CX
+	MOVQ          lane+8(FP), CX
 	VMOVDQU64     (CX), Z3
 	VPANDNQ       Z1, Z0, Z1
 	VMOVDQU64     Z1, 896(AX)
@@ -8790,14 +8790,14 @@ DATA avx512_102<>+62(SB)/1, $0x02
 DATA avx512_102<>+63(SB)/1, $0x02
 GLOBL avx512_102<>(SB), RODATA|NOPTR, $64
 
-// func operateServingAVX512(p *Seat, more *[8]uint64, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
+// func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, AVX512VNNI, BMI, GFNI, POPCNT
 TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	MOVQ           p+0(FP), AX
 	MOVQ           (AX), CX
 	MOVQ           8(AX), DX
 	MOVQ           24(AX), AX
-	MOVQ           more+8(FP), BX
+	MOVQ           lane+8(FP), BX
 	MOVQ           o+32(FP), SI
 	MOVQ           ops+16(FP), DI
 	VMOVDQU8       (DI), Z0
@@ -9583,58 +9583,58 @@ GLOBL avx512_114<>(SB), RODATA|NOPTR, $8
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
 TEXT ·waitAVX512(SB), NOSPLIT, $0-48
-	MOVQ         t+0(FP), AX
-	MOVQ         n+8(FP), CX
-	MOVQ         w+40(FP), DX
-	MOVQ         pages+24(FP), BX
-	VPMOVZXWD    (BX), Y0
-	MOVQ         mul+32(FP), BX
-	VPMOVZXBD    (BX), Y1
+	MOVQ         n+8(FP), AX
+	MOVWLSX      step+16(FP), CX
+	MOVWLSX      old+18(FP), DX
+	MOVL         room+20(FP), BX
+	MOVQ         t+0(FP), SI
+	MOVQ         pages+24(FP), DI
+	VPMOVZXWD    (DI), Y0
+	MOVQ         mul+32(FP), DI
+	VPMOVZXBD    (DI), Y1
 	VPTESTNMD    Y1, Y1, K1
 	VPSLLD.Z     $0x02, Y0, K1, Y0
 	VPBROADCASTD avx512_6<>+0(SB), Z1
-	MOVL         room+20(FP), BX
 	VPBROADCASTD BX, Z2
-	VPADDD       (AX), Z1, Z3
+	VPADDD       (SI), Z1, Z3
 	VPSRLD       $0x07, Z3, Z3
 	VPSLLD       $0x02, Z3, Z3
-	VPMOVZXBD    480(AX), Z4
+	VPMOVZXBD    480(SI), Z4
 	VPERMD       Z0, Z4, Z4
 	VPADDD       Z4, Z3, Z3
 	VPCMPUD      $0x02, Z2, Z3, K1
 	KMOVW        K1, BX
-	VPADDD       64(AX), Z1, Z1
+	VPADDD       64(SI), Z1, Z1
 	VPSRLD       $0x07, Z1, Z1
 	VPSLLD       $0x02, Z1, Z1
-	VPMOVZXBD    496(AX), Z3
+	VPMOVZXBD    496(SI), Z3
 	VPERMD       Z0, Z3, Z3
 	VPADDD       Z3, Z1, Z1
 	VPCMPUD      $0x02, Z2, Z1, K1
-	KMOVW        K1, SI
-	SHLQ         $0x10, SI
-	ORQ          SI, BX
-	VMOVDQU16    384(AX), Z0
-	MOVWLSX      step+16(FP), SI
-	VPBROADCASTW SI, Z1
+	KMOVW        K1, DI
+	SHLQ         $0x10, DI
+	ORQ          DI, BX
+	VMOVDQU16    384(SI), Z0
+	VPBROADCASTW CX, Z1
 	VPCMPW       $0x01, Z1, Z0, K1
-	KMOVD        K1, SI
-	MOVWLSX      old+18(FP), DI
-	VPBROADCASTW DI, Z1
+	KMOVD        K1, CX
+	VPBROADCASTW DX, Z1
 	VPCMPW       $0x02, Z1, Z0, K1
-	KMOVD        K1, DI
-	VMOVDQU8     576(AX), Y0
+	KMOVD        K1, DX
+	VMOVDQU8     576(SI), Y0
 	VPBROADCASTB avx512_115<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
-	KMOVD        K1, AX
-	ANDQ         SI, BX
-	BZHIQ        CX, SI, SI
-	MOVL         SI, (DX)
-	BZHIQ        CX, BX, BX
-	MOVL         BX, 4(DX)
-	BZHIQ        CX, DI, DI
-	MOVL         DI, 8(DX)
-	BZHIQ        CX, AX, AX
-	MOVL         AX, 12(DX)
+	KMOVD        K1, SI
+	ANDQ         CX, BX
+	BZHIQ        AX, CX, CX
+	BZHIQ        AX, BX, BX
+	BZHIQ        AX, DX, DX
+	BZHIQ        AX, SI, SI
+	MOVQ         w+40(FP), AX
+	MOVL         CX, (AX)
+	MOVL         BX, 4(AX)
+	MOVL         DX, 8(AX)
+	MOVL         SI, 12(AX)
 	VZEROUPPER
 	RET
 
@@ -9644,62 +9644,62 @@ GLOBL avx512_115<>(SB), RODATA|NOPTR, $1
 // func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
 TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
-	MOVQ         t+0(FP), AX
+	MOVL         set+8(FP), AX
+	MOVL         room+24(FP), CX
 	MOVQ         slots+16(FP), DX
+	MOVQ         t+0(FP), BX
 	VPBROADCASTD avx512_6<>+0(SB), Z0
-	MOVL         set+8(FP), CX
-	MOVL         room+24(FP), SI
-	XORL         BX, BX
+	XORL         SI, SI
 	MOVQ         pages+32(FP), DI
 	VPMOVZXWD    (DI), Y1
 	MOVQ         mul+40(FP), DI
 	VPMOVZXBD    (DI), Y2
 	VPTESTNMD    Y2, Y2, K1
 	VPSLLD.Z     $0x02, Y1, K1, Y1
-	VPADDD       (AX), Z0, Z2
+	VPADDD       (BX), Z0, Z2
 	VPSRLD       $0x07, Z2, Z2
 	VPSLLD       $0x02, Z2, Z2
-	VPMOVZXBD    480(AX), Z4
-	VPADDD       64(AX), Z0, Z0
+	VPMOVZXBD    480(BX), Z4
+	VPADDD       64(BX), Z0, Z0
 	VPSRLD       $0x07, Z0, Z0
 	VPSLLD       $0x02, Z0, Z0
-	VPMOVZXBD    496(AX), Z5
+	VPMOVZXBD    496(BX), Z5
 	VMOVDQU32    avx512_116<>+0(SB), Z6
 	VPXORD       Z3, Z3, Z3
 
 choose:
-	VPBROADCASTD SI, Z7
+	VPBROADCASTD CX, Z7
 	VPERMD       Z1, Z4, Z8
 	VPADDD       Z2, Z8, Z8
 	VPCMPUD      $0x02, Z7, Z8, K1
-	KMOVW        K1, AX
+	KMOVW        K1, BX
 	VPERMD       Z1, Z5, Z9
 	VPADDD       Z0, Z9, Z9
 	VPCMPUD      $0x02, Z7, Z9, K1
 	KMOVW        K1, DI
 	SHLQ         $0x10, DI
-	ORQ          DI, AX
-	ANDQ         CX, AX
+	ORQ          DI, BX
+	ANDQ         AX, BX
 	JZ           chosen
 	TESTQ        DX, DX
 	JZ           chosen
 	DECQ         DX
-	TZCNTQ       AX, DI
-	BTSQ         DI, BX
-	BLSMSKQ      AX, AX
-	ANDNQ        CX, AX, CX
+	TZCNTQ       BX, DI
+	BTSQ         DI, SI
+	BLSMSKQ      BX, BX
+	ANDNQ        AX, BX, AX
 	VPBROADCASTD DI, Z7
 	VMOVDQA32    Z7, Z10
 	VPERMI2D     Z9, Z8, Z10
-	VMOVD        X10, AX
-	SUBL         AX, SI
+	VMOVD        X10, BX
+	SUBL         BX, CX
 	VPERMI2D     Z5, Z4, Z7
 	VPCMPEQD     Z7, Z6, K1
 	VMOVDQA32    Z3, K1, Z1
 	JMP          choose
 
 chosen:
-	MOVL BX, chosen+48(FP)
+	MOVL SI, chosen+48(FP)
 	VZEROUPPER
 	RET
 
@@ -9724,10 +9724,10 @@ GLOBL avx512_116<>(SB), RODATA|NOPTR, $64
 // func payAVX512(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[64]uint32, joins *[8]uint8) (slots uint64, waste uint64, ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI2, GFNI, POPCNT
 TEXT ·payAVX512(SB), NOSPLIT, $0-81
-	MOVQ           l+0(FP), AX
-	MOVQ           t+8(FP), CX
-	MOVL           set+16(FP), DX
-	POPCNTQ        DX, BX
+	MOVL           set+16(FP), AX
+	MOVQ           l+0(FP), CX
+	MOVQ           t+8(FP), DX
+	POPCNTQ        AX, BX
 	CMPQ           BX, $0x08
 	JHI            refused
 	MOVQ           $-1, SI
@@ -9735,17 +9735,16 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	KMOVQ          SI, K1
 	MOVQ           free+24(FP), BX
 	PDEPQ          BX, SI, BX
-	MOVQ           BX, slots+64(FP)
-	KMOVD          DX, K2
+	KMOVD          AX, K2
 	VMOVDQU8       avx512_117<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K2, Y0
 	VPMOVZXBD      X0, Z1
-	VMOVDQU32      (CX), Z2
-	VPERMI2D       64(CX), Z2, Z1
+	VMOVDQU32      (DX), Z2
+	VPERMI2D       64(DX), Z2, Z1
 	VPMOVZXDQ      Y1, Z1
-	VPERMB         480(CX), Y0, Y3
-	VPERMB         512(CX), Y0, Y4
-	VPERMB         576(CX), Y0, Y0
+	VPERMB         480(DX), Y0, Y3
+	VPERMB         512(DX), Y0, Y4
+	VPERMB         576(DX), Y0, Y0
 	VPMOVZXBQ      X3, Z2
 	VMOVDQU8       avx512_42<>+0(SB), Z6
 	VPSHUFB        Z3, Z6, Z6
@@ -9755,9 +9754,9 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z6, Z6
 	VMOVDQU8       avx512_43<>+0(SB), Z3
 	VPERMB         Z6, Z3, Z6
-	VPMOVZXBQ      60(AX), Z3
-	MOVQ           pages+32(FP), CX
-	VPMOVZXWQ      (CX), Z7
+	VPMOVZXBQ      60(CX), Z3
+	MOVQ           pages+32(FP), AX
+	VPMOVZXWQ      (AX), Z7
 	KMOVB          avx512_100<>+0(SB), K2
 	VPTESTNMQ      Z3, Z3, K2, K2
 	VPTESTMQ       Z6, Z6, K2, K2
@@ -9771,10 +9770,10 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPSHUFD        $0x4e, X5, X8
 	VPOR           X8, X5, X5
 	VMOVQ          X5, X5
-	VMOVQ          X5, CX
-	KMOVB          CX, K3
+	VMOVQ          X5, AX
+	KMOVB          AX, K3
 	KNOTB          K3, K4
-	MOVQ           clock+40(FP), CX
+	MOVQ           clock+40(FP), AX
 	VPERMQ         Z7, Z2, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VMOVDQA64.Z    Z2, K4, Z8
@@ -9787,30 +9786,30 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z2
 	VPLZCNTQ       Z2, Z2
 	KMOVQ          avx512_119<>+0(SB), K3
-	VPERMB.Z       (CX), Z2, K3, Z2
+	VPERMB.Z       (AX), Z2, K3, Z2
 	VMOVDQA64      Z2, Z9
-	VMOVDQU64      64(CX), Z10
-	VPERMI2Q       128(CX), Z10, Z9
+	VMOVDQU64      64(AX), Z10
+	VPERMI2Q       128(AX), Z10, Z9
 	VPCMPUQ        $0x06, Z9, Z5, K1, K3
 	VMOVDQA64      Z2, Z9
-	VMOVDQU64      192(CX), Z10
-	VPERMI2Q       256(CX), Z10, Z9
+	VMOVDQU64      192(AX), Z10
+	VPERMI2Q       256(AX), Z10, Z9
 	VPSUBQ         Z9, Z5, Z9
 	VMOVDQA64      Z2, Z10
-	VMOVDQU64      448(CX), Z11
-	VPERMI2Q       512(CX), Z11, Z10
+	VMOVDQU64      448(AX), Z11
+	VPERMI2Q       512(AX), Z11, Z10
 	VPMULUDQ       Z10, Z9, Z9
 	VPTESTMQ.BCST  avx512_120<>+0(SB), Z9, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z2, Z10
-	VMOVDQU64      576(CX), Z11
-	VPERMI2Q       640(CX), Z11, Z10
+	VMOVDQU64      576(AX), Z11
+	VPERMI2Q       640(AX), Z11, Z10
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
 	VPBROADCASTQ   avx512_121<>+0(SB), Z10
-	VPBROADCASTQ   704(CX), Z11
+	VPBROADCASTQ   704(AX), Z11
 	VPMULUDQ       Z5, Z8, Z8
 	VPMULUDQ       Z5, Z5, Z5
 	VPSRLQ         $0x01, Z5, Z5
@@ -9827,8 +9826,8 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTTPD2UQQ    Z12, Z12
 	VPMULLQ        Z11, Z5, Z5
 	VMOVDQA64      Z2, Z2
-	VMOVDQU64      320(CX), Z8
-	VPERMI2Q       384(CX), Z8, Z2
+	VMOVDQU64      320(AX), Z8
+	VPERMI2Q       384(AX), Z8, Z2
 	VPADDQ         Z2, Z9, Z9
 	VPADDQ         Z5, Z9, Z9
 	VPADDQ         Z12, Z9, Z9
@@ -9846,8 +9845,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         X0, X2, X2
 	VPSHUFD        $0x4e, X2, X0
 	VPADDQ         X0, X2, X2
-	VMOVQ          X2, CX
-	MOVQ           CX, waste+72(FP)
+	VMOVQ          X2, AX
 	VPADDQ.BCST    avx512_32<>+0(SB), Z1, Z1
 	VPSRLQ         $0x07, Z1, Z1
 	VPSLLQ.Z       $0x02, Z1, K1, Z1
@@ -9870,54 +9868,57 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
 	VPADDD         X0, X1, X1
-	VPEXTRD        $0x00, X1, CX
-	ADDL           CX, 32(AX)
-	VPEXTRD        $0x01, X1, CX
-	ADDL           CX, 40(AX)
-	VPEXTRD        $0x02, X1, CX
-	ADDL           CX, 36(AX)
-	VPEXTRD        $0x03, X1, CX
-	ADDL           CX, 44(AX)
-	MOVQ           joins+56(FP), CX
+	VPEXTRD        $0x00, X1, DX
+	ADDL           DX, 32(CX)
+	VPEXTRD        $0x01, X1, DX
+	ADDL           DX, 40(CX)
+	VPEXTRD        $0x02, X1, DX
+	ADDL           DX, 36(CX)
+	VPEXTRD        $0x03, X1, DX
+	ADDL           DX, 44(CX)
+	MOVQ           joins+56(FP), DX
 	VPBROADCASTQ   avx512_22<>+0(SB), K2, Z3
 	VPMOVQB        Z3, X0
-	VMOVQ          X0, 60(AX)
-	VPMOVZXBQ      68(AX), Z1
+	VMOVQ          X0, 60(CX)
+	VPMOVZXBQ      68(CX), Z1
 	VPBROADCASTQ   avx512_26<>+0(SB), K2, Z1
 	VPMOVQB        Z1, X0
-	VMOVQ          X0, 68(AX)
+	VMOVQ          X0, 68(CX)
 	VPOPCNTQ       Z6, Z2
-	VPMOVZXBQ      (CX), Z1
+	VPMOVZXBQ      (DX), Z1
 	VPADDQ         Z1, Z2, Z2
 	VPMOVQB        Z2, X0
-	VMOVQ          X0, (CX)
-	MOVQ           work+48(FP), AX
+	VMOVQ          X0, (DX)
+	MOVQ           work+48(FP), CX
 	VPMOVQD        Z9, Y0
 	KMOVQ          BX, K1
 	VMOVDQU8       avx512_126<>+0(SB), Z1
 	VPEXPANDB.Z    Z1, K1, Z1
 	VPMOVZXBD      X1, Z2
 	VPERMD         Z0, Z2, Z2
-	VMOVDQU32      Z2, K1, (AX)
+	VMOVDQU32      Z2, K1, (CX)
 	VEXTRACTI32X4  $0x01, Z1, X2
 	VPMOVZXBD      X2, Z2
 	VPERMD         Z0, Z2, Z2
 	KSHIFTRQ       $0x10, K1, K2
-	VMOVDQU32      Z2, K2, 64(AX)
-	SHRQ           $0x20, BX
+	VMOVDQU32      Z2, K2, 64(CX)
+	MOVQ           BX, DX
+	SHRQ           $0x20, DX
 	JZ             placed
 	VEXTRACTI32X4  $0x02, Z1, X2
 	VPMOVZXBD      X2, Z2
 	VPERMD         Z0, Z2, Z2
 	KSHIFTRQ       $0x20, K1, K2
-	VMOVDQU32      Z2, K2, 128(AX)
+	VMOVDQU32      Z2, K2, 128(CX)
 	VEXTRACTI32X4  $0x03, Z1, X1
 	VPMOVZXBD      X1, Z1
 	VPERMD         Z0, Z1, Z1
 	KSHIFTRQ       $0x30, K1, K1
-	VMOVDQU32      Z1, K1, 192(AX)
+	VMOVDQU32      Z1, K1, 192(CX)
 
 placed:
+	MOVQ BX, slots+64(FP)
+	MOVQ AX, waste+72(FP)
 	MOVB $0x01, AL
 	MOVB AL, ok+80(FP)
 	VZEROUPPER
@@ -10116,46 +10117,50 @@ DATA avx512_126<>+62(SB)/1, $0x3e
 DATA avx512_126<>+63(SB)/1, $0x3f
 GLOBL avx512_126<>(SB), RODATA|NOPTR, $64
 
-// func settleAVX512(b *Block, ref *[64]uint32, born *[64]int16, admit *[64]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first uint64, late uint64)
+// func settleAVX512(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, GFNI
-TEXT ·settleAVX512(SB), NOSPLIT, $0-88
-	MOVQ           b+0(FP), AX
-	MOVQ           t+32(FP), CX
-	MOVL           set+40(FP), DX
-	KMOVD          DX, K1
+TEXT ·settleAVX512(SB), NOSPLIT, $0-50
+	MOVL           set+24(FP), AX
+	MOVWLSX        step+48(FP), CX
+	MOVQ           slots+32(FP), DX
+	MOVQ           b+0(FP), BX
+	MOVQ           t+16(FP), SI
+	KMOVD          AX, K1
 	VMOVDQU8       avx512_117<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K1, Y0
-	KMOVQ          slots+48(FP), K1
+	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z0, K1, Z0
-	VMOVDQU64      640(AX), Z1
-	VMOVDQU        448(CX), Y2
+	VMOVDQU64      640(BX), Z1
+	VMOVDQU        448(SI), Y2
 	VPERMB         Z2, Z0, K1, Z1
-	VMOVDQU64      Z1, 640(AX)
-	VMOVDQU64      832(AX), Z1
-	VMOVDQU        544(CX), Y2
+	VMOVDQU64      Z1, 640(BX)
+	VMOVDQU64      832(BX), Z1
+	VMOVDQU        544(SI), Y2
 	VPERMB         Z2, Z0, K1, Z1
-	VMOVDQU64      Z1, 832(AX)
-	VMOVDQU64      768(AX), Z1
+	VMOVDQU64      Z1, 832(BX)
+	VMOVDQU64      768(BX), Z1
 	VPBROADCASTD   avx512_17<>+0(SB), Z5
 	VMOVDQU8       Z5, K1, Z1
-	VMOVDQU64      Z1, 768(AX)
-	VMOVDQU        480(CX), Y2
+	VMOVDQU64      Z1, 768(BX)
+	VMOVDQU        480(SI), Y2
 	VPERMB.Z       Z2, Z0, K1, Z1
-	VMOVDQU        512(CX), Y2
+	VMOVDQU        512(SI), Y2
 	VPERMB.Z       Z2, Z0, K1, Z5
-	VMOVDQU        576(CX), Y2
+	VMOVDQU        576(SI), Y2
 	VPERMB.Z       Z2, Z0, K1, Z6
-	VMOVDQU64      704(AX), Z7
+	VMOVDQU64      704(BX), Z7
 	VMOVDQU8       Z1, K1, Z7
-	VMOVDQU64      Z7, 704(AX)
+	VMOVDQU64      Z7, 704(BX)
 	VPBROADCASTD   avx512_1<>+0(SB), Z7
 	VPTESTMB       Z7, Z6, K2
-	KMOVQ          K2, DX
-	MOVQ           DX, first+72(FP)
+	KMOVQ          K2, AX
+	MOVQ           lane+8(FP), DX
+	ORQ            AX, 32(DX)
 	VPBROADCASTD   avx512_2<>+0(SB), Z7
 	VPTESTMB       Z7, Z6, K2
-	KMOVQ          K2, DX
-	MOVQ           DX, late+80(FP)
+	KMOVQ          K2, AX
+	MOVQ           lane+8(FP), DX
+	ORQ            AX, 40(DX)
 	VMOVDQU8       avx512_44<>+0(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
 	VMOVDQU8.Z     Z6, K1, Z6
@@ -10164,8 +10169,8 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-88
 	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z7, Z7
 	VMOVDQU8       avx512_43<>+0(SB), Z6
 	VPERMB         Z7, Z6, Z7
-	VPORQ          896(AX), Z7, Z7
-	VMOVDQU64      Z7, 896(AX)
+	VPORQ          896(BX), Z7, Z7
+	VMOVDQU64      Z7, 896(BX)
 	VMOVDQU8       avx512_127<>+0(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
 	VMOVDQU8       avx512_62<>+0(SB), Z5
@@ -10176,40 +10181,39 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-88
 	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z6, Z6
 	VMOVDQU8       avx512_43<>+0(SB), Z5
 	VPERMB         Z6, Z5, Z6
-	VPORQ          960(AX), Z6, Z6
-	VMOVDQU64      Z6, 960(AX)
-	MOVQ           pages+56(FP), DX
-	VPMOVZXWD      (DX), Y2
-	MOVWLSX        step+64(FP), DX
-	VPBROADCASTW   DX, Z5
-	KMOVQ          K1, DX
-	SHRQ           $0x20, DX
+	VPORQ          960(BX), Z6, Z6
+	VMOVDQU64      Z6, 960(BX)
+	MOVQ           pages+40(FP), AX
+	VPMOVZXWD      (AX), Y2
+	VPBROADCASTW   CX, Z5
+	KMOVQ          K1, AX
+	SHRQ           $0x20, AX
 	VEXTRACTI64X4  $0x00, Z0, Y6
 	VPMOVZXBW      Y6, Z7
 	VPXORD         Z3, Z3, Z3
-	MOVQ           born+16(FP), BX
-	VMOVDQU16      256(CX), Z8
-	VMOVDQU64      256(AX), Z9
+	MOVQ           lane+8(FP), CX
+	VMOVDQU16      256(SI), Z8
+	VMOVDQU64      256(BX), Z9
 	VPERMW         Z8, Z7, K1, Z9
-	VMOVDQU64      Z9, 256(AX)
-	VMOVDQU16      320(CX), Z8
-	VMOVDQU64      (BX), Z9
+	VMOVDQU64      Z9, 256(BX)
+	VMOVDQU16      320(SI), Z8
+	VMOVDQU64      960(CX), Z9
 	VPERMW         Z8, Z7, K1, Z9
-	VMOVDQU64      Z9, (BX)
-	MOVQ           admit+24(FP), BX
-	VMOVDQU64      384(AX), Z7
+	VMOVDQU64      Z9, 960(CX)
+	MOVQ           lane+8(FP), CX
+	VMOVDQU64      384(BX), Z7
 	VMOVDQU16      Z5, K1, Z7
-	VMOVDQU64      Z7, 384(AX)
-	VMOVDQU64      (BX), Z7
+	VMOVDQU64      Z7, 384(BX)
+	VMOVDQU64      1088(CX), Z7
 	VMOVDQU16      Z5, K1, Z7
-	VMOVDQU64      Z7, (BX)
-	VMOVDQU64      512(AX), Z7
+	VMOVDQU64      Z7, 1088(CX)
+	VMOVDQU64      512(BX), Z7
 	VMOVDQU16      Z3, K1, Z7
-	VMOVDQU64      Z7, 512(AX)
-	VMOVDQU32      (CX), Z3
-	VMOVDQU32      128(CX), Z7
-	VMOVDQU32      64(CX), Z8
-	VMOVDQU32      192(CX), Z9
+	VMOVDQU64      Z7, 512(BX)
+	VMOVDQU32      (SI), Z3
+	VMOVDQU32      128(SI), Z7
+	VMOVDQU32      64(SI), Z8
+	VMOVDQU32      192(SI), Z9
 	VEXTRACTI32X4  $0x00, Y6, X10
 	VPMOVZXBD      X10, Z11
 	VEXTRACTI32X4  $0x00, Z1, X10
@@ -10218,14 +10222,14 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-88
 	VPSLLD         $0x07, Z10, Z10
 	VMOVDQA32      Z11, Z12
 	VPERMI2D       Z8, Z3, Z12
-	VMOVDQU64      (AX), Z13
+	VMOVDQU64      (BX), Z13
 	VPADDD         Z10, Z12, K1, Z13
-	VMOVDQU64      Z13, (AX)
+	VMOVDQU64      Z13, (BX)
 	VPERMI2D       Z9, Z7, Z11
-	MOVQ           ref+8(FP), BX
-	VMOVDQU64      (BX), Z10
+	MOVQ           lane+8(FP), CX
+	VMOVDQU64      576(CX), Z10
 	VMOVDQA32      Z11, K1, Z10
-	VMOVDQU64      Z10, (BX)
+	VMOVDQU64      Z10, 576(CX)
 	KSHIFTRQ       $0x10, K1, K2
 	VEXTRACTI32X4  $0x01, Y6, X6
 	VPMOVZXBD      X6, Z10
@@ -10235,43 +10239,43 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-88
 	VPSLLD         $0x07, Z6, Z6
 	VMOVDQA32      Z10, Z11
 	VPERMI2D       Z8, Z3, Z11
-	VMOVDQU64      64(AX), Z3
-	VPADDD         Z6, Z11, K2, Z3
-	VMOVDQU64      Z3, 64(AX)
-	VPERMI2D       Z9, Z7, Z10
-	MOVQ           ref+8(FP), BX
 	VMOVDQU64      64(BX), Z3
-	VMOVDQA32      Z10, K2, Z3
+	VPADDD         Z6, Z11, K2, Z3
 	VMOVDQU64      Z3, 64(BX)
-	TESTQ          DX, DX
+	VPERMI2D       Z9, Z7, Z10
+	MOVQ           lane+8(FP), CX
+	VMOVDQU64      640(CX), Z3
+	VMOVDQA32      Z10, K2, Z3
+	VMOVDQU64      Z3, 640(CX)
+	TESTQ          AX, AX
 	JZ             settled
 	KSHIFTRQ       $0x20, K1, K1
 	VEXTRACTI64X4  $0x01, Z0, Y0
 	VPMOVZXBW      Y0, Z3
 	VPXORD         Z4, Z4, Z4
-	MOVQ           born+16(FP), DX
-	VMOVDQU16      256(CX), Z6
-	VMOVDQU64      320(AX), Z7
+	MOVQ           lane+8(FP), AX
+	VMOVDQU16      256(SI), Z6
+	VMOVDQU64      320(BX), Z7
 	VPERMW         Z6, Z3, K1, Z7
-	VMOVDQU64      Z7, 320(AX)
-	VMOVDQU16      320(CX), Z6
-	VMOVDQU64      64(DX), Z7
+	VMOVDQU64      Z7, 320(BX)
+	VMOVDQU16      320(SI), Z6
+	VMOVDQU64      1024(AX), Z7
 	VPERMW         Z6, Z3, K1, Z7
-	VMOVDQU64      Z7, 64(DX)
-	MOVQ           admit+24(FP), DX
-	VMOVDQU64      448(AX), Z3
+	VMOVDQU64      Z7, 1024(AX)
+	MOVQ           lane+8(FP), AX
+	VMOVDQU64      448(BX), Z3
 	VMOVDQU16      Z5, K1, Z3
-	VMOVDQU64      Z3, 448(AX)
-	VMOVDQU64      64(DX), Z3
+	VMOVDQU64      Z3, 448(BX)
+	VMOVDQU64      1152(AX), Z3
 	VMOVDQU16      Z5, K1, Z3
-	VMOVDQU64      Z3, 64(DX)
-	VMOVDQU64      576(AX), Z3
+	VMOVDQU64      Z3, 1152(AX)
+	VMOVDQU64      576(BX), Z3
 	VMOVDQU16      Z4, K1, Z3
-	VMOVDQU64      Z3, 576(AX)
-	VMOVDQU32      (CX), Z3
-	VMOVDQU32      128(CX), Z4
-	VMOVDQU32      64(CX), Z5
-	VMOVDQU32      192(CX), Z6
+	VMOVDQU64      Z3, 576(BX)
+	VMOVDQU32      (SI), Z3
+	VMOVDQU32      128(SI), Z4
+	VMOVDQU32      64(SI), Z5
+	VMOVDQU32      192(SI), Z6
 	VEXTRACTI32X4  $0x00, Y0, X7
 	VPMOVZXBD      X7, Z8
 	VEXTRACTI32X4  $0x02, Z1, X7
@@ -10280,14 +10284,14 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-88
 	VPSLLD         $0x07, Z7, Z7
 	VMOVDQA32      Z8, Z9
 	VPERMI2D       Z5, Z3, Z9
-	VMOVDQU64      128(AX), Z10
+	VMOVDQU64      128(BX), Z10
 	VPADDD         Z7, Z9, K1, Z10
-	VMOVDQU64      Z10, 128(AX)
+	VMOVDQU64      Z10, 128(BX)
 	VPERMI2D       Z6, Z4, Z8
-	MOVQ           ref+8(FP), CX
-	VMOVDQU64      128(CX), Z7
+	MOVQ           lane+8(FP), AX
+	VMOVDQU64      704(AX), Z7
 	VMOVDQA32      Z8, K1, Z7
-	VMOVDQU64      Z7, 128(CX)
+	VMOVDQU64      Z7, 704(AX)
 	KSHIFTRQ       $0x10, K1, K1
 	VEXTRACTI32X4  $0x01, Y0, X0
 	VPMOVZXBD      X0, Z0
@@ -10297,14 +10301,14 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-88
 	VPSLLD         $0x07, Z1, Z1
 	VMOVDQA32      Z0, Z2
 	VPERMI2D       Z5, Z3, Z2
-	VMOVDQU64      192(AX), Z3
+	VMOVDQU64      192(BX), Z3
 	VPADDD         Z1, Z2, K1, Z3
-	VMOVDQU64      Z3, 192(AX)
+	VMOVDQU64      Z3, 192(BX)
 	VPERMI2D       Z6, Z4, Z0
-	MOVQ           ref+8(FP), AX
-	VMOVDQU64      192(AX), Z1
+	MOVQ           lane+8(FP), AX
+	VMOVDQU64      768(AX), Z1
 	VMOVDQA32      Z0, K1, Z1
-	VMOVDQU64      Z1, 192(AX)
+	VMOVDQU64      Z1, 768(AX)
 
 settled:
 	VZEROUPPER
@@ -10379,60 +10383,60 @@ GLOBL avx512_127<>(SB), RODATA|NOPTR, $64
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
 TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
-	MOVQ          t+0(FP), AX
-	MOVL          stay+8(FP), CX
-	KMOVD         CX, K1
+	MOVL          stay+8(FP), AX
+	MOVQ          t+0(FP), CX
+	KMOVD         AX, K1
 	VPXORD        Z0, Z0, Z0
-	MOVWLZX       CX, CX
-	POPCNTL       CX, CX
+	MOVWLZX       AX, AX
+	POPCNTL       AX, AX
 	VPBROADCASTD  avx512_6<>+0(SB), Z2
 	VPXORD        Z1, Z1, Z1
-	VMOVDQU32     (AX), Z3
-	VMOVDQU32     64(AX), Z4
+	VMOVDQU32     (CX), Z3
+	VMOVDQU32     64(CX), Z4
 	VPCOMPRESSD.Z Z3, K1, Z3
 	KSHIFTRQ      $0x10, K1, K2
 	VPCOMPRESSD.Z Z4, K2, Z4
-	VMOVDQU32     Z0, 64(AX)
-	VMOVDQU32     Z3, (AX)
-	VMOVDQU32     Z4, (AX)(CX*4)
+	VMOVDQU32     Z0, 64(CX)
+	VMOVDQU32     Z3, (CX)
+	VMOVDQU32     Z4, (CX)(AX*4)
 	VPADDD        Z2, Z3, Z3
 	VPSRLD        $0x07, Z3, Z3
 	VPADDD        Z3, Z1, Z1
 	VPADDD        Z2, Z4, Z4
 	VPSRLD        $0x07, Z4, Z4
 	VPADDD        Z4, Z1, Z1
-	VMOVDQU32     128(AX), Z2
-	VMOVDQU32     192(AX), Z3
+	VMOVDQU32     128(CX), Z2
+	VMOVDQU32     192(CX), Z3
 	VPCOMPRESSD.Z Z2, K1, Z2
 	KSHIFTRQ      $0x10, K1, K2
 	VPCOMPRESSD.Z Z3, K2, Z3
-	VMOVDQU32     Z0, 192(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 128(AX)(CX*4)
-	VMOVDQU16     384(AX), Z0
-	VMOVDQU16     256(AX), Z2
+	VMOVDQU32     Z0, 192(CX)
+	VMOVDQU32     Z2, 128(CX)
+	VMOVDQU32     Z3, 128(CX)(AX*4)
+	VMOVDQU16     384(CX), Z0
+	VMOVDQU16     256(CX), Z2
 	VPCOMPRESSW.Z Z2, K1, Z2
-	VMOVDQU16     Z2, 256(AX)
-	VMOVDQU16     320(AX), Z2
+	VMOVDQU16     Z2, 256(CX)
+	VMOVDQU16     320(CX), Z2
 	VPCOMPRESSW.Z Z2, K1, Z2
-	VMOVDQU16     Z2, 320(AX)
+	VMOVDQU16     Z2, 320(CX)
 	VPCOMPRESSW.Z Z0, K1, Z2
-	VMOVDQU16     Z2, 384(AX)
-	VMOVDQU8      448(AX), Y2
+	VMOVDQU16     Z2, 384(CX)
+	VMOVDQU8      448(CX), Y2
 	VPCOMPRESSB.Z Y2, K1, Y2
-	VMOVDQU8      Y2, 448(AX)
-	VMOVDQU8      480(AX), Y2
+	VMOVDQU8      Y2, 448(CX)
+	VMOVDQU8      480(CX), Y2
 	VPCOMPRESSB.Z Y2, K1, Y2
-	VMOVDQU8      Y2, 480(AX)
-	VMOVDQU8      512(AX), Y2
+	VMOVDQU8      Y2, 480(CX)
+	VMOVDQU8      512(CX), Y2
 	VPCOMPRESSB.Z Y2, K1, Y2
-	VMOVDQU8      Y2, 512(AX)
-	VMOVDQU8      544(AX), Y2
+	VMOVDQU8      Y2, 512(CX)
+	VMOVDQU8      544(CX), Y2
 	VPCOMPRESSB.Z Y2, K1, Y2
-	VMOVDQU8      Y2, 544(AX)
-	VMOVDQU8      576(AX), Y2
+	VMOVDQU8      Y2, 544(CX)
+	VMOVDQU8      576(CX), Y2
 	VPCOMPRESSB.Z Y2, K1, Y2
-	VMOVDQU8      Y2, 576(AX)
+	VMOVDQU8      Y2, 576(CX)
 	VPSLLD        $0x02, Z1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y2
 	VPADDD        Y1, Y2, Y2
@@ -10443,7 +10447,6 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPSHUFD       $0xb1, X2, X1
 	VPADDD        X1, X2, X2
 	VMOVD         X2, AX
-	MOVL          AX, qp+20(FP)
 	VPBROADCASTW  avx512_128<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
@@ -10452,9 +10455,10 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPMINSW       X0, X1, X1
 	VPXOR         avx512_129<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
-	VMOVD         X1, AX
-	XORL          $0x00008000, AX
-	MOVW          AX, oldest+16(FP)
+	VMOVD         X1, CX
+	XORL          $0x00008000, CX
+	MOVW          CX, oldest+16(FP)
+	MOVL          AX, qp+20(FP)
 	VZEROUPPER
 	RET
 
@@ -10470,6 +10474,655 @@ DATA avx512_129<>+10(SB)/2, $0x8000
 DATA avx512_129<>+12(SB)/2, $0x8000
 DATA avx512_129<>+14(SB)/2, $0x8000
 GLOBL avx512_129<>(SB), RODATA|NOPTR, $16
+
+// func serveTicketsAVX512(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)
+// Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, POPCNT
+TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
+	MOVQ         p+0(FP), AX
+	MOVQ         8(AX), AX
+	MOVQ         p+0(FP), CX
+	MOVQ         16(CX), CX
+	MOVL         20(AX), DX
+	MOVL         16(AX), BX
+	MOVL         BX, SI
+	MOVQ         f+8(FP), DI
+	SUBL         68(DI), SI
+	MOVL         $-1, DI
+	CMPL         SI, DI
+	CMOVLLT      DI, SI
+	MOVL         4(CX), CX
+	MOVL         CX, DI
+	SHRL         $0x06, CX
+	SUBL         CX, DI
+	MOVL         32(AX), CX
+	ADDL         36(AX), CX
+	XORL         AX, AX
+	SUBL         CX, DI
+	CMOVLCS      AX, DI
+	MOVQ         DX, (SP)
+	MOVQ         BX, 8(SP)
+	MOVQ         DI, 16(SP)
+	MOVQ         t+24(FP), AX
+	MOVQ         p+0(FP), CX
+	MOVQ         24(CX), CX
+	VPMOVZXWD    (CX), Y0
+	MOVQ         p+0(FP), CX
+	MOVQ         8(CX), CX
+	ADDQ         $0x0000003c, CX
+	VPMOVZXBD    (CX), Y1
+	VPTESTNMD    Y1, Y1, K1
+	VPSLLD.Z     $0x02, Y0, K1, Y0
+	VPBROADCASTD avx512_6<>+0(SB), Z1
+	VPBROADCASTD DI, Z8
+	VPADDD       (AX), Z1, Z9
+	VPSRLD       $0x07, Z9, Z9
+	VPSLLD       $0x02, Z9, Z9
+	VPMOVZXBD    480(AX), Z10
+	VPERMD       Z0, Z10, Z10
+	VPADDD       Z10, Z9, Z9
+	VPCMPUD      $0x02, Z8, Z9, K1
+	KMOVW        K1, CX
+	VPADDD       64(AX), Z1, Z1
+	VPSRLD       $0x07, Z1, Z1
+	VPSLLD       $0x02, Z1, Z1
+	VPMOVZXBD    496(AX), Z9
+	VPERMD       Z0, Z9, Z9
+	VPADDD       Z9, Z1, Z1
+	VPCMPUD      $0x02, Z8, Z1, K1
+	KMOVW        K1, DI
+	SHLQ         $0x10, DI
+	ORQ          DI, CX
+	VMOVDQU16    384(AX), Z1
+	VPBROADCASTW BX, Z8
+	VPCMPW       $0x01, Z8, Z1, K1
+	KMOVD        K1, BX
+	VPBROADCASTW SI, Z8
+	VPCMPW       $0x02, Z8, Z1, K1
+	KMOVD        K1, SI
+	VMOVDQU8     576(AX), Y0
+	VPBROADCASTB avx512_115<>+0(SB), Y1
+	VPTESTNMB    Y1, Y0, K1
+	KMOVD        K1, AX
+	ANDQ         BX, CX
+	BZHIQ        DX, BX, BX
+	BZHIQ        DX, CX, CX
+	BZHIQ        DX, SI, SI
+	BZHIQ        DX, AX, AX
+	MOVQ         SI, 24(SP)
+	ANDQ         BX, AX
+	MOVQ         AX, 32(SP)
+	MOVQ         p+0(FP), AX
+	MOVQ         (AX), AX
+	MOVQ         896(AX), DX
+	NOTQ         DX
+	MOVQ         f+8(FP), AX
+	ANDQ         80(AX), DX
+	POPCNTQ      DX, AX
+	MOVQ         DX, 40(SP)
+	MOVQ         16(SP), DI
+	MOVQ         t+24(FP), DX
+	VPBROADCASTD avx512_6<>+0(SB), Z1
+	XORL         BX, BX
+	MOVQ         p+0(FP), SI
+	MOVQ         24(SI), SI
+	VPMOVZXWD    (SI), Y0
+	MOVQ         p+0(FP), SI
+	MOVQ         8(SI), SI
+	ADDQ         $0x0000003c, SI
+	VPMOVZXBD    (SI), Y8
+	VPTESTNMD    Y8, Y8, K1
+	VPSLLD.Z     $0x02, Y0, K1, Y0
+	VPADDD       (DX), Z1, Z8
+	VPSRLD       $0x07, Z8, Z8
+	VPSLLD       $0x02, Z8, Z8
+	VPMOVZXBD    480(DX), Z9
+	VPADDD       64(DX), Z1, Z1
+	VPSRLD       $0x07, Z1, Z1
+	VPSLLD       $0x02, Z1, Z1
+	VPMOVZXBD    496(DX), Z10
+	VMOVDQU32    avx512_116<>+0(SB), Z14
+	VPXORD       Z2, Z2, Z2
+
+choose:
+	VPBROADCASTD DI, Z15
+	VPERMD       Z0, Z9, Z16
+	VPADDD       Z8, Z16, Z16
+	VPCMPUD      $0x02, Z15, Z16, K1
+	KMOVW        K1, DX
+	VPERMD       Z0, Z10, Z17
+	VPADDD       Z1, Z17, Z17
+	VPCMPUD      $0x02, Z15, Z17, K1
+	KMOVW        K1, SI
+	SHLQ         $0x10, SI
+	ORQ          SI, DX
+	ANDQ         CX, DX
+	JZ           chosen
+	TESTQ        AX, AX
+	JZ           chosen
+	DECQ         AX
+	TZCNTQ       DX, SI
+	BTSQ         SI, BX
+	BLSMSKQ      DX, DX
+	ANDNQ        CX, DX, CX
+	VPBROADCASTD SI, Z15
+	VMOVDQA32    Z15, Z18
+	VPERMI2D     Z17, Z16, Z18
+	VMOVD        X18, DX
+	SUBL         DX, DI
+	VPERMI2D     Z10, Z9, Z15
+	VPCMPEQD     Z15, Z14, K1
+	VMOVDQA32    Z2, K1, Z0
+	JMP          choose
+
+chosen:
+	MOVQ           BX, 48(SP)
+	MOVQ           s+40(FP), CX
+	XORL           AX, AX
+	MOVQ           AX, (CX)
+	MOVQ           AX, 16(CX)
+	TESTQ          BX, BX
+	JZ             none
+	MOVQ           p+0(FP), AX
+	MOVQ           8(AX), AX
+	MOVQ           t+24(FP), CX
+	POPCNTQ        BX, DX
+	CMPQ           DX, $0x08
+	JHI            refused
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
+	KMOVQ          SI, K1
+	MOVQ           40(SP), DX
+	PDEPQ          DX, SI, DX
+	KMOVD          BX, K2
+	VMOVDQU8       avx512_117<>+0(SB), Y2
+	VPCOMPRESSB.Z  Y2, K2, Y2
+	VPMOVZXBD      X2, Z0
+	VMOVDQU32      (CX), Z1
+	VPERMI2D       64(CX), Z1, Z0
+	VPMOVZXDQ      Y0, Z0
+	VPERMB         480(CX), Y2, Y11
+	VPERMB         512(CX), Y2, Y12
+	VPERMB         576(CX), Y2, Y13
+	VPMOVZXBQ      X11, Z1
+	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VPSHUFB        Z11, Z2, Z2
+	VMOVDQU8.Z     Z2, K1, Z2
+	VMOVDQU8       avx512_42<>+0(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z2, Z8, Z8
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z2
+	VPERMB         Z8, Z2, Z8
+	VPMOVZXBQ      60(AX), Z2
+	MOVQ           p+0(FP), CX
+	MOVQ           24(CX), CX
+	VPMOVZXWQ      (CX), Z9
+	KMOVB          avx512_100<>+0(SB), K2
+	VPTESTNMQ      Z2, Z2, K2, K2
+	VPTESTMQ       Z8, Z8, K2, K2
+	VPXORQ         Z3, Z3, Z3
+	VPSUBQ         Z8, Z3, Z3
+	VPANDQ.Z       Z8, Z3, K2, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y10
+	VPOR           Y3, Y10, Y10
+	VEXTRACTI128   $0x01, Y10, X3
+	VPOR           X10, X3, X3
+	VPSHUFD        $0x4e, X3, X10
+	VPOR           X10, X3, X3
+	VMOVQ          X3, X3
+	VMOVQ          X3, CX
+	KMOVB          CX, K3
+	KNOTB          K3, K4
+	MOVQ           clock+32(FP), CX
+	VPERMQ         Z9, Z1, Z1
+	VPSLLQ         $0x07, Z1, Z1
+	VMOVDQA64.Z    Z1, K4, Z10
+	VPADDQ         Z0, Z1, Z1
+	VMOVDQA64      Z0, Z3
+	VMOVDQA64      Z1, K3, Z3
+	VPBROADCASTQ   avx512_118<>+0(SB), Z1
+	VPMINUQ        Z1, Z3, Z3
+	VPMINUQ        Z1, Z10, Z10
+	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z1
+	VPLZCNTQ       Z1, Z1
+	KMOVQ          avx512_119<>+0(SB), K3
+	VPERMB.Z       (CX), Z1, K3, Z1
+	VMOVDQA64      Z1, Z14
+	VMOVDQU64      64(CX), Z15
+	VPERMI2Q       128(CX), Z15, Z14
+	VPCMPUQ        $0x06, Z14, Z3, K1, K3
+	VMOVDQA64      Z1, Z14
+	VMOVDQU64      192(CX), Z15
+	VPERMI2Q       256(CX), Z15, Z14
+	VPSUBQ         Z14, Z3, Z14
+	VMOVDQA64      Z1, Z15
+	VMOVDQU64      448(CX), Z16
+	VPERMI2Q       512(CX), Z16, Z15
+	VPMULUDQ       Z15, Z14, Z14
+	VPTESTMQ.BCST  avx512_120<>+0(SB), Z14, K1, K4
+	KORTESTB       K3, K4
+	JNZ            refused
+	VMOVDQA64      Z1, Z15
+	VMOVDQU64      576(CX), Z16
+	VPERMI2Q       640(CX), Z16, Z15
+	VCVTUQQ2PD     Z14, Z14
+	VMULPD         Z15, Z14, Z14
+	VCVTTPD2UQQ    Z14, Z14
+	VPBROADCASTQ   avx512_121<>+0(SB), Z15
+	VPBROADCASTQ   704(CX), Z16
+	VPMULUDQ       Z3, Z10, Z10
+	VPMULUDQ       Z3, Z3, Z3
+	VPSRLQ         $0x01, Z3, Z3
+	VPADDQ         Z3, Z10, Z10
+	VMOVDQA64      Z10, Z3
+	VCVTUQQ2PD     Z3, Z3
+	VMULPD         Z15, Z3, Z3
+	VCVTTPD2UQQ    Z3, Z3
+	VPMULLQ.BCST   avx512_122<>+0(SB), Z3, Z17
+	VPSUBQ         Z17, Z10, Z17
+	VPMULUDQ       Z16, Z17, Z17
+	VCVTUQQ2PD     Z17, Z17
+	VMULPD         Z15, Z17, Z17
+	VCVTTPD2UQQ    Z17, Z17
+	VPMULLQ        Z16, Z3, Z3
+	VMOVDQA64      Z1, Z1
+	VMOVDQU64      320(CX), Z10
+	VPERMI2Q       384(CX), Z10, Z1
+	VPADDQ         Z1, Z14, Z14
+	VPADDQ         Z3, Z14, Z14
+	VPADDQ         Z17, Z14, Z14
+	VPMINUQ.BCST   avx512_123<>+0(SB), Z14, Z14
+	VPADDQ.BCST    avx512_124<>+0(SB), Z14, Z14
+	VCVTUQQ2PD     Z14, Z14
+	VMULPD         Z15, Z14, Z14
+	VCVTTPD2UQQ    Z14, Z14
+	VPBROADCASTD   avx512_107<>+0(SB), Z1
+	VPTESTMB       Z1, Z13, K1, K3
+	VMOVDQA64.Z    Z14, K3, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y3
+	VPADDQ         Y1, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X1
+	VPADDQ         X3, X1, X1
+	VPSHUFD        $0x4e, X1, X3
+	VPADDQ         X3, X1, X1
+	VMOVQ          X1, CX
+	VPADDQ.BCST    avx512_32<>+0(SB), Z0, Z0
+	VPSRLQ         $0x07, Z0, Z0
+	VPSLLQ.Z       $0x02, Z0, K1, Z0
+	VMOVDQU8       avx512_125<>+0(SB), Z1
+	VPSHUFB        Z12, Z1, Z1
+	VPMOVZXBQ      X1, Z1
+	VPMULUDQ       Z0, Z1, Z1
+	VPSLLQ.Z       $0x02, Z9, K2, Z3
+	VPMULUDQ.BCST  avx512_26<>+0(SB), Z3, Z9
+	VPUNPCKLDQ     Z1, Z0, Z10
+	VPUNPCKHDQ     Z1, Z0, Z0
+	VPADDD         Z0, Z10, Z10
+	VPUNPCKLDQ     Z9, Z3, Z0
+	VPUNPCKHDQ     Z9, Z3, Z1
+	VPADDD         Z1, Z0, Z0
+	VPUNPCKLQDQ    Z0, Z10, Z1
+	VPUNPCKHQDQ    Z0, Z10, Z0
+	VPADDD         Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X0, X1, X1
+	VPEXTRD        $0x00, X1, BX
+	ADDL           BX, 32(AX)
+	VPEXTRD        $0x01, X1, BX
+	ADDL           BX, 40(AX)
+	VPEXTRD        $0x02, X1, BX
+	ADDL           BX, 36(AX)
+	VPEXTRD        $0x03, X1, BX
+	ADDL           BX, 44(AX)
+	MOVQ           s+40(FP), BX
+	ADDQ           $0x00000010, BX
+	VPBROADCASTQ   avx512_22<>+0(SB), K2, Z2
+	VPMOVQB        Z2, X0
+	VMOVQ          X0, 60(AX)
+	VPMOVZXBQ      68(AX), Z0
+	VPBROADCASTQ   avx512_26<>+0(SB), K2, Z0
+	VPMOVQB        Z0, X0
+	VMOVQ          X0, 68(AX)
+	VPOPCNTQ       Z8, Z1
+	VPMOVZXBQ      (BX), Z0
+	VPADDQ         Z0, Z1, Z1
+	VPMOVQB        Z1, X0
+	VMOVQ          X0, (BX)
+	MOVQ           lane+16(FP), AX
+	ADDQ           $0x00000040, AX
+	VPMOVQD        Z14, Y11
+	KMOVQ          DX, K1
+	VMOVDQU8       avx512_126<>+0(SB), Z0
+	VPEXPANDB.Z    Z0, K1, Z0
+	VPMOVZXBD      X0, Z1
+	VPERMD         Z11, Z1, Z1
+	VMOVDQU32      Z1, K1, (AX)
+	VEXTRACTI32X4  $0x01, Z0, X1
+	VPMOVZXBD      X1, Z1
+	VPERMD         Z11, Z1, Z1
+	KSHIFTRQ       $0x10, K1, K2
+	VMOVDQU32      Z1, K2, 64(AX)
+	MOVQ           DX, BX
+	SHRQ           $0x20, BX
+	JZ             placed
+	VEXTRACTI32X4  $0x02, Z0, X1
+	VPMOVZXBD      X1, Z1
+	VPERMD         Z11, Z1, Z1
+	KSHIFTRQ       $0x20, K1, K2
+	VMOVDQU32      Z1, K2, 128(AX)
+	VEXTRACTI32X4  $0x03, Z0, X0
+	VPMOVZXBD      X0, Z0
+	VPERMD         Z11, Z0, Z0
+	KSHIFTRQ       $0x30, K1, K1
+	VMOVDQU32      Z0, K1, 192(AX)
+
+placed:
+	MOVQ           s+40(FP), AX
+	MOVQ           CX, (AX)
+	MOVQ           48(SP), AX
+	MOVQ           p+0(FP), CX
+	MOVQ           (CX), CX
+	MOVQ           t+24(FP), BX
+	KMOVD          AX, K1
+	VMOVDQU8       avx512_117<>+0(SB), Y11
+	VPCOMPRESSB.Z  Y11, K1, Y11
+	KMOVQ          DX, K1
+	VPEXPANDB.Z    Z11, K1, Z0
+	MOVQ           8(SP), AX
+	VMOVDQU64      640(CX), Z1
+	VMOVDQU        448(BX), Y11
+	VPERMB         Z11, Z0, K1, Z1
+	VMOVDQU64      Z1, 640(CX)
+	VMOVDQU64      832(CX), Z1
+	VMOVDQU        544(BX), Y11
+	VPERMB         Z11, Z0, K1, Z1
+	VMOVDQU64      Z1, 832(CX)
+	VMOVDQU64      768(CX), Z1
+	VPBROADCASTD   avx512_17<>+0(SB), Z2
+	VMOVDQU8       Z2, K1, Z1
+	VMOVDQU64      Z1, 768(CX)
+	VMOVDQU        480(BX), Y11
+	VPERMB.Z       Z11, Z0, K1, Z1
+	VMOVDQU        512(BX), Y11
+	VPERMB.Z       Z11, Z0, K1, Z2
+	VMOVDQU        576(BX), Y11
+	VPERMB.Z       Z11, Z0, K1, Z3
+	VMOVDQU64      704(CX), Z8
+	VMOVDQU8       Z1, K1, Z8
+	VMOVDQU64      Z8, 704(CX)
+	VPBROADCASTD   avx512_1<>+0(SB), Z8
+	VPTESTMB       Z8, Z3, K2
+	KMOVQ          K2, DX
+	MOVQ           lane+16(FP), SI
+	ORQ            DX, 32(SI)
+	VPBROADCASTD   avx512_2<>+0(SB), Z8
+	VPTESTMB       Z8, Z3, K2
+	KMOVQ          K2, DX
+	MOVQ           lane+16(FP), SI
+	ORQ            DX, 40(SI)
+	VMOVDQU8       avx512_44<>+0(SB), Z3
+	VPSHUFB        Z2, Z3, Z3
+	VMOVDQU8.Z     Z3, K1, Z3
+	VMOVDQU8       avx512_42<>+0(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z3, Z8, Z8
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z3
+	VPERMB         Z8, Z3, Z8
+	VPORQ          896(CX), Z8, Z8
+	VMOVDQU64      Z8, 896(CX)
+	VMOVDQU8       avx512_127<>+0(SB), Z3
+	VPSHUFB        Z2, Z3, Z3
+	VMOVDQU8       avx512_62<>+0(SB), Z2
+	VPSHUFB        Z1, Z2, Z2
+	VPORQ          Z3, Z2, Z2
+	VMOVDQU8       avx512_42<>+0(SB), Z3
+	VGF2P8AFFINEQB $0x00, Z2, Z3, Z3
+	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z3, Z3
+	VMOVDQU8       avx512_43<>+0(SB), Z2
+	VPERMB         Z3, Z2, Z3
+	VPORQ          960(CX), Z3, Z3
+	VMOVDQU64      Z3, 960(CX)
+	MOVQ           p+0(FP), DX
+	MOVQ           24(DX), DX
+	VPMOVZXWD      (DX), Y11
+	VPBROADCASTW   AX, Z2
+	KMOVQ          K1, AX
+	SHRQ           $0x20, AX
+	VEXTRACTI64X4  $0x00, Z0, Y3
+	VPMOVZXBW      Y3, Z8
+	VPXORD         Z4, Z4, Z4
+	MOVQ           lane+16(FP), DX
+	VMOVDQU16      256(BX), Z9
+	VMOVDQU64      256(CX), Z10
+	VPERMW         Z9, Z8, K1, Z10
+	VMOVDQU64      Z10, 256(CX)
+	VMOVDQU16      320(BX), Z9
+	VMOVDQU64      960(DX), Z10
+	VPERMW         Z9, Z8, K1, Z10
+	VMOVDQU64      Z10, 960(DX)
+	MOVQ           lane+16(FP), DX
+	VMOVDQU64      384(CX), Z8
+	VMOVDQU16      Z2, K1, Z8
+	VMOVDQU64      Z8, 384(CX)
+	VMOVDQU64      1088(DX), Z8
+	VMOVDQU16      Z2, K1, Z8
+	VMOVDQU64      Z8, 1088(DX)
+	VMOVDQU64      512(CX), Z8
+	VMOVDQU16      Z4, K1, Z8
+	VMOVDQU64      Z8, 512(CX)
+	VMOVDQU32      (BX), Z4
+	VMOVDQU32      128(BX), Z8
+	VMOVDQU32      64(BX), Z9
+	VMOVDQU32      192(BX), Z10
+	VEXTRACTI32X4  $0x00, Y3, X12
+	VPMOVZXBD      X12, Z13
+	VEXTRACTI32X4  $0x00, Z1, X12
+	VPMOVZXBD      X12, Z12
+	VPERMD         Z11, Z12, Z12
+	VPSLLD         $0x07, Z12, Z12
+	VMOVDQA32      Z13, Z14
+	VPERMI2D       Z9, Z4, Z14
+	VMOVDQU64      (CX), Z15
+	VPADDD         Z12, Z14, K1, Z15
+	VMOVDQU64      Z15, (CX)
+	VPERMI2D       Z10, Z8, Z13
+	MOVQ           lane+16(FP), DX
+	VMOVDQU64      576(DX), Z12
+	VMOVDQA32      Z13, K1, Z12
+	VMOVDQU64      Z12, 576(DX)
+	KSHIFTRQ       $0x10, K1, K2
+	VEXTRACTI32X4  $0x01, Y3, X3
+	VPMOVZXBD      X3, Z12
+	VEXTRACTI32X4  $0x01, Z1, X3
+	VPMOVZXBD      X3, Z3
+	VPERMD         Z11, Z3, Z3
+	VPSLLD         $0x07, Z3, Z3
+	VMOVDQA32      Z12, Z13
+	VPERMI2D       Z9, Z4, Z13
+	VMOVDQU64      64(CX), Z4
+	VPADDD         Z3, Z13, K2, Z4
+	VMOVDQU64      Z4, 64(CX)
+	VPERMI2D       Z10, Z8, Z12
+	MOVQ           lane+16(FP), DX
+	VMOVDQU64      640(DX), Z3
+	VMOVDQA32      Z12, K2, Z3
+	VMOVDQU64      Z3, 640(DX)
+	TESTQ          AX, AX
+	JZ             settled
+	KSHIFTRQ       $0x20, K1, K1
+	VEXTRACTI64X4  $0x01, Z0, Y0
+	VPMOVZXBW      Y0, Z3
+	VPXORD         Z5, Z5, Z5
+	MOVQ           lane+16(FP), AX
+	VMOVDQU16      256(BX), Z4
+	VMOVDQU64      320(CX), Z8
+	VPERMW         Z4, Z3, K1, Z8
+	VMOVDQU64      Z8, 320(CX)
+	VMOVDQU16      320(BX), Z4
+	VMOVDQU64      1024(AX), Z8
+	VPERMW         Z4, Z3, K1, Z8
+	VMOVDQU64      Z8, 1024(AX)
+	MOVQ           lane+16(FP), AX
+	VMOVDQU64      448(CX), Z3
+	VMOVDQU16      Z2, K1, Z3
+	VMOVDQU64      Z3, 448(CX)
+	VMOVDQU64      1152(AX), Z3
+	VMOVDQU16      Z2, K1, Z3
+	VMOVDQU64      Z3, 1152(AX)
+	VMOVDQU64      576(CX), Z2
+	VMOVDQU16      Z5, K1, Z2
+	VMOVDQU64      Z2, 576(CX)
+	VMOVDQU32      (BX), Z2
+	VMOVDQU32      128(BX), Z3
+	VMOVDQU32      64(BX), Z4
+	VMOVDQU32      192(BX), Z5
+	VEXTRACTI32X4  $0x00, Y0, X8
+	VPMOVZXBD      X8, Z9
+	VEXTRACTI32X4  $0x02, Z1, X8
+	VPMOVZXBD      X8, Z8
+	VPERMD         Z11, Z8, Z8
+	VPSLLD         $0x07, Z8, Z8
+	VMOVDQA32      Z9, Z10
+	VPERMI2D       Z4, Z2, Z10
+	VMOVDQU64      128(CX), Z12
+	VPADDD         Z8, Z10, K1, Z12
+	VMOVDQU64      Z12, 128(CX)
+	VPERMI2D       Z5, Z3, Z9
+	MOVQ           lane+16(FP), AX
+	VMOVDQU64      704(AX), Z8
+	VMOVDQA32      Z9, K1, Z8
+	VMOVDQU64      Z8, 704(AX)
+	KSHIFTRQ       $0x10, K1, K1
+	VEXTRACTI32X4  $0x01, Y0, X0
+	VPMOVZXBD      X0, Z0
+	VEXTRACTI32X4  $0x03, Z1, X1
+	VPMOVZXBD      X1, Z1
+	VPERMD         Z11, Z1, Z1
+	VPSLLD         $0x07, Z1, Z1
+	VMOVDQA32      Z0, Z8
+	VPERMI2D       Z4, Z2, Z8
+	VMOVDQU64      192(CX), Z2
+	VPADDD         Z1, Z8, K1, Z2
+	VMOVDQU64      Z2, 192(CX)
+	VPERMI2D       Z5, Z3, Z0
+	MOVQ           lane+16(FP), AX
+	VMOVDQU64      768(AX), Z1
+	VMOVDQA32      Z0, K1, Z1
+	VMOVDQU64      Z1, 768(AX)
+
+settled:
+none:
+	MOVQ          24(SP), CX
+	MOVQ          48(SP), DX
+	MOVQ          $-1, AX
+	MOVQ          (SP), BX
+	BZHIQ         BX, AX, AX
+	ANDNQ         CX, DX, CX
+	POPCNTQ       DX, BX
+	ORQ           CX, DX
+	ANDNQ         AX, DX, AX
+	POPCNTQ       CX, CX
+	MOVQ          p+0(FP), DX
+	MOVQ          8(DX), DX
+	ADDL          CX, 88(DX)
+	ADDL          BX, 80(DX)
+	MOVQ          32(SP), BX
+	POPCNTQ       AX, CX
+	MOVL          CX, 20(DX)
+	ANDQ          AX, BX
+	POPCNTQ       BX, BX
+	MOVQ          s+40(FP), CX
+	MOVL          BX, 8(CX)
+	MOVQ          t+24(FP), CX
+	KMOVD         AX, K1
+	VPXORD        Z6, Z6, Z6
+	MOVWLZX       AX, AX
+	POPCNTL       AX, AX
+	VPBROADCASTD  avx512_6<>+0(SB), Z0
+	VPXORD        Z7, Z7, Z7
+	VMOVDQU32     (CX), Z1
+	VMOVDQU32     64(CX), Z2
+	VPCOMPRESSD.Z Z1, K1, Z1
+	KSHIFTRQ      $0x10, K1, K2
+	VPCOMPRESSD.Z Z2, K2, Z2
+	VMOVDQU32     Z6, 64(CX)
+	VMOVDQU32     Z1, (CX)
+	VMOVDQU32     Z2, (CX)(AX*4)
+	VPADDD        Z0, Z1, Z1
+	VPSRLD        $0x07, Z1, Z1
+	VPADDD        Z1, Z7, Z7
+	VPADDD        Z0, Z2, Z2
+	VPSRLD        $0x07, Z2, Z2
+	VPADDD        Z2, Z7, Z7
+	VMOVDQU32     128(CX), Z0
+	VMOVDQU32     192(CX), Z1
+	VPCOMPRESSD.Z Z0, K1, Z0
+	KSHIFTRQ      $0x10, K1, K2
+	VPCOMPRESSD.Z Z1, K2, Z1
+	VMOVDQU32     Z6, 192(CX)
+	VMOVDQU32     Z0, 128(CX)
+	VMOVDQU32     Z1, 128(CX)(AX*4)
+	VMOVDQU16     384(CX), Z0
+	VMOVDQU16     256(CX), Z1
+	VPCOMPRESSW.Z Z1, K1, Z1
+	VMOVDQU16     Z1, 256(CX)
+	VMOVDQU16     320(CX), Z1
+	VPCOMPRESSW.Z Z1, K1, Z1
+	VMOVDQU16     Z1, 320(CX)
+	VPCOMPRESSW.Z Z0, K1, Z1
+	VMOVDQU16     Z1, 384(CX)
+	VMOVDQU8      448(CX), Y1
+	VPCOMPRESSB.Z Y1, K1, Y1
+	VMOVDQU8      Y1, 448(CX)
+	VMOVDQU8      480(CX), Y1
+	VPCOMPRESSB.Z Y1, K1, Y1
+	VMOVDQU8      Y1, 480(CX)
+	VMOVDQU8      512(CX), Y1
+	VPCOMPRESSB.Z Y1, K1, Y1
+	VMOVDQU8      Y1, 512(CX)
+	VMOVDQU8      544(CX), Y1
+	VPCOMPRESSB.Z Y1, K1, Y1
+	VMOVDQU8      Y1, 544(CX)
+	VMOVDQU8      576(CX), Y1
+	VPCOMPRESSB.Z Y1, K1, Y1
+	VMOVDQU8      Y1, 576(CX)
+	VPSLLD        $0x02, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z7, Y1
+	VPADDD        Y7, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X2
+	VPADDD        X2, X1, X1
+	VPSHUFD       $0x4e, X1, X2
+	VPADDD        X2, X1, X1
+	VPSHUFD       $0xb1, X1, X2
+	VPADDD        X2, X1, X1
+	VMOVD         X1, AX
+	VPBROADCASTW  avx512_128<>+0(SB), Z1
+	VMOVDQU16     Z0, K1, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPMINSW       Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPMINSW       X0, X1, X1
+	VPXOR         avx512_129<>+0(SB), X1, X1
+	VPHMINPOSUW   X1, X1
+	VMOVD         X1, CX
+	XORL          $0x00008000, CX
+	MOVWLSX       CX, CX
+	MOVQ          s+40(FP), DX
+	MOVL          CX, 12(DX)
+	MOVQ          p+0(FP), CX
+	MOVQ          8(CX), CX
+	MOVL          AX, 48(CX)
+	MOVB          $0x01, AL
+	MOVB          AL, ok+48(FP)
+	VZEROUPPER
+	RET
+
+refused:
+	MOVB $0x00, AL
+	MOVB AL, ok+48(FP)
+	VZEROUPPER
+	RET
 
 // func livesAVX512(l *Lives, words *uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2

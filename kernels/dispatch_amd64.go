@@ -365,18 +365,18 @@ func zeros(column *[Lanes]uint32, set uint64) uint64 {
 	return zerosGeneric(column, set)
 }
 
-func remove(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+func remove(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
 	if active == AVX512 {
-		return removeAVX512(b, more, mask, pages)
+		return removeAVX512(b, lane, mask, pages)
 	}
-	return removeGeneric(b, more, mask, pages)
+	return removeGeneric(b, lane, mask, pages)
 }
 
-func operateServing(p *Seat, more *[8]uint64, ops *[Lanes]uint8, host, link uint32, o *Operated) bool {
+func operateServing(p *Seat, lane *Lane, ops *[Lanes]uint8, host, link uint32, o *Operated) bool {
 	if active == AVX512 {
-		return operateServingAVX512(p, more, ops, host, link, o)
+		return operateServingAVX512(p, lane, ops, host, link, o)
 	}
-	return operateServingGeneric(p, more, ops, host, link, o)
+	return operateServingGeneric(p, lane, ops, host, link, o)
 }
 
 func choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32) {
@@ -410,6 +410,13 @@ func pay(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock
 	return payGeneric(l, t, set, free, pages, clock, work, joins)
 }
 
+func serveTickets(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) {
+	if active == AVX512 && clock.fits && serveTicketsAVX512(p, f, lane, t, clock, s) {
+		return
+	}
+	serveTicketsGeneric(p, f, lane, t, clock, s)
+}
+
 func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
 	if active == AVX512 {
 		waitAVX512(t, n, step, old, room, pages, mul, w)
@@ -418,11 +425,12 @@ func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul
 	waitGeneric(t, n, step, old, room, pages, mul, w)
 }
 
-func settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
+func settle(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) {
 	if active == AVX512 {
-		return settleAVX512(b, ref, born, admit, t, set, slots, pages, step)
+		settleAVX512(b, lane, t, set, slots, pages, step)
+		return
 	}
-	return settleGeneric(b, ref, born, admit, t, set, slots, pages, step)
+	settleGeneric(b, lane, t, set, slots, pages, step)
 }
 
 func leave(t *Tickets, stay uint32) (oldest int16, qp uint32) {

@@ -114,12 +114,12 @@ func zeros(column *[Lanes]uint32, set uint64) uint64 {
 	return zerosGeneric(column, set)
 }
 
-func remove(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
-	return removeGeneric(b, more, mask, pages)
+func remove(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+	return removeGeneric(b, lane, mask, pages)
 }
 
-func operateServing(p *Seat, more *[8]uint64, ops *[Lanes]uint8, host, link uint32, o *Operated) bool {
-	return operateServingGeneric(p, more, ops, host, link, o)
+func operateServing(p *Seat, lane *Lane, ops *[Lanes]uint8, host, link uint32, o *Operated) bool {
+	return operateServingGeneric(p, lane, ops, host, link, o)
 }
 
 func choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32) {
@@ -138,12 +138,16 @@ func pay(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock
 	return payGeneric(l, t, set, free, pages, clock, work, joins)
 }
 
+func serveTickets(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) {
+	serveTicketsGeneric(p, f, lane, t, clock, s)
+}
+
 func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
 	waitGeneric(t, n, step, old, room, pages, mul, w)
 }
 
-func settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
-	return settleGeneric(b, ref, born, admit, t, set, slots, pages, step)
+func settle(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) {
+	settleGeneric(b, lane, t, set, slots, pages, step)
 }
 
 func leave(t *Tickets, stay uint32) (oldest int16, qp uint32) { return leaveGeneric(t, stay) }

@@ -32,7 +32,7 @@ func zerosGeneric(column *[Lanes]uint32, set uint64) (plane uint64) {
 	return plane
 }
 
-func removeGeneric(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+func removeGeneric(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
 	resident := mask &^ b.Swapped
 	for m := resident; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
@@ -46,8 +46,8 @@ func removeGeneric(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp
 		}
 	}
 	b.Clear(mask)
-	for i := range more {
-		more[i] &^= mask
+	for i := range lane.planes() {
+		lane.planes()[i] &^= mask
 	}
 	return qp, retained, empty
 }
@@ -97,13 +97,13 @@ func holdersGeneric(b *Block, n int, pages *[8]uint16, mul *[8]uint8, s *Shared)
 	}
 }
 
-func operateServingGeneric(p *Seat, more *[8]uint64, ops *[Lanes]uint8, host, link uint32, o *Operated) (ok bool) {
+func operateServingGeneric(p *Seat, lane *Lane, ops *[Lanes]uint8, host, link uint32, o *Operated) (ok bool) {
 	b, l := p.Block, p.Ledger
 	lo, hi, over := opPlanesGeneric(ops)
 	evict := lo &^ hi & b.Alive
-	settled := b.Alive &^ (b.Swapped | more[PlaneOut] | more[PlaneIn] | b.Prefill)
-	compress, back, leave := hi&^lo&settled&^b.Int4, lo&hi&b.Swapped&^more[PlaneWanted], lo&hi&settled
-	if more[PlaneOut]&^evict != 0 {
+	settled := b.Alive &^ (b.Swapped | lane.Out | lane.In | b.Prefill)
+	compress, back, leave := hi&^lo&settled&^b.Int4, lo&hi&b.Swapped&^lane.Wanted, lo&hi&settled
+	if lane.Out&^evict != 0 {
 		return false
 	}
 	*o = Operated{Evict: evict}
@@ -114,8 +114,8 @@ func operateServingGeneric(p *Seat, more *[8]uint64, ops *[Lanes]uint8, host, li
 	l.Counters.Compressions += uint32(bits.OnesCount64(compress))
 	l.Counters.Swaps += uint32(bits.OnesCount64(back | leave))
 	l.Counters.Invalid += uint32(bits.OnesCount64(lo|hi|over) - bits.OnesCount64(evict|compress|back|leave))
-	more[PlaneWanted] |= back
-	more[PlaneFresh] = leave
+	lane.Wanted |= back
+	lane.Fresh = leave
 	heatGeneric(&b.Hotness, 0)
 	return true
 }

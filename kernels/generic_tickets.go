@@ -64,7 +64,7 @@ func leaveGeneric(t *Tickets, stay uint32) (oldest int16, qp uint32) {
 	return oldest, qp
 }
 
-func settleGeneric(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
+func settleGeneric(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) {
 	for set != 0 && slots != 0 {
 		i, s := bits.TrailingZeros32(set)&(TicketLanes-1), bits.TrailingZeros64(slots)&(Lanes-1)
 		set, slots = set&(set-1), slots&(slots-1)
@@ -72,17 +72,16 @@ func settleGeneric(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *T
 		b.Tokens[s] = t.Private[i] + uint32(pages[p])*kv.PageTokens
 		b.Remaining[s], b.LastAccess[s], b.Rate[s] = t.Remaining[i], step, 0
 		b.Priority[s], b.Prefix[s], b.Hotness[s], b.Cycle[s] = t.Priority[i], p, 63, t.Codes[i]
-		ref[s], born[s], admit[s] = t.Ref[i], t.Born[i], step
+		lane.Ref[s], lane.Born[s], lane.Admit[s] = t.Ref[i], t.Born[i], step
 		b.Alive |= bit
 		b.Prefill |= bit
 		b.Type0 |= code & 1 << s
 		b.Type1 |= code >> 1 & 1 << s
 		b.Type2 |= code >> 2 & 1 << s
 		b.Members[(p+kv.MaxPrefixes-1)%kv.MaxPrefixes] |= bit * uint64((p+kv.MaxPrefixes)>>3) // times 0 for no prefix: nothing could predict a branch
-		first |= uint64(t.Flags[i]&TicketFirst) << s
-		late |= uint64(t.Flags[i]&TicketLate) / TicketLate << s
+		lane.First |= uint64(t.Flags[i]&TicketFirst) << s
+		lane.Late |= uint64(t.Flags[i]&TicketLate) / TicketLate << s
 	}
-	return first, late
 }
 
 // joining is what the first member of each prefix adds, of those that nobody holds.
@@ -132,4 +131,26 @@ func payGeneric(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16
 		free &= free - 1
 	}
 	return slots, waste
+}
+
+func serveTicketsGeneric(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) {
+	b, l, n := p.Block, p.Ledger, int(p.Ledger.QueueLen)
+	limit, used := p.Limits.BudgetQP-p.Limits.BudgetQP/64, l.UsedQP()
+	room, free := max(limit, used)-used, ^b.Alive&f.Slots
+	var w Waiting
+	waitGeneric(t, n, int16(l.Step), int16(max(-1, l.Step-f.MaxWait)), room, p.Pages, &l.PrefixMul, &w)
+	chosen := chooseGeneric(t, w.Fits, bits.OnesCount64(free), room, p.Pages, &l.PrefixMul)
+	*s = Served{}
+	if chosen != 0 {
+		var slots uint64
+		slots, s.Waste = payGeneric(l, t, chosen, free, p.Pages, clock, &lane.Work, &s.Joins)
+		settleGeneric(b, lane, t, chosen, slots, p.Pages, int16(l.Step))
+	}
+	failed := w.Old &^ chosen
+	stay := uint32(uint64(1)<<n-1) &^ (failed | chosen)
+	oldest, qp := leaveGeneric(t, stay)
+	s.FirstWaits, s.Oldest = uint32(bits.OnesCount32(stay&w.Ready&w.Fresh)), int32(oldest)
+	l.QueueLen, l.PendingQP = int32(bits.OnesCount32(stay)), qp
+	l.Counters.Failures += uint32(bits.OnesCount32(failed))
+	l.Counters.Admitted += uint32(bits.OnesCount32(chosen))
 }

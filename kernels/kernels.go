@@ -165,13 +165,13 @@ func Sum(column *[Lanes]uint32, set uint64) uint64 { return sum(column, set) }
 // Zeros are those slots of a set that have 0 in a column.
 func Zeros(column *[Lanes]uint32, set uint64) uint64 { return zeros(column, set) }
 
-// Remove takes the slots of a mask out of all planes of a block, and out of eight more, and tells what memory the resident ones held alone,
+// Remove takes the slots of a mask out of all planes of a block and its lane, and tells what memory the resident ones held alone,
 // what retaining that was worth, and, as bits, which prefixes they were the last resident members of.
 //
 //	for s in mask &^ Swapped { qp += private(s); retained += private(s)*weight(type(s)) }
 //	bit p of empty: mask &^ Swapped has members of p, and Alive &^ Swapped has none afterwards
-func Remove(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
-	return remove(b, more, mask, pages)
+func Remove(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
+	return remove(b, lane, mask, pages)
 }
 
 // Decode lets the resident lanes of a plane generate up to n tokens each, n at most 65,535, in a step of the serving profile; rule 13.18.

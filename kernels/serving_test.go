@@ -38,7 +38,7 @@ func TestRemoveLevels(t *testing.T) {
 		emptied := 0
 		for k := range rounds {
 			pages := randomPages(r)
-			got, more := *randomBlock(r, &pages), [8]uint64{r.Uint64(), r.Uint64(), 0, ^uint64(0)}
+			got, more := *randomBlock(r, &pages), kernels.Lane{Out: r.Uint64(), In: r.Uint64(), Wanted: ^uint64(0)}
 			want, others, mask := got, more, got.Alive&plane(r)
 			var told, wanted [3]uint32
 			tell := func(x *[3]uint32, qp, retained uint32, empty uint8) { *x = [3]uint32{qp, retained, uint32(empty)} }
@@ -61,7 +61,7 @@ func TestOperateServingLevels(t *testing.T) {
 	type state struct {
 		block  kernels.Block
 		ledger kernels.Ledger
-		more   [8]uint64
+		lane   kernels.Lane
 		told   kernels.Operated
 		ok     bool
 	}
@@ -83,9 +83,9 @@ func TestOperateServingLevels(t *testing.T) {
 				b.Swapped |= b.Alive & plane(r)
 			}
 			free := b.Alive &^ b.Swapped
-			before.more = [8]uint64{kernels.PlaneIn: free & plane(r) & plane(r), kernels.PlaneFresh: b.Swapped & plane(r), kernels.PlaneWanted: b.Swapped & plane(r), 4: r.Uint64(), 7: r.Uint64()}
+			before.lane = kernels.Lane{In: free & plane(r) & plane(r), Fresh: b.Swapped & plane(r), Wanted: b.Swapped & plane(r), First: r.Uint64(), Late: r.Uint64()}
 			if k%4 == 0 {
-				before.more[kernels.PlaneOut] = free &^ before.more[kernels.PlaneIn] & plane(r) & plane(r)
+				before.lane.Out = free &^ before.lane.In & plane(r) & plane(r)
 			}
 			l.PrivateQP, l.RetainedPrivate, l.SharedQP, l.RetainedShared = r.Uint32(), r.Uint32(), r.Uint32(), r.Uint32()
 			for p := 1; p < len(pages); p++ {
@@ -98,14 +98,14 @@ func TestOperateServingLevels(t *testing.T) {
 				if k%8 == 0 && r.IntN(20) == 0 {
 					ops[s] = uint8(r.Uint32())
 				}
-				if k%4 == 0 && before.more[kernels.PlaneOut]>>s&1 != 0 && r.IntN(30) != 0 {
+				if k%4 == 0 && before.lane.Out>>s&1 != 0 && r.IntN(30) != 0 {
 					ops[s] = uint8(kv.Evict)
 				}
 			}
 			host, link := r.Uint32()>>r.IntN(32), r.Uint32()>>r.IntN(32)
 			play := func() state {
 				x := before
-				x.ok = kernels.OperateServing(&kernels.Seat{Block: &x.block, Ledger: &x.ledger, Pages: &pages}, &x.more, &ops, host, link, &x.told)
+				x.ok = kernels.OperateServing(&kernels.Seat{Block: &x.block, Ledger: &x.ledger, Pages: &pages}, &x.lane, &ops, host, link, &x.told)
 				if !x.ok {
 					x.told = kernels.Operated{}
 				}

@@ -68,12 +68,26 @@ func Choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mu
 }
 
 // Settle puts the tickets of a set, in order, into the empty slots of a plane, in order, of which there are as many; rule 13.20. It writes
-// the columns and planes of the block, where they are to prefill, and the given columns of the slots, and returns who of them has given a
-// first token and who is late, as planes of slots.
+// the columns and planes of the block, where they are to prefill, and Ref, Born, Admit, First and Late of its lane.
 //
-//	Tokens = Private + 128*pages[Prefix]; Rate = 0; LastAccess, admit = step; Hotness = 63; Cycle = Codes; the rest as the ticket says
-func Settle(b *Block, ref *[Lanes]uint32, born, admit *[Lanes]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64) {
-	return settle(b, ref, born, admit, t, set, slots, pages, step)
+//	Tokens = Private + 128*pages[Prefix]; Rate = 0; LastAccess, Admit = step; Hotness = 63; Cycle = Codes; the rest as the ticket says
+func Settle(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) {
+	settle(b, lane, t, set, slots, pages, step)
+}
+
+// Served is what ServeTickets tells.
+type Served struct {
+	Waste      uint64   // microseconds of prefill of those that had been prefilled before
+	FirstWaits uint32   // who waits on, may be admitted and has given no first token
+	Oldest     int32    // least Since of who waits on; 32,767 without any
+	Joins      [8]uint8 // admissions by prefix
+}
+
+// ServeTickets is the service of a queue of at most TicketLanes requests, in an environment of one block: Wait with a 64th of the budget
+// left free, Choose of what fits, Pay and Settle of those into the lowest slots, and Leave of them and of who has waited too long; rule
+// 13.20. It brings QueueLen, PendingQP and the counters of the ledger up to date.
+func ServeTickets(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) {
+	serveTickets(p, f, lane, t, clock, s)
 }
 
 // Leave removes the tickets that are not in a plane: the others move up, and what lies behind them becomes 0. Of those that stay it returns

@@ -89,21 +89,90 @@ func TestChooseLevels(t *testing.T) {
 	})
 }
 
+func TestServeTicketsLevels(t *testing.T) {
+	type state struct {
+		block   kernels.Block
+		lane    kernels.Lane
+		ledger  kernels.Ledger
+		tickets kernels.Tickets
+		served  kernels.Served
+	}
+	onEachLevel(t, func(t *testing.T) {
+		r := random(40)
+		all := clocks(r)
+		var none, some, many, failed int
+		for k := range 2 * rounds {
+			step, pages := int32(r.IntN(4096)), randomPages(r)
+			for p := range pages {
+				pages[p] %= 1 << r.IntN(13)
+			}
+			pages[0] = 0
+			before := state{block: *randomBlock(r, &pages), tickets: randomTickets(r, int16(step))}
+			if k%4 != 0 {
+				cut(&before.block, 1+r.IntN(63))
+			}
+			members(&before.block)
+			for i := range before.tickets.Private {
+				before.tickets.Private[i] = 1 + before.tickets.Private[i]%(1<<r.IntN(18))
+			}
+			for s := range kernels.Lanes {
+				before.lane.Ref[s], before.lane.Born[s], before.lane.Admit[s], before.lane.Work[s] = r.Uint32(), int16(r.Uint32()), int16(r.Uint32()), r.Uint32()
+			}
+			before.lane.First, before.lane.Late = before.block.Alive&plane(r), before.block.Alive&plane(r)
+			l := &before.ledger
+			l.Step, l.QueueLen = step, int32(r.IntN(kernels.TicketLanes+1))
+			l.PrivateQP, l.SharedQP, l.RetainedPrivate, l.RetainedShared = r.Uint32N(1<<14), r.Uint32N(1<<14), r.Uint32(), r.Uint32()
+			l.Counters.Failures, l.Counters.Admitted = r.Uint32(), r.Uint32()
+			for p := 1; p < len(pages); p++ {
+				if l.PrefixMul[p] = uint8(4 >> r.IntN(4)); l.PrefixMul[p] != 0 {
+					l.PrefixWeight[p] = 20
+				}
+			}
+			limits := kernels.Limits{BudgetQP: l.UsedQP() + r.Uint32N(1<<r.IntN(20))}
+			if k%16 == 0 {
+				limits.BudgetQP = r.Uint32N(1 << 15)
+			}
+			frame := kernels.Frame{MaxWait: []int32{6, 6, 20, 5000}[r.IntN(4)], Slots: ^uint64(0) >> (16 * r.IntN(4))}
+			clock := all[k%len(all)]
+			play := func() state {
+				x := before
+				p := kernels.Seat{Block: &x.block, Ledger: &x.ledger, Limits: &limits, Pages: &pages}
+				kernels.ServeTickets(&p, &frame, &x.lane, &x.tickets, clock, &x.served)
+				return x
+			}
+			got, want := play(), state{}
+			generic(func() { want = play() })
+			require.Equal(t, want, got, "round %d", k)
+			switch n := got.ledger.Counters.Admitted - l.Counters.Admitted; {
+			case n == 0:
+				none++
+			case n <= 8:
+				some++
+			default:
+				many++
+			}
+			failed += int(got.ledger.Counters.Failures - l.Counters.Failures)
+		}
+		for _, n := range []int{none, some, many, failed} {
+			require.Greater(t, n, 20)
+		}
+	})
+}
+
 func TestSettleLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(35)
 		type place struct {
-			Block       kernels.Block
-			Ref         [64]uint32
-			Born, Admit [64]int16
+			Block kernels.Block
+			Lane  kernels.Lane
 		}
 		var seen [2]uint64
 		for k := range rounds {
 			step, pages := int16(r.IntN(4096)), randomPages(r)
 			tickets := randomTickets(r, step)
 			got := place{Block: *randomBlock(r, &pages)}
-			for s := range got.Ref {
-				got.Ref[s], got.Born[s], got.Admit[s] = r.Uint32(), int16(r.Uint32()), int16(r.Uint32())
+			for s := range kernels.Lanes {
+				got.Lane.Ref[s], got.Lane.Born[s], got.Lane.Admit[s] = r.Uint32(), int16(r.Uint32()), int16(r.Uint32())
 			}
 			if k%8 == 0 {
 				got.Block = kernels.Block{} // room for all
@@ -121,14 +190,10 @@ func TestSettleLevels(t *testing.T) {
 				slots, free = slots|bit, free&^bit
 			}
 			want := got
-			var planes, wanted [2]uint64
-			planes[0], planes[1] = kernels.Settle(&got.Block, &got.Ref, &got.Born, &got.Admit, &tickets, set, slots, &pages, step)
-			generic(func() {
-				wanted[0], wanted[1] = kernels.Settle(&want.Block, &want.Ref, &want.Born, &want.Admit, &tickets, set, slots, &pages, step)
-			})
-			require.Equal(t, wanted, planes, "round %d", k)
+			kernels.Settle(&got.Block, &got.Lane, &tickets, set, slots, &pages, step)
+			generic(func() { kernels.Settle(&want.Block, &want.Lane, &tickets, set, slots, &pages, step) })
 			require.Equal(t, want, got, "round %d", k)
-			seen[0], seen[1] = seen[0]|planes[0], seen[1]|planes[1]
+			seen[0], seen[1] = seen[0]|got.Lane.First, seen[1]|got.Lane.Late
 		}
 		require.NotZero(t, seen[0])
 		require.NotZero(t, seen[1])
@@ -251,13 +316,12 @@ func FuzzTickets(f *testing.F) {
 		queued := in.Tickets
 		chosen := kernels.Choose(&in.Tickets, in.Stay, int(in.N%33), in.Room, &in.Pages, &in.Mul)
 		var b kernels.Block
-		var ref [kernels.Lanes]uint32
-		var born, admit [kernels.Lanes]int16
+		var lane kernels.Lane
 		slots := (uint64(1)<<bits.OnesCount32(chosen) - 1) << (in.First & 31)
-		first, late := kernels.Settle(&b, &ref, &born, &admit, &in.Tickets, chosen, slots, &in.Pages, in.Step)
-		settled := b
-		gone, retained, empty := kernels.Remove(&b, &[8]uint64{0: first, 1: late}, slots&uint64(in.Room), &in.Pages)
+		kernels.Settle(&b, &lane, &in.Tickets, chosen, slots, &in.Pages, in.Step)
+		settled, there := b, lane
+		gone, retained, empty := kernels.Remove(&b, &lane, slots&uint64(in.Room), &in.Pages)
 		oldest, qp := kernels.Leave(&in.Tickets, in.Stay)
-		return []any{queued, w, chosen, settled, ref, born, admit, first, late, b, gone, retained, empty, oldest, qp, in.Tickets}
+		return []any{queued, w, chosen, settled, there, b, lane, gone, retained, empty, oldest, qp, in.Tickets}
 	})
 }

@@ -77,7 +77,7 @@ type scratch struct {
 	operated  kernels.Operated
 	decoded   kernels.Decoded
 	waiting   kernels.Waiting
-	joins     [kv.MaxPrefixes + 1]uint8 // admitted tickets by prefix
+	served    kernels.Served
 	view      kernels.View
 
 	words [maxQueue + arriving]scenario.Word // requests that arrive in a step of the serving profile

@@ -12,26 +12,7 @@ import (
 // of the memory declared here.
 
 // lane is what the serving profile holds of 64 slots beside their block.
-//
-// INVARIANT: every plane is a subset of Alive; Out, In and Swapped exclude each other; Fresh and Wanted are subsets of Swapped;
-// Moving means something only in Out or In, Work only in Prefill, Wake only while idle. Columns of dead slots hold stale values that nothing reads.
-type lane struct {
-	Out    uint64 `unit:"plane, on the way to CPU memory"`
-	In     uint64 `unit:"plane, on the way back"`
-	Fresh  uint64 `unit:"plane, swapped out in the last step"`
-	Wanted uint64 `unit:"plane, swapped and asked back"`
-	First  uint64 `unit:"plane, the turn has given its first token"`
-	Late   uint64 `unit:"plane, after the deadline"`
-
-	Reserved [2]uint64 `unit:"0"`
-
-	Work   [64]uint32 `unit:"microseconds of prefill left"`
-	Moving [64]uint32 `unit:"quarter pages still to cross the link"`
-	Ref    [64]uint32 `unit:"name of the session's present turn, 0 none"`
-	Wake   [64]int16  `unit:"step in which an idle sequence goes on or ends"`
-	Born   [64]int16  `unit:"step in which the turn began"`
-	Admit  [64]int16  `unit:"step of admission"`
-}
+type lane struct{ kernels.Lane }
 
 // ticket is one waiting request of the serving profile, out of the columns of kernels.Tickets.
 type ticket struct {
@@ -155,9 +136,6 @@ const maxQueue = 256 / 2
 
 // maxWake bounds the steps that Wake, Born and Since count.
 const maxWake = 32_767
-
-// planes are all planes of a lane.
-func (l *lane) planes() *[8]uint64 { return (*[8]uint64)(unsafe.Pointer(l)) }
 
 // settled are the slots in GPU memory, prefilled and not on their way: what can be compressed or swapped out.
 func settled(b *block, l *lane) uint64 {

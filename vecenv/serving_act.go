@@ -44,7 +44,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	v.serveTickets()
 	v.arriveTickets()
 	if v.Counters.Admitted != admitted {
-		v.touchSystems(&v.scratch.joins) // late: it loads as a whole what the admitted have stored lane by lane
+		v.touchSystems(&v.scratch.served.Joins) // late: it loads as a whole what the admitted have stored lane by lane
 	}
 	for w := range v.rules.width {
 		v.tally.FirstWaits += uint32(bits.OnesCount64((v.block(w).Prefill | v.block(w).Active) &^ v.lane(w).First))
@@ -59,7 +59,7 @@ func (v *env) operateAtOnce(ops []uint8) (busyQP int64, ok bool) {
 	}
 	o := &v.scratch.operated
 	host := uint32(min(math.MaxUint32, v.hostLimit()))
-	if !kernels.OperateServing(&v.seat, v.lane(0).planes(), (*[kernels.Lanes]uint8)(ops), host, v.rules.serving.linkMost, o) {
+	if !kernels.OperateServing(&v.seat, &v.lane(0).Lane, (*[kernels.Lanes]uint8)(ops), host, v.rules.serving.linkMost, o) {
 		return 0, false
 	}
 	v.evict(0, o.Evict) // after what does not depend on it
@@ -286,7 +286,7 @@ func (v *env) remove(w int, s uint) { v.removeAll(w, 1<<(s&63)) }
 // removeAll empties the slots of a mask.
 func (v *env) removeAll(w int, mask uint64) {
 	b := v.block(w)
-	qp, retained, empty := kernels.Remove(&b.Block, v.lane(w).planes(), mask, &v.Episode.PrefixPages)
+	qp, retained, empty := kernels.Remove(&b.Block, &v.lane(w).Lane, mask, &v.Episode.PrefixPages)
 	v.PrivateQP -= qp
 	v.RetainedPrivate -= retained
 	for m := empty; m != 0; m &= m - 1 {

@@ -58,8 +58,21 @@ func (v *env) swapIn() {
 
 // serveTickets admits what fits, in order, and fails what has waited too long; rule 13.20.
 func (v *env) serveTickets() {
+	if v.rules.width == 1 && v.QueueLen <= kernels.TicketLanes {
+		s := &v.scratch.served
+		kernels.ServeTickets(&v.seat, &v.rules.frame, &v.firstLane.Lane, v.firstTicket, v.rules.serving.ticketClock, s)
+		v.tally.WasteUS += s.Waste
+		v.tally.FirstWaits += s.FirstWaits
+		v.tally.Oldest = s.Oldest
+		return
+	}
+	v.serveGroups()
+}
+
+// serveGroups does it one group of tickets after the other.
+func (v *env) serveGroups() {
 	kept, oldest, n, pending := 0, int16(maxWake), int(v.QueueLen), uint32(0)
-	v.scratch.joins = [kv.MaxPrefixes + 1]uint8{}
+	v.scratch.served.Joins = [kv.MaxPrefixes + 1]uint8{}
 	for first := 0; first < n; first += kernels.TicketLanes {
 		t := &v.tickets()[first/kernels.TicketLanes]
 		stay := v.serveGroup(t, min(kernels.TicketLanes, n-first))
@@ -98,12 +111,10 @@ func (v *env) admitTickets(t *kernels.Tickets, set, limit uint32) (admitted uint
 		if here == 0 {
 			continue
 		}
-		taken, waste := kernels.Pay(&v.Ledger, t, here, free, &v.Episode.PrefixPages, v.rules.serving.ticketClock, &l.Work, &v.scratch.joins)
+		taken, waste := kernels.Pay(&v.Ledger, t, here, free, &v.Episode.PrefixPages, v.rules.serving.ticketClock, &l.Work, &v.scratch.served.Joins)
 		v.tally.WasteUS += waste
 		set &^= here
-		first, late := kernels.Settle(&b.Block, &l.Ref, &l.Born, &l.Admit, t, here, taken, &v.Episode.PrefixPages, int16(v.Step))
-		l.First |= first
-		l.Late |= late
+		kernels.Settle(&b.Block, &l.Lane, t, here, taken, &v.Episode.PrefixPages, int16(v.Step))
 		v.Counters.Admitted += uint32(bits.OnesCount32(here))
 		admitted |= here
 	}

@@ -42,6 +42,7 @@ func avx512() {
 	pay512()
 	settle512()
 	leave512()
+	serveTickets512()
 	lives512()
 	livesInitial512()
 	fill512()

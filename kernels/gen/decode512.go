@@ -93,7 +93,7 @@ func sums512() {
 }
 
 func remove512() {
-	TEXT("removeAVX512", NOSPLIT, "func(b *Block, more *[8]uint64, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8)")
+	TEXT("removeAVX512", NOSPLIT, "func(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8)")
 	Pragma("noescape")
 	Doc("removeAVX512 is Remove.")
 	b, mask := argument("b"), argument("mask")
@@ -148,7 +148,7 @@ func remove512() {
 	SHRQ(U8(32), both)
 	Store(both.As32(), Return("retained"))
 
-	rest, more := ZMM(), argument("more")
+	rest, more := ZMM(), argument("lane")
 	VMOVDQU64(Mem{Base: more}, rest)
 	for _, x := range []struct {
 		line VecVirtual

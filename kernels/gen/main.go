@@ -252,6 +252,22 @@ var (
 	offSgMoving   = int(unsafe.Offsetof(servingGlobals.Moving))
 )
 
+// Offsets of a lane.
+var (
+	lane kernels.Lane
+
+	offLnOut    = int(unsafe.Offsetof(lane.Out))
+	offLnIn     = int(unsafe.Offsetof(lane.In))
+	offLnFresh  = int(unsafe.Offsetof(lane.Fresh))
+	offLnWanted = int(unsafe.Offsetof(lane.Wanted))
+	offLnFirst  = int(unsafe.Offsetof(lane.First))
+	offLnLate   = int(unsafe.Offsetof(lane.Late))
+	offLnWork   = int(unsafe.Offsetof(lane.Work))
+	offLnRef    = int(unsafe.Offsetof(lane.Ref))
+	offLnBorn   = int(unsafe.Offsetof(lane.Born))
+	offLnAdmit  = int(unsafe.Offsetof(lane.Admit))
+)
+
 // Offsets of what OperateServing tells.
 var (
 	operated kernels.Operated
@@ -259,6 +275,16 @@ var (
 	offOpEvict = int(unsafe.Offsetof(operated.Evict))
 	offOpBusy  = int(unsafe.Offsetof(operated.BusyQP))
 	offOpMoved = int(unsafe.Offsetof(operated.MovedQP))
+)
+
+// Offsets of what ServeTickets tells.
+var (
+	served kernels.Served
+
+	offSvWaste      = int(unsafe.Offsetof(served.Waste))
+	offSvFirstWaits = int(unsafe.Offsetof(served.FirstWaits))
+	offSvOldest     = int(unsafe.Offsetof(served.Oldest))
+	offSvJoins      = int(unsafe.Offsetof(served.Joins))
 )
 
 // Offsets of the tables of prefill.
@@ -305,10 +331,6 @@ const (
 	mostLatency = kernels.MostLatency
 
 	mostOperated = kernels.MostOperated
-	planeOut     = kernels.PlaneOut
-	planeIn      = kernels.PlaneIn
-	planeFresh   = kernels.PlaneFresh
-	planeWanted  = kernels.PlaneWanted
 )
 
 var byteScale = kernels.ByteScale

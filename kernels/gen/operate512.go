@@ -9,7 +9,7 @@ import (
 // Operations in the serving profile, where they need nobody's place and nothing has to wait.
 
 func operateServing512() {
-	TEXT("operateServingAVX512", NOSPLIT, "func(p *Seat, more *[8]uint64, ops *[64]uint8, host, link uint32, o *Operated) (ok bool)")
+	TEXT("operateServingAVX512", NOSPLIT, "func(p *Seat, lane *Lane, ops *[64]uint8, host, link uint32, o *Operated) (ok bool)")
 	Pragma("noescape")
 	Doc("operateServingAVX512 is OperateServing.")
 	seat := argument("p")
@@ -18,7 +18,7 @@ func operateServing512() {
 		MOVQ(Mem{Base: seat, Disp: off}, r)
 		return r
 	}
-	o := &operator512{b: at(offStBlock), ledger: at(offStLedger), pages: at(offStPages), more: argument("more"), out: argument("o")}
+	o := &operator512{b: at(offStBlock), ledger: at(offStLedger), pages: at(offStPages), more: argument("lane"), out: argument("o")}
 	o.operations()
 	o.line0, o.line1 = ZMM(), ZMM()
 	VMOVDQU64(o.plane(offAlive), o.line0)
@@ -54,7 +54,7 @@ type operator512 struct {
 
 func (o *operator512) plane(off int) Mem { return Mem{Base: o.b, Disp: off} }
 
-func (o *operator512) lane(plane int) Mem { return Mem{Base: o.more, Disp: 8 * plane} }
+func (o *operator512) lane(off int) Mem { return Mem{Base: o.more, Disp: off} }
 
 // operations finds what is to be done.
 func (o *operator512) operations() {
@@ -73,18 +73,18 @@ func (o *operator512) operations() {
 	alive, swapped := planeOf(o.b, offAlive), planeOf(o.b, offSwapped)
 	o.evict = and(andNot(lo, hi), alive)
 	out, settled := GP64(), GP64()
-	MOVQ(o.lane(planeOut), out)
+	MOVQ(o.lane(offLnOut), out)
 	ANDNQ(out, o.evict, settled)
 	JNZ(LabelRef("refused"))
 	MOVQ(swapped, settled)
 	ORQ(out, settled)
-	ORQ(o.lane(planeIn), settled)
+	ORQ(o.lane(offLnIn), settled)
 	ORQ(o.plane(offPrefill), settled)
 	ANDNQ(alive, settled, settled)
 	o.compress, o.back, o.leave = andNot(hi, lo), GP64(), and(lo, hi)
 	ANDNQ(o.compress, planeOf(o.b, offInt4), o.compress)
 	ANDQ(settled, o.compress)
-	MOVQ(o.lane(planeWanted), o.back)
+	MOVQ(o.lane(offLnWanted), o.back)
 	ANDNQ(swapped, o.back, o.back)
 	ANDQ(o.leave, o.back)
 	ANDQ(settled, o.leave)
@@ -255,14 +255,14 @@ func (o *operator512) tell(busy, moved GPVirtual) {
 	cool512(hot)
 	VMOVDQU8(hot, o.plane(offHotness))
 	update512(Mem{Base: o.more}, func(z VecVirtual) {
-		VPORQ(one512(o.back), z, maskOfPlanes(planeWanted), z)
-		VPBROADCASTQ(o.leave, maskOfPlanes(planeFresh), z)
+		VPORQ(one512(o.back), z, maskOfPlanes(offLnWanted), z)
+		VPBROADCASTQ(o.leave, maskOfPlanes(offLnFresh), z)
 	})
 }
 
 // maskOfPlanes is the mask of one of a lane's planes.
-func maskOfPlanes(plane int) OpmaskVirtual {
+func maskOfPlanes(off int) OpmaskVirtual {
 	k := K()
-	KMOVB(constant(uint8(1)<<plane), k)
+	KMOVB(constant(uint8(1)<<(off/8)), k)
 	return k
 }

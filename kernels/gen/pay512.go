@@ -14,23 +14,11 @@ func pay512() {
 	TEXT("payAVX512", NOSPLIT, "func(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[64]uint32, joins *[8]uint8) (slots, waste uint64, ok bool)")
 	Pragma("noescape")
 	Doc("payAVX512 is Pay, for a clock whose tables hold all; ok is false, and nothing is done, for more than eight tickets or times that they do not give.")
-	p := &payer512{ledger: argument("l"), t: argument("t"), ranks: K()}
-	set, n, lanes, slots := GP64(), GP64(), GP64(), GP64()
+	set := GP64()
 	Load(Param("set"), set.As32())
-	POPCNTQ(set, n)
-	CMPQ(n, U8(8))
-	JHI(LabelRef("refused"))
-	MOVQ(I32(-1), lanes)
-	BZHIQ(n, lanes, lanes)
-	KMOVQ(lanes, p.ranks)
-	PDEPQ(argument("free"), lanes, slots)
+	slots, waste := payBody512(set, func() GPVirtual { return argument("free") })
 	Store(slots, Return("slots"))
-
-	p.choose(set)
-	p.join()
-	us := p.time()
-	p.account(us)
-	p.place(us, slots)
+	Store(waste, Return("waste"))
 	returnBool("ok", 1)
 	VZEROUPPER()
 	RET()
@@ -38,6 +26,26 @@ func pay512() {
 	returnBool("ok", 0)
 	VZEROUPPER()
 	RET()
+}
+
+// payBody512 is Pay. It jumps to a label, refused, before it stores anything where it cannot.
+func payBody512(set GPVirtual, free func() GPVirtual) (slots, waste GPVirtual) {
+	p := &payer512{ledger: argument("l"), t: argument("t"), ranks: K()}
+	n, lanes := GP64(), GP64()
+	slots = GP64()
+	POPCNTQ(set, n)
+	CMPQ(n, U8(8))
+	JHI(LabelRef("refused"))
+	MOVQ(I32(-1), lanes)
+	BZHIQ(n, lanes, lanes)
+	KMOVQ(lanes, p.ranks)
+	PDEPQ(free(), lanes, slots)
+	p.choose(set)
+	p.join()
+	us := p.time()
+	waste = p.account(us)
+	p.place(us, slots)
+	return slots, waste
 }
 
 // payer512 holds what the parts of Pay hand on.
@@ -165,11 +173,11 @@ func divided512(z, factor VecVirtual) {
 }
 
 // account adds up what they take.
-func (p *payer512) account(us VecVirtual) {
+func (p *payer512) account(us VecVirtual) (waste GPVirtual) {
 	wasted, again := ZMM(), K()
 	VPTESTMB(bytes(ticketAgain), p.flags.AsZ(), p.ranks, again)
 	VMOVDQA64_Z(us, again, wasted)
-	Store(sumQ512(wasted), Return("waste"))
+	waste = sumQ512(wasted)
 
 	qp, worth, shared, retained := ZMM(), ZMM(), ZMM(), ZMM()
 	VPADDQ_BCST(constant(uint64(127)), p.private, qp)
@@ -199,11 +207,12 @@ func (p *payer512) account(us VecVirtual) {
 	VPMOVZXBQ(Mem{Base: joins}, weight)
 	VPADDQ(weight, joined, joined)
 	tell(joined, Mem{Base: joins})
+	return waste
 }
 
 // place writes their times to their slots.
 func (p *payer512) place(us VecVirtual, slots GPVirtual) {
-	work, lanes, rank, times := argument("work"), K(), ZMM(), YMM()
+	work, lanes, rank, times, upper := argument("work"), K(), ZMM(), YMM(), GP64()
 	numbers := make([]uint8, 64)
 	for i := range numbers {
 		numbers[i] = uint8(i)
@@ -214,7 +223,8 @@ func (p *payer512) place(us VecVirtual, slots GPVirtual) {
 	VPEXPANDB_Z(rank, lanes, rank)
 	for g := range 4 {
 		if g == 2 {
-			SHRQ(U8(32), slots)
+			MOVQ(slots, upper)
+			SHRQ(U8(32), upper)
 			JZ(LabelRef("placed"))
 		}
 		z := bytesOf(rank, g)

@@ -55,10 +55,26 @@ func wait512() {
 	TEXT("waitAVX512", NOSPLIT, "func(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)")
 	Pragma("noescape")
 	Doc("waitAVX512 is Wait.")
-	t, n, w := argument("t"), argument("n"), argument("w")
+	of := func(name string) GPVirtual {
+		r := GP64()
+		Load(Param(name), r.As32())
+		return r
+	}
+	planes := waitBody512(argument("n"), of("step"), of("old"), of("room"))
+	w := argument("w")
+	for i, off := range []int{offWtReady, offWtFits, offWtOld, offWtFresh} {
+		MOVL(planes[i].As32(), Mem{Base: w, Disp: off})
+	}
+	VZEROUPPER()
+	RET()
+}
+
+// waitBody512 finds who is ready, who of these fits, who has waited too long, and who has given no first token.
+func waitBody512(n, step, old, room GPVirtual) (planes [4]GPVirtual) {
+	t := argument("t")
 	extra, low := joining512(), dwords(127)
-	room := ZMM()
-	VPBROADCASTD(Load(Param("room"), GP32()), room)
+	most := ZMM()
+	VPBROADCASTD(room.As32(), most)
 	var fits [2]GPVirtual
 	for h := range fits {
 		need, prefix, k := ZMM(), ZMM(), K()
@@ -68,7 +84,7 @@ func wait512() {
 		VPMOVZXBD(Mem{Base: t, Disp: offTkPrefix + 16*h}, prefix)
 		VPERMD(extra, prefix, prefix)
 		VPADDD(prefix, need, need)
-		VPCMPUD(U8(2), room, need, k)
+		VPCMPUD(U8(2), most, need, k)
 		fits[h] = GP64()
 		KMOVW(k, fits[h].As32())
 	}
@@ -76,29 +92,25 @@ func wait512() {
 	ORQ(fits[1], fits[0])
 	since := ZMM()
 	VMOVDQU16(Mem{Base: t, Disp: offTkSince}, since)
-	compared := func(name string, how uint8) GPVirtual {
+	compared := func(than GPVirtual, how uint8) GPVirtual {
 		z, k, r := ZMM(), K(), GP64()
-		VPBROADCASTW(Load(Param(name), GP32()), z)
+		VPBROADCASTW(than.As32(), z)
 		VPCMPW(U8(how), z, since, k)
 		KMOVD(k, r.As32())
 		return r
 	}
-	ready, old, fresh := compared("step", 1), compared("old", 2), GP64()
+	ready, late, fresh := compared(step, 1), compared(old, 2), GP64()
 	flags, first, k := YMM(), YMM(), K()
 	VMOVDQU8(Mem{Base: t, Disp: offTkFlags}, flags)
 	VPBROADCASTB(constant(uint8(ticketFirst)), first)
 	VPTESTNMB(first, flags, k)
 	KMOVD(k, fresh.As32())
 	ANDQ(ready, fits[0])
-	for _, x := range []struct {
-		plane GPVirtual
-		off   int
-	}{{ready, offWtReady}, {fits[0], offWtFits}, {old, offWtOld}, {fresh, offWtFresh}} {
-		BZHIQ(n, x.plane, x.plane)
-		MOVL(x.plane.As32(), Mem{Base: w, Disp: x.off})
+	planes = [4]GPVirtual{ready, fits[0], late, fresh}
+	for _, plane := range planes {
+		BZHIQ(n, plane, plane)
 	}
-	VZEROUPPER()
-	RET()
+	return planes
 }
 
 // joining512 is what the first member of each prefix adds, dwords, of those that nobody holds.
@@ -115,9 +127,18 @@ func choose512() {
 	TEXT("chooseAVX512", NOSPLIT, "func(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)")
 	Pragma("noescape")
 	Doc("chooseAVX512 is Choose.")
-	t, set, slots, chosen, room, low := argument("t"), GP64(), argument("slots"), GP64(), GP32(), dwords(127)
+	set, room := GP64(), GP64()
 	Load(Param("set"), set.As32())
-	Load(Param("room"), room)
+	Load(Param("room"), room.As32())
+	Store(chooseBody512(set, argument("slots"), room.As32()).As32(), Return("chosen"))
+	VZEROUPPER()
+	RET()
+}
+
+// chooseBody512 is Choose.
+func chooseBody512(set, slots GPVirtual, room Register) (chosen GPVirtual) {
+	t, low := argument("t"), dwords(127)
+	chosen = GP64()
 	XORL(chosen.As32(), chosen.As32())
 	extra := joining512()
 	var alone, prefix [2]VecVirtual
@@ -167,22 +188,30 @@ func choose512() {
 	VMOVDQA32(zero, held, extra)
 	JMP(LabelRef("choose"))
 	Label("chosen")
-	Store(chosen.As32(), Return("chosen"))
-	VZEROUPPER()
-	RET()
+	return chosen
 }
 
 func leave512() {
 	TEXT("leaveAVX512", NOSPLIT, "func(t *Tickets, stay uint32) (oldest int16, qp uint32)")
 	Pragma("noescape")
 	Doc("leaveAVX512 is Leave.")
-	t, stay, kept := argument("t"), GP32(), GP64()
+	stay := GP64()
+	Load(Param("stay"), stay.As32())
+	oldest, qp := leaveBody512(stay)
+	Store(oldest.As16(), Return("oldest"))
+	Store(qp, Return("qp"))
+	VZEROUPPER()
+	RET()
+}
+
+// leaveBody512 is Leave.
+func leaveBody512(stays GPVirtual) (oldest, qp GPVirtual) {
+	t, stay, kept := argument("t"), stays.As32(), GP64()
 	at := func(off int) Mem { return Mem{Base: t, Disp: off} }
-	Load(Param("stay"), stay)
 	lanes, zero := K(), ZMM()
 	KMOVD(stay, lanes)
 	VPXORD(zero, zero, zero)
-	MOVWLZX(stay.As16(), kept.As32())
+	MOVWLZX(stays.As16(), kept.As32())
 	POPCNTL(kept.As32(), kept.As32())
 	need, low := ZMM(), dwords(127)
 	VPXORD(need, need, need)
@@ -223,9 +252,10 @@ func leave512() {
 		VMOVDQU8(y, at(off))
 	}
 	VPSLLD(U8(2), need, need)
-	Store(sum512(need), Return("qp"))
+	qp = sum512(need)
 	// The least of the words, as unsigned ones.
-	most, y, x, r := ZMM(), YMM(), XMM(), GP32()
+	most, y, x := ZMM(), YMM(), XMM()
+	oldest = GP32()
 	VPBROADCASTW(constant(uint16(0x7FFF)), most)
 	VMOVDQU16(since, lanes, most)
 	VEXTRACTI64X4(U8(1), most, y)
@@ -234,18 +264,19 @@ func leave512() {
 	VPMINSW(y.AsX(), x, x)
 	VPXOR(constant(repeated(uint16(0x8000), 8)...), x, x)
 	VPHMINPOSUW(x, x)
-	VMOVD(x, r)
-	XORL(U32(0x8000), r)
-	Store(r.As16(), Return("oldest"))
-	VZEROUPPER()
-	RET()
+	VMOVD(x, oldest)
+	XORL(U32(0x8000), oldest)
+	return oldest, qp
 }
 
 func settle512() {
-	TEXT("settleAVX512", NOSPLIT, "func(b *Block, ref *[64]uint32, born, admit *[64]int16, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16) (first, late uint64)")
+	TEXT("settleAVX512", NOSPLIT, "func(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16)")
 	Pragma("noescape")
 	Doc("settleAVX512 is Settle.")
-	newSettler512().settle()
+	set, step := GP64(), GP64()
+	Load(Param("set"), set.As32())
+	Load(Param("step"), step.As32())
+	newSettler512(set, argument("slots")).settle(step)
 	VZEROUPPER()
 	RET()
 }
@@ -257,17 +288,17 @@ type settler512 struct {
 	slots OpmaskVirtual
 }
 
-func newSettler512() *settler512 {
+func newSettler512(set, slots GPVirtual) *settler512 {
 	s := &settler512{b: argument("b"), t: argument("t"), from: ZMM(), slots: K()}
 	numbers, k := YMM(), K()
 	iota := make([]uint8, 32)
 	for i := range iota {
 		iota[i] = uint8(i)
 	}
-	KMOVD(Load(Param("set"), GP32()), k)
+	KMOVD(set.As32(), k)
 	VMOVDQU8(constant(iota...), numbers)
 	VPCOMPRESSB_Z(numbers, k, numbers)
-	KMOVQ(mustAddr("slots"), s.slots)
+	KMOVQ(slots, s.slots)
 	VPEXPANDB_Z(numbers.AsZ(), s.slots, s.from)
 	return s
 }
@@ -293,7 +324,7 @@ func update512(m Mem, do func(z VecVirtual)) {
 	VMOVDQU64(z, m)
 }
 
-func (s *settler512) settle() {
+func (s *settler512) settle(now GPVirtual) {
 	column := func(off int) Mem { return Mem{Base: s.b, Disp: off} }
 	for _, c := range [][2]int{{offTkPriority, offPriority}, {offTkCodes, offCycle}} {
 		update512(column(c[1]), func(z VecVirtual) { s.bytes(c[0], z) })
@@ -302,13 +333,13 @@ func (s *settler512) settle() {
 	prefixes, types, flags := s.bytes(offTkPrefix, nil), s.bytes(offTkType, nil), s.bytes(offTkFlags, nil)
 	update512(column(offPrefix), func(z VecVirtual) { VMOVDQU8(prefixes, s.slots, z) })
 	for _, f := range []struct {
-		bit  uint8
-		name string
-	}{{ticketFirst, "first"}, {ticketLate, "late"}} {
+		bit uint8
+		off int
+	}{{ticketFirst, offLnFirst}, {ticketLate, offLnLate}} {
 		k, r := K(), GP64()
 		VPTESTMB(bytes(f.bit), flags, k)
 		KMOVQ(k, r)
-		Store(r, Return(f.name))
+		ORQ(r, Mem{Base: argument("lane"), Disp: f.off})
 	}
 	planes, members := ZMM(), ZMM()
 	VMOVDQU8_Z(shuffled512(types, func(x uint8) uint8 {
@@ -320,7 +351,7 @@ func (s *settler512) settle() {
 
 	pages, step := YMM(), ZMM()
 	VPMOVZXWD(Mem{Base: argument("pages")}, pages)
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VPBROADCASTW(now.As32(), step)
 	upper := GP64()
 	KMOVQ(s.slots, upper)
 	SHRQ(U8(32), upper)
@@ -343,12 +374,12 @@ func (s *settler512) half(h int, prefixes, pages, step VecVirtual) {
 	for _, c := range []struct {
 		to   Mem
 		from int
-	}{{at(s.b, offRemaining, 2), offTkRemaining}, {at(argument("born"), 0, 2), offTkBorn}} {
+	}{{at(s.b, offRemaining, 2), offTkRemaining}, {at(argument("lane"), offLnBorn, 2), offTkBorn}} {
 		table := ZMM()
 		VMOVDQU16(Mem{Base: s.t, Disp: c.from}, table)
 		update512(c.to, func(z VecVirtual) { VPERMW(table, words, k, z) })
 	}
-	for _, to := range []Mem{at(s.b, offLastAccess, 2), at(argument("admit"), 0, 2)} {
+	for _, to := range []Mem{at(s.b, offLastAccess, 2), at(argument("lane"), offLnAdmit, 2)} {
 		update512(to, func(z VecVirtual) { VMOVDQU16(step, k, z) })
 	}
 	update512(at(s.b, offRate, 2), func(z VecVirtual) { VMOVDQU16(zero, k, z) })
@@ -372,6 +403,115 @@ func (s *settler512) half(h int, prefixes, pages, step VecVirtual) {
 		to := Mem{Base: s.b, Disp: offTokens + 64*g}
 		update512(to, func(z VecVirtual) { VPADDD(prefix, tokens, lanes, z) })
 		VPERMI2D(ref[1], ref[0], index)
-		update512(Mem{Base: argument("ref"), Disp: 64 * g}, func(z VecVirtual) { VMOVDQA32(index, lanes, z) })
+		update512(Mem{Base: argument("lane"), Disp: offLnRef + 64*g}, func(z VecVirtual) { VMOVDQA32(index, lanes, z) })
 	}
+}
+
+func serveTickets512() {
+	TEXT("serveTicketsAVX512", NOSPLIT, "func(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)")
+	Pragma("noescape")
+	Doc("serveTicketsAVX512 is ServeTickets, for a clock whose tables hold all; ok is false, and nothing is done, where Pay's kernel does not either.")
+	seat := func(off int) GPVirtual {
+		r := argument("p")
+		MOVQ(Mem{Base: r, Disp: off}, r)
+		return r
+	}
+	inside := func(base func() GPVirtual, off int) func() GPVirtual {
+		return func() GPVirtual {
+			r := base()
+			ADDQ(U32(off), r)
+			return r
+		}
+	}
+	ledger := func() GPVirtual { return seat(offStLedger) }
+	given = map[string]func() GPVirtual{
+		"b": func() GPVirtual { return seat(offStBlock) }, "pages": func() GPVirtual { return seat(offStPages) }, "l": ledger,
+		"mul":   inside(ledger, offLgPrefixMul),
+		"work":  inside(func() GPVirtual { r := GP64(); Load(Param("lane"), r); return r }, offLnWork),
+		"joins": inside(func() GPVirtual { r := GP64(); Load(Param("s"), r); return r }, offSvJoins),
+	}
+	defer func() { given = nil }()
+	of := func(base GPVirtual, off int) GPVirtual {
+		r := GP64()
+		MOVL(Mem{Base: base, Disp: off}, r.As32())
+		return r
+	}
+
+	lg, limits := ledger(), seat(offStLimits)
+	n, step, old, minus := of(lg, offLgQueueLen), of(lg, offLgStep), GP64(), GP64()
+	MOVL(step.As32(), old.As32())
+	SUBL(Mem{Base: argument("f"), Disp: offFrMaxWait}, old.As32())
+	MOVL(I32(-1), minus.As32())
+	CMPL(old.As32(), minus.As32())
+	CMOVLLT(minus.As32(), old.As32())
+	limit, room, none := of(limits, offLmBudget), GP64(), GP64()
+	MOVL(limit.As32(), room.As32())
+	SHRL(U8(6), limit.As32())
+	SUBL(limit.As32(), room.As32())
+	used := of(lg, offLgPrivateQP)
+	ADDL(Mem{Base: lg, Disp: offLgSharedQP}, used.As32())
+	XORL(none.As32(), none.As32())
+	SUBL(used.As32(), room.As32())
+	CMOVLCS(none.As32(), room.As32())
+	queued, stepAt, roomAt := local(n), local(step), local(room)
+	w := waitBody512(n, step, old, room)
+	lateAt := local(w[2])
+	ANDQ(w[0], w[3])
+	waitsAt := local(w[3])
+
+	free, count := GP64(), GP64()
+	b := argument("b")
+	MOVQ(Mem{Base: b, Disp: offAlive}, free)
+	NOTQ(free)
+	ANDQ(Mem{Base: argument("f"), Disp: offFrSlots}, free)
+	POPCNTQ(free, count)
+	freeAt := local(free)
+	MOVQ(roomAt, room)
+	chosen := chooseBody512(w[1], count, room.As32())
+	chosenAt := local(chosen)
+	back := func(m Mem) GPVirtual {
+		r := GP64()
+		MOVQ(m, r)
+		return r
+	}
+
+	zero, out := GP64(), argument("s")
+	XORL(zero.As32(), zero.As32())
+	MOVQ(zero, Mem{Base: out, Disp: offSvWaste})
+	MOVQ(zero, Mem{Base: out, Disp: offSvJoins})
+	TESTQ(chosen, chosen)
+	JZ(LabelRef("none"))
+	slots, waste := payBody512(chosen, func() GPVirtual { return back(freeAt) })
+	MOVQ(waste, Mem{Base: argument("s"), Disp: offSvWaste})
+	newSettler512(back(chosenAt), slots).settle(back(stepAt))
+	Label("none")
+
+	stay, failed, gone, admitted := GP64(), back(lateAt), back(chosenAt), GP64()
+	MOVQ(I32(-1), stay)
+	BZHIQ(back(queued), stay, stay)
+	ANDNQ(failed, gone, failed)
+	POPCNTQ(gone, admitted)
+	ORQ(failed, gone)
+	ANDNQ(stay, gone, stay)
+	POPCNTQ(failed, failed)
+	lg = ledger()
+	ADDL(failed.As32(), Mem{Base: lg, Disp: offLgFailures})
+	ADDL(admitted.As32(), Mem{Base: lg, Disp: offLgAdmitted})
+	left, waits := GP64(), back(waitsAt)
+	POPCNTQ(stay, left)
+	MOVL(left.As32(), Mem{Base: lg, Disp: offLgQueueLen})
+	ANDQ(stay, waits)
+	POPCNTQ(waits, waits)
+	MOVL(waits.As32(), Mem{Base: argument("s"), Disp: offSvFirstWaits})
+	oldest, qp := leaveBody512(stay)
+	MOVWLSX(oldest.As16(), oldest.As32())
+	MOVL(oldest.As32(), Mem{Base: argument("s"), Disp: offSvOldest})
+	MOVL(qp.As32(), Mem{Base: ledger(), Disp: offLgPendingQP})
+	returnBool("ok", 1)
+	VZEROUPPER()
+	RET()
+	Label("refused")
+	returnBool("ok", 0)
+	VZEROUPPER()
+	RET()
 }
