@@ -179,6 +179,11 @@ func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
 //go:noescape
 func serveTicketsAVX512(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)
 
+// arriveTicketsAVX512 is ArriveTickets.
+//
+//go:noescape
+func arriveTicketsAVX512(l *Ledger, f *Frame, t *Tickets, d *ArrivalDraws) (n int, ok bool)
+
 // livesAVX512 is Lives.Add: eight words at a time, a qword each.
 //
 //go:noescape

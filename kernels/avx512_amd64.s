@@ -9504,19 +9504,20 @@ GLOBL avx512_113<>(SB), RODATA|NOPTR, $4
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
 TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
-	MOVQ          t+0(FP), AX
+	MOVQ          words+16(FP), AX
+	VMOVDQU64     (AX), Z0
+	MOVQ          tables+24(FP), AX
 	MOVQ          first+8(FP), CX
-	MOVQ          words+16(FP), DX
-	VMOVDQU64     (DX), Z0
-	MOVQ          tables+24(FP), DX
+	MOVWLSX       step+32(FP), DX
+	MOVQ          t+0(FP), BX
 	VPSRLQ        $0x00, Z0, Z1
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
-	VPCMPUQ.BCST  $0x01, 192(DX), Z1, K1
-	VPCMPUQ.BCST  $0x01, 200(DX), Z1, K2
-	VPCMPUQ.BCST  $0x01, 208(DX), Z1, K3
+	VPCMPUQ.BCST  $0x01, 192(AX), Z1, K1
+	VPCMPUQ.BCST  $0x01, 200(AX), Z1, K2
+	VPCMPUQ.BCST  $0x01, 208(AX), Z1, K3
 	VPSRLQ        $0x0c, Z0, Z1
 	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64     (DX), Z2
+	VMOVDQU64     (AX), Z2
 	VPERMB        Z2, Z1, Z1
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
 	VPSRLQ        $0x08, Z0, Z2
@@ -9532,8 +9533,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPSUBQ        Z1, Z3, Z3
 	VPSRLQ        $0x19, Z0, Z1
 	VPANDQ.BCST   avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64     64(DX), Z4
-	VMOVDQU64     128(DX), Z5
+	VMOVDQU64     64(AX), Z4
+	VMOVDQU64     128(AX), Z5
 	VPERMI2W      Z5, Z4, Z1
 	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
 	VPSRLQ        $0x1f, Z0, Z4
@@ -9546,34 +9547,33 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPSRLQ        $0x24, Z0, Z5
 	VPANDQ.BCST   avx512_35<>+0(SB), Z5, Z5
 	VPMOVQD       Z3, Y3
-	VMOVDQU32     Y3, (AX)(CX*4)
+	VMOVDQU32     Y3, (BX)(CX*4)
 	VPSRLQ        $0x28, Z0, Z3
 	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
 	VPORQ.BCST.Z  avx512_114<>+0(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
-	VMOVDQU32     Y0, 128(AX)(CX*4)
+	VMOVDQU32     Y0, 128(BX)(CX*4)
 	VPMOVQW       Z1, X0
-	VMOVDQU16     X0, 256(AX)(CX*2)
-	MOVWLSX       step+32(FP), DX
+	VMOVDQU16     X0, 256(BX)(CX*2)
 	VPBROADCASTW  DX, X0
-	VMOVDQU16     X0, 320(AX)(CX*2)
-	VMOVDQU16     X0, 384(AX)(CX*2)
+	VMOVDQU16     X0, 320(BX)(CX*2)
+	VMOVDQU16     X0, 384(BX)(CX*2)
 	VPMOVQB       Z4, X0
-	VMOVQ         X0, 448(AX)(CX*1)
+	VMOVQ         X0, 448(BX)(CX*1)
 	VPMOVQB       Z2, X0
-	VMOVQ         X0, 480(AX)(CX*1)
+	VMOVQ         X0, 480(BX)(CX*1)
 	VPMOVQB       Z5, X0
-	VMOVQ         X0, 544(AX)(CX*1)
+	VMOVQ         X0, 544(BX)(CX*1)
 	VPBROADCASTQ  avx512_22<>+0(SB), Z0
 	VPBROADCASTQ  avx512_30<>+0(SB), K3, Z0
 	VPBROADCASTQ  avx512_21<>+0(SB), K2, Z0
 	VPBROADCASTQ  avx512_20<>+0(SB), K1, Z0
 	VPMOVQB       Z0, X0
-	VMOVQ         X0, 512(AX)(CX*1)
-	XORL          DX, DX
-	MOVQ          DX, 576(AX)(CX*1)
+	VMOVQ         X0, 512(BX)(CX*1)
+	XORL          AX, AX
+	MOVQ          AX, 576(BX)(CX*1)
 	VZEROUPPER
 	RET
 
@@ -11121,6 +11121,162 @@ none:
 refused:
 	MOVB $0x00, AL
 	MOVB AL, ok+48(FP)
+	VZEROUPPER
+	RET
+
+// func arriveTicketsAVX512(l *Ledger, f *Frame, t *Tickets, d *ArrivalDraws) (n int, ok bool)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, BMI2, CMOV, POPCNT
+TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
+	MOVQ            l+0(FP), AX
+	MOVQ            f+8(FP), CX
+	MOVL            20(AX), DX
+	MOVL            72(CX), CX
+	MOVL            $0x00000020, BX
+	CMPL            CX, BX
+	CMOVLGT         BX, CX
+	SUBL            DX, CX
+	CMPL            CX, $0x08
+	JLT             refused
+	MOVQ            d+24(FP), CX
+	MOVQ            8(CX), CX
+	MOVQ            CX, BX
+	SHRQ            $0x1e, BX
+	XORQ            BX, CX
+	MOVQ            $0xbf58476d1ce4e5b9, BX
+	IMULQ           BX, CX
+	MOVQ            CX, BX
+	SHRQ            $0x1b, BX
+	XORQ            BX, CX
+	MOVQ            $0x94d049bb133111eb, BX
+	IMULQ           BX, CX
+	MOVQ            CX, BX
+	SHRQ            $0x1f, BX
+	XORQ            BX, CX
+	MOVQ            f+8(FP), BX
+	MOVQ            96(BX), BX
+	SHLQ            $0x04, BX
+	BZHIQ           BX, CX, CX
+	VPBROADCASTQ    CX, Z0
+	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VPERMW          Z0, Z1, Z0
+	MOVQ            d+24(FP), CX
+	MOVQ            16(CX), CX
+	VBROADCASTI32X4 (CX), Z1
+	VPCMPUW         $0x05, Z1, Z0, K1
+	KMOVD           K1, CX
+	ANDL            $0x7f7f7f7f, CX
+	POPCNTL         CX, CX
+	CMPQ            CX, $0x08
+	JHI             refused
+	MOVQ            CX, n+32(FP)
+	MOVQ            $-1, BX
+	BZHIQ           CX, BX, BX
+	KMOVB           BX, K1
+	ADDL            CX, 76(AX)
+	ADDL            DX, CX
+	MOVL            CX, 20(AX)
+	MOVQ            d+24(FP), CX
+	MOVQ            (CX), CX
+	VPBROADCASTQ    CX, Z0
+	VPADDQ          avx512_50<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	MOVL            16(AX), AX
+	MOVQ            f+8(FP), CX
+	MOVQ            88(CX), CX
+	MOVQ            t+16(FP), BX
+	VPSRLQ          $0x00, Z0, Z1
+	VPANDQ.BCST     avx512_28<>+0(SB), Z1, Z1
+	VPCMPUQ.BCST    $0x01, 192(CX), Z1, K2
+	VPCMPUQ.BCST    $0x01, 200(CX), Z1, K3
+	VPCMPUQ.BCST    $0x01, 208(CX), Z1, K4
+	VPSRLQ          $0x0c, Z0, Z1
+	VPANDQ.BCST     avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64       (CX), Z2
+	VPERMB          Z2, Z1, Z1
+	VPANDQ.BCST     avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ          $0x08, Z0, Z2
+	VPANDQ.BCST     avx512_30<>+0(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_31<>+0(SB), Z0, K5
+	VPADDQ.BCST.Z   avx512_20<>+0(SB), Z2, K5, Z2
+	VPSLLQ          $0x02, Z1, Z3
+	VPSRLQ          $0x12, Z0, Z4
+	VPANDQ.BCST     avx512_32<>+0(SB), Z4, Z4
+	VPSLLQ          $0x07, Z1, Z1
+	VPADDQ          Z1, Z4, Z4
+	VPBROADCASTQ    avx512_32<>+0(SB), Z1
+	VPSUBQ          Z1, Z4, Z4
+	VPSRLQ          $0x19, Z0, Z1
+	VPANDQ.BCST     avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64       64(CX), Z5
+	VMOVDQU64       128(CX), Z6
+	VPERMI2W        Z6, Z5, Z1
+	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ          $0x1f, Z0, Z5
+	VPANDQ.BCST     avx512_30<>+0(SB), Z5, Z5
+	VPADDQ.BCST     avx512_20<>+0(SB), Z5, Z5
+	VPSRLQ          $0x21, Z0, Z5
+	VPANDQ.BCST     avx512_32<>+0(SB), Z5, Z5
+	VPMULUDQ.BCST   avx512_34<>+0(SB), Z5, Z5
+	VPSRLQ          $0x07, Z5, Z5
+	VPSRLQ          $0x24, Z0, Z6
+	VPANDQ.BCST     avx512_35<>+0(SB), Z6, Z6
+	VPMOVQD         Z4, Y4
+	VMOVDQU32       Y4, (BX)(DX*4)
+	VPSRLQ          $0x28, Z0, Z4
+	VPANDQ.BCST     avx512_25<>+0(SB), Z4, Z4
+	VPSLLQ          $0x04, Z1, Z0
+	VPORQ           Z4, Z0, Z0
+	VPORQ.BCST.Z    avx512_114<>+0(SB), Z0, K2, Z0
+	VPMOVQD         Z0, Y0
+	VMOVDQU32       Y0, 128(BX)(DX*4)
+	VPMOVQW         Z1, X0
+	VMOVDQU16       X0, 256(BX)(DX*2)
+	VPBROADCASTW    AX, X0
+	VMOVDQU16       X0, 320(BX)(DX*2)
+	VMOVDQU16       X0, 384(BX)(DX*2)
+	VPMOVQB         Z5, X0
+	VMOVQ           X0, 448(BX)(DX*1)
+	VPMOVQB         Z2, X0
+	VMOVQ           X0, 480(BX)(DX*1)
+	VPMOVQB         Z6, X0
+	VMOVQ           X0, 544(BX)(DX*1)
+	VPBROADCASTQ    avx512_22<>+0(SB), Z0
+	VPBROADCASTQ    avx512_30<>+0(SB), K4, Z0
+	VPBROADCASTQ    avx512_21<>+0(SB), K3, Z0
+	VPBROADCASTQ    avx512_20<>+0(SB), K2, Z0
+	VPMOVQB         Z0, X0
+	VMOVQ           X0, 512(BX)(DX*1)
+	XORL            AX, AX
+	MOVQ            AX, 576(BX)(DX*1)
+	VMOVDQA64.Z     Z3, K1, Z3
+	VEXTRACTI64X4   $0x01, Z3, Y0
+	VPADDD          Y3, Y0, Y0
+	VEXTRACTI128    $0x01, Y0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0x4e, X0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0xb1, X0, X1
+	VPADDD          X1, X0, X0
+	VMOVD           X0, AX
+	MOVQ            l+0(FP), CX
+	ADDL            AX, 48(CX)
+	MOVB            $0x01, AL
+	MOVB            AL, ok+40(FP)
+	VZEROUPPER
+	RET
+
+refused:
+	MOVB $0x00, AL
+	MOVB AL, ok+40(FP)
 	VZEROUPPER
 	RET
 

@@ -142,6 +142,10 @@ func serveTickets(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Se
 	serveTicketsGeneric(p, f, lane, t, clock, s)
 }
 
+func arriveTickets(l *Ledger, f *Frame, t *Tickets, d *ArrivalDraws) (n int, ok bool) {
+	return arriveTicketsGeneric(l, f, t, d)
+}
+
 func wait(t *Tickets, n int, step, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting) {
 	waitGeneric(t, n, step, old, room, pages, mul, w)
 }

@@ -154,3 +154,20 @@ func serveTicketsGeneric(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock
 	l.Counters.Failures += uint32(bits.OnesCount32(failed))
 	l.Counters.Admitted += uint32(bits.OnesCount32(chosen))
 }
+
+func arriveTicketsGeneric(l *Ledger, f *Frame, t *Tickets, d *ArrivalDraws) (n int, ok bool) {
+	if l.QueueLen+8 > min(f.QueueCap, TicketLanes) {
+		return 0, false
+	}
+	var words [8]uint64
+	var needs [8]uint32
+	n, qp := arriveGeneric(&words, &needs, d.Base, 0, f.Tables, d.Count, f.Groups, d.Counts, 8)
+	if n > 8 {
+		return 0, false
+	}
+	enqueueGeneric(t, int(l.QueueLen), &words, f.Tables, int16(l.Step))
+	l.QueueLen += int32(n)
+	l.PendingQP += qp
+	l.Counters.Arrived += uint32(n)
+	return n, true
+}

@@ -90,6 +90,13 @@ func ServeTickets(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Se
 	serveTickets(p, f, lane, t, clock, s)
 }
 
+// ArriveTickets lets the requests of a step of drawn traffic join a queue of at most TicketLanes: Arrive with the counters of d, and Enqueue
+// behind who waits. It brings QueueLen, PendingQP and Arrived of the ledger up to date. n is how many they are. ok is false, and nothing but
+// what lies behind the queue changes, if there may not be room for eight more tickets, or if more than eight requests arrive.
+func ArriveTickets(l *Ledger, f *Frame, t *Tickets, d *ArrivalDraws) (n int, ok bool) {
+	return arriveTickets(l, f, t, d)
+}
+
 // Leave removes the tickets that are not in a plane: the others move up, and what lies behind them becomes 0. Of those that stay it returns
 // the least Since, 32,767 if there are none, and what they need alone, 4*pages(Private) each.
 func Leave(t *Tickets, stay uint32) (oldest int16, qp uint32) { return leave(t, stay) }

@@ -89,6 +89,53 @@ func TestChooseLevels(t *testing.T) {
 	})
 }
 
+func TestArriveTicketsLevels(t *testing.T) {
+	type state struct {
+		ledger  kernels.Ledger
+		tickets kernels.Tickets
+		n       int
+		ok      bool
+	}
+	onEachLevel(t, func(t *testing.T) {
+		r := random(41)
+		var came, refused int
+		for k := range rounds {
+			tables := randomTables(r)
+			before := state{ledger: kernels.Ledger{Step: int32(r.IntN(4096)), QueueLen: int32(r.IntN(33)), PendingQP: r.Uint32()}, tickets: randomTickets(r, 0)}
+			if k%4 != 0 {
+				before.ledger.QueueLen %= 25
+			}
+			frame := kernels.Frame{Groups: 1 + r.IntN(4), QueueCap: int32([]int{8, 16, 32, 32, 40}[r.IntN(5)]), Tables: tables}
+			var counts [8]uint16
+			for i := range counts {
+				counts[i] = uint16(r.Uint32())
+				if r.IntN(2) == 0 {
+					counts[i] = 0xFFFF
+				}
+			}
+			d := kernels.ArrivalDraws{Base: r.Uint64(), Count: r.Uint64(), Counts: &counts}
+			play := func() state {
+				x := before
+				x.n, x.ok = kernels.ArriveTickets(&x.ledger, &frame, &x.tickets, &d)
+				if !x.ok {
+					x = before
+				}
+				return x
+			}
+			got, want := play(), state{}
+			generic(func() { want = play() })
+			require.Equal(t, want, got, "round %d", k)
+			if got.ok {
+				came += got.n
+			} else {
+				refused++
+			}
+		}
+		require.Greater(t, came, 20)
+		require.Greater(t, refused, 20)
+	})
+}
+
 func TestServeTicketsLevels(t *testing.T) {
 	type state struct {
 		block   kernels.Block

@@ -118,6 +118,11 @@ func (b *Batch) makeRules() {
 	s := &b.rules[Serving]
 	*s = b.rules[Seed]
 	s.profile, s.source, s.drawn, s.whole, s.serving = Serving, cfg.ServingSource, nil, false, newServingRules(&cfg.Preset)
+	if b.width == 1 {
+		if s.agents, _ = cfg.ServingSource.(*scenario.Agents); s.agents != nil {
+			s.frame.Tables = s.agents.Tables()
+		}
+	}
 	b.profiles = slices.Clone(cfg.Profiles)
 	b.serving = newServingMemory(cfg.Envs, b.width, cfg.Slots)
 }

@@ -118,6 +118,7 @@ func newScratch() *scratch {
 type rules struct {
 	source   scenario.Source
 	drawn    *scenario.Synthetic // the source, if kernels.Step does the steps; else nil
+	agents   *scenario.Agents    // the source, if kernels.ArriveTickets draws from it; else nil
 	whole    bool                // kernels.Observe writes the rows
 	slots    int
 	width    int // blocks

@@ -135,6 +135,24 @@ func (l *lane) start(s uint, ref uint32, born, admit int16) {
 
 // arriveTickets lets the step's new requests join the queue; rule 13.20.
 func (v *env) arriveTickets() {
+	if v.rules.agents == nil || !v.drawTickets() {
+		v.takeTickets()
+	}
+}
+
+// drawTickets does it by a kernel, if it can.
+func (v *env) drawTickets() (ok bool) {
+	d := &v.scratch.draws
+	v.rules.agents.Draws(&v.Episode, v.Step, d)
+	n, ok := kernels.ArriveTickets(&v.Ledger, &v.rules.frame, v.firstTicket, d)
+	if n > 0 && ok {
+		v.tally.Oldest = min(v.tally.Oldest, v.Step)
+	}
+	return ok
+}
+
+// takeTickets does it with what the source gives.
+func (v *env) takeTickets() {
 	n := int(v.QueueLen)
 	room := max(0, v.rules.queueCap-n)
 	arrived, qp := v.rules.source.Arrive(&v.Episode, int(v.Step), v.scratch.words[:room], v.scratch.needs[:room])

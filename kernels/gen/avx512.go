@@ -43,6 +43,7 @@ func avx512() {
 	settle512()
 	leave512()
 	serveTickets512()
+	arriveTickets512()
 	lives512()
 	livesInitial512()
 	fill512()
@@ -1326,10 +1327,7 @@ func typePlanes512(k [3]OpmaskVirtual) (planes [3]GPVirtual) {
 // draw512 draws eight requests, stores their words and needs, and returns what memory they need, qwords.
 func draw512() (memory VecVirtual) {
 	words, needs, tables := argument("words"), argument("needs"), argument("t")
-	r := request512{w: ZMM()}
-	VPBROADCASTQ(argument("base"), r.w)
-	VPADDQ(constant(goldens()...), r.w, r.w)
-	mix512(r.w)
+	r := drawn512(argument("base"))
 	z, stamp := ZMM(), ZMM()
 	VPANDQ_BCST(constant(uint64(1)<<48-1), r.w, z)
 	VPBROADCASTQ(argument("stamp"), stamp)
@@ -1342,6 +1340,15 @@ func draw512() (memory VecVirtual) {
 	VPORQ(prefix, memory, need)
 	dwords512(need, needs, 0)
 	return memory
+}
+
+// drawn512 draws eight requests.
+func drawn512(base GPVirtual) (r request512) {
+	r.w = ZMM()
+	VPBROADCASTQ(base, r.w)
+	VPADDQ(constant(goldens()...), r.w, r.w)
+	mix512(r.w)
+	return r
 }
 
 func arrivals512() {
@@ -1547,8 +1554,8 @@ func arrive512() {
 	RET()
 }
 
-// arriveBody512 is Arrive; what the requests need is to be added up.
-func arriveBody512() (n GPVirtual, memory VecVirtual) {
+// howMany512 draws how many requests arrive.
+func howMany512() GPVirtual {
 	u, x, c := argument("count"), GP64(), GP64()
 	for _, s := range []struct {
 		shift uint8
@@ -1566,7 +1573,12 @@ func arriveBody512() (n GPVirtual, memory VecVirtual) {
 	lanes := argument("lanes")
 	SHLQ(U8(4), lanes)
 	BZHIQ(lanes, u, u)
-	n = counted512(u)
+	return counted512(u)
+}
+
+// arriveBody512 is Arrive; what the requests need is to be added up.
+func arriveBody512() (n GPVirtual, memory VecVirtual) {
+	n = howMany512()
 	memory = draw512()
 	room := argument("room")
 	least := GP64()

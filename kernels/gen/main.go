@@ -328,6 +328,7 @@ const (
 	ticketFirst = kernels.TicketFirst
 	ticketLate  = kernels.TicketLate
 	ticketAgain = kernels.TicketAgain
+	ticketLanes = kernels.TicketLanes
 	mostLatency = kernels.MostLatency
 
 	mostOperated = kernels.MostOperated

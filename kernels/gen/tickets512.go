@@ -12,11 +12,18 @@ func enqueue512() {
 	TEXT("enqueueAVX512", NOSPLIT, "func(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)")
 	Pragma("noescape")
 	Doc("enqueueAVX512 is Enqueue.")
-	t, first := argument("t"), argument("first")
-	at := func(off int, size uint8) Mem { return Mem{Base: t, Disp: off, Index: first, Scale: size} }
 	r := request512{w: ZMM()}
 	VMOVDQU64(Mem{Base: argument("words")}, r.w)
-	f := decode512(&r, Load(Param("tables"), GP64()), nil)
+	enqueueBody512(&r, Load(Param("tables"), GP64()), argument("first"), Load(Param("step"), GP32()))
+	VZEROUPPER()
+	RET()
+}
+
+// enqueueBody512 decodes eight requests into tickets from the first on, and returns what they need, qwords.
+func enqueueBody512(r *request512, tables Register, first GPVirtual, now Register) (need VecVirtual) {
+	t := argument("t")
+	at := func(off int, size uint8) Mem { return Mem{Base: t, Disp: off, Index: first, Scale: size} }
+	f := decode512(r, tables, nil)
 	dwords := func(z VecVirtual, off int) {
 		y := YMM()
 		VPMOVQD(z, y)
@@ -36,7 +43,7 @@ func enqueue512() {
 	rest, step := XMM(), XMM()
 	VPMOVQW(f.output, rest)
 	VMOVDQU16(rest, at(offTkRemaining, 2))
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VPBROADCASTW(now, step)
 	VMOVDQU16(step, at(offTkBorn, 2))
 	VMOVDQU16(step, at(offTkSince, 2))
 	bytes(f.priority, offTkPriority)
@@ -47,8 +54,7 @@ func enqueue512() {
 	none := GP64()
 	XORL(none.As32(), none.As32())
 	MOVQ(none, at(offTkFlags, 1))
-	VZEROUPPER()
-	RET()
+	return f.need
 }
 
 func wait512() {
@@ -507,6 +513,55 @@ func serveTickets512() {
 	MOVWLSX(oldest.As16(), oldest.As32())
 	MOVL(oldest.As32(), Mem{Base: argument("s"), Disp: offSvOldest})
 	MOVL(qp.As32(), Mem{Base: ledger(), Disp: offLgPendingQP})
+	returnBool("ok", 1)
+	VZEROUPPER()
+	RET()
+	Label("refused")
+	returnBool("ok", 0)
+	VZEROUPPER()
+	RET()
+}
+
+func arriveTickets512() {
+	TEXT("arriveTicketsAVX512", NOSPLIT, "func(l *Ledger, f *Frame, t *Tickets, d *ArrivalDraws) (n int, ok bool)")
+	Pragma("noescape")
+	Doc("arriveTicketsAVX512 is ArriveTickets.")
+	in := func(base string, off int) func() GPVirtual {
+		return func() GPVirtual {
+			r := GP64()
+			Load(Param(base), r)
+			MOVQ(Mem{Base: r, Disp: off}, r)
+			return r
+		}
+	}
+	given = map[string]func() GPVirtual{"count": in("d", offDrCount), "table": in("d", offDrCounts), "lanes": in("f", offFrGroups)}
+	defer func() { given = nil }()
+	l, f, queued, most := argument("l"), argument("f"), GP64(), GP32()
+	MOVL(Mem{Base: l, Disp: offLgQueueLen}, queued.As32())
+	MOVL(Mem{Base: f, Disp: offFrQueueCap}, most)
+	lanes := GP32()
+	MOVL(U32(ticketLanes), lanes)
+	CMPL(most, lanes)
+	CMOVLGT(lanes, most)
+	SUBL(queued.As32(), most)
+	CMPL(most, U8(8))
+	JLT(LabelRef("refused"))
+	n := howMany512()
+	CMPQ(n, U8(8))
+	JHI(LabelRef("refused"))
+	Store(n, Return("n"))
+	ones, k := GP64(), K()
+	MOVQ(I32(-1), ones)
+	BZHIQ(n, ones, ones)
+	KMOVB(ones.As32(), k)
+	ADDL(n.As32(), Mem{Base: l, Disp: offLgArrived})
+	ADDL(queued.As32(), n.As32())
+	MOVL(n.As32(), Mem{Base: l, Disp: offLgQueueLen})
+	r, step := drawn512(in("d", offDrBase)()), GP32()
+	MOVL(Mem{Base: l, Disp: offLgStep}, step)
+	need := enqueueBody512(&r, in("f", offFrTables)(), queued, step)
+	VMOVDQA64_Z(need, k, need)
+	ADDL(sum512(need), Mem{Base: argument("l"), Disp: offLgPendingQP})
 	returnBool("ok", 1)
 	VZEROUPPER()
 	RET()
