@@ -77,7 +77,7 @@ func requestsAVX512(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, 
 // initialsAVX512 is Initials.
 //
 //go:noescape
-func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)
+func initialsAVX512(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)
 
 // togetherAVX512 is Together.
 //

@@ -2087,19 +2087,32 @@ TEXT ·requestsAVX512(SB), NOSPLIT, $0-40
 	VZEROUPPER
 	RET
 
-// func initialsAVX512(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)
+// func initialsAVX512(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI, BMI2
-TEXT ·initialsAVX512(SB), NOSPLIT, $0-40
+TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	MOVQ          draws+0(FP), AX
-	MOVQ          t+8(FP), CX
-	MOVQ          prefixPages+16(FP), DX
-	MOVQ          n+32(FP), BX
-	MOVQ          $-1, SI
-	MOVQ          system+24(FP), DI
-	BZHIQ         DI, SI, SI
-	KMOVB         SI, K1
+	MOVQ          t+16(FP), CX
+	MOVQ          prefixPages+24(FP), DX
+	MOVQ          n+40(FP), BX
+	MOVQ          base+8(FP), SI
+	VPBROADCASTQ  SI, Z0
+	VPADDQ        avx512_50<>+0(SB), Z0, Z0
+	VPSRLQ        $0x1e, Z0, Z1
+	VPXORQ        Z1, Z0, Z0
+	VPBROADCASTQ  avx512_51<>+0(SB), Z1
+	VPMULLQ       Z1, Z0, Z0
+	VPSRLQ        $0x1b, Z0, Z1
+	VPXORQ        Z1, Z0, Z0
+	VPBROADCASTQ  avx512_52<>+0(SB), Z1
+	VPMULLQ       Z1, Z0, Z0
+	VPSRLQ        $0x1f, Z0, Z1
+	VPXORQ        Z1, Z0, Z0
+	VMOVDQU64     Z0, (AX)
+	MOVQ          $-1, AX
+	MOVQ          system+32(FP), SI
+	BZHIQ         SI, AX, AX
+	KMOVB         AX, K1
 	KNOTB         K1, K2
-	VMOVDQU64     (AX), Z0
 	VPSRLQ        $0x00, Z0, Z1
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
 	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K3
@@ -2143,25 +2156,24 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-40
 	KANDB         K2, K3, K3
 	KANDB         K2, K4, K4
 	KANDB         K2, K5, K5
-	KMOVB         K3, AX
-	KMOVB         K4, CX
-	KMOVB         K5, DX
-	ANDNQ         DX, CX, CX
-	MOVQ          AX, DI
-	ORQ           CX, DI
-	ANDNQ         DX, AX, AX
-	MOVQ          DX, CX
-	NOTQ          CX
+	KMOVB         K3, CX
+	KMOVB         K4, DX
+	KMOVB         K5, SI
+	ANDNQ         SI, DX, DX
+	MOVQ          CX, DI
+	ORQ           DX, DI
+	ANDNQ         SI, CX, CX
+	MOVQ          SI, DX
+	NOTQ          DX
 	MOVB          DI, 144(BX)
-	MOVB          AL, 145(BX)
-	MOVB          CL, 146(BX)
+	MOVB          CL, 145(BX)
+	MOVB          DL, 146(BX)
 	VPMOVQB       Z4, X4
 	VMOVQ         X4, 120(BX)
 	VPMOVQW       Z6, X4
 	VMOVDQU       X4, 96(BX)
 	VPMOVQB       Z7, X4
 	VMOVQ         X4, 112(BX)
-	MOVQ          SI, AX
 	NOTQ          AX
 	ANDB          AL, 146(BX)
 	VPSRLQ        $0x30, Z0, Z4

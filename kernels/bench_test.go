@@ -94,7 +94,7 @@ func BenchmarkNewcomers(b *testing.B) {
 	t := randomTables(random(2))
 	b.Run("kernel=arrivals", func(b *testing.B) { benchEach(b, func() { kernels.Arrivals(&words, &needs, 77, 1<<48, t) }) })
 	b.Run("kernel=requests", func(b *testing.B) { benchEach(b, func() { kernels.Requests(&words, t, pages, 7, 63, &n) }) })
-	b.Run("kernel=initials", func(b *testing.B) { benchEach(b, func() { kernels.Initials(&words, t, pages, 4, &n) }) })
+	b.Run("kernel=initials", func(b *testing.B) { benchEach(b, func() { kernels.Initials(&words, 77, t, pages, 4, &n) }) })
 	table := [8]uint16{33368, 55892, 63493, 65204, 65492, 65531, 65535}
 	b.Run("kernel=arrive", func(b *testing.B) {
 		benchEach(b, func() { kernels.Arrive(&words, &needs, 77, 1<<48, t, 78, 4, &table, 20) })

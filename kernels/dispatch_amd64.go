@@ -172,15 +172,16 @@ func together(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private,
 	return togetherGeneric(n, count, joins, pages)
 }
 
-func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+func initials(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
 	switch active {
 	case AVX512:
-		initialsAVX512(draws, t, prefixPages, system, n)
+		initialsAVX512(draws, base, t, prefixPages, system, n)
 	case AVX2:
+		drawsAVX2(draws, base)
 		initialsAVX2(draws, t, prefixPages, n)
 		n.systems(draws, prefixPages, system)
 	default:
-		initialsGeneric(draws, t, prefixPages, system, n)
+		initialsGeneric(draws, base, t, prefixPages, system, n)
 	}
 }
 

@@ -50,8 +50,8 @@ func together(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private,
 	return togetherGeneric(n, count, joins, pages)
 }
 
-func initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
-	initialsGeneric(draws, t, prefixPages, system, n)
+func initials(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+	initialsGeneric(draws, base, t, prefixPages, system, n)
 }
 
 func place(b *Block, slots uint64, n *Newcomers, take uint8) uint32 {

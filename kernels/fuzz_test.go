@@ -261,7 +261,7 @@ func FuzzNewcomers(f *testing.F) {
 		repairTables(&in.Tables)
 		var requests, initials kernels.Newcomers
 		kernels.Requests(&in.Words, &in.Tables, &in.Pages, in.Last, in.Hotness, &requests)
-		kernels.Initials(&in.Words, &in.Tables, &in.Pages, int(in.System&7), &initials)
+		kernels.Initials(new([8]uint64), in.Words[0], &in.Tables, &in.Pages, int(in.System&7), &initials)
 
 		// The lowest empty slots, as many as there are newcomers, or fewer newcomers if there are not that many.
 		lowest := func(n int) (slots uint64) {

@@ -361,7 +361,8 @@ func (t *RequestTables) typeOf(b uint32) uint32 {
 	return code
 }
 
-func initialsGeneric(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+func initialsGeneric(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+	drawsGeneric(draws, base)
 	n.decode(draws, t, prefixPages)
 	idle := uint8(0)
 	for i, w := range draws {

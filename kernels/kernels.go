@@ -256,10 +256,10 @@ func Requests(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last i
 	requests(words, t, prefixPages, last, hotness, n)
 }
 
-// Initials decodes the draws of eight initial sequences, field by field of rule 4.6. The first ones, at most 7, are the system entries of
-// prefixes 1, 2 and so on, which have only what the prefix has.
-func Initials(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
-	initials(draws, t, prefixPages, system, n)
+// Initials draws eight initial sequences, as Draws from base on, and decodes them, field by field of rule 4.6. The first ones, at most 7, are
+// the system entries of prefixes 1, 2 and so on, which have only what the prefix has.
+func Initials(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
+	initials(draws, base, t, prefixPages, system, n)
 }
 
 // Together is what the first newcomers take if all of them enter. Byte p of joins is 1 if somebody has joined prefix p before, of joined if

@@ -310,9 +310,12 @@ func TestNewcomersLevels(t *testing.T) {
 				tables.Output[i] >>= 6 // so that no product leaves 16 bits
 			}
 			system := r.IntN(8)
-			kernels.Initials(&words, tables, &pages, system, &got)
-			generic(func() { kernels.Initials(&words, tables, &pages, system, &want) })
+			var drawn, wanted [8]uint64
+			base := r.Uint64()
+			kernels.Initials(&drawn, base, tables, &pages, system, &got)
+			generic(func() { kernels.Initials(&wanted, base, tables, &pages, system, &want) })
 			require.Equal(t, want, got, "initial sequences")
+			require.Equal(t, wanted, drawn, "draws")
 
 			b := randomBlock(r, &pages)
 			ref := *b

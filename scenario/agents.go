@@ -163,10 +163,9 @@ func (s *Agents) Initial(e *Episode, i int) InitialSequence {
 // Initials implements Source: those of the seed profile with larger sizes, but for what is idle between turns.
 func (s *Agents) Initials(e *Episode, first int, n *kernels.Newcomers) int {
 	var draws [8]uint64
-	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
 	systems := systemsOf(first)
 	all := uint8(1)<<systems - 1
-	kernels.Initials(&draws, s.tables, &e.PrefixPages, systems, n)
+	kernels.Initials(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)), s.tables, &e.PrefixPages, systems, n)
 	n.Wake = [8]int16{}
 	for i := systems; i < len(draws); i++ {
 		n.Ref[i] = refOf(draws[i])

@@ -139,8 +139,7 @@ func (s *Synthetic) Initial(e *Episode, i int) InitialSequence {
 // Initials implements Source.
 func (s *Synthetic) Initials(e *Episode, first int, n *kernels.Newcomers) int {
 	var draws [8]uint64
-	kernels.Draws(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)))
-	kernels.Initials(&draws, s.tables, &e.PrefixPages, systemsOf(first), n)
+	kernels.Initials(&draws, rng.Counter(e.Key, rng.Initial, 0, uint32(first)), s.tables, &e.PrefixPages, systemsOf(first), n)
 	return min(len(draws), int(e.NumInitial)-first)
 }
 

@@ -1468,20 +1468,21 @@ func requests512() {
 }
 
 func initials512() {
-	TEXT("initialsAVX512", NOSPLIT, "func(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)")
+	TEXT("initialsAVX512", NOSPLIT, "func(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers)")
 	Pragma("noescape")
 	Doc("initialsAVX512 is Initials.")
 	words := Load(Param("draws"), GP64())
 	tables := Load(Param("t"), GP64())
 	pagesOf := Load(Param("prefixPages"), GP64())
 	out := Load(Param("n"), GP64())
-	r := request512{w: ZMM(), systems: K(), others: K()}
+	r := drawn512(argument("base"))
+	VMOVDQU64(r.w, Mem{Base: words})
+	r.systems, r.others = K(), K()
 	all := GP64()
 	MOVQ(I32(-1), all)
 	BZHIQ(argument("system"), all, all)
 	KMOVB(all.As32(), r.systems)
 	KNOTB(r.systems, r.others)
-	VMOVDQU64(Mem{Base: words}, r.w)
 	f := decode512(&r, tables, pagesOf)
 	for _, k := range f.below {
 		KANDB(r.others, k, k)
