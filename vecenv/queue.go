@@ -93,6 +93,12 @@ func (v *env) chargeReads(b *block, plane uint64, joins *[8]uint8) {
 
 // place puts those of the scratch's newcomers that a mask names into the lowest free slots, of which there are enough.
 func (v *env) place(take uint8) {
+	if v.rules.width == 1 {
+		b := v.block(0)
+		slots := lowest(^b.Alive&v.rules.lastMask, bits.OnesCount8(take))
+		v.RetainedPrivate += kernels.Place(&b.Block, slots, &v.scratch.newcomers, take)
+		return
+	}
 	for w := range v.rules.width {
 		b := v.block(w)
 		free := ^b.Alive & v.slotMask(w)
