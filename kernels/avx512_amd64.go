@@ -54,6 +54,11 @@ func arriveAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64,
 //go:noescape
 func drawsAVX512(dst *[8]uint64, base uint64)
 
+// arriveStepsAVX512 is ArriveSteps.
+//
+//go:noescape
+func arriveStepsAVX512(words *[232]uint64, d *StepDraws, first int, n int) int
+
 // countsAVX512 is Counts.
 //
 //go:noescape

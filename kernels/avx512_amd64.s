@@ -1897,6 +1897,133 @@ TEXT ·drawsAVX512(SB), NOSPLIT, $0-16
 	VZEROUPPER
 	RET
 
+// func arriveStepsAVX512(words *[232]uint64, d *StepDraws, first int, n int) int
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, BMI2, CMOV, POPCNT
+TEXT ·arriveStepsAVX512(SB), NOSPLIT, $64-40
+	MOVQ            d+8(FP), AX
+	MOVQ            first+16(FP), CX
+	MOVQ            n+24(FP), DX
+	MOVQ            $0xb97f4a7c15000000, SI
+	MOVQ            CX, BX
+	IMULQ           SI, BX
+	MOVQ            (AX), DI
+	ADDQ            BX, DI
+	VPBROADCASTQ    DI, Z0
+	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	MOVQ            8(AX), DI
+	ADDQ            BX, DI
+	VPBROADCASTQ    DI, Z1
+	VPADDQ          avx512_54<>+0(SB), Z1, Z1
+	VPSRLQ          $0x1e, Z1, Z2
+	VPXORQ          Z2, Z1, Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z2
+	VPMULLQ         Z2, Z1, Z1
+	VPSRLQ          $0x1b, Z1, Z2
+	VPXORQ          Z2, Z1, Z1
+	VPBROADCASTQ    avx512_52<>+0(SB), Z2
+	VPMULLQ         Z2, Z1, Z1
+	VPSRLQ          $0x1f, Z1, Z2
+	VPXORQ          Z2, Z1, Z1
+	MOVQ            $-1, DI
+	MOVQ            48(AX), R8
+	SHLQ            $0x04, R8
+	BZHIQ           R8, DI, DI
+	VPBROADCASTQ    DI, Z2
+	VPANDQ          Z2, Z0, Z0
+	VMOVDQU64       Z0, (SP)
+	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	MOVWQZX         40(AX), DI
+	VPBROADCASTQ    DI, Z0
+	VPCMPUQ         $0x01, Z0, Z1, K1
+	KMOVB           K1, DI
+	MOVQ            24(AX), R8
+	VBROADCASTI32X4 (R8), Z0
+	MOVQ            32(AX), R8
+	VBROADCASTI32X4 (R8), Z1
+	VMOVDQU16       avx512_49<>+0(SB), Z2
+	VPBROADCASTQ    avx512_53<>+0(SB), Z4
+	VPBROADCASTQ    avx512_55<>+0(SB), Z6
+	MOVQ            words+0(FP), R8
+	MOVQ            16(AX), AX
+	ADDQ            BX, AX
+	SHLQ            $0x30, CX
+	VPBROADCASTQ    CX, Z5
+	VPBROADCASTQ    avx512_56<>+0(SB), Z3
+	XORL            CX, CX
+	LEAQ            (SP), BX
+
+step:
+	VPBROADCASTQ (BX), Z7
+	VPERMW       Z7, Z2, Z7
+	VPCMPUW      $0x05, Z0, Z7, K1
+	KMOVD        K1, R9
+	ANDL         $0x7f7f7f7f, R9
+	POPCNTL      R9, R9
+	VPCMPUW      $0x05, Z1, Z7, K1
+	KMOVD        K1, R10
+	ANDL         $0x7f7f7f7f, R10
+	POPCNTL      R10, R10
+	SHRQ         $0x01, DI
+	CMOVQCS      R10, R9
+	VPBROADCASTQ AX, Z7
+	VPADDQ       avx512_50<>+0(SB), Z7, Z7
+	LEAQ         (CX)(R9*1), R9
+
+words:
+	VMOVDQA64    Z7, Z8
+	VPSRLQ       $0x1e, Z8, Z9
+	VPXORQ       Z9, Z8, Z8
+	VPBROADCASTQ avx512_51<>+0(SB), Z9
+	VPMULLQ      Z9, Z8, Z8
+	VPSRLQ       $0x1b, Z8, Z9
+	VPXORQ       Z9, Z8, Z8
+	VPBROADCASTQ avx512_52<>+0(SB), Z9
+	VPMULLQ      Z9, Z8, Z8
+	VPSRLQ       $0x1f, Z8, Z9
+	VPXORQ       Z9, Z8, Z8
+	VPANDQ       Z4, Z8, Z8
+	VPORQ        Z5, Z8, Z8
+	VMOVDQU64    Z8, (R8)(CX*8)
+	VPADDQ       Z3, Z7, Z7
+	ADDQ         $0x08, CX
+	CMPQ         CX, R9
+	JLT          words
+	MOVQ         R9, CX
+	ADDQ         SI, AX
+	VPADDQ       Z6, Z5, Z5
+	ADDQ         $0x08, BX
+	DECQ         DX
+	JNZ          step
+	MOVQ         CX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA avx512_54<>+0(SB)/8, $0x0000000000000000
+DATA avx512_54<>+8(SB)/8, $0xb97f4a7c15000000
+DATA avx512_54<>+16(SB)/8, $0x72fe94f82a000000
+DATA avx512_54<>+24(SB)/8, $0x2c7ddf743f000000
+DATA avx512_54<>+32(SB)/8, $0xe5fd29f054000000
+DATA avx512_54<>+40(SB)/8, $0x9f7c746c69000000
+DATA avx512_54<>+48(SB)/8, $0x58fbbee87e000000
+DATA avx512_54<>+56(SB)/8, $0x127b096493000000
+GLOBL avx512_54<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_55<>+0(SB)/8, $0x0001000000000000
+GLOBL avx512_55<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_56<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
+GLOBL avx512_56<>(SB), RODATA|NOPTR, $8
+
 // func countsAVX512(u uint64, table *[8]uint16) (n int)
 // Requires: AVX, AVX512BW, AVX512F, POPCNT
 TEXT ·countsAVX512(SB), NOSPLIT, $0-24
@@ -1922,10 +2049,10 @@ TEXT ·maskRowsAVX512(SB), NOSPLIT, $0-40
 	MOVQ         evict+16(FP), DX
 	MOVQ         compress+24(FP), BX
 	MOVQ         swap+32(FP), SI
-	VPBROADCASTD avx512_54<>+0(SB), Z0
-	VPBROADCASTD avx512_55<>+0(SB), Z1
-	VPBROADCASTD avx512_56<>+0(SB), Z2
-	VPBROADCASTD avx512_57<>+0(SB), Z3
+	VPBROADCASTD avx512_57<>+0(SB), Z0
+	VPBROADCASTD avx512_58<>+0(SB), Z1
+	VPBROADCASTD avx512_59<>+0(SB), Z2
+	VPBROADCASTD avx512_60<>+0(SB), Z3
 
 group:
 	VMOVDQA32 Z0, Z4
@@ -1945,17 +2072,17 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_54<>+0(SB)/4, $0x00000001
-GLOBL avx512_54<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_55<>+0(SB)/4, $0x00000100
-GLOBL avx512_55<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_56<>+0(SB)/4, $0x00010000
-GLOBL avx512_56<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_57<>+0(SB)/4, $0x01000000
+DATA avx512_57<>+0(SB)/4, $0x00000001
 GLOBL avx512_57<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_58<>+0(SB)/4, $0x00000100
+GLOBL avx512_58<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_59<>+0(SB)/4, $0x00010000
+GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_60<>+0(SB)/4, $0x01000000
+GLOBL avx512_60<>(SB), RODATA|NOPTR, $4
 
 // func arrivalsAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VBMI
@@ -2127,7 +2254,7 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VPANDQ.BCST   avx512_30<>+0(SB), Z4, Z4
 	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K6
 	VPADDQ.BCST.Z avx512_20<>+0(SB), Z4, K6, Z4
-	VMOVDQU64     avx512_58<>+0(SB), K1, Z4
+	VMOVDQU64     avx512_61<>+0(SB), K1, Z4
 	VPMOVZXWQ     (DX), Z3
 	VPERMQ        Z3, Z4, Z3
 	VPSLLQ        $0x07, Z3, Z3
@@ -2199,9 +2326,9 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
 	VPMOVQB       Z1, X1
 	VMOVQ         X1, 128(BX)
-	VPTESTMQ.BCST avx512_59<>+0(SB), Z0, K3, K4
+	VPTESTMQ.BCST avx512_62<>+0(SB), Z0, K3, K4
 	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_60<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_63<>+0(SB), Z1, Z1
 	VPXORQ        Z2, Z2, Z2
 	VPSUBQ.Z      Z1, Z2, K4, Z1
 	VPSRLQ        $0x3e, Z0, Z3
@@ -2226,21 +2353,21 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_58<>+0(SB)/8, $0x0000000000000001
-DATA avx512_58<>+8(SB)/8, $0x0000000000000002
-DATA avx512_58<>+16(SB)/8, $0x0000000000000003
-DATA avx512_58<>+24(SB)/8, $0x0000000000000004
-DATA avx512_58<>+32(SB)/8, $0x0000000000000005
-DATA avx512_58<>+40(SB)/8, $0x0000000000000006
-DATA avx512_58<>+48(SB)/8, $0x0000000000000007
-DATA avx512_58<>+56(SB)/8, $0x0000000000000008
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
+DATA avx512_61<>+0(SB)/8, $0x0000000000000001
+DATA avx512_61<>+8(SB)/8, $0x0000000000000002
+DATA avx512_61<>+16(SB)/8, $0x0000000000000003
+DATA avx512_61<>+24(SB)/8, $0x0000000000000004
+DATA avx512_61<>+32(SB)/8, $0x0000000000000005
+DATA avx512_61<>+40(SB)/8, $0x0000000000000006
+DATA avx512_61<>+48(SB)/8, $0x0000000000000007
+DATA avx512_61<>+56(SB)/8, $0x0000000000000008
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_59<>+0(SB)/8, $0x4000000000000000
-GLOBL avx512_59<>(SB), RODATA|NOPTR, $8
+DATA avx512_62<>+0(SB)/8, $0x4000000000000000
+GLOBL avx512_62<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_60<>+0(SB)/8, $0x0000000000000007
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $8
+DATA avx512_63<>+0(SB)/8, $0x0000000000000007
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $8
 
 // func togetherAVX512(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private uint32, whole uint32, joined uint64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2
@@ -2263,7 +2390,7 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VPADDQ         X1, X2, X2
 	VMOVQ          joins+16(FP), X1
 	VPADDB         X1, X2, X2
-	VPMINUB        avx512_61<>+0(SB), X2, X2
+	VPMINUB        avx512_64<>+0(SB), X2, X2
 	VMOVQ          X2, AX
 	MOVQ           AX, joined+40(FP)
 	VPSUBB         X2, X1, X2
@@ -2288,23 +2415,23 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/1, $0x01
-DATA avx512_61<>+1(SB)/1, $0x01
-DATA avx512_61<>+2(SB)/1, $0x01
-DATA avx512_61<>+3(SB)/1, $0x01
-DATA avx512_61<>+4(SB)/1, $0x01
-DATA avx512_61<>+5(SB)/1, $0x01
-DATA avx512_61<>+6(SB)/1, $0x01
-DATA avx512_61<>+7(SB)/1, $0x01
-DATA avx512_61<>+8(SB)/1, $0x01
-DATA avx512_61<>+9(SB)/1, $0x01
-DATA avx512_61<>+10(SB)/1, $0x01
-DATA avx512_61<>+11(SB)/1, $0x01
-DATA avx512_61<>+12(SB)/1, $0x01
-DATA avx512_61<>+13(SB)/1, $0x01
-DATA avx512_61<>+14(SB)/1, $0x01
-DATA avx512_61<>+15(SB)/1, $0x01
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $16
+DATA avx512_64<>+0(SB)/1, $0x01
+DATA avx512_64<>+1(SB)/1, $0x01
+DATA avx512_64<>+2(SB)/1, $0x01
+DATA avx512_64<>+3(SB)/1, $0x01
+DATA avx512_64<>+4(SB)/1, $0x01
+DATA avx512_64<>+5(SB)/1, $0x01
+DATA avx512_64<>+6(SB)/1, $0x01
+DATA avx512_64<>+7(SB)/1, $0x01
+DATA avx512_64<>+8(SB)/1, $0x01
+DATA avx512_64<>+9(SB)/1, $0x01
+DATA avx512_64<>+10(SB)/1, $0x01
+DATA avx512_64<>+11(SB)/1, $0x01
+DATA avx512_64<>+12(SB)/1, $0x01
+DATA avx512_64<>+13(SB)/1, $0x01
+DATA avx512_64<>+14(SB)/1, $0x01
+DATA avx512_64<>+15(SB)/1, $0x01
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $16
 
 // func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI, POPCNT
@@ -2447,7 +2574,7 @@ placed:
 	VINSERTI64X4   $0x01, Y3, Z0, Z0
 	VPORQ          896(AX), Z0, Z0
 	VMOVDQU64      Z0, 896(AX)
-	VMOVDQU8       avx512_62<>+0(SB), Z0
+	VMOVDQU8       avx512_65<>+0(SB), Z0
 	VPSHUFB        Z1, Z0, Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
@@ -2464,71 +2591,71 @@ placed:
 	VZEROUPPER
 	RET
 
-DATA avx512_62<>+0(SB)/1, $0x00
-DATA avx512_62<>+1(SB)/1, $0x02
-DATA avx512_62<>+2(SB)/1, $0x04
-DATA avx512_62<>+3(SB)/1, $0x08
-DATA avx512_62<>+4(SB)/1, $0x10
-DATA avx512_62<>+5(SB)/1, $0x20
-DATA avx512_62<>+6(SB)/1, $0x40
-DATA avx512_62<>+7(SB)/1, $0x80
-DATA avx512_62<>+8(SB)/1, $0x00
-DATA avx512_62<>+9(SB)/1, $0x02
-DATA avx512_62<>+10(SB)/1, $0x04
-DATA avx512_62<>+11(SB)/1, $0x08
-DATA avx512_62<>+12(SB)/1, $0x10
-DATA avx512_62<>+13(SB)/1, $0x20
-DATA avx512_62<>+14(SB)/1, $0x40
-DATA avx512_62<>+15(SB)/1, $0x80
-DATA avx512_62<>+16(SB)/1, $0x00
-DATA avx512_62<>+17(SB)/1, $0x02
-DATA avx512_62<>+18(SB)/1, $0x04
-DATA avx512_62<>+19(SB)/1, $0x08
-DATA avx512_62<>+20(SB)/1, $0x10
-DATA avx512_62<>+21(SB)/1, $0x20
-DATA avx512_62<>+22(SB)/1, $0x40
-DATA avx512_62<>+23(SB)/1, $0x80
-DATA avx512_62<>+24(SB)/1, $0x00
-DATA avx512_62<>+25(SB)/1, $0x02
-DATA avx512_62<>+26(SB)/1, $0x04
-DATA avx512_62<>+27(SB)/1, $0x08
-DATA avx512_62<>+28(SB)/1, $0x10
-DATA avx512_62<>+29(SB)/1, $0x20
-DATA avx512_62<>+30(SB)/1, $0x40
-DATA avx512_62<>+31(SB)/1, $0x80
-DATA avx512_62<>+32(SB)/1, $0x00
-DATA avx512_62<>+33(SB)/1, $0x02
-DATA avx512_62<>+34(SB)/1, $0x04
-DATA avx512_62<>+35(SB)/1, $0x08
-DATA avx512_62<>+36(SB)/1, $0x10
-DATA avx512_62<>+37(SB)/1, $0x20
-DATA avx512_62<>+38(SB)/1, $0x40
-DATA avx512_62<>+39(SB)/1, $0x80
-DATA avx512_62<>+40(SB)/1, $0x00
-DATA avx512_62<>+41(SB)/1, $0x02
-DATA avx512_62<>+42(SB)/1, $0x04
-DATA avx512_62<>+43(SB)/1, $0x08
-DATA avx512_62<>+44(SB)/1, $0x10
-DATA avx512_62<>+45(SB)/1, $0x20
-DATA avx512_62<>+46(SB)/1, $0x40
-DATA avx512_62<>+47(SB)/1, $0x80
-DATA avx512_62<>+48(SB)/1, $0x00
-DATA avx512_62<>+49(SB)/1, $0x02
-DATA avx512_62<>+50(SB)/1, $0x04
-DATA avx512_62<>+51(SB)/1, $0x08
-DATA avx512_62<>+52(SB)/1, $0x10
-DATA avx512_62<>+53(SB)/1, $0x20
-DATA avx512_62<>+54(SB)/1, $0x40
-DATA avx512_62<>+55(SB)/1, $0x80
-DATA avx512_62<>+56(SB)/1, $0x00
-DATA avx512_62<>+57(SB)/1, $0x02
-DATA avx512_62<>+58(SB)/1, $0x04
-DATA avx512_62<>+59(SB)/1, $0x08
-DATA avx512_62<>+60(SB)/1, $0x10
-DATA avx512_62<>+61(SB)/1, $0x20
-DATA avx512_62<>+62(SB)/1, $0x40
-DATA avx512_62<>+63(SB)/1, $0x80
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $64
+DATA avx512_65<>+0(SB)/1, $0x00
+DATA avx512_65<>+1(SB)/1, $0x02
+DATA avx512_65<>+2(SB)/1, $0x04
+DATA avx512_65<>+3(SB)/1, $0x08
+DATA avx512_65<>+4(SB)/1, $0x10
+DATA avx512_65<>+5(SB)/1, $0x20
+DATA avx512_65<>+6(SB)/1, $0x40
+DATA avx512_65<>+7(SB)/1, $0x80
+DATA avx512_65<>+8(SB)/1, $0x00
+DATA avx512_65<>+9(SB)/1, $0x02
+DATA avx512_65<>+10(SB)/1, $0x04
+DATA avx512_65<>+11(SB)/1, $0x08
+DATA avx512_65<>+12(SB)/1, $0x10
+DATA avx512_65<>+13(SB)/1, $0x20
+DATA avx512_65<>+14(SB)/1, $0x40
+DATA avx512_65<>+15(SB)/1, $0x80
+DATA avx512_65<>+16(SB)/1, $0x00
+DATA avx512_65<>+17(SB)/1, $0x02
+DATA avx512_65<>+18(SB)/1, $0x04
+DATA avx512_65<>+19(SB)/1, $0x08
+DATA avx512_65<>+20(SB)/1, $0x10
+DATA avx512_65<>+21(SB)/1, $0x20
+DATA avx512_65<>+22(SB)/1, $0x40
+DATA avx512_65<>+23(SB)/1, $0x80
+DATA avx512_65<>+24(SB)/1, $0x00
+DATA avx512_65<>+25(SB)/1, $0x02
+DATA avx512_65<>+26(SB)/1, $0x04
+DATA avx512_65<>+27(SB)/1, $0x08
+DATA avx512_65<>+28(SB)/1, $0x10
+DATA avx512_65<>+29(SB)/1, $0x20
+DATA avx512_65<>+30(SB)/1, $0x40
+DATA avx512_65<>+31(SB)/1, $0x80
+DATA avx512_65<>+32(SB)/1, $0x00
+DATA avx512_65<>+33(SB)/1, $0x02
+DATA avx512_65<>+34(SB)/1, $0x04
+DATA avx512_65<>+35(SB)/1, $0x08
+DATA avx512_65<>+36(SB)/1, $0x10
+DATA avx512_65<>+37(SB)/1, $0x20
+DATA avx512_65<>+38(SB)/1, $0x40
+DATA avx512_65<>+39(SB)/1, $0x80
+DATA avx512_65<>+40(SB)/1, $0x00
+DATA avx512_65<>+41(SB)/1, $0x02
+DATA avx512_65<>+42(SB)/1, $0x04
+DATA avx512_65<>+43(SB)/1, $0x08
+DATA avx512_65<>+44(SB)/1, $0x10
+DATA avx512_65<>+45(SB)/1, $0x20
+DATA avx512_65<>+46(SB)/1, $0x40
+DATA avx512_65<>+47(SB)/1, $0x80
+DATA avx512_65<>+48(SB)/1, $0x00
+DATA avx512_65<>+49(SB)/1, $0x02
+DATA avx512_65<>+50(SB)/1, $0x04
+DATA avx512_65<>+51(SB)/1, $0x08
+DATA avx512_65<>+52(SB)/1, $0x10
+DATA avx512_65<>+53(SB)/1, $0x20
+DATA avx512_65<>+54(SB)/1, $0x40
+DATA avx512_65<>+55(SB)/1, $0x80
+DATA avx512_65<>+56(SB)/1, $0x00
+DATA avx512_65<>+57(SB)/1, $0x02
+DATA avx512_65<>+58(SB)/1, $0x04
+DATA avx512_65<>+59(SB)/1, $0x08
+DATA avx512_65<>+60(SB)/1, $0x10
+DATA avx512_65<>+61(SB)/1, $0x20
+DATA avx512_65<>+62(SB)/1, $0x40
+DATA avx512_65<>+63(SB)/1, $0x80
+GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
 
 // func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
@@ -2702,21 +2829,21 @@ risked:
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z11, 960(AX)
-	VMOVDQU8       avx512_63<>+0(SB), Z0
+	VMOVDQU8       avx512_66<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_64<>+0(SB), Z1
+	VMOVDQU8       avx512_67<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_65<>+0(SB), Z11
+	VMOVDQU8       avx512_68<>+0(SB), Z11
 	VPSHUFB        Z0, Z11, Z11
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	VPXORD         Z2, Z2, Z2
 	VPXORD         Z3, Z3, Z3
-	KMOVQ          avx512_66<>+0(SB), K1
+	KMOVQ          avx512_69<>+0(SB), K1
 	MOVQ           928(AX), DX
 	MOVQ           904(AX), BX
 	ANDQ           DX, BX
@@ -2752,9 +2879,9 @@ risked:
 	VPADDD         Z17, Z15, Z12
 	VPSRLD         $0x07, Z15, Z15
 	VPSRLD         $0x07, Z12, Z12
-	VMOVDQU16      avx512_67<>+0(SB), Z17
+	VMOVDQU16      avx512_70<>+0(SB), Z17
 	VPERMW         Z16, Z17, Z17
-	VPANDD.BCST    avx512_68<>+0(SB), Z17, Z17
+	VPANDD.BCST    avx512_71<>+0(SB), Z17, Z17
 	VMOVDQU32      64(AX), Z16
 	VPADDD         Z18, Z16, Z18
 	VPADDD         Z17, Z16, Z16
@@ -2763,23 +2890,23 @@ risked:
 	VPADDD         Z17, Z18, Z17
 	VPSRLD         $0x07, Z18, Z18
 	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_69<>+0(SB), Z16
+	VMOVDQU8       avx512_72<>+0(SB), Z16
 	VPERMB.Z       Z13, Z16, K1, Z16
 	VPERMW         Z5, Z16, Z16
 	VPACKUSDW      Z18, Z15, Z15
 	VPACKUSDW      Z17, Z12, Z12
 	VPSUBW         Z16, Z15, Z15
 	VPSUBW         Z16, Z12, Z12
-	VPBROADCASTD   avx512_70<>+0(SB), Z16
+	VPBROADCASTD   avx512_73<>+0(SB), Z16
 	VPMINUW        Z16, Z15, Z15
-	VMOVDQU8       avx512_69<>+0(SB), Z17
+	VMOVDQU8       avx512_72<>+0(SB), Z17
 	VPERMB.Z       Z1, Z17, K1, Z17
 	VPMULLW        Z17, Z15, Z15
 	VPADDW         Z15, Z15, Z15
 	VPMINUW        Z16, Z15, Z15
-	VPBROADCASTD   avx512_71<>+0(SB), Z16
+	VPBROADCASTD   avx512_74<>+0(SB), Z16
 	VPADDW         Z16, Z15, Z15
-	VMOVDQU8       avx512_69<>+0(SB), Z16
+	VMOVDQU8       avx512_72<>+0(SB), Z16
 	VPERMB.Z       Z0, Z16, K1, Z16
 	VPDPWSSD       Z16, Z15, Z3
 	MOVL           900(AX), SI
@@ -2809,9 +2936,9 @@ risked:
 	VPADDD         Z16, Z17, Z15
 	VPSRLD         $0x07, Z17, Z17
 	VPSRLD         $0x07, Z15, Z15
-	VMOVDQU16      avx512_67<>+0(SB), Z16
+	VMOVDQU16      avx512_70<>+0(SB), Z16
 	VPERMW         Z4, Z16, Z16
-	VPANDD.BCST    avx512_68<>+0(SB), Z16, Z16
+	VPANDD.BCST    avx512_71<>+0(SB), Z16, Z16
 	VMOVDQU32      192(AX), Z4
 	VPADDD         Z14, Z4, Z14
 	VPADDD         Z16, Z4, Z4
@@ -2820,23 +2947,23 @@ risked:
 	VPADDD         Z16, Z14, Z4
 	VPSRLD         $0x07, Z14, Z14
 	VPSRLD         $0x07, Z4, Z4
-	VMOVDQU8       avx512_72<>+0(SB), Z16
+	VMOVDQU8       avx512_75<>+0(SB), Z16
 	VPERMB.Z       Z13, Z16, K1, Z16
 	VPERMW         Z5, Z16, Z16
 	VPACKUSDW      Z14, Z17, Z13
 	VPACKUSDW      Z4, Z15, Z4
 	VPSUBW         Z16, Z13, Z13
 	VPSUBW         Z16, Z4, Z4
-	VPBROADCASTD   avx512_70<>+0(SB), Z14
+	VPBROADCASTD   avx512_73<>+0(SB), Z14
 	VPMINUW        Z14, Z13, Z13
-	VMOVDQU8       avx512_72<>+0(SB), Z15
+	VMOVDQU8       avx512_75<>+0(SB), Z15
 	VPERMB.Z       Z1, Z15, K1, Z15
 	VPMULLW        Z15, Z13, Z13
 	VPADDW         Z13, Z13, Z13
 	VPMINUW        Z14, Z13, Z13
-	VPBROADCASTD   avx512_71<>+0(SB), Z14
+	VPBROADCASTD   avx512_74<>+0(SB), Z14
 	VPADDW         Z14, Z13, Z13
-	VMOVDQU8       avx512_72<>+0(SB), Z14
+	VMOVDQU8       avx512_75<>+0(SB), Z14
 	VPERMB.Z       Z0, Z14, K1, Z14
 	VPDPWSSD       Z14, Z13, Z3
 	SHLQ           $0x20, SI
@@ -2930,19 +3057,19 @@ lower:
 	VMOVDQU8.Z   Z11, K2, Z1
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	VMOVDQU8     avx512_69<>+0(SB), Z11
+	VMOVDQU8     avx512_72<>+0(SB), Z11
 	VPERMB.Z     Z0, Z11, K1, Z11
 	VPDPWSSD     Z11, Z12, Z6
-	VMOVDQU8     avx512_69<>+0(SB), Z11
+	VMOVDQU8     avx512_72<>+0(SB), Z11
 	VPERMB.Z     Z1, Z11, K1, Z11
 	VPDPWSSD     Z11, Z12, Z7
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_72<>+0(SB), Z11
+	VMOVDQU8     avx512_75<>+0(SB), Z11
 	VPERMB.Z     Z0, Z11, K1, Z11
 	VPDPWSSD     Z11, Z4, Z6
-	VMOVDQU8     avx512_72<>+0(SB), Z0
+	VMOVDQU8     avx512_75<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z4, Z7
 
@@ -3778,381 +3905,381 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_63<>+0(SB)/1, $0x18
-DATA avx512_63<>+1(SB)/1, $0x10
-DATA avx512_63<>+2(SB)/1, $0x30
-DATA avx512_63<>+3(SB)/1, $0x28
-DATA avx512_63<>+4(SB)/1, $0x18
-DATA avx512_63<>+5(SB)/1, $0x10
-DATA avx512_63<>+6(SB)/1, $0x30
-DATA avx512_63<>+7(SB)/1, $0x28
-DATA avx512_63<>+8(SB)/1, $0x19
-DATA avx512_63<>+9(SB)/1, $0x11
-DATA avx512_63<>+10(SB)/1, $0x31
-DATA avx512_63<>+11(SB)/1, $0x29
-DATA avx512_63<>+12(SB)/1, $0x19
-DATA avx512_63<>+13(SB)/1, $0x11
-DATA avx512_63<>+14(SB)/1, $0x31
-DATA avx512_63<>+15(SB)/1, $0x29
-DATA avx512_63<>+16(SB)/1, $0x1a
-DATA avx512_63<>+17(SB)/1, $0x12
-DATA avx512_63<>+18(SB)/1, $0x32
-DATA avx512_63<>+19(SB)/1, $0x2a
-DATA avx512_63<>+20(SB)/1, $0x1a
-DATA avx512_63<>+21(SB)/1, $0x12
-DATA avx512_63<>+22(SB)/1, $0x32
-DATA avx512_63<>+23(SB)/1, $0x2a
-DATA avx512_63<>+24(SB)/1, $0x1b
-DATA avx512_63<>+25(SB)/1, $0x13
-DATA avx512_63<>+26(SB)/1, $0x33
-DATA avx512_63<>+27(SB)/1, $0x2b
-DATA avx512_63<>+28(SB)/1, $0x1b
-DATA avx512_63<>+29(SB)/1, $0x13
-DATA avx512_63<>+30(SB)/1, $0x33
-DATA avx512_63<>+31(SB)/1, $0x2b
-DATA avx512_63<>+32(SB)/1, $0x1c
-DATA avx512_63<>+33(SB)/1, $0x14
-DATA avx512_63<>+34(SB)/1, $0x34
-DATA avx512_63<>+35(SB)/1, $0x2c
-DATA avx512_63<>+36(SB)/1, $0x1c
-DATA avx512_63<>+37(SB)/1, $0x14
-DATA avx512_63<>+38(SB)/1, $0x34
-DATA avx512_63<>+39(SB)/1, $0x2c
-DATA avx512_63<>+40(SB)/1, $0x1d
-DATA avx512_63<>+41(SB)/1, $0x15
-DATA avx512_63<>+42(SB)/1, $0x35
-DATA avx512_63<>+43(SB)/1, $0x2d
-DATA avx512_63<>+44(SB)/1, $0x1d
-DATA avx512_63<>+45(SB)/1, $0x15
-DATA avx512_63<>+46(SB)/1, $0x35
-DATA avx512_63<>+47(SB)/1, $0x2d
-DATA avx512_63<>+48(SB)/1, $0x1e
-DATA avx512_63<>+49(SB)/1, $0x16
-DATA avx512_63<>+50(SB)/1, $0x36
-DATA avx512_63<>+51(SB)/1, $0x2e
-DATA avx512_63<>+52(SB)/1, $0x1e
-DATA avx512_63<>+53(SB)/1, $0x16
-DATA avx512_63<>+54(SB)/1, $0x36
-DATA avx512_63<>+55(SB)/1, $0x2e
-DATA avx512_63<>+56(SB)/1, $0x1f
-DATA avx512_63<>+57(SB)/1, $0x17
-DATA avx512_63<>+58(SB)/1, $0x37
-DATA avx512_63<>+59(SB)/1, $0x2f
-DATA avx512_63<>+60(SB)/1, $0x1f
-DATA avx512_63<>+61(SB)/1, $0x17
-DATA avx512_63<>+62(SB)/1, $0x37
-DATA avx512_63<>+63(SB)/1, $0x2f
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $64
+DATA avx512_66<>+0(SB)/1, $0x18
+DATA avx512_66<>+1(SB)/1, $0x10
+DATA avx512_66<>+2(SB)/1, $0x30
+DATA avx512_66<>+3(SB)/1, $0x28
+DATA avx512_66<>+4(SB)/1, $0x18
+DATA avx512_66<>+5(SB)/1, $0x10
+DATA avx512_66<>+6(SB)/1, $0x30
+DATA avx512_66<>+7(SB)/1, $0x28
+DATA avx512_66<>+8(SB)/1, $0x19
+DATA avx512_66<>+9(SB)/1, $0x11
+DATA avx512_66<>+10(SB)/1, $0x31
+DATA avx512_66<>+11(SB)/1, $0x29
+DATA avx512_66<>+12(SB)/1, $0x19
+DATA avx512_66<>+13(SB)/1, $0x11
+DATA avx512_66<>+14(SB)/1, $0x31
+DATA avx512_66<>+15(SB)/1, $0x29
+DATA avx512_66<>+16(SB)/1, $0x1a
+DATA avx512_66<>+17(SB)/1, $0x12
+DATA avx512_66<>+18(SB)/1, $0x32
+DATA avx512_66<>+19(SB)/1, $0x2a
+DATA avx512_66<>+20(SB)/1, $0x1a
+DATA avx512_66<>+21(SB)/1, $0x12
+DATA avx512_66<>+22(SB)/1, $0x32
+DATA avx512_66<>+23(SB)/1, $0x2a
+DATA avx512_66<>+24(SB)/1, $0x1b
+DATA avx512_66<>+25(SB)/1, $0x13
+DATA avx512_66<>+26(SB)/1, $0x33
+DATA avx512_66<>+27(SB)/1, $0x2b
+DATA avx512_66<>+28(SB)/1, $0x1b
+DATA avx512_66<>+29(SB)/1, $0x13
+DATA avx512_66<>+30(SB)/1, $0x33
+DATA avx512_66<>+31(SB)/1, $0x2b
+DATA avx512_66<>+32(SB)/1, $0x1c
+DATA avx512_66<>+33(SB)/1, $0x14
+DATA avx512_66<>+34(SB)/1, $0x34
+DATA avx512_66<>+35(SB)/1, $0x2c
+DATA avx512_66<>+36(SB)/1, $0x1c
+DATA avx512_66<>+37(SB)/1, $0x14
+DATA avx512_66<>+38(SB)/1, $0x34
+DATA avx512_66<>+39(SB)/1, $0x2c
+DATA avx512_66<>+40(SB)/1, $0x1d
+DATA avx512_66<>+41(SB)/1, $0x15
+DATA avx512_66<>+42(SB)/1, $0x35
+DATA avx512_66<>+43(SB)/1, $0x2d
+DATA avx512_66<>+44(SB)/1, $0x1d
+DATA avx512_66<>+45(SB)/1, $0x15
+DATA avx512_66<>+46(SB)/1, $0x35
+DATA avx512_66<>+47(SB)/1, $0x2d
+DATA avx512_66<>+48(SB)/1, $0x1e
+DATA avx512_66<>+49(SB)/1, $0x16
+DATA avx512_66<>+50(SB)/1, $0x36
+DATA avx512_66<>+51(SB)/1, $0x2e
+DATA avx512_66<>+52(SB)/1, $0x1e
+DATA avx512_66<>+53(SB)/1, $0x16
+DATA avx512_66<>+54(SB)/1, $0x36
+DATA avx512_66<>+55(SB)/1, $0x2e
+DATA avx512_66<>+56(SB)/1, $0x1f
+DATA avx512_66<>+57(SB)/1, $0x17
+DATA avx512_66<>+58(SB)/1, $0x37
+DATA avx512_66<>+59(SB)/1, $0x2f
+DATA avx512_66<>+60(SB)/1, $0x1f
+DATA avx512_66<>+61(SB)/1, $0x17
+DATA avx512_66<>+62(SB)/1, $0x37
+DATA avx512_66<>+63(SB)/1, $0x2f
+GLOBL avx512_66<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_64<>+0(SB)/1, $0x04
-DATA avx512_64<>+1(SB)/1, $0x02
-DATA avx512_64<>+2(SB)/1, $0x01
-DATA avx512_64<>+3(SB)/1, $0x01
-DATA avx512_64<>+4(SB)/1, $0x04
-DATA avx512_64<>+5(SB)/1, $0x02
-DATA avx512_64<>+6(SB)/1, $0x01
-DATA avx512_64<>+7(SB)/1, $0x01
-DATA avx512_64<>+8(SB)/1, $0x04
-DATA avx512_64<>+9(SB)/1, $0x02
-DATA avx512_64<>+10(SB)/1, $0x01
-DATA avx512_64<>+11(SB)/1, $0x01
-DATA avx512_64<>+12(SB)/1, $0x04
-DATA avx512_64<>+13(SB)/1, $0x02
-DATA avx512_64<>+14(SB)/1, $0x01
-DATA avx512_64<>+15(SB)/1, $0x01
-DATA avx512_64<>+16(SB)/1, $0x04
-DATA avx512_64<>+17(SB)/1, $0x02
-DATA avx512_64<>+18(SB)/1, $0x01
-DATA avx512_64<>+19(SB)/1, $0x01
-DATA avx512_64<>+20(SB)/1, $0x04
-DATA avx512_64<>+21(SB)/1, $0x02
-DATA avx512_64<>+22(SB)/1, $0x01
-DATA avx512_64<>+23(SB)/1, $0x01
-DATA avx512_64<>+24(SB)/1, $0x04
-DATA avx512_64<>+25(SB)/1, $0x02
-DATA avx512_64<>+26(SB)/1, $0x01
-DATA avx512_64<>+27(SB)/1, $0x01
-DATA avx512_64<>+28(SB)/1, $0x04
-DATA avx512_64<>+29(SB)/1, $0x02
-DATA avx512_64<>+30(SB)/1, $0x01
-DATA avx512_64<>+31(SB)/1, $0x01
-DATA avx512_64<>+32(SB)/1, $0x04
-DATA avx512_64<>+33(SB)/1, $0x02
-DATA avx512_64<>+34(SB)/1, $0x01
-DATA avx512_64<>+35(SB)/1, $0x01
-DATA avx512_64<>+36(SB)/1, $0x04
-DATA avx512_64<>+37(SB)/1, $0x02
-DATA avx512_64<>+38(SB)/1, $0x01
-DATA avx512_64<>+39(SB)/1, $0x01
-DATA avx512_64<>+40(SB)/1, $0x04
-DATA avx512_64<>+41(SB)/1, $0x02
-DATA avx512_64<>+42(SB)/1, $0x01
-DATA avx512_64<>+43(SB)/1, $0x01
-DATA avx512_64<>+44(SB)/1, $0x04
-DATA avx512_64<>+45(SB)/1, $0x02
-DATA avx512_64<>+46(SB)/1, $0x01
-DATA avx512_64<>+47(SB)/1, $0x01
-DATA avx512_64<>+48(SB)/1, $0x04
-DATA avx512_64<>+49(SB)/1, $0x02
-DATA avx512_64<>+50(SB)/1, $0x01
-DATA avx512_64<>+51(SB)/1, $0x01
-DATA avx512_64<>+52(SB)/1, $0x04
-DATA avx512_64<>+53(SB)/1, $0x02
-DATA avx512_64<>+54(SB)/1, $0x01
-DATA avx512_64<>+55(SB)/1, $0x01
-DATA avx512_64<>+56(SB)/1, $0x04
-DATA avx512_64<>+57(SB)/1, $0x02
-DATA avx512_64<>+58(SB)/1, $0x01
-DATA avx512_64<>+59(SB)/1, $0x01
-DATA avx512_64<>+60(SB)/1, $0x04
-DATA avx512_64<>+61(SB)/1, $0x02
-DATA avx512_64<>+62(SB)/1, $0x01
-DATA avx512_64<>+63(SB)/1, $0x01
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_65<>+0(SB)/1, $0x50
-DATA avx512_65<>+1(SB)/1, $0x28
-DATA avx512_65<>+2(SB)/1, $0x14
-DATA avx512_65<>+3(SB)/1, $0x14
-DATA avx512_65<>+4(SB)/1, $0x3c
-DATA avx512_65<>+5(SB)/1, $0x1e
-DATA avx512_65<>+6(SB)/1, $0x0f
-DATA avx512_65<>+7(SB)/1, $0x0f
-DATA avx512_65<>+8(SB)/1, $0x28
-DATA avx512_65<>+9(SB)/1, $0x14
-DATA avx512_65<>+10(SB)/1, $0x0a
-DATA avx512_65<>+11(SB)/1, $0x0a
-DATA avx512_65<>+12(SB)/1, $0x08
-DATA avx512_65<>+13(SB)/1, $0x04
-DATA avx512_65<>+14(SB)/1, $0x02
-DATA avx512_65<>+15(SB)/1, $0x02
-DATA avx512_65<>+16(SB)/1, $0x50
-DATA avx512_65<>+17(SB)/1, $0x28
-DATA avx512_65<>+18(SB)/1, $0x14
-DATA avx512_65<>+19(SB)/1, $0x14
-DATA avx512_65<>+20(SB)/1, $0x3c
-DATA avx512_65<>+21(SB)/1, $0x1e
-DATA avx512_65<>+22(SB)/1, $0x0f
-DATA avx512_65<>+23(SB)/1, $0x0f
-DATA avx512_65<>+24(SB)/1, $0x28
-DATA avx512_65<>+25(SB)/1, $0x14
-DATA avx512_65<>+26(SB)/1, $0x0a
-DATA avx512_65<>+27(SB)/1, $0x0a
-DATA avx512_65<>+28(SB)/1, $0x08
-DATA avx512_65<>+29(SB)/1, $0x04
-DATA avx512_65<>+30(SB)/1, $0x02
-DATA avx512_65<>+31(SB)/1, $0x02
-DATA avx512_65<>+32(SB)/1, $0x50
-DATA avx512_65<>+33(SB)/1, $0x28
-DATA avx512_65<>+34(SB)/1, $0x14
-DATA avx512_65<>+35(SB)/1, $0x14
-DATA avx512_65<>+36(SB)/1, $0x3c
-DATA avx512_65<>+37(SB)/1, $0x1e
-DATA avx512_65<>+38(SB)/1, $0x0f
-DATA avx512_65<>+39(SB)/1, $0x0f
-DATA avx512_65<>+40(SB)/1, $0x28
-DATA avx512_65<>+41(SB)/1, $0x14
-DATA avx512_65<>+42(SB)/1, $0x0a
-DATA avx512_65<>+43(SB)/1, $0x0a
-DATA avx512_65<>+44(SB)/1, $0x08
-DATA avx512_65<>+45(SB)/1, $0x04
-DATA avx512_65<>+46(SB)/1, $0x02
-DATA avx512_65<>+47(SB)/1, $0x02
-DATA avx512_65<>+48(SB)/1, $0x50
-DATA avx512_65<>+49(SB)/1, $0x28
-DATA avx512_65<>+50(SB)/1, $0x14
-DATA avx512_65<>+51(SB)/1, $0x14
-DATA avx512_65<>+52(SB)/1, $0x3c
-DATA avx512_65<>+53(SB)/1, $0x1e
-DATA avx512_65<>+54(SB)/1, $0x0f
-DATA avx512_65<>+55(SB)/1, $0x0f
-DATA avx512_65<>+56(SB)/1, $0x28
-DATA avx512_65<>+57(SB)/1, $0x14
-DATA avx512_65<>+58(SB)/1, $0x0a
-DATA avx512_65<>+59(SB)/1, $0x0a
-DATA avx512_65<>+60(SB)/1, $0x08
-DATA avx512_65<>+61(SB)/1, $0x04
-DATA avx512_65<>+62(SB)/1, $0x02
-DATA avx512_65<>+63(SB)/1, $0x02
-GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_66<>+0(SB)/8, $0x5555555555555555
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_67<>+0(SB)/2, $0x0010
-DATA avx512_67<>+2(SB)/2, $0x0010
-DATA avx512_67<>+4(SB)/2, $0x0011
-DATA avx512_67<>+6(SB)/2, $0x0011
-DATA avx512_67<>+8(SB)/2, $0x0012
-DATA avx512_67<>+10(SB)/2, $0x0012
-DATA avx512_67<>+12(SB)/2, $0x0013
-DATA avx512_67<>+14(SB)/2, $0x0013
-DATA avx512_67<>+16(SB)/2, $0x0014
-DATA avx512_67<>+18(SB)/2, $0x0014
-DATA avx512_67<>+20(SB)/2, $0x0015
-DATA avx512_67<>+22(SB)/2, $0x0015
-DATA avx512_67<>+24(SB)/2, $0x0016
-DATA avx512_67<>+26(SB)/2, $0x0016
-DATA avx512_67<>+28(SB)/2, $0x0017
-DATA avx512_67<>+30(SB)/2, $0x0017
-DATA avx512_67<>+32(SB)/2, $0x0018
-DATA avx512_67<>+34(SB)/2, $0x0018
-DATA avx512_67<>+36(SB)/2, $0x0019
-DATA avx512_67<>+38(SB)/2, $0x0019
-DATA avx512_67<>+40(SB)/2, $0x001a
-DATA avx512_67<>+42(SB)/2, $0x001a
-DATA avx512_67<>+44(SB)/2, $0x001b
-DATA avx512_67<>+46(SB)/2, $0x001b
-DATA avx512_67<>+48(SB)/2, $0x001c
-DATA avx512_67<>+50(SB)/2, $0x001c
-DATA avx512_67<>+52(SB)/2, $0x001d
-DATA avx512_67<>+54(SB)/2, $0x001d
-DATA avx512_67<>+56(SB)/2, $0x001e
-DATA avx512_67<>+58(SB)/2, $0x001e
-DATA avx512_67<>+60(SB)/2, $0x001f
-DATA avx512_67<>+62(SB)/2, $0x001f
+DATA avx512_67<>+0(SB)/1, $0x04
+DATA avx512_67<>+1(SB)/1, $0x02
+DATA avx512_67<>+2(SB)/1, $0x01
+DATA avx512_67<>+3(SB)/1, $0x01
+DATA avx512_67<>+4(SB)/1, $0x04
+DATA avx512_67<>+5(SB)/1, $0x02
+DATA avx512_67<>+6(SB)/1, $0x01
+DATA avx512_67<>+7(SB)/1, $0x01
+DATA avx512_67<>+8(SB)/1, $0x04
+DATA avx512_67<>+9(SB)/1, $0x02
+DATA avx512_67<>+10(SB)/1, $0x01
+DATA avx512_67<>+11(SB)/1, $0x01
+DATA avx512_67<>+12(SB)/1, $0x04
+DATA avx512_67<>+13(SB)/1, $0x02
+DATA avx512_67<>+14(SB)/1, $0x01
+DATA avx512_67<>+15(SB)/1, $0x01
+DATA avx512_67<>+16(SB)/1, $0x04
+DATA avx512_67<>+17(SB)/1, $0x02
+DATA avx512_67<>+18(SB)/1, $0x01
+DATA avx512_67<>+19(SB)/1, $0x01
+DATA avx512_67<>+20(SB)/1, $0x04
+DATA avx512_67<>+21(SB)/1, $0x02
+DATA avx512_67<>+22(SB)/1, $0x01
+DATA avx512_67<>+23(SB)/1, $0x01
+DATA avx512_67<>+24(SB)/1, $0x04
+DATA avx512_67<>+25(SB)/1, $0x02
+DATA avx512_67<>+26(SB)/1, $0x01
+DATA avx512_67<>+27(SB)/1, $0x01
+DATA avx512_67<>+28(SB)/1, $0x04
+DATA avx512_67<>+29(SB)/1, $0x02
+DATA avx512_67<>+30(SB)/1, $0x01
+DATA avx512_67<>+31(SB)/1, $0x01
+DATA avx512_67<>+32(SB)/1, $0x04
+DATA avx512_67<>+33(SB)/1, $0x02
+DATA avx512_67<>+34(SB)/1, $0x01
+DATA avx512_67<>+35(SB)/1, $0x01
+DATA avx512_67<>+36(SB)/1, $0x04
+DATA avx512_67<>+37(SB)/1, $0x02
+DATA avx512_67<>+38(SB)/1, $0x01
+DATA avx512_67<>+39(SB)/1, $0x01
+DATA avx512_67<>+40(SB)/1, $0x04
+DATA avx512_67<>+41(SB)/1, $0x02
+DATA avx512_67<>+42(SB)/1, $0x01
+DATA avx512_67<>+43(SB)/1, $0x01
+DATA avx512_67<>+44(SB)/1, $0x04
+DATA avx512_67<>+45(SB)/1, $0x02
+DATA avx512_67<>+46(SB)/1, $0x01
+DATA avx512_67<>+47(SB)/1, $0x01
+DATA avx512_67<>+48(SB)/1, $0x04
+DATA avx512_67<>+49(SB)/1, $0x02
+DATA avx512_67<>+50(SB)/1, $0x01
+DATA avx512_67<>+51(SB)/1, $0x01
+DATA avx512_67<>+52(SB)/1, $0x04
+DATA avx512_67<>+53(SB)/1, $0x02
+DATA avx512_67<>+54(SB)/1, $0x01
+DATA avx512_67<>+55(SB)/1, $0x01
+DATA avx512_67<>+56(SB)/1, $0x04
+DATA avx512_67<>+57(SB)/1, $0x02
+DATA avx512_67<>+58(SB)/1, $0x01
+DATA avx512_67<>+59(SB)/1, $0x01
+DATA avx512_67<>+60(SB)/1, $0x04
+DATA avx512_67<>+61(SB)/1, $0x02
+DATA avx512_67<>+62(SB)/1, $0x01
+DATA avx512_67<>+63(SB)/1, $0x01
 GLOBL avx512_67<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_68<>+0(SB)/4, $0x0000ffff
-GLOBL avx512_68<>(SB), RODATA|NOPTR, $4
+DATA avx512_68<>+0(SB)/1, $0x50
+DATA avx512_68<>+1(SB)/1, $0x28
+DATA avx512_68<>+2(SB)/1, $0x14
+DATA avx512_68<>+3(SB)/1, $0x14
+DATA avx512_68<>+4(SB)/1, $0x3c
+DATA avx512_68<>+5(SB)/1, $0x1e
+DATA avx512_68<>+6(SB)/1, $0x0f
+DATA avx512_68<>+7(SB)/1, $0x0f
+DATA avx512_68<>+8(SB)/1, $0x28
+DATA avx512_68<>+9(SB)/1, $0x14
+DATA avx512_68<>+10(SB)/1, $0x0a
+DATA avx512_68<>+11(SB)/1, $0x0a
+DATA avx512_68<>+12(SB)/1, $0x08
+DATA avx512_68<>+13(SB)/1, $0x04
+DATA avx512_68<>+14(SB)/1, $0x02
+DATA avx512_68<>+15(SB)/1, $0x02
+DATA avx512_68<>+16(SB)/1, $0x50
+DATA avx512_68<>+17(SB)/1, $0x28
+DATA avx512_68<>+18(SB)/1, $0x14
+DATA avx512_68<>+19(SB)/1, $0x14
+DATA avx512_68<>+20(SB)/1, $0x3c
+DATA avx512_68<>+21(SB)/1, $0x1e
+DATA avx512_68<>+22(SB)/1, $0x0f
+DATA avx512_68<>+23(SB)/1, $0x0f
+DATA avx512_68<>+24(SB)/1, $0x28
+DATA avx512_68<>+25(SB)/1, $0x14
+DATA avx512_68<>+26(SB)/1, $0x0a
+DATA avx512_68<>+27(SB)/1, $0x0a
+DATA avx512_68<>+28(SB)/1, $0x08
+DATA avx512_68<>+29(SB)/1, $0x04
+DATA avx512_68<>+30(SB)/1, $0x02
+DATA avx512_68<>+31(SB)/1, $0x02
+DATA avx512_68<>+32(SB)/1, $0x50
+DATA avx512_68<>+33(SB)/1, $0x28
+DATA avx512_68<>+34(SB)/1, $0x14
+DATA avx512_68<>+35(SB)/1, $0x14
+DATA avx512_68<>+36(SB)/1, $0x3c
+DATA avx512_68<>+37(SB)/1, $0x1e
+DATA avx512_68<>+38(SB)/1, $0x0f
+DATA avx512_68<>+39(SB)/1, $0x0f
+DATA avx512_68<>+40(SB)/1, $0x28
+DATA avx512_68<>+41(SB)/1, $0x14
+DATA avx512_68<>+42(SB)/1, $0x0a
+DATA avx512_68<>+43(SB)/1, $0x0a
+DATA avx512_68<>+44(SB)/1, $0x08
+DATA avx512_68<>+45(SB)/1, $0x04
+DATA avx512_68<>+46(SB)/1, $0x02
+DATA avx512_68<>+47(SB)/1, $0x02
+DATA avx512_68<>+48(SB)/1, $0x50
+DATA avx512_68<>+49(SB)/1, $0x28
+DATA avx512_68<>+50(SB)/1, $0x14
+DATA avx512_68<>+51(SB)/1, $0x14
+DATA avx512_68<>+52(SB)/1, $0x3c
+DATA avx512_68<>+53(SB)/1, $0x1e
+DATA avx512_68<>+54(SB)/1, $0x0f
+DATA avx512_68<>+55(SB)/1, $0x0f
+DATA avx512_68<>+56(SB)/1, $0x28
+DATA avx512_68<>+57(SB)/1, $0x14
+DATA avx512_68<>+58(SB)/1, $0x0a
+DATA avx512_68<>+59(SB)/1, $0x0a
+DATA avx512_68<>+60(SB)/1, $0x08
+DATA avx512_68<>+61(SB)/1, $0x04
+DATA avx512_68<>+62(SB)/1, $0x02
+DATA avx512_68<>+63(SB)/1, $0x02
+GLOBL avx512_68<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_69<>+0(SB)/1, $0x00
-DATA avx512_69<>+1(SB)/1, $0x00
-DATA avx512_69<>+2(SB)/1, $0x01
-DATA avx512_69<>+3(SB)/1, $0x01
-DATA avx512_69<>+4(SB)/1, $0x02
-DATA avx512_69<>+5(SB)/1, $0x02
-DATA avx512_69<>+6(SB)/1, $0x03
-DATA avx512_69<>+7(SB)/1, $0x03
-DATA avx512_69<>+8(SB)/1, $0x10
-DATA avx512_69<>+9(SB)/1, $0x10
-DATA avx512_69<>+10(SB)/1, $0x11
-DATA avx512_69<>+11(SB)/1, $0x11
-DATA avx512_69<>+12(SB)/1, $0x12
-DATA avx512_69<>+13(SB)/1, $0x12
-DATA avx512_69<>+14(SB)/1, $0x13
-DATA avx512_69<>+15(SB)/1, $0x13
-DATA avx512_69<>+16(SB)/1, $0x04
-DATA avx512_69<>+17(SB)/1, $0x04
-DATA avx512_69<>+18(SB)/1, $0x05
-DATA avx512_69<>+19(SB)/1, $0x05
-DATA avx512_69<>+20(SB)/1, $0x06
-DATA avx512_69<>+21(SB)/1, $0x06
-DATA avx512_69<>+22(SB)/1, $0x07
-DATA avx512_69<>+23(SB)/1, $0x07
-DATA avx512_69<>+24(SB)/1, $0x14
-DATA avx512_69<>+25(SB)/1, $0x14
-DATA avx512_69<>+26(SB)/1, $0x15
-DATA avx512_69<>+27(SB)/1, $0x15
-DATA avx512_69<>+28(SB)/1, $0x16
-DATA avx512_69<>+29(SB)/1, $0x16
-DATA avx512_69<>+30(SB)/1, $0x17
-DATA avx512_69<>+31(SB)/1, $0x17
-DATA avx512_69<>+32(SB)/1, $0x08
-DATA avx512_69<>+33(SB)/1, $0x08
-DATA avx512_69<>+34(SB)/1, $0x09
-DATA avx512_69<>+35(SB)/1, $0x09
-DATA avx512_69<>+36(SB)/1, $0x0a
-DATA avx512_69<>+37(SB)/1, $0x0a
-DATA avx512_69<>+38(SB)/1, $0x0b
-DATA avx512_69<>+39(SB)/1, $0x0b
-DATA avx512_69<>+40(SB)/1, $0x18
-DATA avx512_69<>+41(SB)/1, $0x18
-DATA avx512_69<>+42(SB)/1, $0x19
-DATA avx512_69<>+43(SB)/1, $0x19
-DATA avx512_69<>+44(SB)/1, $0x1a
-DATA avx512_69<>+45(SB)/1, $0x1a
-DATA avx512_69<>+46(SB)/1, $0x1b
-DATA avx512_69<>+47(SB)/1, $0x1b
-DATA avx512_69<>+48(SB)/1, $0x0c
-DATA avx512_69<>+49(SB)/1, $0x0c
-DATA avx512_69<>+50(SB)/1, $0x0d
-DATA avx512_69<>+51(SB)/1, $0x0d
-DATA avx512_69<>+52(SB)/1, $0x0e
-DATA avx512_69<>+53(SB)/1, $0x0e
-DATA avx512_69<>+54(SB)/1, $0x0f
-DATA avx512_69<>+55(SB)/1, $0x0f
-DATA avx512_69<>+56(SB)/1, $0x1c
-DATA avx512_69<>+57(SB)/1, $0x1c
-DATA avx512_69<>+58(SB)/1, $0x1d
-DATA avx512_69<>+59(SB)/1, $0x1d
-DATA avx512_69<>+60(SB)/1, $0x1e
-DATA avx512_69<>+61(SB)/1, $0x1e
-DATA avx512_69<>+62(SB)/1, $0x1f
-DATA avx512_69<>+63(SB)/1, $0x1f
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
+DATA avx512_69<>+0(SB)/8, $0x5555555555555555
+GLOBL avx512_69<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_70<>+0(SB)/4, $0x00c800c8
-GLOBL avx512_70<>(SB), RODATA|NOPTR, $4
+DATA avx512_70<>+0(SB)/2, $0x0010
+DATA avx512_70<>+2(SB)/2, $0x0010
+DATA avx512_70<>+4(SB)/2, $0x0011
+DATA avx512_70<>+6(SB)/2, $0x0011
+DATA avx512_70<>+8(SB)/2, $0x0012
+DATA avx512_70<>+10(SB)/2, $0x0012
+DATA avx512_70<>+12(SB)/2, $0x0013
+DATA avx512_70<>+14(SB)/2, $0x0013
+DATA avx512_70<>+16(SB)/2, $0x0014
+DATA avx512_70<>+18(SB)/2, $0x0014
+DATA avx512_70<>+20(SB)/2, $0x0015
+DATA avx512_70<>+22(SB)/2, $0x0015
+DATA avx512_70<>+24(SB)/2, $0x0016
+DATA avx512_70<>+26(SB)/2, $0x0016
+DATA avx512_70<>+28(SB)/2, $0x0017
+DATA avx512_70<>+30(SB)/2, $0x0017
+DATA avx512_70<>+32(SB)/2, $0x0018
+DATA avx512_70<>+34(SB)/2, $0x0018
+DATA avx512_70<>+36(SB)/2, $0x0019
+DATA avx512_70<>+38(SB)/2, $0x0019
+DATA avx512_70<>+40(SB)/2, $0x001a
+DATA avx512_70<>+42(SB)/2, $0x001a
+DATA avx512_70<>+44(SB)/2, $0x001b
+DATA avx512_70<>+46(SB)/2, $0x001b
+DATA avx512_70<>+48(SB)/2, $0x001c
+DATA avx512_70<>+50(SB)/2, $0x001c
+DATA avx512_70<>+52(SB)/2, $0x001d
+DATA avx512_70<>+54(SB)/2, $0x001d
+DATA avx512_70<>+56(SB)/2, $0x001e
+DATA avx512_70<>+58(SB)/2, $0x001e
+DATA avx512_70<>+60(SB)/2, $0x001f
+DATA avx512_70<>+62(SB)/2, $0x001f
+GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_71<>+0(SB)/4, $0x00640064
+DATA avx512_71<>+0(SB)/4, $0x0000ffff
 GLOBL avx512_71<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_72<>+0(SB)/1, $0x20
-DATA avx512_72<>+1(SB)/1, $0x20
-DATA avx512_72<>+2(SB)/1, $0x21
-DATA avx512_72<>+3(SB)/1, $0x21
-DATA avx512_72<>+4(SB)/1, $0x22
-DATA avx512_72<>+5(SB)/1, $0x22
-DATA avx512_72<>+6(SB)/1, $0x23
-DATA avx512_72<>+7(SB)/1, $0x23
-DATA avx512_72<>+8(SB)/1, $0x30
-DATA avx512_72<>+9(SB)/1, $0x30
-DATA avx512_72<>+10(SB)/1, $0x31
-DATA avx512_72<>+11(SB)/1, $0x31
-DATA avx512_72<>+12(SB)/1, $0x32
-DATA avx512_72<>+13(SB)/1, $0x32
-DATA avx512_72<>+14(SB)/1, $0x33
-DATA avx512_72<>+15(SB)/1, $0x33
-DATA avx512_72<>+16(SB)/1, $0x24
-DATA avx512_72<>+17(SB)/1, $0x24
-DATA avx512_72<>+18(SB)/1, $0x25
-DATA avx512_72<>+19(SB)/1, $0x25
-DATA avx512_72<>+20(SB)/1, $0x26
-DATA avx512_72<>+21(SB)/1, $0x26
-DATA avx512_72<>+22(SB)/1, $0x27
-DATA avx512_72<>+23(SB)/1, $0x27
-DATA avx512_72<>+24(SB)/1, $0x34
-DATA avx512_72<>+25(SB)/1, $0x34
-DATA avx512_72<>+26(SB)/1, $0x35
-DATA avx512_72<>+27(SB)/1, $0x35
-DATA avx512_72<>+28(SB)/1, $0x36
-DATA avx512_72<>+29(SB)/1, $0x36
-DATA avx512_72<>+30(SB)/1, $0x37
-DATA avx512_72<>+31(SB)/1, $0x37
-DATA avx512_72<>+32(SB)/1, $0x28
-DATA avx512_72<>+33(SB)/1, $0x28
-DATA avx512_72<>+34(SB)/1, $0x29
-DATA avx512_72<>+35(SB)/1, $0x29
-DATA avx512_72<>+36(SB)/1, $0x2a
-DATA avx512_72<>+37(SB)/1, $0x2a
-DATA avx512_72<>+38(SB)/1, $0x2b
-DATA avx512_72<>+39(SB)/1, $0x2b
-DATA avx512_72<>+40(SB)/1, $0x38
-DATA avx512_72<>+41(SB)/1, $0x38
-DATA avx512_72<>+42(SB)/1, $0x39
-DATA avx512_72<>+43(SB)/1, $0x39
-DATA avx512_72<>+44(SB)/1, $0x3a
-DATA avx512_72<>+45(SB)/1, $0x3a
-DATA avx512_72<>+46(SB)/1, $0x3b
-DATA avx512_72<>+47(SB)/1, $0x3b
-DATA avx512_72<>+48(SB)/1, $0x2c
-DATA avx512_72<>+49(SB)/1, $0x2c
-DATA avx512_72<>+50(SB)/1, $0x2d
-DATA avx512_72<>+51(SB)/1, $0x2d
-DATA avx512_72<>+52(SB)/1, $0x2e
-DATA avx512_72<>+53(SB)/1, $0x2e
-DATA avx512_72<>+54(SB)/1, $0x2f
-DATA avx512_72<>+55(SB)/1, $0x2f
-DATA avx512_72<>+56(SB)/1, $0x3c
-DATA avx512_72<>+57(SB)/1, $0x3c
-DATA avx512_72<>+58(SB)/1, $0x3d
-DATA avx512_72<>+59(SB)/1, $0x3d
-DATA avx512_72<>+60(SB)/1, $0x3e
-DATA avx512_72<>+61(SB)/1, $0x3e
-DATA avx512_72<>+62(SB)/1, $0x3f
-DATA avx512_72<>+63(SB)/1, $0x3f
+DATA avx512_72<>+0(SB)/1, $0x00
+DATA avx512_72<>+1(SB)/1, $0x00
+DATA avx512_72<>+2(SB)/1, $0x01
+DATA avx512_72<>+3(SB)/1, $0x01
+DATA avx512_72<>+4(SB)/1, $0x02
+DATA avx512_72<>+5(SB)/1, $0x02
+DATA avx512_72<>+6(SB)/1, $0x03
+DATA avx512_72<>+7(SB)/1, $0x03
+DATA avx512_72<>+8(SB)/1, $0x10
+DATA avx512_72<>+9(SB)/1, $0x10
+DATA avx512_72<>+10(SB)/1, $0x11
+DATA avx512_72<>+11(SB)/1, $0x11
+DATA avx512_72<>+12(SB)/1, $0x12
+DATA avx512_72<>+13(SB)/1, $0x12
+DATA avx512_72<>+14(SB)/1, $0x13
+DATA avx512_72<>+15(SB)/1, $0x13
+DATA avx512_72<>+16(SB)/1, $0x04
+DATA avx512_72<>+17(SB)/1, $0x04
+DATA avx512_72<>+18(SB)/1, $0x05
+DATA avx512_72<>+19(SB)/1, $0x05
+DATA avx512_72<>+20(SB)/1, $0x06
+DATA avx512_72<>+21(SB)/1, $0x06
+DATA avx512_72<>+22(SB)/1, $0x07
+DATA avx512_72<>+23(SB)/1, $0x07
+DATA avx512_72<>+24(SB)/1, $0x14
+DATA avx512_72<>+25(SB)/1, $0x14
+DATA avx512_72<>+26(SB)/1, $0x15
+DATA avx512_72<>+27(SB)/1, $0x15
+DATA avx512_72<>+28(SB)/1, $0x16
+DATA avx512_72<>+29(SB)/1, $0x16
+DATA avx512_72<>+30(SB)/1, $0x17
+DATA avx512_72<>+31(SB)/1, $0x17
+DATA avx512_72<>+32(SB)/1, $0x08
+DATA avx512_72<>+33(SB)/1, $0x08
+DATA avx512_72<>+34(SB)/1, $0x09
+DATA avx512_72<>+35(SB)/1, $0x09
+DATA avx512_72<>+36(SB)/1, $0x0a
+DATA avx512_72<>+37(SB)/1, $0x0a
+DATA avx512_72<>+38(SB)/1, $0x0b
+DATA avx512_72<>+39(SB)/1, $0x0b
+DATA avx512_72<>+40(SB)/1, $0x18
+DATA avx512_72<>+41(SB)/1, $0x18
+DATA avx512_72<>+42(SB)/1, $0x19
+DATA avx512_72<>+43(SB)/1, $0x19
+DATA avx512_72<>+44(SB)/1, $0x1a
+DATA avx512_72<>+45(SB)/1, $0x1a
+DATA avx512_72<>+46(SB)/1, $0x1b
+DATA avx512_72<>+47(SB)/1, $0x1b
+DATA avx512_72<>+48(SB)/1, $0x0c
+DATA avx512_72<>+49(SB)/1, $0x0c
+DATA avx512_72<>+50(SB)/1, $0x0d
+DATA avx512_72<>+51(SB)/1, $0x0d
+DATA avx512_72<>+52(SB)/1, $0x0e
+DATA avx512_72<>+53(SB)/1, $0x0e
+DATA avx512_72<>+54(SB)/1, $0x0f
+DATA avx512_72<>+55(SB)/1, $0x0f
+DATA avx512_72<>+56(SB)/1, $0x1c
+DATA avx512_72<>+57(SB)/1, $0x1c
+DATA avx512_72<>+58(SB)/1, $0x1d
+DATA avx512_72<>+59(SB)/1, $0x1d
+DATA avx512_72<>+60(SB)/1, $0x1e
+DATA avx512_72<>+61(SB)/1, $0x1e
+DATA avx512_72<>+62(SB)/1, $0x1f
+DATA avx512_72<>+63(SB)/1, $0x1f
 GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_73<>+0(SB)/4, $0x00c800c8
+GLOBL avx512_73<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_74<>+0(SB)/4, $0x00640064
+GLOBL avx512_74<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_75<>+0(SB)/1, $0x20
+DATA avx512_75<>+1(SB)/1, $0x20
+DATA avx512_75<>+2(SB)/1, $0x21
+DATA avx512_75<>+3(SB)/1, $0x21
+DATA avx512_75<>+4(SB)/1, $0x22
+DATA avx512_75<>+5(SB)/1, $0x22
+DATA avx512_75<>+6(SB)/1, $0x23
+DATA avx512_75<>+7(SB)/1, $0x23
+DATA avx512_75<>+8(SB)/1, $0x30
+DATA avx512_75<>+9(SB)/1, $0x30
+DATA avx512_75<>+10(SB)/1, $0x31
+DATA avx512_75<>+11(SB)/1, $0x31
+DATA avx512_75<>+12(SB)/1, $0x32
+DATA avx512_75<>+13(SB)/1, $0x32
+DATA avx512_75<>+14(SB)/1, $0x33
+DATA avx512_75<>+15(SB)/1, $0x33
+DATA avx512_75<>+16(SB)/1, $0x24
+DATA avx512_75<>+17(SB)/1, $0x24
+DATA avx512_75<>+18(SB)/1, $0x25
+DATA avx512_75<>+19(SB)/1, $0x25
+DATA avx512_75<>+20(SB)/1, $0x26
+DATA avx512_75<>+21(SB)/1, $0x26
+DATA avx512_75<>+22(SB)/1, $0x27
+DATA avx512_75<>+23(SB)/1, $0x27
+DATA avx512_75<>+24(SB)/1, $0x34
+DATA avx512_75<>+25(SB)/1, $0x34
+DATA avx512_75<>+26(SB)/1, $0x35
+DATA avx512_75<>+27(SB)/1, $0x35
+DATA avx512_75<>+28(SB)/1, $0x36
+DATA avx512_75<>+29(SB)/1, $0x36
+DATA avx512_75<>+30(SB)/1, $0x37
+DATA avx512_75<>+31(SB)/1, $0x37
+DATA avx512_75<>+32(SB)/1, $0x28
+DATA avx512_75<>+33(SB)/1, $0x28
+DATA avx512_75<>+34(SB)/1, $0x29
+DATA avx512_75<>+35(SB)/1, $0x29
+DATA avx512_75<>+36(SB)/1, $0x2a
+DATA avx512_75<>+37(SB)/1, $0x2a
+DATA avx512_75<>+38(SB)/1, $0x2b
+DATA avx512_75<>+39(SB)/1, $0x2b
+DATA avx512_75<>+40(SB)/1, $0x38
+DATA avx512_75<>+41(SB)/1, $0x38
+DATA avx512_75<>+42(SB)/1, $0x39
+DATA avx512_75<>+43(SB)/1, $0x39
+DATA avx512_75<>+44(SB)/1, $0x3a
+DATA avx512_75<>+45(SB)/1, $0x3a
+DATA avx512_75<>+46(SB)/1, $0x3b
+DATA avx512_75<>+47(SB)/1, $0x3b
+DATA avx512_75<>+48(SB)/1, $0x2c
+DATA avx512_75<>+49(SB)/1, $0x2c
+DATA avx512_75<>+50(SB)/1, $0x2d
+DATA avx512_75<>+51(SB)/1, $0x2d
+DATA avx512_75<>+52(SB)/1, $0x2e
+DATA avx512_75<>+53(SB)/1, $0x2e
+DATA avx512_75<>+54(SB)/1, $0x2f
+DATA avx512_75<>+55(SB)/1, $0x2f
+DATA avx512_75<>+56(SB)/1, $0x3c
+DATA avx512_75<>+57(SB)/1, $0x3c
+DATA avx512_75<>+58(SB)/1, $0x3d
+DATA avx512_75<>+59(SB)/1, $0x3d
+DATA avx512_75<>+60(SB)/1, $0x3e
+DATA avx512_75<>+61(SB)/1, $0x3e
+DATA avx512_75<>+62(SB)/1, $0x3f
+DATA avx512_75<>+63(SB)/1, $0x3f
+GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
 
 // func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -4182,7 +4309,7 @@ operate:
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -4204,7 +4331,7 @@ operate:
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_74<>+0(SB), X1
+	VMOVSS         avx512_77<>+0(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -4215,25 +4342,25 @@ operate:
 	VMOVDQU64      64(DX), Z2
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (BX), Z14
-	VMOVDQU32      avx512_75<>+0(SB), Z15
+	VMOVDQU32      avx512_78<>+0(SB), Z15
 	VPERMI2D       Z2, Z1, Z15
-	VMOVDQU32      avx512_76<>+0(SB), Z2
+	VMOVDQU32      avx512_79<>+0(SB), Z2
 	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_77<>+0(SB), Z2, Z15
-	VMOVDQU32      avx512_78<>+0(SB), Z2
+	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z2, Z15
+	VMOVDQU32      avx512_81<>+0(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_79<>+0(SB), Z2, Z2
+	VPANDD         avx512_82<>+0(SB), Z2, Z2
 	VPADDD         Z2, Z15, Z15
 	VPBROADCASTD   64(BX), Z0
 	VPSUBD         Z15, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   8(BX), Z0
 	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_81<>+0(SB), Z0, Z2
+	VPANDQ.BCST    avx512_84<>+0(SB), Z0, Z2
 	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
@@ -4248,21 +4375,21 @@ operate:
 	SARL           $0x1f, SI
 	ANDL           SI, DX
 	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_86<>+0(SB), Z1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z1, Z15
-	VMOVDQU32      avx512_85<>+0(SB), Z2
-	VPSLLVD        avx512_86<>+0(SB), Z1, Z18
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z18, Z2
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z15
+	VMOVDQU32      avx512_88<>+0(SB), Z2
+	VPSLLVD        avx512_89<>+0(SB), Z1, Z18
+	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z18, Z2
 	VPMINUD        Z2, Z15, Z15
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z14
+	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z1, Z14
 	MOVQ           trail+48(FP), DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z1, Z14
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z14
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z14
+	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z0, Z14
 	VCVTDQ2PS      Z15, Z15
 	VCVTDQ2PS      Z14, Z14
 	VDIVPS         Z14, Z15, Z15
@@ -4273,16 +4400,16 @@ operate:
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z2
-	VMOVDQU32      avx512_91<>+0(SB), Z14
-	VMOVDQU32      avx512_92<>+0(SB), Z15
-	VMOVDQU32      avx512_93<>+0(SB), Z18
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z2
+	VMOVDQU32      avx512_94<>+0(SB), Z14
+	VMOVDQU32      avx512_95<>+0(SB), Z15
+	VMOVDQU32      avx512_96<>+0(SB), Z18
 	VPBROADCASTD   avx512_6<>+0(SB), Z22
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_74<>+0(SB), Z21
+	VBROADCASTSS   avx512_77<>+0(SB), Z21
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y3
@@ -4329,20 +4456,20 @@ operate:
 	VMOVAPS        Z21, K2, Z14
 	VPERMPS        Z18, Z27, Z21
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST   avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD      384(DX)(BX*2), Z23
 	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST   avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST    avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z      Z15, Z26, K1, Z15
 	VUNPCKLPS      Z1, Z0, Z20
 	VUNPCKHPS      Z1, Z0, Z0
@@ -4537,14 +4664,14 @@ risked:
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z2, 960(AX)
-	VMOVDQU8       avx512_63<>+0(SB), Z0
+	VMOVDQU8       avx512_66<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_64<>+0(SB), Z1
+	VMOVDQU8       avx512_67<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_65<>+0(SB), Z2
+	VMOVDQU8       avx512_68<>+0(SB), Z2
 	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
@@ -4553,16 +4680,16 @@ risked:
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_88<>+0(SB), Z3
-	VMOVDQU32      avx512_89<>+0(SB), Z14
-	VMOVDQU32      avx512_90<>+0(SB), Z15
-	VMOVDQU32      avx512_91<>+0(SB), Z18
-	VMOVDQU32      avx512_92<>+0(SB), Z19
-	VMOVDQU32      avx512_93<>+0(SB), Z20
+	VMOVDQU32      avx512_91<>+0(SB), Z3
+	VMOVDQU32      avx512_92<>+0(SB), Z14
+	VMOVDQU32      avx512_93<>+0(SB), Z15
+	VMOVDQU32      avx512_94<>+0(SB), Z18
+	VMOVDQU32      avx512_95<>+0(SB), Z19
+	VMOVDQU32      avx512_96<>+0(SB), Z20
 	VPBROADCASTD   avx512_6<>+0(SB), Z24
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_74<>+0(SB), Z23
+	VBROADCASTSS   avx512_77<>+0(SB), Z23
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y4
@@ -4609,20 +4736,20 @@ risked:
 	VMOVAPS        Z23, K2, Z18
 	VPERMPS        Z20, Z29, Z23
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
-	VPMINUD.BCST   avx512_94<>+0(SB), Z20, Z20
+	VPMINUD.BCST   avx512_97<>+0(SB), Z20, Z20
 	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_95<>+0(SB), Z20, Z20
+	VMULPS.BCST    avx512_98<>+0(SB), Z20, Z20
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_96<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_99<>+0(SB), Z21, Z21
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
 	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_97<>+0(SB), Z24, Z24
+	VMULPS.BCST    avx512_100<>+0(SB), Z24, Z24
 	VPMOVSXWD      384(DX)(BX*2), Z25
 	VPSUBD.Z       Z25, Z22, K1, Z25
-	VPMINUD.BCST   avx512_98<>+0(SB), Z25, Z25
+	VPMINUD.BCST   avx512_101<>+0(SB), Z25, Z25
 	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_99<>+0(SB), Z25, Z25
+	VMULPS.BCST    avx512_102<>+0(SB), Z25, Z25
 	VPERMPS.Z      Z19, Z28, K1, Z19
 	VUNPCKLPS      Z14, Z3, Z22
 	VUNPCKHPS      Z14, Z3, Z3
@@ -4708,7 +4835,7 @@ empty1:
 written1:
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	KMOVQ        avx512_66<>+0(SB), K1
+	KMOVQ        avx512_69<>+0(SB), K1
 	MOVQ         928(AX), DX
 	MOVQ         904(AX), BX
 	ANDQ         DX, BX
@@ -4744,9 +4871,9 @@ written1:
 	VPADDD       Z19, Z15, Z3
 	VPSRLD       $0x07, Z15, Z15
 	VPSRLD       $0x07, Z3, Z3
-	VMOVDQU16    avx512_67<>+0(SB), Z19
+	VMOVDQU16    avx512_70<>+0(SB), Z19
 	VPERMW       Z18, Z19, Z19
-	VPANDD.BCST  avx512_68<>+0(SB), Z19, Z19
+	VPANDD.BCST  avx512_71<>+0(SB), Z19, Z19
 	VMOVDQU32    64(AX), Z18
 	VPADDD       Z20, Z18, Z20
 	VPADDD       Z19, Z18, Z18
@@ -4755,23 +4882,23 @@ written1:
 	VPADDD       Z19, Z20, Z19
 	VPSRLD       $0x07, Z20, Z20
 	VPSRLD       $0x07, Z19, Z19
-	VMOVDQU8     avx512_69<>+0(SB), Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z20, Z15, Z15
 	VPACKUSDW    Z19, Z3, Z3
 	VPSUBW       Z18, Z15, Z15
 	VPSUBW       Z18, Z3, Z3
-	VPBROADCASTD avx512_70<>+0(SB), Z18
+	VPBROADCASTD avx512_73<>+0(SB), Z18
 	VPMINUW      Z18, Z15, Z15
-	VMOVDQU8     avx512_69<>+0(SB), Z19
+	VMOVDQU8     avx512_72<>+0(SB), Z19
 	VPERMB.Z     Z1, Z19, K1, Z19
 	VPMULLW      Z19, Z15, Z15
 	VPADDW       Z15, Z15, Z15
 	VPMINUW      Z18, Z15, Z15
-	VPBROADCASTD avx512_71<>+0(SB), Z18
+	VPBROADCASTD avx512_74<>+0(SB), Z18
 	VPADDW       Z18, Z15, Z15
-	VMOVDQU8     avx512_69<>+0(SB), Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z18
 	VPERMB.Z     Z0, Z18, K1, Z18
 	VPDPWSSD     Z18, Z15, Z7
 	MOVL         900(AX), SI
@@ -4801,9 +4928,9 @@ written1:
 	VPADDD       Z18, Z19, Z15
 	VPSRLD       $0x07, Z19, Z19
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_67<>+0(SB), Z18
+	VMOVDQU16    avx512_70<>+0(SB), Z18
 	VPERMW       Z8, Z18, Z18
-	VPANDD.BCST  avx512_68<>+0(SB), Z18, Z18
+	VPANDD.BCST  avx512_71<>+0(SB), Z18, Z18
 	VMOVDQU32    192(AX), Z8
 	VPADDD       Z14, Z8, Z14
 	VPADDD       Z18, Z8, Z8
@@ -4812,23 +4939,23 @@ written1:
 	VPADDD       Z18, Z14, Z8
 	VPSRLD       $0x07, Z14, Z14
 	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_72<>+0(SB), Z18
+	VMOVDQU8     avx512_75<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z14, Z19, Z5
 	VPACKUSDW    Z8, Z15, Z8
 	VPSUBW       Z18, Z5, Z5
 	VPSUBW       Z18, Z8, Z8
-	VPBROADCASTD avx512_70<>+0(SB), Z14
+	VPBROADCASTD avx512_73<>+0(SB), Z14
 	VPMINUW      Z14, Z5, Z5
-	VMOVDQU8     avx512_72<>+0(SB), Z15
+	VMOVDQU8     avx512_75<>+0(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
 	VPMULLW      Z15, Z5, Z5
 	VPADDW       Z5, Z5, Z5
 	VPMINUW      Z14, Z5, Z5
-	VPBROADCASTD avx512_71<>+0(SB), Z14
+	VPBROADCASTD avx512_74<>+0(SB), Z14
 	VPADDW       Z14, Z5, Z5
-	VMOVDQU8     avx512_72<>+0(SB), Z14
+	VMOVDQU8     avx512_75<>+0(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z5, Z7
 	SHLQ         $0x20, SI
@@ -4922,19 +5049,19 @@ lower:
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_69<>+0(SB), Z2
+	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z10
-	VMOVDQU8     avx512_69<>+0(SB), Z2
+	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z11
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_72<>+0(SB), Z2
+	VMOVDQU8     avx512_75<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z8, Z10
-	VMOVDQU8     avx512_72<>+0(SB), Z0
+	VMOVDQU8     avx512_75<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z8, Z11
 
@@ -4996,16 +5123,16 @@ accounted:
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z2
-	VMOVDQU32      avx512_91<>+0(SB), Z3
-	VMOVDQU32      avx512_92<>+0(SB), Z5
-	VMOVDQU32      avx512_93<>+0(SB), Z6
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z2
+	VMOVDQU32      avx512_94<>+0(SB), Z3
+	VMOVDQU32      avx512_95<>+0(SB), Z5
+	VMOVDQU32      avx512_96<>+0(SB), Z6
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_74<>+0(SB), Z10
+	VBROADCASTSS   avx512_77<>+0(SB), Z10
 	MOVQ           trail+48(FP), R8
 	MOVQ           24(R8), R8
 	VPMOVZXWD      (R8), Y4
@@ -5052,20 +5179,20 @@ accounted:
 	VMOVAPS        Z10, K2, Z3
 	VPERMPS        Z6, Z20, Z10
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
-	VPMINUD.BCST   avx512_94<>+0(SB), Z6, Z6
+	VPMINUD.BCST   avx512_97<>+0(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_95<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_98<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_96<>+0(SB), Z7, Z7
+	VMULPS.BCST    avx512_99<>+0(SB), Z7, Z7
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z11
 	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_97<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_100<>+0(SB), Z11, Z11
 	VPMOVSXWD      384(BX)(SI*2), Z14
 	VPSUBD.Z       Z14, Z8, K1, Z14
-	VPMINUD.BCST   avx512_98<>+0(SB), Z14, Z14
+	VPMINUD.BCST   avx512_101<>+0(SB), Z14, Z14
 	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_99<>+0(SB), Z14, Z14
+	VMULPS.BCST    avx512_102<>+0(SB), Z14, Z14
 	VPERMPS.Z      Z5, Z19, K1, Z5
 	VUNPCKLPS      Z1, Z0, Z8
 	VUNPCKHPS      Z1, Z0, Z0
@@ -5796,16 +5923,16 @@ arrive:
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_88<>+0(SB), Z0
-	VMOVDQU32    avx512_89<>+0(SB), Z1
-	VMOVDQU32    avx512_90<>+0(SB), Z2
-	VMOVDQU32    avx512_91<>+0(SB), Z3
-	VMOVDQU32    avx512_92<>+0(SB), Z5
-	VMOVDQU32    avx512_93<>+0(SB), Z6
+	VMOVDQU32    avx512_91<>+0(SB), Z0
+	VMOVDQU32    avx512_92<>+0(SB), Z1
+	VMOVDQU32    avx512_93<>+0(SB), Z2
+	VMOVDQU32    avx512_94<>+0(SB), Z3
+	VMOVDQU32    avx512_95<>+0(SB), Z5
+	VMOVDQU32    avx512_96<>+0(SB), Z6
 	VPBROADCASTD avx512_6<>+0(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_74<>+0(SB), Z10
+	VBROADCASTSS avx512_77<>+0(SB), Z10
 	MOVQ         trail+48(FP), SI
 	MOVQ         24(SI), SI
 	VPMOVZXWD    (SI), Y4
@@ -5852,20 +5979,20 @@ arrive:
 	VMOVAPS      Z10, K2, Z3
 	VPERMPS      Z6, Z16, Z9
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z6
-	VPMINUD.BCST avx512_94<>+0(SB), Z6, Z6
+	VPMINUD.BCST avx512_97<>+0(SB), Z6, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_95<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_98<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_96<>+0(SB), Z7, Z7
+	VMULPS.BCST  avx512_99<>+0(SB), Z7, Z7
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_97<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_100<>+0(SB), Z10, Z10
 	VPMOVSXWD    384(AX)(DX*2), Z11
 	VPSUBD.Z     Z11, Z8, K1, Z11
-	VPMINUD.BCST avx512_98<>+0(SB), Z11, Z11
+	VPMINUD.BCST avx512_101<>+0(SB), Z11, Z11
 	VCVTDQ2PS    Z11, Z11
-	VMULPS.BCST  avx512_99<>+0(SB), Z11, Z11
+	VMULPS.BCST  avx512_102<>+0(SB), Z11, Z11
 	VPERMPS.Z    Z5, Z15, K1, Z5
 	VUNPCKLPS    Z1, Z0, Z8
 	VUNPCKHPS    Z1, Z0, Z0
@@ -6077,148 +6204,94 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_73<>+0(SB)/1, $0x38
-DATA avx512_73<>+1(SB)/1, $0x20
-DATA avx512_73<>+2(SB)/1, $0x18
-DATA avx512_73<>+3(SB)/1, $0x10
-DATA avx512_73<>+4(SB)/1, $0x00
-DATA avx512_73<>+5(SB)/1, $0x08
-DATA avx512_73<>+6(SB)/1, $0x30
-DATA avx512_73<>+7(SB)/1, $0x28
-DATA avx512_73<>+8(SB)/1, $0x39
-DATA avx512_73<>+9(SB)/1, $0x21
-DATA avx512_73<>+10(SB)/1, $0x19
-DATA avx512_73<>+11(SB)/1, $0x11
-DATA avx512_73<>+12(SB)/1, $0x01
-DATA avx512_73<>+13(SB)/1, $0x09
-DATA avx512_73<>+14(SB)/1, $0x31
-DATA avx512_73<>+15(SB)/1, $0x29
-DATA avx512_73<>+16(SB)/1, $0x3a
-DATA avx512_73<>+17(SB)/1, $0x22
-DATA avx512_73<>+18(SB)/1, $0x1a
-DATA avx512_73<>+19(SB)/1, $0x12
-DATA avx512_73<>+20(SB)/1, $0x02
-DATA avx512_73<>+21(SB)/1, $0x0a
-DATA avx512_73<>+22(SB)/1, $0x32
-DATA avx512_73<>+23(SB)/1, $0x2a
-DATA avx512_73<>+24(SB)/1, $0x3b
-DATA avx512_73<>+25(SB)/1, $0x23
-DATA avx512_73<>+26(SB)/1, $0x1b
-DATA avx512_73<>+27(SB)/1, $0x13
-DATA avx512_73<>+28(SB)/1, $0x03
-DATA avx512_73<>+29(SB)/1, $0x0b
-DATA avx512_73<>+30(SB)/1, $0x33
-DATA avx512_73<>+31(SB)/1, $0x2b
-DATA avx512_73<>+32(SB)/1, $0x3c
-DATA avx512_73<>+33(SB)/1, $0x24
-DATA avx512_73<>+34(SB)/1, $0x1c
-DATA avx512_73<>+35(SB)/1, $0x14
-DATA avx512_73<>+36(SB)/1, $0x04
-DATA avx512_73<>+37(SB)/1, $0x0c
-DATA avx512_73<>+38(SB)/1, $0x34
-DATA avx512_73<>+39(SB)/1, $0x2c
-DATA avx512_73<>+40(SB)/1, $0x3d
-DATA avx512_73<>+41(SB)/1, $0x25
-DATA avx512_73<>+42(SB)/1, $0x1d
-DATA avx512_73<>+43(SB)/1, $0x15
-DATA avx512_73<>+44(SB)/1, $0x05
-DATA avx512_73<>+45(SB)/1, $0x0d
-DATA avx512_73<>+46(SB)/1, $0x35
-DATA avx512_73<>+47(SB)/1, $0x2d
-DATA avx512_73<>+48(SB)/1, $0x3e
-DATA avx512_73<>+49(SB)/1, $0x26
-DATA avx512_73<>+50(SB)/1, $0x1e
-DATA avx512_73<>+51(SB)/1, $0x16
-DATA avx512_73<>+52(SB)/1, $0x06
-DATA avx512_73<>+53(SB)/1, $0x0e
-DATA avx512_73<>+54(SB)/1, $0x36
-DATA avx512_73<>+55(SB)/1, $0x2e
-DATA avx512_73<>+56(SB)/1, $0x3f
-DATA avx512_73<>+57(SB)/1, $0x27
-DATA avx512_73<>+58(SB)/1, $0x1f
-DATA avx512_73<>+59(SB)/1, $0x17
-DATA avx512_73<>+60(SB)/1, $0x07
-DATA avx512_73<>+61(SB)/1, $0x0f
-DATA avx512_73<>+62(SB)/1, $0x37
-DATA avx512_73<>+63(SB)/1, $0x2f
-GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_74<>+0(SB)/4, $(1.0)
-GLOBL avx512_74<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_75<>+0(SB)/4, $0x00000008
-DATA avx512_75<>+4(SB)/4, $0x00000000
-DATA avx512_75<>+8(SB)/4, $0x00000004
-DATA avx512_75<>+12(SB)/4, $0x0000001d
-DATA avx512_75<>+16(SB)/4, $0x00000005
-DATA avx512_75<>+20(SB)/4, $0x00000006
-DATA avx512_75<>+24(SB)/4, $0x00000000
-DATA avx512_75<>+28(SB)/4, $0x0000000c
-DATA avx512_75<>+32(SB)/4, $0x00000000
-DATA avx512_75<>+36(SB)/4, $0x00000000
-DATA avx512_75<>+40(SB)/4, $0x00000000
-DATA avx512_75<>+44(SB)/4, $0x00000000
-DATA avx512_75<>+48(SB)/4, $0x00000009
-DATA avx512_75<>+52(SB)/4, $0x00000016
-DATA avx512_75<>+56(SB)/4, $0x00000000
-DATA avx512_75<>+60(SB)/4, $0x0000000d
-GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_76<>+0(SB)/4, $0x00000000
-DATA avx512_76<>+4(SB)/4, $0x00000000
-DATA avx512_76<>+8(SB)/4, $0x00000000
-DATA avx512_76<>+12(SB)/4, $0x00000000
-DATA avx512_76<>+16(SB)/4, $0x00000000
-DATA avx512_76<>+20(SB)/4, $0x00000000
-DATA avx512_76<>+24(SB)/4, $0x00000000
-DATA avx512_76<>+28(SB)/4, $0x00000000
-DATA avx512_76<>+32(SB)/4, $0x00000000
-DATA avx512_76<>+36(SB)/4, $0x00000008
-DATA avx512_76<>+40(SB)/4, $0x0000000a
-DATA avx512_76<>+44(SB)/4, $0x00000002
-DATA avx512_76<>+48(SB)/4, $0x00000000
-DATA avx512_76<>+52(SB)/4, $0x00000000
-DATA avx512_76<>+56(SB)/4, $0x00000000
-DATA avx512_76<>+60(SB)/4, $0x00000000
+DATA avx512_76<>+0(SB)/1, $0x38
+DATA avx512_76<>+1(SB)/1, $0x20
+DATA avx512_76<>+2(SB)/1, $0x18
+DATA avx512_76<>+3(SB)/1, $0x10
+DATA avx512_76<>+4(SB)/1, $0x00
+DATA avx512_76<>+5(SB)/1, $0x08
+DATA avx512_76<>+6(SB)/1, $0x30
+DATA avx512_76<>+7(SB)/1, $0x28
+DATA avx512_76<>+8(SB)/1, $0x39
+DATA avx512_76<>+9(SB)/1, $0x21
+DATA avx512_76<>+10(SB)/1, $0x19
+DATA avx512_76<>+11(SB)/1, $0x11
+DATA avx512_76<>+12(SB)/1, $0x01
+DATA avx512_76<>+13(SB)/1, $0x09
+DATA avx512_76<>+14(SB)/1, $0x31
+DATA avx512_76<>+15(SB)/1, $0x29
+DATA avx512_76<>+16(SB)/1, $0x3a
+DATA avx512_76<>+17(SB)/1, $0x22
+DATA avx512_76<>+18(SB)/1, $0x1a
+DATA avx512_76<>+19(SB)/1, $0x12
+DATA avx512_76<>+20(SB)/1, $0x02
+DATA avx512_76<>+21(SB)/1, $0x0a
+DATA avx512_76<>+22(SB)/1, $0x32
+DATA avx512_76<>+23(SB)/1, $0x2a
+DATA avx512_76<>+24(SB)/1, $0x3b
+DATA avx512_76<>+25(SB)/1, $0x23
+DATA avx512_76<>+26(SB)/1, $0x1b
+DATA avx512_76<>+27(SB)/1, $0x13
+DATA avx512_76<>+28(SB)/1, $0x03
+DATA avx512_76<>+29(SB)/1, $0x0b
+DATA avx512_76<>+30(SB)/1, $0x33
+DATA avx512_76<>+31(SB)/1, $0x2b
+DATA avx512_76<>+32(SB)/1, $0x3c
+DATA avx512_76<>+33(SB)/1, $0x24
+DATA avx512_76<>+34(SB)/1, $0x1c
+DATA avx512_76<>+35(SB)/1, $0x14
+DATA avx512_76<>+36(SB)/1, $0x04
+DATA avx512_76<>+37(SB)/1, $0x0c
+DATA avx512_76<>+38(SB)/1, $0x34
+DATA avx512_76<>+39(SB)/1, $0x2c
+DATA avx512_76<>+40(SB)/1, $0x3d
+DATA avx512_76<>+41(SB)/1, $0x25
+DATA avx512_76<>+42(SB)/1, $0x1d
+DATA avx512_76<>+43(SB)/1, $0x15
+DATA avx512_76<>+44(SB)/1, $0x05
+DATA avx512_76<>+45(SB)/1, $0x0d
+DATA avx512_76<>+46(SB)/1, $0x35
+DATA avx512_76<>+47(SB)/1, $0x2d
+DATA avx512_76<>+48(SB)/1, $0x3e
+DATA avx512_76<>+49(SB)/1, $0x26
+DATA avx512_76<>+50(SB)/1, $0x1e
+DATA avx512_76<>+51(SB)/1, $0x16
+DATA avx512_76<>+52(SB)/1, $0x06
+DATA avx512_76<>+53(SB)/1, $0x0e
+DATA avx512_76<>+54(SB)/1, $0x36
+DATA avx512_76<>+55(SB)/1, $0x2e
+DATA avx512_76<>+56(SB)/1, $0x3f
+DATA avx512_76<>+57(SB)/1, $0x27
+DATA avx512_76<>+58(SB)/1, $0x1f
+DATA avx512_76<>+59(SB)/1, $0x17
+DATA avx512_76<>+60(SB)/1, $0x07
+DATA avx512_76<>+61(SB)/1, $0x0f
+DATA avx512_76<>+62(SB)/1, $0x37
+DATA avx512_76<>+63(SB)/1, $0x2f
 GLOBL avx512_76<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_77<>+0(SB)/4, $0x00000000
-DATA avx512_77<>+4(SB)/4, $0x00000000
-DATA avx512_77<>+8(SB)/4, $0x00000000
-DATA avx512_77<>+12(SB)/4, $0x00000000
-DATA avx512_77<>+16(SB)/4, $0x00000000
-DATA avx512_77<>+20(SB)/4, $0x00000000
-DATA avx512_77<>+24(SB)/4, $0x00000000
-DATA avx512_77<>+28(SB)/4, $0x00000000
-DATA avx512_77<>+32(SB)/4, $0xffffffff
-DATA avx512_77<>+36(SB)/4, $0xffffffff
-DATA avx512_77<>+40(SB)/4, $0xffffffff
-DATA avx512_77<>+44(SB)/4, $0xffffffff
-DATA avx512_77<>+48(SB)/4, $0x00000000
-DATA avx512_77<>+52(SB)/4, $0x00000000
-DATA avx512_77<>+56(SB)/4, $0x00000000
-DATA avx512_77<>+60(SB)/4, $0x00000000
-GLOBL avx512_77<>(SB), RODATA|NOPTR, $64
+DATA avx512_77<>+0(SB)/4, $(1.0)
+GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_78<>+0(SB)/4, $0x00000009
+DATA avx512_78<>+0(SB)/4, $0x00000008
 DATA avx512_78<>+4(SB)/4, $0x00000000
-DATA avx512_78<>+8(SB)/4, $0x00000000
-DATA avx512_78<>+12(SB)/4, $0x00000000
-DATA avx512_78<>+16(SB)/4, $0x00000000
-DATA avx512_78<>+20(SB)/4, $0x00000000
+DATA avx512_78<>+8(SB)/4, $0x00000004
+DATA avx512_78<>+12(SB)/4, $0x0000001d
+DATA avx512_78<>+16(SB)/4, $0x00000005
+DATA avx512_78<>+20(SB)/4, $0x00000006
 DATA avx512_78<>+24(SB)/4, $0x00000000
-DATA avx512_78<>+28(SB)/4, $0x00000000
+DATA avx512_78<>+28(SB)/4, $0x0000000c
 DATA avx512_78<>+32(SB)/4, $0x00000000
 DATA avx512_78<>+36(SB)/4, $0x00000000
-DATA avx512_78<>+40(SB)/4, $0x0000001c
+DATA avx512_78<>+40(SB)/4, $0x00000000
 DATA avx512_78<>+44(SB)/4, $0x00000000
-DATA avx512_78<>+48(SB)/4, $0x00000000
-DATA avx512_78<>+52(SB)/4, $0x00000000
+DATA avx512_78<>+48(SB)/4, $0x00000009
+DATA avx512_78<>+52(SB)/4, $0x00000016
 DATA avx512_78<>+56(SB)/4, $0x00000000
-DATA avx512_78<>+60(SB)/4, $0x00000000
+DATA avx512_78<>+60(SB)/4, $0x0000000d
 GLOBL avx512_78<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_79<>+0(SB)/4, $0xffffffff
+DATA avx512_79<>+0(SB)/4, $0x00000000
 DATA avx512_79<>+4(SB)/4, $0x00000000
 DATA avx512_79<>+8(SB)/4, $0x00000000
 DATA avx512_79<>+12(SB)/4, $0x00000000
@@ -6227,9 +6300,9 @@ DATA avx512_79<>+20(SB)/4, $0x00000000
 DATA avx512_79<>+24(SB)/4, $0x00000000
 DATA avx512_79<>+28(SB)/4, $0x00000000
 DATA avx512_79<>+32(SB)/4, $0x00000000
-DATA avx512_79<>+36(SB)/4, $0x00000000
-DATA avx512_79<>+40(SB)/4, $0xffffffff
-DATA avx512_79<>+44(SB)/4, $0x00000000
+DATA avx512_79<>+36(SB)/4, $0x00000008
+DATA avx512_79<>+40(SB)/4, $0x0000000a
+DATA avx512_79<>+44(SB)/4, $0x00000002
 DATA avx512_79<>+48(SB)/4, $0x00000000
 DATA avx512_79<>+52(SB)/4, $0x00000000
 DATA avx512_79<>+56(SB)/4, $0x00000000
@@ -6238,26 +6311,41 @@ GLOBL avx512_79<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_80<>+0(SB)/4, $0x00000000
 DATA avx512_80<>+4(SB)/4, $0x00000000
-DATA avx512_80<>+8(SB)/4, $0xffffffff
+DATA avx512_80<>+8(SB)/4, $0x00000000
 DATA avx512_80<>+12(SB)/4, $0x00000000
 DATA avx512_80<>+16(SB)/4, $0x00000000
 DATA avx512_80<>+20(SB)/4, $0x00000000
 DATA avx512_80<>+24(SB)/4, $0x00000000
 DATA avx512_80<>+28(SB)/4, $0x00000000
-DATA avx512_80<>+32(SB)/4, $0x00000000
-DATA avx512_80<>+36(SB)/4, $0x00000000
-DATA avx512_80<>+40(SB)/4, $0x00000000
-DATA avx512_80<>+44(SB)/4, $0x00000000
+DATA avx512_80<>+32(SB)/4, $0xffffffff
+DATA avx512_80<>+36(SB)/4, $0xffffffff
+DATA avx512_80<>+40(SB)/4, $0xffffffff
+DATA avx512_80<>+44(SB)/4, $0xffffffff
 DATA avx512_80<>+48(SB)/4, $0x00000000
 DATA avx512_80<>+52(SB)/4, $0x00000000
 DATA avx512_80<>+56(SB)/4, $0x00000000
 DATA avx512_80<>+60(SB)/4, $0x00000000
 GLOBL avx512_80<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_81<>+0(SB)/8, $0x00000000ffffffff
-GLOBL avx512_81<>(SB), RODATA|NOPTR, $8
+DATA avx512_81<>+0(SB)/4, $0x00000009
+DATA avx512_81<>+4(SB)/4, $0x00000000
+DATA avx512_81<>+8(SB)/4, $0x00000000
+DATA avx512_81<>+12(SB)/4, $0x00000000
+DATA avx512_81<>+16(SB)/4, $0x00000000
+DATA avx512_81<>+20(SB)/4, $0x00000000
+DATA avx512_81<>+24(SB)/4, $0x00000000
+DATA avx512_81<>+28(SB)/4, $0x00000000
+DATA avx512_81<>+32(SB)/4, $0x00000000
+DATA avx512_81<>+36(SB)/4, $0x00000000
+DATA avx512_81<>+40(SB)/4, $0x0000001c
+DATA avx512_81<>+44(SB)/4, $0x00000000
+DATA avx512_81<>+48(SB)/4, $0x00000000
+DATA avx512_81<>+52(SB)/4, $0x00000000
+DATA avx512_81<>+56(SB)/4, $0x00000000
+DATA avx512_81<>+60(SB)/4, $0x00000000
+GLOBL avx512_81<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_82<>+0(SB)/4, $0x00000000
+DATA avx512_82<>+0(SB)/4, $0xffffffff
 DATA avx512_82<>+4(SB)/4, $0x00000000
 DATA avx512_82<>+8(SB)/4, $0x00000000
 DATA avx512_82<>+12(SB)/4, $0x00000000
@@ -6267,21 +6355,21 @@ DATA avx512_82<>+24(SB)/4, $0x00000000
 DATA avx512_82<>+28(SB)/4, $0x00000000
 DATA avx512_82<>+32(SB)/4, $0x00000000
 DATA avx512_82<>+36(SB)/4, $0x00000000
-DATA avx512_82<>+40(SB)/4, $0x00000000
+DATA avx512_82<>+40(SB)/4, $0xffffffff
 DATA avx512_82<>+44(SB)/4, $0x00000000
 DATA avx512_82<>+48(SB)/4, $0x00000000
 DATA avx512_82<>+52(SB)/4, $0x00000000
-DATA avx512_82<>+56(SB)/4, $0xffffffff
+DATA avx512_82<>+56(SB)/4, $0x00000000
 DATA avx512_82<>+60(SB)/4, $0x00000000
 GLOBL avx512_82<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_83<>+0(SB)/4, $0x00000000
 DATA avx512_83<>+4(SB)/4, $0x00000000
-DATA avx512_83<>+8(SB)/4, $0x00000000
+DATA avx512_83<>+8(SB)/4, $0xffffffff
 DATA avx512_83<>+12(SB)/4, $0x00000000
 DATA avx512_83<>+16(SB)/4, $0x00000000
 DATA avx512_83<>+20(SB)/4, $0x00000000
-DATA avx512_83<>+24(SB)/4, $0xffffffff
+DATA avx512_83<>+24(SB)/4, $0x00000000
 DATA avx512_83<>+28(SB)/4, $0x00000000
 DATA avx512_83<>+32(SB)/4, $0x00000000
 DATA avx512_83<>+36(SB)/4, $0x00000000
@@ -6293,203 +6381,242 @@ DATA avx512_83<>+56(SB)/4, $0x00000000
 DATA avx512_83<>+60(SB)/4, $0x00000000
 GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_84<>+0(SB)/4, $0x00000000
-DATA avx512_84<>+4(SB)/4, $0xffffffff
-DATA avx512_84<>+8(SB)/4, $0x00000000
-DATA avx512_84<>+12(SB)/4, $0x00000000
-DATA avx512_84<>+16(SB)/4, $0x00000000
-DATA avx512_84<>+20(SB)/4, $0x00000000
-DATA avx512_84<>+24(SB)/4, $0x00000000
-DATA avx512_84<>+28(SB)/4, $0x00000000
-DATA avx512_84<>+32(SB)/4, $0x00000000
-DATA avx512_84<>+36(SB)/4, $0x00000000
-DATA avx512_84<>+40(SB)/4, $0x00000000
-DATA avx512_84<>+44(SB)/4, $0x00000000
-DATA avx512_84<>+48(SB)/4, $0x00000000
-DATA avx512_84<>+52(SB)/4, $0x00000000
-DATA avx512_84<>+56(SB)/4, $0x00000000
-DATA avx512_84<>+60(SB)/4, $0x00000000
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
+DATA avx512_84<>+0(SB)/8, $0x00000000ffffffff
+GLOBL avx512_84<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_85<>+0(SB)/4, $0xffffffff
-DATA avx512_85<>+4(SB)/4, $0xffffffff
-DATA avx512_85<>+8(SB)/4, $0xffffffff
-DATA avx512_85<>+12(SB)/4, $0xffffffff
-DATA avx512_85<>+16(SB)/4, $0xffffffff
-DATA avx512_85<>+20(SB)/4, $0xffffffff
-DATA avx512_85<>+24(SB)/4, $0xffffffff
-DATA avx512_85<>+28(SB)/4, $0xffffffff
-DATA avx512_85<>+32(SB)/4, $0xffffffff
-DATA avx512_85<>+36(SB)/4, $0xffffffff
-DATA avx512_85<>+40(SB)/4, $0xffffffff
-DATA avx512_85<>+44(SB)/4, $0xffffffff
-DATA avx512_85<>+48(SB)/4, $0xffffffff
-DATA avx512_85<>+52(SB)/4, $0x00000010
+DATA avx512_85<>+0(SB)/4, $0x00000000
+DATA avx512_85<>+4(SB)/4, $0x00000000
+DATA avx512_85<>+8(SB)/4, $0x00000000
+DATA avx512_85<>+12(SB)/4, $0x00000000
+DATA avx512_85<>+16(SB)/4, $0x00000000
+DATA avx512_85<>+20(SB)/4, $0x00000000
+DATA avx512_85<>+24(SB)/4, $0x00000000
+DATA avx512_85<>+28(SB)/4, $0x00000000
+DATA avx512_85<>+32(SB)/4, $0x00000000
+DATA avx512_85<>+36(SB)/4, $0x00000000
+DATA avx512_85<>+40(SB)/4, $0x00000000
+DATA avx512_85<>+44(SB)/4, $0x00000000
+DATA avx512_85<>+48(SB)/4, $0x00000000
+DATA avx512_85<>+52(SB)/4, $0x00000000
 DATA avx512_85<>+56(SB)/4, $0xffffffff
-DATA avx512_85<>+60(SB)/4, $0x000005dc
+DATA avx512_85<>+60(SB)/4, $0x00000000
 GLOBL avx512_85<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_86<>+0(SB)/4, $0x00000001
+DATA avx512_86<>+0(SB)/4, $0x00000000
 DATA avx512_86<>+4(SB)/4, $0x00000000
 DATA avx512_86<>+8(SB)/4, $0x00000000
 DATA avx512_86<>+12(SB)/4, $0x00000000
 DATA avx512_86<>+16(SB)/4, $0x00000000
 DATA avx512_86<>+20(SB)/4, $0x00000000
-DATA avx512_86<>+24(SB)/4, $0x00000000
-DATA avx512_86<>+28(SB)/4, $0x00000002
+DATA avx512_86<>+24(SB)/4, $0xffffffff
+DATA avx512_86<>+28(SB)/4, $0x00000000
 DATA avx512_86<>+32(SB)/4, $0x00000000
 DATA avx512_86<>+36(SB)/4, $0x00000000
 DATA avx512_86<>+40(SB)/4, $0x00000000
 DATA avx512_86<>+44(SB)/4, $0x00000000
-DATA avx512_86<>+48(SB)/4, $0x00000001
+DATA avx512_86<>+48(SB)/4, $0x00000000
 DATA avx512_86<>+52(SB)/4, $0x00000000
 DATA avx512_86<>+56(SB)/4, $0x00000000
 DATA avx512_86<>+60(SB)/4, $0x00000000
 GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_87<>+0(SB)/4, $0xffffffff
-DATA avx512_87<>+4(SB)/4, $0x00000000
+DATA avx512_87<>+0(SB)/4, $0x00000000
+DATA avx512_87<>+4(SB)/4, $0xffffffff
 DATA avx512_87<>+8(SB)/4, $0x00000000
 DATA avx512_87<>+12(SB)/4, $0x00000000
 DATA avx512_87<>+16(SB)/4, $0x00000000
 DATA avx512_87<>+20(SB)/4, $0x00000000
 DATA avx512_87<>+24(SB)/4, $0x00000000
-DATA avx512_87<>+28(SB)/4, $0xffffffff
+DATA avx512_87<>+28(SB)/4, $0x00000000
 DATA avx512_87<>+32(SB)/4, $0x00000000
 DATA avx512_87<>+36(SB)/4, $0x00000000
 DATA avx512_87<>+40(SB)/4, $0x00000000
 DATA avx512_87<>+44(SB)/4, $0x00000000
-DATA avx512_87<>+48(SB)/4, $0xffffffff
+DATA avx512_87<>+48(SB)/4, $0x00000000
 DATA avx512_87<>+52(SB)/4, $0x00000000
 DATA avx512_87<>+56(SB)/4, $0x00000000
 DATA avx512_87<>+60(SB)/4, $0x00000000
 GLOBL avx512_87<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_88<>+0(SB)/4, $(0.0)
-DATA avx512_88<>+4(SB)/4, $(0.0)
-DATA avx512_88<>+8(SB)/4, $(0.0)
-DATA avx512_88<>+12(SB)/4, $(0.0)
-DATA avx512_88<>+16(SB)/4, $(0.0)
-DATA avx512_88<>+20(SB)/4, $(0.0)
-DATA avx512_88<>+24(SB)/4, $(0.0)
-DATA avx512_88<>+28(SB)/4, $(0.0)
-DATA avx512_88<>+32(SB)/4, $(1.0)
-DATA avx512_88<>+36(SB)/4, $(0.5)
-DATA avx512_88<>+40(SB)/4, $(0.25)
-DATA avx512_88<>+44(SB)/4, $(0.25)
-DATA avx512_88<>+48(SB)/4, $(1.0)
-DATA avx512_88<>+52(SB)/4, $(0.5)
-DATA avx512_88<>+56(SB)/4, $(0.25)
-DATA avx512_88<>+60(SB)/4, $(0.25)
+DATA avx512_88<>+0(SB)/4, $0xffffffff
+DATA avx512_88<>+4(SB)/4, $0xffffffff
+DATA avx512_88<>+8(SB)/4, $0xffffffff
+DATA avx512_88<>+12(SB)/4, $0xffffffff
+DATA avx512_88<>+16(SB)/4, $0xffffffff
+DATA avx512_88<>+20(SB)/4, $0xffffffff
+DATA avx512_88<>+24(SB)/4, $0xffffffff
+DATA avx512_88<>+28(SB)/4, $0xffffffff
+DATA avx512_88<>+32(SB)/4, $0xffffffff
+DATA avx512_88<>+36(SB)/4, $0xffffffff
+DATA avx512_88<>+40(SB)/4, $0xffffffff
+DATA avx512_88<>+44(SB)/4, $0xffffffff
+DATA avx512_88<>+48(SB)/4, $0xffffffff
+DATA avx512_88<>+52(SB)/4, $0x00000010
+DATA avx512_88<>+56(SB)/4, $0xffffffff
+DATA avx512_88<>+60(SB)/4, $0x000005dc
 GLOBL avx512_88<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_89<>+0(SB)/4, $0x00000020
-DATA avx512_89<>+4(SB)/4, $0x00000020
-DATA avx512_89<>+8(SB)/4, $0x00000020
-DATA avx512_89<>+12(SB)/4, $0x00000020
-DATA avx512_89<>+16(SB)/4, $0x00000020
-DATA avx512_89<>+20(SB)/4, $0x00000020
-DATA avx512_89<>+24(SB)/4, $0x00000020
-DATA avx512_89<>+28(SB)/4, $0x00000020
-DATA avx512_89<>+32(SB)/4, $0x00000002
-DATA avx512_89<>+36(SB)/4, $0x00000001
+DATA avx512_89<>+0(SB)/4, $0x00000001
+DATA avx512_89<>+4(SB)/4, $0x00000000
+DATA avx512_89<>+8(SB)/4, $0x00000000
+DATA avx512_89<>+12(SB)/4, $0x00000000
+DATA avx512_89<>+16(SB)/4, $0x00000000
+DATA avx512_89<>+20(SB)/4, $0x00000000
+DATA avx512_89<>+24(SB)/4, $0x00000000
+DATA avx512_89<>+28(SB)/4, $0x00000002
+DATA avx512_89<>+32(SB)/4, $0x00000000
+DATA avx512_89<>+36(SB)/4, $0x00000000
 DATA avx512_89<>+40(SB)/4, $0x00000000
 DATA avx512_89<>+44(SB)/4, $0x00000000
-DATA avx512_89<>+48(SB)/4, $0x00000020
-DATA avx512_89<>+52(SB)/4, $0x00000020
-DATA avx512_89<>+56(SB)/4, $0x00000020
-DATA avx512_89<>+60(SB)/4, $0x00000020
+DATA avx512_89<>+48(SB)/4, $0x00000001
+DATA avx512_89<>+52(SB)/4, $0x00000000
+DATA avx512_89<>+56(SB)/4, $0x00000000
+DATA avx512_89<>+60(SB)/4, $0x00000000
 GLOBL avx512_89<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_90<>+0(SB)/4, $(0.0)
-DATA avx512_90<>+4(SB)/4, $(0.0)
-DATA avx512_90<>+8(SB)/4, $(0.0)
-DATA avx512_90<>+12(SB)/4, $(0.0)
-DATA avx512_90<>+16(SB)/4, $(1.0)
-DATA avx512_90<>+20(SB)/4, $(1.0)
-DATA avx512_90<>+24(SB)/4, $(1.0)
-DATA avx512_90<>+28(SB)/4, $(1.0)
-DATA avx512_90<>+32(SB)/4, $(0.0)
-DATA avx512_90<>+36(SB)/4, $(0.0)
-DATA avx512_90<>+40(SB)/4, $(0.0)
-DATA avx512_90<>+44(SB)/4, $(0.0)
-DATA avx512_90<>+48(SB)/4, $(1.0)
-DATA avx512_90<>+52(SB)/4, $(1.0)
-DATA avx512_90<>+56(SB)/4, $(1.0)
-DATA avx512_90<>+60(SB)/4, $(1.0)
+DATA avx512_90<>+0(SB)/4, $0xffffffff
+DATA avx512_90<>+4(SB)/4, $0x00000000
+DATA avx512_90<>+8(SB)/4, $0x00000000
+DATA avx512_90<>+12(SB)/4, $0x00000000
+DATA avx512_90<>+16(SB)/4, $0x00000000
+DATA avx512_90<>+20(SB)/4, $0x00000000
+DATA avx512_90<>+24(SB)/4, $0x00000000
+DATA avx512_90<>+28(SB)/4, $0xffffffff
+DATA avx512_90<>+32(SB)/4, $0x00000000
+DATA avx512_90<>+36(SB)/4, $0x00000000
+DATA avx512_90<>+40(SB)/4, $0x00000000
+DATA avx512_90<>+44(SB)/4, $0x00000000
+DATA avx512_90<>+48(SB)/4, $0xffffffff
+DATA avx512_90<>+52(SB)/4, $0x00000000
+DATA avx512_90<>+56(SB)/4, $0x00000000
+DATA avx512_90<>+60(SB)/4, $0x00000000
 GLOBL avx512_90<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_91<>+0(SB)/4, $(0.0)
-DATA avx512_91<>+4(SB)/4, $(0.25)
-DATA avx512_91<>+8(SB)/4, $(0.5)
-DATA avx512_91<>+12(SB)/4, $(0.9)
+DATA avx512_91<>+4(SB)/4, $(0.0)
+DATA avx512_91<>+8(SB)/4, $(0.0)
+DATA avx512_91<>+12(SB)/4, $(0.0)
 DATA avx512_91<>+16(SB)/4, $(0.0)
-DATA avx512_91<>+20(SB)/4, $(0.25)
-DATA avx512_91<>+24(SB)/4, $(0.5)
-DATA avx512_91<>+28(SB)/4, $(0.9)
-DATA avx512_91<>+32(SB)/4, $(0.0)
-DATA avx512_91<>+36(SB)/4, $(0.25)
-DATA avx512_91<>+40(SB)/4, $(0.5)
-DATA avx512_91<>+44(SB)/4, $(0.9)
-DATA avx512_91<>+48(SB)/4, $(0.0)
-DATA avx512_91<>+52(SB)/4, $(0.25)
-DATA avx512_91<>+56(SB)/4, $(0.5)
-DATA avx512_91<>+60(SB)/4, $(0.9)
+DATA avx512_91<>+20(SB)/4, $(0.0)
+DATA avx512_91<>+24(SB)/4, $(0.0)
+DATA avx512_91<>+28(SB)/4, $(0.0)
+DATA avx512_91<>+32(SB)/4, $(1.0)
+DATA avx512_91<>+36(SB)/4, $(0.5)
+DATA avx512_91<>+40(SB)/4, $(0.25)
+DATA avx512_91<>+44(SB)/4, $(0.25)
+DATA avx512_91<>+48(SB)/4, $(1.0)
+DATA avx512_91<>+52(SB)/4, $(0.5)
+DATA avx512_91<>+56(SB)/4, $(0.25)
+DATA avx512_91<>+60(SB)/4, $(0.25)
 GLOBL avx512_91<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_92<>+0(SB)/4, $(0.0)
-DATA avx512_92<>+4(SB)/4, $(0.125)
-DATA avx512_92<>+8(SB)/4, $(0.25)
-DATA avx512_92<>+12(SB)/4, $(0.375)
-DATA avx512_92<>+16(SB)/4, $(0.5)
-DATA avx512_92<>+20(SB)/4, $(0.625)
-DATA avx512_92<>+24(SB)/4, $(0.75)
-DATA avx512_92<>+28(SB)/4, $(0.875)
-DATA avx512_92<>+32(SB)/4, $(0.0)
-DATA avx512_92<>+36(SB)/4, $(0.125)
-DATA avx512_92<>+40(SB)/4, $(0.25)
-DATA avx512_92<>+44(SB)/4, $(0.375)
-DATA avx512_92<>+48(SB)/4, $(0.5)
-DATA avx512_92<>+52(SB)/4, $(0.625)
-DATA avx512_92<>+56(SB)/4, $(0.75)
-DATA avx512_92<>+60(SB)/4, $(0.875)
+DATA avx512_92<>+0(SB)/4, $0x00000020
+DATA avx512_92<>+4(SB)/4, $0x00000020
+DATA avx512_92<>+8(SB)/4, $0x00000020
+DATA avx512_92<>+12(SB)/4, $0x00000020
+DATA avx512_92<>+16(SB)/4, $0x00000020
+DATA avx512_92<>+20(SB)/4, $0x00000020
+DATA avx512_92<>+24(SB)/4, $0x00000020
+DATA avx512_92<>+28(SB)/4, $0x00000020
+DATA avx512_92<>+32(SB)/4, $0x00000002
+DATA avx512_92<>+36(SB)/4, $0x00000001
+DATA avx512_92<>+40(SB)/4, $0x00000000
+DATA avx512_92<>+44(SB)/4, $0x00000000
+DATA avx512_92<>+48(SB)/4, $0x00000020
+DATA avx512_92<>+52(SB)/4, $0x00000020
+DATA avx512_92<>+56(SB)/4, $0x00000020
+DATA avx512_92<>+60(SB)/4, $0x00000020
 GLOBL avx512_92<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_93<>+0(SB)/4, $(0.0)
 DATA avx512_93<>+4(SB)/4, $(0.0)
 DATA avx512_93<>+8(SB)/4, $(0.0)
 DATA avx512_93<>+12(SB)/4, $(0.0)
-DATA avx512_93<>+16(SB)/4, $(0.5)
-DATA avx512_93<>+20(SB)/4, $(0.5)
-DATA avx512_93<>+24(SB)/4, $(0.5)
-DATA avx512_93<>+28(SB)/4, $(0.75)
-DATA avx512_93<>+32(SB)/4, $(0.25)
-DATA avx512_93<>+36(SB)/4, $(0.25)
-DATA avx512_93<>+40(SB)/4, $(0.25)
-DATA avx512_93<>+44(SB)/4, $(0.25)
-DATA avx512_93<>+48(SB)/4, $(0.5)
-DATA avx512_93<>+52(SB)/4, $(0.5)
-DATA avx512_93<>+56(SB)/4, $(0.5)
-DATA avx512_93<>+60(SB)/4, $(0.75)
+DATA avx512_93<>+16(SB)/4, $(1.0)
+DATA avx512_93<>+20(SB)/4, $(1.0)
+DATA avx512_93<>+24(SB)/4, $(1.0)
+DATA avx512_93<>+28(SB)/4, $(1.0)
+DATA avx512_93<>+32(SB)/4, $(0.0)
+DATA avx512_93<>+36(SB)/4, $(0.0)
+DATA avx512_93<>+40(SB)/4, $(0.0)
+DATA avx512_93<>+44(SB)/4, $(0.0)
+DATA avx512_93<>+48(SB)/4, $(1.0)
+DATA avx512_93<>+52(SB)/4, $(1.0)
+DATA avx512_93<>+56(SB)/4, $(1.0)
+DATA avx512_93<>+60(SB)/4, $(1.0)
 GLOBL avx512_93<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_94<>+0(SB)/4, $0x00000080
-GLOBL avx512_94<>(SB), RODATA|NOPTR, $4
+DATA avx512_94<>+0(SB)/4, $(0.0)
+DATA avx512_94<>+4(SB)/4, $(0.25)
+DATA avx512_94<>+8(SB)/4, $(0.5)
+DATA avx512_94<>+12(SB)/4, $(0.9)
+DATA avx512_94<>+16(SB)/4, $(0.0)
+DATA avx512_94<>+20(SB)/4, $(0.25)
+DATA avx512_94<>+24(SB)/4, $(0.5)
+DATA avx512_94<>+28(SB)/4, $(0.9)
+DATA avx512_94<>+32(SB)/4, $(0.0)
+DATA avx512_94<>+36(SB)/4, $(0.25)
+DATA avx512_94<>+40(SB)/4, $(0.5)
+DATA avx512_94<>+44(SB)/4, $(0.9)
+DATA avx512_94<>+48(SB)/4, $(0.0)
+DATA avx512_94<>+52(SB)/4, $(0.25)
+DATA avx512_94<>+56(SB)/4, $(0.5)
+DATA avx512_94<>+60(SB)/4, $(0.9)
+GLOBL avx512_94<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_95<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_95<>(SB), RODATA|NOPTR, $4
+DATA avx512_95<>+0(SB)/4, $(0.0)
+DATA avx512_95<>+4(SB)/4, $(0.125)
+DATA avx512_95<>+8(SB)/4, $(0.25)
+DATA avx512_95<>+12(SB)/4, $(0.375)
+DATA avx512_95<>+16(SB)/4, $(0.5)
+DATA avx512_95<>+20(SB)/4, $(0.625)
+DATA avx512_95<>+24(SB)/4, $(0.75)
+DATA avx512_95<>+28(SB)/4, $(0.875)
+DATA avx512_95<>+32(SB)/4, $(0.0)
+DATA avx512_95<>+36(SB)/4, $(0.125)
+DATA avx512_95<>+40(SB)/4, $(0.25)
+DATA avx512_95<>+44(SB)/4, $(0.375)
+DATA avx512_95<>+48(SB)/4, $(0.5)
+DATA avx512_95<>+52(SB)/4, $(0.625)
+DATA avx512_95<>+56(SB)/4, $(0.75)
+DATA avx512_95<>+60(SB)/4, $(0.875)
+GLOBL avx512_95<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_96<>+0(SB)/4, $(0.01)
-GLOBL avx512_96<>(SB), RODATA|NOPTR, $4
+DATA avx512_96<>+0(SB)/4, $(0.0)
+DATA avx512_96<>+4(SB)/4, $(0.0)
+DATA avx512_96<>+8(SB)/4, $(0.0)
+DATA avx512_96<>+12(SB)/4, $(0.0)
+DATA avx512_96<>+16(SB)/4, $(0.5)
+DATA avx512_96<>+20(SB)/4, $(0.5)
+DATA avx512_96<>+24(SB)/4, $(0.5)
+DATA avx512_96<>+28(SB)/4, $(0.75)
+DATA avx512_96<>+32(SB)/4, $(0.25)
+DATA avx512_96<>+36(SB)/4, $(0.25)
+DATA avx512_96<>+40(SB)/4, $(0.25)
+DATA avx512_96<>+44(SB)/4, $(0.25)
+DATA avx512_96<>+48(SB)/4, $(0.5)
+DATA avx512_96<>+52(SB)/4, $(0.5)
+DATA avx512_96<>+56(SB)/4, $(0.5)
+DATA avx512_96<>+60(SB)/4, $(0.75)
+GLOBL avx512_96<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_97<>+0(SB)/4, $(0.003921569)
+DATA avx512_97<>+0(SB)/4, $0x00000080
 GLOBL avx512_97<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_98<>+0(SB)/4, $0x00000010
+DATA avx512_98<>+0(SB)/4, $(0.0078125)
 GLOBL avx512_98<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_99<>+0(SB)/4, $(0.0625)
+DATA avx512_99<>+0(SB)/4, $(0.01)
 GLOBL avx512_99<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_100<>+0(SB)/4, $(0.003921569)
+GLOBL avx512_100<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_101<>+0(SB)/4, $0x00000010
+GLOBL avx512_101<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_102<>+0(SB)/4, $(0.0625)
+GLOBL avx512_102<>(SB), RODATA|NOPTR, $4
 
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -6519,7 +6646,7 @@ operate:
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -6541,7 +6668,7 @@ operate:
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_74<>+0(SB), X1
+	VMOVSS         avx512_77<>+0(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 80(SP)
 	VMOVDQU64      896(DX), Z0
@@ -6552,25 +6679,25 @@ operate:
 	VMOVDQU64      64(DX), Z2
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (BX), Z14
-	VMOVDQU32      avx512_75<>+0(SB), Z15
+	VMOVDQU32      avx512_78<>+0(SB), Z15
 	VPERMI2D       Z2, Z1, Z15
-	VMOVDQU32      avx512_76<>+0(SB), Z2
+	VMOVDQU32      avx512_79<>+0(SB), Z2
 	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_77<>+0(SB), Z2, Z15
-	VMOVDQU32      avx512_78<>+0(SB), Z2
+	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z2, Z15
+	VMOVDQU32      avx512_81<>+0(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_79<>+0(SB), Z2, Z2
+	VPANDD         avx512_82<>+0(SB), Z2, Z2
 	VPADDD         Z2, Z15, Z15
 	VPBROADCASTD   64(BX), Z0
 	VPSUBD         Z15, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   8(BX), Z0
 	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_81<>+0(SB), Z0, Z2
+	VPANDQ.BCST    avx512_84<>+0(SB), Z0, Z2
 	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
@@ -6585,21 +6712,21 @@ operate:
 	SARL           $0x1f, SI
 	ANDL           SI, DX
 	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_86<>+0(SB), Z1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z1, Z15
-	VMOVDQU32      avx512_85<>+0(SB), Z2
-	VPSLLVD        avx512_86<>+0(SB), Z1, Z18
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z18, Z2
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z15
+	VMOVDQU32      avx512_88<>+0(SB), Z2
+	VPSLLVD        avx512_89<>+0(SB), Z1, Z18
+	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z18, Z2
 	VPMINUD        Z2, Z15, Z15
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z14
+	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z1, Z14
 	MOVQ           trail+48(FP), DX
 	MOVQ           16(DX), DX
 	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_84<>+0(SB), Z1, Z14
-	VPTERNLOGD     $0xd8, avx512_82<>+0(SB), Z0, Z14
+	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z14
+	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z0, Z14
 	VCVTDQ2PS      Z15, Z15
 	VCVTDQ2PS      Z14, Z14
 	VDIVPS         Z14, Z15, Z15
@@ -6610,16 +6737,16 @@ operate:
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z2
-	VMOVDQU32      avx512_91<>+0(SB), Z14
-	VMOVDQU32      avx512_92<>+0(SB), Z15
-	VMOVDQU32      avx512_93<>+0(SB), Z18
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z2
+	VMOVDQU32      avx512_94<>+0(SB), Z14
+	VMOVDQU32      avx512_95<>+0(SB), Z15
+	VMOVDQU32      avx512_96<>+0(SB), Z18
 	VPBROADCASTD   avx512_6<>+0(SB), Z22
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_74<>+0(SB), Z21
+	VBROADCASTSS   avx512_77<>+0(SB), Z21
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y3
@@ -6666,20 +6793,20 @@ operate:
 	VMOVAPS        Z21, K2, Z14
 	VPERMPS        Z18, Z27, Z21
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST   avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD      384(DX)(BX*2), Z23
 	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST   avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST    avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z      Z15, Z26, K1, Z15
 	VUNPCKLPS      Z1, Z0, Z20
 	VUNPCKHPS      Z1, Z0, Z0
@@ -6874,14 +7001,14 @@ risked:
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z2, 960(AX)
-	VMOVDQU8       avx512_63<>+0(SB), Z0
+	VMOVDQU8       avx512_66<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_64<>+0(SB), Z1
+	VMOVDQU8       avx512_67<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_65<>+0(SB), Z2
+	VMOVDQU8       avx512_68<>+0(SB), Z2
 	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
@@ -6890,16 +7017,16 @@ risked:
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_88<>+0(SB), Z3
-	VMOVDQU32      avx512_89<>+0(SB), Z14
-	VMOVDQU32      avx512_90<>+0(SB), Z15
-	VMOVDQU32      avx512_91<>+0(SB), Z18
-	VMOVDQU32      avx512_92<>+0(SB), Z19
-	VMOVDQU32      avx512_93<>+0(SB), Z20
+	VMOVDQU32      avx512_91<>+0(SB), Z3
+	VMOVDQU32      avx512_92<>+0(SB), Z14
+	VMOVDQU32      avx512_93<>+0(SB), Z15
+	VMOVDQU32      avx512_94<>+0(SB), Z18
+	VMOVDQU32      avx512_95<>+0(SB), Z19
+	VMOVDQU32      avx512_96<>+0(SB), Z20
 	VPBROADCASTD   avx512_6<>+0(SB), Z24
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_74<>+0(SB), Z23
+	VBROADCASTSS   avx512_77<>+0(SB), Z23
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
 	VPMOVZXWD      (DI), Y4
@@ -6946,20 +7073,20 @@ risked:
 	VMOVAPS        Z23, K2, Z18
 	VPERMPS        Z20, Z29, Z23
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
-	VPMINUD.BCST   avx512_94<>+0(SB), Z20, Z20
+	VPMINUD.BCST   avx512_97<>+0(SB), Z20, Z20
 	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_95<>+0(SB), Z20, Z20
+	VMULPS.BCST    avx512_98<>+0(SB), Z20, Z20
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_96<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_99<>+0(SB), Z21, Z21
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
 	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_97<>+0(SB), Z24, Z24
+	VMULPS.BCST    avx512_100<>+0(SB), Z24, Z24
 	VPMOVSXWD      384(DX)(BX*2), Z25
 	VPSUBD.Z       Z25, Z22, K1, Z25
-	VPMINUD.BCST   avx512_98<>+0(SB), Z25, Z25
+	VPMINUD.BCST   avx512_101<>+0(SB), Z25, Z25
 	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_99<>+0(SB), Z25, Z25
+	VMULPS.BCST    avx512_102<>+0(SB), Z25, Z25
 	VPERMPS.Z      Z19, Z28, K1, Z19
 	VUNPCKLPS      Z14, Z3, Z22
 	VUNPCKHPS      Z14, Z3, Z3
@@ -7045,7 +7172,7 @@ empty1:
 written1:
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	KMOVQ        avx512_66<>+0(SB), K1
+	KMOVQ        avx512_69<>+0(SB), K1
 	MOVQ         928(AX), DX
 	MOVQ         904(AX), BX
 	ANDQ         DX, BX
@@ -7081,9 +7208,9 @@ written1:
 	VPADDD       Z19, Z15, Z3
 	VPSRLD       $0x07, Z15, Z15
 	VPSRLD       $0x07, Z3, Z3
-	VMOVDQU16    avx512_67<>+0(SB), Z19
+	VMOVDQU16    avx512_70<>+0(SB), Z19
 	VPERMW       Z18, Z19, Z19
-	VPANDD.BCST  avx512_68<>+0(SB), Z19, Z19
+	VPANDD.BCST  avx512_71<>+0(SB), Z19, Z19
 	VMOVDQU32    64(AX), Z18
 	VPADDD       Z20, Z18, Z20
 	VPADDD       Z19, Z18, Z18
@@ -7092,23 +7219,23 @@ written1:
 	VPADDD       Z19, Z20, Z19
 	VPSRLD       $0x07, Z20, Z20
 	VPSRLD       $0x07, Z19, Z19
-	VMOVDQU8     avx512_69<>+0(SB), Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z20, Z15, Z15
 	VPACKUSDW    Z19, Z3, Z3
 	VPSUBW       Z18, Z15, Z15
 	VPSUBW       Z18, Z3, Z3
-	VPBROADCASTD avx512_70<>+0(SB), Z18
+	VPBROADCASTD avx512_73<>+0(SB), Z18
 	VPMINUW      Z18, Z15, Z15
-	VMOVDQU8     avx512_69<>+0(SB), Z19
+	VMOVDQU8     avx512_72<>+0(SB), Z19
 	VPERMB.Z     Z1, Z19, K1, Z19
 	VPMULLW      Z19, Z15, Z15
 	VPADDW       Z15, Z15, Z15
 	VPMINUW      Z18, Z15, Z15
-	VPBROADCASTD avx512_71<>+0(SB), Z18
+	VPBROADCASTD avx512_74<>+0(SB), Z18
 	VPADDW       Z18, Z15, Z15
-	VMOVDQU8     avx512_69<>+0(SB), Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z18
 	VPERMB.Z     Z0, Z18, K1, Z18
 	VPDPWSSD     Z18, Z15, Z7
 	MOVL         900(AX), SI
@@ -7138,9 +7265,9 @@ written1:
 	VPADDD       Z18, Z19, Z15
 	VPSRLD       $0x07, Z19, Z19
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_67<>+0(SB), Z18
+	VMOVDQU16    avx512_70<>+0(SB), Z18
 	VPERMW       Z8, Z18, Z18
-	VPANDD.BCST  avx512_68<>+0(SB), Z18, Z18
+	VPANDD.BCST  avx512_71<>+0(SB), Z18, Z18
 	VMOVDQU32    192(AX), Z8
 	VPADDD       Z14, Z8, Z14
 	VPADDD       Z18, Z8, Z8
@@ -7149,23 +7276,23 @@ written1:
 	VPADDD       Z18, Z14, Z8
 	VPSRLD       $0x07, Z14, Z14
 	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_72<>+0(SB), Z18
+	VMOVDQU8     avx512_75<>+0(SB), Z18
 	VPERMB.Z     Z5, Z18, K1, Z18
 	VPERMW       Z9, Z18, Z18
 	VPACKUSDW    Z14, Z19, Z5
 	VPACKUSDW    Z8, Z15, Z8
 	VPSUBW       Z18, Z5, Z5
 	VPSUBW       Z18, Z8, Z8
-	VPBROADCASTD avx512_70<>+0(SB), Z14
+	VPBROADCASTD avx512_73<>+0(SB), Z14
 	VPMINUW      Z14, Z5, Z5
-	VMOVDQU8     avx512_72<>+0(SB), Z15
+	VMOVDQU8     avx512_75<>+0(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
 	VPMULLW      Z15, Z5, Z5
 	VPADDW       Z5, Z5, Z5
 	VPMINUW      Z14, Z5, Z5
-	VPBROADCASTD avx512_71<>+0(SB), Z14
+	VPBROADCASTD avx512_74<>+0(SB), Z14
 	VPADDW       Z14, Z5, Z5
-	VMOVDQU8     avx512_72<>+0(SB), Z14
+	VMOVDQU8     avx512_75<>+0(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z5, Z7
 	SHLQ         $0x20, SI
@@ -7259,19 +7386,19 @@ lower:
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_69<>+0(SB), Z2
+	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z10
-	VMOVDQU8     avx512_69<>+0(SB), Z2
+	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
 	VPDPWSSD     Z2, Z3, Z11
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_72<>+0(SB), Z2
+	VMOVDQU8     avx512_75<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z8, Z10
-	VMOVDQU8     avx512_72<>+0(SB), Z0
+	VMOVDQU8     avx512_75<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z8, Z11
 
@@ -7333,16 +7460,16 @@ accounted:
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z2
-	VMOVDQU32      avx512_91<>+0(SB), Z3
-	VMOVDQU32      avx512_92<>+0(SB), Z5
-	VMOVDQU32      avx512_93<>+0(SB), Z6
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z2
+	VMOVDQU32      avx512_94<>+0(SB), Z3
+	VMOVDQU32      avx512_95<>+0(SB), Z5
+	VMOVDQU32      avx512_96<>+0(SB), Z6
 	VPBROADCASTD   avx512_6<>+0(SB), Z11
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_74<>+0(SB), Z10
+	VBROADCASTSS   avx512_77<>+0(SB), Z10
 	MOVQ           trail+48(FP), R8
 	MOVQ           24(R8), R8
 	VPMOVZXWD      (R8), Y4
@@ -7389,20 +7516,20 @@ accounted:
 	VMOVAPS        Z10, K2, Z3
 	VPERMPS        Z6, Z20, Z10
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
-	VPMINUD.BCST   avx512_94<>+0(SB), Z6, Z6
+	VPMINUD.BCST   avx512_97<>+0(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_95<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_98<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_96<>+0(SB), Z7, Z7
+	VMULPS.BCST    avx512_99<>+0(SB), Z7, Z7
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z11
 	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_97<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_100<>+0(SB), Z11, Z11
 	VPMOVSXWD      384(BX)(SI*2), Z14
 	VPSUBD.Z       Z14, Z8, K1, Z14
-	VPMINUD.BCST   avx512_98<>+0(SB), Z14, Z14
+	VPMINUD.BCST   avx512_101<>+0(SB), Z14, Z14
 	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_99<>+0(SB), Z14, Z14
+	VMULPS.BCST    avx512_102<>+0(SB), Z14, Z14
 	VPERMPS.Z      Z5, Z19, K1, Z5
 	VUNPCKLPS      Z1, Z0, Z8
 	VUNPCKHPS      Z1, Z0, Z0
@@ -8133,16 +8260,16 @@ arrive:
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_88<>+0(SB), Z0
-	VMOVDQU32    avx512_89<>+0(SB), Z1
-	VMOVDQU32    avx512_90<>+0(SB), Z2
-	VMOVDQU32    avx512_91<>+0(SB), Z3
-	VMOVDQU32    avx512_92<>+0(SB), Z5
-	VMOVDQU32    avx512_93<>+0(SB), Z6
+	VMOVDQU32    avx512_91<>+0(SB), Z0
+	VMOVDQU32    avx512_92<>+0(SB), Z1
+	VMOVDQU32    avx512_93<>+0(SB), Z2
+	VMOVDQU32    avx512_94<>+0(SB), Z3
+	VMOVDQU32    avx512_95<>+0(SB), Z5
+	VMOVDQU32    avx512_96<>+0(SB), Z6
 	VPBROADCASTD avx512_6<>+0(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_74<>+0(SB), Z10
+	VBROADCASTSS avx512_77<>+0(SB), Z10
 	MOVQ         trail+48(FP), SI
 	MOVQ         24(SI), SI
 	VPMOVZXWD    (SI), Y4
@@ -8189,20 +8316,20 @@ arrive:
 	VMOVAPS      Z10, K2, Z3
 	VPERMPS      Z6, Z16, Z9
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z6
-	VPMINUD.BCST avx512_94<>+0(SB), Z6, Z6
+	VPMINUD.BCST avx512_97<>+0(SB), Z6, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_95<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_98<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_96<>+0(SB), Z7, Z7
+	VMULPS.BCST  avx512_99<>+0(SB), Z7, Z7
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_97<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_100<>+0(SB), Z10, Z10
 	VPMOVSXWD    384(AX)(DX*2), Z11
 	VPSUBD.Z     Z11, Z8, K1, Z11
-	VPMINUD.BCST avx512_98<>+0(SB), Z11, Z11
+	VPMINUD.BCST avx512_101<>+0(SB), Z11, Z11
 	VCVTDQ2PS    Z11, Z11
-	VMULPS.BCST  avx512_99<>+0(SB), Z11, Z11
+	VMULPS.BCST  avx512_102<>+0(SB), Z11, Z11
 	VPERMPS.Z    Z5, Z15, K1, Z5
 	VUNPCKLPS    Z1, Z0, Z8
 	VUNPCKHPS    Z1, Z0, Z0
@@ -8424,7 +8551,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_100<>+0(SB), K1
+	KMOVB         avx512_103<>+0(SB), K1
 	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y3
@@ -8443,8 +8570,8 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx512_100<>+0(SB)/1, $0xfe
-GLOBL avx512_100<>(SB), RODATA|NOPTR, $1
+DATA avx512_103<>+0(SB)/1, $0xfe
+GLOBL avx512_103<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -8475,13 +8602,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KMOVQ       CX, K1
 	VMOVDQU32.Z (AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_81<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_81<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	SHRQ        $0x20, CX
@@ -8489,13 +8616,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_81<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_81<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 
@@ -8567,14 +8694,14 @@ TEXT ·removeAVX512(SB), NOSPLIT, $0-41
 	KMOVB          K1, CX
 	ANDL           $0xfe, CX
 	MOVB           CL, empty+40(FP)
-	VMOVDQU8       avx512_63<>+0(SB), Z3
+	VMOVDQU8       avx512_66<>+0(SB), Z3
 	VPERMB         Z1, Z3, Z3
 	VMOVDQU8       avx512_42<>+0(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z3, Z7, Z3
 	VPANDD.BCST    avx512_18<>+0(SB), Z3, Z3
-	VMOVDQU8       avx512_101<>+0(SB), Z7
+	VMOVDQU8       avx512_104<>+0(SB), Z7
 	VPSHUFB        Z3, Z7, Z7
-	VMOVDQU8       avx512_102<>+0(SB), Z8
+	VMOVDQU8       avx512_105<>+0(SB), Z8
 	VPSHUFB        Z3, Z8, Z8
 	KMOVQ          960(AX), K1
 	KNOTQ          K1, K1
@@ -8670,137 +8797,137 @@ summed:
 	VZEROUPPER
 	RET
 
-DATA avx512_101<>+0(SB)/1, $0x02
-DATA avx512_101<>+1(SB)/1, $0x01
-DATA avx512_101<>+2(SB)/1, $0x00
-DATA avx512_101<>+3(SB)/1, $0x00
-DATA avx512_101<>+4(SB)/1, $0x02
-DATA avx512_101<>+5(SB)/1, $0x01
-DATA avx512_101<>+6(SB)/1, $0x00
-DATA avx512_101<>+7(SB)/1, $0x00
-DATA avx512_101<>+8(SB)/1, $0x02
-DATA avx512_101<>+9(SB)/1, $0x01
-DATA avx512_101<>+10(SB)/1, $0x00
-DATA avx512_101<>+11(SB)/1, $0x00
-DATA avx512_101<>+12(SB)/1, $0x02
-DATA avx512_101<>+13(SB)/1, $0x01
-DATA avx512_101<>+14(SB)/1, $0x00
-DATA avx512_101<>+15(SB)/1, $0x00
-DATA avx512_101<>+16(SB)/1, $0x02
-DATA avx512_101<>+17(SB)/1, $0x01
-DATA avx512_101<>+18(SB)/1, $0x00
-DATA avx512_101<>+19(SB)/1, $0x00
-DATA avx512_101<>+20(SB)/1, $0x02
-DATA avx512_101<>+21(SB)/1, $0x01
-DATA avx512_101<>+22(SB)/1, $0x00
-DATA avx512_101<>+23(SB)/1, $0x00
-DATA avx512_101<>+24(SB)/1, $0x02
-DATA avx512_101<>+25(SB)/1, $0x01
-DATA avx512_101<>+26(SB)/1, $0x00
-DATA avx512_101<>+27(SB)/1, $0x00
-DATA avx512_101<>+28(SB)/1, $0x02
-DATA avx512_101<>+29(SB)/1, $0x01
-DATA avx512_101<>+30(SB)/1, $0x00
-DATA avx512_101<>+31(SB)/1, $0x00
-DATA avx512_101<>+32(SB)/1, $0x02
-DATA avx512_101<>+33(SB)/1, $0x01
-DATA avx512_101<>+34(SB)/1, $0x00
-DATA avx512_101<>+35(SB)/1, $0x00
-DATA avx512_101<>+36(SB)/1, $0x02
-DATA avx512_101<>+37(SB)/1, $0x01
-DATA avx512_101<>+38(SB)/1, $0x00
-DATA avx512_101<>+39(SB)/1, $0x00
-DATA avx512_101<>+40(SB)/1, $0x02
-DATA avx512_101<>+41(SB)/1, $0x01
-DATA avx512_101<>+42(SB)/1, $0x00
-DATA avx512_101<>+43(SB)/1, $0x00
-DATA avx512_101<>+44(SB)/1, $0x02
-DATA avx512_101<>+45(SB)/1, $0x01
-DATA avx512_101<>+46(SB)/1, $0x00
-DATA avx512_101<>+47(SB)/1, $0x00
-DATA avx512_101<>+48(SB)/1, $0x02
-DATA avx512_101<>+49(SB)/1, $0x01
-DATA avx512_101<>+50(SB)/1, $0x00
-DATA avx512_101<>+51(SB)/1, $0x00
-DATA avx512_101<>+52(SB)/1, $0x02
-DATA avx512_101<>+53(SB)/1, $0x01
-DATA avx512_101<>+54(SB)/1, $0x00
-DATA avx512_101<>+55(SB)/1, $0x00
-DATA avx512_101<>+56(SB)/1, $0x02
-DATA avx512_101<>+57(SB)/1, $0x01
-DATA avx512_101<>+58(SB)/1, $0x00
-DATA avx512_101<>+59(SB)/1, $0x00
-DATA avx512_101<>+60(SB)/1, $0x02
-DATA avx512_101<>+61(SB)/1, $0x01
-DATA avx512_101<>+62(SB)/1, $0x00
-DATA avx512_101<>+63(SB)/1, $0x00
-GLOBL avx512_101<>(SB), RODATA|NOPTR, $64
+DATA avx512_104<>+0(SB)/1, $0x02
+DATA avx512_104<>+1(SB)/1, $0x01
+DATA avx512_104<>+2(SB)/1, $0x00
+DATA avx512_104<>+3(SB)/1, $0x00
+DATA avx512_104<>+4(SB)/1, $0x02
+DATA avx512_104<>+5(SB)/1, $0x01
+DATA avx512_104<>+6(SB)/1, $0x00
+DATA avx512_104<>+7(SB)/1, $0x00
+DATA avx512_104<>+8(SB)/1, $0x02
+DATA avx512_104<>+9(SB)/1, $0x01
+DATA avx512_104<>+10(SB)/1, $0x00
+DATA avx512_104<>+11(SB)/1, $0x00
+DATA avx512_104<>+12(SB)/1, $0x02
+DATA avx512_104<>+13(SB)/1, $0x01
+DATA avx512_104<>+14(SB)/1, $0x00
+DATA avx512_104<>+15(SB)/1, $0x00
+DATA avx512_104<>+16(SB)/1, $0x02
+DATA avx512_104<>+17(SB)/1, $0x01
+DATA avx512_104<>+18(SB)/1, $0x00
+DATA avx512_104<>+19(SB)/1, $0x00
+DATA avx512_104<>+20(SB)/1, $0x02
+DATA avx512_104<>+21(SB)/1, $0x01
+DATA avx512_104<>+22(SB)/1, $0x00
+DATA avx512_104<>+23(SB)/1, $0x00
+DATA avx512_104<>+24(SB)/1, $0x02
+DATA avx512_104<>+25(SB)/1, $0x01
+DATA avx512_104<>+26(SB)/1, $0x00
+DATA avx512_104<>+27(SB)/1, $0x00
+DATA avx512_104<>+28(SB)/1, $0x02
+DATA avx512_104<>+29(SB)/1, $0x01
+DATA avx512_104<>+30(SB)/1, $0x00
+DATA avx512_104<>+31(SB)/1, $0x00
+DATA avx512_104<>+32(SB)/1, $0x02
+DATA avx512_104<>+33(SB)/1, $0x01
+DATA avx512_104<>+34(SB)/1, $0x00
+DATA avx512_104<>+35(SB)/1, $0x00
+DATA avx512_104<>+36(SB)/1, $0x02
+DATA avx512_104<>+37(SB)/1, $0x01
+DATA avx512_104<>+38(SB)/1, $0x00
+DATA avx512_104<>+39(SB)/1, $0x00
+DATA avx512_104<>+40(SB)/1, $0x02
+DATA avx512_104<>+41(SB)/1, $0x01
+DATA avx512_104<>+42(SB)/1, $0x00
+DATA avx512_104<>+43(SB)/1, $0x00
+DATA avx512_104<>+44(SB)/1, $0x02
+DATA avx512_104<>+45(SB)/1, $0x01
+DATA avx512_104<>+46(SB)/1, $0x00
+DATA avx512_104<>+47(SB)/1, $0x00
+DATA avx512_104<>+48(SB)/1, $0x02
+DATA avx512_104<>+49(SB)/1, $0x01
+DATA avx512_104<>+50(SB)/1, $0x00
+DATA avx512_104<>+51(SB)/1, $0x00
+DATA avx512_104<>+52(SB)/1, $0x02
+DATA avx512_104<>+53(SB)/1, $0x01
+DATA avx512_104<>+54(SB)/1, $0x00
+DATA avx512_104<>+55(SB)/1, $0x00
+DATA avx512_104<>+56(SB)/1, $0x02
+DATA avx512_104<>+57(SB)/1, $0x01
+DATA avx512_104<>+58(SB)/1, $0x00
+DATA avx512_104<>+59(SB)/1, $0x00
+DATA avx512_104<>+60(SB)/1, $0x02
+DATA avx512_104<>+61(SB)/1, $0x01
+DATA avx512_104<>+62(SB)/1, $0x00
+DATA avx512_104<>+63(SB)/1, $0x00
+GLOBL avx512_104<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_102<>+0(SB)/1, $0x14
-DATA avx512_102<>+1(SB)/1, $0x14
-DATA avx512_102<>+2(SB)/1, $0x14
-DATA avx512_102<>+3(SB)/1, $0x14
-DATA avx512_102<>+4(SB)/1, $0x0f
-DATA avx512_102<>+5(SB)/1, $0x0f
-DATA avx512_102<>+6(SB)/1, $0x0f
-DATA avx512_102<>+7(SB)/1, $0x0f
-DATA avx512_102<>+8(SB)/1, $0x0a
-DATA avx512_102<>+9(SB)/1, $0x0a
-DATA avx512_102<>+10(SB)/1, $0x0a
-DATA avx512_102<>+11(SB)/1, $0x0a
-DATA avx512_102<>+12(SB)/1, $0x02
-DATA avx512_102<>+13(SB)/1, $0x02
-DATA avx512_102<>+14(SB)/1, $0x02
-DATA avx512_102<>+15(SB)/1, $0x02
-DATA avx512_102<>+16(SB)/1, $0x14
-DATA avx512_102<>+17(SB)/1, $0x14
-DATA avx512_102<>+18(SB)/1, $0x14
-DATA avx512_102<>+19(SB)/1, $0x14
-DATA avx512_102<>+20(SB)/1, $0x0f
-DATA avx512_102<>+21(SB)/1, $0x0f
-DATA avx512_102<>+22(SB)/1, $0x0f
-DATA avx512_102<>+23(SB)/1, $0x0f
-DATA avx512_102<>+24(SB)/1, $0x0a
-DATA avx512_102<>+25(SB)/1, $0x0a
-DATA avx512_102<>+26(SB)/1, $0x0a
-DATA avx512_102<>+27(SB)/1, $0x0a
-DATA avx512_102<>+28(SB)/1, $0x02
-DATA avx512_102<>+29(SB)/1, $0x02
-DATA avx512_102<>+30(SB)/1, $0x02
-DATA avx512_102<>+31(SB)/1, $0x02
-DATA avx512_102<>+32(SB)/1, $0x14
-DATA avx512_102<>+33(SB)/1, $0x14
-DATA avx512_102<>+34(SB)/1, $0x14
-DATA avx512_102<>+35(SB)/1, $0x14
-DATA avx512_102<>+36(SB)/1, $0x0f
-DATA avx512_102<>+37(SB)/1, $0x0f
-DATA avx512_102<>+38(SB)/1, $0x0f
-DATA avx512_102<>+39(SB)/1, $0x0f
-DATA avx512_102<>+40(SB)/1, $0x0a
-DATA avx512_102<>+41(SB)/1, $0x0a
-DATA avx512_102<>+42(SB)/1, $0x0a
-DATA avx512_102<>+43(SB)/1, $0x0a
-DATA avx512_102<>+44(SB)/1, $0x02
-DATA avx512_102<>+45(SB)/1, $0x02
-DATA avx512_102<>+46(SB)/1, $0x02
-DATA avx512_102<>+47(SB)/1, $0x02
-DATA avx512_102<>+48(SB)/1, $0x14
-DATA avx512_102<>+49(SB)/1, $0x14
-DATA avx512_102<>+50(SB)/1, $0x14
-DATA avx512_102<>+51(SB)/1, $0x14
-DATA avx512_102<>+52(SB)/1, $0x0f
-DATA avx512_102<>+53(SB)/1, $0x0f
-DATA avx512_102<>+54(SB)/1, $0x0f
-DATA avx512_102<>+55(SB)/1, $0x0f
-DATA avx512_102<>+56(SB)/1, $0x0a
-DATA avx512_102<>+57(SB)/1, $0x0a
-DATA avx512_102<>+58(SB)/1, $0x0a
-DATA avx512_102<>+59(SB)/1, $0x0a
-DATA avx512_102<>+60(SB)/1, $0x02
-DATA avx512_102<>+61(SB)/1, $0x02
-DATA avx512_102<>+62(SB)/1, $0x02
-DATA avx512_102<>+63(SB)/1, $0x02
-GLOBL avx512_102<>(SB), RODATA|NOPTR, $64
+DATA avx512_105<>+0(SB)/1, $0x14
+DATA avx512_105<>+1(SB)/1, $0x14
+DATA avx512_105<>+2(SB)/1, $0x14
+DATA avx512_105<>+3(SB)/1, $0x14
+DATA avx512_105<>+4(SB)/1, $0x0f
+DATA avx512_105<>+5(SB)/1, $0x0f
+DATA avx512_105<>+6(SB)/1, $0x0f
+DATA avx512_105<>+7(SB)/1, $0x0f
+DATA avx512_105<>+8(SB)/1, $0x0a
+DATA avx512_105<>+9(SB)/1, $0x0a
+DATA avx512_105<>+10(SB)/1, $0x0a
+DATA avx512_105<>+11(SB)/1, $0x0a
+DATA avx512_105<>+12(SB)/1, $0x02
+DATA avx512_105<>+13(SB)/1, $0x02
+DATA avx512_105<>+14(SB)/1, $0x02
+DATA avx512_105<>+15(SB)/1, $0x02
+DATA avx512_105<>+16(SB)/1, $0x14
+DATA avx512_105<>+17(SB)/1, $0x14
+DATA avx512_105<>+18(SB)/1, $0x14
+DATA avx512_105<>+19(SB)/1, $0x14
+DATA avx512_105<>+20(SB)/1, $0x0f
+DATA avx512_105<>+21(SB)/1, $0x0f
+DATA avx512_105<>+22(SB)/1, $0x0f
+DATA avx512_105<>+23(SB)/1, $0x0f
+DATA avx512_105<>+24(SB)/1, $0x0a
+DATA avx512_105<>+25(SB)/1, $0x0a
+DATA avx512_105<>+26(SB)/1, $0x0a
+DATA avx512_105<>+27(SB)/1, $0x0a
+DATA avx512_105<>+28(SB)/1, $0x02
+DATA avx512_105<>+29(SB)/1, $0x02
+DATA avx512_105<>+30(SB)/1, $0x02
+DATA avx512_105<>+31(SB)/1, $0x02
+DATA avx512_105<>+32(SB)/1, $0x14
+DATA avx512_105<>+33(SB)/1, $0x14
+DATA avx512_105<>+34(SB)/1, $0x14
+DATA avx512_105<>+35(SB)/1, $0x14
+DATA avx512_105<>+36(SB)/1, $0x0f
+DATA avx512_105<>+37(SB)/1, $0x0f
+DATA avx512_105<>+38(SB)/1, $0x0f
+DATA avx512_105<>+39(SB)/1, $0x0f
+DATA avx512_105<>+40(SB)/1, $0x0a
+DATA avx512_105<>+41(SB)/1, $0x0a
+DATA avx512_105<>+42(SB)/1, $0x0a
+DATA avx512_105<>+43(SB)/1, $0x0a
+DATA avx512_105<>+44(SB)/1, $0x02
+DATA avx512_105<>+45(SB)/1, $0x02
+DATA avx512_105<>+46(SB)/1, $0x02
+DATA avx512_105<>+47(SB)/1, $0x02
+DATA avx512_105<>+48(SB)/1, $0x14
+DATA avx512_105<>+49(SB)/1, $0x14
+DATA avx512_105<>+50(SB)/1, $0x14
+DATA avx512_105<>+51(SB)/1, $0x14
+DATA avx512_105<>+52(SB)/1, $0x0f
+DATA avx512_105<>+53(SB)/1, $0x0f
+DATA avx512_105<>+54(SB)/1, $0x0f
+DATA avx512_105<>+55(SB)/1, $0x0f
+DATA avx512_105<>+56(SB)/1, $0x0a
+DATA avx512_105<>+57(SB)/1, $0x0a
+DATA avx512_105<>+58(SB)/1, $0x0a
+DATA avx512_105<>+59(SB)/1, $0x0a
+DATA avx512_105<>+60(SB)/1, $0x02
+DATA avx512_105<>+61(SB)/1, $0x02
+DATA avx512_105<>+62(SB)/1, $0x02
+DATA avx512_105<>+63(SB)/1, $0x02
+GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
 
 // func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, AVX512VNNI, BMI, GFNI, POPCNT
@@ -8864,17 +8991,17 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	ORQ            DI, R14
 	TESTQ          R14, R14
 	JZ             moved
-	VMOVDQU8       avx512_63<>+0(SB), Z9
+	VMOVDQU8       avx512_66<>+0(SB), Z9
 	VPERMB         Z0, Z9, Z9
 	VMOVDQU8       avx512_42<>+0(SB), Z10
 	VGF2P8AFFINEQB $0x00, Z9, Z10, Z9
 	VPANDD.BCST    avx512_18<>+0(SB), Z9, Z9
-	KMOVQ          avx512_66<>+0(SB), K1
-	VMOVDQU8       avx512_64<>+0(SB), Z10
+	KMOVQ          avx512_69<>+0(SB), K1
+	VMOVDQU8       avx512_67<>+0(SB), Z10
 	VPSHUFB        Z9, Z10, Z10
-	VMOVDQU8       avx512_65<>+0(SB), Z11
+	VMOVDQU8       avx512_68<>+0(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_103<>+0(SB), Z12
+	VMOVDQU8       avx512_106<>+0(SB), Z12
 	VPSHUFB        Z9, Z12, Z12
 	MOVQ           960(CX), R11
 	MOVQ           904(CX), R13
@@ -8906,21 +9033,21 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPORD          Z17, Z15, Z15
 	VPADDD         Z14, Z17, Z17
 	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_69<>+0(SB), Z18
+	VMOVDQU8       avx512_72<>+0(SB), Z18
 	VPERMB.Z       Z12, Z18, K1, Z18
 	VPERMW         Z6, Z18, Z18
 	VPACKUSDW      Z17, Z16, Z16
 	VPSUBW         Z18, Z16, Z16
-	VMOVDQU8       avx512_69<>+0(SB), Z17
+	VMOVDQU8       avx512_72<>+0(SB), Z17
 	VPERMB.Z       Z9, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z2
-	VMOVDQU8       avx512_69<>+0(SB), Z17
+	VMOVDQU8       avx512_72<>+0(SB), Z17
 	VPERMB.Z       Z13, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z3
-	VMOVDQU8       avx512_69<>+0(SB), Z17
+	VMOVDQU8       avx512_72<>+0(SB), Z17
 	VPERMB.Z       Z10, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z4
-	VMOVDQU8       avx512_69<>+0(SB), Z17
+	VMOVDQU8       avx512_72<>+0(SB), Z17
 	VPERMB.Z       Z11, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z5
 	MOVL           900(CX), R11
@@ -8934,26 +9061,26 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPORD          Z17, Z15, Z15
 	VPADDD         Z14, Z17, Z17
 	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_72<>+0(SB), Z14
+	VMOVDQU8       avx512_75<>+0(SB), Z14
 	VPERMB.Z       Z12, Z14, K1, Z14
 	VPERMW         Z6, Z14, Z14
 	VPACKUSDW      Z17, Z16, Z12
 	VPSUBW         Z14, Z12, Z12
-	VMOVDQU8       avx512_72<>+0(SB), Z14
+	VMOVDQU8       avx512_75<>+0(SB), Z14
 	VPERMB.Z       Z9, Z14, K1, Z14
 	VPDPWSSD       Z14, Z12, Z2
-	VMOVDQU8       avx512_72<>+0(SB), Z9
+	VMOVDQU8       avx512_75<>+0(SB), Z9
 	VPERMB.Z       Z13, Z9, K1, Z9
 	VPDPWSSD       Z9, Z12, Z3
-	VMOVDQU8       avx512_72<>+0(SB), Z9
+	VMOVDQU8       avx512_75<>+0(SB), Z9
 	VPERMB.Z       Z10, Z9, K1, Z9
 	VPDPWSSD       Z9, Z12, Z4
-	VMOVDQU8       avx512_72<>+0(SB), Z9
+	VMOVDQU8       avx512_75<>+0(SB), Z9
 	VPERMB.Z       Z11, Z9, K1, Z9
 	VPDPWSSD       Z9, Z12, Z5
 
 weighed:
-	VPBROADCASTD  avx512_104<>+0(SB), Z9
+	VPBROADCASTD  avx512_107<>+0(SB), Z9
 	VPTESTMD      Z9, Z15, K1
 	VPUNPCKLDQ    Z3, Z2, Z9
 	VPUNPCKHDQ    Z3, Z2, Z2
@@ -8993,7 +9120,7 @@ room:
 	SUBL          R14, 40(DX)
 	VPBROADCASTQ  R9, Z2
 	VPBROADCASTQ  DI, Z3
-	KMOVB         avx512_100<>+0(SB), K1
+	KMOVB         avx512_103<>+0(SB), K1
 	VPANDQ        Z1, Z2, Z2
 	VPTESTMQ      Z2, Z2, K1, K2
 	VPBROADCASTQ  936(CX), Z4
@@ -9006,7 +9133,7 @@ room:
 	VPMOVZXBD     60(DX), Y6
 	VPMOVZXBD     68(DX), Y1
 	VPBROADCASTD  avx512_12<>+0(SB), Y7
-	VPBROADCASTD  avx512_54<>+0(SB), K3, Y7
+	VPBROADCASTD  avx512_57<>+0(SB), K3, Y7
 	VPCMPUD       $0x01, Y6, Y7, K2, K2
 	VPMULLD       Y5, Y6, Y2
 	VPMULLD       Y2, Y1, Y3
@@ -9080,9 +9207,9 @@ moved:
 	VMOVDQU8     Z0, 768(CX)
 	VMOVDQU64    (BX), Z0
 	VPBROADCASTQ R8, Z1
-	KMOVB        avx512_105<>+0(SB), K1
+	KMOVB        avx512_108<>+0(SB), K1
 	VPORQ        Z1, Z0, K1, Z0
-	KMOVB        avx512_106<>+0(SB), K1
+	KMOVB        avx512_109<>+0(SB), K1
 	VPBROADCASTQ DI, K1, Z0
 	VMOVDQU64    Z0, (BX)
 	MOVB         $0x01, AL
@@ -9096,80 +9223,80 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_103<>+0(SB)/1, $0x28
-DATA avx512_103<>+1(SB)/1, $0x14
-DATA avx512_103<>+2(SB)/1, $0x0a
-DATA avx512_103<>+3(SB)/1, $0x0a
-DATA avx512_103<>+4(SB)/1, $0x1e
-DATA avx512_103<>+5(SB)/1, $0x0f
-DATA avx512_103<>+6(SB)/1, $0x07
-DATA avx512_103<>+7(SB)/1, $0x07
-DATA avx512_103<>+8(SB)/1, $0x14
-DATA avx512_103<>+9(SB)/1, $0x0a
-DATA avx512_103<>+10(SB)/1, $0x05
-DATA avx512_103<>+11(SB)/1, $0x05
-DATA avx512_103<>+12(SB)/1, $0x04
-DATA avx512_103<>+13(SB)/1, $0x02
-DATA avx512_103<>+14(SB)/1, $0x01
-DATA avx512_103<>+15(SB)/1, $0x01
-DATA avx512_103<>+16(SB)/1, $0x28
-DATA avx512_103<>+17(SB)/1, $0x14
-DATA avx512_103<>+18(SB)/1, $0x0a
-DATA avx512_103<>+19(SB)/1, $0x0a
-DATA avx512_103<>+20(SB)/1, $0x1e
-DATA avx512_103<>+21(SB)/1, $0x0f
-DATA avx512_103<>+22(SB)/1, $0x07
-DATA avx512_103<>+23(SB)/1, $0x07
-DATA avx512_103<>+24(SB)/1, $0x14
-DATA avx512_103<>+25(SB)/1, $0x0a
-DATA avx512_103<>+26(SB)/1, $0x05
-DATA avx512_103<>+27(SB)/1, $0x05
-DATA avx512_103<>+28(SB)/1, $0x04
-DATA avx512_103<>+29(SB)/1, $0x02
-DATA avx512_103<>+30(SB)/1, $0x01
-DATA avx512_103<>+31(SB)/1, $0x01
-DATA avx512_103<>+32(SB)/1, $0x28
-DATA avx512_103<>+33(SB)/1, $0x14
-DATA avx512_103<>+34(SB)/1, $0x0a
-DATA avx512_103<>+35(SB)/1, $0x0a
-DATA avx512_103<>+36(SB)/1, $0x1e
-DATA avx512_103<>+37(SB)/1, $0x0f
-DATA avx512_103<>+38(SB)/1, $0x07
-DATA avx512_103<>+39(SB)/1, $0x07
-DATA avx512_103<>+40(SB)/1, $0x14
-DATA avx512_103<>+41(SB)/1, $0x0a
-DATA avx512_103<>+42(SB)/1, $0x05
-DATA avx512_103<>+43(SB)/1, $0x05
-DATA avx512_103<>+44(SB)/1, $0x04
-DATA avx512_103<>+45(SB)/1, $0x02
-DATA avx512_103<>+46(SB)/1, $0x01
-DATA avx512_103<>+47(SB)/1, $0x01
-DATA avx512_103<>+48(SB)/1, $0x28
-DATA avx512_103<>+49(SB)/1, $0x14
-DATA avx512_103<>+50(SB)/1, $0x0a
-DATA avx512_103<>+51(SB)/1, $0x0a
-DATA avx512_103<>+52(SB)/1, $0x1e
-DATA avx512_103<>+53(SB)/1, $0x0f
-DATA avx512_103<>+54(SB)/1, $0x07
-DATA avx512_103<>+55(SB)/1, $0x07
-DATA avx512_103<>+56(SB)/1, $0x14
-DATA avx512_103<>+57(SB)/1, $0x0a
-DATA avx512_103<>+58(SB)/1, $0x05
-DATA avx512_103<>+59(SB)/1, $0x05
-DATA avx512_103<>+60(SB)/1, $0x04
-DATA avx512_103<>+61(SB)/1, $0x02
-DATA avx512_103<>+62(SB)/1, $0x01
-DATA avx512_103<>+63(SB)/1, $0x01
-GLOBL avx512_103<>(SB), RODATA|NOPTR, $64
+DATA avx512_106<>+0(SB)/1, $0x28
+DATA avx512_106<>+1(SB)/1, $0x14
+DATA avx512_106<>+2(SB)/1, $0x0a
+DATA avx512_106<>+3(SB)/1, $0x0a
+DATA avx512_106<>+4(SB)/1, $0x1e
+DATA avx512_106<>+5(SB)/1, $0x0f
+DATA avx512_106<>+6(SB)/1, $0x07
+DATA avx512_106<>+7(SB)/1, $0x07
+DATA avx512_106<>+8(SB)/1, $0x14
+DATA avx512_106<>+9(SB)/1, $0x0a
+DATA avx512_106<>+10(SB)/1, $0x05
+DATA avx512_106<>+11(SB)/1, $0x05
+DATA avx512_106<>+12(SB)/1, $0x04
+DATA avx512_106<>+13(SB)/1, $0x02
+DATA avx512_106<>+14(SB)/1, $0x01
+DATA avx512_106<>+15(SB)/1, $0x01
+DATA avx512_106<>+16(SB)/1, $0x28
+DATA avx512_106<>+17(SB)/1, $0x14
+DATA avx512_106<>+18(SB)/1, $0x0a
+DATA avx512_106<>+19(SB)/1, $0x0a
+DATA avx512_106<>+20(SB)/1, $0x1e
+DATA avx512_106<>+21(SB)/1, $0x0f
+DATA avx512_106<>+22(SB)/1, $0x07
+DATA avx512_106<>+23(SB)/1, $0x07
+DATA avx512_106<>+24(SB)/1, $0x14
+DATA avx512_106<>+25(SB)/1, $0x0a
+DATA avx512_106<>+26(SB)/1, $0x05
+DATA avx512_106<>+27(SB)/1, $0x05
+DATA avx512_106<>+28(SB)/1, $0x04
+DATA avx512_106<>+29(SB)/1, $0x02
+DATA avx512_106<>+30(SB)/1, $0x01
+DATA avx512_106<>+31(SB)/1, $0x01
+DATA avx512_106<>+32(SB)/1, $0x28
+DATA avx512_106<>+33(SB)/1, $0x14
+DATA avx512_106<>+34(SB)/1, $0x0a
+DATA avx512_106<>+35(SB)/1, $0x0a
+DATA avx512_106<>+36(SB)/1, $0x1e
+DATA avx512_106<>+37(SB)/1, $0x0f
+DATA avx512_106<>+38(SB)/1, $0x07
+DATA avx512_106<>+39(SB)/1, $0x07
+DATA avx512_106<>+40(SB)/1, $0x14
+DATA avx512_106<>+41(SB)/1, $0x0a
+DATA avx512_106<>+42(SB)/1, $0x05
+DATA avx512_106<>+43(SB)/1, $0x05
+DATA avx512_106<>+44(SB)/1, $0x04
+DATA avx512_106<>+45(SB)/1, $0x02
+DATA avx512_106<>+46(SB)/1, $0x01
+DATA avx512_106<>+47(SB)/1, $0x01
+DATA avx512_106<>+48(SB)/1, $0x28
+DATA avx512_106<>+49(SB)/1, $0x14
+DATA avx512_106<>+50(SB)/1, $0x0a
+DATA avx512_106<>+51(SB)/1, $0x0a
+DATA avx512_106<>+52(SB)/1, $0x1e
+DATA avx512_106<>+53(SB)/1, $0x0f
+DATA avx512_106<>+54(SB)/1, $0x07
+DATA avx512_106<>+55(SB)/1, $0x07
+DATA avx512_106<>+56(SB)/1, $0x14
+DATA avx512_106<>+57(SB)/1, $0x0a
+DATA avx512_106<>+58(SB)/1, $0x05
+DATA avx512_106<>+59(SB)/1, $0x05
+DATA avx512_106<>+60(SB)/1, $0x04
+DATA avx512_106<>+61(SB)/1, $0x02
+DATA avx512_106<>+62(SB)/1, $0x01
+DATA avx512_106<>+63(SB)/1, $0x01
+GLOBL avx512_106<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_104<>+0(SB)/4, $0xffe00000
-GLOBL avx512_104<>(SB), RODATA|NOPTR, $4
+DATA avx512_107<>+0(SB)/4, $0xffe00000
+GLOBL avx512_107<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_105<>+0(SB)/1, $0x08
-GLOBL avx512_105<>(SB), RODATA|NOPTR, $1
+DATA avx512_108<>+0(SB)/1, $0x08
+GLOBL avx512_108<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_106<>+0(SB)/1, $0x04
-GLOBL avx512_106<>(SB), RODATA|NOPTR, $1
+DATA avx512_109<>+0(SB)/1, $0x04
+GLOBL avx512_109<>(SB), RODATA|NOPTR, $1
 
 // func decodeAVX512(b *Block, set uint64, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
@@ -9178,24 +9305,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          set+8(FP), CX
 	MOVQ          d+56(FP), DX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_107<>+0(SB), Z0
+	VPBROADCASTD  avx512_110<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_1<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_108<>+0(SB), Z1
+	VPBROADCASTD  avx512_111<>+0(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_18<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_109<>+0(SB), Z16
+	VPBROADCASTD  avx512_112<>+0(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_2<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_110<>+0(SB), Z16
+	VPBROADCASTD  avx512_113<>+0(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
@@ -9300,7 +9427,7 @@ grown:
 	VMOVQ         X1, 16(DX)
 	VPEXTRD       $0x02, X1, 24(DX)
 	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_111<>+0(SB), Z0, K1, Z0
+	VPADDUSB      avx512_114<>+0(SB), Z0, K1, Z0
 	VMOVDQU8      Z0, 768(AX)
 	MOVWLSX       step+28(FP), BX
 	VPBROADCASTW  BX, Z0
@@ -9309,13 +9436,13 @@ grown:
 	MOVQ          mul+40(FP), SI
 	VPMOVZXBD     (SI), Y14
 	VPTESTNMD     Y14, Y14, K2
-	VPBROADCASTD  avx512_112<>+0(SB), K2, Y14
+	VPBROADCASTD  avx512_115<>+0(SB), K2, Y14
 	MOVQ          worth+48(FP), SI
 	VMOVDQU32     (SI), Y15
 	MOVQ          late+16(FP), SI
 	KMOVQ         SI, K2
 	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_113<>+0(SB), Z1
+	VPBROADCASTD  avx512_116<>+0(SB), Z1
 	VMOVDQU16     Z19, 256(AX)
 	VMOVDQU16     512(AX), Z2
 	VMOVDQU16     Z18, K1, Z2
@@ -9429,89 +9556,89 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_107<>+0(SB)/4, $0x04040404
-GLOBL avx512_107<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_108<>+0(SB)/4, $0x14141414
-GLOBL avx512_108<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_109<>+0(SB)/4, $0x0a0a0a0a
-GLOBL avx512_109<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_110<>+0(SB)/4, $0x00000000
+DATA avx512_110<>+0(SB)/4, $0x04040404
 GLOBL avx512_110<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_111<>+0(SB)/1, $0x3f
-DATA avx512_111<>+1(SB)/1, $0x3f
-DATA avx512_111<>+2(SB)/1, $0x3f
-DATA avx512_111<>+3(SB)/1, $0x3f
-DATA avx512_111<>+4(SB)/1, $0x3f
-DATA avx512_111<>+5(SB)/1, $0x3f
-DATA avx512_111<>+6(SB)/1, $0x3f
-DATA avx512_111<>+7(SB)/1, $0x3f
-DATA avx512_111<>+8(SB)/1, $0x3f
-DATA avx512_111<>+9(SB)/1, $0x3f
-DATA avx512_111<>+10(SB)/1, $0x3f
-DATA avx512_111<>+11(SB)/1, $0x3f
-DATA avx512_111<>+12(SB)/1, $0x3f
-DATA avx512_111<>+13(SB)/1, $0x3f
-DATA avx512_111<>+14(SB)/1, $0x3f
-DATA avx512_111<>+15(SB)/1, $0x3f
-DATA avx512_111<>+16(SB)/1, $0x3f
-DATA avx512_111<>+17(SB)/1, $0x3f
-DATA avx512_111<>+18(SB)/1, $0x3f
-DATA avx512_111<>+19(SB)/1, $0x3f
-DATA avx512_111<>+20(SB)/1, $0x3f
-DATA avx512_111<>+21(SB)/1, $0x3f
-DATA avx512_111<>+22(SB)/1, $0x3f
-DATA avx512_111<>+23(SB)/1, $0x3f
-DATA avx512_111<>+24(SB)/1, $0x3f
-DATA avx512_111<>+25(SB)/1, $0x3f
-DATA avx512_111<>+26(SB)/1, $0x3f
-DATA avx512_111<>+27(SB)/1, $0x3f
-DATA avx512_111<>+28(SB)/1, $0x3f
-DATA avx512_111<>+29(SB)/1, $0x3f
-DATA avx512_111<>+30(SB)/1, $0x3f
-DATA avx512_111<>+31(SB)/1, $0x3f
-DATA avx512_111<>+32(SB)/1, $0x3f
-DATA avx512_111<>+33(SB)/1, $0x3f
-DATA avx512_111<>+34(SB)/1, $0x3f
-DATA avx512_111<>+35(SB)/1, $0x3f
-DATA avx512_111<>+36(SB)/1, $0x3f
-DATA avx512_111<>+37(SB)/1, $0x3f
-DATA avx512_111<>+38(SB)/1, $0x3f
-DATA avx512_111<>+39(SB)/1, $0x3f
-DATA avx512_111<>+40(SB)/1, $0x3f
-DATA avx512_111<>+41(SB)/1, $0x3f
-DATA avx512_111<>+42(SB)/1, $0x3f
-DATA avx512_111<>+43(SB)/1, $0x3f
-DATA avx512_111<>+44(SB)/1, $0x3f
-DATA avx512_111<>+45(SB)/1, $0x3f
-DATA avx512_111<>+46(SB)/1, $0x3f
-DATA avx512_111<>+47(SB)/1, $0x3f
-DATA avx512_111<>+48(SB)/1, $0x3f
-DATA avx512_111<>+49(SB)/1, $0x3f
-DATA avx512_111<>+50(SB)/1, $0x3f
-DATA avx512_111<>+51(SB)/1, $0x3f
-DATA avx512_111<>+52(SB)/1, $0x3f
-DATA avx512_111<>+53(SB)/1, $0x3f
-DATA avx512_111<>+54(SB)/1, $0x3f
-DATA avx512_111<>+55(SB)/1, $0x3f
-DATA avx512_111<>+56(SB)/1, $0x3f
-DATA avx512_111<>+57(SB)/1, $0x3f
-DATA avx512_111<>+58(SB)/1, $0x3f
-DATA avx512_111<>+59(SB)/1, $0x3f
-DATA avx512_111<>+60(SB)/1, $0x3f
-DATA avx512_111<>+61(SB)/1, $0x3f
-DATA avx512_111<>+62(SB)/1, $0x3f
-DATA avx512_111<>+63(SB)/1, $0x3f
-GLOBL avx512_111<>(SB), RODATA|NOPTR, $64
+DATA avx512_111<>+0(SB)/4, $0x14141414
+GLOBL avx512_111<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_112<>+0(SB)/4, $0x00000004
+DATA avx512_112<>+0(SB)/4, $0x0a0a0a0a
 GLOBL avx512_112<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_113<>+0(SB)/4, $0x00000032
+DATA avx512_113<>+0(SB)/4, $0x00000000
 GLOBL avx512_113<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_114<>+0(SB)/1, $0x3f
+DATA avx512_114<>+1(SB)/1, $0x3f
+DATA avx512_114<>+2(SB)/1, $0x3f
+DATA avx512_114<>+3(SB)/1, $0x3f
+DATA avx512_114<>+4(SB)/1, $0x3f
+DATA avx512_114<>+5(SB)/1, $0x3f
+DATA avx512_114<>+6(SB)/1, $0x3f
+DATA avx512_114<>+7(SB)/1, $0x3f
+DATA avx512_114<>+8(SB)/1, $0x3f
+DATA avx512_114<>+9(SB)/1, $0x3f
+DATA avx512_114<>+10(SB)/1, $0x3f
+DATA avx512_114<>+11(SB)/1, $0x3f
+DATA avx512_114<>+12(SB)/1, $0x3f
+DATA avx512_114<>+13(SB)/1, $0x3f
+DATA avx512_114<>+14(SB)/1, $0x3f
+DATA avx512_114<>+15(SB)/1, $0x3f
+DATA avx512_114<>+16(SB)/1, $0x3f
+DATA avx512_114<>+17(SB)/1, $0x3f
+DATA avx512_114<>+18(SB)/1, $0x3f
+DATA avx512_114<>+19(SB)/1, $0x3f
+DATA avx512_114<>+20(SB)/1, $0x3f
+DATA avx512_114<>+21(SB)/1, $0x3f
+DATA avx512_114<>+22(SB)/1, $0x3f
+DATA avx512_114<>+23(SB)/1, $0x3f
+DATA avx512_114<>+24(SB)/1, $0x3f
+DATA avx512_114<>+25(SB)/1, $0x3f
+DATA avx512_114<>+26(SB)/1, $0x3f
+DATA avx512_114<>+27(SB)/1, $0x3f
+DATA avx512_114<>+28(SB)/1, $0x3f
+DATA avx512_114<>+29(SB)/1, $0x3f
+DATA avx512_114<>+30(SB)/1, $0x3f
+DATA avx512_114<>+31(SB)/1, $0x3f
+DATA avx512_114<>+32(SB)/1, $0x3f
+DATA avx512_114<>+33(SB)/1, $0x3f
+DATA avx512_114<>+34(SB)/1, $0x3f
+DATA avx512_114<>+35(SB)/1, $0x3f
+DATA avx512_114<>+36(SB)/1, $0x3f
+DATA avx512_114<>+37(SB)/1, $0x3f
+DATA avx512_114<>+38(SB)/1, $0x3f
+DATA avx512_114<>+39(SB)/1, $0x3f
+DATA avx512_114<>+40(SB)/1, $0x3f
+DATA avx512_114<>+41(SB)/1, $0x3f
+DATA avx512_114<>+42(SB)/1, $0x3f
+DATA avx512_114<>+43(SB)/1, $0x3f
+DATA avx512_114<>+44(SB)/1, $0x3f
+DATA avx512_114<>+45(SB)/1, $0x3f
+DATA avx512_114<>+46(SB)/1, $0x3f
+DATA avx512_114<>+47(SB)/1, $0x3f
+DATA avx512_114<>+48(SB)/1, $0x3f
+DATA avx512_114<>+49(SB)/1, $0x3f
+DATA avx512_114<>+50(SB)/1, $0x3f
+DATA avx512_114<>+51(SB)/1, $0x3f
+DATA avx512_114<>+52(SB)/1, $0x3f
+DATA avx512_114<>+53(SB)/1, $0x3f
+DATA avx512_114<>+54(SB)/1, $0x3f
+DATA avx512_114<>+55(SB)/1, $0x3f
+DATA avx512_114<>+56(SB)/1, $0x3f
+DATA avx512_114<>+57(SB)/1, $0x3f
+DATA avx512_114<>+58(SB)/1, $0x3f
+DATA avx512_114<>+59(SB)/1, $0x3f
+DATA avx512_114<>+60(SB)/1, $0x3f
+DATA avx512_114<>+61(SB)/1, $0x3f
+DATA avx512_114<>+62(SB)/1, $0x3f
+DATA avx512_114<>+63(SB)/1, $0x3f
+GLOBL avx512_114<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_115<>+0(SB)/4, $0x00000004
+GLOBL avx512_115<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_116<>+0(SB)/4, $0x00000032
+GLOBL avx512_116<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
@@ -9564,7 +9691,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_114<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_117<>+0(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(BX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -9589,8 +9716,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_114<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_114<>(SB), RODATA|NOPTR, $8
+DATA avx512_117<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_117<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -9634,7 +9761,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DX
 	VMOVDQU8     576(SI), Y0
-	VPBROADCASTB avx512_115<>+0(SB), Y1
+	VPBROADCASTB avx512_118<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, SI
 	ANDQ         CX, BX
@@ -9650,8 +9777,8 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_115<>+0(SB)/1, $0x01
-GLOBL avx512_115<>(SB), RODATA|NOPTR, $1
+DATA avx512_118<>+0(SB)/1, $0x01
+GLOBL avx512_118<>(SB), RODATA|NOPTR, $1
 
 // func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
@@ -9676,7 +9803,7 @@ TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
 	VPSRLD       $0x07, Z0, Z0
 	VPSLLD       $0x02, Z0, Z0
 	VPMOVZXBD    496(BX), Z5
-	VMOVDQU32    avx512_116<>+0(SB), Z6
+	VMOVDQU32    avx512_119<>+0(SB), Z6
 	VPXORD       Z3, Z3, Z3
 
 choose:
@@ -9715,23 +9842,23 @@ chosen:
 	VZEROUPPER
 	RET
 
-DATA avx512_116<>+0(SB)/4, $0x00000000
-DATA avx512_116<>+4(SB)/4, $0x00000001
-DATA avx512_116<>+8(SB)/4, $0x00000002
-DATA avx512_116<>+12(SB)/4, $0x00000003
-DATA avx512_116<>+16(SB)/4, $0x00000004
-DATA avx512_116<>+20(SB)/4, $0x00000005
-DATA avx512_116<>+24(SB)/4, $0x00000006
-DATA avx512_116<>+28(SB)/4, $0x00000007
-DATA avx512_116<>+32(SB)/4, $0x00000008
-DATA avx512_116<>+36(SB)/4, $0x00000009
-DATA avx512_116<>+40(SB)/4, $0x0000000a
-DATA avx512_116<>+44(SB)/4, $0x0000000b
-DATA avx512_116<>+48(SB)/4, $0x0000000c
-DATA avx512_116<>+52(SB)/4, $0x0000000d
-DATA avx512_116<>+56(SB)/4, $0x0000000e
-DATA avx512_116<>+60(SB)/4, $0x0000000f
-GLOBL avx512_116<>(SB), RODATA|NOPTR, $64
+DATA avx512_119<>+0(SB)/4, $0x00000000
+DATA avx512_119<>+4(SB)/4, $0x00000001
+DATA avx512_119<>+8(SB)/4, $0x00000002
+DATA avx512_119<>+12(SB)/4, $0x00000003
+DATA avx512_119<>+16(SB)/4, $0x00000004
+DATA avx512_119<>+20(SB)/4, $0x00000005
+DATA avx512_119<>+24(SB)/4, $0x00000006
+DATA avx512_119<>+28(SB)/4, $0x00000007
+DATA avx512_119<>+32(SB)/4, $0x00000008
+DATA avx512_119<>+36(SB)/4, $0x00000009
+DATA avx512_119<>+40(SB)/4, $0x0000000a
+DATA avx512_119<>+44(SB)/4, $0x0000000b
+DATA avx512_119<>+48(SB)/4, $0x0000000c
+DATA avx512_119<>+52(SB)/4, $0x0000000d
+DATA avx512_119<>+56(SB)/4, $0x0000000e
+DATA avx512_119<>+60(SB)/4, $0x0000000f
+GLOBL avx512_119<>(SB), RODATA|NOPTR, $64
 
 // func payAVX512(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[64]uint32, joins *[8]uint8) (slots uint64, waste uint64, ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI2, GFNI, POPCNT
@@ -9748,7 +9875,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           free+24(FP), BX
 	PDEPQ          BX, SI, BX
 	KMOVD          AX, K2
-	VMOVDQU8       avx512_117<>+0(SB), Y0
+	VMOVDQU8       avx512_120<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K2, Y0
 	VPMOVZXBD      X0, Z1
 	VMOVDQU32      (DX), Z2
@@ -9769,7 +9896,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPMOVZXBQ      60(CX), Z3
 	MOVQ           pages+32(FP), AX
 	VPMOVZXWQ      (AX), Z7
-	KMOVB          avx512_100<>+0(SB), K2
+	KMOVB          avx512_103<>+0(SB), K2
 	VPTESTNMQ      Z3, Z3, K2, K2
 	VPTESTMQ       Z6, Z6, K2, K2
 	VPXORQ         Z5, Z5, Z5
@@ -9792,12 +9919,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z1, Z2, Z2
 	VMOVDQA64      Z1, Z5
 	VMOVDQA64      Z2, K3, Z5
-	VPBROADCASTQ   avx512_118<>+0(SB), Z2
+	VPBROADCASTQ   avx512_121<>+0(SB), Z2
 	VPMINUQ        Z2, Z5, Z5
 	VPMINUQ        Z2, Z8, Z8
 	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z2
 	VPLZCNTQ       Z2, Z2
-	KMOVQ          avx512_119<>+0(SB), K3
+	KMOVQ          avx512_122<>+0(SB), K3
 	VPERMB.Z       (AX), Z2, K3, Z2
 	VMOVDQA64      Z2, Z9
 	VMOVDQU64      64(AX), Z10
@@ -9811,7 +9938,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VMOVDQU64      448(AX), Z11
 	VPERMI2Q       512(AX), Z11, Z10
 	VPMULUDQ       Z10, Z9, Z9
-	VPTESTMQ.BCST  avx512_120<>+0(SB), Z9, K1, K4
+	VPTESTMQ.BCST  avx512_123<>+0(SB), Z9, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z2, Z10
@@ -9820,7 +9947,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTQ   avx512_121<>+0(SB), Z10
+	VPBROADCASTQ   avx512_124<>+0(SB), Z10
 	VPBROADCASTQ   704(AX), Z11
 	VPMULUDQ       Z5, Z8, Z8
 	VPMULUDQ       Z5, Z5, Z5
@@ -9830,7 +9957,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z5, Z5
 	VMULPD         Z10, Z5, Z5
 	VCVTTPD2UQQ    Z5, Z5
-	VPMULLQ.BCST   avx512_122<>+0(SB), Z5, Z12
+	VPMULLQ.BCST   avx512_125<>+0(SB), Z5, Z12
 	VPSUBQ         Z12, Z8, Z12
 	VPMULUDQ       Z11, Z12, Z12
 	VCVTUQQ2PD     Z12, Z12
@@ -9843,12 +9970,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z2, Z9, Z9
 	VPADDQ         Z5, Z9, Z9
 	VPADDQ         Z12, Z9, Z9
-	VPMINUQ.BCST   avx512_123<>+0(SB), Z9, Z9
-	VPADDQ.BCST    avx512_124<>+0(SB), Z9, Z9
+	VPMINUQ.BCST   avx512_126<>+0(SB), Z9, Z9
+	VPADDQ.BCST    avx512_127<>+0(SB), Z9, Z9
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTD   avx512_107<>+0(SB), Z2
+	VPBROADCASTD   avx512_110<>+0(SB), Z2
 	VPTESTMB       Z2, Z0, K1, K3
 	VMOVDQA64.Z    Z9, K3, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
@@ -9861,7 +9988,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ.BCST    avx512_32<>+0(SB), Z1, Z1
 	VPSRLQ         $0x07, Z1, Z1
 	VPSLLQ.Z       $0x02, Z1, K1, Z1
-	VMOVDQU8       avx512_125<>+0(SB), Z2
+	VMOVDQU8       avx512_128<>+0(SB), Z2
 	VPSHUFB        Z4, Z2, Z2
 	VPMOVZXBQ      X2, Z2
 	VPMULUDQ       Z1, Z2, Z2
@@ -9904,7 +10031,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           work+48(FP), CX
 	VPMOVQD        Z9, Y0
 	KMOVQ          BX, K1
-	VMOVDQU8       avx512_126<>+0(SB), Z1
+	VMOVDQU8       avx512_129<>+0(SB), Z1
 	VPEXPANDB.Z    Z1, K1, Z1
 	VPMOVZXBD      X1, Z2
 	VPERMD         Z0, Z2, Z2
@@ -9942,192 +10069,192 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_117<>+0(SB)/1, $0x00
-DATA avx512_117<>+1(SB)/1, $0x01
-DATA avx512_117<>+2(SB)/1, $0x02
-DATA avx512_117<>+3(SB)/1, $0x03
-DATA avx512_117<>+4(SB)/1, $0x04
-DATA avx512_117<>+5(SB)/1, $0x05
-DATA avx512_117<>+6(SB)/1, $0x06
-DATA avx512_117<>+7(SB)/1, $0x07
-DATA avx512_117<>+8(SB)/1, $0x08
-DATA avx512_117<>+9(SB)/1, $0x09
-DATA avx512_117<>+10(SB)/1, $0x0a
-DATA avx512_117<>+11(SB)/1, $0x0b
-DATA avx512_117<>+12(SB)/1, $0x0c
-DATA avx512_117<>+13(SB)/1, $0x0d
-DATA avx512_117<>+14(SB)/1, $0x0e
-DATA avx512_117<>+15(SB)/1, $0x0f
-DATA avx512_117<>+16(SB)/1, $0x10
-DATA avx512_117<>+17(SB)/1, $0x11
-DATA avx512_117<>+18(SB)/1, $0x12
-DATA avx512_117<>+19(SB)/1, $0x13
-DATA avx512_117<>+20(SB)/1, $0x14
-DATA avx512_117<>+21(SB)/1, $0x15
-DATA avx512_117<>+22(SB)/1, $0x16
-DATA avx512_117<>+23(SB)/1, $0x17
-DATA avx512_117<>+24(SB)/1, $0x18
-DATA avx512_117<>+25(SB)/1, $0x19
-DATA avx512_117<>+26(SB)/1, $0x1a
-DATA avx512_117<>+27(SB)/1, $0x1b
-DATA avx512_117<>+28(SB)/1, $0x1c
-DATA avx512_117<>+29(SB)/1, $0x1d
-DATA avx512_117<>+30(SB)/1, $0x1e
-DATA avx512_117<>+31(SB)/1, $0x1f
-GLOBL avx512_117<>(SB), RODATA|NOPTR, $32
+DATA avx512_120<>+0(SB)/1, $0x00
+DATA avx512_120<>+1(SB)/1, $0x01
+DATA avx512_120<>+2(SB)/1, $0x02
+DATA avx512_120<>+3(SB)/1, $0x03
+DATA avx512_120<>+4(SB)/1, $0x04
+DATA avx512_120<>+5(SB)/1, $0x05
+DATA avx512_120<>+6(SB)/1, $0x06
+DATA avx512_120<>+7(SB)/1, $0x07
+DATA avx512_120<>+8(SB)/1, $0x08
+DATA avx512_120<>+9(SB)/1, $0x09
+DATA avx512_120<>+10(SB)/1, $0x0a
+DATA avx512_120<>+11(SB)/1, $0x0b
+DATA avx512_120<>+12(SB)/1, $0x0c
+DATA avx512_120<>+13(SB)/1, $0x0d
+DATA avx512_120<>+14(SB)/1, $0x0e
+DATA avx512_120<>+15(SB)/1, $0x0f
+DATA avx512_120<>+16(SB)/1, $0x10
+DATA avx512_120<>+17(SB)/1, $0x11
+DATA avx512_120<>+18(SB)/1, $0x12
+DATA avx512_120<>+19(SB)/1, $0x13
+DATA avx512_120<>+20(SB)/1, $0x14
+DATA avx512_120<>+21(SB)/1, $0x15
+DATA avx512_120<>+22(SB)/1, $0x16
+DATA avx512_120<>+23(SB)/1, $0x17
+DATA avx512_120<>+24(SB)/1, $0x18
+DATA avx512_120<>+25(SB)/1, $0x19
+DATA avx512_120<>+26(SB)/1, $0x1a
+DATA avx512_120<>+27(SB)/1, $0x1b
+DATA avx512_120<>+28(SB)/1, $0x1c
+DATA avx512_120<>+29(SB)/1, $0x1d
+DATA avx512_120<>+30(SB)/1, $0x1e
+DATA avx512_120<>+31(SB)/1, $0x1f
+GLOBL avx512_120<>(SB), RODATA|NOPTR, $32
 
-DATA avx512_118<>+0(SB)/8, $0x0000000002000000
-GLOBL avx512_118<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_119<>+0(SB)/8, $0x0101010101010101
-GLOBL avx512_119<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_120<>+0(SB)/8, $0xfffc000000000000
-GLOBL avx512_120<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_121<>+0(SB)/8, $0x3f50624dd2f1a9fc
+DATA avx512_121<>+0(SB)/8, $0x0000000002000000
 GLOBL avx512_121<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_122<>+0(SB)/8, $0x00000000000003e8
+DATA avx512_122<>+0(SB)/8, $0x0101010101010101
 GLOBL avx512_122<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_123<>+0(SB)/8, $0x000001f400000000
+DATA avx512_123<>+0(SB)/8, $0xfffc000000000000
 GLOBL avx512_123<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_124<>+0(SB)/8, $0x00000000000003e7
+DATA avx512_124<>+0(SB)/8, $0x3f50624dd2f1a9fc
 GLOBL avx512_124<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_125<>+0(SB)/1, $0x14
-DATA avx512_125<>+1(SB)/1, $0x0f
-DATA avx512_125<>+2(SB)/1, $0x0a
-DATA avx512_125<>+3(SB)/1, $0x02
-DATA avx512_125<>+4(SB)/1, $0x00
-DATA avx512_125<>+5(SB)/1, $0x00
-DATA avx512_125<>+6(SB)/1, $0x00
-DATA avx512_125<>+7(SB)/1, $0x00
-DATA avx512_125<>+8(SB)/1, $0x14
-DATA avx512_125<>+9(SB)/1, $0x0f
-DATA avx512_125<>+10(SB)/1, $0x0a
-DATA avx512_125<>+11(SB)/1, $0x02
-DATA avx512_125<>+12(SB)/1, $0x00
-DATA avx512_125<>+13(SB)/1, $0x00
-DATA avx512_125<>+14(SB)/1, $0x00
-DATA avx512_125<>+15(SB)/1, $0x00
-DATA avx512_125<>+16(SB)/1, $0x14
-DATA avx512_125<>+17(SB)/1, $0x0f
-DATA avx512_125<>+18(SB)/1, $0x0a
-DATA avx512_125<>+19(SB)/1, $0x02
-DATA avx512_125<>+20(SB)/1, $0x00
-DATA avx512_125<>+21(SB)/1, $0x00
-DATA avx512_125<>+22(SB)/1, $0x00
-DATA avx512_125<>+23(SB)/1, $0x00
-DATA avx512_125<>+24(SB)/1, $0x14
-DATA avx512_125<>+25(SB)/1, $0x0f
-DATA avx512_125<>+26(SB)/1, $0x0a
-DATA avx512_125<>+27(SB)/1, $0x02
-DATA avx512_125<>+28(SB)/1, $0x00
-DATA avx512_125<>+29(SB)/1, $0x00
-DATA avx512_125<>+30(SB)/1, $0x00
-DATA avx512_125<>+31(SB)/1, $0x00
-DATA avx512_125<>+32(SB)/1, $0x14
-DATA avx512_125<>+33(SB)/1, $0x0f
-DATA avx512_125<>+34(SB)/1, $0x0a
-DATA avx512_125<>+35(SB)/1, $0x02
-DATA avx512_125<>+36(SB)/1, $0x00
-DATA avx512_125<>+37(SB)/1, $0x00
-DATA avx512_125<>+38(SB)/1, $0x00
-DATA avx512_125<>+39(SB)/1, $0x00
-DATA avx512_125<>+40(SB)/1, $0x14
-DATA avx512_125<>+41(SB)/1, $0x0f
-DATA avx512_125<>+42(SB)/1, $0x0a
-DATA avx512_125<>+43(SB)/1, $0x02
-DATA avx512_125<>+44(SB)/1, $0x00
-DATA avx512_125<>+45(SB)/1, $0x00
-DATA avx512_125<>+46(SB)/1, $0x00
-DATA avx512_125<>+47(SB)/1, $0x00
-DATA avx512_125<>+48(SB)/1, $0x14
-DATA avx512_125<>+49(SB)/1, $0x0f
-DATA avx512_125<>+50(SB)/1, $0x0a
-DATA avx512_125<>+51(SB)/1, $0x02
-DATA avx512_125<>+52(SB)/1, $0x00
-DATA avx512_125<>+53(SB)/1, $0x00
-DATA avx512_125<>+54(SB)/1, $0x00
-DATA avx512_125<>+55(SB)/1, $0x00
-DATA avx512_125<>+56(SB)/1, $0x14
-DATA avx512_125<>+57(SB)/1, $0x0f
-DATA avx512_125<>+58(SB)/1, $0x0a
-DATA avx512_125<>+59(SB)/1, $0x02
-DATA avx512_125<>+60(SB)/1, $0x00
-DATA avx512_125<>+61(SB)/1, $0x00
-DATA avx512_125<>+62(SB)/1, $0x00
-DATA avx512_125<>+63(SB)/1, $0x00
-GLOBL avx512_125<>(SB), RODATA|NOPTR, $64
+DATA avx512_125<>+0(SB)/8, $0x00000000000003e8
+GLOBL avx512_125<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_126<>+0(SB)/1, $0x00
-DATA avx512_126<>+1(SB)/1, $0x01
-DATA avx512_126<>+2(SB)/1, $0x02
-DATA avx512_126<>+3(SB)/1, $0x03
-DATA avx512_126<>+4(SB)/1, $0x04
-DATA avx512_126<>+5(SB)/1, $0x05
-DATA avx512_126<>+6(SB)/1, $0x06
-DATA avx512_126<>+7(SB)/1, $0x07
-DATA avx512_126<>+8(SB)/1, $0x08
-DATA avx512_126<>+9(SB)/1, $0x09
-DATA avx512_126<>+10(SB)/1, $0x0a
-DATA avx512_126<>+11(SB)/1, $0x0b
-DATA avx512_126<>+12(SB)/1, $0x0c
-DATA avx512_126<>+13(SB)/1, $0x0d
-DATA avx512_126<>+14(SB)/1, $0x0e
-DATA avx512_126<>+15(SB)/1, $0x0f
-DATA avx512_126<>+16(SB)/1, $0x10
-DATA avx512_126<>+17(SB)/1, $0x11
-DATA avx512_126<>+18(SB)/1, $0x12
-DATA avx512_126<>+19(SB)/1, $0x13
-DATA avx512_126<>+20(SB)/1, $0x14
-DATA avx512_126<>+21(SB)/1, $0x15
-DATA avx512_126<>+22(SB)/1, $0x16
-DATA avx512_126<>+23(SB)/1, $0x17
-DATA avx512_126<>+24(SB)/1, $0x18
-DATA avx512_126<>+25(SB)/1, $0x19
-DATA avx512_126<>+26(SB)/1, $0x1a
-DATA avx512_126<>+27(SB)/1, $0x1b
-DATA avx512_126<>+28(SB)/1, $0x1c
-DATA avx512_126<>+29(SB)/1, $0x1d
-DATA avx512_126<>+30(SB)/1, $0x1e
-DATA avx512_126<>+31(SB)/1, $0x1f
-DATA avx512_126<>+32(SB)/1, $0x20
-DATA avx512_126<>+33(SB)/1, $0x21
-DATA avx512_126<>+34(SB)/1, $0x22
-DATA avx512_126<>+35(SB)/1, $0x23
-DATA avx512_126<>+36(SB)/1, $0x24
-DATA avx512_126<>+37(SB)/1, $0x25
-DATA avx512_126<>+38(SB)/1, $0x26
-DATA avx512_126<>+39(SB)/1, $0x27
-DATA avx512_126<>+40(SB)/1, $0x28
-DATA avx512_126<>+41(SB)/1, $0x29
-DATA avx512_126<>+42(SB)/1, $0x2a
-DATA avx512_126<>+43(SB)/1, $0x2b
-DATA avx512_126<>+44(SB)/1, $0x2c
-DATA avx512_126<>+45(SB)/1, $0x2d
-DATA avx512_126<>+46(SB)/1, $0x2e
-DATA avx512_126<>+47(SB)/1, $0x2f
-DATA avx512_126<>+48(SB)/1, $0x30
-DATA avx512_126<>+49(SB)/1, $0x31
-DATA avx512_126<>+50(SB)/1, $0x32
-DATA avx512_126<>+51(SB)/1, $0x33
-DATA avx512_126<>+52(SB)/1, $0x34
-DATA avx512_126<>+53(SB)/1, $0x35
-DATA avx512_126<>+54(SB)/1, $0x36
-DATA avx512_126<>+55(SB)/1, $0x37
-DATA avx512_126<>+56(SB)/1, $0x38
-DATA avx512_126<>+57(SB)/1, $0x39
-DATA avx512_126<>+58(SB)/1, $0x3a
-DATA avx512_126<>+59(SB)/1, $0x3b
-DATA avx512_126<>+60(SB)/1, $0x3c
-DATA avx512_126<>+61(SB)/1, $0x3d
-DATA avx512_126<>+62(SB)/1, $0x3e
-DATA avx512_126<>+63(SB)/1, $0x3f
-GLOBL avx512_126<>(SB), RODATA|NOPTR, $64
+DATA avx512_126<>+0(SB)/8, $0x000001f400000000
+GLOBL avx512_126<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_127<>+0(SB)/8, $0x00000000000003e7
+GLOBL avx512_127<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_128<>+0(SB)/1, $0x14
+DATA avx512_128<>+1(SB)/1, $0x0f
+DATA avx512_128<>+2(SB)/1, $0x0a
+DATA avx512_128<>+3(SB)/1, $0x02
+DATA avx512_128<>+4(SB)/1, $0x00
+DATA avx512_128<>+5(SB)/1, $0x00
+DATA avx512_128<>+6(SB)/1, $0x00
+DATA avx512_128<>+7(SB)/1, $0x00
+DATA avx512_128<>+8(SB)/1, $0x14
+DATA avx512_128<>+9(SB)/1, $0x0f
+DATA avx512_128<>+10(SB)/1, $0x0a
+DATA avx512_128<>+11(SB)/1, $0x02
+DATA avx512_128<>+12(SB)/1, $0x00
+DATA avx512_128<>+13(SB)/1, $0x00
+DATA avx512_128<>+14(SB)/1, $0x00
+DATA avx512_128<>+15(SB)/1, $0x00
+DATA avx512_128<>+16(SB)/1, $0x14
+DATA avx512_128<>+17(SB)/1, $0x0f
+DATA avx512_128<>+18(SB)/1, $0x0a
+DATA avx512_128<>+19(SB)/1, $0x02
+DATA avx512_128<>+20(SB)/1, $0x00
+DATA avx512_128<>+21(SB)/1, $0x00
+DATA avx512_128<>+22(SB)/1, $0x00
+DATA avx512_128<>+23(SB)/1, $0x00
+DATA avx512_128<>+24(SB)/1, $0x14
+DATA avx512_128<>+25(SB)/1, $0x0f
+DATA avx512_128<>+26(SB)/1, $0x0a
+DATA avx512_128<>+27(SB)/1, $0x02
+DATA avx512_128<>+28(SB)/1, $0x00
+DATA avx512_128<>+29(SB)/1, $0x00
+DATA avx512_128<>+30(SB)/1, $0x00
+DATA avx512_128<>+31(SB)/1, $0x00
+DATA avx512_128<>+32(SB)/1, $0x14
+DATA avx512_128<>+33(SB)/1, $0x0f
+DATA avx512_128<>+34(SB)/1, $0x0a
+DATA avx512_128<>+35(SB)/1, $0x02
+DATA avx512_128<>+36(SB)/1, $0x00
+DATA avx512_128<>+37(SB)/1, $0x00
+DATA avx512_128<>+38(SB)/1, $0x00
+DATA avx512_128<>+39(SB)/1, $0x00
+DATA avx512_128<>+40(SB)/1, $0x14
+DATA avx512_128<>+41(SB)/1, $0x0f
+DATA avx512_128<>+42(SB)/1, $0x0a
+DATA avx512_128<>+43(SB)/1, $0x02
+DATA avx512_128<>+44(SB)/1, $0x00
+DATA avx512_128<>+45(SB)/1, $0x00
+DATA avx512_128<>+46(SB)/1, $0x00
+DATA avx512_128<>+47(SB)/1, $0x00
+DATA avx512_128<>+48(SB)/1, $0x14
+DATA avx512_128<>+49(SB)/1, $0x0f
+DATA avx512_128<>+50(SB)/1, $0x0a
+DATA avx512_128<>+51(SB)/1, $0x02
+DATA avx512_128<>+52(SB)/1, $0x00
+DATA avx512_128<>+53(SB)/1, $0x00
+DATA avx512_128<>+54(SB)/1, $0x00
+DATA avx512_128<>+55(SB)/1, $0x00
+DATA avx512_128<>+56(SB)/1, $0x14
+DATA avx512_128<>+57(SB)/1, $0x0f
+DATA avx512_128<>+58(SB)/1, $0x0a
+DATA avx512_128<>+59(SB)/1, $0x02
+DATA avx512_128<>+60(SB)/1, $0x00
+DATA avx512_128<>+61(SB)/1, $0x00
+DATA avx512_128<>+62(SB)/1, $0x00
+DATA avx512_128<>+63(SB)/1, $0x00
+GLOBL avx512_128<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_129<>+0(SB)/1, $0x00
+DATA avx512_129<>+1(SB)/1, $0x01
+DATA avx512_129<>+2(SB)/1, $0x02
+DATA avx512_129<>+3(SB)/1, $0x03
+DATA avx512_129<>+4(SB)/1, $0x04
+DATA avx512_129<>+5(SB)/1, $0x05
+DATA avx512_129<>+6(SB)/1, $0x06
+DATA avx512_129<>+7(SB)/1, $0x07
+DATA avx512_129<>+8(SB)/1, $0x08
+DATA avx512_129<>+9(SB)/1, $0x09
+DATA avx512_129<>+10(SB)/1, $0x0a
+DATA avx512_129<>+11(SB)/1, $0x0b
+DATA avx512_129<>+12(SB)/1, $0x0c
+DATA avx512_129<>+13(SB)/1, $0x0d
+DATA avx512_129<>+14(SB)/1, $0x0e
+DATA avx512_129<>+15(SB)/1, $0x0f
+DATA avx512_129<>+16(SB)/1, $0x10
+DATA avx512_129<>+17(SB)/1, $0x11
+DATA avx512_129<>+18(SB)/1, $0x12
+DATA avx512_129<>+19(SB)/1, $0x13
+DATA avx512_129<>+20(SB)/1, $0x14
+DATA avx512_129<>+21(SB)/1, $0x15
+DATA avx512_129<>+22(SB)/1, $0x16
+DATA avx512_129<>+23(SB)/1, $0x17
+DATA avx512_129<>+24(SB)/1, $0x18
+DATA avx512_129<>+25(SB)/1, $0x19
+DATA avx512_129<>+26(SB)/1, $0x1a
+DATA avx512_129<>+27(SB)/1, $0x1b
+DATA avx512_129<>+28(SB)/1, $0x1c
+DATA avx512_129<>+29(SB)/1, $0x1d
+DATA avx512_129<>+30(SB)/1, $0x1e
+DATA avx512_129<>+31(SB)/1, $0x1f
+DATA avx512_129<>+32(SB)/1, $0x20
+DATA avx512_129<>+33(SB)/1, $0x21
+DATA avx512_129<>+34(SB)/1, $0x22
+DATA avx512_129<>+35(SB)/1, $0x23
+DATA avx512_129<>+36(SB)/1, $0x24
+DATA avx512_129<>+37(SB)/1, $0x25
+DATA avx512_129<>+38(SB)/1, $0x26
+DATA avx512_129<>+39(SB)/1, $0x27
+DATA avx512_129<>+40(SB)/1, $0x28
+DATA avx512_129<>+41(SB)/1, $0x29
+DATA avx512_129<>+42(SB)/1, $0x2a
+DATA avx512_129<>+43(SB)/1, $0x2b
+DATA avx512_129<>+44(SB)/1, $0x2c
+DATA avx512_129<>+45(SB)/1, $0x2d
+DATA avx512_129<>+46(SB)/1, $0x2e
+DATA avx512_129<>+47(SB)/1, $0x2f
+DATA avx512_129<>+48(SB)/1, $0x30
+DATA avx512_129<>+49(SB)/1, $0x31
+DATA avx512_129<>+50(SB)/1, $0x32
+DATA avx512_129<>+51(SB)/1, $0x33
+DATA avx512_129<>+52(SB)/1, $0x34
+DATA avx512_129<>+53(SB)/1, $0x35
+DATA avx512_129<>+54(SB)/1, $0x36
+DATA avx512_129<>+55(SB)/1, $0x37
+DATA avx512_129<>+56(SB)/1, $0x38
+DATA avx512_129<>+57(SB)/1, $0x39
+DATA avx512_129<>+58(SB)/1, $0x3a
+DATA avx512_129<>+59(SB)/1, $0x3b
+DATA avx512_129<>+60(SB)/1, $0x3c
+DATA avx512_129<>+61(SB)/1, $0x3d
+DATA avx512_129<>+62(SB)/1, $0x3e
+DATA avx512_129<>+63(SB)/1, $0x3f
+GLOBL avx512_129<>(SB), RODATA|NOPTR, $64
 
 // func settleAVX512(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, GFNI
@@ -10138,7 +10265,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	MOVQ           b+0(FP), BX
 	MOVQ           t+16(FP), SI
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_117<>+0(SB), Y0
+	VMOVDQU8       avx512_120<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K1, Y0
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z0, K1, Z0
@@ -10183,9 +10310,9 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	VPERMB         Z7, Z6, Z7
 	VPORQ          896(BX), Z7, Z7
 	VMOVDQU64      Z7, 896(BX)
-	VMOVDQU8       avx512_127<>+0(SB), Z6
+	VMOVDQU8       avx512_130<>+0(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
-	VMOVDQU8       avx512_62<>+0(SB), Z5
+	VMOVDQU8       avx512_65<>+0(SB), Z5
 	VPSHUFB        Z1, Z5, Z5
 	VPORQ          Z6, Z5, Z5
 	VMOVDQU8       avx512_42<>+0(SB), Z6
@@ -10326,71 +10453,71 @@ settled:
 	VZEROUPPER
 	RET
 
-DATA avx512_127<>+0(SB)/1, $0x00
-DATA avx512_127<>+1(SB)/1, $0x00
-DATA avx512_127<>+2(SB)/1, $0x00
-DATA avx512_127<>+3(SB)/1, $0x00
-DATA avx512_127<>+4(SB)/1, $0x01
-DATA avx512_127<>+5(SB)/1, $0x01
-DATA avx512_127<>+6(SB)/1, $0x01
-DATA avx512_127<>+7(SB)/1, $0x01
-DATA avx512_127<>+8(SB)/1, $0x00
-DATA avx512_127<>+9(SB)/1, $0x00
-DATA avx512_127<>+10(SB)/1, $0x00
-DATA avx512_127<>+11(SB)/1, $0x00
-DATA avx512_127<>+12(SB)/1, $0x01
-DATA avx512_127<>+13(SB)/1, $0x01
-DATA avx512_127<>+14(SB)/1, $0x01
-DATA avx512_127<>+15(SB)/1, $0x01
-DATA avx512_127<>+16(SB)/1, $0x00
-DATA avx512_127<>+17(SB)/1, $0x00
-DATA avx512_127<>+18(SB)/1, $0x00
-DATA avx512_127<>+19(SB)/1, $0x00
-DATA avx512_127<>+20(SB)/1, $0x01
-DATA avx512_127<>+21(SB)/1, $0x01
-DATA avx512_127<>+22(SB)/1, $0x01
-DATA avx512_127<>+23(SB)/1, $0x01
-DATA avx512_127<>+24(SB)/1, $0x00
-DATA avx512_127<>+25(SB)/1, $0x00
-DATA avx512_127<>+26(SB)/1, $0x00
-DATA avx512_127<>+27(SB)/1, $0x00
-DATA avx512_127<>+28(SB)/1, $0x01
-DATA avx512_127<>+29(SB)/1, $0x01
-DATA avx512_127<>+30(SB)/1, $0x01
-DATA avx512_127<>+31(SB)/1, $0x01
-DATA avx512_127<>+32(SB)/1, $0x00
-DATA avx512_127<>+33(SB)/1, $0x00
-DATA avx512_127<>+34(SB)/1, $0x00
-DATA avx512_127<>+35(SB)/1, $0x00
-DATA avx512_127<>+36(SB)/1, $0x01
-DATA avx512_127<>+37(SB)/1, $0x01
-DATA avx512_127<>+38(SB)/1, $0x01
-DATA avx512_127<>+39(SB)/1, $0x01
-DATA avx512_127<>+40(SB)/1, $0x00
-DATA avx512_127<>+41(SB)/1, $0x00
-DATA avx512_127<>+42(SB)/1, $0x00
-DATA avx512_127<>+43(SB)/1, $0x00
-DATA avx512_127<>+44(SB)/1, $0x01
-DATA avx512_127<>+45(SB)/1, $0x01
-DATA avx512_127<>+46(SB)/1, $0x01
-DATA avx512_127<>+47(SB)/1, $0x01
-DATA avx512_127<>+48(SB)/1, $0x00
-DATA avx512_127<>+49(SB)/1, $0x00
-DATA avx512_127<>+50(SB)/1, $0x00
-DATA avx512_127<>+51(SB)/1, $0x00
-DATA avx512_127<>+52(SB)/1, $0x01
-DATA avx512_127<>+53(SB)/1, $0x01
-DATA avx512_127<>+54(SB)/1, $0x01
-DATA avx512_127<>+55(SB)/1, $0x01
-DATA avx512_127<>+56(SB)/1, $0x00
-DATA avx512_127<>+57(SB)/1, $0x00
-DATA avx512_127<>+58(SB)/1, $0x00
-DATA avx512_127<>+59(SB)/1, $0x00
-DATA avx512_127<>+60(SB)/1, $0x01
-DATA avx512_127<>+61(SB)/1, $0x01
-DATA avx512_127<>+62(SB)/1, $0x01
-DATA avx512_127<>+63(SB)/1, $0x01
-GLOBL avx512_127<>(SB), RODATA|NOPTR, $64
+DATA avx512_130<>+0(SB)/1, $0x00
+DATA avx512_130<>+1(SB)/1, $0x00
+DATA avx512_130<>+2(SB)/1, $0x00
+DATA avx512_130<>+3(SB)/1, $0x00
+DATA avx512_130<>+4(SB)/1, $0x01
+DATA avx512_130<>+5(SB)/1, $0x01
+DATA avx512_130<>+6(SB)/1, $0x01
+DATA avx512_130<>+7(SB)/1, $0x01
+DATA avx512_130<>+8(SB)/1, $0x00
+DATA avx512_130<>+9(SB)/1, $0x00
+DATA avx512_130<>+10(SB)/1, $0x00
+DATA avx512_130<>+11(SB)/1, $0x00
+DATA avx512_130<>+12(SB)/1, $0x01
+DATA avx512_130<>+13(SB)/1, $0x01
+DATA avx512_130<>+14(SB)/1, $0x01
+DATA avx512_130<>+15(SB)/1, $0x01
+DATA avx512_130<>+16(SB)/1, $0x00
+DATA avx512_130<>+17(SB)/1, $0x00
+DATA avx512_130<>+18(SB)/1, $0x00
+DATA avx512_130<>+19(SB)/1, $0x00
+DATA avx512_130<>+20(SB)/1, $0x01
+DATA avx512_130<>+21(SB)/1, $0x01
+DATA avx512_130<>+22(SB)/1, $0x01
+DATA avx512_130<>+23(SB)/1, $0x01
+DATA avx512_130<>+24(SB)/1, $0x00
+DATA avx512_130<>+25(SB)/1, $0x00
+DATA avx512_130<>+26(SB)/1, $0x00
+DATA avx512_130<>+27(SB)/1, $0x00
+DATA avx512_130<>+28(SB)/1, $0x01
+DATA avx512_130<>+29(SB)/1, $0x01
+DATA avx512_130<>+30(SB)/1, $0x01
+DATA avx512_130<>+31(SB)/1, $0x01
+DATA avx512_130<>+32(SB)/1, $0x00
+DATA avx512_130<>+33(SB)/1, $0x00
+DATA avx512_130<>+34(SB)/1, $0x00
+DATA avx512_130<>+35(SB)/1, $0x00
+DATA avx512_130<>+36(SB)/1, $0x01
+DATA avx512_130<>+37(SB)/1, $0x01
+DATA avx512_130<>+38(SB)/1, $0x01
+DATA avx512_130<>+39(SB)/1, $0x01
+DATA avx512_130<>+40(SB)/1, $0x00
+DATA avx512_130<>+41(SB)/1, $0x00
+DATA avx512_130<>+42(SB)/1, $0x00
+DATA avx512_130<>+43(SB)/1, $0x00
+DATA avx512_130<>+44(SB)/1, $0x01
+DATA avx512_130<>+45(SB)/1, $0x01
+DATA avx512_130<>+46(SB)/1, $0x01
+DATA avx512_130<>+47(SB)/1, $0x01
+DATA avx512_130<>+48(SB)/1, $0x00
+DATA avx512_130<>+49(SB)/1, $0x00
+DATA avx512_130<>+50(SB)/1, $0x00
+DATA avx512_130<>+51(SB)/1, $0x00
+DATA avx512_130<>+52(SB)/1, $0x01
+DATA avx512_130<>+53(SB)/1, $0x01
+DATA avx512_130<>+54(SB)/1, $0x01
+DATA avx512_130<>+55(SB)/1, $0x01
+DATA avx512_130<>+56(SB)/1, $0x00
+DATA avx512_130<>+57(SB)/1, $0x00
+DATA avx512_130<>+58(SB)/1, $0x00
+DATA avx512_130<>+59(SB)/1, $0x00
+DATA avx512_130<>+60(SB)/1, $0x01
+DATA avx512_130<>+61(SB)/1, $0x01
+DATA avx512_130<>+62(SB)/1, $0x01
+DATA avx512_130<>+63(SB)/1, $0x01
+GLOBL avx512_130<>(SB), RODATA|NOPTR, $64
 
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
@@ -10459,13 +10586,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPSHUFD       $0xb1, X2, X1
 	VPADDD        X1, X2, X2
 	VMOVD         X2, AX
-	VPBROADCASTW  avx512_128<>+0(SB), Z1
+	VPBROADCASTW  avx512_131<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_129<>+0(SB), X1, X1
+	VPXOR         avx512_132<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -10474,18 +10601,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VZEROUPPER
 	RET
 
-DATA avx512_128<>+0(SB)/2, $0x7fff
-GLOBL avx512_128<>(SB), RODATA|NOPTR, $2
+DATA avx512_131<>+0(SB)/2, $0x7fff
+GLOBL avx512_131<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_129<>+0(SB)/2, $0x8000
-DATA avx512_129<>+2(SB)/2, $0x8000
-DATA avx512_129<>+4(SB)/2, $0x8000
-DATA avx512_129<>+6(SB)/2, $0x8000
-DATA avx512_129<>+8(SB)/2, $0x8000
-DATA avx512_129<>+10(SB)/2, $0x8000
-DATA avx512_129<>+12(SB)/2, $0x8000
-DATA avx512_129<>+14(SB)/2, $0x8000
-GLOBL avx512_129<>(SB), RODATA|NOPTR, $16
+DATA avx512_132<>+0(SB)/2, $0x8000
+DATA avx512_132<>+2(SB)/2, $0x8000
+DATA avx512_132<>+4(SB)/2, $0x8000
+DATA avx512_132<>+6(SB)/2, $0x8000
+DATA avx512_132<>+8(SB)/2, $0x8000
+DATA avx512_132<>+10(SB)/2, $0x8000
+DATA avx512_132<>+12(SB)/2, $0x8000
+DATA avx512_132<>+14(SB)/2, $0x8000
+GLOBL avx512_132<>(SB), RODATA|NOPTR, $16
 
 // func serveTicketsAVX512(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, POPCNT
@@ -10552,7 +10679,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPCMPW       $0x02, Z8, Z1, K1
 	KMOVD        K1, SI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_115<>+0(SB), Y1
+	VPBROADCASTB avx512_118<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         BX, CX
@@ -10592,7 +10719,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPSRLD       $0x07, Z1, Z1
 	VPSLLD       $0x02, Z1, Z1
 	VPMOVZXBD    496(DX), Z10
-	VMOVDQU32    avx512_116<>+0(SB), Z14
+	VMOVDQU32    avx512_119<>+0(SB), Z14
 	VPXORD       Z2, Z2, Z2
 
 choose:
@@ -10646,7 +10773,7 @@ chosen:
 	MOVQ           40(SP), DX
 	PDEPQ          DX, SI, DX
 	KMOVD          BX, K2
-	VMOVDQU8       avx512_117<>+0(SB), Y2
+	VMOVDQU8       avx512_120<>+0(SB), Y2
 	VPCOMPRESSB.Z  Y2, K2, Y2
 	VPMOVZXBD      X2, Z0
 	VMOVDQU32      (CX), Z1
@@ -10668,7 +10795,7 @@ chosen:
 	MOVQ           p+0(FP), CX
 	MOVQ           24(CX), CX
 	VPMOVZXWQ      (CX), Z9
-	KMOVB          avx512_100<>+0(SB), K2
+	KMOVB          avx512_103<>+0(SB), K2
 	VPTESTNMQ      Z2, Z2, K2, K2
 	VPTESTMQ       Z8, Z8, K2, K2
 	VPXORQ         Z3, Z3, Z3
@@ -10691,12 +10818,12 @@ chosen:
 	VPADDQ         Z0, Z1, Z1
 	VMOVDQA64      Z0, Z3
 	VMOVDQA64      Z1, K3, Z3
-	VPBROADCASTQ   avx512_118<>+0(SB), Z1
+	VPBROADCASTQ   avx512_121<>+0(SB), Z1
 	VPMINUQ        Z1, Z3, Z3
 	VPMINUQ        Z1, Z10, Z10
 	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z1
 	VPLZCNTQ       Z1, Z1
-	KMOVQ          avx512_119<>+0(SB), K3
+	KMOVQ          avx512_122<>+0(SB), K3
 	VPERMB.Z       (CX), Z1, K3, Z1
 	VMOVDQA64      Z1, Z14
 	VMOVDQU64      64(CX), Z15
@@ -10710,7 +10837,7 @@ chosen:
 	VMOVDQU64      448(CX), Z16
 	VPERMI2Q       512(CX), Z16, Z15
 	VPMULUDQ       Z15, Z14, Z14
-	VPTESTMQ.BCST  avx512_120<>+0(SB), Z14, K1, K4
+	VPTESTMQ.BCST  avx512_123<>+0(SB), Z14, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z1, Z15
@@ -10719,7 +10846,7 @@ chosen:
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTQ   avx512_121<>+0(SB), Z15
+	VPBROADCASTQ   avx512_124<>+0(SB), Z15
 	VPBROADCASTQ   704(CX), Z16
 	VPMULUDQ       Z3, Z10, Z10
 	VPMULUDQ       Z3, Z3, Z3
@@ -10729,7 +10856,7 @@ chosen:
 	VCVTUQQ2PD     Z3, Z3
 	VMULPD         Z15, Z3, Z3
 	VCVTTPD2UQQ    Z3, Z3
-	VPMULLQ.BCST   avx512_122<>+0(SB), Z3, Z17
+	VPMULLQ.BCST   avx512_125<>+0(SB), Z3, Z17
 	VPSUBQ         Z17, Z10, Z17
 	VPMULUDQ       Z16, Z17, Z17
 	VCVTUQQ2PD     Z17, Z17
@@ -10742,12 +10869,12 @@ chosen:
 	VPADDQ         Z1, Z14, Z14
 	VPADDQ         Z3, Z14, Z14
 	VPADDQ         Z17, Z14, Z14
-	VPMINUQ.BCST   avx512_123<>+0(SB), Z14, Z14
-	VPADDQ.BCST    avx512_124<>+0(SB), Z14, Z14
+	VPMINUQ.BCST   avx512_126<>+0(SB), Z14, Z14
+	VPADDQ.BCST    avx512_127<>+0(SB), Z14, Z14
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTD   avx512_107<>+0(SB), Z1
+	VPBROADCASTD   avx512_110<>+0(SB), Z1
 	VPTESTMB       Z1, Z13, K1, K3
 	VMOVDQA64.Z    Z14, K3, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y3
@@ -10760,7 +10887,7 @@ chosen:
 	VPADDQ.BCST    avx512_32<>+0(SB), Z0, Z0
 	VPSRLQ         $0x07, Z0, Z0
 	VPSLLQ.Z       $0x02, Z0, K1, Z0
-	VMOVDQU8       avx512_125<>+0(SB), Z1
+	VMOVDQU8       avx512_128<>+0(SB), Z1
 	VPSHUFB        Z12, Z1, Z1
 	VPMOVZXBQ      X1, Z1
 	VPMULUDQ       Z0, Z1, Z1
@@ -10805,7 +10932,7 @@ chosen:
 	ADDQ           $0x00000040, AX
 	VPMOVQD        Z14, Y11
 	KMOVQ          DX, K1
-	VMOVDQU8       avx512_126<>+0(SB), Z0
+	VMOVDQU8       avx512_129<>+0(SB), Z0
 	VPEXPANDB.Z    Z0, K1, Z0
 	VPMOVZXBD      X0, Z1
 	VPERMD         Z11, Z1, Z1
@@ -10837,7 +10964,7 @@ placed:
 	MOVQ           (CX), CX
 	MOVQ           t+24(FP), BX
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_117<>+0(SB), Y11
+	VMOVDQU8       avx512_120<>+0(SB), Y11
 	VPCOMPRESSB.Z  Y11, K1, Y11
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z11, K1, Z0
@@ -10883,9 +11010,9 @@ placed:
 	VPERMB         Z8, Z3, Z8
 	VPORQ          896(CX), Z8, Z8
 	VMOVDQU64      Z8, 896(CX)
-	VMOVDQU8       avx512_127<>+0(SB), Z3
+	VMOVDQU8       avx512_130<>+0(SB), Z3
 	VPSHUFB        Z2, Z3, Z3
-	VMOVDQU8       avx512_62<>+0(SB), Z2
+	VMOVDQU8       avx512_65<>+0(SB), Z2
 	VPSHUFB        Z1, Z2, Z2
 	VPORQ          Z3, Z2, Z2
 	VMOVDQU8       avx512_42<>+0(SB), Z3
@@ -11109,13 +11236,13 @@ none:
 	VPSHUFD       $0xb1, X1, X2
 	VPADDD        X2, X1, X1
 	VMOVD         X1, AX
-	VPBROADCASTW  avx512_128<>+0(SB), Z1
+	VPBROADCASTW  avx512_131<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_129<>+0(SB), X1, X1
+	VPXOR         avx512_132<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -11247,7 +11374,7 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	VPANDQ.BCST     avx512_25<>+0(SB), Z4, Z4
 	VPSLLQ          $0x04, Z1, Z0
 	VPORQ           Z4, Z0, Z0
-	VPORQ.BCST.Z    avx512_114<>+0(SB), Z0, K2, Z0
+	VPORQ.BCST.Z    avx512_117<>+0(SB), Z0, K2, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU32       Y0, 128(BX)(DX*4)
 	VPMOVQW         Z1, X0
@@ -11346,7 +11473,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_130<>+0(SB), Z13
+	VPBROADCASTQ  avx512_133<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -11391,7 +11518,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_131<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_134<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -11422,11 +11549,11 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_130<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_130<>(SB), RODATA|NOPTR, $8
+DATA avx512_133<>+0(SB)/8, $0x0000000000000100
+GLOBL avx512_133<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_131<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_131<>(SB), RODATA|NOPTR, $8
+DATA avx512_134<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_134<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -11478,10 +11605,10 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_130<>+0(SB), Z11
+	VPBROADCASTQ  avx512_133<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
-	VPTESTMQ.BCST avx512_59<>+0(SB), Z4, K2, K2
+	VPTESTMQ.BCST avx512_62<>+0(SB), Z4, K2, K2
 	VPTESTNMQ     Z8, Z8, K2, K3
 	VPSRLQ        $0x30, Z4, Z11
 	VPANDQ.BCST   avx512_29<>+0(SB), Z11, Z11
@@ -11499,7 +11626,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VMOVDQA64     Z5, K2, Z14
 	VMOVDQA64     Z7, K2, Z15
 	VPSRLQ        $0x36, Z4, Z16
-	VPANDQ.BCST   avx512_60<>+0(SB), Z16, Z16
+	VPANDQ.BCST   avx512_63<>+0(SB), Z16, Z16
 	VPADDQ        Z16, Z13, K2, Z13
 	VPSUBQ.BCST   avx512_20<>+0(SB), Z8, K2, Z8
 	VMOVDQA64     Z10, K2, Z11
@@ -11544,7 +11671,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_131<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_134<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -11626,18 +11753,18 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z5
-	VMOVDQU32      avx512_91<>+0(SB), Z6
-	VMOVDQU32      avx512_92<>+0(SB), Z7
-	VMOVDQU32      avx512_93<>+0(SB), Z8
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z5
+	VMOVDQU32      avx512_94<>+0(SB), Z6
+	VMOVDQU32      avx512_95<>+0(SB), Z7
+	VMOVDQU32      avx512_96<>+0(SB), Z8
+	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -11721,27 +11848,27 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z12, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_94<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_96<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_97<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_98<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -11813,8 +11940,8 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_132<>+0(SB)/4, $(0.5)
-GLOBL avx512_132<>(SB), RODATA|NOPTR, $4
+DATA avx512_135<>+0(SB)/4, $(0.5)
+GLOBL avx512_135<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -11822,18 +11949,18 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z4
-	VMOVDQU32      avx512_91<>+0(SB), Z5
-	VMOVDQU32      avx512_92<>+0(SB), Z6
-	VMOVDQU32      avx512_93<>+0(SB), Z7
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z4
+	VMOVDQU32      avx512_94<>+0(SB), Z5
+	VMOVDQU32      avx512_95<>+0(SB), Z6
+	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -11885,27 +12012,27 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z7, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_94<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_96<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_97<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_98<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVUPS      Z13, (R8)
@@ -11948,18 +12075,18 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), CX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z2
+	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z1
-	VMOVDQU32      avx512_89<>+0(SB), Z2
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VMOVDQU32      avx512_91<>+0(SB), Z7
-	VMOVDQU32      avx512_92<>+0(SB), Z8
-	VMOVDQU32      avx512_93<>+0(SB), Z9
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VMOVDQU32      avx512_91<>+0(SB), Z1
+	VMOVDQU32      avx512_92<>+0(SB), Z2
+	VMOVDQU32      avx512_93<>+0(SB), Z6
+	VMOVDQU32      avx512_94<>+0(SB), Z7
+	VMOVDQU32      avx512_95<>+0(SB), Z8
+	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -11980,7 +12107,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	VPBROADCASTD   4(CX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_74<>+0(SB), X15
+	VMOVSS         avx512_77<>+0(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -12055,20 +12182,20 @@ group:
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -12144,25 +12271,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z4
+	VMOVDQU32    avx512_78<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_76<>+0(SB), Z2
+	VMOVDQU32    avx512_79<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_77<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_78<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_81<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_79<>+0(SB), Z2, Z2
+	VPANDD       avx512_82<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_81<>+0(SB), Z0, Z2
+	VPANDQ.BCST  avx512_84<>+0(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -12177,21 +12304,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_85<>+0(SB), Z2
-	VPSLLVD      avx512_86<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_88<>+0(SB), Z2
+	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -12207,18 +12334,18 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	MOVQ           (AX), AX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z2
+	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z1
-	VMOVDQU32      avx512_89<>+0(SB), Z2
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VMOVDQU32      avx512_91<>+0(SB), Z7
-	VMOVDQU32      avx512_92<>+0(SB), Z8
-	VMOVDQU32      avx512_93<>+0(SB), Z9
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VMOVDQU32      avx512_91<>+0(SB), Z1
+	VMOVDQU32      avx512_92<>+0(SB), Z2
+	VMOVDQU32      avx512_93<>+0(SB), Z6
+	VMOVDQU32      avx512_94<>+0(SB), Z7
+	VMOVDQU32      avx512_95<>+0(SB), Z8
+	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           CX, CX
 	XORQ           DX, DX
@@ -12228,7 +12355,7 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_100<>+0(SB), K1
+	KMOVB          avx512_103<>+0(SB), K1
 	VPCMPEQQ.BCST  avx512_20<>+0(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
@@ -12263,7 +12390,7 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_74<>+0(SB), X15
+	VMOVSS         avx512_77<>+0(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -12333,27 +12460,27 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
-	VPMINUD.BCST avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -12429,52 +12556,52 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z4
+	VMOVDQU32    avx512_78<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_76<>+0(SB), Z2
+	VMOVDQU32    avx512_79<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_77<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_78<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_81<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_79<>+0(SB), Z2, Z2
+	VPANDD       avx512_82<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_133<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_136<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_134<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_137<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 16(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_135<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_135<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_136<>+0(SB), Z2
-	VPSLLVD      avx512_86<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_139<>+0(SB), Z2
+	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -12483,77 +12610,77 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_133<>+0(SB)/4, $0x00000000
-DATA avx512_133<>+4(SB)/4, $0x00000000
-DATA avx512_133<>+8(SB)/4, $0x00000000
-DATA avx512_133<>+12(SB)/4, $0x00000000
-DATA avx512_133<>+16(SB)/4, $0xffffffff
-DATA avx512_133<>+20(SB)/4, $0x00000000
-DATA avx512_133<>+24(SB)/4, $0x00000000
-DATA avx512_133<>+28(SB)/4, $0x00000000
-DATA avx512_133<>+32(SB)/4, $0x00000000
-DATA avx512_133<>+36(SB)/4, $0x00000000
-DATA avx512_133<>+40(SB)/4, $0x00000000
-DATA avx512_133<>+44(SB)/4, $0x00000000
-DATA avx512_133<>+48(SB)/4, $0x00000000
-DATA avx512_133<>+52(SB)/4, $0x00000000
-DATA avx512_133<>+56(SB)/4, $0x00000000
-DATA avx512_133<>+60(SB)/4, $0x00000000
-GLOBL avx512_133<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_134<>+0(SB)/4, $0x00000000
-DATA avx512_134<>+4(SB)/4, $0x00000000
-DATA avx512_134<>+8(SB)/4, $0x00000000
-DATA avx512_134<>+12(SB)/4, $0x00000000
-DATA avx512_134<>+16(SB)/4, $0x00000000
-DATA avx512_134<>+20(SB)/4, $0xffffffff
-DATA avx512_134<>+24(SB)/4, $0x00000000
-DATA avx512_134<>+28(SB)/4, $0x00000000
-DATA avx512_134<>+32(SB)/4, $0x00000000
-DATA avx512_134<>+36(SB)/4, $0x00000000
-DATA avx512_134<>+40(SB)/4, $0x00000000
-DATA avx512_134<>+44(SB)/4, $0x00000000
-DATA avx512_134<>+48(SB)/4, $0x00000000
-DATA avx512_134<>+52(SB)/4, $0x00000000
-DATA avx512_134<>+56(SB)/4, $0x00000000
-DATA avx512_134<>+60(SB)/4, $0x00000000
-GLOBL avx512_134<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_135<>+0(SB)/4, $0x00000000
-DATA avx512_135<>+4(SB)/4, $0x00000000
-DATA avx512_135<>+8(SB)/4, $0x00000000
-DATA avx512_135<>+12(SB)/4, $0x00000000
-DATA avx512_135<>+16(SB)/4, $0x00000000
-DATA avx512_135<>+20(SB)/4, $0x00000000
-DATA avx512_135<>+24(SB)/4, $0x00000000
-DATA avx512_135<>+28(SB)/4, $0x00000000
-DATA avx512_135<>+32(SB)/4, $0x00000000
-DATA avx512_135<>+36(SB)/4, $0x00000000
-DATA avx512_135<>+40(SB)/4, $0x00000000
-DATA avx512_135<>+44(SB)/4, $0x00000000
-DATA avx512_135<>+48(SB)/4, $0x00000000
-DATA avx512_135<>+52(SB)/4, $0x00000000
-DATA avx512_135<>+56(SB)/4, $0x00000000
-DATA avx512_135<>+60(SB)/4, $0xffffffff
-GLOBL avx512_135<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_136<>+0(SB)/4, $0xffffffff
-DATA avx512_136<>+4(SB)/4, $0xffffffff
-DATA avx512_136<>+8(SB)/4, $0xffffffff
-DATA avx512_136<>+12(SB)/4, $0xffffffff
+DATA avx512_136<>+0(SB)/4, $0x00000000
+DATA avx512_136<>+4(SB)/4, $0x00000000
+DATA avx512_136<>+8(SB)/4, $0x00000000
+DATA avx512_136<>+12(SB)/4, $0x00000000
 DATA avx512_136<>+16(SB)/4, $0xffffffff
-DATA avx512_136<>+20(SB)/4, $0xffffffff
-DATA avx512_136<>+24(SB)/4, $0xffffffff
-DATA avx512_136<>+28(SB)/4, $0xffffffff
-DATA avx512_136<>+32(SB)/4, $0xffffffff
-DATA avx512_136<>+36(SB)/4, $0xffffffff
-DATA avx512_136<>+40(SB)/4, $0xffffffff
-DATA avx512_136<>+44(SB)/4, $0xffffffff
-DATA avx512_136<>+48(SB)/4, $0xffffffff
-DATA avx512_136<>+52(SB)/4, $0x00000010
-DATA avx512_136<>+56(SB)/4, $0xffffffff
-DATA avx512_136<>+60(SB)/4, $0xffffffff
+DATA avx512_136<>+20(SB)/4, $0x00000000
+DATA avx512_136<>+24(SB)/4, $0x00000000
+DATA avx512_136<>+28(SB)/4, $0x00000000
+DATA avx512_136<>+32(SB)/4, $0x00000000
+DATA avx512_136<>+36(SB)/4, $0x00000000
+DATA avx512_136<>+40(SB)/4, $0x00000000
+DATA avx512_136<>+44(SB)/4, $0x00000000
+DATA avx512_136<>+48(SB)/4, $0x00000000
+DATA avx512_136<>+52(SB)/4, $0x00000000
+DATA avx512_136<>+56(SB)/4, $0x00000000
+DATA avx512_136<>+60(SB)/4, $0x00000000
 GLOBL avx512_136<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_137<>+0(SB)/4, $0x00000000
+DATA avx512_137<>+4(SB)/4, $0x00000000
+DATA avx512_137<>+8(SB)/4, $0x00000000
+DATA avx512_137<>+12(SB)/4, $0x00000000
+DATA avx512_137<>+16(SB)/4, $0x00000000
+DATA avx512_137<>+20(SB)/4, $0xffffffff
+DATA avx512_137<>+24(SB)/4, $0x00000000
+DATA avx512_137<>+28(SB)/4, $0x00000000
+DATA avx512_137<>+32(SB)/4, $0x00000000
+DATA avx512_137<>+36(SB)/4, $0x00000000
+DATA avx512_137<>+40(SB)/4, $0x00000000
+DATA avx512_137<>+44(SB)/4, $0x00000000
+DATA avx512_137<>+48(SB)/4, $0x00000000
+DATA avx512_137<>+52(SB)/4, $0x00000000
+DATA avx512_137<>+56(SB)/4, $0x00000000
+DATA avx512_137<>+60(SB)/4, $0x00000000
+GLOBL avx512_137<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_138<>+0(SB)/4, $0x00000000
+DATA avx512_138<>+4(SB)/4, $0x00000000
+DATA avx512_138<>+8(SB)/4, $0x00000000
+DATA avx512_138<>+12(SB)/4, $0x00000000
+DATA avx512_138<>+16(SB)/4, $0x00000000
+DATA avx512_138<>+20(SB)/4, $0x00000000
+DATA avx512_138<>+24(SB)/4, $0x00000000
+DATA avx512_138<>+28(SB)/4, $0x00000000
+DATA avx512_138<>+32(SB)/4, $0x00000000
+DATA avx512_138<>+36(SB)/4, $0x00000000
+DATA avx512_138<>+40(SB)/4, $0x00000000
+DATA avx512_138<>+44(SB)/4, $0x00000000
+DATA avx512_138<>+48(SB)/4, $0x00000000
+DATA avx512_138<>+52(SB)/4, $0x00000000
+DATA avx512_138<>+56(SB)/4, $0x00000000
+DATA avx512_138<>+60(SB)/4, $0xffffffff
+GLOBL avx512_138<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_139<>+0(SB)/4, $0xffffffff
+DATA avx512_139<>+4(SB)/4, $0xffffffff
+DATA avx512_139<>+8(SB)/4, $0xffffffff
+DATA avx512_139<>+12(SB)/4, $0xffffffff
+DATA avx512_139<>+16(SB)/4, $0xffffffff
+DATA avx512_139<>+20(SB)/4, $0xffffffff
+DATA avx512_139<>+24(SB)/4, $0xffffffff
+DATA avx512_139<>+28(SB)/4, $0xffffffff
+DATA avx512_139<>+32(SB)/4, $0xffffffff
+DATA avx512_139<>+36(SB)/4, $0xffffffff
+DATA avx512_139<>+40(SB)/4, $0xffffffff
+DATA avx512_139<>+44(SB)/4, $0xffffffff
+DATA avx512_139<>+48(SB)/4, $0xffffffff
+DATA avx512_139<>+52(SB)/4, $0x00000010
+DATA avx512_139<>+56(SB)/4, $0xffffffff
+DATA avx512_139<>+60(SB)/4, $0xffffffff
+GLOBL avx512_139<>(SB), RODATA|NOPTR, $64
 
 // func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
@@ -12561,18 +12688,18 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z5
-	VMOVDQU32      avx512_91<>+0(SB), Z6
-	VMOVDQU32      avx512_92<>+0(SB), Z7
-	VMOVDQU32      avx512_93<>+0(SB), Z8
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z5
+	VMOVDQU32      avx512_94<>+0(SB), Z6
+	VMOVDQU32      avx512_95<>+0(SB), Z7
+	VMOVDQU32      avx512_96<>+0(SB), Z8
+	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -12656,27 +12783,27 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z12, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_94<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_96<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_97<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_98<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -12754,18 +12881,18 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z4
-	VMOVDQU32      avx512_91<>+0(SB), Z5
-	VMOVDQU32      avx512_92<>+0(SB), Z6
-	VMOVDQU32      avx512_93<>+0(SB), Z7
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z4
+	VMOVDQU32      avx512_94<>+0(SB), Z5
+	VMOVDQU32      avx512_95<>+0(SB), Z6
+	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -12817,27 +12944,27 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z7, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_94<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_95<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_96<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_97<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_98<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_99<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVNTPS     Z13, (R8)
@@ -12880,18 +13007,18 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), CX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z2
+	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z1
-	VMOVDQU32      avx512_89<>+0(SB), Z2
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VMOVDQU32      avx512_91<>+0(SB), Z7
-	VMOVDQU32      avx512_92<>+0(SB), Z8
-	VMOVDQU32      avx512_93<>+0(SB), Z9
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VMOVDQU32      avx512_91<>+0(SB), Z1
+	VMOVDQU32      avx512_92<>+0(SB), Z2
+	VMOVDQU32      avx512_93<>+0(SB), Z6
+	VMOVDQU32      avx512_94<>+0(SB), Z7
+	VMOVDQU32      avx512_95<>+0(SB), Z8
+	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -12912,7 +13039,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	VPBROADCASTD   4(CX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_74<>+0(SB), X15
+	VMOVSS         avx512_77<>+0(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -12987,20 +13114,20 @@ group:
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -13076,25 +13203,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z4
+	VMOVDQU32    avx512_78<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_76<>+0(SB), Z2
+	VMOVDQU32    avx512_79<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_77<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_78<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_81<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_79<>+0(SB), Z2, Z2
+	VPANDD       avx512_82<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_81<>+0(SB), Z0, Z2
+	VPANDQ.BCST  avx512_84<>+0(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -13109,21 +13236,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_85<>+0(SB), Z2
-	VPSLLVD      avx512_86<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_88<>+0(SB), Z2
+	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -13139,18 +13266,18 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           (AX), AX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z2
+	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_42<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z1
-	VMOVDQU32      avx512_89<>+0(SB), Z2
-	VMOVDQU32      avx512_90<>+0(SB), Z6
-	VMOVDQU32      avx512_91<>+0(SB), Z7
-	VMOVDQU32      avx512_92<>+0(SB), Z8
-	VMOVDQU32      avx512_93<>+0(SB), Z9
-	VBROADCASTSS   avx512_74<>+0(SB), Z12
+	VMOVDQU32      avx512_91<>+0(SB), Z1
+	VMOVDQU32      avx512_92<>+0(SB), Z2
+	VMOVDQU32      avx512_93<>+0(SB), Z6
+	VMOVDQU32      avx512_94<>+0(SB), Z7
+	VMOVDQU32      avx512_95<>+0(SB), Z8
+	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           CX, CX
 	XORQ           DX, DX
@@ -13160,7 +13287,7 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_100<>+0(SB), K1
+	KMOVB          avx512_103<>+0(SB), K1
 	VPCMPEQQ.BCST  avx512_20<>+0(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
@@ -13195,7 +13322,7 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_74<>+0(SB), X15
+	VMOVSS         avx512_77<>+0(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -13265,27 +13392,27 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
-	VPMINUD.BCST avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -13361,52 +13488,52 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_75<>+0(SB), Z4
+	VMOVDQU32    avx512_78<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_76<>+0(SB), Z2
+	VMOVDQU32    avx512_79<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_77<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_78<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_81<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_79<>+0(SB), Z2, Z2
+	VPANDD       avx512_82<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_133<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_136<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_134<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_137<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 16(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_135<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_135<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_136<>+0(SB), Z2
-	VPSLLVD      avx512_86<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_139<>+0(SB), Z2
+	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_84<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_82<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -13421,18 +13548,18 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z4
-	VMOVDQU32      avx512_91<>+0(SB), Z5
-	VMOVDQU32      avx512_92<>+0(SB), Z6
-	VMOVDQU32      avx512_93<>+0(SB), Z7
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z4
+	VMOVDQU32      avx512_94<>+0(SB), Z5
+	VMOVDQU32      avx512_95<>+0(SB), Z6
+	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -13454,7 +13581,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_132<>+0(SB), Z13
+	VBROADCASTSS   avx512_135<>+0(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -13484,98 +13611,98 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z20
 	VPERMPS      Z7, Z18, Z21
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
-	VMULPS.BCST  avx512_137<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_140<>+0(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
-	VMULPS.BCST  avx512_138<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_141<>+0(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x08, Z15, Z15
 	VPORD        Z15, Z14, Z14
-	VMULPS.BCST  avx512_138<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_141<>+0(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPORD        Z16, Z14, Z14
-	VMULPS.BCST  avx512_137<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_140<>+0(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPSLLD       $0x18, Z17, Z17
 	VPORD        Z17, Z14, Z14
-	VMULPS.BCST  avx512_137<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_140<>+0(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
-	VMULPS.BCST  avx512_137<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_140<>+0(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x08, Z19, Z19
 	VPORD        Z19, Z18, Z18
-	VMULPS.BCST  avx512_137<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_140<>+0(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x10, Z20, Z20
 	VPORD        Z20, Z18, Z18
-	VMULPS.BCST  avx512_139<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_142<>+0(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPSLLD       $0x18, Z21, Z21
 	VPORD        Z21, Z18, Z18
-	VMULPS.BCST  avx512_137<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_140<>+0(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
-	VMULPS.BCST  avx512_137<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_140<>+0(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x08, Z23, Z23
 	VPORD        Z23, Z22, Z22
-	VMULPS.BCST  avx512_140<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_143<>+0(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPORD        Z24, Z22, Z22
-	VMULPS.BCST  avx512_137<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_140<>+0(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPSLLD       $0x18, Z25, Z25
 	VPORD        Z25, Z22, Z22
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_141<>+0(SB), Z16
+	VMOVDQU32    avx512_144<>+0(SB), Z16
 	VPERMT2D     Z18, Z16, Z15
-	VMOVDQU32    avx512_142<>+0(SB), Z16
+	VMOVDQU32    avx512_145<>+0(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, (AX)
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_143<>+0(SB), Z16
+	VMOVDQU32    avx512_146<>+0(SB), Z16
 	VPERMT2D     Z18, Z16, Z15
-	VMOVDQU32    avx512_144<>+0(SB), Z16
+	VMOVDQU32    avx512_147<>+0(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, 64(AX)
 	VMOVDQA32    Z14, Z14
-	VMOVDQU32    avx512_145<>+0(SB), Z15
+	VMOVDQU32    avx512_148<>+0(SB), Z15
 	VPERMT2D     Z18, Z15, Z14
-	VMOVDQU32    avx512_146<>+0(SB), Z15
+	VMOVDQU32    avx512_149<>+0(SB), Z15
 	VPERMT2D     Z22, Z15, Z14
 	VMOVDQU32    Z14, 128(AX)
 	ADDQ         $0x10, DX
@@ -13586,125 +13713,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_137<>+0(SB)/4, $(255.0)
-GLOBL avx512_137<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_138<>+0(SB)/4, $(127.5)
-GLOBL avx512_138<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_139<>+0(SB)/4, $(340.0)
-GLOBL avx512_139<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_140<>+0(SB)/4, $(291.42856)
+DATA avx512_140<>+0(SB)/4, $(255.0)
 GLOBL avx512_140<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_141<>+0(SB)/4, $0x00000000
-DATA avx512_141<>+4(SB)/4, $0x00000010
-DATA avx512_141<>+8(SB)/4, $0x00000000
-DATA avx512_141<>+12(SB)/4, $0x00000001
-DATA avx512_141<>+16(SB)/4, $0x00000011
-DATA avx512_141<>+20(SB)/4, $0x00000000
-DATA avx512_141<>+24(SB)/4, $0x00000002
-DATA avx512_141<>+28(SB)/4, $0x00000012
-DATA avx512_141<>+32(SB)/4, $0x00000000
-DATA avx512_141<>+36(SB)/4, $0x00000003
-DATA avx512_141<>+40(SB)/4, $0x00000013
-DATA avx512_141<>+44(SB)/4, $0x00000000
-DATA avx512_141<>+48(SB)/4, $0x00000004
-DATA avx512_141<>+52(SB)/4, $0x00000014
-DATA avx512_141<>+56(SB)/4, $0x00000000
-DATA avx512_141<>+60(SB)/4, $0x00000005
-GLOBL avx512_141<>(SB), RODATA|NOPTR, $64
+DATA avx512_141<>+0(SB)/4, $(127.5)
+GLOBL avx512_141<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_142<>+0(SB)/4, $0x00000000
-DATA avx512_142<>+4(SB)/4, $0x00000001
-DATA avx512_142<>+8(SB)/4, $0x00000010
-DATA avx512_142<>+12(SB)/4, $0x00000003
-DATA avx512_142<>+16(SB)/4, $0x00000004
-DATA avx512_142<>+20(SB)/4, $0x00000011
-DATA avx512_142<>+24(SB)/4, $0x00000006
-DATA avx512_142<>+28(SB)/4, $0x00000007
-DATA avx512_142<>+32(SB)/4, $0x00000012
-DATA avx512_142<>+36(SB)/4, $0x00000009
-DATA avx512_142<>+40(SB)/4, $0x0000000a
-DATA avx512_142<>+44(SB)/4, $0x00000013
-DATA avx512_142<>+48(SB)/4, $0x0000000c
-DATA avx512_142<>+52(SB)/4, $0x0000000d
-DATA avx512_142<>+56(SB)/4, $0x00000014
-DATA avx512_142<>+60(SB)/4, $0x0000000f
-GLOBL avx512_142<>(SB), RODATA|NOPTR, $64
+DATA avx512_142<>+0(SB)/4, $(340.0)
+GLOBL avx512_142<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_143<>+0(SB)/4, $0x00000015
-DATA avx512_143<>+4(SB)/4, $0x00000000
-DATA avx512_143<>+8(SB)/4, $0x00000006
-DATA avx512_143<>+12(SB)/4, $0x00000016
-DATA avx512_143<>+16(SB)/4, $0x00000000
-DATA avx512_143<>+20(SB)/4, $0x00000007
-DATA avx512_143<>+24(SB)/4, $0x00000017
-DATA avx512_143<>+28(SB)/4, $0x00000000
-DATA avx512_143<>+32(SB)/4, $0x00000008
-DATA avx512_143<>+36(SB)/4, $0x00000018
-DATA avx512_143<>+40(SB)/4, $0x00000000
-DATA avx512_143<>+44(SB)/4, $0x00000009
-DATA avx512_143<>+48(SB)/4, $0x00000019
-DATA avx512_143<>+52(SB)/4, $0x00000000
-DATA avx512_143<>+56(SB)/4, $0x0000000a
-DATA avx512_143<>+60(SB)/4, $0x0000001a
-GLOBL avx512_143<>(SB), RODATA|NOPTR, $64
+DATA avx512_143<>+0(SB)/4, $(291.42856)
+GLOBL avx512_143<>(SB), RODATA|NOPTR, $4
 
 DATA avx512_144<>+0(SB)/4, $0x00000000
-DATA avx512_144<>+4(SB)/4, $0x00000015
-DATA avx512_144<>+8(SB)/4, $0x00000002
-DATA avx512_144<>+12(SB)/4, $0x00000003
-DATA avx512_144<>+16(SB)/4, $0x00000016
-DATA avx512_144<>+20(SB)/4, $0x00000005
-DATA avx512_144<>+24(SB)/4, $0x00000006
-DATA avx512_144<>+28(SB)/4, $0x00000017
-DATA avx512_144<>+32(SB)/4, $0x00000008
-DATA avx512_144<>+36(SB)/4, $0x00000009
-DATA avx512_144<>+40(SB)/4, $0x00000018
-DATA avx512_144<>+44(SB)/4, $0x0000000b
-DATA avx512_144<>+48(SB)/4, $0x0000000c
-DATA avx512_144<>+52(SB)/4, $0x00000019
-DATA avx512_144<>+56(SB)/4, $0x0000000e
-DATA avx512_144<>+60(SB)/4, $0x0000000f
+DATA avx512_144<>+4(SB)/4, $0x00000010
+DATA avx512_144<>+8(SB)/4, $0x00000000
+DATA avx512_144<>+12(SB)/4, $0x00000001
+DATA avx512_144<>+16(SB)/4, $0x00000011
+DATA avx512_144<>+20(SB)/4, $0x00000000
+DATA avx512_144<>+24(SB)/4, $0x00000002
+DATA avx512_144<>+28(SB)/4, $0x00000012
+DATA avx512_144<>+32(SB)/4, $0x00000000
+DATA avx512_144<>+36(SB)/4, $0x00000003
+DATA avx512_144<>+40(SB)/4, $0x00000013
+DATA avx512_144<>+44(SB)/4, $0x00000000
+DATA avx512_144<>+48(SB)/4, $0x00000004
+DATA avx512_144<>+52(SB)/4, $0x00000014
+DATA avx512_144<>+56(SB)/4, $0x00000000
+DATA avx512_144<>+60(SB)/4, $0x00000005
 GLOBL avx512_144<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_145<>+0(SB)/4, $0x00000000
-DATA avx512_145<>+4(SB)/4, $0x0000000b
-DATA avx512_145<>+8(SB)/4, $0x0000001b
-DATA avx512_145<>+12(SB)/4, $0x00000000
-DATA avx512_145<>+16(SB)/4, $0x0000000c
-DATA avx512_145<>+20(SB)/4, $0x0000001c
-DATA avx512_145<>+24(SB)/4, $0x00000000
-DATA avx512_145<>+28(SB)/4, $0x0000000d
-DATA avx512_145<>+32(SB)/4, $0x0000001d
-DATA avx512_145<>+36(SB)/4, $0x00000000
-DATA avx512_145<>+40(SB)/4, $0x0000000e
-DATA avx512_145<>+44(SB)/4, $0x0000001e
-DATA avx512_145<>+48(SB)/4, $0x00000000
-DATA avx512_145<>+52(SB)/4, $0x0000000f
-DATA avx512_145<>+56(SB)/4, $0x0000001f
-DATA avx512_145<>+60(SB)/4, $0x00000000
+DATA avx512_145<>+4(SB)/4, $0x00000001
+DATA avx512_145<>+8(SB)/4, $0x00000010
+DATA avx512_145<>+12(SB)/4, $0x00000003
+DATA avx512_145<>+16(SB)/4, $0x00000004
+DATA avx512_145<>+20(SB)/4, $0x00000011
+DATA avx512_145<>+24(SB)/4, $0x00000006
+DATA avx512_145<>+28(SB)/4, $0x00000007
+DATA avx512_145<>+32(SB)/4, $0x00000012
+DATA avx512_145<>+36(SB)/4, $0x00000009
+DATA avx512_145<>+40(SB)/4, $0x0000000a
+DATA avx512_145<>+44(SB)/4, $0x00000013
+DATA avx512_145<>+48(SB)/4, $0x0000000c
+DATA avx512_145<>+52(SB)/4, $0x0000000d
+DATA avx512_145<>+56(SB)/4, $0x00000014
+DATA avx512_145<>+60(SB)/4, $0x0000000f
 GLOBL avx512_145<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_146<>+0(SB)/4, $0x0000001a
-DATA avx512_146<>+4(SB)/4, $0x00000001
-DATA avx512_146<>+8(SB)/4, $0x00000002
-DATA avx512_146<>+12(SB)/4, $0x0000001b
-DATA avx512_146<>+16(SB)/4, $0x00000004
-DATA avx512_146<>+20(SB)/4, $0x00000005
-DATA avx512_146<>+24(SB)/4, $0x0000001c
-DATA avx512_146<>+28(SB)/4, $0x00000007
+DATA avx512_146<>+0(SB)/4, $0x00000015
+DATA avx512_146<>+4(SB)/4, $0x00000000
+DATA avx512_146<>+8(SB)/4, $0x00000006
+DATA avx512_146<>+12(SB)/4, $0x00000016
+DATA avx512_146<>+16(SB)/4, $0x00000000
+DATA avx512_146<>+20(SB)/4, $0x00000007
+DATA avx512_146<>+24(SB)/4, $0x00000017
+DATA avx512_146<>+28(SB)/4, $0x00000000
 DATA avx512_146<>+32(SB)/4, $0x00000008
-DATA avx512_146<>+36(SB)/4, $0x0000001d
-DATA avx512_146<>+40(SB)/4, $0x0000000a
-DATA avx512_146<>+44(SB)/4, $0x0000000b
-DATA avx512_146<>+48(SB)/4, $0x0000001e
-DATA avx512_146<>+52(SB)/4, $0x0000000d
-DATA avx512_146<>+56(SB)/4, $0x0000000e
-DATA avx512_146<>+60(SB)/4, $0x0000001f
+DATA avx512_146<>+36(SB)/4, $0x00000018
+DATA avx512_146<>+40(SB)/4, $0x00000000
+DATA avx512_146<>+44(SB)/4, $0x00000009
+DATA avx512_146<>+48(SB)/4, $0x00000019
+DATA avx512_146<>+52(SB)/4, $0x00000000
+DATA avx512_146<>+56(SB)/4, $0x0000000a
+DATA avx512_146<>+60(SB)/4, $0x0000001a
 GLOBL avx512_146<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_147<>+0(SB)/4, $0x00000000
+DATA avx512_147<>+4(SB)/4, $0x00000015
+DATA avx512_147<>+8(SB)/4, $0x00000002
+DATA avx512_147<>+12(SB)/4, $0x00000003
+DATA avx512_147<>+16(SB)/4, $0x00000016
+DATA avx512_147<>+20(SB)/4, $0x00000005
+DATA avx512_147<>+24(SB)/4, $0x00000006
+DATA avx512_147<>+28(SB)/4, $0x00000017
+DATA avx512_147<>+32(SB)/4, $0x00000008
+DATA avx512_147<>+36(SB)/4, $0x00000009
+DATA avx512_147<>+40(SB)/4, $0x00000018
+DATA avx512_147<>+44(SB)/4, $0x0000000b
+DATA avx512_147<>+48(SB)/4, $0x0000000c
+DATA avx512_147<>+52(SB)/4, $0x00000019
+DATA avx512_147<>+56(SB)/4, $0x0000000e
+DATA avx512_147<>+60(SB)/4, $0x0000000f
+GLOBL avx512_147<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_148<>+0(SB)/4, $0x00000000
+DATA avx512_148<>+4(SB)/4, $0x0000000b
+DATA avx512_148<>+8(SB)/4, $0x0000001b
+DATA avx512_148<>+12(SB)/4, $0x00000000
+DATA avx512_148<>+16(SB)/4, $0x0000000c
+DATA avx512_148<>+20(SB)/4, $0x0000001c
+DATA avx512_148<>+24(SB)/4, $0x00000000
+DATA avx512_148<>+28(SB)/4, $0x0000000d
+DATA avx512_148<>+32(SB)/4, $0x0000001d
+DATA avx512_148<>+36(SB)/4, $0x00000000
+DATA avx512_148<>+40(SB)/4, $0x0000000e
+DATA avx512_148<>+44(SB)/4, $0x0000001e
+DATA avx512_148<>+48(SB)/4, $0x00000000
+DATA avx512_148<>+52(SB)/4, $0x0000000f
+DATA avx512_148<>+56(SB)/4, $0x0000001f
+DATA avx512_148<>+60(SB)/4, $0x00000000
+GLOBL avx512_148<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_149<>+0(SB)/4, $0x0000001a
+DATA avx512_149<>+4(SB)/4, $0x00000001
+DATA avx512_149<>+8(SB)/4, $0x00000002
+DATA avx512_149<>+12(SB)/4, $0x0000001b
+DATA avx512_149<>+16(SB)/4, $0x00000004
+DATA avx512_149<>+20(SB)/4, $0x00000005
+DATA avx512_149<>+24(SB)/4, $0x0000001c
+DATA avx512_149<>+28(SB)/4, $0x00000007
+DATA avx512_149<>+32(SB)/4, $0x00000008
+DATA avx512_149<>+36(SB)/4, $0x0000001d
+DATA avx512_149<>+40(SB)/4, $0x0000000a
+DATA avx512_149<>+44(SB)/4, $0x0000000b
+DATA avx512_149<>+48(SB)/4, $0x0000001e
+DATA avx512_149<>+52(SB)/4, $0x0000000d
+DATA avx512_149<>+56(SB)/4, $0x0000000e
+DATA avx512_149<>+60(SB)/4, $0x0000001f
+GLOBL avx512_149<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -13712,18 +13839,18 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_73<>+0(SB), Z1
+	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_42<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_88<>+0(SB), Z0
-	VMOVDQU32      avx512_89<>+0(SB), Z1
-	VMOVDQU32      avx512_90<>+0(SB), Z4
-	VMOVDQU32      avx512_91<>+0(SB), Z5
-	VMOVDQU32      avx512_92<>+0(SB), Z6
-	VMOVDQU32      avx512_93<>+0(SB), Z7
-	VBROADCASTSS   avx512_74<>+0(SB), Z11
+	VMOVDQU32      avx512_91<>+0(SB), Z0
+	VMOVDQU32      avx512_92<>+0(SB), Z1
+	VMOVDQU32      avx512_93<>+0(SB), Z4
+	VMOVDQU32      avx512_94<>+0(SB), Z5
+	VMOVDQU32      avx512_95<>+0(SB), Z6
+	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
@@ -13746,7 +13873,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_132<>+0(SB), Z13
+	VBROADCASTSS   avx512_135<>+0(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -13776,96 +13903,96 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_132<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z20
 	VPERMPS      Z7, Z18, Z21
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_94<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_95<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_96<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_97<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_98<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_99<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_140<>+0(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_138<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_141<>+0(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_138<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_141<>+0(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_140<>+0(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_140<>+0(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_140<>+0(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_140<>+0(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_139<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_142<>+0(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_140<>+0(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_140<>+0(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_143<>+0(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_137<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_140<>+0(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPMOVDB      Z25, X14

@@ -172,6 +172,13 @@ func together(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private,
 	return togetherGeneric(n, count, joins, pages)
 }
 
+func arriveSteps(words *[StepRoom]uint64, d *StepDraws, first, n int) int {
+	if active == AVX512 {
+		return arriveStepsAVX512(words, d, first, n)
+	}
+	return arriveStepsGeneric(words, d, first, n)
+}
+
 func initials(draws *[8]uint64, base uint64, t *RequestTables, prefixPages *[8]uint16, system int, n *Newcomers) {
 	switch active {
 	case AVX512:

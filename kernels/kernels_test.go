@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/kvgym/kvgym/internal/rng"
 	"github.com/kvgym/kvgym/kernels"
 	"github.com/stretchr/testify/require"
 )
@@ -359,6 +360,42 @@ func TestArriveLevels(t *testing.T) {
 			require.Equal(t, wantWords, words)
 			require.Equal(t, wantNeeds, needs)
 		}
+	})
+}
+
+func TestArriveStepsLevels(t *testing.T) {
+	onEachLevel(t, func(t *testing.T) {
+		r := random(43)
+		bursts := 0
+		for range rounds {
+			tables := [2]*[8]uint16{{30000, 50000, 60000, 64000, 65000, 65500, 65535}, {100, 200, 300, 400, 500, 600, 60000}}
+			if r.IntN(2) == 0 {
+				tables[0], tables[1] = tables[1], tables[0]
+			}
+			d := kernels.StepDraws{Count: r.Uint64(), Burst: r.Uint64(), Base: r.Uint64(), Counts: tables, Chance: uint16(r.IntN(0x10000)), Lanes: 1 + r.IntN(4)}
+			first, n := r.IntN(4097), 1+r.IntN(8)
+			var got, want [kernels.StepRoom]uint64
+			total, wanted := kernels.ArriveSteps(&got, &d, first, n), 0
+			generic(func() { wanted = kernels.ArriveSteps(&want, &d, first, n) })
+			require.Equal(t, wanted, total)
+			require.Equal(t, want[:total], got[:total])
+			// The same step by step.
+			at := 0
+			for k := first; k < first+n; k++ {
+				var words [8]uint64
+				var needs [8]uint32
+				more := uint64(k) * (kernels.StepStride & (1<<64 - 1))
+				table := 0
+				if rng.Mix(d.Burst+more)&0xFFFF < uint64(d.Chance) {
+					table, bursts = 1, bursts+1
+				}
+				arrived, _ := kernels.Arrive(&words, &needs, d.Base+more, uint64(k)<<48, randomTables(r), d.Count+more, d.Lanes, d.Counts[table], 8)
+				require.Equal(t, words[:min(8, arrived)], got[at:][:min(8, arrived)])
+				at += arrived
+			}
+			require.Equal(t, total, at)
+		}
+		require.Greater(t, bursts, 20)
 	})
 }
 

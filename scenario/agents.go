@@ -119,6 +119,29 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 		sum.add(s.lives.AddInitial(&draws, int(e.NumInitial)-i))
 	}
 	sum.requests += uint32(e.NumInitial) - numTenants
+	if s.lanes() <= 4 {
+		s.addSteps(e, &sum)
+	} else {
+		s.addWide(e, &sum)
+	}
+	return sum
+}
+
+// addSteps adds what arrives, eight steps at a time.
+func (s *Agents) addSteps(e *Episode, sum *demandSum) {
+	var words [kernels.StepRoom]Word
+	var d kernels.StepDraws
+	s.stepDraws(e, &d)
+	for t := 0; t < s.steps; t += 8 {
+		n := kernels.ArriveSteps((*[kernels.StepRoom]uint64)(&words), &d, t, min(8, s.steps-t))
+		sum.requests += uint32(n)
+		sum.add(s.lives.Add(words[:n]))
+	}
+	sum.requests += uint32(kernels.ArriveSteps((*[kernels.StepRoom]uint64)(&words), &d, s.steps, 1)) // these are admitted later
+}
+
+// addWide adds what arrives in more slots than kernels.ArriveSteps draws for.
+func (s *Agents) addWide(e *Episode, sum *demandSum) {
 	var words [256]Word
 	var needs [128]uint32
 	most, waiting := s.slots/laneSlots*arrivalTableLen, 0
@@ -132,9 +155,8 @@ func (s *Agents) windowDemand(e *Episode) demandSum {
 		sum.requests += uint32(n)
 	}
 	sum.add(s.lives.Add(words[:waiting]))
-	n, _ := s.Arrive(e, s.steps, words[:most], needs[:most]) // these are admitted later
+	n, _ := s.Arrive(e, s.steps, words[:most], needs[:most])
 	sum.requests += uint32(n)
-	return sum
 }
 
 func (d *demandSum) add(pageSteps, good uint64) {

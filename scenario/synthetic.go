@@ -168,6 +168,14 @@ func (s *Synthetic) Draws(e *Episode, step int32, d *kernels.ArrivalDraws) {
 	d.Base, d.Count, d.Counts = rng.Counter(e.Key, rng.Request, t, 0), rng.Counter(e.Key, rng.Arrivals, t, 0), s.thresholds(e, t)
 }
 
+// stepDraws says what all steps' arrivals are drawn from, as Draws says it of one.
+func (s *Synthetic) stepDraws(e *Episode, d *kernels.StepDraws) {
+	d.Count, d.Burst, d.Base = rng.Counter(e.Key, rng.Arrivals, 0, 0), rng.Counter(e.Key, rng.Arrivals, 0, burstIndex), rng.Counter(e.Key, rng.Request, 0, 0)
+	level := uint64(e.ArrivalLevel)
+	d.Counts[0], d.Counts[1] = &arrivalThresholds[level&7], &arrivalThresholds[(level+level>>1&level&1)&7]
+	d.Chance, d.Lanes = burstChance, s.lanes()
+}
+
 // MaxRate implements Source.
 func (s *Synthetic) MaxRate() uint32 { return uint32(len(rateTokens)) }
 
@@ -193,11 +201,14 @@ func (s *Synthetic) Arrive(e *Episode, step int, out []Word, needs []uint32) (n 
 // burst is the index of the arrivals' table that follows Bursty.
 const burst = Bursty + 1
 
+// burstIndex is the index of the draw that says whether there is one.
+const burstIndex = 255
+
 // thresholds chooses the table of a step's arrivals, without a branch.
 func (s *Synthetic) thresholds(e *Episode, t uint32) *[arrivalTableLen + 1]uint16 {
 	level := uint64(e.ArrivalLevel)
 	bursty := level >> 1 & level & 1
-	now := (uint64(rng.Field(rng.Draw(e.Key, rng.Arrivals, t, 255), 0, 16)) - burstChance) >> 63
+	now := (uint64(rng.Field(rng.Draw(e.Key, rng.Arrivals, t, burstIndex), 0, 16)) - burstChance) >> 63
 	return &arrivalThresholds[(level+bursty&now)&7]
 }
 

@@ -19,6 +19,7 @@ func avx512() {
 	enter512()
 	arrive512()
 	draws512()
+	arriveSteps512()
 	counts512()
 	maskRows512()
 	arrivals512()
@@ -692,20 +693,126 @@ func draws512() {
 
 // counted512 counts the thresholds that four lanes of 16 bits reach.
 func counted512(lanes GPVirtual) GPVirtual {
+	u, t := ZMM(), ZMM()
+	VPBROADCASTQ(lanes, u)
+	VPERMW(u, eightOfEach512(), u)
+	VBROADCASTI32X4(Mem{Base: argument("table")}, t)
+	return reached512(u, t)
+}
+
+// eightOfEach512 makes a permutation of words that repeats each of four eight times.
+func eightOfEach512() VecVirtual {
 	idx := make([]uint16, 32)
 	for i := range idx {
 		idx[i] = uint16(i / 8)
 	}
-	u, t, i, k, r := ZMM(), ZMM(), ZMM(), K(), GP64()
-	VPBROADCASTQ(lanes, u)
+	i := ZMM()
 	VMOVDQU16(constant(idx...), i)
-	VPERMW(u, i, u)
-	VBROADCASTI32X4(Mem{Base: argument("table")}, t)
+	return i
+}
+
+// reached512 counts how many of the thresholds t, eight times four of which the last is none, the words of u reach.
+func reached512(u, t VecVirtual) GPVirtual {
+	k, r := K(), GP64()
 	VPCMPUW(U8(5), t, u, k) // not below
 	KMOVD(k, r.As32())
 	ANDL(U32(0x7F7F7F7F), r.As32())
 	POPCNTL(r.As32(), r.As32())
 	return r
+}
+
+func arriveSteps512() {
+	TEXT("arriveStepsAVX512", NOSPLIT, "func(words *[232]uint64, d *StepDraws, first, n int) int")
+	Pragma("noescape")
+	Doc("arriveStepsAVX512 is ArriveSteps.")
+	d, first, left := argument("d"), argument("first"), argument("n")
+	strides := make([]uint64, 8)
+	for i := range strides {
+		strides[i] = uint64(i) * (stepStride & (1<<64 - 1))
+	}
+	ahead, stride := GP64(), GP64()
+	MOVQ(U64(stepStride&(1<<64-1)), stride)
+	MOVQ(first, ahead)
+	IMULQ(stride, ahead)
+	eight := func(off int) VecVirtual { // the draws of eight steps
+		r, z := GP64(), ZMM()
+		MOVQ(Mem{Base: d, Disp: off}, r)
+		ADDQ(ahead, r)
+		VPBROADCASTQ(r, z)
+		VPADDQ(constant(strides...), z, z)
+		mix512(z)
+		return z
+	}
+	counts, bursts := eight(offSdCount), eight(offSdBurst)
+	ones, lanes, mask := GP64(), GP64(), ZMM()
+	MOVQ(I32(-1), ones)
+	MOVQ(Mem{Base: d, Disp: offSdLanes}, lanes)
+	SHLQ(U8(4), lanes)
+	BZHIQ(lanes, ones, ones)
+	VPBROADCASTQ(ones, mask)
+	VPANDQ(mask, counts, counts)
+	drawn := AllocLocal(64)
+	VMOVDQU64(counts, drawn)
+	chance, low, k, burst := GP64(), ZMM(), K(), GP64()
+	VPANDQ_BCST(constant(uint64(0xFFFF)), bursts, bursts)
+	MOVWQZX(Mem{Base: d, Disp: offSdChance}, chance)
+	VPBROADCASTQ(chance, low)
+	VPCMPUQ(U8(1), low, bursts, k) // below
+	KMOVB(k, burst.As32())
+
+	var thresholds [2]VecVirtual
+	for i := range thresholds {
+		r := GP64()
+		MOVQ(Mem{Base: d, Disp: offSdCounts + 8*i}, r)
+		thresholds[i] = ZMM()
+		VBROADCASTI32X4(Mem{Base: r}, thresholds[i])
+	}
+	spread, next, payload, stamp, one := eightOfEach512(), ZMM(), qwords(1<<48-1), ZMM(), qwords(1<<48)
+	words, total, at := argument("words"), GP64(), GP64()
+	base := GP64()
+	MOVQ(Mem{Base: d, Disp: offSdBase}, base)
+	ADDQ(ahead, base)
+	SHLQ(U8(48), first)
+	VPBROADCASTQ(first, stamp)
+	VPBROADCASTQ(constant(uint64(golden*8&(1<<64-1))), next)
+	XORL(total.As32(), total.As32())
+	LEAQ(drawn, at)
+	draws := ZMM()
+	eightWords := func(z VecVirtual, at Mem) {
+		w := ZMM()
+		VMOVDQA64(z, w)
+		mix512(w)
+		VPANDQ(payload, w, w)
+		VPORQ(stamp, w, w)
+		VMOVDQU64(w, at)
+	}
+
+	Label("step")
+	u := ZMM()
+	VPBROADCASTQ(Mem{Base: at}, u)
+	VPERMW(u, spread, u)
+	n, more := reached512(u, thresholds[0]), reached512(u, thresholds[1])
+	SHRQ(U8(1), burst)
+	CMOVQCS(more, n)
+	VPBROADCASTQ(base, draws)
+	VPADDQ(constant(goldens()...), draws, draws)
+	end := GP64()
+	LEAQ(Mem{Base: total, Index: n, Scale: 1}, end)
+	Label("words")
+	eightWords(draws, Mem{Base: words, Index: total, Scale: 8})
+	VPADDQ(next, draws, draws)
+	ADDQ(U8(8), total)
+	CMPQ(total, end)
+	JLT(LabelRef("words")) // seldom
+	MOVQ(end, total)
+	ADDQ(stride, base)
+	VPADDQ(one, stamp, stamp)
+	ADDQ(U8(8), at)
+	DECQ(left)
+	JNZ(LabelRef("step"))
+	Store(total, ReturnIndex(0))
+	VZEROUPPER()
+	RET()
 }
 
 func counts512() {

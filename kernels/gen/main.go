@@ -300,6 +300,18 @@ var (
 	offClPair    = int(unsafe.Offsetof(clock.PairPS))
 )
 
+// Offsets of the draws of several steps' arrivals.
+var (
+	stepDraws kernels.StepDraws
+
+	offSdCount  = int(unsafe.Offsetof(stepDraws.Count))
+	offSdBurst  = int(unsafe.Offsetof(stepDraws.Burst))
+	offSdBase   = int(unsafe.Offsetof(stepDraws.Base))
+	offSdCounts = int(unsafe.Offsetof(stepDraws.Counts))
+	offSdChance = int(unsafe.Offsetof(stepDraws.Chance))
+	offSdLanes  = int(unsafe.Offsetof(stepDraws.Lanes))
+)
+
 // Offsets of newcomers, and of the tables of requests.
 var (
 	newcomers kernels.Newcomers
@@ -323,6 +335,7 @@ var (
 
 const (
 	golden      = rng.Golden
+	stepStride  = kernels.StepStride
 	demandShift = kernels.DemandShift
 	demandMask  = kernels.DemandMask
 	ticketFirst = kernels.TicketFirst
