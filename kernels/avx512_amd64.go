@@ -129,11 +129,6 @@ func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 //go:noescape
 func sumAVX512(column *[64]uint32, set uint64) uint64
 
-// zerosAVX512 is Zeros.
-//
-//go:noescape
-func zerosAVX512(column *[64]uint32, set uint64) uint64
-
 // removeAVX512 is Remove.
 //
 //go:noescape
@@ -147,7 +142,7 @@ func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link
 // decodeAVX512 is Decode.
 //
 //go:noescape
-func decodeAVX512(b *Block, set uint64, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) (ok bool)
+func decodeAVX512(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) (ok bool)
 
 // enqueueAVX512 is Enqueue.
 //

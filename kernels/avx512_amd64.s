@@ -8638,44 +8638,6 @@ lower:
 	VZEROUPPER
 	RET
 
-// func zerosAVX512(column *[64]uint32, set uint64) uint64
-// Requires: AVX, AVX512BW, AVX512F
-TEXT ·zerosAVX512(SB), NOSPLIT, $0-24
-	XORL      AX, AX
-	MOVQ      column+0(FP), CX
-	MOVQ      set+8(FP), DX
-	KMOVQ     DX, K1
-	VMOVDQU32 (CX), Z0
-	VPTESTNMD Z0, Z0, K1, K2
-	KMOVW     K2, BX
-	SHLQ      $0x00, BX
-	ORQ       BX, AX
-	KSHIFTRQ  $0x10, K1, K2
-	VMOVDQU32 64(CX), Z0
-	VPTESTNMD Z0, Z0, K2, K2
-	KMOVW     K2, BX
-	SHLQ      $0x10, BX
-	ORQ       BX, AX
-	SHRQ      $0x20, DX
-	JZ        lower
-	KSHIFTRQ  $0x20, K1, K2
-	VMOVDQU32 128(CX), Z0
-	VPTESTNMD Z0, Z0, K2, K2
-	KMOVW     K2, DX
-	SHLQ      $0x20, DX
-	ORQ       DX, AX
-	KSHIFTRQ  $0x30, K1, K1
-	VMOVDQU32 192(CX), Z0
-	VPTESTNMD Z0, Z0, K1, K1
-	KMOVW     K1, CX
-	SHLQ      $0x30, CX
-	ORQ       CX, AX
-
-lower:
-	MOVQ AX, ret+16(FP)
-	VZEROUPPER
-	RET
-
 // func removeAVX512(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI, GFNI
 TEXT ·removeAVX512(SB), NOSPLIT, $0-41
@@ -9298,12 +9260,11 @@ GLOBL avx512_108<>(SB), RODATA|NOPTR, $1
 DATA avx512_109<>+0(SB)/1, $0x04
 GLOBL avx512_109<>(SB), RODATA|NOPTR, $1
 
-// func decodeAVX512(b *Block, set uint64, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) (ok bool)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+// func decodeAVX512(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) (ok bool)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI, POPCNT
 TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          b+0(FP), AX
-	MOVQ          set+8(FP), CX
-	MOVQ          d+56(FP), DX
+	MOVQ          set+24(FP), CX
 	KMOVQ         CX, K1
 	VPBROADCASTD  avx512_110<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
@@ -9326,8 +9287,8 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
-	MOVL          n+24(FP), BX
-	VPBROADCASTW  BX, Z16
+	MOVL          n+32(FP), DX
+	VPBROADCASTW  DX, Z16
 	VPXORD        Z2, Z2, Z2
 	VPXORD        Z3, Z3, Z3
 	VPXORD        Z4, Z4, Z4
@@ -9365,8 +9326,8 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	VPMULLD       Z27, Z26, Z26
 	VPADDD        Z26, Z3, Z3
 	VPADDD        Z23, Z4, Z4
-	MOVQ          CX, BX
-	SHRQ          $0x20, BX
+	MOVQ          CX, DX
+	SHRQ          $0x20, DX
 	JZ            grown
 	VMOVDQU16     320(AX), Z6
 	KSHIFTRQ      $0x20, K1, K2
@@ -9420,133 +9381,201 @@ grown:
 	VPADDD        Y2, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPADDD        X0, X1, X1
-	VMOVD         X1, BX
-	MOVL          room+32(FP), SI
-	CMPL          BX, SI
+	VMOVD         X1, DX
+	MOVL          room+40(FP), BX
+	CMPL          DX, BX
 	JHI           full
-	VMOVQ         X1, 16(DX)
-	VPEXTRD       $0x02, X1, 24(DX)
-	VMOVDQU8      768(AX), Z0
-	VPADDUSB      avx512_114<>+0(SB), Z0, K1, Z0
-	VMOVDQU8      Z0, 768(AX)
-	MOVWLSX       step+28(FP), BX
-	VPBROADCASTW  BX, Z0
-	VPXORD        Z13, Z13, Z13
-	XORL          BX, BX
-	MOVQ          mul+40(FP), SI
-	VPMOVZXBD     (SI), Y14
-	VPTESTNMD     Y14, Y14, K2
-	VPBROADCASTD  avx512_115<>+0(SB), K2, Y14
-	MOVQ          worth+48(FP), SI
-	VMOVDQU32     (SI), Y15
-	MOVQ          late+16(FP), SI
-	KMOVQ         SI, K2
-	KNOTQ         K2, K2
-	VPBROADCASTD  avx512_116<>+0(SB), Z1
-	VMOVDQU16     Z19, 256(AX)
-	VMOVDQU16     512(AX), Z2
-	VMOVDQU16     Z18, K1, Z2
-	VMOVDQU16     Z2, 512(AX)
-	VMOVDQU16     384(AX), Z2
-	VMOVDQU16     Z0, K1, Z2
-	VMOVDQU16     Z2, 384(AX)
-	VPTESTNMW     Z19, Z19, K1, K3
-	KMOVD         K3, SI
-	ORQ           SI, BX
-	VPADDD        Z20, Z21, Z21
-	VMOVDQU32     Z21, (AX)
-	VPMOVZXBD     704(AX), Z2
-	VPERMD        Z14, Z2, Z2
-	VPMINUD       Z22, Z2, Z2
-	VPERMD        Z15, Z2, Z2
-	VPADDD        Z2, Z2, K2, Z2
-	VPMOVZXBD     640(AX), Z3
-	VPADDD        Z1, Z3, Z3
-	VPMULLD       Z20, Z3, Z3
-	VPSRLQ        $0x20, Z3, Z4
-	VPMULUDQ      Z2, Z3, Z3
-	VPSRLQ        $0x20, Z2, Z2
-	VPMULUDQ      Z2, Z4, Z4
-	VPADDQ        Z3, Z13, Z13
-	VPADDQ        Z4, Z13, Z13
-	VPADDD        Z23, Z24, Z24
-	VMOVDQU32     Z24, 64(AX)
-	VPMOVZXBD     720(AX), Z2
-	VPERMD        Z14, Z2, Z2
-	VPMINUD       Z25, Z2, Z2
-	VPERMD        Z15, Z2, Z2
-	KSHIFTRQ      $0x10, K2, K3
-	VPADDD        Z2, Z2, K3, Z2
-	VPMOVZXBD     656(AX), Z3
-	VPADDD        Z1, Z3, Z3
-	VPMULLD       Z23, Z3, Z3
-	VPSRLQ        $0x20, Z3, Z4
-	VPMULUDQ      Z2, Z3, Z3
-	VPSRLQ        $0x20, Z2, Z2
-	VPMULUDQ      Z2, Z4, Z4
-	VPADDQ        Z3, Z13, Z13
-	VPADDQ        Z4, Z13, Z13
-	SHRQ          $0x20, CX
-	JZ            generated
-	KSHIFTRQ      $0x20, K1, K1
-	VMOVDQU16     Z6, 320(AX)
-	VMOVDQU16     576(AX), Z2
-	VMOVDQU16     Z5, K1, Z2
-	VMOVDQU16     Z2, 576(AX)
-	VMOVDQU16     448(AX), Z2
-	VMOVDQU16     Z0, K1, Z2
-	VMOVDQU16     Z2, 448(AX)
-	VPTESTNMW     Z6, Z6, K1, K1
-	KMOVD         K1, CX
-	SHLQ          $0x20, CX
-	ORQ           CX, BX
-	VPADDD        Z7, Z8, Z8
-	VMOVDQU32     Z8, 128(AX)
-	VPMOVZXBD     736(AX), Z0
-	VPERMD        Z14, Z0, Z0
-	VPMINUD       Z9, Z0, Z0
-	VPERMD        Z15, Z0, Z0
-	KSHIFTRQ      $0x20, K2, K1
-	VPADDD        Z0, Z0, K1, Z0
-	VPMOVZXBD     672(AX), Z2
-	VPADDD        Z1, Z2, Z2
-	VPMULLD       Z7, Z2, Z2
-	VPSRLQ        $0x20, Z2, Z3
-	VPMULUDQ      Z0, Z2, Z2
-	VPSRLQ        $0x20, Z0, Z0
-	VPMULUDQ      Z0, Z3, Z3
-	VPADDQ        Z2, Z13, Z13
-	VPADDQ        Z3, Z13, Z13
-	VPADDD        Z10, Z11, Z11
-	VMOVDQU32     Z11, 192(AX)
-	VPMOVZXBD     752(AX), Z0
-	VPERMD        Z14, Z0, Z0
-	VPMINUD       Z12, Z0, Z0
-	VPERMD        Z15, Z0, Z0
-	KSHIFTRQ      $0x30, K2, K1
-	VPADDD        Z0, Z0, K1, Z0
-	VPMOVZXBD     688(AX), Z2
-	VPADDD        Z1, Z2, Z2
-	VPMULLD       Z10, Z2, Z2
-	VPSRLQ        $0x20, Z2, Z1
-	VPMULUDQ      Z0, Z2, Z2
-	VPSRLQ        $0x20, Z0, Z0
-	VPMULUDQ      Z0, Z1, Z1
-	VPADDQ        Z2, Z13, Z13
-	VPADDQ        Z1, Z13, Z13
+	MOVQ          l+16(FP), BX
+	ADDL          DX, 32(BX)
+	VPEXTRD       $0x01, X1, DX
+	ADDL          DX, 40(BX)
+	VPEXTRD       $0x02, X1, DX
+	ADDQ          DX, 8(BX)
+	MOVQ          lane+8(FP), DX
+	MOVQ          32(DX), BX
+	ANDNQ         CX, BX, BX
+	ORQ           BX, 32(DX)
+	MOVWLSX       deadline+36(FP), SI
+	VPBROADCASTW  SI, Z0
+	VMOVDQU16     960(DX), Z1
+	VPCMPW        $0x02, Z0, Z1, K2
+	KMOVD         K2, SI
+	MOVQ          CX, DI
+	SHRQ          $0x20, DI
+	JZ            born
+	VMOVDQU16     1024(DX), Z1
+	VPCMPW        $0x02, Z0, Z1, K2
+	KMOVD         K2, DI
+	SHLQ          $0x20, DI
+	ORQ           DI, SI
+
+born:
+	ANDQ         BX, SI
+	ORQ          SI, 40(DX)
+	MOVQ         l+16(FP), DX
+	POPCNTQ      BX, BX
+	ADDL         BX, 128(DX)
+	POPCNTQ      SI, BX
+	ADDL         BX, 124(DX)
+	VMOVDQU8     768(AX), Z0
+	VPADDUSB     avx512_114<>+0(SB), Z0, K1, Z0
+	VMOVDQU8     Z0, 768(AX)
+	MOVQ         l+16(FP), DX
+	VPBROADCASTW 16(DX), Z0
+	VPXORD       Z13, Z13, Z13
+	XORL         DX, DX
+	MOVQ         l+16(FP), BX
+	VPMOVZXBD    60(BX), Y14
+	VPTESTNMD    Y14, Y14, K2
+	VPBROADCASTD avx512_115<>+0(SB), K2, Y14
+	MOVQ         worth+48(FP), BX
+	VMOVDQU32    (BX), Y15
+	MOVQ         lane+8(FP), BX
+	KMOVQ        40(BX), K2
+	KNOTQ        K2, K2
+	VPBROADCASTD avx512_116<>+0(SB), Z1
+	VMOVDQU16    Z19, 256(AX)
+	VMOVDQU16    512(AX), Z2
+	VMOVDQU16    Z18, K1, Z2
+	VMOVDQU16    Z2, 512(AX)
+	VMOVDQU16    384(AX), Z2
+	VMOVDQU16    Z0, K1, Z2
+	VMOVDQU16    Z2, 384(AX)
+	VPTESTNMW    Z19, Z19, K1, K3
+	KMOVD        K3, BX
+	ORQ          BX, DX
+	VPADDD       Z20, Z21, Z21
+	VMOVDQU32    Z21, (AX)
+	VPMOVZXBD    704(AX), Z2
+	VPERMD       Z14, Z2, Z2
+	VPMINUD      Z22, Z2, Z2
+	VPERMD       Z15, Z2, Z2
+	VPADDD       Z2, Z2, K2, Z2
+	VPMOVZXBD    640(AX), Z3
+	VPADDD       Z1, Z3, Z3
+	VPMULLD      Z20, Z3, Z3
+	VPSRLQ       $0x20, Z3, Z4
+	VPMULUDQ     Z2, Z3, Z3
+	VPSRLQ       $0x20, Z2, Z2
+	VPMULUDQ     Z2, Z4, Z4
+	VPADDQ       Z3, Z13, Z13
+	VPADDQ       Z4, Z13, Z13
+	VPADDD       Z23, Z24, Z24
+	VMOVDQU32    Z24, 64(AX)
+	VPMOVZXBD    720(AX), Z2
+	VPERMD       Z14, Z2, Z2
+	VPMINUD      Z25, Z2, Z2
+	VPERMD       Z15, Z2, Z2
+	KSHIFTRQ     $0x10, K2, K3
+	VPADDD       Z2, Z2, K3, Z2
+	VPMOVZXBD    656(AX), Z3
+	VPADDD       Z1, Z3, Z3
+	VPMULLD      Z23, Z3, Z3
+	VPSRLQ       $0x20, Z3, Z4
+	VPMULUDQ     Z2, Z3, Z3
+	VPSRLQ       $0x20, Z2, Z2
+	VPMULUDQ     Z2, Z4, Z4
+	VPADDQ       Z3, Z13, Z13
+	VPADDQ       Z4, Z13, Z13
+	MOVQ         CX, BX
+	SHRQ         $0x20, BX
+	JZ           generated
+	KSHIFTRQ     $0x20, K1, K1
+	VMOVDQU16    Z6, 320(AX)
+	VMOVDQU16    576(AX), Z2
+	VMOVDQU16    Z5, K1, Z2
+	VMOVDQU16    Z2, 576(AX)
+	VMOVDQU16    448(AX), Z2
+	VMOVDQU16    Z0, K1, Z2
+	VMOVDQU16    Z2, 448(AX)
+	VPTESTNMW    Z6, Z6, K1, K1
+	KMOVD        K1, BX
+	SHLQ         $0x20, BX
+	ORQ          BX, DX
+	VPADDD       Z7, Z8, Z8
+	VMOVDQU32    Z8, 128(AX)
+	VPMOVZXBD    736(AX), Z0
+	VPERMD       Z14, Z0, Z0
+	VPMINUD      Z9, Z0, Z0
+	VPERMD       Z15, Z0, Z0
+	KSHIFTRQ     $0x20, K2, K1
+	VPADDD       Z0, Z0, K1, Z0
+	VPMOVZXBD    672(AX), Z2
+	VPADDD       Z1, Z2, Z2
+	VPMULLD      Z7, Z2, Z2
+	VPSRLQ       $0x20, Z2, Z3
+	VPMULUDQ     Z0, Z2, Z2
+	VPSRLQ       $0x20, Z0, Z0
+	VPMULUDQ     Z0, Z3, Z3
+	VPADDQ       Z2, Z13, Z13
+	VPADDQ       Z3, Z13, Z13
+	VPADDD       Z10, Z11, Z11
+	VMOVDQU32    Z11, 192(AX)
+	VPMOVZXBD    752(AX), Z0
+	VPERMD       Z14, Z0, Z0
+	VPMINUD      Z12, Z0, Z0
+	VPERMD       Z15, Z0, Z0
+	KSHIFTRQ     $0x30, K2, K1
+	VPADDD       Z0, Z0, K1, Z0
+	VPMOVZXBD    688(AX), Z2
+	VPADDD       Z1, Z2, Z2
+	VPMULLD      Z10, Z2, Z2
+	VPSRLQ       $0x20, Z2, Z1
+	VPMULUDQ     Z0, Z2, Z2
+	VPSRLQ       $0x20, Z0, Z0
+	VPMULUDQ     Z0, Z1, Z1
+	VPADDQ       Z2, Z13, Z13
+	VPADDQ       Z1, Z13, Z13
 
 generated:
-	MOVQ          BX, (DX)
+	MOVQ          d+56(FP), BX
 	VEXTRACTI64X4 $0x01, Z13, Y0
 	VPADDQ        Y13, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPADDQ        X0, X1, X1
 	VPSHUFD       $0x4e, X1, X0
 	VPADDQ        X0, X1, X1
-	VMOVQ         X1, AX
-	MOVQ          AX, 8(DX)
-	MOVB          $0x01, AL
-	MOVB          AL, ok+64(FP)
+	VMOVQ         X1, SI
+	MOVQ          SI, 16(BX)
+	MOVQ          920(AX), SI
+	MOVQ          912(AX), AX
+	ANDNQ         SI, AX, AX
+	MOVQ          DX, SI
+	ANDQ          AX, SI
+	XORL          AX, AX
+	MOVQ          lane+8(FP), DI
+	VMOVDQU32     576(DI), Z0
+	VPTESTNMD     Z0, Z0, K1
+	KMOVW         K1, DI
+	ORQ           DI, AX
+	MOVQ          lane+8(FP), DI
+	VMOVDQU32     640(DI), Z0
+	VPTESTNMD     Z0, Z0, K1
+	KMOVW         K1, DI
+	SHLQ          $0x10, DI
+	ORQ           DI, AX
+	SHRQ          $0x20, CX
+	JZ            last
+	MOVQ          lane+8(FP), CX
+	VMOVDQU32     704(CX), Z0
+	VPTESTNMD     Z0, Z0, K1
+	KMOVW         K1, CX
+	SHLQ          $0x20, CX
+	ORQ           CX, AX
+	MOVQ          lane+8(FP), CX
+	VMOVDQU32     768(CX), Z0
+	VPTESTNMD     Z0, Z0, K1
+	KMOVW         K1, CX
+	SHLQ          $0x30, CX
+	ORQ           CX, AX
+
+last:
+	ANDQ AX, SI
+	MOVQ SI, 8(BX)
+	XORQ SI, DX
+	MOVQ DX, (BX)
+	MOVB $0x01, AL
+	MOVB AL, ok+64(FP)
 	VZEROUPPER
 	RET
 

@@ -366,13 +366,6 @@ func sum(column *[Lanes]uint32, set uint64) uint64 {
 	return sumGeneric(column, set)
 }
 
-func zeros(column *[Lanes]uint32, set uint64) uint64 {
-	if active == AVX512 {
-		return zerosAVX512(column, set)
-	}
-	return zerosGeneric(column, set)
-}
-
 func remove(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
 	if active == AVX512 {
 		return removeAVX512(b, lane, mask, pages)
@@ -394,11 +387,11 @@ func choose(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mu
 	return chooseGeneric(t, set, slots, room, pages, mul)
 }
 
-func decode(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+func decode(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) bool {
 	if active == AVX512 {
-		return decodeAVX512(b, set, late, n, step, room, mul, worth, d)
+		return decodeAVX512(b, lane, l, set, n, deadline, room, worth, d)
 	}
-	return decodeGeneric(b, set, late, n, step, room, mul, worth, d)
+	return decodeGeneric(b, lane, l, set, n, deadline, room, worth, d)
 }
 
 func enqueue(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16) {

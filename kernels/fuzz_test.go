@@ -103,19 +103,21 @@ func FuzzAdvance(f *testing.F) {
 
 func FuzzDecode(f *testing.F) {
 	type input struct {
-		Block     kernels.Block
-		Pages     [8]uint16
-		Set, Late uint64
-		N         uint16
-		Step      int16
-		Room      uint32
-		Mul       [8]uint8
-		Worth     [8]uint32
-		Due       [kernels.Lanes]int16
+		Block kernels.Block
+		Pages [8]uint16
+		Set   uint64
+		First uint64
+		Late  uint64
+		N     uint16
+		Step  int16
+		Room  uint32
+		Mul   [8]uint8
+		Worth [8]uint32
+		Due   [kernels.Lanes]int16
 	}
 	fuzzLevels(f, func(r *rand.Rand, in *input) {
 		seedBlock(r, &in.Block, &in.Pages)
-		in.Set, in.Late, in.N, in.Step, in.Room = plane(r), plane(r), uint16(1+r.IntN(60)), 100, r.Uint32N(600)
+		in.Set, in.First, in.Late, in.N, in.Step, in.Room = plane(r), plane(r), plane(r), uint16(1+r.IntN(60)), 100, r.Uint32N(600)
 		mul, worth := randomWorth(r)
 		in.Mul, in.Worth = *mul, *worth
 	}, func(in input) []any {
@@ -126,8 +128,12 @@ func FuzzDecode(f *testing.F) {
 		set := in.Set & in.Block.Active &^ in.Block.Swapped
 		var d kernels.Decoded
 		context, due := kernels.Sum(&in.Block.Tokens, in.Set), kernels.Due(&in.Due, in.Set, in.Step)
-		ok := kernels.Decode(&in.Block, set, in.Late, uint32(in.N), in.Step, in.Room, &in.Mul, &in.Worth, &d)
-		return []any{ok, d, in.Block, context, due}
+		lane, ledger := kernels.Lane{First: in.First, Late: in.Late, Born: in.Due}, kernels.Ledger{Step: int32(in.Step), PrefixMul: in.Mul}
+		for s, age := range in.Due {
+			lane.Ref[s] = uint32(age) & 3
+		}
+		ok := kernels.Decode(&in.Block, &lane, &ledger, set, uint32(in.N), in.Step, in.Room, &in.Worth, &d)
+		return []any{ok, d, in.Block, lane, ledger, context, due}
 	})
 }
 

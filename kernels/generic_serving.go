@@ -24,14 +24,6 @@ func sumGeneric(column *[Lanes]uint32, set uint64) (sum uint64) {
 	return sum
 }
 
-func zerosGeneric(column *[Lanes]uint32, set uint64) (plane uint64) {
-	for m := set; m != 0; m &= m - 1 {
-		x := uint64(column[bits.TrailingZeros64(m)&63])
-		plane |= m & -m & -((x - 1) >> 63)
-	}
-	return plane
-}
-
 func removeGeneric(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
 	resident := mask &^ b.Swapped
 	for m := resident; m != 0; m &= m - 1 {
@@ -52,7 +44,7 @@ func removeGeneric(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, ret
 	return qp, retained, empty
 }
 
-func decodeGeneric(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) bool {
+func decodeGeneric(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) bool {
 	qp := uint32(0)
 	for m := set; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
@@ -62,22 +54,33 @@ func decodeGeneric(b *Block, set, late uint64, n uint32, step int16, room uint32
 	if qp > room {
 		return false
 	}
-	*d = Decoded{QP: qp}
+	first := set &^ lane.First
+	late := dueGeneric(&lane.Born, first, deadline)
+	lane.First |= first
+	lane.Late |= late
+	l.Counters.FirstTokens += uint32(bits.OnesCount64(first))
+	l.Counters.Late += uint32(bits.OnesCount64(late))
+	l.PrivateQP += qp
+	*d = Decoded{}
+	finished, last := uint64(0), uint64(0)
 	for m := set; m != 0; m &= m - 1 {
 		s := bits.TrailingZeros64(m) & 63
 		tokens, rest, unit := b.Tokens[s], b.Remaining[s], uint32(1)<<(b.level(s)&31)
 		k := min(n, uint32(rest))
-		d.Retained += (kv.Pages(tokens+k) - kv.Pages(tokens)) * unit * retention[b.code(s)]
-		d.Tokens += k
+		l.RetainedPrivate += (kv.Pages(tokens+k) - kv.Pages(tokens)) * unit * retention[b.code(s)]
+		l.Tokens += uint64(k)
 		rest -= uint16(k)
-		b.Tokens[s], b.Remaining[s], b.Rate[s], b.LastAccess[s] = tokens+k, rest, uint16(k), step
+		b.Tokens[s], b.Remaining[s], b.Rate[s], b.LastAccess[s] = tokens+k, rest, uint16(k), int16(l.Step)
 		b.Hotness[s] = uint8(min(255, uint32(b.Hotness[s])+63))
-		if shared := uint32(mul[b.Prefix[s]&kv.MaxPrefixes]); shared != 0 { // the coarser level counts
+		if shared := uint32(l.PrefixMul[b.Prefix[s]&kv.MaxPrefixes]); shared != 0 { // the coarser level counts
 			unit = min(unit, shared)
 		}
-		d.Worth += uint64(k) * uint64(kv.TokenWeight(uint32(b.Priority[s]))) * uint64(worth[unit&7]) << (1 &^ (late >> s & 1))
-		d.Finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
+		d.Worth += uint64(k) * uint64(kv.TokenWeight(uint32(b.Priority[s]))) * uint64(worth[unit&7]) << (1 &^ (lane.Late >> s & 1))
+		finished |= uint64((uint32(rest)-1)>>31) << s // 1 when nothing is left
+		last |= (uint64(lane.Ref[s]) - 1) >> 63 << s  // 1 without another turn
 	}
+	d.Gone = finished & last & b.Type1 &^ b.Type0
+	d.Finished = finished &^ d.Gone
 	return true
 }
 

@@ -3,6 +3,7 @@ package kernels_test
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"testing"
 
@@ -145,30 +146,47 @@ func TestTogetherLevels(t *testing.T) {
 }
 
 func TestDecodeLevels(t *testing.T) {
+	type state struct {
+		block  kernels.Block
+		lane   kernels.Lane
+		ledger kernels.Ledger
+		told   kernels.Decoded
+	}
 	onEachLevel(t, func(t *testing.T) {
 		r := random(26)
-		full := 0
+		var full, gone, late int
 		for k := range rounds {
 			pages := randomPages(r)
-			b := randomBlock(r, &pages)
-			before, want := *b, *b
-			set, late, step := b.Active&^b.Swapped&plane(r), plane(r), int16(r.IntN(4096))
+			before := state{block: *randomBlock(r, &pages), ledger: kernels.Ledger{Step: int32(r.IntN(4096)), Tokens: r.Uint64() >> 1, PrivateQP: r.Uint32() >> 1, RetainedPrivate: r.Uint32()}}
+			b := &before.block
+			for s := range kernels.Lanes {
+				before.lane.Born[s], before.lane.Ref[s] = int16(r.IntN(4096)), r.Uint32N(3)
+			}
+			set := b.Active &^ b.Swapped & plane(r)
+			before.lane.First, before.lane.Late = b.Alive&plane(r), b.Alive&plane(r)
 			n := []uint32{r.Uint32N(40), 1 + r.Uint32N(300), 0xFFFF}[r.IntN(3)]
 			mul, worth := randomWorth(r)
-			var got, ref kernels.Decoded
-			generic(func() {
-				require.True(t, kernels.Decode(&want, set, late, n, step, math.MaxUint32, mul, worth, &ref))
-			})
-			if ref.QP > 0 && r.IntN(4) == 0 {
-				full++
-				require.False(t, kernels.Decode(b, set, late, n, step, ref.QP-1, mul, worth, &got))
-				require.Equal(t, before, *b, "round %d", k)
+			before.ledger.PrefixMul = *mul
+			deadline := int16(r.IntN(4097) - 1)
+			play := func(x *state, room uint32) bool {
+				return kernels.Decode(&x.block, &x.lane, &x.ledger, set, n, deadline, room, worth, &x.told)
 			}
-			require.True(t, kernels.Decode(b, set, late, n, step, ref.QP, mul, worth, &got))
-			require.Equal(t, ref, got, "round %d", k)
-			require.Equal(t, want, *b, "round %d", k)
+			got, want := before, before
+			generic(func() { require.True(t, play(&want, math.MaxUint32)) })
+			grown := want.ledger.PrivateQP - before.ledger.PrivateQP
+			if grown > 0 && r.IntN(4) == 0 {
+				full++
+				require.False(t, play(&got, grown-1))
+				require.Equal(t, before, got, "round %d", k)
+			}
+			require.True(t, play(&got, grown))
+			require.Equal(t, want, got, "round %d", k)
+			gone += bits.OnesCount64(got.told.Gone)
+			late += int(got.ledger.Counters.Late)
 		}
-		require.Positive(t, full)
+		for _, n := range []int{full, gone, late} {
+			require.Greater(t, n, 20)
+		}
 	})
 }
 

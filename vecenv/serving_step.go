@@ -282,27 +282,16 @@ func (v *env) decodeBlock(w int, set uint64, n uint32) (worth uint64) {
 // decodeSet generates on a set of slots that are there if they need no more than room for that, and tells whether they do.
 func (v *env) decodeSet(w int, set uint64, n, room uint32) (worth uint64, ok bool) {
 	b, l, d := v.block(w), v.lane(w), &v.scratch.decoded
-	first, late := set&^l.First, uint64(0)
-	if first != 0 {
-		late = kernels.Due(&l.Born, first, int16(max(-1, v.Step-v.rules.maxWait-1)))
-	}
-	if !kernels.Decode(&b.Block, set, l.Late|late, n, int16(v.Step), room, &v.PrefixMul, &v.rules.serving.worth, d) {
+	deadline := int16(max(-1, v.Step-v.rules.maxWait-1))
+	if !kernels.Decode(&b.Block, &l.Lane, &v.Ledger, set, n, deadline, room, &v.rules.serving.worth, d) {
 		return 0, false
 	}
-	l.First |= first
-	l.Late |= late
-	v.Counters.FirstTokens += uint32(bits.OnesCount64(first))
-	v.Counters.Late += uint32(bits.OnesCount64(late))
-	v.PrivateQP += d.QP
-	v.RetainedPrivate += d.Retained
-	v.Tokens += uint64(d.Tokens)
-	gone := kernels.Zeros(&l.Ref, d.Finished) & b.Type1 &^ b.Type0 // generation without another turn leaves
-	for m := d.Finished &^ gone; m != 0; m &= m - 1 {
+	for m := d.Finished; m != 0; m &= m - 1 {
 		v.endTurn(w, uint(bits.TrailingZeros64(m)))
 	}
-	if gone != 0 {
-		v.removeAll(w, gone)
-		v.Counters.Completed += uint32(bits.OnesCount64(gone))
+	if d.Gone != 0 {
+		v.removeAll(w, d.Gone)
+		v.Counters.Completed += uint32(bits.OnesCount64(d.Gone))
 	}
 	return d.Worth, true
 }

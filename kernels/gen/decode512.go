@@ -73,23 +73,6 @@ func sums512() {
 	Store(sumQ512(sum), ReturnIndex(0))
 	VZEROUPPER()
 	RET()
-
-	TEXT("zerosAVX512", NOSPLIT, "func(column *[64]uint32, set uint64) uint64")
-	Pragma("noescape")
-	Doc("zerosAVX512 is Zeros.")
-	plane := GP64()
-	XORL(plane.As32(), plane.As32())
-	perGroup512(func(g int, m Mem, k OpmaskVirtual) {
-		z, zero, r := ZMM(), K(), GP64()
-		VMOVDQU32(m, z)
-		VPTESTNMD(z, z, k, zero)
-		KMOVW(zero, r.As32())
-		SHLQ(U8(16*g), r)
-		ORQ(r, plane)
-	})
-	Store(plane, ReturnIndex(0))
-	VZEROUPPER()
-	RET()
 }
 
 func remove512() {
@@ -182,18 +165,23 @@ func unit512(plane func(off int) Mem) VecVirtual {
 }
 
 func decodeKernel512() {
-	TEXT("decodeAVX512", NOSPLIT, "func(b *Block, set, late uint64, n uint32, step int16, room uint32, mul *[8]uint8, worth *[8]uint32, d *Decoded) (ok bool)")
+	TEXT("decodeAVX512", NOSPLIT, "func(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) (ok bool)")
 	Pragma("noescape")
 	Doc("decodeAVX512 is Decode.")
-	d := &decoder512{b: argument("b"), set: argument("set"), out: argument("d"), lanes: K()}
+	d := &decoder512{b: argument("b"), set: argument("set"), lanes: K()}
 	KMOVQ(d.set, d.lanes)
 	d.grow()
 	sums, qp := fourSums512(d.qp, d.retained, d.tokens, d.tokens), GP32()
 	VMOVD(sums, qp)
 	CMPL(qp, Load(Param("room"), GP32()))
 	JHI(LabelRef("full"))
-	VMOVQ(sums, Mem{Base: d.out, Disp: offDecQP}) // and Retained
-	VPEXTRD(U8(2), sums, Mem{Base: d.out, Disp: offDecTokens})
+	l, r := argument("l"), GP64()
+	ADDL(qp, Mem{Base: l, Disp: offLgPrivateQP})
+	VPEXTRD(U8(1), sums, r.As32())
+	ADDL(r.As32(), Mem{Base: l, Disp: offLgRetainedPrivate})
+	VPEXTRD(U8(2), sums, r.As32())
+	ADDQ(r, Mem{Base: l, Disp: offLgTokens})
+	d.first()
 	d.generate()
 	returnBool("ok", 1)
 	VZEROUPPER()
@@ -206,9 +194,9 @@ func decodeKernel512() {
 
 // decoder512 holds what the parts of Decode hand on.
 type decoder512 struct {
-	b, out Register
-	set    GPVirtual
-	lanes  OpmaskVirtual // the set
+	b     Register
+	set   GPVirtual
+	lanes OpmaskVirtual // the set
 
 	n, rest              [2]VecVirtual // words: what is generated, and what remains after that
 	more, held, units    [4]VecVirtual // dwords: what is generated, tokens before it, quarter pages a page at the lane's level
@@ -268,23 +256,49 @@ func (d *decoder512) grow() {
 	Label("grown")
 }
 
+// first finds whose first token this is, and who of them is late.
+func (d *decoder512) first() {
+	lane, first, late, upper, at := argument("lane"), GP64(), GP64(), GP64(), ZMM()
+	MOVQ(Mem{Base: lane, Disp: offLnFirst}, first)
+	ANDNQ(d.set, first, first)
+	ORQ(first, Mem{Base: lane, Disp: offLnFirst})
+	VPBROADCASTW(Load(Param("deadline"), GP32()), at)
+	before := func(h int, to GPVirtual) {
+		z, k := ZMM(), K()
+		VMOVDQU16(Mem{Base: lane, Disp: offLnBorn + 64*h}, z)
+		VPCMPW(U8(2), at, z, k)
+		KMOVD(k, to.As32())
+	}
+	before(0, late)
+	d.ifNoUpper("born")
+	before(1, upper)
+	SHLQ(U8(32), upper)
+	ORQ(upper, late)
+	Label("born")
+	ANDQ(first, late)
+	ORQ(late, Mem{Base: lane, Disp: offLnLate})
+	t := told512{out: argument("l"), count: true}
+	t.plane(first, offLgFirstTokens)
+	t.plane(late, offLgLate)
+}
+
 // generate stores what the lanes have generated, and finds what that is worth.
 func (d *decoder512) generate() {
 	heat, step, value, finished := ZMM(), ZMM(), ZMM(), GP64()
 	VMOVDQU8(d.plane(offHotness), heat)
 	VPADDUSB(constant(repeated(uint8(63), 64)...), heat, d.lanes, heat)
 	VMOVDQU8(heat, d.plane(offHotness))
-	VPBROADCASTW(Load(Param("step"), GP32()), step)
+	VPBROADCASTW(Mem{Base: argument("l"), Disp: offLgStep}, step)
 	VPXORD(value, value, value)
 	XORL(finished.As32(), finished.As32())
 
 	// What a page of each prefix costs, 4 where nobody holds it, and what a token is worth by that of the coarser level.
 	shared, worth, none, intime := YMM(), YMM(), K(), K()
-	VPMOVZXBD(Mem{Base: argument("mul")}, shared)
+	VPMOVZXBD(Mem{Base: argument("l"), Disp: offLgPrefixMul}, shared)
 	VPTESTNMD(shared, shared, none)
 	VPBROADCASTD(constant(uint32(4)), none, shared)
 	VMOVDQU32(Mem{Base: argument("worth")}, worth)
-	KMOVQ(argument("late"), intime)
+	KMOVQ(Mem{Base: argument("lane"), Disp: offLnLate}, intime)
 	KNOTQ(intime, intime)
 	fifty := dwords(50)
 	for h := range 2 {
@@ -327,8 +341,34 @@ func (d *decoder512) generate() {
 		}
 	}
 	Label("generated")
-	MOVQ(finished, Mem{Base: d.out, Disp: offDecFinished})
-	MOVQ(sumQ512(value), Mem{Base: d.out, Disp: offDecWorth})
+	out := argument("d")
+	MOVQ(sumQ512(value), Mem{Base: out, Disp: offDecWorth})
+	gone := and(finished, andNot(planeOf(d.b, offType1), planeOf(d.b, offType0)))
+	ANDQ(d.last(), gone)
+	MOVQ(gone, Mem{Base: out, Disp: offDecGone})
+	XORQ(gone, finished)
+	MOVQ(finished, Mem{Base: out, Disp: offDecFinished})
+}
+
+// last are the lanes without another turn, of those that are looked at.
+func (d *decoder512) last() GPVirtual {
+	plane := GP64()
+	XORL(plane.As32(), plane.As32())
+	for g := range 4 {
+		if g == 2 {
+			d.ifNoUpper("last")
+		}
+		z, k, r := ZMM(), K(), GP64()
+		VMOVDQU32(Mem{Base: argument("lane"), Disp: offLnRef + 64*g}, z)
+		VPTESTNMD(z, z, k)
+		KMOVW(k, r.As32())
+		if g > 0 {
+			SHLQ(U8(16*g), r)
+		}
+		ORQ(r, plane)
+	}
+	Label("last")
+	return plane
 }
 
 // repeated are n equal values.

@@ -137,8 +137,7 @@ var (
 
 	offDecFinished = int(unsafe.Offsetof(decoded.Finished))
 	offDecWorth    = int(unsafe.Offsetof(decoded.Worth))
-	offDecQP       = int(unsafe.Offsetof(decoded.QP)) // then Retained
-	offDecTokens   = int(unsafe.Offsetof(decoded.Tokens))
+	offDecGone     = int(unsafe.Offsetof(decoded.Gone))
 )
 
 // Offsets of an observation that is left.
@@ -206,6 +205,8 @@ var (
 	offLgSwaps         = offCounters + int(unsafe.Offsetof(ledger.Counters.Swaps))
 	offLgInvalid       = offCounters + int(unsafe.Offsetof(ledger.Counters.Invalid))
 	offLgSwapReads     = offCounters + int(unsafe.Offsetof(ledger.Counters.SwapReads))
+	offLgLate          = offCounters + int(unsafe.Offsetof(ledger.Counters.Late))
+	offLgFirstTokens   = offCounters + int(unsafe.Offsetof(ledger.Counters.FirstTokens))
 	offLgPressureSteps = offCounters + int(unsafe.Offsetof(ledger.Counters.PressureSteps))
 
 	offFrDen      = int(unsafe.Offsetof(frame.Den))
