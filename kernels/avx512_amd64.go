@@ -134,6 +134,11 @@ func sumAVX512(column *[64]uint32, set uint64) uint64
 //go:noescape
 func removeAVX512(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp uint32, retained uint32, empty uint8)
 
+// prefillAVX512 is Prefill; ok is false, and nothing is done, for more than 16 lanes, one from 32 on, or more time than a sum has room for.
+//
+//go:noescape
+func prefillAVX512(b *Block, lane *Lane, budget uint64, p *Prefilled) (ok bool)
+
 // operateServingAVX512 is OperateServing.
 //
 //go:noescape

@@ -8891,6 +8891,285 @@ DATA avx512_105<>+62(SB)/1, $0x02
 DATA avx512_105<>+63(SB)/1, $0x02
 GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
 
+// func prefillAVX512(b *Block, lane *Lane, budget uint64, p *Prefilled) (ok bool)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
+TEXT ·prefillAVX512(SB), NOSPLIT, $0-33
+	MOVQ          b+0(FP), AX
+	MOVQ          lane+8(FP), CX
+	MOVQ          904(AX), DX
+	ORQ           (CX), DX
+	ORQ           8(CX), DX
+	MOVQ          952(AX), BX
+	ANDNQ         BX, DX, BX
+	MOVQ          budget+16(FP), R8
+	MOVQ          $0x08000000, DI
+	CMPQ          R8, DI
+	JCC           refused
+	XORL          DI, DI
+	POPCNTQ       BX, SI
+	CMPQ          SI, $0x10
+	JHI           refused
+	TESTQ         BX, BX
+	JZ            none
+	MOVQ          BX, DI
+	SHRQ          $0x20, DI
+	JNZ           refused
+	MOVQ          $-1, DI
+	BZHIQ         SI, DI, DI
+	KMOVW         DI, K1
+	VPBROADCASTD  R8, Z0
+	KMOVD         BX, K2
+	VMOVDQU8      avx512_106<>+0(SB), Y1
+	VPCOMPRESSB.Z Y1, K2, Y1
+	VPMOVZXBD     X1, Z1
+	VMOVDQU32     64(CX), Z4
+	VPERMI2D      128(CX), Z4, Z1
+	VMOVDQA32.Z   Z1, K1, Z4
+	VPADDD.BCST   avx512_57<>+0(SB), Z0, Z1
+	VPMINUD       Z1, Z4, Z5
+	VMOVDQU16     1088(CX), Z1
+	VPCOMPRESSW.Z Z1, K2, Z1
+	VPMOVZXWD     Y1, Z1
+	VPSLLD        $0x04, Z1, Z1
+	VPORD         avx512_107<>+0(SB), Z1, Z1
+	MOVQ          BX, SI
+	VEXTRACTI64X4 $0x01, Z5, Y6
+	VPADDD        Y5, Y6, Y6
+	VEXTRACTI128  $0x01, Y6, X7
+	VPADDD        X7, X6, X6
+	VPSHUFD       $0x4e, X6, X7
+	VPADDD        X7, X6, X6
+	VPSHUFD       $0xb1, X6, X7
+	VPADDD        X7, X6, X6
+	VMOVD         X6, DI
+	CMPQ          DI, R8
+	JCS           done
+	MOVQ          R8, DI
+	VPXORD        Z2, Z2, Z2
+	POPCNTQ       BX, SI
+	CMPQ          SI, $0x08
+	JHI           many
+	VALIGND       $0x01, Y1, Y1, Y6
+	VALIGND       $0x01, Y5, Y5, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	VALIGND       $0x01, Y6, Y6, Y6
+	VALIGND       $0x01, Y7, Y7, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	VALIGND       $0x01, Y6, Y6, Y6
+	VALIGND       $0x01, Y7, Y7, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	VALIGND       $0x01, Y6, Y6, Y6
+	VALIGND       $0x01, Y7, Y7, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	VALIGND       $0x01, Y6, Y6, Y6
+	VALIGND       $0x01, Y7, Y7, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	VALIGND       $0x01, Y6, Y6, Y6
+	VALIGND       $0x01, Y7, Y7, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	VALIGND       $0x01, Y6, Y6, Y6
+	VALIGND       $0x01, Y7, Y7, Y7
+	VPCMPUD       $0x01, Y1, Y6, K2
+	VPADDD        Y7, Y2, K2, Y2
+	JMP           met
+
+many:
+	VALIGND $0x01, Z1, Z1, Z6
+	VALIGND $0x01, Z5, Z5, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+	VALIGND $0x01, Z6, Z6, Z6
+	VALIGND $0x01, Z7, Z7, Z7
+	VPCMPUD $0x01, Z1, Z6, K2
+	VPADDD  Z7, Z2, K2, Z2
+
+met:
+	VPADDD        Z5, Z2, Z1
+	VPCMPUD       $0x01, Z0, Z2, K1, K1
+	VPCMPUD       $0x02, Z0, Z1, K1, K2
+	KANDNW        K1, K2, K1
+	KMOVW         K2, SI
+	PDEPQ         BX, SI, SI
+	KMOVW         K1, R8
+	TESTQ         R8, R8
+	JZ            done
+	VPADDD        Z2, Z4, Z1
+	VPSUBD        Z0, Z1, Z1
+	VPCOMPRESSD.Z Z1, K1, Z1
+	VMOVD         X1, R9
+	PDEPQ         BX, R8, R8
+	TZCNTQ        R8, R8
+	MOVL          R9, 64(CX)(R8*4)
+
+done:
+	ORQ  SI, 928(AX)
+	NOTQ SI
+	ANDQ SI, 952(AX)
+
+none:
+	MOVQ        p+24(FP), CX
+	MOVQ        DI, (CX)
+	MOVQ        928(AX), BX
+	ANDNQ       BX, DX, DX
+	MOVQ        DX, 8(CX)
+	KMOVQ       DX, K1
+	VPXORD      Z3, Z3, Z3
+	VMOVDQU32.Z (AX), K1, Z0
+	VPSRLQ      $0x20, Z0, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPADDQ      Z1, Z3, Z3
+	VPADDQ      Z0, Z3, Z3
+	KSHIFTRQ    $0x10, K1, K2
+	VMOVDQU32.Z 64(AX), K2, Z0
+	VPSRLQ      $0x20, Z0, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPADDQ      Z1, Z3, Z3
+	VPADDQ      Z0, Z3, Z3
+	SHRQ        $0x20, DX
+	JZ          lower
+	KSHIFTRQ    $0x20, K1, K2
+	VMOVDQU32.Z 128(AX), K2, Z0
+	VPSRLQ      $0x20, Z0, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPADDQ      Z1, Z3, Z3
+	VPADDQ      Z0, Z3, Z3
+	KSHIFTRQ    $0x30, K1, K1
+	VMOVDQU32.Z 192(AX), K1, Z0
+	VPSRLQ      $0x20, Z0, Z1
+	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPADDQ      Z1, Z3, Z3
+	VPADDQ      Z0, Z3, Z3
+
+lower:
+	VEXTRACTI64X4 $0x01, Z3, Y0
+	VPADDQ        Y3, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDQ        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDQ        X0, X1, X1
+	VMOVQ         X1, AX
+	MOVQ          AX, 16(CX)
+	MOVB          $0x01, AL
+	MOVB          AL, ok+32(FP)
+	VZEROUPPER
+	RET
+
+refused:
+	MOVB $0x00, AL
+	MOVB AL, ok+32(FP)
+	VZEROUPPER
+	RET
+
+DATA avx512_106<>+0(SB)/1, $0x00
+DATA avx512_106<>+1(SB)/1, $0x01
+DATA avx512_106<>+2(SB)/1, $0x02
+DATA avx512_106<>+3(SB)/1, $0x03
+DATA avx512_106<>+4(SB)/1, $0x04
+DATA avx512_106<>+5(SB)/1, $0x05
+DATA avx512_106<>+6(SB)/1, $0x06
+DATA avx512_106<>+7(SB)/1, $0x07
+DATA avx512_106<>+8(SB)/1, $0x08
+DATA avx512_106<>+9(SB)/1, $0x09
+DATA avx512_106<>+10(SB)/1, $0x0a
+DATA avx512_106<>+11(SB)/1, $0x0b
+DATA avx512_106<>+12(SB)/1, $0x0c
+DATA avx512_106<>+13(SB)/1, $0x0d
+DATA avx512_106<>+14(SB)/1, $0x0e
+DATA avx512_106<>+15(SB)/1, $0x0f
+DATA avx512_106<>+16(SB)/1, $0x10
+DATA avx512_106<>+17(SB)/1, $0x11
+DATA avx512_106<>+18(SB)/1, $0x12
+DATA avx512_106<>+19(SB)/1, $0x13
+DATA avx512_106<>+20(SB)/1, $0x14
+DATA avx512_106<>+21(SB)/1, $0x15
+DATA avx512_106<>+22(SB)/1, $0x16
+DATA avx512_106<>+23(SB)/1, $0x17
+DATA avx512_106<>+24(SB)/1, $0x18
+DATA avx512_106<>+25(SB)/1, $0x19
+DATA avx512_106<>+26(SB)/1, $0x1a
+DATA avx512_106<>+27(SB)/1, $0x1b
+DATA avx512_106<>+28(SB)/1, $0x1c
+DATA avx512_106<>+29(SB)/1, $0x1d
+DATA avx512_106<>+30(SB)/1, $0x1e
+DATA avx512_106<>+31(SB)/1, $0x1f
+GLOBL avx512_106<>(SB), RODATA|NOPTR, $32
+
+DATA avx512_107<>+0(SB)/4, $0x00000000
+DATA avx512_107<>+4(SB)/4, $0x00000001
+DATA avx512_107<>+8(SB)/4, $0x00000002
+DATA avx512_107<>+12(SB)/4, $0x00000003
+DATA avx512_107<>+16(SB)/4, $0x00000004
+DATA avx512_107<>+20(SB)/4, $0x00000005
+DATA avx512_107<>+24(SB)/4, $0x00000006
+DATA avx512_107<>+28(SB)/4, $0x00000007
+DATA avx512_107<>+32(SB)/4, $0x00000008
+DATA avx512_107<>+36(SB)/4, $0x00000009
+DATA avx512_107<>+40(SB)/4, $0x0000000a
+DATA avx512_107<>+44(SB)/4, $0x0000000b
+DATA avx512_107<>+48(SB)/4, $0x0000000c
+DATA avx512_107<>+52(SB)/4, $0x0000000d
+DATA avx512_107<>+56(SB)/4, $0x0000000e
+DATA avx512_107<>+60(SB)/4, $0x0000000f
+GLOBL avx512_107<>(SB), RODATA|NOPTR, $64
+
 // func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, AVX512VNNI, BMI, GFNI, POPCNT
 TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
@@ -8963,7 +9242,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPSHUFB        Z9, Z10, Z10
 	VMOVDQU8       avx512_68<>+0(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_106<>+0(SB), Z12
+	VMOVDQU8       avx512_108<>+0(SB), Z12
 	VPSHUFB        Z9, Z12, Z12
 	MOVQ           960(CX), R11
 	MOVQ           904(CX), R13
@@ -9042,7 +9321,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPDPWSSD       Z9, Z12, Z5
 
 weighed:
-	VPBROADCASTD  avx512_107<>+0(SB), Z9
+	VPBROADCASTD  avx512_109<>+0(SB), Z9
 	VPTESTMD      Z9, Z15, K1
 	VPUNPCKLDQ    Z3, Z2, Z9
 	VPUNPCKHDQ    Z3, Z2, Z2
@@ -9169,9 +9448,9 @@ moved:
 	VMOVDQU8     Z0, 768(CX)
 	VMOVDQU64    (BX), Z0
 	VPBROADCASTQ R8, Z1
-	KMOVB        avx512_108<>+0(SB), K1
+	KMOVB        avx512_110<>+0(SB), K1
 	VPORQ        Z1, Z0, K1, Z0
-	KMOVB        avx512_109<>+0(SB), K1
+	KMOVB        avx512_111<>+0(SB), K1
 	VPBROADCASTQ DI, K1, Z0
 	VMOVDQU64    Z0, (BX)
 	MOVB         $0x01, AL
@@ -9185,80 +9464,80 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_106<>+0(SB)/1, $0x28
-DATA avx512_106<>+1(SB)/1, $0x14
-DATA avx512_106<>+2(SB)/1, $0x0a
-DATA avx512_106<>+3(SB)/1, $0x0a
-DATA avx512_106<>+4(SB)/1, $0x1e
-DATA avx512_106<>+5(SB)/1, $0x0f
-DATA avx512_106<>+6(SB)/1, $0x07
-DATA avx512_106<>+7(SB)/1, $0x07
-DATA avx512_106<>+8(SB)/1, $0x14
-DATA avx512_106<>+9(SB)/1, $0x0a
-DATA avx512_106<>+10(SB)/1, $0x05
-DATA avx512_106<>+11(SB)/1, $0x05
-DATA avx512_106<>+12(SB)/1, $0x04
-DATA avx512_106<>+13(SB)/1, $0x02
-DATA avx512_106<>+14(SB)/1, $0x01
-DATA avx512_106<>+15(SB)/1, $0x01
-DATA avx512_106<>+16(SB)/1, $0x28
-DATA avx512_106<>+17(SB)/1, $0x14
-DATA avx512_106<>+18(SB)/1, $0x0a
-DATA avx512_106<>+19(SB)/1, $0x0a
-DATA avx512_106<>+20(SB)/1, $0x1e
-DATA avx512_106<>+21(SB)/1, $0x0f
-DATA avx512_106<>+22(SB)/1, $0x07
-DATA avx512_106<>+23(SB)/1, $0x07
-DATA avx512_106<>+24(SB)/1, $0x14
-DATA avx512_106<>+25(SB)/1, $0x0a
-DATA avx512_106<>+26(SB)/1, $0x05
-DATA avx512_106<>+27(SB)/1, $0x05
-DATA avx512_106<>+28(SB)/1, $0x04
-DATA avx512_106<>+29(SB)/1, $0x02
-DATA avx512_106<>+30(SB)/1, $0x01
-DATA avx512_106<>+31(SB)/1, $0x01
-DATA avx512_106<>+32(SB)/1, $0x28
-DATA avx512_106<>+33(SB)/1, $0x14
-DATA avx512_106<>+34(SB)/1, $0x0a
-DATA avx512_106<>+35(SB)/1, $0x0a
-DATA avx512_106<>+36(SB)/1, $0x1e
-DATA avx512_106<>+37(SB)/1, $0x0f
-DATA avx512_106<>+38(SB)/1, $0x07
-DATA avx512_106<>+39(SB)/1, $0x07
-DATA avx512_106<>+40(SB)/1, $0x14
-DATA avx512_106<>+41(SB)/1, $0x0a
-DATA avx512_106<>+42(SB)/1, $0x05
-DATA avx512_106<>+43(SB)/1, $0x05
-DATA avx512_106<>+44(SB)/1, $0x04
-DATA avx512_106<>+45(SB)/1, $0x02
-DATA avx512_106<>+46(SB)/1, $0x01
-DATA avx512_106<>+47(SB)/1, $0x01
-DATA avx512_106<>+48(SB)/1, $0x28
-DATA avx512_106<>+49(SB)/1, $0x14
-DATA avx512_106<>+50(SB)/1, $0x0a
-DATA avx512_106<>+51(SB)/1, $0x0a
-DATA avx512_106<>+52(SB)/1, $0x1e
-DATA avx512_106<>+53(SB)/1, $0x0f
-DATA avx512_106<>+54(SB)/1, $0x07
-DATA avx512_106<>+55(SB)/1, $0x07
-DATA avx512_106<>+56(SB)/1, $0x14
-DATA avx512_106<>+57(SB)/1, $0x0a
-DATA avx512_106<>+58(SB)/1, $0x05
-DATA avx512_106<>+59(SB)/1, $0x05
-DATA avx512_106<>+60(SB)/1, $0x04
-DATA avx512_106<>+61(SB)/1, $0x02
-DATA avx512_106<>+62(SB)/1, $0x01
-DATA avx512_106<>+63(SB)/1, $0x01
-GLOBL avx512_106<>(SB), RODATA|NOPTR, $64
+DATA avx512_108<>+0(SB)/1, $0x28
+DATA avx512_108<>+1(SB)/1, $0x14
+DATA avx512_108<>+2(SB)/1, $0x0a
+DATA avx512_108<>+3(SB)/1, $0x0a
+DATA avx512_108<>+4(SB)/1, $0x1e
+DATA avx512_108<>+5(SB)/1, $0x0f
+DATA avx512_108<>+6(SB)/1, $0x07
+DATA avx512_108<>+7(SB)/1, $0x07
+DATA avx512_108<>+8(SB)/1, $0x14
+DATA avx512_108<>+9(SB)/1, $0x0a
+DATA avx512_108<>+10(SB)/1, $0x05
+DATA avx512_108<>+11(SB)/1, $0x05
+DATA avx512_108<>+12(SB)/1, $0x04
+DATA avx512_108<>+13(SB)/1, $0x02
+DATA avx512_108<>+14(SB)/1, $0x01
+DATA avx512_108<>+15(SB)/1, $0x01
+DATA avx512_108<>+16(SB)/1, $0x28
+DATA avx512_108<>+17(SB)/1, $0x14
+DATA avx512_108<>+18(SB)/1, $0x0a
+DATA avx512_108<>+19(SB)/1, $0x0a
+DATA avx512_108<>+20(SB)/1, $0x1e
+DATA avx512_108<>+21(SB)/1, $0x0f
+DATA avx512_108<>+22(SB)/1, $0x07
+DATA avx512_108<>+23(SB)/1, $0x07
+DATA avx512_108<>+24(SB)/1, $0x14
+DATA avx512_108<>+25(SB)/1, $0x0a
+DATA avx512_108<>+26(SB)/1, $0x05
+DATA avx512_108<>+27(SB)/1, $0x05
+DATA avx512_108<>+28(SB)/1, $0x04
+DATA avx512_108<>+29(SB)/1, $0x02
+DATA avx512_108<>+30(SB)/1, $0x01
+DATA avx512_108<>+31(SB)/1, $0x01
+DATA avx512_108<>+32(SB)/1, $0x28
+DATA avx512_108<>+33(SB)/1, $0x14
+DATA avx512_108<>+34(SB)/1, $0x0a
+DATA avx512_108<>+35(SB)/1, $0x0a
+DATA avx512_108<>+36(SB)/1, $0x1e
+DATA avx512_108<>+37(SB)/1, $0x0f
+DATA avx512_108<>+38(SB)/1, $0x07
+DATA avx512_108<>+39(SB)/1, $0x07
+DATA avx512_108<>+40(SB)/1, $0x14
+DATA avx512_108<>+41(SB)/1, $0x0a
+DATA avx512_108<>+42(SB)/1, $0x05
+DATA avx512_108<>+43(SB)/1, $0x05
+DATA avx512_108<>+44(SB)/1, $0x04
+DATA avx512_108<>+45(SB)/1, $0x02
+DATA avx512_108<>+46(SB)/1, $0x01
+DATA avx512_108<>+47(SB)/1, $0x01
+DATA avx512_108<>+48(SB)/1, $0x28
+DATA avx512_108<>+49(SB)/1, $0x14
+DATA avx512_108<>+50(SB)/1, $0x0a
+DATA avx512_108<>+51(SB)/1, $0x0a
+DATA avx512_108<>+52(SB)/1, $0x1e
+DATA avx512_108<>+53(SB)/1, $0x0f
+DATA avx512_108<>+54(SB)/1, $0x07
+DATA avx512_108<>+55(SB)/1, $0x07
+DATA avx512_108<>+56(SB)/1, $0x14
+DATA avx512_108<>+57(SB)/1, $0x0a
+DATA avx512_108<>+58(SB)/1, $0x05
+DATA avx512_108<>+59(SB)/1, $0x05
+DATA avx512_108<>+60(SB)/1, $0x04
+DATA avx512_108<>+61(SB)/1, $0x02
+DATA avx512_108<>+62(SB)/1, $0x01
+DATA avx512_108<>+63(SB)/1, $0x01
+GLOBL avx512_108<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_107<>+0(SB)/4, $0xffe00000
-GLOBL avx512_107<>(SB), RODATA|NOPTR, $4
+DATA avx512_109<>+0(SB)/4, $0xffe00000
+GLOBL avx512_109<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_108<>+0(SB)/1, $0x08
-GLOBL avx512_108<>(SB), RODATA|NOPTR, $1
+DATA avx512_110<>+0(SB)/1, $0x08
+GLOBL avx512_110<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_109<>+0(SB)/1, $0x04
-GLOBL avx512_109<>(SB), RODATA|NOPTR, $1
+DATA avx512_111<>+0(SB)/1, $0x04
+GLOBL avx512_111<>(SB), RODATA|NOPTR, $1
 
 // func decodeAVX512(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI, POPCNT
@@ -9266,24 +9545,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          b+0(FP), AX
 	MOVQ          set+24(FP), CX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_110<>+0(SB), Z0
+	VPBROADCASTD  avx512_112<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_1<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_111<>+0(SB), Z1
+	VPBROADCASTD  avx512_113<>+0(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_18<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_112<>+0(SB), Z16
+	VPBROADCASTD  avx512_114<>+0(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_2<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_113<>+0(SB), Z16
+	VPBROADCASTD  avx512_115<>+0(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
@@ -9418,7 +9697,7 @@ born:
 	POPCNTQ      SI, BX
 	ADDL         BX, 124(DX)
 	VMOVDQU8     768(AX), Z0
-	VPADDUSB     avx512_114<>+0(SB), Z0, K1, Z0
+	VPADDUSB     avx512_116<>+0(SB), Z0, K1, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         l+16(FP), DX
 	VPBROADCASTW 16(DX), Z0
@@ -9427,13 +9706,13 @@ born:
 	MOVQ         l+16(FP), BX
 	VPMOVZXBD    60(BX), Y14
 	VPTESTNMD    Y14, Y14, K2
-	VPBROADCASTD avx512_115<>+0(SB), K2, Y14
+	VPBROADCASTD avx512_117<>+0(SB), K2, Y14
 	MOVQ         worth+48(FP), BX
 	VMOVDQU32    (BX), Y15
 	MOVQ         lane+8(FP), BX
 	KMOVQ        40(BX), K2
 	KNOTQ        K2, K2
-	VPBROADCASTD avx512_116<>+0(SB), Z1
+	VPBROADCASTD avx512_118<>+0(SB), Z1
 	VMOVDQU16    Z19, 256(AX)
 	VMOVDQU16    512(AX), Z2
 	VMOVDQU16    Z18, K1, Z2
@@ -9585,89 +9864,89 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_110<>+0(SB)/4, $0x04040404
-GLOBL avx512_110<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_111<>+0(SB)/4, $0x14141414
-GLOBL avx512_111<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_112<>+0(SB)/4, $0x0a0a0a0a
+DATA avx512_112<>+0(SB)/4, $0x04040404
 GLOBL avx512_112<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_113<>+0(SB)/4, $0x00000000
+DATA avx512_113<>+0(SB)/4, $0x14141414
 GLOBL avx512_113<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_114<>+0(SB)/1, $0x3f
-DATA avx512_114<>+1(SB)/1, $0x3f
-DATA avx512_114<>+2(SB)/1, $0x3f
-DATA avx512_114<>+3(SB)/1, $0x3f
-DATA avx512_114<>+4(SB)/1, $0x3f
-DATA avx512_114<>+5(SB)/1, $0x3f
-DATA avx512_114<>+6(SB)/1, $0x3f
-DATA avx512_114<>+7(SB)/1, $0x3f
-DATA avx512_114<>+8(SB)/1, $0x3f
-DATA avx512_114<>+9(SB)/1, $0x3f
-DATA avx512_114<>+10(SB)/1, $0x3f
-DATA avx512_114<>+11(SB)/1, $0x3f
-DATA avx512_114<>+12(SB)/1, $0x3f
-DATA avx512_114<>+13(SB)/1, $0x3f
-DATA avx512_114<>+14(SB)/1, $0x3f
-DATA avx512_114<>+15(SB)/1, $0x3f
-DATA avx512_114<>+16(SB)/1, $0x3f
-DATA avx512_114<>+17(SB)/1, $0x3f
-DATA avx512_114<>+18(SB)/1, $0x3f
-DATA avx512_114<>+19(SB)/1, $0x3f
-DATA avx512_114<>+20(SB)/1, $0x3f
-DATA avx512_114<>+21(SB)/1, $0x3f
-DATA avx512_114<>+22(SB)/1, $0x3f
-DATA avx512_114<>+23(SB)/1, $0x3f
-DATA avx512_114<>+24(SB)/1, $0x3f
-DATA avx512_114<>+25(SB)/1, $0x3f
-DATA avx512_114<>+26(SB)/1, $0x3f
-DATA avx512_114<>+27(SB)/1, $0x3f
-DATA avx512_114<>+28(SB)/1, $0x3f
-DATA avx512_114<>+29(SB)/1, $0x3f
-DATA avx512_114<>+30(SB)/1, $0x3f
-DATA avx512_114<>+31(SB)/1, $0x3f
-DATA avx512_114<>+32(SB)/1, $0x3f
-DATA avx512_114<>+33(SB)/1, $0x3f
-DATA avx512_114<>+34(SB)/1, $0x3f
-DATA avx512_114<>+35(SB)/1, $0x3f
-DATA avx512_114<>+36(SB)/1, $0x3f
-DATA avx512_114<>+37(SB)/1, $0x3f
-DATA avx512_114<>+38(SB)/1, $0x3f
-DATA avx512_114<>+39(SB)/1, $0x3f
-DATA avx512_114<>+40(SB)/1, $0x3f
-DATA avx512_114<>+41(SB)/1, $0x3f
-DATA avx512_114<>+42(SB)/1, $0x3f
-DATA avx512_114<>+43(SB)/1, $0x3f
-DATA avx512_114<>+44(SB)/1, $0x3f
-DATA avx512_114<>+45(SB)/1, $0x3f
-DATA avx512_114<>+46(SB)/1, $0x3f
-DATA avx512_114<>+47(SB)/1, $0x3f
-DATA avx512_114<>+48(SB)/1, $0x3f
-DATA avx512_114<>+49(SB)/1, $0x3f
-DATA avx512_114<>+50(SB)/1, $0x3f
-DATA avx512_114<>+51(SB)/1, $0x3f
-DATA avx512_114<>+52(SB)/1, $0x3f
-DATA avx512_114<>+53(SB)/1, $0x3f
-DATA avx512_114<>+54(SB)/1, $0x3f
-DATA avx512_114<>+55(SB)/1, $0x3f
-DATA avx512_114<>+56(SB)/1, $0x3f
-DATA avx512_114<>+57(SB)/1, $0x3f
-DATA avx512_114<>+58(SB)/1, $0x3f
-DATA avx512_114<>+59(SB)/1, $0x3f
-DATA avx512_114<>+60(SB)/1, $0x3f
-DATA avx512_114<>+61(SB)/1, $0x3f
-DATA avx512_114<>+62(SB)/1, $0x3f
-DATA avx512_114<>+63(SB)/1, $0x3f
-GLOBL avx512_114<>(SB), RODATA|NOPTR, $64
+DATA avx512_114<>+0(SB)/4, $0x0a0a0a0a
+GLOBL avx512_114<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_115<>+0(SB)/4, $0x00000004
+DATA avx512_115<>+0(SB)/4, $0x00000000
 GLOBL avx512_115<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_116<>+0(SB)/4, $0x00000032
-GLOBL avx512_116<>(SB), RODATA|NOPTR, $4
+DATA avx512_116<>+0(SB)/1, $0x3f
+DATA avx512_116<>+1(SB)/1, $0x3f
+DATA avx512_116<>+2(SB)/1, $0x3f
+DATA avx512_116<>+3(SB)/1, $0x3f
+DATA avx512_116<>+4(SB)/1, $0x3f
+DATA avx512_116<>+5(SB)/1, $0x3f
+DATA avx512_116<>+6(SB)/1, $0x3f
+DATA avx512_116<>+7(SB)/1, $0x3f
+DATA avx512_116<>+8(SB)/1, $0x3f
+DATA avx512_116<>+9(SB)/1, $0x3f
+DATA avx512_116<>+10(SB)/1, $0x3f
+DATA avx512_116<>+11(SB)/1, $0x3f
+DATA avx512_116<>+12(SB)/1, $0x3f
+DATA avx512_116<>+13(SB)/1, $0x3f
+DATA avx512_116<>+14(SB)/1, $0x3f
+DATA avx512_116<>+15(SB)/1, $0x3f
+DATA avx512_116<>+16(SB)/1, $0x3f
+DATA avx512_116<>+17(SB)/1, $0x3f
+DATA avx512_116<>+18(SB)/1, $0x3f
+DATA avx512_116<>+19(SB)/1, $0x3f
+DATA avx512_116<>+20(SB)/1, $0x3f
+DATA avx512_116<>+21(SB)/1, $0x3f
+DATA avx512_116<>+22(SB)/1, $0x3f
+DATA avx512_116<>+23(SB)/1, $0x3f
+DATA avx512_116<>+24(SB)/1, $0x3f
+DATA avx512_116<>+25(SB)/1, $0x3f
+DATA avx512_116<>+26(SB)/1, $0x3f
+DATA avx512_116<>+27(SB)/1, $0x3f
+DATA avx512_116<>+28(SB)/1, $0x3f
+DATA avx512_116<>+29(SB)/1, $0x3f
+DATA avx512_116<>+30(SB)/1, $0x3f
+DATA avx512_116<>+31(SB)/1, $0x3f
+DATA avx512_116<>+32(SB)/1, $0x3f
+DATA avx512_116<>+33(SB)/1, $0x3f
+DATA avx512_116<>+34(SB)/1, $0x3f
+DATA avx512_116<>+35(SB)/1, $0x3f
+DATA avx512_116<>+36(SB)/1, $0x3f
+DATA avx512_116<>+37(SB)/1, $0x3f
+DATA avx512_116<>+38(SB)/1, $0x3f
+DATA avx512_116<>+39(SB)/1, $0x3f
+DATA avx512_116<>+40(SB)/1, $0x3f
+DATA avx512_116<>+41(SB)/1, $0x3f
+DATA avx512_116<>+42(SB)/1, $0x3f
+DATA avx512_116<>+43(SB)/1, $0x3f
+DATA avx512_116<>+44(SB)/1, $0x3f
+DATA avx512_116<>+45(SB)/1, $0x3f
+DATA avx512_116<>+46(SB)/1, $0x3f
+DATA avx512_116<>+47(SB)/1, $0x3f
+DATA avx512_116<>+48(SB)/1, $0x3f
+DATA avx512_116<>+49(SB)/1, $0x3f
+DATA avx512_116<>+50(SB)/1, $0x3f
+DATA avx512_116<>+51(SB)/1, $0x3f
+DATA avx512_116<>+52(SB)/1, $0x3f
+DATA avx512_116<>+53(SB)/1, $0x3f
+DATA avx512_116<>+54(SB)/1, $0x3f
+DATA avx512_116<>+55(SB)/1, $0x3f
+DATA avx512_116<>+56(SB)/1, $0x3f
+DATA avx512_116<>+57(SB)/1, $0x3f
+DATA avx512_116<>+58(SB)/1, $0x3f
+DATA avx512_116<>+59(SB)/1, $0x3f
+DATA avx512_116<>+60(SB)/1, $0x3f
+DATA avx512_116<>+61(SB)/1, $0x3f
+DATA avx512_116<>+62(SB)/1, $0x3f
+DATA avx512_116<>+63(SB)/1, $0x3f
+GLOBL avx512_116<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_117<>+0(SB)/4, $0x00000004
+GLOBL avx512_117<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_118<>+0(SB)/4, $0x00000032
+GLOBL avx512_118<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
@@ -9720,7 +9999,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_117<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_119<>+0(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(BX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -9745,8 +10024,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_117<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_117<>(SB), RODATA|NOPTR, $8
+DATA avx512_119<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_119<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -9790,7 +10069,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DX
 	VMOVDQU8     576(SI), Y0
-	VPBROADCASTB avx512_118<>+0(SB), Y1
+	VPBROADCASTB avx512_120<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, SI
 	ANDQ         CX, BX
@@ -9806,8 +10085,8 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_118<>+0(SB)/1, $0x01
-GLOBL avx512_118<>(SB), RODATA|NOPTR, $1
+DATA avx512_120<>+0(SB)/1, $0x01
+GLOBL avx512_120<>(SB), RODATA|NOPTR, $1
 
 // func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
@@ -9832,7 +10111,7 @@ TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
 	VPSRLD       $0x07, Z0, Z0
 	VPSLLD       $0x02, Z0, Z0
 	VPMOVZXBD    496(BX), Z5
-	VMOVDQU32    avx512_119<>+0(SB), Z6
+	VMOVDQU32    avx512_107<>+0(SB), Z6
 	VPXORD       Z3, Z3, Z3
 
 choose:
@@ -9871,24 +10150,6 @@ chosen:
 	VZEROUPPER
 	RET
 
-DATA avx512_119<>+0(SB)/4, $0x00000000
-DATA avx512_119<>+4(SB)/4, $0x00000001
-DATA avx512_119<>+8(SB)/4, $0x00000002
-DATA avx512_119<>+12(SB)/4, $0x00000003
-DATA avx512_119<>+16(SB)/4, $0x00000004
-DATA avx512_119<>+20(SB)/4, $0x00000005
-DATA avx512_119<>+24(SB)/4, $0x00000006
-DATA avx512_119<>+28(SB)/4, $0x00000007
-DATA avx512_119<>+32(SB)/4, $0x00000008
-DATA avx512_119<>+36(SB)/4, $0x00000009
-DATA avx512_119<>+40(SB)/4, $0x0000000a
-DATA avx512_119<>+44(SB)/4, $0x0000000b
-DATA avx512_119<>+48(SB)/4, $0x0000000c
-DATA avx512_119<>+52(SB)/4, $0x0000000d
-DATA avx512_119<>+56(SB)/4, $0x0000000e
-DATA avx512_119<>+60(SB)/4, $0x0000000f
-GLOBL avx512_119<>(SB), RODATA|NOPTR, $64
-
 // func payAVX512(l *Ledger, t *Tickets, set uint32, free uint64, pages *[8]uint16, clock *Clock, work *[64]uint32, joins *[8]uint8) (slots uint64, waste uint64, ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI2, GFNI, POPCNT
 TEXT ·payAVX512(SB), NOSPLIT, $0-81
@@ -9904,7 +10165,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           free+24(FP), BX
 	PDEPQ          BX, SI, BX
 	KMOVD          AX, K2
-	VMOVDQU8       avx512_120<>+0(SB), Y0
+	VMOVDQU8       avx512_106<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K2, Y0
 	VPMOVZXBD      X0, Z1
 	VMOVDQU32      (DX), Z2
@@ -10004,7 +10265,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTD   avx512_110<>+0(SB), Z2
+	VPBROADCASTD   avx512_112<>+0(SB), Z2
 	VPTESTMB       Z2, Z0, K1, K3
 	VMOVDQA64.Z    Z9, K3, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
@@ -10097,40 +10358,6 @@ refused:
 	MOVB AL, ok+80(FP)
 	VZEROUPPER
 	RET
-
-DATA avx512_120<>+0(SB)/1, $0x00
-DATA avx512_120<>+1(SB)/1, $0x01
-DATA avx512_120<>+2(SB)/1, $0x02
-DATA avx512_120<>+3(SB)/1, $0x03
-DATA avx512_120<>+4(SB)/1, $0x04
-DATA avx512_120<>+5(SB)/1, $0x05
-DATA avx512_120<>+6(SB)/1, $0x06
-DATA avx512_120<>+7(SB)/1, $0x07
-DATA avx512_120<>+8(SB)/1, $0x08
-DATA avx512_120<>+9(SB)/1, $0x09
-DATA avx512_120<>+10(SB)/1, $0x0a
-DATA avx512_120<>+11(SB)/1, $0x0b
-DATA avx512_120<>+12(SB)/1, $0x0c
-DATA avx512_120<>+13(SB)/1, $0x0d
-DATA avx512_120<>+14(SB)/1, $0x0e
-DATA avx512_120<>+15(SB)/1, $0x0f
-DATA avx512_120<>+16(SB)/1, $0x10
-DATA avx512_120<>+17(SB)/1, $0x11
-DATA avx512_120<>+18(SB)/1, $0x12
-DATA avx512_120<>+19(SB)/1, $0x13
-DATA avx512_120<>+20(SB)/1, $0x14
-DATA avx512_120<>+21(SB)/1, $0x15
-DATA avx512_120<>+22(SB)/1, $0x16
-DATA avx512_120<>+23(SB)/1, $0x17
-DATA avx512_120<>+24(SB)/1, $0x18
-DATA avx512_120<>+25(SB)/1, $0x19
-DATA avx512_120<>+26(SB)/1, $0x1a
-DATA avx512_120<>+27(SB)/1, $0x1b
-DATA avx512_120<>+28(SB)/1, $0x1c
-DATA avx512_120<>+29(SB)/1, $0x1d
-DATA avx512_120<>+30(SB)/1, $0x1e
-DATA avx512_120<>+31(SB)/1, $0x1f
-GLOBL avx512_120<>(SB), RODATA|NOPTR, $32
 
 DATA avx512_121<>+0(SB)/8, $0x0000000002000000
 GLOBL avx512_121<>(SB), RODATA|NOPTR, $8
@@ -10294,7 +10521,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	MOVQ           b+0(FP), BX
 	MOVQ           t+16(FP), SI
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_120<>+0(SB), Y0
+	VMOVDQU8       avx512_106<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K1, Y0
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z0, K1, Z0
@@ -10708,7 +10935,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPCMPW       $0x02, Z8, Z1, K1
 	KMOVD        K1, SI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_118<>+0(SB), Y1
+	VPBROADCASTB avx512_120<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         BX, CX
@@ -10748,7 +10975,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPSRLD       $0x07, Z1, Z1
 	VPSLLD       $0x02, Z1, Z1
 	VPMOVZXBD    496(DX), Z10
-	VMOVDQU32    avx512_119<>+0(SB), Z14
+	VMOVDQU32    avx512_107<>+0(SB), Z14
 	VPXORD       Z2, Z2, Z2
 
 choose:
@@ -10802,7 +11029,7 @@ chosen:
 	MOVQ           40(SP), DX
 	PDEPQ          DX, SI, DX
 	KMOVD          BX, K2
-	VMOVDQU8       avx512_120<>+0(SB), Y2
+	VMOVDQU8       avx512_106<>+0(SB), Y2
 	VPCOMPRESSB.Z  Y2, K2, Y2
 	VPMOVZXBD      X2, Z0
 	VMOVDQU32      (CX), Z1
@@ -10903,7 +11130,7 @@ chosen:
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTD   avx512_110<>+0(SB), Z1
+	VPBROADCASTD   avx512_112<>+0(SB), Z1
 	VPTESTMB       Z1, Z13, K1, K3
 	VMOVDQA64.Z    Z14, K3, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y3
@@ -10993,7 +11220,7 @@ placed:
 	MOVQ           (CX), CX
 	MOVQ           t+24(FP), BX
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_120<>+0(SB), Y11
+	VMOVDQU8       avx512_106<>+0(SB), Y11
 	VPCOMPRESSB.Z  Y11, K1, Y11
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z11, K1, Z0
@@ -11403,7 +11630,7 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	VPANDQ.BCST     avx512_25<>+0(SB), Z4, Z4
 	VPSLLQ          $0x04, Z1, Z0
 	VPORQ           Z4, Z0, Z0
-	VPORQ.BCST.Z    avx512_117<>+0(SB), Z0, K2, Z0
+	VPORQ.BCST.Z    avx512_119<>+0(SB), Z0, K2, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU32       Y0, 128(BX)(DX*4)
 	VPMOVQW         Z1, X0

@@ -366,6 +366,12 @@ func sum(column *[Lanes]uint32, set uint64) uint64 {
 	return sumGeneric(column, set)
 }
 
+func prefill(b *Block, lane *Lane, budget uint64, p *Prefilled) {
+	if active != AVX512 || !prefillAVX512(b, lane, budget, p) {
+		prefillGeneric(b, lane, budget, p)
+	}
+}
+
 func remove(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
 	if active == AVX512 {
 		return removeAVX512(b, lane, mask, pages)

@@ -114,6 +114,8 @@ func sum(column *[Lanes]uint32, set uint64) uint64 {
 	return sumGeneric(column, set)
 }
 
+func prefill(b *Block, lane *Lane, budget uint64, p *Prefilled) { prefillGeneric(b, lane, budget, p) }
+
 func remove(b *Block, lane *Lane, mask uint64, pages *[8]uint16) (qp, retained uint32, empty uint8) {
 	return removeGeneric(b, lane, mask, pages)
 }

@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"math"
 	"math/bits"
 	"unsafe"
 
@@ -203,4 +204,34 @@ func (x *operator) prefixes(o *Operated) {
 		l.RetainedShared += pages * (is*weight - was*uint32(l.PrefixWeight[p]))
 		l.PrefixMul[p], l.PrefixWeight[p] = uint8(is), uint8(weight)
 	}
+}
+
+func prefillGeneric(b *Block, lane *Lane, budget uint64, p *Prefilled) {
+	away := b.Swapped | lane.Out | lane.In
+	set, left, done := b.Prefill&^away, budget, uint64(0)
+	if work := sumGeneric(&lane.Work, set); work < budget { // enough for all, and no order to look at
+		set, left, done = 0, budget-work, set
+	}
+	for left > 0 && set != 0 {
+		s := bits.TrailingZeros64(oldest(&lane.Admit, set)) & 63
+		set &^= 1 << s
+		x := min(left, uint64(lane.Work[s]))
+		left -= x
+		if lane.Work[s] -= uint32(x); lane.Work[s] == 0 {
+			done |= 1 << s
+		}
+	}
+	b.Prefill &^= done
+	b.Active |= done
+	p.Spent, p.Set = budget-left, b.Active&^away
+	p.Context = sumGeneric(&b.Tokens, p.Set)
+}
+
+// oldest is the plane of those of a set whose step is the least.
+func oldest(steps *[Lanes]int16, set uint64) uint64 {
+	least := int16(math.MaxInt16)
+	for m := set; m != 0; m &= m - 1 {
+		least = min(least, steps[bits.TrailingZeros64(m)&63])
+	}
+	return dueGeneric(steps, set, least)
 }

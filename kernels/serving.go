@@ -52,3 +52,19 @@ type Operated struct {
 func OperateServing(p *Seat, lane *Lane, ops *[Lanes]uint8, host, link uint32, o *Operated) (ok bool) {
 	return operateServing(p, lane, ops, host, link, o)
 }
+
+// Prefilled is what Prefill tells.
+type Prefilled struct {
+	Spent   uint64 // microseconds
+	Set     uint64 // plane: who generates now, resident and not on its way
+	Context uint64 // their tokens
+}
+
+// Prefill spends a step's time of prefill, microseconds, on the resident lanes of a block that prefill and are not on their way, oldest
+// admission first, of several the lowest lane; rule 13.17. Who has no more to do generates from now on.
+//
+//	for s in Prefill &^ (Swapped | Out | In), by (Admit[s], s) {
+//		x := min(Work[s], time left); Work[s] -= x
+//		if Work[s] == 0 and there was time left before { s leaves Prefill and joins Active, and Work[s] means nothing any more }
+//	}
+func Prefill(b *Block, lane *Lane, budget uint64, p *Prefilled) { prefill(b, lane, budget, p) }

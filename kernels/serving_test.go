@@ -28,6 +28,73 @@ func TestSumLevels(t *testing.T) {
 	})
 }
 
+func TestPrefillLevels(t *testing.T) {
+	type state struct {
+		block kernels.Block
+		lane  kernels.Lane
+		told  kernels.Prefilled
+	}
+	onEachLevel(t, func(t *testing.T) {
+		r := random(42)
+		var short, whole, none int
+		for k := range 2 * rounds {
+			pages := randomPages(r)
+			before := state{block: *randomBlock(r, &pages)}
+			b := &before.block
+			if k%3 != 0 { // as it is as a rule: few that prefill
+				b.Prefill = b.Alive &^ b.Active & plane(r) & 0xFFFF << (k % 17)
+			}
+			before.lane.In, before.lane.Out = b.Alive&plane(r)&plane(r)&plane(r), b.Alive&plane(r)&plane(r)&plane(r)
+			for s := range kernels.Lanes {
+				before.lane.Admit[s], before.lane.Work[s] = int16(r.IntN(20)), numbers(r, 1<<31)>>r.IntN(31)
+				if r.IntN(16) == 0 {
+					before.lane.Admit[s], before.lane.Work[s] = 0x7FFF, 0
+				}
+			}
+			budget := uint64(r.Uint32()) >> r.IntN(32)
+			want := before // slot after slot
+			set := b.Prefill &^ (b.Swapped | before.lane.In | before.lane.Out)
+			left := budget
+			for rest := set; rest != 0 && left > 0; {
+				first := bits.TrailingZeros64(rest)
+				for m := rest; m != 0; m &= m - 1 {
+					if s := bits.TrailingZeros64(m); before.lane.Admit[s] < before.lane.Admit[first] {
+						first = s
+					}
+				}
+				rest &^= 1 << first
+				x := min(left, uint64(before.lane.Work[first]))
+				left -= x
+				if want.lane.Work[first] -= uint32(x); want.lane.Work[first] == 0 {
+					want.block.Prefill &^= 1 << first
+					want.block.Active |= 1 << first
+				}
+			}
+			want.told.Spent, want.told.Set = budget-left, want.block.Active&^(b.Swapped|before.lane.In|before.lane.Out)
+			want.told.Context = kernels.Sum(&b.Tokens, want.told.Set)
+			got := before
+			kernels.Prefill(&got.block, &got.lane, budget, &got.told)
+			for s := range kernels.Lanes { // it means nothing any more
+				if (b.Prefill&^got.block.Prefill)>>s&1 != 0 {
+					got.lane.Work[s], want.lane.Work[s] = 0, 0
+				}
+			}
+			require.Equal(t, want, got, "round %d", k)
+			switch {
+			case set == 0:
+				none++
+			case left == 0:
+				short++
+			default:
+				whole++
+			}
+		}
+		for _, n := range []int{short, whole, none} {
+			require.Greater(t, n, 20)
+		}
+	})
+}
+
 func TestRemoveLevels(t *testing.T) {
 	onEachLevel(t, func(t *testing.T) {
 		r := random(36)

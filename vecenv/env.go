@@ -75,6 +75,7 @@ type scratch struct {
 	advanced  kernels.Advanced
 	draws     kernels.ArrivalDraws
 	operated  kernels.Operated
+	prefilled kernels.Prefilled
 	decoded   kernels.Decoded
 	waiting   kernels.Waiting
 	served    kernels.Served

@@ -39,7 +39,7 @@ func (v *env) stepServing(ops []uint8, list []int32) {
 	v.wake()
 	v.swapIn()
 	v.transferIn()
-	v.decodeServing(v.prefill(), busyQP)
+	v.compute(busyQP)
 	admitted := v.Counters.Admitted
 	v.serveTickets()
 	v.arriveTickets()

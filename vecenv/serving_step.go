@@ -218,8 +218,15 @@ func (v *env) prefill() int64 {
 	return budget - left
 }
 
-// decodeServing generates with what is left of the step; rule 13.18.
-func (v *env) decodeServing(prefilled, busyQP int64) {
+// compute prefills, and generates with what is left of the step; rules 13.17 and 13.18.
+func (v *env) compute(busyQP int64) {
+	if v.rules.width == 1 {
+		b, p := v.block(0), &v.scratch.prefilled
+		kernels.Prefill(&b.Block, &v.lane(0).Lane, uint64(v.rules.serving.prefillUS), p)
+		v.decodeServing(&[4]uint64{p.Set}, bits.OnesCount64(p.Set), int64(p.Context), int64(p.Spent), busyQP)
+		return
+	}
+	prefilled := v.prefill()
 	var set [4]uint64
 	running, context := 0, int64(0)
 	for w := range v.rules.width {
@@ -228,6 +235,11 @@ func (v *env) decodeServing(prefilled, busyQP int64) {
 		running += bits.OnesCount64(set[w&3])
 		context += int64(kernels.Sum(&b.Tokens, set[w&3]))
 	}
+	v.decodeServing(&set, running, context, prefilled, busyQP)
+}
+
+// decodeServing generates on a set of so many slots with so many tokens; rule 13.18.
+func (v *env) decodeServing(set *[4]uint64, running int, context, prefilled, busyQP int64) {
 	if running == 0 {
 		return
 	}

@@ -35,6 +35,7 @@ func avx512() {
 	due512()
 	sums512()
 	remove512()
+	prefill512()
 	operateServing512()
 	decodeKernel512()
 	enqueue512()

@@ -56,20 +56,23 @@ func perGroup512(do func(g int, m Mem, k OpmaskVirtual)) {
 	Label("lower")
 }
 
+// addDwords512 adds dwords to qwords.
+func addDwords512(m Mem, k OpmaskVirtual, sum VecVirtual) {
+	z, odd := ZMM(), ZMM()
+	VMOVDQU32_Z(m, k, z)
+	VPSRLQ(U8(32), z, odd)
+	VPANDQ_BCST(constant(uint64(1)<<32-1), z, z)
+	VPADDQ(odd, sum, sum)
+	VPADDQ(z, sum, sum)
+}
+
 func sums512() {
 	TEXT("sumAVX512", NOSPLIT, "func(column *[64]uint32, set uint64) uint64")
 	Pragma("noescape")
 	Doc("sumAVX512 is Sum.")
 	sum := ZMM()
 	VPXORD(sum, sum, sum)
-	perGroup512(func(_ int, m Mem, k OpmaskVirtual) {
-		z, odd := ZMM(), ZMM()
-		VMOVDQU32_Z(m, k, z)
-		VPSRLQ(U8(32), z, odd)
-		VPANDQ_BCST(constant(uint64(1)<<32-1), z, z)
-		VPADDQ(odd, sum, sum)
-		VPADDQ(z, sum, sum)
-	})
+	perGroup512(func(_ int, m Mem, k OpmaskVirtual) { addDwords512(m, k, sum) })
 	Store(sumQ512(sum), ReturnIndex(0))
 	VZEROUPPER()
 	RET()

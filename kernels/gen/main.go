@@ -269,6 +269,15 @@ var (
 	offLnAdmit  = int(unsafe.Offsetof(lane.Admit))
 )
 
+// Offsets of what Prefill tells.
+var (
+	prefilled kernels.Prefilled
+
+	offPfSpent   = int(unsafe.Offsetof(prefilled.Spent))
+	offPfSet     = int(unsafe.Offsetof(prefilled.Set))
+	offPfContext = int(unsafe.Offsetof(prefilled.Context))
+)
+
 // Offsets of what OperateServing tells.
 var (
 	operated kernels.Operated
