@@ -21,17 +21,22 @@
 //	Counts       thresholds reached by four draws                                  AVX2, AVX-512
 //	Arrivals     draws eight requests                                              AVX2, AVX-512
 //	Arrive       Arrivals and how many of them there are                           AVX2, AVX-512
+//	ArriveSteps  the words of eight steps' requests                                AVX-512
 //	Globals      the global values of an observation                               AVX2, AVX-512
+//	OperateServing  a serving step's operations, and who leaves the GPU at once    AVX-512
+//	Prefill      a serving step's prefill, oldest first                            AVX-512
 //	Decode       a serving step's generation of 64 slots, and what it is worth     AVX-512
 //	Sum          what a set of slots has in a column                               AVX-512
-//	Zeros        those of a set that have 0 there                                  AVX-512
 //	Remove       takes sequences out of the planes, and tells what they held       AVX-512
 //	Due          slots whose step has come                                         AVX-512
 //	Enqueue      decodes eight requests into the queue of the serving profile      AVX-512
 //	Wait         what of that queue is ready, fits, and has waited too long        AVX-512
 //	Choose       first fit of that queue                                           AVX-512
+//	Pay          what admitted requests of that queue cost, and need               AVX-512
 //	Settle       requests of that queue into their slots                           AVX-512
 //	Leave        takes requests out of that queue                                  AVX-512
+//	ServeTickets Wait, Choose, Pay, Settle and Leave in one call                   AVX-512
+//	ArriveTickets  Arrive and Enqueue in one call                                  AVX-512
 //	Lives        what requests hold and deliver on an unconstrained server         AVX-512
 //	Prefetch     asks for memory ahead                                             AVX2, AVX-512
 //	Rows         observation rows, slot by slot, float32                           AVX2, AVX-512, also streamed

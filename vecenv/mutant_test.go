@@ -19,8 +19,12 @@ type mutant struct {
 	old, new_ string
 }
 
-// generic is the reference of the kernels, under which all mutants run.
-const generic = "../kernels/generic.go"
+// These are the references of the kernels, under which all mutants run.
+const (
+	generic        = "../kernels/generic.go"
+	genericServing = "../kernels/generic_serving.go"
+	genericTickets = "../kernels/generic_tickets.go"
+)
 
 var mutants = []mutant{
 	{"1.7 finest level of the sharers", generic, "multiplierOf = [8]uint32{0, 1, 2, 2, 4, 4, 4, 4}", "multiplierOf = [8]uint32{0, 1, 2, 2, 4, 2, 4, 4}"},
@@ -35,7 +39,7 @@ var mutants = []mutant{
 	{"7.5 expiry", "../kernels/generic_step.go", "l.Step-int32(p.Queue[old]>>48) >= f.MaxWait", "l.Step-int32(p.Queue[old]>>48) > f.MaxWait"},
 	{"9.8 risk", generic, "b.Priority[s] >= 70", "b.Priority[s] > 70"},
 	{"10.2 shared gain", generic, "count[top] == 1", "count[top] <= 2"},
-	{"13.12 a dropped prefill is not work done again", "serving_act.go", "if b.Prefill&bit == 0 {\n\t\t\tk.Flags |= ticketAgain\n\t\t}", "k.Flags |= ticketAgain"},
+	{"13.12 a dropped prefill is not work done again", "serving_act.go", "if b.Prefill&bit == 0 {\n\t\tk.Flags |= ticketAgain\n\t}", "k.Flags |= ticketAgain"},
 	{"13.12 a parked session waits from its wake", "serving_act.go", "max(now, wake-1)", "max(now, wake)"},
 	{"13.13 shared pages go down with a sharer", "serving_act.go", "v.lowerPrefixes(&sc)\n", "_ = v.lowerPrefixes\n"},
 	{"13.13 compression takes time", "serving_act.go", "sc.busyQP += int64(pages) * int64(before+after)", "sc.busyQP += int64(pages) * int64(before)"},
@@ -45,8 +49,19 @@ var mutants = []mutant{
 	{"13.16 the newest is preempted", "serving_step.go", "l.Admit[k] >= best", "l.Admit[k] > best"},
 	{"13.17 prefill in order of admission", "serving_step.go", "a < best {", "a <= best {"},
 	{"13.17 a resident prefix is not computed", "serving_queue.go", "PrefillUS(private+prefix&^shared, prefix&shared)", "PrefillUS(private+prefix, 0)"},
-	{"13.18 quality of the shared pages", "serving_step.go", "room, &v.PrefixMul, ", "room, &[8]uint8{}, "},
-	{"13.18 late tokens count half", "serving_step.go", "&b.Block, set, l.Late|late, n", "&b.Block, set, 0, n"},
+	{"13.18 quality of the shared pages", genericServing, "[b.Prefix[s]&kv.MaxPrefixes]); shared != 0 {", "[b.Prefix[s]&kv.MaxPrefixes]); shared > 4 {"},
+	{"13.18 late tokens count half", genericServing, "<< (1 &^ (lane.Late >> s & 1))", "<< 1"},
+	{"13.18 first tokens come late after the deadline", genericServing, "late := dueGeneric(&lane.Born, first, deadline)", "late := dueGeneric(&lane.Born, first, deadline+1)"},
+	{"13.13 at once: shared pages go down with a sharer", genericServing, "if want != 0 && want < was {", "if want > 4 {"},
+	{"13.13 at once: compression takes time", genericServing, "o.BusyQP = compressed + compressed/2", "o.BusyQP = compressed"},
+	{"13.14 at once: the CPU's memory ends", genericServing, "x.leave != 0 && hosted+o.MovedQP > x.host", "x.leave != 0 && o.MovedQP > x.host"},
+	{"13.14 at once: the link has a budget", genericServing, "if o.MovedQP > x.link ||", "if o.MovedQP > 2*x.link ||"},
+	{"13.17 in one block: prefill in order of admission", genericServing, "bits.TrailingZeros64(oldest(&lane.Admit, set)) & 63", "bits.TrailingZeros64(set) & 63"},
+	{"13.17 admitted: a resident prefix is not computed", genericTickets, "PrefillUS(private+prefix&^shared, prefix&shared)", "PrefillUS(private+prefix, 0)"},
+	{"13.19 generation without another turn leaves, nothing else", genericServing, "d.Gone = finished & last & b.Type1 &^ b.Type0", "d.Gone = finished & b.Type1 &^ b.Type0"},
+	{"13.20 at once: the watermark", genericTickets, "p.Limits.BudgetQP-p.Limits.BudgetQP/64", "p.Limits.BudgetQP"},
+	{"13.20 drawn requests join behind the queue", genericTickets, "enqueueGeneric(t, int(l.QueueLen), &words", "enqueueGeneric(t, 0, &words"},
+	{"13.21 at once: waiting for the first token", genericTickets, "stay&w.Ready&w.Fresh", "stay&w.Fresh"},
 	{"13.19 the end lingers", "serving_step.go", "pause := 2 * int32(1+b.Cycle[s]>>6)", "pause := int32(1 + b.Cycle[s]>>6)"},
 	{"13.20 swapped out in this step, not brought back in it", "serving_queue.go", "b.Swapped &^ l.Fresh &", "b.Swapped &"},
 	{"13.20 the watermark", "serving_queue.go", "v.UsedQP()+need+v.watermark() > v.Episode.BudgetQP", "v.UsedQP()+need > v.Episode.BudgetQP"},
