@@ -2,10 +2,11 @@ package vecenv_test
 
 import (
 	"fmt"
-	"hash/fnv"
+	"hash/maphash"
 	"math"
 	"runtime"
 	"testing"
+	"unsafe"
 
 	"github.com/kvgym/kvgym/internal/rng"
 	"github.com/kvgym/kvgym/kv"
@@ -194,45 +195,44 @@ func (p play) actions(b *vecenv.Batch, first, end, step int) vecenv.Actions {
 	return l
 }
 
-// digest folds environment i's tensors and whole state into the digest of its history so far.
+// digestSeed is that of all digests, which only this process compares.
+var digestSeed = maphash.MakeSeed()
+
+// digest folds environment i's tensors and whole state into the digest of its history so far. It gives rows and structs to the hash as
+// they are: formatting them took most of what these tests need under the race detector and under emulation.
 func digest(b *vecenv.Batch, i int, before uint64) uint64 {
-	h := fnv.New64a()
-	put := func(words ...uint64) {
-		for _, w := range words {
-			var buf [8]byte
-			for k := range buf {
-				buf[k] = byte(w >> (8 * k))
-			}
-			h.Write(buf[:])
+	var h maphash.Hash
+	h.SetSeed(digestSeed)
+	row := func(f []float32) {
+		n := len(f) / b.Envs()
+		if f = f[n*i : n*(i+1)]; n > 0 {
+			_, _ = h.Write(unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), 4*n))
 		}
 	}
-	floats := func(f []float32) {
-		for _, x := range f {
-			put(uint64(math.Float32bits(x)))
-		}
-	}
-	put(before, uint64(math.Float32bits(b.Reward[i])), uint64(b.Terminated[i]), uint64(b.Truncated[i]))
-	perEnv := func(n int) (int, int) { return n / b.Envs() * i, n / b.Envs() * (i + 1) }
-	for _, f := range [][]float32{b.Obs, b.Components, b.Metrics} {
-		lo, hi := perEnv(len(f))
-		floats(f[lo:hi])
-	}
-	lo, hi := perEnv(len(b.Mask))
-	h.Write(b.Mask[lo:hi])
+	maphash.WriteComparable(&h, [...]uint64{before, uint64(math.Float32bits(b.Reward[i])), uint64(b.Terminated[i]), uint64(b.Truncated[i])})
+	row(b.Obs)
+	row(b.Components)
+	row(b.Metrics)
+	masked := len(b.Mask) / b.Envs()
+	_, _ = h.Write(b.Mask[masked*i : masked*(i+1)])
 	if b.FinalObs != nil && b.Terminated[i] != 0 {
-		lo, hi := perEnv(len(b.FinalObs))
-		floats(b.FinalObs[lo:hi])
+		row(b.FinalObs)
 	}
 	v := b.View(i)
-	fmt.Fprintf(h, "%+v %+v %+v %d %d", v.Identity(), v.Counters(), v.Totals(), v.Score(), v.Growth())
+	maphash.WriteComparable(&h, v.Identity())
+	maphash.WriteComparable(&h, v.Counters())
+	maphash.WriteComparable(&h, v.Totals())
+	maphash.WriteComparable(&h, [...]int64{int64(v.Score()), int64(v.Growth())})
 	for _, s := range v.AppendLive(nil) {
-		fmt.Fprintf(h, "%+v %+v", s, v.ServingSlot(s.Slot))
+		maphash.WriteComparable(&h, s)
+		maphash.WriteComparable(&h, v.ServingSlot(s.Slot))
 	}
 	for k := range v.QueueLen() {
 		q, arrived := v.Waiting(k)
-		fmt.Fprintf(h, "%+v %d", q, arrived)
+		maphash.WriteComparable(&h, q)
+		maphash.WriteComparable(&h, arrived)
 		if v.Profile() == vecenv.Serving {
-			fmt.Fprintf(h, "%+v", v.Ticket(k))
+			maphash.WriteComparable(&h, v.Ticket(k))
 		}
 	}
 	return h.Sum64()
