@@ -61,7 +61,7 @@ type Prefilled struct {
 }
 
 // Prefill spends a step's time of prefill, microseconds, on the resident lanes of a block that prefill and are not on their way, oldest
-// admission first, of several the lowest lane; rule 13.17. Who has no more to do generates from now on.
+// admission first, of several the lowest lane; rule 13.17. No step of admission is negative. Who has no more to do generates from now on.
 //
 //	for s in Prefill &^ (Swapped | Out | In), by (Admit[s], s) {
 //		x := min(Work[s], time left); Work[s] -= x
