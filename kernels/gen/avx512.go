@@ -1644,7 +1644,7 @@ func initials512() {
 func (r *request512) own(z VecVirtual) { VMOVDQA64_Z(z, r.others, z) }
 
 // iotas counts from 0.
-func iotas[T uint16 | uint32](n int) []T {
+func iotas[T uint8 | uint16 | uint32](n int) []T {
 	out := make([]T, n)
 	for i := range out {
 		out[i] = T(i)

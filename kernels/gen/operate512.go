@@ -33,6 +33,11 @@ func operateServing512() {
 	o.move(busy, moved)
 	Label("moved")
 	o.tell(busy, moved)
+	mayRefuse512()
+}
+
+// mayRefuse512 ends a kernel that says whether it has done anything: what jumps to refused must have stored nothing.
+func mayRefuse512() {
 	returnBool("ok", 1)
 	VZEROUPPER()
 	RET()

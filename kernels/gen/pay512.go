@@ -19,13 +19,7 @@ func pay512() {
 	slots, waste := payBody512(set, func() GPVirtual { return argument("free") })
 	Store(slots, Return("slots"))
 	Store(waste, Return("waste"))
-	returnBool("ok", 1)
-	VZEROUPPER()
-	RET()
-	Label("refused")
-	returnBool("ok", 0)
-	VZEROUPPER()
-	RET()
+	mayRefuse512()
 }
 
 // payBody512 is Pay. It jumps to a label, refused, before it stores anything where it cannot.
@@ -65,12 +59,8 @@ type payer512 struct {
 func (p *payer512) choose(set GPVirtual) {
 	at := func(off int) Mem { return Mem{Base: p.t, Disp: off} }
 	order, k, index, half := YMM(), K(), ZMM(), ZMM()
-	numbers := make([]uint8, 32)
-	for i := range numbers {
-		numbers[i] = uint8(i)
-	}
 	KMOVD(set.As32(), k)
-	VMOVDQU8(constant(numbers...), order)
+	VMOVDQU8(constant(iotas[uint8](32)...), order)
 	VPCOMPRESSB_Z(order, k, order)
 	VPMOVZXBD(order.AsX(), index)
 	VMOVDQU32(at(offTkPrivate), half)
@@ -213,13 +203,9 @@ func (p *payer512) account(us VecVirtual) (waste GPVirtual) {
 // place writes their times to their slots.
 func (p *payer512) place(us VecVirtual, slots GPVirtual) {
 	work, lanes, rank, times, upper := argument("work"), K(), ZMM(), YMM(), GP64()
-	numbers := make([]uint8, 64)
-	for i := range numbers {
-		numbers[i] = uint8(i)
-	}
 	VPMOVQD(us, times)
 	KMOVQ(slots, lanes)
-	VMOVDQU8(constant(numbers...), rank)
+	VMOVDQU8(constant(iotas[uint8](64)...), rank)
 	VPEXPANDB_Z(rank, lanes, rank)
 	for g := range 4 {
 		if g == 2 {

@@ -55,13 +55,7 @@ func prefill512() {
 	out := argument("p")
 	MOVQ(spent, Mem{Base: out, Disp: offPfSpent})
 	f.running(out)
-	returnBool("ok", 1)
-	VZEROUPPER()
-	RET()
-	Label("refused")
-	returnBool("ok", 0)
-	VZEROUPPER()
-	RET()
+	mayRefuse512()
 }
 
 // prefiller512 holds what the parts of Prefill hand on.
@@ -78,12 +72,8 @@ func (f *prefiller512) plane(off int) Mem { return Mem{Base: f.b, Disp: off} }
 // choose brings the times of the set together.
 func (f *prefiller512) choose() {
 	k, numbers, index := K(), YMM(), ZMM()
-	iota := make([]uint8, 32)
-	for i := range iota {
-		iota[i] = uint8(i)
-	}
 	KMOVD(f.set.As32(), k)
-	VMOVDQU8(constant(iota...), numbers)
+	VMOVDQU8(constant(iotas[uint8](32)...), numbers)
 	VPCOMPRESSB_Z(numbers, k, numbers)
 	VPMOVZXBD(numbers.AsX(), index)
 	half, admit, one := ZMM(), ZMM(), ZMM()

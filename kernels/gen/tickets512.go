@@ -297,12 +297,8 @@ type settler512 struct {
 func newSettler512(set, slots GPVirtual) *settler512 {
 	s := &settler512{b: argument("b"), t: argument("t"), from: ZMM(), slots: K()}
 	numbers, k := YMM(), K()
-	iota := make([]uint8, 32)
-	for i := range iota {
-		iota[i] = uint8(i)
-	}
 	KMOVD(set.As32(), k)
-	VMOVDQU8(constant(iota...), numbers)
+	VMOVDQU8(constant(iotas[uint8](32)...), numbers)
 	VPCOMPRESSB_Z(numbers, k, numbers)
 	KMOVQ(slots, s.slots)
 	VPEXPANDB_Z(numbers.AsZ(), s.slots, s.from)
@@ -513,13 +509,7 @@ func serveTickets512() {
 	MOVWLSX(oldest.As16(), oldest.As32())
 	MOVL(oldest.As32(), Mem{Base: argument("s"), Disp: offSvOldest})
 	MOVL(qp.As32(), Mem{Base: ledger(), Disp: offLgPendingQP})
-	returnBool("ok", 1)
-	VZEROUPPER()
-	RET()
-	Label("refused")
-	returnBool("ok", 0)
-	VZEROUPPER()
-	RET()
+	mayRefuse512()
 }
 
 func arriveTickets512() {
@@ -562,11 +552,5 @@ func arriveTickets512() {
 	need := enqueueBody512(&r, in("f", offFrTables)(), queued, step)
 	VMOVDQA64_Z(need, k, need)
 	ADDL(sum512(need), Mem{Base: argument("l"), Disp: offLgPendingQP})
-	returnBool("ok", 1)
-	VZEROUPPER()
-	RET()
-	Label("refused")
-	returnBool("ok", 0)
-	VZEROUPPER()
-	RET()
+	mayRefuse512()
 }
