@@ -302,19 +302,6 @@ func arriveGeneric(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *Re
 	return n, qp
 }
 
-func arriveStepsGeneric(words *[StepRoom]uint64, d *StepDraws, first, n int) (total int) {
-	for t := uint64(first); t < uint64(first+n); t++ {
-		burst := (rng.Mix(d.Burst+t*StepStride)&0xFFFF - uint64(d.Chance)) >> 63
-		count := counts(rng.Mix(d.Count+t*StepStride)&(^uint64(0)>>(64-16*d.Lanes)), d.Counts[burst])
-		base := d.Base + t*StepStride
-		for i := range uint64(count) {
-			words[total] = rng.Mix(base+i*rng.Golden)&(1<<48-1) | t<<48
-			total++
-		}
-	}
-	return total
-}
-
 func drawsGeneric(dst *[8]uint64, base uint64) {
 	for k := range dst {
 		dst[k] = rng.Mix(base)

@@ -194,7 +194,7 @@ func (x *operator) prefixes(o *Operated) {
 			want = 1
 		}
 		if want != 0 && want < was {
-			is, weight = want, 20
+			is, weight = want, retention[kv.System]
 			o.BusyQP += pages * (want + was)
 		}
 		if members&x.leave != 0 && members&^(b.Swapped|x.leave) == 0 {

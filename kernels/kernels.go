@@ -1,10 +1,6 @@
 package kernels
 
-import (
-	"fmt"
-
-	"github.com/kvgym/kvgym/internal/rng"
-)
+import "fmt"
 
 // SlotFeatures is the number of values that the Rows and Columns kernels write for every slot.
 const SlotFeatures = 12
@@ -245,34 +241,6 @@ func Arrivals(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *Request
 // given. qp is what the first of the eight need, no more than n and than there is room for.
 func Arrive(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32) {
 	return arrive(words, needs, base, stamp, t, count, lanes, table, room)
-}
-
-// StepDraws are the counters of the arrivals of step 0; those of later steps are StepStride more for each.
-type StepDraws struct {
-	Count  uint64        // of how many arrive
-	Burst  uint64        // of whether there is a burst
-	Base   uint64        // of what each of them brings
-	Counts [2]*[8]uint16 // thresholds of how many: without a burst, and with one
-	Chance uint16        // of a burst, 65536ths
-	Lanes  int           // draws that count, at most 4
-}
-
-// StepStride is the distance of the counters of two steps.
-const StepStride = rng.Golden << 24 & (1<<64 - 1)
-
-// StepRoom is the room that the words of eight steps take.
-const StepRoom = 8*28 + 8
-
-// ArriveSteps draws the words of the requests of n steps from first on, n at most 8, step after step, as Arrive does, and returns how many
-// they are. What words has behind them may be overwritten.
-//
-//	for t := first; t < first+n; t++ {
-//		count, burst, base := Count + t*StepStride, Burst + t*StepStride, Base + t*StepStride
-//		k := Counts of the lanes of mix(count), by the thresholds Counts[1] if the lower 16 bits of mix(burst) are below Chance, else Counts[0]
-//		append mix(base + i*golden) & (1<<48 - 1) | t<<48 for i < k
-//	}
-func ArriveSteps(words *[StepRoom]uint64, d *StepDraws, first, n int) int {
-	return arriveSteps(words, d, first, n)
 }
 
 // Requests decodes the words of eight requests that are admitted, field by field of rule 4.5. LastAccess and Hotness get the given

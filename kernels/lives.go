@@ -1,6 +1,50 @@
 package kernels
 
-import "github.com/kvgym/kvgym/kv"
+import (
+	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kv"
+)
+
+// StepDraws are the counters of the arrivals of step 0; those of later steps are StepStride more for each.
+type StepDraws struct {
+	Count  uint64        // of how many arrive
+	Burst  uint64        // of whether there is a burst
+	Base   uint64        // of what each of them brings
+	Counts [2]*[8]uint16 // thresholds of how many: without a burst, and with one
+	Chance uint16        // of a burst, 65536ths
+	Lanes  int           // draws that count, at most 4
+}
+
+// StepStride is the distance of the counters of two steps.
+const StepStride = rng.Golden << 24 & (1<<64 - 1)
+
+// StepRoom is the room that the words of eight steps take.
+const StepRoom = 8*28 + 8
+
+// ArriveSteps draws the words of the requests of n steps from first on, n at most 8, step after step, as Arrive does, and returns how many
+// they are. What words has behind them may be overwritten.
+//
+//	for t := first; t < first+n; t++ {
+//		count, burst, base := Count + t*StepStride, Burst + t*StepStride, Base + t*StepStride
+//		k := Counts of the lanes of mix(count), by the thresholds Counts[1] if the lower 16 bits of mix(burst) are below Chance, else Counts[0]
+//		append mix(base + i*golden) & (1<<48 - 1) | t<<48 for i < k
+//	}
+func ArriveSteps(words *[StepRoom]uint64, d *StepDraws, first, n int) int {
+	return arriveSteps(words, d, first, n)
+}
+
+func arriveStepsGeneric(words *[StepRoom]uint64, d *StepDraws, first, n int) (total int) {
+	for t := uint64(first); t < uint64(first+n); t++ {
+		burst := (rng.Mix(d.Burst+t*StepStride)&0xFFFF - uint64(d.Chance)) >> 63
+		count := counts(rng.Mix(d.Count+t*StepStride)&(^uint64(0)>>(64-16*d.Lanes)), d.Counts[burst])
+		base := d.Base + t*StepStride
+		for i := range uint64(count) {
+			words[total] = rng.Mix(base+i*rng.Golden)&(1<<48-1) | t<<48
+			total++
+		}
+	}
+	return total
+}
 
 // Lives is what requests of the serving profile meet on a server without constraints; rule 13.4.
 type Lives struct {

@@ -1,7 +1,6 @@
 package vecenv
 
 import (
-	"math"
 	"unsafe"
 
 	"github.com/kvgym/kvgym/kernels"
@@ -103,14 +102,12 @@ type servingRules struct {
 	stepUS      int64
 	prefillUS   int64 // what prefill may take of a step
 	linkQP      int64
-	linkMost    uint32     // linkQP, but for what does not fit
 	worth       [8]uint32  // of a token, thousandths, by the quarter pages that a page costs at its level
 	decodeBase  [257]int64 // nanoseconds, by running sequences
 }
 
 func newServingRules(p *kv.Preset) *servingRules {
 	r := &servingRules{preset: *p, id: p.Fingerprint(), clock: p.Clock(), stepUS: p.StepMillis * 1000, linkQP: p.LinkQP()}
-	r.linkMost = uint32(min(math.MaxUint32, r.linkQP))
 	r.ticketClock = kernels.NewClock(r.clock)
 	r.prefillUS = r.stepUS * p.PrefillPermille / 1000
 	for level, permille := range p.QualityPermille {

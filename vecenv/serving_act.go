@@ -58,8 +58,8 @@ func (v *env) operateAtOnce(ops []uint8) (busyQP int64, ok bool) {
 		return 0, false
 	}
 	o := &v.scratch.operated
-	host := uint32(min(math.MaxUint32, v.hostLimit()))
-	if !kernels.OperateServing(&v.seat, &v.lane(0).Lane, (*[kernels.Lanes]uint8)(ops), host, v.rules.serving.linkMost, o) {
+	host, link := uint32(min(math.MaxUint32, v.hostLimit())), uint32(min(math.MaxUint32, v.rules.serving.linkQP))
+	if !kernels.OperateServing(&v.seat, &v.lane(0).Lane, (*[kernels.Lanes]uint8)(ops), host, link, o) {
 		return 0, false
 	}
 	v.evict(0, o.Evict) // after what does not depend on it

@@ -142,8 +142,8 @@ func (t *told512) number(n Register, off int) {
 	MOVL(n, Mem{Base: t.out, Disp: off})
 }
 
-// ops512 turns op bytes into planes of what is done, and tells them.
-func ops512(b Register, t told512) (o acted512) {
+// asked512 turns op bytes into the planes of their two bits, without those that are none, and counts all of them.
+func asked512() (lo, hi, count GPVirtual) {
 	ops := ZMM()
 	VMOVDQU8(Mem{Base: Load(Param("ops"), GP64())}, ops)
 	plane := func(bits uint8) GPVirtual {
@@ -152,10 +152,17 @@ func ops512(b Register, t told512) (o acted512) {
 		KMOVQ(k, r)
 		return r
 	}
-	lo, hi, over := plane(1), plane(2), plane(0xFC)
-	asked := or(or(lo, hi), over)
-	POPCNTQ(asked, asked)
+	var over GPVirtual
+	lo, hi, over = plane(1), plane(2), plane(0xFC)
+	count = or(or(lo, hi), over)
+	POPCNTQ(count, count)
 	lo, hi = andNot(lo, over), andNot(hi, over)
+	return lo, hi, count
+}
+
+// ops512 turns op bytes into planes of what is done, and tells them.
+func ops512(b Register, t told512) (o acted512) {
+	lo, hi, asked := asked512()
 	alive, swapped := planeOf(b, offAlive), planeOf(b, offSwapped)
 	o.resident = andNot(alive, swapped)
 	o.evict = and(andNot(lo, hi), alive)

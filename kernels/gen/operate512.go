@@ -63,18 +63,8 @@ func (o *operator512) lane(off int) Mem { return Mem{Base: o.more, Disp: off} }
 
 // operations finds what is to be done.
 func (o *operator512) operations() {
-	ops := ZMM()
-	VMOVDQU8(Mem{Base: argument("ops")}, ops)
-	plane := func(bits uint8) GPVirtual {
-		k, r := K(), GP64()
-		VPTESTMB(bytes(bits), ops, k)
-		KMOVQ(k, r)
-		return r
-	}
-	lo, hi, over := plane(1), plane(2), plane(0xFC)
-	o.asked = or(or(lo, hi), over)
-	POPCNTQ(o.asked, o.asked)
-	lo, hi = andNot(lo, over), andNot(hi, over)
+	lo, hi, asked := asked512()
+	o.asked = asked
 	alive, swapped := planeOf(o.b, offAlive), planeOf(o.b, offSwapped)
 	o.evict = and(andNot(lo, hi), alive)
 	out, settled := GP64(), GP64()
