@@ -114,6 +114,16 @@ func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *A
 //go:noescape
 func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 
+// stepsAVX512 is Steps.
+//
+//go:noescape
+func stepsAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
+
+// stepsStreamAVX512 is Steps.
+//
+//go:noescape
+func stepsStreamAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
+
 // holdersAVX512 is Holders of one block.
 //
 //go:noescape

@@ -948,7 +948,7 @@ DATA avx512_19<>+0(SB)/4, $0x03030303
 GLOBL avx512_19<>(SB), RODATA|NOPTR, $4
 
 // func prefixesAVX512(b *Block, pages *[8]uint16, s *Shared)
-// Requires: AVX, AVX2, AVX512F
+// Requires: AVX, AVX2, AVX512F, AVX512VL
 TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	MOVQ           b+0(FP), AX
 	MOVQ           s+16(FP), CX
@@ -985,11 +985,11 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VMOVDQU        Y2, 32(CX)
 	VMOVDQA64.Z    Z4, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y4
-	VPOR           Y2, Y4, Y4
+	VPORD          Y2, Y4, Y4
 	VEXTRACTI128   $0x01, Y4, X3
-	VPOR           X4, X3, X3
+	VPORD          X4, X3, X3
 	VPSHUFD        $0x4e, X3, X2
-	VPOR           X2, X3, X3
+	VPORD          X2, X3, X3
 	VMOVQ          X3, X3
 	VMOVDQU        Y3, 64(CX)
 	VPBROADCASTQ   912(AX), Z2
@@ -1198,7 +1198,7 @@ DATA avx512_27<>+0(SB)/4, $0x00ffffff
 GLOBL avx512_27<>(SB), RODATA|NOPTR, $4
 
 // func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, BMI, BMI2, GFNI
 TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	MOVQ           b+0(FP), AX
 	MOVQ           slots+8(FP), CX
@@ -1217,54 +1217,55 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      (DX), Z3
-	VPERMB         Z3, Z1, Z1
+	VMOVDQU64      (DX), Z2
+	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
 	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K1, Z4
-	VPMOVZXWQ      (BX), Z3
-	VPERMQ         Z3, Z4, Z3
-	VPSLLQ         $0x07, Z3, Z3
-	VPSLLQ         $0x02, Z1, Z5
-	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_32<>+0(SB), Z6, Z6
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K1, Z3
+	VPMOVZXWQ      (BX), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z4
+	VPSRLQ         $0x12, Z0, Z5
+	VPANDQ.BCST    avx512_32<>+0(SB), Z5, Z5
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z6, Z6
+	VPADDQ         Z1, Z5, Z5
 	VPBROADCASTQ   avx512_32<>+0(SB), Z1
-	VPSUBQ         Z1, Z6, Z6
+	VPSUBQ         Z1, Z5, Z5
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z8
-	VPERMI2W       Z8, Z7, Z1
+	VMOVDQU64      64(DX), Z6
+	VMOVDQU64      128(DX), Z7
+	VPERMI2W       Z7, Z6, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z7
-	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
-	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z8
-	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
-	VPSRLQ         $0x07, Z8, Z8
-	VPSRLQ         $0x24, Z0, Z12
-	VPANDQ.BCST    avx512_35<>+0(SB), Z12, Z12
+	VPSRLQ         $0x1f, Z0, Z6
+	VPANDQ.BCST    avx512_30<>+0(SB), Z6, Z6
+	VPADDQ.BCST    avx512_20<>+0(SB), Z6, Z6
+	VPSRLQ         $0x21, Z0, Z7
+	VPANDQ.BCST    avx512_32<>+0(SB), Z7, Z7
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z7, Z7
+	VPSRLQ         $0x07, Z7, Z7
+	VPSRLQ         $0x24, Z0, Z8
+	VPANDQ.BCST    avx512_35<>+0(SB), Z8, Z8
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
-	VPORQ          Z0, Z12, Z12
-	VPADDQ         Z3, Z6, Z6
+	VPORQ          Z0, Z8, Z8
+	VPADDQ         Z2, Z5, Z5
 	KMOVB          DI, K1
 	VPBROADCASTQ   avx512_36<>+0(SB), Z0
 	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
 	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
-	VPMULUDQ.Z     Z5, Z0, K1, Z0
+	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          CX, K1
-	VPMOVQB        Z8, X2
-	VMOVDQU8       640(AX), Z3
-	VPEXPANDB      Z2, K1, Z3
-	VMOVDQU8       Z3, 640(AX)
+	VMOVDQU8       avx512_37<>+0(SB), Z2
+	VPEXPANDB.Z    Z2, K1, Z2
+	VMOVDQU8       640(AX), Z4
+	VPERMB         Z7, Z2, K1, Z4
+	VMOVDQU8       Z4, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), BX
 	MOVQ           920(AX), DI
@@ -1272,49 +1273,47 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	MOVQ           960(AX), DI
 	ORQ            DI, BX
 	ANDNQ          DX, BX, DX
-	VPBROADCASTQ   avx512_37<>+0(SB), Z3
-	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z3
-	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z3
-	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z3
-	VPORQ          Z4, Z3, Z3
-	VPMOVQB        Z3, X2
-	VPEXPANDB.Z    Z2, K1, Z3
+	VPBROADCASTQ   avx512_38<>+0(SB), Z4
+	VPBROADCASTQ   avx512_39<>+0(SB), K4, Z4
+	VPBROADCASTQ   avx512_40<>+0(SB), K3, Z4
+	VPBROADCASTQ   avx512_41<>+0(SB), K2, Z4
+	VPORQ          Z3, Z4, Z4
+	VPERMB.Z       Z4, Z2, K1, Z3
 	VPBROADCASTD   avx512_18<>+0(SB), Z4
-	VPANDD         Z4, Z3, Z5
-	VMOVDQU8       avx512_41<>+0(SB), Z8
-	VPSHUFB        Z5, Z8, Z8
-	VMOVDQU8       avx512_42<>+0(SB), Z5
-	VGF2P8AFFINEQB $0x00, Z8, Z5, Z8
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_43<>+0(SB), Z5
-	VPERMB         Z8, Z5, Z8
-	VPORQ          960(AX), Z8, Z8
-	VMOVDQU64      Z8, 960(AX)
-	VPSRLW         $0x04, Z3, Z5
-	VPANDD         Z4, Z5, Z5
-	VMOVDQU8       avx512_44<>+0(SB), Z4
-	VPSHUFB        Z5, Z4, Z4
+	VPANDD         Z4, Z3, Z7
+	VMOVDQU8       avx512_42<>+0(SB), Z9
+	VPSHUFB        Z7, Z9, Z9
+	VMOVDQU8       avx512_43<>+0(SB), Z7
+	VGF2P8AFFINEQB $0x00, Z9, Z7, Z9
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z9, Z9
+	VMOVDQU8       avx512_44<>+0(SB), Z7
+	VPERMB         Z9, Z7, Z9
+	VPORQ          960(AX), Z9, Z9
+	VMOVDQU64      Z9, 960(AX)
+	VPSRLW         $0x04, Z3, Z7
+	VPANDD         Z4, Z7, Z7
+	VMOVDQU8       avx512_45<>+0(SB), Z4
+	VPSHUFB        Z7, Z4, Z4
 	VMOVDQU8.Z     Z4, K1, Z4
-	VMOVDQU8       avx512_42<>+0(SB), Z5
-	VGF2P8AFFINEQB $0x00, Z4, Z5, Z5
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z5, Z5
-	VMOVDQU8       avx512_43<>+0(SB), Z4
-	VPERMB         Z5, Z4, Z5
-	VPORQ          896(AX), Z5, Z5
-	VMOVDQU64      Z5, 896(AX)
+	VMOVDQU8       avx512_43<>+0(SB), Z7
+	VGF2P8AFFINEQB $0x00, Z4, Z7, Z7
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z7, Z7
+	VMOVDQU8       avx512_44<>+0(SB), Z4
+	VPERMB         Z7, Z4, Z7
+	VPORQ          896(AX), Z7, Z7
+	VMOVDQU64      Z7, 896(AX)
 	VMOVDQU8       704(AX), Z4
-	VPANDD.BCST    avx512_45<>+0(SB), Z3, Z3
+	VPANDD.BCST    avx512_46<>+0(SB), Z3, Z3
 	VMOVDQU8       Z3, K1, Z4
 	VMOVDQU8       Z4, 704(AX)
-	VPMOVQB        Z12, X2
 	VMOVDQU8       832(AX), Z3
-	VPEXPANDB      Z2, K1, Z3
+	VPERMB         Z8, Z2, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
-	VPMOVZXBW      (SI), X2
-	VMOVDQU        avx512_46<>+0(SB), X3
-	VPMULLW        X3, X2, X2
-	VPACKUSWB      X2, X2, X2
-	VPBROADCASTQ   X2, Z3
+	VPMOVZXBW      (SI), X3
+	VMOVDQU        avx512_47<>+0(SB), X7
+	VPMULLW        X7, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z3
 	VPERMB         Z3, Z4, Z3
 	KMOVQ          DX, K2
 	VPTESTMB       Z3, Z3, K2, K2
@@ -1333,56 +1332,53 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	KSHIFTRQ       $0x20, K2, K2
 	VMOVDQU16      Z3, K2, Z4
 	VMOVDQU16      Z4, 448(AX)
-	VPMOVQW        Z1, X2
-	VPMOVQW        Z7, X9
-	VPMOVQD        Z6, Y10
-	MOVQ           CX, DX
-	SHRQ           $0x20, DX
-	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z2, K1, Z1
-	VMOVDQU16      Z1, 256(AX)
-	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z9, K1, Z1
-	VMOVDQU16      Z1, 512(AX)
-	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z10, K1, Z1
-	VMOVDQU32      Z1, (AX)
-	MOVWLZX        CX, BX
-	POPCNTL        BX, BX
-	VPBROADCASTD   BX, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y10, Y1, Y11
-	VMOVDQU32      64(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z11, K1, Z1
-	VMOVDQU32      Z1, 64(AX)
-	TESTQ          DX, DX
+	VPMOVZXBW      Y2, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      256(AX), Z4
+	VPERMW         Z1, Z3, K1, Z4
+	VMOVDQU16      Z4, 256(AX)
+	VMOVDQU16      512(AX), Z4
+	VPERMW         Z6, Z3, K1, Z4
+	VMOVDQU16      Z4, 512(AX)
+	VPMOVZXBD      X2, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      (AX), Z3
+	VPERMD         Z5, Z4, K1, Z3
+	VMOVDQU32      Z3, (AX)
+	VEXTRACTI32X4  $0x01, Z2, X3
+	VPMOVZXBD      X3, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      64(AX), Z3
+	KSHIFTRQ       $0x10, K1, K2
+	VPERMD         Z5, Z4, K2, Z3
+	VMOVDQU32      Z3, 64(AX)
+	SHRQ           $0x20, CX
+	TESTQ          CX, CX
 	JZ             placed
-	POPCNTL        CX, CX
-	VPBROADCASTW   CX, X1
-	VPADDW         avx512_48<>+0(SB), X1, X1
-	VPERMW         X2, X1, X2
-	VPERMW         X9, X1, X9
-	VPMOVZXWD      X1, Y1
-	VPERMD         Y10, Y1, Y10
-	KMOVQ          DX, K1
-	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z2, K1, Z1
-	VMOVDQU16      Z1, 320(AX)
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPMOVZXBW      Y3, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      320(AX), Z4
+	KSHIFTRQ       $0x20, K1, K2
+	VPERMW         Z1, Z3, K2, Z4
+	VMOVDQU16      Z4, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z9, K1, Z1
+	KSHIFTRQ       $0x20, K1, K2
+	VPERMW         Z6, Z3, K2, Z1
 	VMOVDQU16      Z1, 576(AX)
+	VEXTRACTI32X4  $0x02, Z2, X1
+	VPMOVZXBD      X1, Z3
+	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z10, K1, Z1
+	KSHIFTRQ       $0x20, K1, K2
+	VPERMD         Z5, Z3, K2, Z1
 	VMOVDQU32      Z1, 128(AX)
-	MOVWLZX        DX, CX
-	POPCNTL        CX, CX
-	VPBROADCASTD   CX, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y10, Y1, Y2
+	VEXTRACTI32X4  $0x03, Z2, X1
+	VPMOVZXBD      X1, Z2
+	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z2, K1, Z1
+	KSHIFTRQ       $0x30, K1, K1
+	VPERMD         Z5, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -1426,85 +1422,85 @@ GLOBL avx512_35<>(SB), RODATA|NOPTR, $8
 DATA avx512_36<>+0(SB)/8, $0x0000000000000000
 GLOBL avx512_36<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_37<>+0(SB)/8, $0x0000000000000008
-GLOBL avx512_37<>(SB), RODATA|NOPTR, $8
+DATA avx512_37<>+0(SB)/1, $0x00
+DATA avx512_37<>+1(SB)/1, $0x08
+DATA avx512_37<>+2(SB)/1, $0x10
+DATA avx512_37<>+3(SB)/1, $0x18
+DATA avx512_37<>+4(SB)/1, $0x20
+DATA avx512_37<>+5(SB)/1, $0x28
+DATA avx512_37<>+6(SB)/1, $0x30
+DATA avx512_37<>+7(SB)/1, $0x38
+DATA avx512_37<>+8(SB)/1, $0x40
+DATA avx512_37<>+9(SB)/1, $0x48
+DATA avx512_37<>+10(SB)/1, $0x50
+DATA avx512_37<>+11(SB)/1, $0x58
+DATA avx512_37<>+12(SB)/1, $0x60
+DATA avx512_37<>+13(SB)/1, $0x68
+DATA avx512_37<>+14(SB)/1, $0x70
+DATA avx512_37<>+15(SB)/1, $0x78
+DATA avx512_37<>+16(SB)/1, $0x80
+DATA avx512_37<>+17(SB)/1, $0x88
+DATA avx512_37<>+18(SB)/1, $0x90
+DATA avx512_37<>+19(SB)/1, $0x98
+DATA avx512_37<>+20(SB)/1, $0xa0
+DATA avx512_37<>+21(SB)/1, $0xa8
+DATA avx512_37<>+22(SB)/1, $0xb0
+DATA avx512_37<>+23(SB)/1, $0xb8
+DATA avx512_37<>+24(SB)/1, $0xc0
+DATA avx512_37<>+25(SB)/1, $0xc8
+DATA avx512_37<>+26(SB)/1, $0xd0
+DATA avx512_37<>+27(SB)/1, $0xd8
+DATA avx512_37<>+28(SB)/1, $0xe0
+DATA avx512_37<>+29(SB)/1, $0xe8
+DATA avx512_37<>+30(SB)/1, $0xf0
+DATA avx512_37<>+31(SB)/1, $0xf8
+DATA avx512_37<>+32(SB)/1, $0x00
+DATA avx512_37<>+33(SB)/1, $0x08
+DATA avx512_37<>+34(SB)/1, $0x10
+DATA avx512_37<>+35(SB)/1, $0x18
+DATA avx512_37<>+36(SB)/1, $0x20
+DATA avx512_37<>+37(SB)/1, $0x28
+DATA avx512_37<>+38(SB)/1, $0x30
+DATA avx512_37<>+39(SB)/1, $0x38
+DATA avx512_37<>+40(SB)/1, $0x40
+DATA avx512_37<>+41(SB)/1, $0x48
+DATA avx512_37<>+42(SB)/1, $0x50
+DATA avx512_37<>+43(SB)/1, $0x58
+DATA avx512_37<>+44(SB)/1, $0x60
+DATA avx512_37<>+45(SB)/1, $0x68
+DATA avx512_37<>+46(SB)/1, $0x70
+DATA avx512_37<>+47(SB)/1, $0x78
+DATA avx512_37<>+48(SB)/1, $0x80
+DATA avx512_37<>+49(SB)/1, $0x88
+DATA avx512_37<>+50(SB)/1, $0x90
+DATA avx512_37<>+51(SB)/1, $0x98
+DATA avx512_37<>+52(SB)/1, $0xa0
+DATA avx512_37<>+53(SB)/1, $0xa8
+DATA avx512_37<>+54(SB)/1, $0xb0
+DATA avx512_37<>+55(SB)/1, $0xb8
+DATA avx512_37<>+56(SB)/1, $0xc0
+DATA avx512_37<>+57(SB)/1, $0xc8
+DATA avx512_37<>+58(SB)/1, $0xd0
+DATA avx512_37<>+59(SB)/1, $0xd8
+DATA avx512_37<>+60(SB)/1, $0xe0
+DATA avx512_37<>+61(SB)/1, $0xe8
+DATA avx512_37<>+62(SB)/1, $0xf0
+DATA avx512_37<>+63(SB)/1, $0xf8
+GLOBL avx512_37<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_38<>+0(SB)/8, $0x0000000000000030
+DATA avx512_38<>+0(SB)/8, $0x0000000000000008
 GLOBL avx512_38<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_39<>+0(SB)/8, $0x0000000000000020
+DATA avx512_39<>+0(SB)/8, $0x0000000000000030
 GLOBL avx512_39<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_40<>+0(SB)/8, $0x0000000000000010
+DATA avx512_40<>+0(SB)/8, $0x0000000000000020
 GLOBL avx512_40<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_41<>+0(SB)/1, $0x00
-DATA avx512_41<>+1(SB)/1, $0x02
-DATA avx512_41<>+2(SB)/1, $0x04
-DATA avx512_41<>+3(SB)/1, $0x08
-DATA avx512_41<>+4(SB)/1, $0x10
-DATA avx512_41<>+5(SB)/1, $0x20
-DATA avx512_41<>+6(SB)/1, $0x40
-DATA avx512_41<>+7(SB)/1, $0x80
-DATA avx512_41<>+8(SB)/1, $0x01
-DATA avx512_41<>+9(SB)/1, $0x03
-DATA avx512_41<>+10(SB)/1, $0x05
-DATA avx512_41<>+11(SB)/1, $0x09
-DATA avx512_41<>+12(SB)/1, $0x11
-DATA avx512_41<>+13(SB)/1, $0x21
-DATA avx512_41<>+14(SB)/1, $0x41
-DATA avx512_41<>+15(SB)/1, $0x81
-DATA avx512_41<>+16(SB)/1, $0x00
-DATA avx512_41<>+17(SB)/1, $0x02
-DATA avx512_41<>+18(SB)/1, $0x04
-DATA avx512_41<>+19(SB)/1, $0x08
-DATA avx512_41<>+20(SB)/1, $0x10
-DATA avx512_41<>+21(SB)/1, $0x20
-DATA avx512_41<>+22(SB)/1, $0x40
-DATA avx512_41<>+23(SB)/1, $0x80
-DATA avx512_41<>+24(SB)/1, $0x01
-DATA avx512_41<>+25(SB)/1, $0x03
-DATA avx512_41<>+26(SB)/1, $0x05
-DATA avx512_41<>+27(SB)/1, $0x09
-DATA avx512_41<>+28(SB)/1, $0x11
-DATA avx512_41<>+29(SB)/1, $0x21
-DATA avx512_41<>+30(SB)/1, $0x41
-DATA avx512_41<>+31(SB)/1, $0x81
-DATA avx512_41<>+32(SB)/1, $0x00
-DATA avx512_41<>+33(SB)/1, $0x02
-DATA avx512_41<>+34(SB)/1, $0x04
-DATA avx512_41<>+35(SB)/1, $0x08
-DATA avx512_41<>+36(SB)/1, $0x10
-DATA avx512_41<>+37(SB)/1, $0x20
-DATA avx512_41<>+38(SB)/1, $0x40
-DATA avx512_41<>+39(SB)/1, $0x80
-DATA avx512_41<>+40(SB)/1, $0x01
-DATA avx512_41<>+41(SB)/1, $0x03
-DATA avx512_41<>+42(SB)/1, $0x05
-DATA avx512_41<>+43(SB)/1, $0x09
-DATA avx512_41<>+44(SB)/1, $0x11
-DATA avx512_41<>+45(SB)/1, $0x21
-DATA avx512_41<>+46(SB)/1, $0x41
-DATA avx512_41<>+47(SB)/1, $0x81
-DATA avx512_41<>+48(SB)/1, $0x00
-DATA avx512_41<>+49(SB)/1, $0x02
-DATA avx512_41<>+50(SB)/1, $0x04
-DATA avx512_41<>+51(SB)/1, $0x08
-DATA avx512_41<>+52(SB)/1, $0x10
-DATA avx512_41<>+53(SB)/1, $0x20
-DATA avx512_41<>+54(SB)/1, $0x40
-DATA avx512_41<>+55(SB)/1, $0x80
-DATA avx512_41<>+56(SB)/1, $0x01
-DATA avx512_41<>+57(SB)/1, $0x03
-DATA avx512_41<>+58(SB)/1, $0x05
-DATA avx512_41<>+59(SB)/1, $0x09
-DATA avx512_41<>+60(SB)/1, $0x11
-DATA avx512_41<>+61(SB)/1, $0x21
-DATA avx512_41<>+62(SB)/1, $0x41
-DATA avx512_41<>+63(SB)/1, $0x81
-GLOBL avx512_41<>(SB), RODATA|NOPTR, $64
+DATA avx512_41<>+0(SB)/8, $0x0000000000000010
+GLOBL avx512_41<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_42<>+0(SB)/1, $0x01
+DATA avx512_42<>+0(SB)/1, $0x00
 DATA avx512_42<>+1(SB)/1, $0x02
 DATA avx512_42<>+2(SB)/1, $0x04
 DATA avx512_42<>+3(SB)/1, $0x08
@@ -1513,14 +1509,14 @@ DATA avx512_42<>+5(SB)/1, $0x20
 DATA avx512_42<>+6(SB)/1, $0x40
 DATA avx512_42<>+7(SB)/1, $0x80
 DATA avx512_42<>+8(SB)/1, $0x01
-DATA avx512_42<>+9(SB)/1, $0x02
-DATA avx512_42<>+10(SB)/1, $0x04
-DATA avx512_42<>+11(SB)/1, $0x08
-DATA avx512_42<>+12(SB)/1, $0x10
-DATA avx512_42<>+13(SB)/1, $0x20
-DATA avx512_42<>+14(SB)/1, $0x40
-DATA avx512_42<>+15(SB)/1, $0x80
-DATA avx512_42<>+16(SB)/1, $0x01
+DATA avx512_42<>+9(SB)/1, $0x03
+DATA avx512_42<>+10(SB)/1, $0x05
+DATA avx512_42<>+11(SB)/1, $0x09
+DATA avx512_42<>+12(SB)/1, $0x11
+DATA avx512_42<>+13(SB)/1, $0x21
+DATA avx512_42<>+14(SB)/1, $0x41
+DATA avx512_42<>+15(SB)/1, $0x81
+DATA avx512_42<>+16(SB)/1, $0x00
 DATA avx512_42<>+17(SB)/1, $0x02
 DATA avx512_42<>+18(SB)/1, $0x04
 DATA avx512_42<>+19(SB)/1, $0x08
@@ -1529,14 +1525,14 @@ DATA avx512_42<>+21(SB)/1, $0x20
 DATA avx512_42<>+22(SB)/1, $0x40
 DATA avx512_42<>+23(SB)/1, $0x80
 DATA avx512_42<>+24(SB)/1, $0x01
-DATA avx512_42<>+25(SB)/1, $0x02
-DATA avx512_42<>+26(SB)/1, $0x04
-DATA avx512_42<>+27(SB)/1, $0x08
-DATA avx512_42<>+28(SB)/1, $0x10
-DATA avx512_42<>+29(SB)/1, $0x20
-DATA avx512_42<>+30(SB)/1, $0x40
-DATA avx512_42<>+31(SB)/1, $0x80
-DATA avx512_42<>+32(SB)/1, $0x01
+DATA avx512_42<>+25(SB)/1, $0x03
+DATA avx512_42<>+26(SB)/1, $0x05
+DATA avx512_42<>+27(SB)/1, $0x09
+DATA avx512_42<>+28(SB)/1, $0x11
+DATA avx512_42<>+29(SB)/1, $0x21
+DATA avx512_42<>+30(SB)/1, $0x41
+DATA avx512_42<>+31(SB)/1, $0x81
+DATA avx512_42<>+32(SB)/1, $0x00
 DATA avx512_42<>+33(SB)/1, $0x02
 DATA avx512_42<>+34(SB)/1, $0x04
 DATA avx512_42<>+35(SB)/1, $0x08
@@ -1545,14 +1541,14 @@ DATA avx512_42<>+37(SB)/1, $0x20
 DATA avx512_42<>+38(SB)/1, $0x40
 DATA avx512_42<>+39(SB)/1, $0x80
 DATA avx512_42<>+40(SB)/1, $0x01
-DATA avx512_42<>+41(SB)/1, $0x02
-DATA avx512_42<>+42(SB)/1, $0x04
-DATA avx512_42<>+43(SB)/1, $0x08
-DATA avx512_42<>+44(SB)/1, $0x10
-DATA avx512_42<>+45(SB)/1, $0x20
-DATA avx512_42<>+46(SB)/1, $0x40
-DATA avx512_42<>+47(SB)/1, $0x80
-DATA avx512_42<>+48(SB)/1, $0x01
+DATA avx512_42<>+41(SB)/1, $0x03
+DATA avx512_42<>+42(SB)/1, $0x05
+DATA avx512_42<>+43(SB)/1, $0x09
+DATA avx512_42<>+44(SB)/1, $0x11
+DATA avx512_42<>+45(SB)/1, $0x21
+DATA avx512_42<>+46(SB)/1, $0x41
+DATA avx512_42<>+47(SB)/1, $0x81
+DATA avx512_42<>+48(SB)/1, $0x00
 DATA avx512_42<>+49(SB)/1, $0x02
 DATA avx512_42<>+50(SB)/1, $0x04
 DATA avx512_42<>+51(SB)/1, $0x08
@@ -1561,179 +1557,225 @@ DATA avx512_42<>+53(SB)/1, $0x20
 DATA avx512_42<>+54(SB)/1, $0x40
 DATA avx512_42<>+55(SB)/1, $0x80
 DATA avx512_42<>+56(SB)/1, $0x01
-DATA avx512_42<>+57(SB)/1, $0x02
-DATA avx512_42<>+58(SB)/1, $0x04
-DATA avx512_42<>+59(SB)/1, $0x08
-DATA avx512_42<>+60(SB)/1, $0x10
-DATA avx512_42<>+61(SB)/1, $0x20
-DATA avx512_42<>+62(SB)/1, $0x40
-DATA avx512_42<>+63(SB)/1, $0x80
+DATA avx512_42<>+57(SB)/1, $0x03
+DATA avx512_42<>+58(SB)/1, $0x05
+DATA avx512_42<>+59(SB)/1, $0x09
+DATA avx512_42<>+60(SB)/1, $0x11
+DATA avx512_42<>+61(SB)/1, $0x21
+DATA avx512_42<>+62(SB)/1, $0x41
+DATA avx512_42<>+63(SB)/1, $0x81
 GLOBL avx512_42<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_43<>+0(SB)/1, $0x00
-DATA avx512_43<>+1(SB)/1, $0x08
-DATA avx512_43<>+2(SB)/1, $0x10
-DATA avx512_43<>+3(SB)/1, $0x18
-DATA avx512_43<>+4(SB)/1, $0x20
-DATA avx512_43<>+5(SB)/1, $0x28
-DATA avx512_43<>+6(SB)/1, $0x30
-DATA avx512_43<>+7(SB)/1, $0x38
+DATA avx512_43<>+0(SB)/1, $0x01
+DATA avx512_43<>+1(SB)/1, $0x02
+DATA avx512_43<>+2(SB)/1, $0x04
+DATA avx512_43<>+3(SB)/1, $0x08
+DATA avx512_43<>+4(SB)/1, $0x10
+DATA avx512_43<>+5(SB)/1, $0x20
+DATA avx512_43<>+6(SB)/1, $0x40
+DATA avx512_43<>+7(SB)/1, $0x80
 DATA avx512_43<>+8(SB)/1, $0x01
-DATA avx512_43<>+9(SB)/1, $0x09
-DATA avx512_43<>+10(SB)/1, $0x11
-DATA avx512_43<>+11(SB)/1, $0x19
-DATA avx512_43<>+12(SB)/1, $0x21
-DATA avx512_43<>+13(SB)/1, $0x29
-DATA avx512_43<>+14(SB)/1, $0x31
-DATA avx512_43<>+15(SB)/1, $0x39
-DATA avx512_43<>+16(SB)/1, $0x02
-DATA avx512_43<>+17(SB)/1, $0x0a
-DATA avx512_43<>+18(SB)/1, $0x12
-DATA avx512_43<>+19(SB)/1, $0x1a
-DATA avx512_43<>+20(SB)/1, $0x22
-DATA avx512_43<>+21(SB)/1, $0x2a
-DATA avx512_43<>+22(SB)/1, $0x32
-DATA avx512_43<>+23(SB)/1, $0x3a
-DATA avx512_43<>+24(SB)/1, $0x03
-DATA avx512_43<>+25(SB)/1, $0x0b
-DATA avx512_43<>+26(SB)/1, $0x13
-DATA avx512_43<>+27(SB)/1, $0x1b
-DATA avx512_43<>+28(SB)/1, $0x23
-DATA avx512_43<>+29(SB)/1, $0x2b
-DATA avx512_43<>+30(SB)/1, $0x33
-DATA avx512_43<>+31(SB)/1, $0x3b
-DATA avx512_43<>+32(SB)/1, $0x04
-DATA avx512_43<>+33(SB)/1, $0x0c
-DATA avx512_43<>+34(SB)/1, $0x14
-DATA avx512_43<>+35(SB)/1, $0x1c
-DATA avx512_43<>+36(SB)/1, $0x24
-DATA avx512_43<>+37(SB)/1, $0x2c
-DATA avx512_43<>+38(SB)/1, $0x34
-DATA avx512_43<>+39(SB)/1, $0x3c
-DATA avx512_43<>+40(SB)/1, $0x05
-DATA avx512_43<>+41(SB)/1, $0x0d
-DATA avx512_43<>+42(SB)/1, $0x15
-DATA avx512_43<>+43(SB)/1, $0x1d
-DATA avx512_43<>+44(SB)/1, $0x25
-DATA avx512_43<>+45(SB)/1, $0x2d
-DATA avx512_43<>+46(SB)/1, $0x35
-DATA avx512_43<>+47(SB)/1, $0x3d
-DATA avx512_43<>+48(SB)/1, $0x06
-DATA avx512_43<>+49(SB)/1, $0x0e
-DATA avx512_43<>+50(SB)/1, $0x16
-DATA avx512_43<>+51(SB)/1, $0x1e
-DATA avx512_43<>+52(SB)/1, $0x26
-DATA avx512_43<>+53(SB)/1, $0x2e
-DATA avx512_43<>+54(SB)/1, $0x36
-DATA avx512_43<>+55(SB)/1, $0x3e
-DATA avx512_43<>+56(SB)/1, $0x07
-DATA avx512_43<>+57(SB)/1, $0x0f
-DATA avx512_43<>+58(SB)/1, $0x17
-DATA avx512_43<>+59(SB)/1, $0x1f
-DATA avx512_43<>+60(SB)/1, $0x27
-DATA avx512_43<>+61(SB)/1, $0x2f
-DATA avx512_43<>+62(SB)/1, $0x37
-DATA avx512_43<>+63(SB)/1, $0x3f
+DATA avx512_43<>+9(SB)/1, $0x02
+DATA avx512_43<>+10(SB)/1, $0x04
+DATA avx512_43<>+11(SB)/1, $0x08
+DATA avx512_43<>+12(SB)/1, $0x10
+DATA avx512_43<>+13(SB)/1, $0x20
+DATA avx512_43<>+14(SB)/1, $0x40
+DATA avx512_43<>+15(SB)/1, $0x80
+DATA avx512_43<>+16(SB)/1, $0x01
+DATA avx512_43<>+17(SB)/1, $0x02
+DATA avx512_43<>+18(SB)/1, $0x04
+DATA avx512_43<>+19(SB)/1, $0x08
+DATA avx512_43<>+20(SB)/1, $0x10
+DATA avx512_43<>+21(SB)/1, $0x20
+DATA avx512_43<>+22(SB)/1, $0x40
+DATA avx512_43<>+23(SB)/1, $0x80
+DATA avx512_43<>+24(SB)/1, $0x01
+DATA avx512_43<>+25(SB)/1, $0x02
+DATA avx512_43<>+26(SB)/1, $0x04
+DATA avx512_43<>+27(SB)/1, $0x08
+DATA avx512_43<>+28(SB)/1, $0x10
+DATA avx512_43<>+29(SB)/1, $0x20
+DATA avx512_43<>+30(SB)/1, $0x40
+DATA avx512_43<>+31(SB)/1, $0x80
+DATA avx512_43<>+32(SB)/1, $0x01
+DATA avx512_43<>+33(SB)/1, $0x02
+DATA avx512_43<>+34(SB)/1, $0x04
+DATA avx512_43<>+35(SB)/1, $0x08
+DATA avx512_43<>+36(SB)/1, $0x10
+DATA avx512_43<>+37(SB)/1, $0x20
+DATA avx512_43<>+38(SB)/1, $0x40
+DATA avx512_43<>+39(SB)/1, $0x80
+DATA avx512_43<>+40(SB)/1, $0x01
+DATA avx512_43<>+41(SB)/1, $0x02
+DATA avx512_43<>+42(SB)/1, $0x04
+DATA avx512_43<>+43(SB)/1, $0x08
+DATA avx512_43<>+44(SB)/1, $0x10
+DATA avx512_43<>+45(SB)/1, $0x20
+DATA avx512_43<>+46(SB)/1, $0x40
+DATA avx512_43<>+47(SB)/1, $0x80
+DATA avx512_43<>+48(SB)/1, $0x01
+DATA avx512_43<>+49(SB)/1, $0x02
+DATA avx512_43<>+50(SB)/1, $0x04
+DATA avx512_43<>+51(SB)/1, $0x08
+DATA avx512_43<>+52(SB)/1, $0x10
+DATA avx512_43<>+53(SB)/1, $0x20
+DATA avx512_43<>+54(SB)/1, $0x40
+DATA avx512_43<>+55(SB)/1, $0x80
+DATA avx512_43<>+56(SB)/1, $0x01
+DATA avx512_43<>+57(SB)/1, $0x02
+DATA avx512_43<>+58(SB)/1, $0x04
+DATA avx512_43<>+59(SB)/1, $0x08
+DATA avx512_43<>+60(SB)/1, $0x10
+DATA avx512_43<>+61(SB)/1, $0x20
+DATA avx512_43<>+62(SB)/1, $0x40
+DATA avx512_43<>+63(SB)/1, $0x80
 GLOBL avx512_43<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_44<>+0(SB)/1, $0x81
-DATA avx512_44<>+1(SB)/1, $0x85
-DATA avx512_44<>+2(SB)/1, $0x89
-DATA avx512_44<>+3(SB)/1, $0x8d
-DATA avx512_44<>+4(SB)/1, $0x81
-DATA avx512_44<>+5(SB)/1, $0x85
-DATA avx512_44<>+6(SB)/1, $0x89
-DATA avx512_44<>+7(SB)/1, $0x8d
-DATA avx512_44<>+8(SB)/1, $0x81
-DATA avx512_44<>+9(SB)/1, $0x85
-DATA avx512_44<>+10(SB)/1, $0x89
-DATA avx512_44<>+11(SB)/1, $0x8d
-DATA avx512_44<>+12(SB)/1, $0x81
-DATA avx512_44<>+13(SB)/1, $0x85
-DATA avx512_44<>+14(SB)/1, $0x89
-DATA avx512_44<>+15(SB)/1, $0x8d
-DATA avx512_44<>+16(SB)/1, $0x81
-DATA avx512_44<>+17(SB)/1, $0x85
-DATA avx512_44<>+18(SB)/1, $0x89
-DATA avx512_44<>+19(SB)/1, $0x8d
-DATA avx512_44<>+20(SB)/1, $0x81
-DATA avx512_44<>+21(SB)/1, $0x85
-DATA avx512_44<>+22(SB)/1, $0x89
-DATA avx512_44<>+23(SB)/1, $0x8d
-DATA avx512_44<>+24(SB)/1, $0x81
-DATA avx512_44<>+25(SB)/1, $0x85
-DATA avx512_44<>+26(SB)/1, $0x89
-DATA avx512_44<>+27(SB)/1, $0x8d
-DATA avx512_44<>+28(SB)/1, $0x81
-DATA avx512_44<>+29(SB)/1, $0x85
-DATA avx512_44<>+30(SB)/1, $0x89
-DATA avx512_44<>+31(SB)/1, $0x8d
-DATA avx512_44<>+32(SB)/1, $0x81
-DATA avx512_44<>+33(SB)/1, $0x85
-DATA avx512_44<>+34(SB)/1, $0x89
-DATA avx512_44<>+35(SB)/1, $0x8d
-DATA avx512_44<>+36(SB)/1, $0x81
-DATA avx512_44<>+37(SB)/1, $0x85
-DATA avx512_44<>+38(SB)/1, $0x89
-DATA avx512_44<>+39(SB)/1, $0x8d
-DATA avx512_44<>+40(SB)/1, $0x81
-DATA avx512_44<>+41(SB)/1, $0x85
-DATA avx512_44<>+42(SB)/1, $0x89
-DATA avx512_44<>+43(SB)/1, $0x8d
-DATA avx512_44<>+44(SB)/1, $0x81
-DATA avx512_44<>+45(SB)/1, $0x85
-DATA avx512_44<>+46(SB)/1, $0x89
-DATA avx512_44<>+47(SB)/1, $0x8d
-DATA avx512_44<>+48(SB)/1, $0x81
-DATA avx512_44<>+49(SB)/1, $0x85
-DATA avx512_44<>+50(SB)/1, $0x89
-DATA avx512_44<>+51(SB)/1, $0x8d
-DATA avx512_44<>+52(SB)/1, $0x81
-DATA avx512_44<>+53(SB)/1, $0x85
-DATA avx512_44<>+54(SB)/1, $0x89
-DATA avx512_44<>+55(SB)/1, $0x8d
-DATA avx512_44<>+56(SB)/1, $0x81
-DATA avx512_44<>+57(SB)/1, $0x85
-DATA avx512_44<>+58(SB)/1, $0x89
-DATA avx512_44<>+59(SB)/1, $0x8d
-DATA avx512_44<>+60(SB)/1, $0x81
-DATA avx512_44<>+61(SB)/1, $0x85
-DATA avx512_44<>+62(SB)/1, $0x89
-DATA avx512_44<>+63(SB)/1, $0x8d
+DATA avx512_44<>+0(SB)/1, $0x00
+DATA avx512_44<>+1(SB)/1, $0x08
+DATA avx512_44<>+2(SB)/1, $0x10
+DATA avx512_44<>+3(SB)/1, $0x18
+DATA avx512_44<>+4(SB)/1, $0x20
+DATA avx512_44<>+5(SB)/1, $0x28
+DATA avx512_44<>+6(SB)/1, $0x30
+DATA avx512_44<>+7(SB)/1, $0x38
+DATA avx512_44<>+8(SB)/1, $0x01
+DATA avx512_44<>+9(SB)/1, $0x09
+DATA avx512_44<>+10(SB)/1, $0x11
+DATA avx512_44<>+11(SB)/1, $0x19
+DATA avx512_44<>+12(SB)/1, $0x21
+DATA avx512_44<>+13(SB)/1, $0x29
+DATA avx512_44<>+14(SB)/1, $0x31
+DATA avx512_44<>+15(SB)/1, $0x39
+DATA avx512_44<>+16(SB)/1, $0x02
+DATA avx512_44<>+17(SB)/1, $0x0a
+DATA avx512_44<>+18(SB)/1, $0x12
+DATA avx512_44<>+19(SB)/1, $0x1a
+DATA avx512_44<>+20(SB)/1, $0x22
+DATA avx512_44<>+21(SB)/1, $0x2a
+DATA avx512_44<>+22(SB)/1, $0x32
+DATA avx512_44<>+23(SB)/1, $0x3a
+DATA avx512_44<>+24(SB)/1, $0x03
+DATA avx512_44<>+25(SB)/1, $0x0b
+DATA avx512_44<>+26(SB)/1, $0x13
+DATA avx512_44<>+27(SB)/1, $0x1b
+DATA avx512_44<>+28(SB)/1, $0x23
+DATA avx512_44<>+29(SB)/1, $0x2b
+DATA avx512_44<>+30(SB)/1, $0x33
+DATA avx512_44<>+31(SB)/1, $0x3b
+DATA avx512_44<>+32(SB)/1, $0x04
+DATA avx512_44<>+33(SB)/1, $0x0c
+DATA avx512_44<>+34(SB)/1, $0x14
+DATA avx512_44<>+35(SB)/1, $0x1c
+DATA avx512_44<>+36(SB)/1, $0x24
+DATA avx512_44<>+37(SB)/1, $0x2c
+DATA avx512_44<>+38(SB)/1, $0x34
+DATA avx512_44<>+39(SB)/1, $0x3c
+DATA avx512_44<>+40(SB)/1, $0x05
+DATA avx512_44<>+41(SB)/1, $0x0d
+DATA avx512_44<>+42(SB)/1, $0x15
+DATA avx512_44<>+43(SB)/1, $0x1d
+DATA avx512_44<>+44(SB)/1, $0x25
+DATA avx512_44<>+45(SB)/1, $0x2d
+DATA avx512_44<>+46(SB)/1, $0x35
+DATA avx512_44<>+47(SB)/1, $0x3d
+DATA avx512_44<>+48(SB)/1, $0x06
+DATA avx512_44<>+49(SB)/1, $0x0e
+DATA avx512_44<>+50(SB)/1, $0x16
+DATA avx512_44<>+51(SB)/1, $0x1e
+DATA avx512_44<>+52(SB)/1, $0x26
+DATA avx512_44<>+53(SB)/1, $0x2e
+DATA avx512_44<>+54(SB)/1, $0x36
+DATA avx512_44<>+55(SB)/1, $0x3e
+DATA avx512_44<>+56(SB)/1, $0x07
+DATA avx512_44<>+57(SB)/1, $0x0f
+DATA avx512_44<>+58(SB)/1, $0x17
+DATA avx512_44<>+59(SB)/1, $0x1f
+DATA avx512_44<>+60(SB)/1, $0x27
+DATA avx512_44<>+61(SB)/1, $0x2f
+DATA avx512_44<>+62(SB)/1, $0x37
+DATA avx512_44<>+63(SB)/1, $0x3f
 GLOBL avx512_44<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_45<>+0(SB)/4, $0x07070707
-GLOBL avx512_45<>(SB), RODATA|NOPTR, $4
+DATA avx512_45<>+0(SB)/1, $0x81
+DATA avx512_45<>+1(SB)/1, $0x85
+DATA avx512_45<>+2(SB)/1, $0x89
+DATA avx512_45<>+3(SB)/1, $0x8d
+DATA avx512_45<>+4(SB)/1, $0x81
+DATA avx512_45<>+5(SB)/1, $0x85
+DATA avx512_45<>+6(SB)/1, $0x89
+DATA avx512_45<>+7(SB)/1, $0x8d
+DATA avx512_45<>+8(SB)/1, $0x81
+DATA avx512_45<>+9(SB)/1, $0x85
+DATA avx512_45<>+10(SB)/1, $0x89
+DATA avx512_45<>+11(SB)/1, $0x8d
+DATA avx512_45<>+12(SB)/1, $0x81
+DATA avx512_45<>+13(SB)/1, $0x85
+DATA avx512_45<>+14(SB)/1, $0x89
+DATA avx512_45<>+15(SB)/1, $0x8d
+DATA avx512_45<>+16(SB)/1, $0x81
+DATA avx512_45<>+17(SB)/1, $0x85
+DATA avx512_45<>+18(SB)/1, $0x89
+DATA avx512_45<>+19(SB)/1, $0x8d
+DATA avx512_45<>+20(SB)/1, $0x81
+DATA avx512_45<>+21(SB)/1, $0x85
+DATA avx512_45<>+22(SB)/1, $0x89
+DATA avx512_45<>+23(SB)/1, $0x8d
+DATA avx512_45<>+24(SB)/1, $0x81
+DATA avx512_45<>+25(SB)/1, $0x85
+DATA avx512_45<>+26(SB)/1, $0x89
+DATA avx512_45<>+27(SB)/1, $0x8d
+DATA avx512_45<>+28(SB)/1, $0x81
+DATA avx512_45<>+29(SB)/1, $0x85
+DATA avx512_45<>+30(SB)/1, $0x89
+DATA avx512_45<>+31(SB)/1, $0x8d
+DATA avx512_45<>+32(SB)/1, $0x81
+DATA avx512_45<>+33(SB)/1, $0x85
+DATA avx512_45<>+34(SB)/1, $0x89
+DATA avx512_45<>+35(SB)/1, $0x8d
+DATA avx512_45<>+36(SB)/1, $0x81
+DATA avx512_45<>+37(SB)/1, $0x85
+DATA avx512_45<>+38(SB)/1, $0x89
+DATA avx512_45<>+39(SB)/1, $0x8d
+DATA avx512_45<>+40(SB)/1, $0x81
+DATA avx512_45<>+41(SB)/1, $0x85
+DATA avx512_45<>+42(SB)/1, $0x89
+DATA avx512_45<>+43(SB)/1, $0x8d
+DATA avx512_45<>+44(SB)/1, $0x81
+DATA avx512_45<>+45(SB)/1, $0x85
+DATA avx512_45<>+46(SB)/1, $0x89
+DATA avx512_45<>+47(SB)/1, $0x8d
+DATA avx512_45<>+48(SB)/1, $0x81
+DATA avx512_45<>+49(SB)/1, $0x85
+DATA avx512_45<>+50(SB)/1, $0x89
+DATA avx512_45<>+51(SB)/1, $0x8d
+DATA avx512_45<>+52(SB)/1, $0x81
+DATA avx512_45<>+53(SB)/1, $0x85
+DATA avx512_45<>+54(SB)/1, $0x89
+DATA avx512_45<>+55(SB)/1, $0x8d
+DATA avx512_45<>+56(SB)/1, $0x81
+DATA avx512_45<>+57(SB)/1, $0x85
+DATA avx512_45<>+58(SB)/1, $0x89
+DATA avx512_45<>+59(SB)/1, $0x8d
+DATA avx512_45<>+60(SB)/1, $0x81
+DATA avx512_45<>+61(SB)/1, $0x85
+DATA avx512_45<>+62(SB)/1, $0x89
+DATA avx512_45<>+63(SB)/1, $0x8d
+GLOBL avx512_45<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_46<>+0(SB)/2, $0x0000
-DATA avx512_46<>+2(SB)/2, $0x003f
-DATA avx512_46<>+4(SB)/2, $0x003f
-DATA avx512_46<>+6(SB)/2, $0x003f
-DATA avx512_46<>+8(SB)/2, $0x003f
-DATA avx512_46<>+10(SB)/2, $0x003f
-DATA avx512_46<>+12(SB)/2, $0x003f
-DATA avx512_46<>+14(SB)/2, $0x003f
-GLOBL avx512_46<>(SB), RODATA|NOPTR, $16
+DATA avx512_46<>+0(SB)/4, $0x07070707
+GLOBL avx512_46<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_47<>+0(SB)/4, $0x00000000
-DATA avx512_47<>+4(SB)/4, $0x00000001
-DATA avx512_47<>+8(SB)/4, $0x00000002
-DATA avx512_47<>+12(SB)/4, $0x00000003
-DATA avx512_47<>+16(SB)/4, $0x00000004
-DATA avx512_47<>+20(SB)/4, $0x00000005
-DATA avx512_47<>+24(SB)/4, $0x00000006
-DATA avx512_47<>+28(SB)/4, $0x00000007
-GLOBL avx512_47<>(SB), RODATA|NOPTR, $32
-
-DATA avx512_48<>+0(SB)/2, $0x0000
-DATA avx512_48<>+2(SB)/2, $0x0001
-DATA avx512_48<>+4(SB)/2, $0x0002
-DATA avx512_48<>+6(SB)/2, $0x0003
-DATA avx512_48<>+8(SB)/2, $0x0004
-DATA avx512_48<>+10(SB)/2, $0x0005
-DATA avx512_48<>+12(SB)/2, $0x0006
-DATA avx512_48<>+14(SB)/2, $0x0007
-GLOBL avx512_48<>(SB), RODATA|NOPTR, $16
+DATA avx512_47<>+0(SB)/2, $0x0000
+DATA avx512_47<>+2(SB)/2, $0x003f
+DATA avx512_47<>+4(SB)/2, $0x003f
+DATA avx512_47<>+6(SB)/2, $0x003f
+DATA avx512_47<>+8(SB)/2, $0x003f
+DATA avx512_47<>+10(SB)/2, $0x003f
+DATA avx512_47<>+12(SB)/2, $0x003f
+DATA avx512_47<>+14(SB)/2, $0x003f
+GLOBL avx512_47<>(SB), RODATA|NOPTR, $16
 
 // func arriveAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2, CMOV, POPCNT
@@ -1756,7 +1798,7 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	SHLQ            $0x04, CX
 	BZHIQ           CX, AX, AX
 	VPBROADCASTQ    AX, Z0
-	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VMOVDQU16       avx512_48<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            table+56(FP), AX
 	VBROADCASTI32X4 (AX), Z1
@@ -1769,18 +1811,18 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	MOVQ            t+32(FP), BX
 	MOVQ            base+16(FP), SI
 	VPBROADCASTQ    SI, Z0
-	VPADDQ          avx512_50<>+0(SB), Z0, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_52<>+0(SB), Z0, Z1
 	MOVQ            stamp+24(FP), SI
 	VPBROADCASTQ    SI, Z2
 	VPORQ           Z2, Z1, Z1
@@ -1823,58 +1865,58 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	VZEROUPPER
 	RET
 
-DATA avx512_49<>+0(SB)/2, $0x0000
-DATA avx512_49<>+2(SB)/2, $0x0000
-DATA avx512_49<>+4(SB)/2, $0x0000
-DATA avx512_49<>+6(SB)/2, $0x0000
-DATA avx512_49<>+8(SB)/2, $0x0000
-DATA avx512_49<>+10(SB)/2, $0x0000
-DATA avx512_49<>+12(SB)/2, $0x0000
-DATA avx512_49<>+14(SB)/2, $0x0000
-DATA avx512_49<>+16(SB)/2, $0x0001
-DATA avx512_49<>+18(SB)/2, $0x0001
-DATA avx512_49<>+20(SB)/2, $0x0001
-DATA avx512_49<>+22(SB)/2, $0x0001
-DATA avx512_49<>+24(SB)/2, $0x0001
-DATA avx512_49<>+26(SB)/2, $0x0001
-DATA avx512_49<>+28(SB)/2, $0x0001
-DATA avx512_49<>+30(SB)/2, $0x0001
-DATA avx512_49<>+32(SB)/2, $0x0002
-DATA avx512_49<>+34(SB)/2, $0x0002
-DATA avx512_49<>+36(SB)/2, $0x0002
-DATA avx512_49<>+38(SB)/2, $0x0002
-DATA avx512_49<>+40(SB)/2, $0x0002
-DATA avx512_49<>+42(SB)/2, $0x0002
-DATA avx512_49<>+44(SB)/2, $0x0002
-DATA avx512_49<>+46(SB)/2, $0x0002
-DATA avx512_49<>+48(SB)/2, $0x0003
-DATA avx512_49<>+50(SB)/2, $0x0003
-DATA avx512_49<>+52(SB)/2, $0x0003
-DATA avx512_49<>+54(SB)/2, $0x0003
-DATA avx512_49<>+56(SB)/2, $0x0003
-DATA avx512_49<>+58(SB)/2, $0x0003
-DATA avx512_49<>+60(SB)/2, $0x0003
-DATA avx512_49<>+62(SB)/2, $0x0003
+DATA avx512_48<>+0(SB)/2, $0x0000
+DATA avx512_48<>+2(SB)/2, $0x0000
+DATA avx512_48<>+4(SB)/2, $0x0000
+DATA avx512_48<>+6(SB)/2, $0x0000
+DATA avx512_48<>+8(SB)/2, $0x0000
+DATA avx512_48<>+10(SB)/2, $0x0000
+DATA avx512_48<>+12(SB)/2, $0x0000
+DATA avx512_48<>+14(SB)/2, $0x0000
+DATA avx512_48<>+16(SB)/2, $0x0001
+DATA avx512_48<>+18(SB)/2, $0x0001
+DATA avx512_48<>+20(SB)/2, $0x0001
+DATA avx512_48<>+22(SB)/2, $0x0001
+DATA avx512_48<>+24(SB)/2, $0x0001
+DATA avx512_48<>+26(SB)/2, $0x0001
+DATA avx512_48<>+28(SB)/2, $0x0001
+DATA avx512_48<>+30(SB)/2, $0x0001
+DATA avx512_48<>+32(SB)/2, $0x0002
+DATA avx512_48<>+34(SB)/2, $0x0002
+DATA avx512_48<>+36(SB)/2, $0x0002
+DATA avx512_48<>+38(SB)/2, $0x0002
+DATA avx512_48<>+40(SB)/2, $0x0002
+DATA avx512_48<>+42(SB)/2, $0x0002
+DATA avx512_48<>+44(SB)/2, $0x0002
+DATA avx512_48<>+46(SB)/2, $0x0002
+DATA avx512_48<>+48(SB)/2, $0x0003
+DATA avx512_48<>+50(SB)/2, $0x0003
+DATA avx512_48<>+52(SB)/2, $0x0003
+DATA avx512_48<>+54(SB)/2, $0x0003
+DATA avx512_48<>+56(SB)/2, $0x0003
+DATA avx512_48<>+58(SB)/2, $0x0003
+DATA avx512_48<>+60(SB)/2, $0x0003
+DATA avx512_48<>+62(SB)/2, $0x0003
+GLOBL avx512_48<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_49<>+0(SB)/8, $0x0000000000000000
+DATA avx512_49<>+8(SB)/8, $0x9e3779b97f4a7c15
+DATA avx512_49<>+16(SB)/8, $0x3c6ef372fe94f82a
+DATA avx512_49<>+24(SB)/8, $0xdaa66d2c7ddf743f
+DATA avx512_49<>+32(SB)/8, $0x78dde6e5fd29f054
+DATA avx512_49<>+40(SB)/8, $0x1715609f7c746c69
+DATA avx512_49<>+48(SB)/8, $0xb54cda58fbbee87e
+DATA avx512_49<>+56(SB)/8, $0x538454127b096493
 GLOBL avx512_49<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_50<>+0(SB)/8, $0x0000000000000000
-DATA avx512_50<>+8(SB)/8, $0x9e3779b97f4a7c15
-DATA avx512_50<>+16(SB)/8, $0x3c6ef372fe94f82a
-DATA avx512_50<>+24(SB)/8, $0xdaa66d2c7ddf743f
-DATA avx512_50<>+32(SB)/8, $0x78dde6e5fd29f054
-DATA avx512_50<>+40(SB)/8, $0x1715609f7c746c69
-DATA avx512_50<>+48(SB)/8, $0xb54cda58fbbee87e
-DATA avx512_50<>+56(SB)/8, $0x538454127b096493
-GLOBL avx512_50<>(SB), RODATA|NOPTR, $64
+DATA avx512_50<>+0(SB)/8, $0xbf58476d1ce4e5b9
+GLOBL avx512_50<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_51<>+0(SB)/8, $0xbf58476d1ce4e5b9
+DATA avx512_51<>+0(SB)/8, $0x94d049bb133111eb
 GLOBL avx512_51<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_52<>+0(SB)/8, $0x94d049bb133111eb
+DATA avx512_52<>+0(SB)/8, $0x0000ffffffffffff
 GLOBL avx512_52<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_53<>+0(SB)/8, $0x0000ffffffffffff
-GLOBL avx512_53<>(SB), RODATA|NOPTR, $8
 
 // func drawsAVX512(dst *[8]uint64, base uint64)
 // Requires: AVX, AVX512DQ, AVX512F
@@ -1882,14 +1924,14 @@ TEXT ·drawsAVX512(SB), NOSPLIT, $0-16
 	MOVQ         dst+0(FP), AX
 	MOVQ         base+8(FP), CX
 	VPBROADCASTQ CX, Z0
-	VPADDQ       avx512_50<>+0(SB), Z0, Z0
+	VPADDQ       avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ       $0x1e, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
-	VPBROADCASTQ avx512_51<>+0(SB), Z1
+	VPBROADCASTQ avx512_50<>+0(SB), Z1
 	VPMULLQ      Z1, Z0, Z0
 	VPSRLQ       $0x1b, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
-	VPBROADCASTQ avx512_52<>+0(SB), Z1
+	VPBROADCASTQ avx512_51<>+0(SB), Z1
 	VPMULLQ      Z1, Z0, Z0
 	VPSRLQ       $0x1f, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
@@ -1909,28 +1951,28 @@ TEXT ·arriveStepsAVX512(SB), NOSPLIT, $64-40
 	MOVQ            (AX), DI
 	ADDQ            BX, DI
 	VPBROADCASTQ    DI, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_53<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
 	MOVQ            8(AX), DI
 	ADDQ            BX, DI
 	VPBROADCASTQ    DI, Z1
-	VPADDQ          avx512_54<>+0(SB), Z1, Z1
+	VPADDQ          avx512_53<>+0(SB), Z1, Z1
 	VPSRLQ          $0x1e, Z1, Z2
 	VPXORQ          Z2, Z1, Z1
-	VPBROADCASTQ    avx512_51<>+0(SB), Z2
+	VPBROADCASTQ    avx512_50<>+0(SB), Z2
 	VPMULLQ         Z2, Z1, Z1
 	VPSRLQ          $0x1b, Z1, Z2
 	VPXORQ          Z2, Z1, Z1
-	VPBROADCASTQ    avx512_52<>+0(SB), Z2
+	VPBROADCASTQ    avx512_51<>+0(SB), Z2
 	VPMULLQ         Z2, Z1, Z1
 	VPSRLQ          $0x1f, Z1, Z2
 	VPXORQ          Z2, Z1, Z1
@@ -1950,15 +1992,15 @@ TEXT ·arriveStepsAVX512(SB), NOSPLIT, $64-40
 	VBROADCASTI32X4 (R8), Z0
 	MOVQ            32(AX), R8
 	VBROADCASTI32X4 (R8), Z1
-	VMOVDQU16       avx512_49<>+0(SB), Z2
-	VPBROADCASTQ    avx512_53<>+0(SB), Z4
-	VPBROADCASTQ    avx512_55<>+0(SB), Z6
+	VMOVDQU16       avx512_48<>+0(SB), Z2
+	VPBROADCASTQ    avx512_52<>+0(SB), Z4
+	VPBROADCASTQ    avx512_54<>+0(SB), Z6
 	MOVQ            words+0(FP), R8
 	MOVQ            16(AX), AX
 	ADDQ            BX, AX
 	SHLQ            $0x30, CX
 	VPBROADCASTQ    CX, Z5
-	VPBROADCASTQ    avx512_56<>+0(SB), Z3
+	VPBROADCASTQ    avx512_55<>+0(SB), Z3
 	XORL            CX, CX
 	LEAQ            (SP), BX
 
@@ -1976,18 +2018,18 @@ step:
 	SHRQ         $0x01, DI
 	CMOVQCS      R10, R9
 	VPBROADCASTQ AX, Z7
-	VPADDQ       avx512_50<>+0(SB), Z7, Z7
+	VPADDQ       avx512_49<>+0(SB), Z7, Z7
 	LEAQ         (CX)(R9*1), R9
 
 words:
 	VMOVDQA64    Z7, Z8
 	VPSRLQ       $0x1e, Z8, Z9
 	VPXORQ       Z9, Z8, Z8
-	VPBROADCASTQ avx512_51<>+0(SB), Z9
+	VPBROADCASTQ avx512_50<>+0(SB), Z9
 	VPMULLQ      Z9, Z8, Z8
 	VPSRLQ       $0x1b, Z8, Z9
 	VPXORQ       Z9, Z8, Z8
-	VPBROADCASTQ avx512_52<>+0(SB), Z9
+	VPBROADCASTQ avx512_51<>+0(SB), Z9
 	VPMULLQ      Z9, Z8, Z8
 	VPSRLQ       $0x1f, Z8, Z9
 	VPXORQ       Z9, Z8, Z8
@@ -2008,28 +2050,28 @@ words:
 	VZEROUPPER
 	RET
 
-DATA avx512_54<>+0(SB)/8, $0x0000000000000000
-DATA avx512_54<>+8(SB)/8, $0xb97f4a7c15000000
-DATA avx512_54<>+16(SB)/8, $0x72fe94f82a000000
-DATA avx512_54<>+24(SB)/8, $0x2c7ddf743f000000
-DATA avx512_54<>+32(SB)/8, $0xe5fd29f054000000
-DATA avx512_54<>+40(SB)/8, $0x9f7c746c69000000
-DATA avx512_54<>+48(SB)/8, $0x58fbbee87e000000
-DATA avx512_54<>+56(SB)/8, $0x127b096493000000
-GLOBL avx512_54<>(SB), RODATA|NOPTR, $64
+DATA avx512_53<>+0(SB)/8, $0x0000000000000000
+DATA avx512_53<>+8(SB)/8, $0xb97f4a7c15000000
+DATA avx512_53<>+16(SB)/8, $0x72fe94f82a000000
+DATA avx512_53<>+24(SB)/8, $0x2c7ddf743f000000
+DATA avx512_53<>+32(SB)/8, $0xe5fd29f054000000
+DATA avx512_53<>+40(SB)/8, $0x9f7c746c69000000
+DATA avx512_53<>+48(SB)/8, $0x58fbbee87e000000
+DATA avx512_53<>+56(SB)/8, $0x127b096493000000
+GLOBL avx512_53<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_55<>+0(SB)/8, $0x0001000000000000
+DATA avx512_54<>+0(SB)/8, $0x0001000000000000
+GLOBL avx512_54<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_55<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
 GLOBL avx512_55<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_56<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
-GLOBL avx512_56<>(SB), RODATA|NOPTR, $8
 
 // func countsAVX512(u uint64, table *[8]uint16) (n int)
 // Requires: AVX, AVX512BW, AVX512F, POPCNT
 TEXT ·countsAVX512(SB), NOSPLIT, $0-24
 	MOVQ            u+0(FP), AX
 	VPBROADCASTQ    AX, Z0
-	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VMOVDQU16       avx512_48<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            table+8(FP), AX
 	VBROADCASTI32X4 (AX), Z1
@@ -2049,10 +2091,10 @@ TEXT ·maskRowsAVX512(SB), NOSPLIT, $0-40
 	MOVQ         evict+16(FP), DX
 	MOVQ         compress+24(FP), BX
 	MOVQ         swap+32(FP), SI
-	VPBROADCASTD avx512_57<>+0(SB), Z0
-	VPBROADCASTD avx512_58<>+0(SB), Z1
-	VPBROADCASTD avx512_59<>+0(SB), Z2
-	VPBROADCASTD avx512_60<>+0(SB), Z3
+	VPBROADCASTD avx512_56<>+0(SB), Z0
+	VPBROADCASTD avx512_57<>+0(SB), Z1
+	VPBROADCASTD avx512_58<>+0(SB), Z2
+	VPBROADCASTD avx512_59<>+0(SB), Z3
 
 group:
 	VMOVDQA32 Z0, Z4
@@ -2072,17 +2114,17 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_57<>+0(SB)/4, $0x00000001
+DATA avx512_56<>+0(SB)/4, $0x00000001
+GLOBL avx512_56<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_57<>+0(SB)/4, $0x00000100
 GLOBL avx512_57<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_58<>+0(SB)/4, $0x00000100
+DATA avx512_58<>+0(SB)/4, $0x00010000
 GLOBL avx512_58<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_59<>+0(SB)/4, $0x00010000
+DATA avx512_59<>+0(SB)/4, $0x01000000
 GLOBL avx512_59<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_60<>+0(SB)/4, $0x01000000
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $4
 
 // func arrivalsAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VBMI
@@ -2092,18 +2134,18 @@ TEXT ·arrivalsAVX512(SB), NOSPLIT, $0-40
 	MOVQ          t+32(FP), DX
 	MOVQ          base+16(FP), BX
 	VPBROADCASTQ  BX, Z0
-	VPADDQ        avx512_50<>+0(SB), Z0, Z0
+	VPADDQ        avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ        $0x1e, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_51<>+0(SB), Z1
+	VPBROADCASTQ  avx512_50<>+0(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1b, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_52<>+0(SB), Z1
+	VPBROADCASTQ  avx512_51<>+0(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1f, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPANDQ.BCST   avx512_53<>+0(SB), Z0, Z1
+	VPANDQ.BCST   avx512_52<>+0(SB), Z0, Z1
 	MOVQ          stamp+24(FP), BX
 	VPBROADCASTQ  BX, Z2
 	VPORQ         Z2, Z1, Z1
@@ -2223,14 +2265,14 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	MOVQ          n+40(FP), BX
 	MOVQ          base+8(FP), SI
 	VPBROADCASTQ  SI, Z0
-	VPADDQ        avx512_50<>+0(SB), Z0, Z0
+	VPADDQ        avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ        $0x1e, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_51<>+0(SB), Z1
+	VPBROADCASTQ  avx512_50<>+0(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1b, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_52<>+0(SB), Z1
+	VPBROADCASTQ  avx512_51<>+0(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1f, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
@@ -2254,7 +2296,7 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VPANDQ.BCST   avx512_30<>+0(SB), Z4, Z4
 	VPTESTMQ.BCST avx512_31<>+0(SB), Z0, K6
 	VPADDQ.BCST.Z avx512_20<>+0(SB), Z4, K6, Z4
-	VMOVDQU64     avx512_61<>+0(SB), K1, Z4
+	VMOVDQU64     avx512_60<>+0(SB), K1, Z4
 	VPMOVZXWQ     (DX), Z3
 	VPERMQ        Z3, Z4, Z3
 	VPSLLQ        $0x07, Z3, Z3
@@ -2326,9 +2368,9 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VPANDQ.BCST   avx512_28<>+0(SB), Z1, Z1
 	VPMOVQB       Z1, X1
 	VMOVQ         X1, 128(BX)
-	VPTESTMQ.BCST avx512_62<>+0(SB), Z0, K3, K4
+	VPTESTMQ.BCST avx512_61<>+0(SB), Z0, K3, K4
 	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_63<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_62<>+0(SB), Z1, Z1
 	VPXORQ        Z2, Z2, Z2
 	VPSUBQ.Z      Z1, Z2, K4, Z1
 	VPSRLQ        $0x3e, Z0, Z3
@@ -2353,21 +2395,21 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/8, $0x0000000000000001
-DATA avx512_61<>+8(SB)/8, $0x0000000000000002
-DATA avx512_61<>+16(SB)/8, $0x0000000000000003
-DATA avx512_61<>+24(SB)/8, $0x0000000000000004
-DATA avx512_61<>+32(SB)/8, $0x0000000000000005
-DATA avx512_61<>+40(SB)/8, $0x0000000000000006
-DATA avx512_61<>+48(SB)/8, $0x0000000000000007
-DATA avx512_61<>+56(SB)/8, $0x0000000000000008
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $64
+DATA avx512_60<>+0(SB)/8, $0x0000000000000001
+DATA avx512_60<>+8(SB)/8, $0x0000000000000002
+DATA avx512_60<>+16(SB)/8, $0x0000000000000003
+DATA avx512_60<>+24(SB)/8, $0x0000000000000004
+DATA avx512_60<>+32(SB)/8, $0x0000000000000005
+DATA avx512_60<>+40(SB)/8, $0x0000000000000006
+DATA avx512_60<>+48(SB)/8, $0x0000000000000007
+DATA avx512_60<>+56(SB)/8, $0x0000000000000008
+GLOBL avx512_60<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_62<>+0(SB)/8, $0x4000000000000000
+DATA avx512_61<>+0(SB)/8, $0x4000000000000000
+GLOBL avx512_61<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_62<>+0(SB)/8, $0x0000000000000007
 GLOBL avx512_62<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_63<>+0(SB)/8, $0x0000000000000007
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $8
 
 // func togetherAVX512(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private uint32, whole uint32, joined uint64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2
@@ -2390,14 +2432,14 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VPADDQ         X1, X2, X2
 	VMOVQ          joins+16(FP), X1
 	VPADDB         X1, X2, X2
-	VPMINUB        avx512_64<>+0(SB), X2, X2
+	VPMINUB        avx512_63<>+0(SB), X2, X2
 	VMOVQ          X2, AX
 	MOVQ           AX, joined+40(FP)
 	VPSUBB         X2, X1, X2
 	VPMOVSXBD      X2, Y1
 	MOVQ           pages+24(FP), AX
 	VPMOVZXWD      (AX), Y2
-	VPAND          Y2, Y1, Y1
+	VPANDD         Y2, Y1, Y1
 	VPSLLD         $0x02, Y1, Y1
 	VPUNPCKLDQ     Y1, Y0, Y2
 	VPUNPCKHDQ     Y1, Y0, Y0
@@ -2415,142 +2457,139 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_64<>+0(SB)/1, $0x01
-DATA avx512_64<>+1(SB)/1, $0x01
-DATA avx512_64<>+2(SB)/1, $0x01
-DATA avx512_64<>+3(SB)/1, $0x01
-DATA avx512_64<>+4(SB)/1, $0x01
-DATA avx512_64<>+5(SB)/1, $0x01
-DATA avx512_64<>+6(SB)/1, $0x01
-DATA avx512_64<>+7(SB)/1, $0x01
-DATA avx512_64<>+8(SB)/1, $0x01
-DATA avx512_64<>+9(SB)/1, $0x01
-DATA avx512_64<>+10(SB)/1, $0x01
-DATA avx512_64<>+11(SB)/1, $0x01
-DATA avx512_64<>+12(SB)/1, $0x01
-DATA avx512_64<>+13(SB)/1, $0x01
-DATA avx512_64<>+14(SB)/1, $0x01
-DATA avx512_64<>+15(SB)/1, $0x01
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $16
+DATA avx512_63<>+0(SB)/1, $0x01
+DATA avx512_63<>+1(SB)/1, $0x01
+DATA avx512_63<>+2(SB)/1, $0x01
+DATA avx512_63<>+3(SB)/1, $0x01
+DATA avx512_63<>+4(SB)/1, $0x01
+DATA avx512_63<>+5(SB)/1, $0x01
+DATA avx512_63<>+6(SB)/1, $0x01
+DATA avx512_63<>+7(SB)/1, $0x01
+DATA avx512_63<>+8(SB)/1, $0x01
+DATA avx512_63<>+9(SB)/1, $0x01
+DATA avx512_63<>+10(SB)/1, $0x01
+DATA avx512_63<>+11(SB)/1, $0x01
+DATA avx512_63<>+12(SB)/1, $0x01
+DATA avx512_63<>+13(SB)/1, $0x01
+DATA avx512_63<>+14(SB)/1, $0x01
+DATA avx512_63<>+15(SB)/1, $0x01
+GLOBL avx512_63<>(SB), RODATA|NOPTR, $16
 
 // func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
-// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI
 TEXT ·placeAVX512(SB), NOSPLIT, $0-36
-	MOVQ         b+0(FP), AX
-	MOVQ         slots+8(FP), CX
-	MOVBQZX      take+24(FP), DX
-	MOVQ         n+16(FP), BX
-	KMOVQ        CX, K1
-	VMOVQ        112(BX), X0
-	VMOVDQU8     640(AX), Z1
-	VPEXPANDB    Z0, K1, Z1
-	VMOVDQU8     Z1, 640(AX)
-	VMOVQ        128(BX), X0
-	VMOVDQU8     768(AX), Z1
-	VPEXPANDB    Z0, K1, Z1
-	VMOVDQU8     Z1, 768(AX)
-	VMOVQ        136(BX), X0
-	VMOVDQU8     832(AX), Z1
-	VPEXPANDB    Z0, K1, Z1
-	VMOVDQU8     Z1, 832(AX)
-	VMOVQ        120(BX), X0
-	VMOVDQU8     704(AX), Z1
-	VPEXPANDB    Z0, K1, Z1
-	VMOVDQU8     Z1, 704(AX)
-	VMOVDQU      64(BX), X3
-	VMOVDQU      80(BX), X4
-	VMOVDQU      96(BX), X5
-	VMOVDQU      (BX), Y0
-	MOVQ         CX, SI
-	SHRQ         $0x20, SI
-	VMOVDQU16    256(AX), Z6
-	VPEXPANDW    Z3, K1, Z6
-	VMOVDQU16    Z6, 256(AX)
-	VMOVDQU16    384(AX), Z6
-	VPEXPANDW    Z4, K1, Z6
-	VMOVDQU16    Z6, 384(AX)
-	VMOVDQU16    512(AX), Z6
-	VPEXPANDW    Z5, K1, Z6
-	VMOVDQU16    Z6, 512(AX)
-	VMOVDQU32    (AX), Z6
-	VPEXPANDD    Z0, K1, Z6
-	VMOVDQU32    Z6, (AX)
-	MOVWLZX      CX, DI
-	POPCNTL      DI, DI
-	VPBROADCASTD DI, Y6
-	VPADDD       avx512_47<>+0(SB), Y6, Y6
-	VPERMD       Y0, Y6, Y7
-	VMOVDQU32    64(AX), Z6
-	KSHIFTRQ     $0x10, K1, K2
-	VPEXPANDD    Z7, K2, Z6
-	VMOVDQU32    Z6, 64(AX)
-	TESTQ        SI, SI
-	JZ           placed
-	POPCNTL      CX, DI
-	VPBROADCASTW DI, X6
-	VPADDW       avx512_48<>+0(SB), X6, X6
-	VPERMW       X3, X6, X3
-	VPERMW       X4, X6, X4
-	VPERMW       X5, X6, X5
-	VPMOVZXWD    X6, Y6
-	VPERMD       Y0, Y6, Y0
-	KMOVQ        SI, K2
-	VMOVDQU16    320(AX), Z6
-	VPEXPANDW    Z3, K2, Z6
-	VMOVDQU16    Z6, 320(AX)
-	VMOVDQU16    448(AX), Z3
-	VPEXPANDW    Z4, K2, Z3
-	VMOVDQU16    Z3, 448(AX)
-	VMOVDQU16    576(AX), Z3
-	VPEXPANDW    Z5, K2, Z3
-	VMOVDQU16    Z3, 576(AX)
-	VMOVDQU32    128(AX), Z3
-	VPEXPANDD    Z0, K2, Z3
-	VMOVDQU32    Z3, 128(AX)
-	MOVWLZX      SI, SI
-	POPCNTL      SI, SI
-	VPBROADCASTD SI, Y3
-	VPADDD       avx512_47<>+0(SB), Y3, Y3
-	VPERMD       Y0, Y3, Y0
-	VMOVDQU32    192(AX), Z3
-	KSHIFTRQ     $0x10, K2, K2
-	VPEXPANDD    Z0, K2, Z3
-	VMOVDQU32    Z3, 192(AX)
+	MOVQ          b+0(FP), AX
+	MOVQ          slots+8(FP), CX
+	MOVBQZX       take+24(FP), DX
+	MOVQ          n+16(FP), BX
+	KMOVQ         CX, K1
+	VMOVDQU8      avx512_64<>+0(SB), Z0
+	VPEXPANDB.Z   Z0, K1, Z0
+	VMOVQ         112(BX), X1
+	VMOVDQU8      640(AX), Z2
+	VPERMB        Z1, Z0, K1, Z2
+	VMOVDQU8      Z2, 640(AX)
+	VMOVQ         128(BX), X1
+	VMOVDQU8      768(AX), Z2
+	VPERMB        Z1, Z0, K1, Z2
+	VMOVDQU8      Z2, 768(AX)
+	VMOVQ         136(BX), X1
+	VMOVDQU8      832(AX), Z2
+	VPERMB        Z1, Z0, K1, Z2
+	VMOVDQU8      Z2, 832(AX)
+	VMOVQ         120(BX), X1
+	VMOVDQU8      704(AX), Z2
+	VPERMB        Z1, Z0, K1, Z2
+	VMOVDQU8      Z2, 704(AX)
+	VMOVDQU       64(BX), X4
+	VMOVDQU       80(BX), X5
+	VMOVDQU       96(BX), X6
+	VMOVDQU       (BX), Y1
+	VPMOVZXBW     Y0, Z7
+	VMOVDQU16     256(AX), Z8
+	VPERMW        Z4, Z7, K1, Z8
+	VMOVDQU16     Z8, 256(AX)
+	VMOVDQU16     384(AX), Z8
+	VPERMW        Z5, Z7, K1, Z8
+	VMOVDQU16     Z8, 384(AX)
+	VMOVDQU16     512(AX), Z8
+	VPERMW        Z6, Z7, K1, Z8
+	VMOVDQU16     Z8, 512(AX)
+	VPMOVZXBD     X0, Z8
+	VMOVDQU32     (AX), Z7
+	VPERMD        Z1, Z8, K1, Z7
+	VMOVDQU32     Z7, (AX)
+	VEXTRACTI32X4 $0x01, Z0, X7
+	VPMOVZXBD     X7, Z8
+	VMOVDQU32     64(AX), Z7
+	KSHIFTRQ      $0x10, K1, K2
+	VPERMD        Z1, Z8, K2, Z7
+	VMOVDQU32     Z7, 64(AX)
+	MOVQ          CX, SI
+	SHRQ          $0x20, SI
+	TESTQ         SI, SI
+	JZ            placed
+	VEXTRACTI64X4 $0x01, Z0, Y7
+	VPMOVZXBW     Y7, Z7
+	VMOVDQU16     320(AX), Z8
+	KSHIFTRQ      $0x20, K1, K2
+	VPERMW        Z4, Z7, K2, Z8
+	VMOVDQU16     Z8, 320(AX)
+	VMOVDQU16     448(AX), Z4
+	KSHIFTRQ      $0x20, K1, K2
+	VPERMW        Z5, Z7, K2, Z4
+	VMOVDQU16     Z4, 448(AX)
+	VMOVDQU16     576(AX), Z4
+	KSHIFTRQ      $0x20, K1, K2
+	VPERMW        Z6, Z7, K2, Z4
+	VMOVDQU16     Z4, 576(AX)
+	VEXTRACTI32X4 $0x02, Z0, X4
+	VPMOVZXBD     X4, Z7
+	VMOVDQU32     128(AX), Z4
+	KSHIFTRQ      $0x20, K1, K2
+	VPERMD        Z1, Z7, K2, Z4
+	VMOVDQU32     Z4, 128(AX)
+	VEXTRACTI32X4 $0x03, Z0, X0
+	VPMOVZXBD     X0, Z4
+	VMOVDQU32     192(AX), Z0
+	KSHIFTRQ      $0x30, K1, K2
+	VPERMD        Z1, Z4, K2, Z0
+	VMOVDQU32     Z0, 192(AX)
 
 placed:
 	MOVBQZX        144(BX), SI
 	MOVBQZX        145(BX), DI
 	MOVBQZX        146(BX), R8
-	VPMOVZXDQ      32(BX), Z3
+	VPMOVZXDQ      32(BX), Z0
 	MOVQ           SI, R9
 	ORQ            DI, R9
 	ORQ            R8, R9
 	NOTQ           R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K2, Z6
+	VPBROADCASTQ.Z avx512_26<>+0(SB), K2, Z4
 	ANDNQ          SI, DI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z4
 	ANDNQ          DI, SI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_24<>+0(SB), K2, Z6
+	VPBROADCASTQ   avx512_24<>+0(SB), K2, Z4
 	MOVQ           SI, R9
 	ANDQ           DI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_21<>+0(SB), K2, Z6
-	VPMULUDQ       Z3, Z6, Z6
-	VEXTRACTI64X4  $0x01, Z6, Y0
-	VPADDD         Y6, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X3
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X3
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0xb1, X0, X3
-	VPADDD         X3, X0, X0
+	VPBROADCASTQ   avx512_21<>+0(SB), K2, Z4
+	VPMULUDQ       Z0, Z4, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y0
+	VPADDD         Y4, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
 	VMOVD          X0, R9
 	MOVL           R9, retained+32(FP)
 	MOVBQZX        147(BX), R9
@@ -2563,33 +2602,99 @@ placed:
 	PDEPQ          CX, SI, SI
 	ANDL           DX, DI
 	PDEPQ          CX, DI, DI
-	VMOVQ          CX, X4
+	VMOVQ          CX, X5
 	VMOVQ          SI, X0
 	VPINSRQ        $0x01, DI, X0, X0
-	VMOVQ          BX, X5
-	VPXORD         X2, X2, X2
-	VPINSRQ        $0x01, R9, X2, X2
-	VINSERTI32X4   $0x01, X0, Y4, Y0
-	VINSERTI32X4   $0x01, X2, Y5, Y3
-	VINSERTI64X4   $0x01, Y3, Z0, Z0
+	VMOVQ          BX, X6
+	VPXORD         X3, X3, X3
+	VPINSRQ        $0x01, R9, X3, X3
+	VINSERTI32X4   $0x01, X0, Y5, Y1
+	VINSERTI32X4   $0x01, X3, Y6, Y0
+	VINSERTI64X4   $0x01, Y0, Z1, Z0
 	VPORQ          896(AX), Z0, Z0
 	VMOVDQU64      Z0, 896(AX)
 	VMOVDQU8       avx512_65<>+0(SB), Z0
-	VPSHUFB        Z1, Z0, Z0
+	VPSHUFB        Z2, Z0, Z0
 	VMOVDQU8.Z     Z0, K1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z1
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z1, Z1
-	VMOVDQU8       avx512_43<>+0(SB), Z0
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z1, Z1
+	VMOVDQU8       avx512_44<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z1
 	ANDL           DX, R8
 	PDEPQ          CX, R8, R8
-	VMOVQ          R8, X2
-	VPORQ          Z2, Z1, Z1
+	VMOVQ          R8, X3
+	VPORQ          Z3, Z1, Z1
 	VPORQ          960(AX), Z1, Z1
 	VMOVDQU64      Z1, 960(AX)
 	VZEROUPPER
 	RET
+
+DATA avx512_64<>+0(SB)/1, $0x00
+DATA avx512_64<>+1(SB)/1, $0x01
+DATA avx512_64<>+2(SB)/1, $0x02
+DATA avx512_64<>+3(SB)/1, $0x03
+DATA avx512_64<>+4(SB)/1, $0x04
+DATA avx512_64<>+5(SB)/1, $0x05
+DATA avx512_64<>+6(SB)/1, $0x06
+DATA avx512_64<>+7(SB)/1, $0x07
+DATA avx512_64<>+8(SB)/1, $0x08
+DATA avx512_64<>+9(SB)/1, $0x09
+DATA avx512_64<>+10(SB)/1, $0x0a
+DATA avx512_64<>+11(SB)/1, $0x0b
+DATA avx512_64<>+12(SB)/1, $0x0c
+DATA avx512_64<>+13(SB)/1, $0x0d
+DATA avx512_64<>+14(SB)/1, $0x0e
+DATA avx512_64<>+15(SB)/1, $0x0f
+DATA avx512_64<>+16(SB)/1, $0x10
+DATA avx512_64<>+17(SB)/1, $0x11
+DATA avx512_64<>+18(SB)/1, $0x12
+DATA avx512_64<>+19(SB)/1, $0x13
+DATA avx512_64<>+20(SB)/1, $0x14
+DATA avx512_64<>+21(SB)/1, $0x15
+DATA avx512_64<>+22(SB)/1, $0x16
+DATA avx512_64<>+23(SB)/1, $0x17
+DATA avx512_64<>+24(SB)/1, $0x18
+DATA avx512_64<>+25(SB)/1, $0x19
+DATA avx512_64<>+26(SB)/1, $0x1a
+DATA avx512_64<>+27(SB)/1, $0x1b
+DATA avx512_64<>+28(SB)/1, $0x1c
+DATA avx512_64<>+29(SB)/1, $0x1d
+DATA avx512_64<>+30(SB)/1, $0x1e
+DATA avx512_64<>+31(SB)/1, $0x1f
+DATA avx512_64<>+32(SB)/1, $0x20
+DATA avx512_64<>+33(SB)/1, $0x21
+DATA avx512_64<>+34(SB)/1, $0x22
+DATA avx512_64<>+35(SB)/1, $0x23
+DATA avx512_64<>+36(SB)/1, $0x24
+DATA avx512_64<>+37(SB)/1, $0x25
+DATA avx512_64<>+38(SB)/1, $0x26
+DATA avx512_64<>+39(SB)/1, $0x27
+DATA avx512_64<>+40(SB)/1, $0x28
+DATA avx512_64<>+41(SB)/1, $0x29
+DATA avx512_64<>+42(SB)/1, $0x2a
+DATA avx512_64<>+43(SB)/1, $0x2b
+DATA avx512_64<>+44(SB)/1, $0x2c
+DATA avx512_64<>+45(SB)/1, $0x2d
+DATA avx512_64<>+46(SB)/1, $0x2e
+DATA avx512_64<>+47(SB)/1, $0x2f
+DATA avx512_64<>+48(SB)/1, $0x30
+DATA avx512_64<>+49(SB)/1, $0x31
+DATA avx512_64<>+50(SB)/1, $0x32
+DATA avx512_64<>+51(SB)/1, $0x33
+DATA avx512_64<>+52(SB)/1, $0x34
+DATA avx512_64<>+53(SB)/1, $0x35
+DATA avx512_64<>+54(SB)/1, $0x36
+DATA avx512_64<>+55(SB)/1, $0x37
+DATA avx512_64<>+56(SB)/1, $0x38
+DATA avx512_64<>+57(SB)/1, $0x39
+DATA avx512_64<>+58(SB)/1, $0x3a
+DATA avx512_64<>+59(SB)/1, $0x3b
+DATA avx512_64<>+60(SB)/1, $0x3c
+DATA avx512_64<>+61(SB)/1, $0x3d
+DATA avx512_64<>+62(SB)/1, $0x3e
+DATA avx512_64<>+63(SB)/1, $0x3f
+GLOBL avx512_64<>(SB), RODATA|NOPTR, $64
 
 DATA avx512_65<>+0(SB)/1, $0x00
 DATA avx512_65<>+1(SB)/1, $0x02
@@ -2664,7 +2769,7 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	MOVQ         plane+8(FP), CX
 	MOVQ         joins+16(FP), DX
 	VPMOVZXBW    (DX), X0
-	VMOVDQU      avx512_46<>+0(SB), X1
+	VMOVDQU      avx512_47<>+0(SB), X1
 	VPMULLW      X1, X0, X0
 	VPACKUSWB    X0, X0, X0
 	VPBROADCASTQ X0, Z0
@@ -2810,11 +2915,11 @@ risked:
 	ADDL           R8, 56(CX)
 	VPBROADCASTQ   R10, Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU64      960(AX), Z11
+	VMOVDQU64      960(AX), Z8
 	MOVQ           936(AX), DI
 	ANDQ           SI, DI
 	VPANDNQ        Z1, Z0, Z1
-	VPANDNQ        Z11, Z0, Z11
+	VPANDNQ        Z8, Z0, Z8
 	VPBROADCASTQ   DX, Z0
 	MOVL           $0x00000002, DX
 	KMOVB          DX, K1
@@ -2828,16 +2933,16 @@ risked:
 	KMOVB          DX, K1
 	VPORQ          Z0, Z1, K1, Z1
 	VMOVDQU64      Z1, 896(AX)
-	VMOVDQU64      Z11, 960(AX)
+	VMOVDQU64      Z8, 960(AX)
 	VMOVDQU8       avx512_66<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_68<>+0(SB), Z11
-	VPSHUFB        Z0, Z11, Z11
+	VMOVDQU8       avx512_68<>+0(SB), Z8
+	VPSHUFB        Z0, Z8, Z8
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_1<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
@@ -2852,130 +2957,130 @@ risked:
 	MOVQ           p+0(FP), BX
 	MOVQ           24(BX), BX
 	VMOVDQU        (BX), X5
-	VMOVDQU8       704(AX), Z13
+	VMOVDQU8       704(AX), Z10
 	MOVQ           p+0(FP), BX
 	MOVQ           8(BX), BX
 	MOVL           16(BX), BX
-	VPBROADCASTW   BX, Z14
-	VMOVDQU16      512(AX), Z15
-	VMOVDQU16      256(AX), Z12
-	VPSRLW         $0x01, Z15, Z16
-	VPSUBW         Z16, Z15, K3, Z15
-	VPMINUW.Z      Z12, Z15, K2, Z16
-	VPSUBW         Z16, Z12, Z12
-	VMOVDQU16      Z12, 256(AX)
-	VMOVDQU16      384(AX), Z15
-	VMOVDQU16      Z14, K2, Z15
-	VMOVDQU16      Z15, 384(AX)
-	VPTESTNMW      Z12, Z12, K4
+	VPBROADCASTW   BX, Z11
+	VMOVDQU16      512(AX), Z12
+	VMOVDQU16      256(AX), Z9
+	VPSRLW         $0x01, Z12, Z13
+	VPSUBW         Z13, Z12, K3, Z12
+	VPMINUW.Z      Z9, Z12, K2, Z13
+	VPSUBW         Z13, Z9, Z9
+	VMOVDQU16      Z9, 256(AX)
+	VMOVDQU16      384(AX), Z12
+	VMOVDQU16      Z11, K2, Z12
+	VMOVDQU16      Z12, 384(AX)
+	VPTESTNMW      Z9, Z9, K4
 	KMOVD          K4, BX
-	VPBROADCASTD   avx512_6<>+0(SB), Z18
-	VPMOVZXWD      Y16, Z17
-	VMOVDQU32      (AX), Z12
-	VPADDD         Z18, Z12, Z15
-	VPADDD         Z17, Z12, Z12
-	VMOVDQU32      Z12, (AX)
-	VPADDD         Z17, Z2, Z2
-	VPADDD         Z17, Z15, Z12
-	VPSRLD         $0x07, Z15, Z15
+	VPBROADCASTD   avx512_6<>+0(SB), Z15
+	VPMOVZXWD      Y13, Z14
+	VMOVDQU32      (AX), Z9
+	VPADDD         Z15, Z9, Z12
+	VPADDD         Z14, Z9, Z9
+	VMOVDQU32      Z9, (AX)
+	VPADDD         Z14, Z2, Z2
+	VPADDD         Z14, Z12, Z9
 	VPSRLD         $0x07, Z12, Z12
-	VMOVDQU16      avx512_70<>+0(SB), Z17
-	VPERMW         Z16, Z17, Z17
-	VPANDD.BCST    avx512_71<>+0(SB), Z17, Z17
-	VMOVDQU32      64(AX), Z16
-	VPADDD         Z18, Z16, Z18
-	VPADDD         Z17, Z16, Z16
-	VMOVDQU32      Z16, 64(AX)
-	VPADDD         Z17, Z2, Z2
-	VPADDD         Z17, Z18, Z17
-	VPSRLD         $0x07, Z18, Z18
-	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_72<>+0(SB), Z16
-	VPERMB.Z       Z13, Z16, K1, Z16
-	VPERMW         Z5, Z16, Z16
-	VPACKUSDW      Z18, Z15, Z15
-	VPACKUSDW      Z17, Z12, Z12
-	VPSUBW         Z16, Z15, Z15
-	VPSUBW         Z16, Z12, Z12
-	VPBROADCASTD   avx512_73<>+0(SB), Z16
-	VPMINUW        Z16, Z15, Z15
-	VMOVDQU8       avx512_72<>+0(SB), Z17
-	VPERMB.Z       Z1, Z17, K1, Z17
-	VPMULLW        Z17, Z15, Z15
-	VPADDW         Z15, Z15, Z15
-	VPMINUW        Z16, Z15, Z15
-	VPBROADCASTD   avx512_74<>+0(SB), Z16
-	VPADDW         Z16, Z15, Z15
-	VMOVDQU8       avx512_72<>+0(SB), Z16
-	VPERMB.Z       Z0, Z16, K1, Z16
-	VPDPWSSD       Z16, Z15, Z3
+	VPSRLD         $0x07, Z9, Z9
+	VMOVDQU16      avx512_70<>+0(SB), Z14
+	VPERMW         Z13, Z14, Z14
+	VPANDD.BCST    avx512_71<>+0(SB), Z14, Z14
+	VMOVDQU32      64(AX), Z13
+	VPADDD         Z15, Z13, Z15
+	VPADDD         Z14, Z13, Z13
+	VMOVDQU32      Z13, 64(AX)
+	VPADDD         Z14, Z2, Z2
+	VPADDD         Z14, Z15, Z14
+	VPSRLD         $0x07, Z15, Z15
+	VPSRLD         $0x07, Z14, Z14
+	VMOVDQU8       avx512_72<>+0(SB), Z13
+	VPERMB.Z       Z10, Z13, K1, Z13
+	VPERMW         Z5, Z13, Z13
+	VPACKUSDW      Z15, Z12, Z12
+	VPACKUSDW      Z14, Z9, Z9
+	VPSUBW         Z13, Z12, Z12
+	VPSUBW         Z13, Z9, Z9
+	VPBROADCASTD   avx512_73<>+0(SB), Z13
+	VPMINUW        Z13, Z12, Z12
+	VMOVDQU8       avx512_72<>+0(SB), Z14
+	VPERMB.Z       Z1, Z14, K1, Z14
+	VPMULLW        Z14, Z12, Z12
+	VPADDW         Z12, Z12, Z12
+	VPMINUW        Z13, Z12, Z12
+	VPBROADCASTD   avx512_74<>+0(SB), Z13
+	VPADDW         Z13, Z12, Z12
+	VMOVDQU8       avx512_72<>+0(SB), Z13
+	VPERMB.Z       Z0, Z13, K1, Z13
+	VPDPWSSD       Z13, Z12, Z3
 	MOVL           900(AX), SI
 	TESTL          SI, SI
 	JZ             lower
 	KSHIFTRQ       $0x20, K2, K4
 	KSHIFTRQ       $0x20, K3, K3
 	VMOVDQU16      576(AX), Z4
-	VMOVDQU16      320(AX), Z16
-	VPSRLW         $0x01, Z4, Z15
-	VPSUBW         Z15, Z4, K3, Z4
-	VPMINUW.Z      Z16, Z4, K4, Z4
-	VPSUBW         Z4, Z16, Z16
-	VMOVDQU16      Z16, 320(AX)
-	VMOVDQU16      448(AX), Z15
-	VMOVDQU16      Z14, K4, Z15
-	VMOVDQU16      Z15, 448(AX)
-	VPTESTNMW      Z16, Z16, K3
+	VMOVDQU16      320(AX), Z13
+	VPSRLW         $0x01, Z4, Z12
+	VPSUBW         Z12, Z4, K3, Z4
+	VPMINUW.Z      Z13, Z4, K4, Z4
+	VPSUBW         Z4, Z13, Z13
+	VMOVDQU16      Z13, 320(AX)
+	VMOVDQU16      448(AX), Z12
+	VMOVDQU16      Z11, K4, Z12
+	VMOVDQU16      Z12, 448(AX)
+	VPTESTNMW      Z13, Z13, K3
 	KMOVD          K3, SI
-	VPBROADCASTD   avx512_6<>+0(SB), Z14
-	VPMOVZXWD      Y4, Z16
-	VMOVDQU32      128(AX), Z15
-	VPADDD         Z14, Z15, Z17
-	VPADDD         Z16, Z15, Z15
-	VMOVDQU32      Z15, 128(AX)
-	VPADDD         Z16, Z2, Z2
-	VPADDD         Z16, Z17, Z15
-	VPSRLD         $0x07, Z17, Z17
-	VPSRLD         $0x07, Z15, Z15
-	VMOVDQU16      avx512_70<>+0(SB), Z16
-	VPERMW         Z4, Z16, Z16
-	VPANDD.BCST    avx512_71<>+0(SB), Z16, Z16
-	VMOVDQU32      192(AX), Z4
-	VPADDD         Z14, Z4, Z14
-	VPADDD         Z16, Z4, Z4
-	VMOVDQU32      Z4, 192(AX)
-	VPADDD         Z16, Z2, Z2
-	VPADDD         Z16, Z14, Z4
+	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	VPMOVZXWD      Y4, Z13
+	VMOVDQU32      128(AX), Z12
+	VPADDD         Z11, Z12, Z14
+	VPADDD         Z13, Z12, Z12
+	VMOVDQU32      Z12, 128(AX)
+	VPADDD         Z13, Z2, Z2
+	VPADDD         Z13, Z14, Z12
 	VPSRLD         $0x07, Z14, Z14
+	VPSRLD         $0x07, Z12, Z12
+	VMOVDQU16      avx512_70<>+0(SB), Z13
+	VPERMW         Z4, Z13, Z13
+	VPANDD.BCST    avx512_71<>+0(SB), Z13, Z13
+	VMOVDQU32      192(AX), Z4
+	VPADDD         Z11, Z4, Z11
+	VPADDD         Z13, Z4, Z4
+	VMOVDQU32      Z4, 192(AX)
+	VPADDD         Z13, Z2, Z2
+	VPADDD         Z13, Z11, Z4
+	VPSRLD         $0x07, Z11, Z11
 	VPSRLD         $0x07, Z4, Z4
-	VMOVDQU8       avx512_75<>+0(SB), Z16
-	VPERMB.Z       Z13, Z16, K1, Z16
-	VPERMW         Z5, Z16, Z16
-	VPACKUSDW      Z14, Z17, Z13
-	VPACKUSDW      Z4, Z15, Z4
-	VPSUBW         Z16, Z13, Z13
-	VPSUBW         Z16, Z4, Z4
-	VPBROADCASTD   avx512_73<>+0(SB), Z14
-	VPMINUW        Z14, Z13, Z13
-	VMOVDQU8       avx512_75<>+0(SB), Z15
-	VPERMB.Z       Z1, Z15, K1, Z15
-	VPMULLW        Z15, Z13, Z13
-	VPADDW         Z13, Z13, Z13
-	VPMINUW        Z14, Z13, Z13
-	VPBROADCASTD   avx512_74<>+0(SB), Z14
-	VPADDW         Z14, Z13, Z13
-	VMOVDQU8       avx512_75<>+0(SB), Z14
-	VPERMB.Z       Z0, Z14, K1, Z14
-	VPDPWSSD       Z14, Z13, Z3
+	VMOVDQU8       avx512_75<>+0(SB), Z13
+	VPERMB.Z       Z10, Z13, K1, Z13
+	VPERMW         Z5, Z13, Z13
+	VPACKUSDW      Z11, Z14, Z10
+	VPACKUSDW      Z4, Z12, Z4
+	VPSUBW         Z13, Z10, Z10
+	VPSUBW         Z13, Z4, Z4
+	VPBROADCASTD   avx512_73<>+0(SB), Z11
+	VPMINUW        Z11, Z10, Z10
+	VMOVDQU8       avx512_75<>+0(SB), Z12
+	VPERMB.Z       Z1, Z12, K1, Z12
+	VPMULLW        Z12, Z10, Z10
+	VPADDW         Z10, Z10, Z10
+	VPMINUW        Z11, Z10, Z10
+	VPBROADCASTD   avx512_74<>+0(SB), Z11
+	VPADDW         Z11, Z10, Z10
+	VMOVDQU8       avx512_75<>+0(SB), Z11
+	VPERMB.Z       Z0, Z11, K1, Z11
+	VPDPWSSD       Z11, Z10, Z3
 	SHLQ           $0x20, SI
 	ORQ            SI, BX
 
 lower:
 	VMOVDQU8     768(AX), Z0
-	VPSRLW       $0x02, Z0, Z13
-	VPANDD.BCST  avx512_17<>+0(SB), Z13, Z13
-	VPSUBB       Z13, Z0, Z0
-	VPBROADCASTD avx512_17<>+0(SB), Z13
-	VPADDB       Z13, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z10
+	VPANDD.BCST  avx512_17<>+0(SB), Z10, Z10
+	VPSUBB       Z10, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z10
+	VPADDB       Z10, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
 	MOVQ         920(AX), DI
@@ -2997,15 +3102,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_18<>+0(SB), Z13
-	VPBROADCASTD avx512_1<>+0(SB), Z14
+	VPBROADCASTD avx512_18<>+0(SB), Z10
+	VPBROADCASTD avx512_1<>+0(SB), Z11
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z13, Z0, K2, K2
-	VPSUBB       Z14, Z0, K2, Z0
-	VPTESTNMB    Z13, Z0, K2, K2
+	VPTESTMB     Z10, Z0, K2, K2
+	VPSUBB       Z11, Z0, K2, Z0
+	VPTESTNMB    Z10, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -3014,19 +3119,19 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_19<>+0(SB), Z15
+	VPBROADCASTD avx512_19<>+0(SB), Z12
 	KMOVQ        BX, K2
-	VPSRLW       $0x04, Z0, Z16
-	VPANDQ       Z15, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPADDB       Z16, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z13
+	VPANDQ       Z12, Z13, Z13
+	VPADDB       Z11, Z13, Z13
+	VPADDB       Z11, Z13, Z13
+	VPADDB       Z13, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z16
-	VPANDQ       Z15, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPANDNQ      Z0, Z13, Z15
-	VPADDB       Z15, Z16, K2, Z0
+	VPSRLW       $0x06, Z0, Z13
+	VPANDQ       Z12, Z13, Z13
+	VPADDB       Z11, Z13, Z13
+	VPANDNQ      Z0, Z10, Z12
+	VPADDB       Z12, Z13, K2, Z0
 	VMOVDQU8     Z0, 832(AX)
 	ORQ          SI, R11
 	ANDNQ        DX, DI, DX
@@ -3035,17 +3140,17 @@ lower:
 	POPCNTQ      R11, BX
 	ADDL         BX, 84(CX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(AX), Z13
-	VMOVDQU64    960(AX), Z14
+	VMOVDQU64    896(AX), Z10
+	VMOVDQU64    960(AX), Z11
 	MOVL         $0x00000010, BX
 	KMOVB        BX, K2
-	VPBROADCASTQ DX, K2, Z13
+	VPBROADCASTQ DX, K2, Z10
 	MOVL         $0x0000007f, DX
 	KMOVB        DX, K2
-	VPANDNQ.Z    Z13, Z0, K2, Z13
-	VPANDNQ      Z14, Z0, Z14
-	VMOVDQU64    Z13, 896(AX)
-	VMOVDQU64    Z14, 960(AX)
+	VPANDNQ.Z    Z10, Z0, K2, Z10
+	VPANDNQ      Z11, Z0, Z11
+	VMOVDQU64    Z10, 896(AX)
+	VMOVDQU64    Z11, 960(AX)
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
 	ANDNQ        DX, BX, DX
@@ -3054,21 +3159,21 @@ lower:
 	MOVQ         960(AX), BX
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
-	VMOVDQU8.Z   Z11, K2, Z1
+	VMOVDQU8.Z   Z8, K2, Z1
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	VMOVDQU8     avx512_72<>+0(SB), Z11
-	VPERMB.Z     Z0, Z11, K1, Z11
-	VPDPWSSD     Z11, Z12, Z6
-	VMOVDQU8     avx512_72<>+0(SB), Z11
-	VPERMB.Z     Z1, Z11, K1, Z11
-	VPDPWSSD     Z11, Z12, Z7
+	VMOVDQU8     avx512_72<>+0(SB), Z8
+	VPERMB.Z     Z0, Z8, K1, Z8
+	VPDPWSSD     Z8, Z9, Z6
+	VMOVDQU8     avx512_72<>+0(SB), Z8
+	VPERMB.Z     Z1, Z8, K1, Z8
+	VPDPWSSD     Z8, Z9, Z7
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_75<>+0(SB), Z11
-	VPERMB.Z     Z0, Z11, K1, Z11
-	VPDPWSSD     Z11, Z4, Z6
+	VMOVDQU8     avx512_75<>+0(SB), Z8
+	VPERMB.Z     Z0, Z8, K1, Z8
+	VPDPWSSD     Z8, Z4, Z6
 	VMOVDQU8     avx512_75<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z4, Z7
@@ -3100,7 +3205,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z14, Z1, K1, Z1
+	VPANDNQ.Z      Z11, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -3156,28 +3261,28 @@ admit:
 	KMOVB          R9, K1
 	MOVQ           p+0(FP), R9
 	MOVQ           40(R9), R9
-	VMOVDQU32.Z    (R9), K1, Y2
-	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
-	VPMOVZXDQ      Y0, Z0
-	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
-	VPSLLVQ        Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDQ         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X3
-	VPADDQ         X0, X3, X3
-	VPSHUFD        $0x4e, X3, X0
-	VPADDQ         X0, X3, X3
-	VPMOVZXBD      X3, Y0
-	VPTESTMD       Y0, Y0, K1
-	MOVQ           s+40(FP), R9
 	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y2, Y1
-	VPUNPCKHDQ     Y0, Y2, Y0
-	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X0
-	VPADDD         X1, X0, X0
+	VPSRLD         $0x18, Y0, Y1
+	VPANDD.BCST    avx512_27<>+0(SB), Y0, Y0
+	VPMOVZXDQ      Y1, Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z2
+	VPSLLVQ        Z1, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y1
+	VPADDQ         Y2, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDQ         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X1
+	VPADDQ         X1, X2, X2
+	VPMOVZXBD      X2, Y1
+	VPTESTMD       Y1, Y1, K1
+	MOVQ           s+40(FP), R9
+	VMOVDQU32.Z    (R9), K1, Y1
+	VPUNPCKLDQ     Y1, Y0, Y3
+	VPUNPCKHDQ     Y1, Y0, Y0
+	VPADDD         Y0, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X0
+	VPADDD         X3, X0, X0
 	VPSHUFD        $0x4e, X0, X1
 	VPADDD         X1, X0, X0
 	VMOVQ          X0, R9
@@ -3190,7 +3295,7 @@ admit:
 	MOVL           4(R11), R11
 	CMPL           R10, R11
 	JHI            some
-	VMOVQ          X3, 36(BX)
+	VMOVQ          X2, 36(BX)
 	ADDL           R9, 32(CX)
 	SUBL           R9, 48(CX)
 	ADDL           SI, 80(CX)
@@ -3352,19 +3457,19 @@ eight:
 	TESTQ         R9, R9
 	JLE           end
 	VMOVDQU64     (R10), Z0
-	VMOVDQU       (CX), Y2
+	VMOVDQU       (CX), Y1
 	KMOVB         DX, K1
-	VPCOMPRESSQ.Z Z0, K1, Z1
-	VMOVDQU64     Z1, 56(BX)(R11*8)
+	VPCOMPRESSQ.Z Z0, K1, Z2
+	VMOVDQU64     Z2, 56(BX)(R11*8)
 	MOVBQZX       DL, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, R11
 	SHRQ          $0x08, DX
 	KMOVB         SI, K1
-	VPCOMPRESSQ.Z Z0, K1, Z1
-	VMOVDQU64     Z1, (DI)(AX*8)
-	VPCOMPRESSD.Z Y2, K1, Y2
-	VMOVDQU       Y2, (R8)(AX*4)
+	VPCOMPRESSQ.Z Z0, K1, Z2
+	VMOVDQU64     Z2, (DI)(AX*8)
+	VPCOMPRESSD.Z Y1, K1, Y1
+	VMOVDQU       Y1, (R8)(AX*4)
 	MOVBQZX       SI, R12
 	POPCNTQ       R12, R12
 	ADDQ          R12, AX
@@ -3437,22 +3542,22 @@ admitted:
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z11
-	VPERMI2W       Z11, Z7, Z1
+	VMOVDQU64      128(DX), Z8
+	VPERMI2W       Z8, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
 	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
 	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z11
-	VPANDQ.BCST    avx512_32<>+0(SB), Z11, Z11
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z11, Z11
-	VPSRLQ         $0x07, Z11, Z11
-	VPSRLQ         $0x24, Z0, Z12
-	VPANDQ.BCST    avx512_35<>+0(SB), Z12, Z12
+	VPSRLQ         $0x21, Z0, Z8
+	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
+	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x24, Z0, Z9
+	VPANDQ.BCST    avx512_35<>+0(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
-	VPORQ          Z0, Z12, Z12
+	VPORQ          Z0, Z9, Z9
 	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
 	VPBROADCASTQ   avx512_36<>+0(SB), Z0
@@ -3461,10 +3566,11 @@ admitted:
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
 	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z11, X5
-	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z5, K1, Z2
-	VMOVDQU8       Z2, 640(AX)
+	VMOVDQU8       avx512_37<>+0(SB), Z2
+	VPEXPANDB.Z    Z2, K1, Z2
+	VMOVDQU8       640(AX), Z4
+	VPERMB         Z8, Z2, K1, Z4
+	VMOVDQU8       Z4, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
 	MOVQ           920(AX), R8
@@ -3472,119 +3578,115 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_37<>+0(SB), Z2
-	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
-	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
-	VPORQ          Z3, Z2, Z2
-	VPMOVQB        Z2, X5
-	VPEXPANDB.Z    Z5, K1, Z2
-	VPBROADCASTD   avx512_18<>+0(SB), Z3
-	VPANDD         Z3, Z2, Z4
-	VMOVDQU8       avx512_41<>+0(SB), Z11
-	VPSHUFB        Z4, Z11, Z11
-	VMOVDQU8       avx512_42<>+0(SB), Z4
-	VGF2P8AFFINEQB $0x00, Z11, Z4, Z11
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z11, Z11
-	VMOVDQU8       avx512_43<>+0(SB), Z4
-	VPERMB         Z11, Z4, Z11
-	VPORQ          960(AX), Z11, Z11
-	VMOVDQU64      Z11, 960(AX)
-	VPSRLW         $0x04, Z2, Z4
-	VPANDD         Z3, Z4, Z4
-	VMOVDQU8       avx512_44<>+0(SB), Z3
-	VPSHUFB        Z4, Z3, Z3
-	VMOVDQU8.Z     Z3, K1, Z3
-	VMOVDQU8       avx512_42<>+0(SB), Z4
-	VGF2P8AFFINEQB $0x00, Z3, Z4, Z4
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z4, Z4
-	VMOVDQU8       avx512_43<>+0(SB), Z3
-	VPERMB         Z4, Z3, Z4
-	VPORQ          896(AX), Z4, Z4
-	VMOVDQU64      Z4, 896(AX)
-	VMOVDQU8       704(AX), Z3
-	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
-	VMOVDQU8       Z2, K1, Z3
-	VMOVDQU8       Z3, 704(AX)
-	VPMOVQB        Z12, X5
-	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z5, K1, Z2
-	VMOVDQU8       Z2, 832(AX)
-	VPMOVZXBW      36(BX), X2
-	VMOVDQU        avx512_46<>+0(SB), X4
-	VPMULLW        X4, X2, X2
-	VPACKUSWB      X2, X2, X2
-	VPBROADCASTQ   X2, Z2
-	VPERMB         Z2, Z3, Z2
+	VPBROADCASTQ   avx512_38<>+0(SB), Z4
+	VPBROADCASTQ   avx512_39<>+0(SB), K4, Z4
+	VPBROADCASTQ   avx512_40<>+0(SB), K3, Z4
+	VPBROADCASTQ   avx512_41<>+0(SB), K2, Z4
+	VPORQ          Z3, Z4, Z4
+	VPERMB.Z       Z4, Z2, K1, Z3
+	VPBROADCASTD   avx512_18<>+0(SB), Z4
+	VPANDD         Z4, Z3, Z8
+	VMOVDQU8       avx512_42<>+0(SB), Z10
+	VPSHUFB        Z8, Z10, Z10
+	VMOVDQU8       avx512_43<>+0(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z10, Z8, Z10
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z10, Z10
+	VMOVDQU8       avx512_44<>+0(SB), Z8
+	VPERMB         Z10, Z8, Z10
+	VPORQ          960(AX), Z10, Z10
+	VMOVDQU64      Z10, 960(AX)
+	VPSRLW         $0x04, Z3, Z8
+	VPANDD         Z4, Z8, Z8
+	VMOVDQU8       avx512_45<>+0(SB), Z4
+	VPSHUFB        Z8, Z4, Z4
+	VMOVDQU8.Z     Z4, K1, Z4
+	VMOVDQU8       avx512_43<>+0(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z4, Z8, Z8
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_44<>+0(SB), Z4
+	VPERMB         Z8, Z4, Z8
+	VPORQ          896(AX), Z8, Z8
+	VMOVDQU64      Z8, 896(AX)
+	VMOVDQU8       704(AX), Z4
+	VPANDD.BCST    avx512_46<>+0(SB), Z3, Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 704(AX)
+	VMOVDQU8       832(AX), Z3
+	VPERMB         Z9, Z2, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
+	VPMOVZXBW      36(BX), X3
+	VMOVDQU        avx512_47<>+0(SB), X5
+	VPMULLW        X5, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z3
+	VPERMB         Z3, Z4, Z3
 	KMOVQ          DX, K2
-	VPTESTMB       Z2, Z2, K2, K2
-	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z2, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z2
-	VMOVDQU8       Z2, K1, Z3
-	VMOVDQU8       Z3, 768(AX)
+	VPTESTMB       Z3, Z3, K2, K2
+	VMOVDQU8       768(AX), Z4
+	VPADDUSB       Z3, Z4, K2, Z4
+	VPBROADCASTD   avx512_17<>+0(SB), Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z2
-	VMOVDQU16      384(AX), Z3
-	VMOVDQU16      Z2, K3, Z3
-	VMOVDQU16      Z3, 384(AX)
-	VMOVDQU16      448(AX), Z3
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z2, K3, Z3
-	VMOVDQU16      Z3, 448(AX)
-	VPMOVQW        Z1, X5
-	VPMOVQW        Z7, X8
-	VPMOVQD        Z6, Y9
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVZXBW      Y2, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      256(AX), Z4
+	VPERMW         Z1, Z3, K1, Z4
+	VMOVDQU16      Z4, 256(AX)
+	VMOVDQU16      512(AX), Z4
+	VPERMW         Z7, Z3, K1, Z4
+	VMOVDQU16      Z4, 512(AX)
+	VPMOVZXBD      X2, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      (AX), Z3
+	VPERMD         Z6, Z4, K1, Z3
+	VMOVDQU32      Z3, (AX)
+	VEXTRACTI32X4  $0x01, Z2, X3
+	VPMOVZXBD      X3, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      64(AX), Z3
+	KSHIFTRQ       $0x10, K1, K3
+	VPERMD         Z6, Z4, K3, Z3
+	VMOVDQU32      Z3, 64(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
-	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z5, K1, Z1
-	VMOVDQU16      Z1, 256(AX)
-	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z8, K1, Z1
-	VMOVDQU16      Z1, 512(AX)
-	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z9, K1, Z1
-	VMOVDQU32      Z1, (AX)
-	MOVWLZX        DI, SI
-	POPCNTL        SI, SI
-	VPBROADCASTD   SI, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y9, Y1, Y10
-	VMOVDQU32      64(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z10, K1, Z1
-	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
-	POPCNTL        DI, SI
-	VPBROADCASTW   SI, X1
-	VPADDW         avx512_48<>+0(SB), X1, X1
-	VPERMW         X5, X1, X5
-	VPERMW         X8, X1, X8
-	VPMOVZXWD      X1, Y1
-	VPERMD         Y9, Y1, Y9
-	KMOVQ          DX, K1
-	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z5, K1, Z1
-	VMOVDQU16      Z1, 320(AX)
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPMOVZXBW      Y3, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      320(AX), Z4
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z1, Z3, K3, Z4
+	VMOVDQU16      Z4, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z8, K1, Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z7, Z3, K3, Z1
 	VMOVDQU16      Z1, 576(AX)
+	VEXTRACTI32X4  $0x02, Z2, X1
+	VPMOVZXBD      X1, Z3
+	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z9, K1, Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMD         Z6, Z3, K3, Z1
 	VMOVDQU32      Z1, 128(AX)
-	MOVWLZX        DX, DX
-	POPCNTL        DX, DX
-	VPBROADCASTD   DX, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y9, Y1, Y8
+	VEXTRACTI32X4  $0x03, Z2, X1
+	VPMOVZXBD      X1, Z2
+	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z8, K1, Z1
+	KSHIFTRQ       $0x30, K1, K1
+	VPERMD         Z6, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -3626,11 +3728,11 @@ placed:
 	VMOVDQU        Y3, 32(DX)
 	VMOVDQA64.Z    Z4, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
-	VPOR           Y3, Y4, Y4
+	VPORD          Y3, Y4, Y4
 	VEXTRACTI128   $0x01, Y4, X5
-	VPOR           X4, X5, X5
+	VPORD          X4, X5, X5
 	VPSHUFD        $0x4e, X5, X3
-	VPOR           X3, X5, X5
+	VPORD          X3, X5, X5
 	VMOVQ          X5, X5
 	VMOVDQU        Y5, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
@@ -3717,11 +3819,11 @@ nobody:
 	VMOVDQU        Y2, 32(DX)
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
-	VPOR           Y2, Y3, Y3
+	VPORD          Y2, Y3, Y3
 	VEXTRACTI128   $0x01, Y3, X5
-	VPOR           X3, X5, X5
+	VPORD          X3, X5, X5
 	VPSHUFD        $0x4e, X5, X2
-	VPOR           X2, X5, X5
+	VPORD          X2, X5, X5
 	VMOVQ          X5, X5
 	VMOVDQU        Y5, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
@@ -3803,7 +3905,7 @@ arrive:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VMOVDQU16       avx512_48<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -3823,18 +3925,18 @@ arrive:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_50<>+0(SB), Z0, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_52<>+0(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -4311,7 +4413,7 @@ operate:
 	VMOVDQU64      896(DX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
 	MOVQ           896(DX), BX
@@ -4322,235 +4424,187 @@ operate:
 	MOVQ           64(SI), SI
 	ANDQ           SI, BX
 	MOVQ           BX, 64(SP)
-	LZCNTQ         896(DX), BX
-	NEGQ           BX
-	ADDQ           $0x4f, BX
-	SHRQ           $0x04, BX
-	MOVQ           BX, 72(SP)
-	MOVQ           trail+48(FP), BX
-	MOVQ           16(BX), BX
-	VPBROADCASTD   4(BX), Z0
+	LZCNTQ         896(DX), DX
+	NEGQ           DX
+	ADDQ           $0x4f, DX
+	SHRQ           $0x04, DX
+	MOVQ           DX, 72(SP)
+	MOVQ           trail+48(FP), DX
+	MOVQ           16(DX), DX
+	VPBROADCASTD   4(DX), Z0
 	VCVTUDQ2PS     X0, X0
 	VMOVSS         avx512_77<>+0(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 80(SP)
-	VMOVDQU64      896(DX), Z0
-	MOVQ           trail+48(FP), DX
-	MOVQ           8(DX), DX
-	MOVQ           f+8(FP), BX
-	VMOVDQU64      (DX), Z1
-	VMOVDQU64      64(DX), Z2
-	VPOPCNTQ       Z0, Z0
-	VMOVDQU32      (BX), Z14
-	VMOVDQU32      avx512_78<>+0(SB), Z15
-	VPERMI2D       Z2, Z1, Z15
-	VMOVDQU32      avx512_79<>+0(SB), Z2
-	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z2, Z15
-	VMOVDQU32      avx512_81<>+0(SB), Z2
-	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_82<>+0(SB), Z2, Z2
-	VPADDD         Z2, Z15, Z15
-	VPBROADCASTD   64(BX), Z0
-	VPSUBD         Z15, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
-	MOVQ           trail+48(FP), BX
-	MOVQ           16(BX), BX
-	VPBROADCASTD   8(BX), Z0
-	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_84<>+0(SB), Z0, Z2
-	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z1, Z15
-	MOVQ           trail+48(FP), DX
-	MOVQ           8(DX), DX
-	MOVL           16(DX), DX
-	MOVQ           trail+48(FP), BX
-	MOVQ           32(BX), BX
-	MOVQ           trail+48(FP), SI
-	MOVQ           8(SI), SI
-	MOVL           20(SI), SI
-	MOVWLZX        6(BX), BX
-	SUBL           BX, DX
-	NEGL           SI
-	SARL           $0x1f, SI
-	ANDL           SI, DX
-	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_86<>+0(SB), Z1, Z15
-	MOVQ           trail+48(FP), DX
-	MOVQ           16(DX), DX
-	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z15
-	VMOVDQU32      avx512_88<>+0(SB), Z2
-	VPSLLVD        avx512_89<>+0(SB), Z1, Z18
-	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z18, Z2
-	VPMINUD        Z2, Z15, Z15
-	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z1, Z14
-	MOVQ           trail+48(FP), DX
-	MOVQ           16(DX), DX
-	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z14
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z0, Z14
-	VCVTDQ2PS      Z15, Z15
-	VCVTDQ2PS      Z14, Z14
-	VDIVPS         Z14, Z15, Z15
-	MOVQ           trail+48(FP), DX
-	MOVQ           176(DX), DX
-	VMOVUPS        Z15, (DX)
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z2
-	VMOVDQU32      avx512_94<>+0(SB), Z14
-	VMOVDQU32      avx512_95<>+0(SB), Z15
-	VMOVDQU32      avx512_96<>+0(SB), Z18
-	VPBROADCASTD   avx512_6<>+0(SB), Z22
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z13
+	VMOVDQU32      avx512_81<>+0(SB), Z14
+	VMOVDQU32      avx512_82<>+0(SB), Z15
+	VMOVDQU32      avx512_83<>+0(SB), Z16
+	VPBROADCASTD   avx512_6<>+0(SB), Z20
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_77<>+0(SB), Z21
+	VBROADCASTSS   avx512_77<>+0(SB), Z19
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
-	VPMOVZXWD      (DI), Y3
+	VPMOVZXWD      (DI), Y2
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y4
+	VMOVDQU32      32(DI), Y3
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z20
-	VBROADCASTSS   80(SP), Z19
+	VPBROADCASTD   16(DI), Z18
+	VBROADCASTSS   80(SP), Z17
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z23
-	VPADDD         Z23, Z23, Z23
+	VPBROADCASTD   4(DI), Z21
+	VPADDD         Z21, Z21, Z21
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z25
-	VPMOVZXWD      256(DX)(BX*2), Z24
-	VPADDD         Z25, Z24, Z24
-	VCVTUDQ2PS     Z25, Z26
-	VCVTUDQ2PS     Z24, Z24
-	VDIVPS.Z       Z24, Z26, K1, Z24
-	VPMOVZXBD      704(DX)(BX*1), Z26
-	VPMOVZXBD      (SP)(BX*1), Z27
-	VPADDD         Z22, Z25, Z22
-	VPSRLD         $0x07, Z22, Z22
-	VPERMD         Z3, Z26, Z3
-	VPSUBD         Z3, Z22, Z22
-	VPERMD         Z1, Z27, Z1
-	VPSLLVD        Z1, Z22, Z22
-	VPERMPS        Z0, Z27, Z0
-	VPMINUD        Z23, Z22, Z1
+	VMOVDQU32      (DX)(BX*4), Z23
+	VPMOVZXWD      256(DX)(BX*2), Z22
+	VPADDD         Z23, Z22, Z22
+	VCVTUDQ2PS     Z23, Z24
+	VCVTUDQ2PS     Z22, Z22
+	VDIVPS.Z       Z22, Z24, K1, Z22
+	VPMOVZXBD      704(DX)(BX*1), Z24
+	VPMOVZXBD      (SP)(BX*1), Z25
+	VPADDD         Z20, Z23, Z20
+	VPSRLD         $0x07, Z20, Z20
+	VPERMD         Z2, Z24, Z2
+	VPSUBD         Z2, Z20, Z20
+	VPERMD         Z1, Z25, Z1
+	VPSLLVD        Z1, Z20, Z20
+	VPERMPS        Z0, Z25, Z0
+	VPMINUD        Z21, Z20, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z19, Z1, Z1
+	VMULPS         Z17, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z26, K2, Z3
-	VPADDD         Z22, Z3, Z3
-	VPMINUD        Z23, Z3, Z3
-	VCVTUDQ2PS     Z3, Z3
-	VMULPS         Z19, Z3, Z3
-	VPERMPS        Z2, Z27, Z2
-	VPSRLD         $0x04, Z27, Z27
-	VPERMPS        Z14, Z27, Z14
+	VPERMD.Z       Z3, Z24, K2, Z2
+	VPADDD         Z20, Z2, Z2
+	VPMINUD        Z21, Z2, Z2
+	VCVTUDQ2PS     Z2, Z2
+	VMULPS         Z17, Z2, Z2
+	VPERMPS        Z13, Z25, Z13
+	VPSRLD         $0x04, Z25, Z25
+	VPERMPS        Z14, Z25, Z14
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z21, K2, Z14
-	VPERMPS        Z18, Z27, Z21
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_97<>+0(SB), Z18, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_98<>+0(SB), Z18, Z18
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
-	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_99<>+0(SB), Z19, Z19
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
-	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_100<>+0(SB), Z22, Z22
-	VPMOVSXWD      384(DX)(BX*2), Z23
-	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_101<>+0(SB), Z23, Z23
-	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_102<>+0(SB), Z23, Z23
-	VPERMPS.Z      Z15, Z26, K1, Z15
-	VUNPCKLPS      Z1, Z0, Z20
-	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z24, Z3, Z1
-	VUNPCKHPS      Z24, Z3, Z3
-	VUNPCKLPD      Z1, Z20, Z24
-	VUNPCKHPD      Z1, Z20, Z1
-	VUNPCKLPD      Z3, Z0, Z20
-	VUNPCKHPD      Z3, Z0, Z0
-	VUNPCKLPS      Z19, Z18, Z3
-	VUNPCKHPS      Z19, Z18, Z18
-	VUNPCKLPS      Z21, Z14, Z19
-	VUNPCKHPS      Z21, Z14, Z14
-	VUNPCKLPD      Z19, Z3, Z21
-	VUNPCKHPD      Z19, Z3, Z3
-	VUNPCKLPD      Z14, Z18, Z19
-	VUNPCKHPD      Z14, Z18, Z14
-	VUNPCKLPS      Z23, Z22, Z18
-	VUNPCKHPS      Z23, Z22, Z22
-	VUNPCKLPS      Z2, Z15, Z23
-	VUNPCKHPS      Z2, Z15, Z2
-	VUNPCKLPD      Z23, Z18, Z15
-	VUNPCKHPD      Z23, Z18, Z18
-	VUNPCKLPD      Z2, Z22, Z23
-	VUNPCKHPD      Z2, Z22, Z2
-	VSHUFF32X4     $0x44, Z21, Z24, Z22
-	VSHUFF32X4     $0xee, Z21, Z24, Z21
-	VSHUFF32X4     $0x44, Z1, Z15, Z24
-	VSHUFF32X4     $0xee, Z1, Z15, Z1
-	VSHUFF32X4     $0x88, Z24, Z22, Z15
-	VSHUFF32X4     $0xdd, Z24, Z22, Z22
-	VSHUFF32X4     $0x88, Z1, Z21, Z24
-	VSHUFF32X4     $0xdd, Z1, Z21, Z1
-	VSHUFF32X4     $0x44, Z18, Z3, Z21
-	VSHUFF32X4     $0xee, Z18, Z3, Z3
-	VSHUFF32X4     $0x44, Z19, Z20, Z18
-	VSHUFF32X4     $0xee, Z19, Z20, Z19
-	VSHUFF32X4     $0x88, Z18, Z21, Z20
-	VSHUFF32X4     $0xdd, Z18, Z21, Z18
-	VSHUFF32X4     $0x88, Z19, Z3, Z21
-	VSHUFF32X4     $0xdd, Z19, Z3, Z3
-	VSHUFF32X4     $0x44, Z0, Z23, Z19
-	VSHUFF32X4     $0xee, Z0, Z23, Z0
-	VSHUFF32X4     $0x44, Z2, Z14, Z23
-	VSHUFF32X4     $0xee, Z2, Z14, Z2
-	VSHUFF32X4     $0x88, Z23, Z19, Z14
-	VSHUFF32X4     $0xdd, Z23, Z19, Z19
-	VSHUFF32X4     $0x88, Z2, Z0, Z23
-	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	VMOVAPS        Z19, K2, Z14
+	VPERMPS        Z16, Z25, Z19
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z16
+	VPMINUD.BCST   avx512_84<>+0(SB), Z16, Z16
+	VCVTDQ2PS      Z16, Z16
+	VMULPS.BCST    avx512_85<>+0(SB), Z16, Z16
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_86<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_87<>+0(SB), Z20, Z20
+	VPMOVSXWD      384(DX)(BX*2), Z21
+	VPSUBD.Z       Z21, Z18, K1, Z21
+	VPMINUD.BCST   avx512_88<>+0(SB), Z21, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_89<>+0(SB), Z21, Z21
+	VPERMPS.Z      Z15, Z24, K1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVUPS        Z15, 64(DX)
-	VMOVUPS        Z20, 128(DX)
-	VMOVUPS        Z14, 192(DX)
-	VMOVUPS        Z22, 256(DX)
-	VMOVUPS        Z18, 320(DX)
-	VMOVUPS        Z19, 384(DX)
-	VMOVUPS        Z24, 448(DX)
-	VMOVUPS        Z21, 512(DX)
-	VMOVUPS        Z23, 576(DX)
-	VMOVUPS        Z1, 640(DX)
-	VMOVUPS        Z3, 704(DX)
-	VMOVUPS        Z0, 768(DX)
+	VUNPCKLPS      Z1, Z0, Z18
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z22, Z2, Z1
+	VUNPCKHPS      Z22, Z2, Z2
+	VUNPCKLPD      Z1, Z18, Z22
+	VUNPCKHPD      Z1, Z18, Z1
+	VUNPCKLPD      Z2, Z0, Z18
+	VUNPCKHPD      Z2, Z0, Z0
+	VUNPCKLPS      Z17, Z16, Z2
+	VUNPCKHPS      Z17, Z16, Z16
+	VUNPCKLPS      Z19, Z14, Z17
+	VUNPCKHPS      Z19, Z14, Z14
+	VUNPCKLPD      Z17, Z2, Z19
+	VUNPCKHPD      Z17, Z2, Z2
+	VUNPCKLPD      Z14, Z16, Z17
+	VUNPCKHPD      Z14, Z16, Z14
+	VUNPCKLPS      Z21, Z20, Z16
+	VUNPCKHPS      Z21, Z20, Z20
+	VUNPCKLPS      Z13, Z15, Z21
+	VUNPCKHPS      Z13, Z15, Z13
+	VUNPCKLPD      Z21, Z16, Z15
+	VUNPCKHPD      Z21, Z16, Z16
+	VUNPCKLPD      Z13, Z20, Z21
+	VUNPCKHPD      Z13, Z20, Z13
+	VMOVDQU64      avx512_90<>+0(SB), Z20
+	VMOVDQU64      avx512_91<>+0(SB), Z23
+	VMOVDQA64      Z22, Z24
+	VPERMT2PD      Z19, Z20, Z24
+	VMOVDQA64      Z22, Z22
+	VPERMT2PD      Z19, Z23, Z22
+	VMOVDQA64      Z15, Z19
+	VPERMT2PD      Z1, Z20, Z19
+	VMOVDQA64      Z15, Z15
+	VPERMT2PD      Z1, Z23, Z15
+	VMOVDQA64      Z2, Z1
+	VPERMT2PD      Z16, Z20, Z1
+	VMOVDQA64      Z2, Z2
+	VPERMT2PD      Z16, Z23, Z2
+	VMOVDQA64      Z18, Z16
+	VPERMT2PD      Z17, Z20, Z16
+	VMOVDQA64      Z18, Z18
+	VPERMT2PD      Z17, Z23, Z18
+	VMOVDQA64      Z21, Z17
+	VPERMT2PD      Z0, Z20, Z17
+	VMOVDQA64      Z21, Z21
+	VPERMT2PD      Z0, Z23, Z21
+	VMOVDQA64      Z14, Z0
+	VPERMT2PD      Z13, Z20, Z0
+	VMOVDQA64      Z14, Z14
+	VPERMT2PD      Z13, Z23, Z14
+	VMOVUPS        Y24, 64(DX)
+	VMOVUPS        Y19, 96(DX)
+	VMOVUPS        Y1, 128(DX)
+	VMOVUPS        Y16, 160(DX)
+	VMOVUPS        Y17, 192(DX)
+	VMOVUPS        Y0, 224(DX)
+	VEXTRACTF64X4  $0x01, Z24, 256(DX)
+	VEXTRACTF64X4  $0x01, Z19, 288(DX)
+	VEXTRACTF64X4  $0x01, Z1, 320(DX)
+	VEXTRACTF64X4  $0x01, Z16, 352(DX)
+	VEXTRACTF64X4  $0x01, Z17, 384(DX)
+	VEXTRACTF64X4  $0x01, Z0, 416(DX)
+	VMOVUPS        Y22, 448(DX)
+	VMOVUPS        Y15, 480(DX)
+	VMOVUPS        Y2, 512(DX)
+	VMOVUPS        Y18, 544(DX)
+	VMOVUPS        Y21, 576(DX)
+	VMOVUPS        Y14, 608(DX)
+	VEXTRACTF64X4  $0x01, Z22, 640(DX)
+	VEXTRACTF64X4  $0x01, Z15, 672(DX)
+	VEXTRACTF64X4  $0x01, Z2, 704(DX)
+	VEXTRACTF64X4  $0x01, Z18, 736(DX)
+	VEXTRACTF64X4  $0x01, Z21, 768(DX)
+	VEXTRACTF64X4  $0x01, Z14, 800(DX)
 	JMP            written0
 
 empty0:
 	MOVQ    trail+48(FP), DX
 	MOVQ    176(DX), DX
-	VPXORD  Z3, Z3, Z3
-	VMOVUPS Z3, 64(DX)
-	VMOVUPS Z3, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	VMOVUPS Z3, 256(DX)
-	VMOVUPS Z3, 320(DX)
-	VMOVUPS Z3, 384(DX)
-	VMOVUPS Z3, 448(DX)
-	VMOVUPS Z3, 512(DX)
-	VMOVUPS Z3, 576(DX)
-	VMOVUPS Z3, 640(DX)
-	VMOVUPS Z3, 704(DX)
-	VMOVUPS Z3, 768(DX)
+	VPXORD  Z2, Z2, Z2
+	VMOVUPS Z2, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z2, 192(DX)
+	VMOVUPS Z2, 256(DX)
+	VMOVUPS Z2, 320(DX)
+	VMOVUPS Z2, 384(DX)
+	VMOVUPS Z2, 448(DX)
+	VMOVUPS Z2, 512(DX)
+	VMOVUPS Z2, 576(DX)
+	VMOVUPS Z2, 640(DX)
+	VMOVUPS Z2, 704(DX)
+	VMOVUPS Z2, 768(DX)
 
 written0:
 	MOVQ         ops+16(FP), DX
@@ -4666,7 +4720,7 @@ risked:
 	VMOVDQU64      Z2, 960(AX)
 	VMOVDQU8       avx512_66<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
@@ -4680,161 +4734,175 @@ risked:
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_91<>+0(SB), Z3
-	VMOVDQU32      avx512_92<>+0(SB), Z14
-	VMOVDQU32      avx512_93<>+0(SB), Z15
-	VMOVDQU32      avx512_94<>+0(SB), Z18
-	VMOVDQU32      avx512_95<>+0(SB), Z19
-	VMOVDQU32      avx512_96<>+0(SB), Z20
-	VPBROADCASTD   avx512_6<>+0(SB), Z24
+	VMOVDQU32      avx512_78<>+0(SB), Z13
+	VMOVDQU32      avx512_79<>+0(SB), Z14
+	VMOVDQU32      avx512_80<>+0(SB), Z15
+	VMOVDQU32      avx512_81<>+0(SB), Z16
+	VMOVDQU32      avx512_82<>+0(SB), Z17
+	VMOVDQU32      avx512_83<>+0(SB), Z18
+	VPBROADCASTD   avx512_6<>+0(SB), Z22
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_77<>+0(SB), Z23
+	VBROADCASTSS   avx512_77<>+0(SB), Z21
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
-	VPMOVZXWD      (DI), Y4
+	VPMOVZXWD      (DI), Y3
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y5
+	VMOVDQU32      32(DI), Y4
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z22
-	VBROADCASTSS   80(SP), Z21
+	VPBROADCASTD   16(DI), Z20
+	VBROADCASTSS   80(SP), Z19
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z25
-	VPADDD         Z25, Z25, Z25
+	VPBROADCASTD   4(DI), Z23
+	VPADDD         Z23, Z23, Z23
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z27
-	VPMOVZXWD      256(DX)(BX*2), Z26
-	VPADDD         Z27, Z26, Z26
-	VCVTUDQ2PS     Z27, Z28
-	VCVTUDQ2PS     Z26, Z26
-	VDIVPS.Z       Z26, Z28, K1, Z26
-	VPMOVZXBD      704(DX)(BX*1), Z28
-	VPMOVZXBD      (SP)(BX*1), Z29
-	VPADDD         Z24, Z27, Z24
-	VPSRLD         $0x07, Z24, Z24
-	VPERMD         Z4, Z28, Z27
-	VPSUBD         Z27, Z24, Z24
-	VPERMD         Z14, Z29, Z14
-	VPSLLVD        Z14, Z24, Z24
-	VPERMPS        Z3, Z29, Z3
-	VPMINUD        Z25, Z24, Z14
+	VMOVDQU32      (DX)(BX*4), Z25
+	VPMOVZXWD      256(DX)(BX*2), Z24
+	VPADDD         Z25, Z24, Z24
+	VCVTUDQ2PS     Z25, Z26
+	VCVTUDQ2PS     Z24, Z24
+	VDIVPS.Z       Z24, Z26, K1, Z24
+	VPMOVZXBD      704(DX)(BX*1), Z26
+	VPMOVZXBD      (SP)(BX*1), Z27
+	VPADDD         Z22, Z25, Z22
+	VPSRLD         $0x07, Z22, Z22
+	VPERMD         Z3, Z26, Z25
+	VPSUBD         Z25, Z22, Z22
+	VPERMD         Z14, Z27, Z14
+	VPSLLVD        Z14, Z22, Z22
+	VPERMPS        Z13, Z27, Z13
+	VPMINUD        Z23, Z22, Z14
 	VCVTUDQ2PS     Z14, Z14
-	VMULPS         Z21, Z14, Z14
+	VMULPS         Z19, Z14, Z14
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z5, Z28, K2, Z5
-	VPADDD         Z24, Z5, Z5
-	VPMINUD        Z25, Z5, Z5
-	VCVTUDQ2PS     Z5, Z5
-	VMULPS         Z21, Z5, Z5
-	VPERMPS        Z15, Z29, Z15
-	VPSRLD         $0x04, Z29, Z29
-	VPERMPS        Z18, Z29, Z18
+	VPERMD.Z       Z4, Z26, K2, Z4
+	VPADDD         Z22, Z4, Z4
+	VPMINUD        Z23, Z4, Z4
+	VCVTUDQ2PS     Z4, Z4
+	VMULPS         Z19, Z4, Z4
+	VPERMPS        Z15, Z27, Z15
+	VPSRLD         $0x04, Z27, Z27
+	VPERMPS        Z16, Z27, Z16
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z23, K2, Z18
-	VPERMPS        Z20, Z29, Z23
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
-	VPMINUD.BCST   avx512_97<>+0(SB), Z20, Z20
-	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_98<>+0(SB), Z20, Z20
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
-	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_99<>+0(SB), Z21, Z21
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
-	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_100<>+0(SB), Z24, Z24
-	VPMOVSXWD      384(DX)(BX*2), Z25
-	VPSUBD.Z       Z25, Z22, K1, Z25
-	VPMINUD.BCST   avx512_101<>+0(SB), Z25, Z25
-	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_102<>+0(SB), Z25, Z25
-	VPERMPS.Z      Z19, Z28, K1, Z19
-	VUNPCKLPS      Z14, Z3, Z22
-	VUNPCKHPS      Z14, Z3, Z3
-	VUNPCKLPS      Z26, Z5, Z14
-	VUNPCKHPS      Z26, Z5, Z5
-	VUNPCKLPD      Z14, Z22, Z26
-	VUNPCKHPD      Z14, Z22, Z14
-	VUNPCKLPD      Z5, Z3, Z22
-	VUNPCKHPD      Z5, Z3, Z3
-	VUNPCKLPS      Z21, Z20, Z5
-	VUNPCKHPS      Z21, Z20, Z20
-	VUNPCKLPS      Z23, Z18, Z21
-	VUNPCKHPS      Z23, Z18, Z18
-	VUNPCKLPD      Z21, Z5, Z23
-	VUNPCKHPD      Z21, Z5, Z5
-	VUNPCKLPD      Z18, Z20, Z21
-	VUNPCKHPD      Z18, Z20, Z18
-	VUNPCKLPS      Z25, Z24, Z20
-	VUNPCKHPS      Z25, Z24, Z24
-	VUNPCKLPS      Z15, Z19, Z25
-	VUNPCKHPS      Z15, Z19, Z15
-	VUNPCKLPD      Z25, Z20, Z19
-	VUNPCKHPD      Z25, Z20, Z20
-	VUNPCKLPD      Z15, Z24, Z25
-	VUNPCKHPD      Z15, Z24, Z15
-	VSHUFF32X4     $0x44, Z23, Z26, Z24
-	VSHUFF32X4     $0xee, Z23, Z26, Z23
-	VSHUFF32X4     $0x44, Z14, Z19, Z26
-	VSHUFF32X4     $0xee, Z14, Z19, Z14
-	VSHUFF32X4     $0x88, Z26, Z24, Z19
-	VSHUFF32X4     $0xdd, Z26, Z24, Z24
-	VSHUFF32X4     $0x88, Z14, Z23, Z26
-	VSHUFF32X4     $0xdd, Z14, Z23, Z14
-	VSHUFF32X4     $0x44, Z20, Z5, Z23
-	VSHUFF32X4     $0xee, Z20, Z5, Z5
-	VSHUFF32X4     $0x44, Z21, Z22, Z20
-	VSHUFF32X4     $0xee, Z21, Z22, Z21
-	VSHUFF32X4     $0x88, Z20, Z23, Z22
-	VSHUFF32X4     $0xdd, Z20, Z23, Z20
-	VSHUFF32X4     $0x88, Z21, Z5, Z23
-	VSHUFF32X4     $0xdd, Z21, Z5, Z5
-	VSHUFF32X4     $0x44, Z3, Z25, Z21
-	VSHUFF32X4     $0xee, Z3, Z25, Z3
-	VSHUFF32X4     $0x44, Z15, Z18, Z25
-	VSHUFF32X4     $0xee, Z15, Z18, Z15
-	VSHUFF32X4     $0x88, Z25, Z21, Z18
-	VSHUFF32X4     $0xdd, Z25, Z21, Z21
-	VSHUFF32X4     $0x88, Z15, Z3, Z25
-	VSHUFF32X4     $0xdd, Z15, Z3, Z3
+	VMOVAPS        Z21, K2, Z16
+	VPERMPS        Z18, Z27, Z21
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
+	VPMINUD.BCST   avx512_84<>+0(SB), Z18, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_85<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
+	VCVTDQ2PS      Z19, Z19
+	VMULPS.BCST    avx512_86<>+0(SB), Z19, Z19
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_87<>+0(SB), Z22, Z22
+	VPMOVSXWD      384(DX)(BX*2), Z23
+	VPSUBD.Z       Z23, Z20, K1, Z23
+	VPMINUD.BCST   avx512_88<>+0(SB), Z23, Z23
+	VCVTDQ2PS      Z23, Z23
+	VMULPS.BCST    avx512_89<>+0(SB), Z23, Z23
+	VPERMPS.Z      Z17, Z26, K1, Z17
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVUPS        Z19, 832(DX)
-	VMOVUPS        Z22, 896(DX)
-	VMOVUPS        Z18, 960(DX)
-	VMOVUPS        Z24, 1024(DX)
-	VMOVUPS        Z20, 1088(DX)
-	VMOVUPS        Z21, 1152(DX)
-	VMOVUPS        Z26, 1216(DX)
-	VMOVUPS        Z23, 1280(DX)
-	VMOVUPS        Z25, 1344(DX)
-	VMOVUPS        Z14, 1408(DX)
-	VMOVUPS        Z5, 1472(DX)
-	VMOVUPS        Z3, 1536(DX)
+	VUNPCKLPS      Z14, Z13, Z20
+	VUNPCKHPS      Z14, Z13, Z13
+	VUNPCKLPS      Z24, Z4, Z14
+	VUNPCKHPS      Z24, Z4, Z4
+	VUNPCKLPD      Z14, Z20, Z24
+	VUNPCKHPD      Z14, Z20, Z14
+	VUNPCKLPD      Z4, Z13, Z20
+	VUNPCKHPD      Z4, Z13, Z4
+	VUNPCKLPS      Z19, Z18, Z13
+	VUNPCKHPS      Z19, Z18, Z18
+	VUNPCKLPS      Z21, Z16, Z19
+	VUNPCKHPS      Z21, Z16, Z16
+	VUNPCKLPD      Z19, Z13, Z21
+	VUNPCKHPD      Z19, Z13, Z13
+	VUNPCKLPD      Z16, Z18, Z19
+	VUNPCKHPD      Z16, Z18, Z16
+	VUNPCKLPS      Z23, Z22, Z18
+	VUNPCKHPS      Z23, Z22, Z22
+	VUNPCKLPS      Z15, Z17, Z23
+	VUNPCKHPS      Z15, Z17, Z15
+	VUNPCKLPD      Z23, Z18, Z17
+	VUNPCKHPD      Z23, Z18, Z18
+	VUNPCKLPD      Z15, Z22, Z23
+	VUNPCKHPD      Z15, Z22, Z15
+	VMOVDQU64      avx512_90<>+0(SB), Z22
+	VMOVDQU64      avx512_91<>+0(SB), Z25
+	VMOVDQA64      Z24, Z26
+	VPERMT2PD      Z21, Z22, Z26
+	VMOVDQA64      Z24, Z24
+	VPERMT2PD      Z21, Z25, Z24
+	VMOVDQA64      Z17, Z21
+	VPERMT2PD      Z14, Z22, Z21
+	VMOVDQA64      Z17, Z17
+	VPERMT2PD      Z14, Z25, Z17
+	VMOVDQA64      Z13, Z14
+	VPERMT2PD      Z18, Z22, Z14
+	VMOVDQA64      Z13, Z13
+	VPERMT2PD      Z18, Z25, Z13
+	VMOVDQA64      Z20, Z18
+	VPERMT2PD      Z19, Z22, Z18
+	VMOVDQA64      Z20, Z20
+	VPERMT2PD      Z19, Z25, Z20
+	VMOVDQA64      Z23, Z19
+	VPERMT2PD      Z4, Z22, Z19
+	VMOVDQA64      Z23, Z23
+	VPERMT2PD      Z4, Z25, Z23
+	VMOVDQA64      Z16, Z4
+	VPERMT2PD      Z15, Z22, Z4
+	VMOVDQA64      Z16, Z16
+	VPERMT2PD      Z15, Z25, Z16
+	VMOVUPS        Y26, 832(DX)
+	VMOVUPS        Y21, 864(DX)
+	VMOVUPS        Y14, 896(DX)
+	VMOVUPS        Y18, 928(DX)
+	VMOVUPS        Y19, 960(DX)
+	VMOVUPS        Y4, 992(DX)
+	VEXTRACTF64X4  $0x01, Z26, 1024(DX)
+	VEXTRACTF64X4  $0x01, Z21, 1056(DX)
+	VEXTRACTF64X4  $0x01, Z14, 1088(DX)
+	VEXTRACTF64X4  $0x01, Z18, 1120(DX)
+	VEXTRACTF64X4  $0x01, Z19, 1152(DX)
+	VEXTRACTF64X4  $0x01, Z4, 1184(DX)
+	VMOVUPS        Y24, 1216(DX)
+	VMOVUPS        Y17, 1248(DX)
+	VMOVUPS        Y13, 1280(DX)
+	VMOVUPS        Y20, 1312(DX)
+	VMOVUPS        Y23, 1344(DX)
+	VMOVUPS        Y16, 1376(DX)
+	VEXTRACTF64X4  $0x01, Z24, 1408(DX)
+	VEXTRACTF64X4  $0x01, Z17, 1440(DX)
+	VEXTRACTF64X4  $0x01, Z13, 1472(DX)
+	VEXTRACTF64X4  $0x01, Z20, 1504(DX)
+	VEXTRACTF64X4  $0x01, Z23, 1536(DX)
+	VEXTRACTF64X4  $0x01, Z16, 1568(DX)
 	JMP            written1
 
 empty1:
 	MOVQ    trail+48(FP), DX
 	MOVQ    176(DX), DX
-	VPXORD  Z5, Z5, Z5
-	VMOVUPS Z5, 832(DX)
-	VMOVUPS Z5, 896(DX)
-	VMOVUPS Z5, 960(DX)
-	VMOVUPS Z5, 1024(DX)
-	VMOVUPS Z5, 1088(DX)
-	VMOVUPS Z5, 1152(DX)
-	VMOVUPS Z5, 1216(DX)
-	VMOVUPS Z5, 1280(DX)
-	VMOVUPS Z5, 1344(DX)
-	VMOVUPS Z5, 1408(DX)
-	VMOVUPS Z5, 1472(DX)
-	VMOVUPS Z5, 1536(DX)
+	VPXORD  Z4, Z4, Z4
+	VMOVUPS Z4, 832(DX)
+	VMOVUPS Z4, 896(DX)
+	VMOVUPS Z4, 960(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMOVUPS Z4, 1280(DX)
+	VMOVUPS Z4, 1344(DX)
+	VMOVUPS Z4, 1408(DX)
+	VMOVUPS Z4, 1472(DX)
+	VMOVUPS Z4, 1536(DX)
 
 written1:
+	VPXORD       Z5, Z5, Z5
 	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
 	KMOVQ        avx512_69<>+0(SB), K1
 	MOVQ         928(AX), DX
 	MOVQ         904(AX), BX
@@ -4843,131 +4911,131 @@ written1:
 	KMOVQ        BX, K3
 	MOVQ         p+0(FP), BX
 	MOVQ         24(BX), BX
-	VMOVDQU      (BX), X9
-	VMOVDQU8     704(AX), Z5
+	VMOVDQU      (BX), X8
+	VMOVDQU8     704(AX), Z13
 	MOVQ         p+0(FP), BX
 	MOVQ         8(BX), BX
 	MOVL         16(BX), BX
 	VPBROADCASTW BX, Z14
 	VMOVDQU16    512(AX), Z15
-	VMOVDQU16    256(AX), Z3
-	VPSRLW       $0x01, Z15, Z18
-	VPSUBW       Z18, Z15, K3, Z15
-	VPMINUW.Z    Z3, Z15, K2, Z18
-	VPSUBW       Z18, Z3, Z3
-	VMOVDQU16    Z3, 256(AX)
+	VMOVDQU16    256(AX), Z4
+	VPSRLW       $0x01, Z15, Z16
+	VPSUBW       Z16, Z15, K3, Z15
+	VPMINUW.Z    Z4, Z15, K2, Z16
+	VPSUBW       Z16, Z4, Z4
+	VMOVDQU16    Z4, 256(AX)
 	VMOVDQU16    384(AX), Z15
 	VMOVDQU16    Z14, K2, Z15
 	VMOVDQU16    Z15, 384(AX)
-	VPTESTNMW    Z3, Z3, K4
+	VPTESTNMW    Z4, Z4, K4
 	KMOVD        K4, BX
-	VPBROADCASTD avx512_6<>+0(SB), Z20
-	VPMOVZXWD    Y18, Z19
-	VMOVDQU32    (AX), Z3
-	VPADDD       Z20, Z3, Z15
-	VPADDD       Z19, Z3, Z3
-	VMOVDQU32    Z3, (AX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z15, Z3
+	VPBROADCASTD avx512_6<>+0(SB), Z18
+	VPMOVZXWD    Y16, Z17
+	VMOVDQU32    (AX), Z4
+	VPADDD       Z18, Z4, Z15
+	VPADDD       Z17, Z4, Z4
+	VMOVDQU32    Z4, (AX)
+	VPADDD       Z17, Z5, Z5
+	VPADDD       Z17, Z15, Z4
 	VPSRLD       $0x07, Z15, Z15
-	VPSRLD       $0x07, Z3, Z3
-	VMOVDQU16    avx512_70<>+0(SB), Z19
-	VPERMW       Z18, Z19, Z19
-	VPANDD.BCST  avx512_71<>+0(SB), Z19, Z19
-	VMOVDQU32    64(AX), Z18
-	VPADDD       Z20, Z18, Z20
-	VPADDD       Z19, Z18, Z18
-	VMOVDQU32    Z18, 64(AX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z20, Z19
-	VPSRLD       $0x07, Z20, Z20
-	VPSRLD       $0x07, Z19, Z19
-	VMOVDQU8     avx512_72<>+0(SB), Z18
-	VPERMB.Z     Z5, Z18, K1, Z18
-	VPERMW       Z9, Z18, Z18
-	VPACKUSDW    Z20, Z15, Z15
-	VPACKUSDW    Z19, Z3, Z3
-	VPSUBW       Z18, Z15, Z15
-	VPSUBW       Z18, Z3, Z3
-	VPBROADCASTD avx512_73<>+0(SB), Z18
-	VPMINUW      Z18, Z15, Z15
-	VMOVDQU8     avx512_72<>+0(SB), Z19
-	VPERMB.Z     Z1, Z19, K1, Z19
-	VPMULLW      Z19, Z15, Z15
+	VPSRLD       $0x07, Z4, Z4
+	VMOVDQU16    avx512_70<>+0(SB), Z17
+	VPERMW       Z16, Z17, Z17
+	VPANDD.BCST  avx512_71<>+0(SB), Z17, Z17
+	VMOVDQU32    64(AX), Z16
+	VPADDD       Z18, Z16, Z18
+	VPADDD       Z17, Z16, Z16
+	VMOVDQU32    Z16, 64(AX)
+	VPADDD       Z17, Z5, Z5
+	VPADDD       Z17, Z18, Z17
+	VPSRLD       $0x07, Z18, Z18
+	VPSRLD       $0x07, Z17, Z17
+	VMOVDQU8     avx512_72<>+0(SB), Z16
+	VPERMB.Z     Z13, Z16, K1, Z16
+	VPERMW       Z8, Z16, Z16
+	VPACKUSDW    Z18, Z15, Z15
+	VPACKUSDW    Z17, Z4, Z4
+	VPSUBW       Z16, Z15, Z15
+	VPSUBW       Z16, Z4, Z4
+	VPBROADCASTD avx512_73<>+0(SB), Z16
+	VPMINUW      Z16, Z15, Z15
+	VMOVDQU8     avx512_72<>+0(SB), Z17
+	VPERMB.Z     Z1, Z17, K1, Z17
+	VPMULLW      Z17, Z15, Z15
 	VPADDW       Z15, Z15, Z15
-	VPMINUW      Z18, Z15, Z15
-	VPBROADCASTD avx512_74<>+0(SB), Z18
-	VPADDW       Z18, Z15, Z15
-	VMOVDQU8     avx512_72<>+0(SB), Z18
-	VPERMB.Z     Z0, Z18, K1, Z18
-	VPDPWSSD     Z18, Z15, Z7
+	VPMINUW      Z16, Z15, Z15
+	VPBROADCASTD avx512_74<>+0(SB), Z16
+	VPADDW       Z16, Z15, Z15
+	VMOVDQU8     avx512_72<>+0(SB), Z16
+	VPERMB.Z     Z0, Z16, K1, Z16
+	VPDPWSSD     Z16, Z15, Z6
 	MOVL         900(AX), SI
 	TESTL        SI, SI
 	JZ           lower
 	KSHIFTRQ     $0x20, K2, K4
 	KSHIFTRQ     $0x20, K3, K3
-	VMOVDQU16    576(AX), Z8
-	VMOVDQU16    320(AX), Z18
-	VPSRLW       $0x01, Z8, Z15
-	VPSUBW       Z15, Z8, K3, Z8
-	VPMINUW.Z    Z18, Z8, K4, Z8
-	VPSUBW       Z8, Z18, Z18
-	VMOVDQU16    Z18, 320(AX)
+	VMOVDQU16    576(AX), Z7
+	VMOVDQU16    320(AX), Z16
+	VPSRLW       $0x01, Z7, Z15
+	VPSUBW       Z15, Z7, K3, Z7
+	VPMINUW.Z    Z16, Z7, K4, Z7
+	VPSUBW       Z7, Z16, Z16
+	VMOVDQU16    Z16, 320(AX)
 	VMOVDQU16    448(AX), Z15
 	VMOVDQU16    Z14, K4, Z15
 	VMOVDQU16    Z15, 448(AX)
-	VPTESTNMW    Z18, Z18, K3
+	VPTESTNMW    Z16, Z16, K3
 	KMOVD        K3, SI
 	VPBROADCASTD avx512_6<>+0(SB), Z14
-	VPMOVZXWD    Y8, Z18
+	VPMOVZXWD    Y7, Z16
 	VMOVDQU32    128(AX), Z15
-	VPADDD       Z14, Z15, Z19
-	VPADDD       Z18, Z15, Z15
+	VPADDD       Z14, Z15, Z17
+	VPADDD       Z16, Z15, Z15
 	VMOVDQU32    Z15, 128(AX)
-	VPADDD       Z18, Z6, Z6
-	VPADDD       Z18, Z19, Z15
-	VPSRLD       $0x07, Z19, Z19
+	VPADDD       Z16, Z5, Z5
+	VPADDD       Z16, Z17, Z15
+	VPSRLD       $0x07, Z17, Z17
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_70<>+0(SB), Z18
-	VPERMW       Z8, Z18, Z18
-	VPANDD.BCST  avx512_71<>+0(SB), Z18, Z18
-	VMOVDQU32    192(AX), Z8
-	VPADDD       Z14, Z8, Z14
-	VPADDD       Z18, Z8, Z8
-	VMOVDQU32    Z8, 192(AX)
-	VPADDD       Z18, Z6, Z6
-	VPADDD       Z18, Z14, Z8
+	VMOVDQU16    avx512_70<>+0(SB), Z16
+	VPERMW       Z7, Z16, Z16
+	VPANDD.BCST  avx512_71<>+0(SB), Z16, Z16
+	VMOVDQU32    192(AX), Z7
+	VPADDD       Z14, Z7, Z14
+	VPADDD       Z16, Z7, Z7
+	VMOVDQU32    Z7, 192(AX)
+	VPADDD       Z16, Z5, Z5
+	VPADDD       Z16, Z14, Z7
 	VPSRLD       $0x07, Z14, Z14
-	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_75<>+0(SB), Z18
-	VPERMB.Z     Z5, Z18, K1, Z18
-	VPERMW       Z9, Z18, Z18
-	VPACKUSDW    Z14, Z19, Z5
-	VPACKUSDW    Z8, Z15, Z8
-	VPSUBW       Z18, Z5, Z5
-	VPSUBW       Z18, Z8, Z8
+	VPSRLD       $0x07, Z7, Z7
+	VMOVDQU8     avx512_75<>+0(SB), Z16
+	VPERMB.Z     Z13, Z16, K1, Z16
+	VPERMW       Z8, Z16, Z16
+	VPACKUSDW    Z14, Z17, Z13
+	VPACKUSDW    Z7, Z15, Z7
+	VPSUBW       Z16, Z13, Z13
+	VPSUBW       Z16, Z7, Z7
 	VPBROADCASTD avx512_73<>+0(SB), Z14
-	VPMINUW      Z14, Z5, Z5
+	VPMINUW      Z14, Z13, Z13
 	VMOVDQU8     avx512_75<>+0(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
-	VPMULLW      Z15, Z5, Z5
-	VPADDW       Z5, Z5, Z5
-	VPMINUW      Z14, Z5, Z5
+	VPMULLW      Z15, Z13, Z13
+	VPADDW       Z13, Z13, Z13
+	VPMINUW      Z14, Z13, Z13
 	VPBROADCASTD avx512_74<>+0(SB), Z14
-	VPADDW       Z14, Z5, Z5
+	VPADDW       Z14, Z13, Z13
 	VMOVDQU8     avx512_75<>+0(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z5, Z7
+	VPDPWSSD     Z14, Z13, Z6
 	SHLQ         $0x20, SI
 	ORQ          SI, BX
 
 lower:
 	VMOVDQU8     768(AX), Z0
-	VPSRLW       $0x02, Z0, Z5
-	VPANDD.BCST  avx512_17<>+0(SB), Z5, Z5
-	VPSUBB       Z5, Z0, Z0
-	VPBROADCASTD avx512_17<>+0(SB), Z5
-	VPADDB       Z5, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z13
+	VPANDD.BCST  avx512_17<>+0(SB), Z13, Z13
+	VPSUBB       Z13, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z13
+	VPADDB       Z13, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
 	MOVQ         920(AX), DI
@@ -4989,15 +5057,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_18<>+0(SB), Z5
+	VPBROADCASTD avx512_18<>+0(SB), Z13
 	VPBROADCASTD avx512_1<>+0(SB), Z14
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z5, Z0, K2, K2
+	VPTESTMB     Z13, Z0, K2, K2
 	VPSUBB       Z14, Z0, K2, Z0
-	VPTESTNMB    Z5, Z0, K2, K2
+	VPTESTNMB    Z13, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -5008,17 +5076,17 @@ lower:
 	ORQ          R9, DI
 	VPBROADCASTD avx512_19<>+0(SB), Z15
 	KMOVQ        BX, K2
-	VPSRLW       $0x04, Z0, Z18
-	VPANDQ       Z15, Z18, Z18
-	VPADDB       Z14, Z18, Z18
-	VPADDB       Z14, Z18, Z18
-	VPADDB       Z18, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z16
+	VPANDQ       Z15, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPADDB       Z16, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z18
-	VPANDQ       Z15, Z18, Z18
-	VPADDB       Z14, Z18, Z18
-	VPANDNQ      Z0, Z5, Z15
-	VPADDB       Z15, Z18, K2, Z0
+	VPSRLW       $0x06, Z0, Z16
+	VPANDQ       Z15, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPANDNQ      Z0, Z13, Z15
+	VPADDB       Z15, Z16, K2, Z0
 	VMOVDQU8     Z0, 832(AX)
 	ORQ          SI, R11
 	ANDNQ        DX, DI, DX
@@ -5027,16 +5095,16 @@ lower:
 	POPCNTQ      R11, BX
 	ADDL         BX, 84(CX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(AX), Z5
+	VMOVDQU64    896(AX), Z13
 	VMOVDQU64    960(AX), Z14
 	MOVL         $0x00000010, BX
 	KMOVB        BX, K2
-	VPBROADCASTQ DX, K2, Z5
+	VPBROADCASTQ DX, K2, Z13
 	MOVL         $0x0000007f, DX
 	KMOVB        DX, K2
-	VPANDNQ.Z    Z5, Z0, K2, Z5
+	VPANDNQ.Z    Z13, Z0, K2, Z13
 	VPANDNQ      Z14, Z0, Z14
-	VMOVDQU64    Z5, 896(AX)
+	VMOVDQU64    Z13, 896(AX)
 	VMOVDQU64    Z14, 960(AX)
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -5047,30 +5115,30 @@ lower:
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z9, Z9, Z9
 	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
 	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z3, Z10
+	VPDPWSSD     Z2, Z4, Z9
 	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
-	VPDPWSSD     Z2, Z3, Z11
+	VPDPWSSD     Z2, Z4, Z10
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
 	VMOVDQU8     avx512_75<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z8, Z10
+	VPDPWSSD     Z2, Z7, Z9
 	VMOVDQU8     avx512_75<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z8, Z11
+	VPDPWSSD     Z0, Z7, Z10
 
 accounted:
-	VPUNPCKLDQ     Z11, Z10, Z0
-	VPUNPCKHDQ     Z11, Z10, Z1
+	VPUNPCKLDQ     Z10, Z9, Z0
+	VPUNPCKHDQ     Z10, Z9, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z7, Z6, Z1
-	VPUNPCKHDQ     Z7, Z6, Z2
+	VPUNPCKLDQ     Z6, Z5, Z1
+	VPUNPCKHDQ     Z6, Z5, Z2
 	VPADDD         Z2, Z1, Z1
 	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
@@ -5094,10 +5162,10 @@ accounted:
 	VPBROADCASTQ   904(AX), Z1
 	VPANDNQ.Z      Z14, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
 	VPTESTMQ       Z2, Z1, K1
-	VPTESTMQ       Z3, Z1, K2
-	VPORQ          Z2, Z3, Z2
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z2, Z4, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z1
@@ -5119,161 +5187,239 @@ accounted:
 	VMOVD          X0, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
+	MOVQ           trail+48(FP), BX
+	MOVQ           (BX), BX
+	VMOVDQU64      896(BX), Z0
+	MOVQ           trail+48(FP), BX
+	MOVQ           8(BX), BX
+	MOVQ           f+8(FP), SI
+	VMOVDQU64      (BX), Z1
+	VMOVDQU64      64(BX), Z2
+	VPOPCNTQ       Z0, Z0
+	VMOVDQU32      (SI), Z4
+	VMOVDQU32      avx512_92<>+0(SB), Z5
+	VPERMI2D       Z2, Z1, Z5
+	VMOVDQU32      avx512_93<>+0(SB), Z2
+	VPERMD         Z0, Z2, Z2
+	VPTERNLOGD     $0xd8, avx512_94<>+0(SB), Z2, Z5
+	VMOVDQU32      avx512_95<>+0(SB), Z2
+	VPERMI2D       Z0, Z1, Z2
+	VPANDD         avx512_96<>+0(SB), Z2, Z2
+	VPADDD         Z2, Z5, Z5
+	VPBROADCASTD   64(SI), Z0
+	VPSUBD         Z5, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_97<>+0(SB), Z0, Z5
+	MOVQ           trail+48(FP), SI
+	MOVQ           16(SI), SI
+	VPBROADCASTD   8(SI), Z0
+	VPBROADCASTQ   8(BX), Z1
+	VPANDQ.BCST    avx512_98<>+0(SB), Z0, Z2
+	VPMINUQ        Z2, Z1, Z1
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z1, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	MOVQ           trail+48(FP), SI
+	MOVQ           32(SI), SI
+	MOVQ           trail+48(FP), DI
+	MOVQ           8(DI), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, BX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, BX
+	VPBROADCASTD   BX, Z1
+	VPTERNLOGD     $0xd8, avx512_100<>+0(SB), Z1, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           16(BX), BX
+	VPBROADCASTD   4(BX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z5
+	VMOVDQU32      avx512_102<>+0(SB), Z2
+	VPSLLVD        avx512_103<>+0(SB), Z1, Z6
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z6, Z2
+	VPMINUD        Z2, Z5, Z5
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z4
+	MOVQ           trail+48(FP), BX
+	MOVQ           16(BX), BX
+	VPBROADCASTD   (BX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z0, Z4
+	VCVTDQ2PS      Z5, Z5
+	VCVTDQ2PS      Z4, Z4
+	VDIVPS         Z4, Z5, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           176(BX), BX
+	VMOVUPS        Z5, (BX)
 	CMPQ           72(SP), $0x02
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z2
-	VMOVDQU32      avx512_94<>+0(SB), Z3
-	VMOVDQU32      avx512_95<>+0(SB), Z5
-	VMOVDQU32      avx512_96<>+0(SB), Z6
-	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z2
+	VMOVDQU32      avx512_81<>+0(SB), Z4
+	VMOVDQU32      avx512_82<>+0(SB), Z5
+	VMOVDQU32      avx512_83<>+0(SB), Z6
+	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
 	VBROADCASTSS   avx512_77<>+0(SB), Z10
 	MOVQ           trail+48(FP), R8
 	MOVQ           24(R8), R8
-	VPMOVZXWD      (R8), Y4
+	VPMOVZXWD      (R8), Y3
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
-	VMOVDQU32      32(R8), Y12
+	VMOVDQU32      32(R8), Y11
 	MOVQ           trail+48(FP), R8
 	MOVQ           8(R8), R8
-	VPBROADCASTD   16(R8), Z8
+	VPBROADCASTD   16(R8), Z9
 	VBROADCASTSS   80(SP), Z7
 	MOVQ           trail+48(FP), R8
 	MOVQ           16(R8), R8
 	VPBROADCASTD   4(R8), Z14
 	VPADDD         Z14, Z14, Z14
 	KMOVW          896(BX)(DI*1), K1
-	VMOVDQU32      (BX)(SI*4), Z18
+	VMOVDQU32      (BX)(SI*4), Z16
 	VPMOVZXWD      256(BX)(SI*2), Z15
-	VPADDD         Z18, Z15, Z15
-	VCVTUDQ2PS     Z18, Z19
+	VPADDD         Z16, Z15, Z15
+	VCVTUDQ2PS     Z16, Z17
 	VCVTUDQ2PS     Z15, Z15
-	VDIVPS.Z       Z15, Z19, K1, Z15
-	VPMOVZXBD      704(BX)(SI*1), Z19
-	VPMOVZXBD      (SP)(SI*1), Z20
-	VPADDD         Z11, Z18, Z11
-	VPSRLD         $0x07, Z11, Z11
-	VPERMD         Z4, Z19, Z18
-	VPSUBD         Z18, Z11, Z11
-	VPERMD         Z1, Z20, Z1
-	VPSLLVD        Z1, Z11, Z11
-	VPERMPS        Z0, Z20, Z0
-	VPMINUD        Z14, Z11, Z1
+	VDIVPS.Z       Z15, Z17, K1, Z15
+	VPMOVZXBD      704(BX)(SI*1), Z17
+	VPMOVZXBD      (SP)(SI*1), Z18
+	VPADDD         Z13, Z16, Z13
+	VPSRLD         $0x07, Z13, Z13
+	VPERMD         Z3, Z17, Z16
+	VPSUBD         Z16, Z13, Z13
+	VPERMD         Z1, Z18, Z1
+	VPSLLVD        Z1, Z13, Z13
+	VPERMPS        Z0, Z18, Z0
+	VPMINUD        Z14, Z13, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
 	KMOVW          64(SP)(DI*1), K2
-	VPERMD.Z       Z12, Z19, K2, Z12
-	VPADDD         Z11, Z12, Z12
-	VPMINUD        Z14, Z12, Z12
-	VCVTUDQ2PS     Z12, Z12
-	VMULPS         Z7, Z12, Z12
-	VPERMPS        Z2, Z20, Z2
-	VPSRLD         $0x04, Z20, Z20
-	VPERMPS        Z3, Z20, Z3
+	VPERMD.Z       Z11, Z17, K2, Z11
+	VPADDD         Z13, Z11, Z11
+	VPMINUD        Z14, Z11, Z11
+	VCVTUDQ2PS     Z11, Z11
+	VMULPS         Z7, Z11, Z11
+	VPERMPS        Z2, Z18, Z2
+	VPSRLD         $0x04, Z18, Z18
+	VPERMPS        Z4, Z18, Z4
 	KMOVW          960(BX)(DI*1), K2
-	VMOVAPS        Z10, K2, Z3
-	VPERMPS        Z6, Z20, Z10
+	VMOVAPS        Z10, K2, Z4
+	VPERMPS        Z6, Z18, Z10
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
-	VPMINUD.BCST   avx512_97<>+0(SB), Z6, Z6
+	VPMINUD.BCST   avx512_84<>+0(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_98<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_99<>+0(SB), Z7, Z7
-	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z11
-	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_100<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_86<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z13
+	VCVTDQ2PS      Z13, Z13
+	VMULPS.BCST    avx512_87<>+0(SB), Z13, Z13
 	VPMOVSXWD      384(BX)(SI*2), Z14
-	VPSUBD.Z       Z14, Z8, K1, Z14
-	VPMINUD.BCST   avx512_101<>+0(SB), Z14, Z14
+	VPSUBD.Z       Z14, Z9, K1, Z14
+	VPMINUD.BCST   avx512_88<>+0(SB), Z14, Z14
 	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_102<>+0(SB), Z14, Z14
-	VPERMPS.Z      Z5, Z19, K1, Z5
-	VUNPCKLPS      Z1, Z0, Z8
+	VMULPS.BCST    avx512_89<>+0(SB), Z14, Z14
+	VPERMPS.Z      Z5, Z17, K1, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           176(BX), BX
+	VUNPCKLPS      Z1, Z0, Z9
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z15, Z12, Z1
-	VUNPCKHPS      Z15, Z12, Z12
-	VUNPCKLPD      Z1, Z8, Z15
-	VUNPCKHPD      Z1, Z8, Z1
-	VUNPCKLPD      Z12, Z0, Z8
-	VUNPCKHPD      Z12, Z0, Z0
-	VUNPCKLPS      Z7, Z6, Z12
+	VUNPCKLPS      Z15, Z11, Z1
+	VUNPCKHPS      Z15, Z11, Z11
+	VUNPCKLPD      Z1, Z9, Z15
+	VUNPCKHPD      Z1, Z9, Z1
+	VUNPCKLPD      Z11, Z0, Z9
+	VUNPCKHPD      Z11, Z0, Z0
+	VUNPCKLPS      Z7, Z6, Z11
 	VUNPCKHPS      Z7, Z6, Z6
-	VUNPCKLPS      Z10, Z3, Z7
-	VUNPCKHPS      Z10, Z3, Z3
-	VUNPCKLPD      Z7, Z12, Z10
-	VUNPCKHPD      Z7, Z12, Z7
-	VUNPCKLPD      Z3, Z6, Z12
-	VUNPCKHPD      Z3, Z6, Z3
-	VUNPCKLPS      Z14, Z11, Z6
-	VUNPCKHPS      Z14, Z11, Z11
+	VUNPCKLPS      Z10, Z4, Z7
+	VUNPCKHPS      Z10, Z4, Z4
+	VUNPCKLPD      Z7, Z11, Z10
+	VUNPCKHPD      Z7, Z11, Z7
+	VUNPCKLPD      Z4, Z6, Z11
+	VUNPCKHPD      Z4, Z6, Z4
+	VUNPCKLPS      Z14, Z13, Z6
+	VUNPCKHPS      Z14, Z13, Z13
 	VUNPCKLPS      Z2, Z5, Z14
 	VUNPCKHPS      Z2, Z5, Z2
 	VUNPCKLPD      Z14, Z6, Z5
 	VUNPCKHPD      Z14, Z6, Z6
-	VUNPCKLPD      Z2, Z11, Z14
-	VUNPCKHPD      Z2, Z11, Z2
-	VSHUFF32X4     $0x44, Z10, Z15, Z11
-	VSHUFF32X4     $0xee, Z10, Z15, Z10
-	VSHUFF32X4     $0x44, Z1, Z5, Z15
-	VSHUFF32X4     $0xee, Z1, Z5, Z1
-	VSHUFF32X4     $0x88, Z15, Z11, Z5
-	VSHUFF32X4     $0xdd, Z15, Z11, Z11
-	VSHUFF32X4     $0x88, Z1, Z10, Z15
-	VSHUFF32X4     $0xdd, Z1, Z10, Z1
-	VSHUFF32X4     $0x44, Z6, Z7, Z10
-	VSHUFF32X4     $0xee, Z6, Z7, Z6
-	VSHUFF32X4     $0x44, Z12, Z8, Z7
-	VSHUFF32X4     $0xee, Z12, Z8, Z8
-	VSHUFF32X4     $0x88, Z7, Z10, Z12
-	VSHUFF32X4     $0xdd, Z7, Z10, Z7
-	VSHUFF32X4     $0x88, Z8, Z6, Z10
-	VSHUFF32X4     $0xdd, Z8, Z6, Z6
-	VSHUFF32X4     $0x44, Z0, Z14, Z8
-	VSHUFF32X4     $0xee, Z0, Z14, Z0
-	VSHUFF32X4     $0x44, Z2, Z3, Z14
-	VSHUFF32X4     $0xee, Z2, Z3, Z2
-	VSHUFF32X4     $0x88, Z14, Z8, Z3
-	VSHUFF32X4     $0xdd, Z14, Z8, Z8
-	VSHUFF32X4     $0x88, Z2, Z0, Z14
-	VSHUFF32X4     $0xdd, Z2, Z0, Z0
-	MOVQ           trail+48(FP), BX
-	MOVQ           176(BX), BX
-	VMOVUPS        Z5, 1600(BX)
-	VMOVUPS        Z12, 1664(BX)
-	VMOVUPS        Z3, 1728(BX)
-	VMOVUPS        Z11, 1792(BX)
-	VMOVUPS        Z7, 1856(BX)
-	VMOVUPS        Z8, 1920(BX)
-	VMOVUPS        Z15, 1984(BX)
-	VMOVUPS        Z10, 2048(BX)
-	VMOVUPS        Z14, 2112(BX)
-	VMOVUPS        Z1, 2176(BX)
-	VMOVUPS        Z6, 2240(BX)
-	VMOVUPS        Z0, 2304(BX)
+	VUNPCKLPD      Z2, Z13, Z14
+	VUNPCKHPD      Z2, Z13, Z2
+	VMOVDQU64      avx512_90<>+0(SB), Z13
+	VMOVDQU64      avx512_91<>+0(SB), Z16
+	VMOVDQA64      Z15, Z17
+	VPERMT2PD      Z10, Z13, Z17
+	VMOVDQA64      Z15, Z15
+	VPERMT2PD      Z10, Z16, Z15
+	VMOVDQA64      Z5, Z10
+	VPERMT2PD      Z1, Z13, Z10
+	VMOVDQA64      Z5, Z5
+	VPERMT2PD      Z1, Z16, Z5
+	VMOVDQA64      Z7, Z1
+	VPERMT2PD      Z6, Z13, Z1
+	VMOVDQA64      Z7, Z7
+	VPERMT2PD      Z6, Z16, Z7
+	VMOVDQA64      Z9, Z6
+	VPERMT2PD      Z11, Z13, Z6
+	VMOVDQA64      Z9, Z9
+	VPERMT2PD      Z11, Z16, Z9
+	VMOVDQA64      Z14, Z11
+	VPERMT2PD      Z0, Z13, Z11
+	VMOVDQA64      Z14, Z14
+	VPERMT2PD      Z0, Z16, Z14
+	VMOVDQA64      Z4, Z0
+	VPERMT2PD      Z2, Z13, Z0
+	VMOVDQA64      Z4, Z4
+	VPERMT2PD      Z2, Z16, Z4
+	VMOVUPS        Y17, 1600(BX)
+	VMOVUPS        Y10, 1632(BX)
+	VMOVUPS        Y1, 1664(BX)
+	VMOVUPS        Y6, 1696(BX)
+	VMOVUPS        Y11, 1728(BX)
+	VMOVUPS        Y0, 1760(BX)
+	VEXTRACTF64X4  $0x01, Z17, 1792(BX)
+	VEXTRACTF64X4  $0x01, Z10, 1824(BX)
+	VEXTRACTF64X4  $0x01, Z1, 1856(BX)
+	VEXTRACTF64X4  $0x01, Z6, 1888(BX)
+	VEXTRACTF64X4  $0x01, Z11, 1920(BX)
+	VEXTRACTF64X4  $0x01, Z0, 1952(BX)
+	VMOVUPS        Y15, 1984(BX)
+	VMOVUPS        Y5, 2016(BX)
+	VMOVUPS        Y7, 2048(BX)
+	VMOVUPS        Y9, 2080(BX)
+	VMOVUPS        Y14, 2112(BX)
+	VMOVUPS        Y4, 2144(BX)
+	VEXTRACTF64X4  $0x01, Z15, 2176(BX)
+	VEXTRACTF64X4  $0x01, Z5, 2208(BX)
+	VEXTRACTF64X4  $0x01, Z7, 2240(BX)
+	VEXTRACTF64X4  $0x01, Z9, 2272(BX)
+	VEXTRACTF64X4  $0x01, Z14, 2304(BX)
+	VEXTRACTF64X4  $0x01, Z4, 2336(BX)
 	JMP            written2
 
 empty2:
 	MOVQ    trail+48(FP), BX
 	MOVQ    176(BX), BX
-	VPXORD  Z12, Z12, Z12
-	VMOVUPS Z12, 1600(BX)
-	VMOVUPS Z12, 1664(BX)
-	VMOVUPS Z12, 1728(BX)
-	VMOVUPS Z12, 1792(BX)
-	VMOVUPS Z12, 1856(BX)
-	VMOVUPS Z12, 1920(BX)
-	VMOVUPS Z12, 1984(BX)
-	VMOVUPS Z12, 2048(BX)
-	VMOVUPS Z12, 2112(BX)
-	VMOVUPS Z12, 2176(BX)
-	VMOVUPS Z12, 2240(BX)
-	VMOVUPS Z12, 2304(BX)
+	VPXORD  Z11, Z11, Z11
+	VMOVUPS Z11, 1600(BX)
+	VMOVUPS Z11, 1664(BX)
+	VMOVUPS Z11, 1728(BX)
+	VMOVUPS Z11, 1792(BX)
+	VMOVUPS Z11, 1856(BX)
+	VMOVUPS Z11, 1920(BX)
+	VMOVUPS Z11, 1984(BX)
+	VMOVUPS Z11, 2048(BX)
+	VMOVUPS Z11, 2112(BX)
+	VMOVUPS Z11, 2176(BX)
+	VMOVUPS Z11, 2240(BX)
+	VMOVUPS Z11, 2304(BX)
 
 written2:
 	MOVQ           a+32(FP), BX
@@ -5298,28 +5444,28 @@ written2:
 	KMOVB          R9, K1
 	MOVQ           p+0(FP), R9
 	MOVQ           40(R9), R9
-	VMOVDQU32.Z    (R9), K1, Y2
-	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
+	VMOVDQU32.Z    (R9), K1, Y1
+	VPSRLD         $0x18, Y1, Y0
+	VPANDD.BCST    avx512_27<>+0(SB), Y1, Y1
 	VPMOVZXDQ      Y0, Z0
 	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
-	VPSLLVQ        Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDQ         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X3
-	VPADDQ         X0, X3, X3
-	VPSHUFD        $0x4e, X3, X0
-	VPADDQ         X0, X3, X3
-	VPMOVZXBD      X3, Y0
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z2
+	VPSLLVQ        Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDQ         Y2, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X2
+	VPADDQ         X0, X2, X2
+	VPSHUFD        $0x4e, X2, X0
+	VPADDQ         X0, X2, X2
+	VPMOVZXBD      X2, Y0
 	VPTESTMD       Y0, Y0, K1
 	MOVQ           s+40(FP), R9
 	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y2, Y1
-	VPUNPCKHDQ     Y0, Y2, Y0
-	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X0
-	VPADDD         X1, X0, X0
+	VPUNPCKLDQ     Y0, Y1, Y3
+	VPUNPCKHDQ     Y0, Y1, Y0
+	VPADDD         Y0, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X0
+	VPADDD         X3, X0, X0
 	VPSHUFD        $0x4e, X0, X1
 	VPADDD         X1, X0, X0
 	VMOVQ          X0, R9
@@ -5332,7 +5478,7 @@ written2:
 	MOVL           4(R11), R11
 	CMPL           R10, R11
 	JHI            some
-	VMOVQ          X3, 36(BX)
+	VMOVQ          X2, 36(BX)
 	ADDL           R9, 32(CX)
 	SUBL           R9, 48(CX)
 	ADDL           SI, 80(CX)
@@ -5397,19 +5543,19 @@ expired:
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
-	VMOVDQU32       (CX), Z3
-	VPSRLD          $0x18, Z3, Z5
-	VPANDD          Z1, Z3, Z3
+	VMOVDQU32       (CX), Z4
+	VPSRLD          $0x18, Z4, Z5
+	VPANDD          Z1, Z4, Z4
 	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z3, Z3
-	VPCMPUD         $0x02, Z2, Z3, K1
+	VPADDD          Z5, Z4, Z4
+	VPCMPUD         $0x02, Z2, Z4, K1
 	KMOVW           K1, R14
-	VMOVDQU32       64(CX), Z3
-	VPSRLD          $0x18, Z3, Z5
-	VPANDD          Z1, Z3, Z3
+	VMOVDQU32       64(CX), Z4
+	VPSRLD          $0x18, Z4, Z5
+	VPANDD          Z1, Z4, Z4
 	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z3, Z3
-	VPCMPUD         $0x02, Z2, Z3, K1
+	VPADDD          Z5, Z4, Z4
+	VPCMPUD         $0x02, Z2, Z4, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
 	ORQ             DI, R14
@@ -5562,12 +5708,12 @@ admitted:
 	VMOVDQU64      (DX), Z2
 	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
 	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K1, Z3
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K1, Z4
 	VPMOVZXWQ      (R8), Z2
-	VPERMQ         Z2, Z3, Z2
+	VPERMQ         Z2, Z4, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z5
 	VPSRLQ         $0x12, Z0, Z6
@@ -5579,16 +5725,16 @@ admitted:
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z8
-	VPERMI2W       Z8, Z7, Z1
+	VMOVDQU64      128(DX), Z9
+	VPERMI2W       Z9, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
 	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
 	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z8
-	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
-	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x21, Z0, Z9
+	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
+	VPSRLQ         $0x07, Z9, Z9
 	VPSRLQ         $0x24, Z0, Z10
 	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
@@ -5603,10 +5749,11 @@ admitted:
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
 	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z8, X9
-	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z9, K1, Z2
-	VMOVDQU8       Z2, 640(AX)
+	VMOVDQU8       avx512_37<>+0(SB), Z2
+	VPEXPANDB.Z    Z2, K1, Z2
+	VMOVDQU8       640(AX), Z5
+	VPERMB         Z9, Z2, K1, Z5
+	VMOVDQU8       Z5, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
 	MOVQ           920(AX), R8
@@ -5614,119 +5761,115 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_37<>+0(SB), Z2
-	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
-	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
-	VPORQ          Z3, Z2, Z2
-	VPMOVQB        Z2, X9
-	VPEXPANDB.Z    Z9, K1, Z2
-	VPBROADCASTD   avx512_18<>+0(SB), Z3
-	VPANDD         Z3, Z2, Z5
-	VMOVDQU8       avx512_41<>+0(SB), Z8
-	VPSHUFB        Z5, Z8, Z8
-	VMOVDQU8       avx512_42<>+0(SB), Z5
-	VGF2P8AFFINEQB $0x00, Z8, Z5, Z8
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_43<>+0(SB), Z5
-	VPERMB         Z8, Z5, Z8
-	VPORQ          960(AX), Z8, Z8
-	VMOVDQU64      Z8, 960(AX)
-	VPSRLW         $0x04, Z2, Z5
-	VPANDD         Z3, Z5, Z5
-	VMOVDQU8       avx512_44<>+0(SB), Z3
-	VPSHUFB        Z5, Z3, Z3
-	VMOVDQU8.Z     Z3, K1, Z3
-	VMOVDQU8       avx512_42<>+0(SB), Z5
-	VGF2P8AFFINEQB $0x00, Z3, Z5, Z5
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z5, Z5
-	VMOVDQU8       avx512_43<>+0(SB), Z3
-	VPERMB         Z5, Z3, Z5
-	VPORQ          896(AX), Z5, Z5
-	VMOVDQU64      Z5, 896(AX)
-	VMOVDQU8       704(AX), Z3
-	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
-	VMOVDQU8       Z2, K1, Z3
-	VMOVDQU8       Z3, 704(AX)
-	VPMOVQB        Z10, X9
-	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z9, K1, Z2
-	VMOVDQU8       Z2, 832(AX)
-	VPMOVZXBW      36(BX), X2
-	VMOVDQU        avx512_46<>+0(SB), X4
-	VPMULLW        X4, X2, X2
-	VPACKUSWB      X2, X2, X2
-	VPBROADCASTQ   X2, Z2
-	VPERMB         Z2, Z3, Z2
+	VPBROADCASTQ   avx512_38<>+0(SB), Z5
+	VPBROADCASTQ   avx512_39<>+0(SB), K4, Z5
+	VPBROADCASTQ   avx512_40<>+0(SB), K3, Z5
+	VPBROADCASTQ   avx512_41<>+0(SB), K2, Z5
+	VPORQ          Z4, Z5, Z5
+	VPERMB.Z       Z5, Z2, K1, Z4
+	VPBROADCASTD   avx512_18<>+0(SB), Z5
+	VPANDD         Z5, Z4, Z9
+	VMOVDQU8       avx512_42<>+0(SB), Z11
+	VPSHUFB        Z9, Z11, Z11
+	VMOVDQU8       avx512_43<>+0(SB), Z9
+	VGF2P8AFFINEQB $0x00, Z11, Z9, Z11
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z11, Z11
+	VMOVDQU8       avx512_44<>+0(SB), Z9
+	VPERMB         Z11, Z9, Z11
+	VPORQ          960(AX), Z11, Z11
+	VMOVDQU64      Z11, 960(AX)
+	VPSRLW         $0x04, Z4, Z9
+	VPANDD         Z5, Z9, Z9
+	VMOVDQU8       avx512_45<>+0(SB), Z5
+	VPSHUFB        Z9, Z5, Z5
+	VMOVDQU8.Z     Z5, K1, Z5
+	VMOVDQU8       avx512_43<>+0(SB), Z9
+	VGF2P8AFFINEQB $0x00, Z5, Z9, Z9
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z9, Z9
+	VMOVDQU8       avx512_44<>+0(SB), Z5
+	VPERMB         Z9, Z5, Z9
+	VPORQ          896(AX), Z9, Z9
+	VMOVDQU64      Z9, 896(AX)
+	VMOVDQU8       704(AX), Z5
+	VPANDD.BCST    avx512_46<>+0(SB), Z4, Z4
+	VMOVDQU8       Z4, K1, Z5
+	VMOVDQU8       Z5, 704(AX)
+	VMOVDQU8       832(AX), Z4
+	VPERMB         Z10, Z2, K1, Z4
+	VMOVDQU8       Z4, 832(AX)
+	VPMOVZXBW      36(BX), X3
+	VMOVDQU        avx512_47<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z4
+	VPERMB         Z4, Z5, Z4
 	KMOVQ          DX, K2
-	VPTESTMB       Z2, Z2, K2, K2
-	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z2, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z2
-	VMOVDQU8       Z2, K1, Z3
-	VMOVDQU8       Z3, 768(AX)
+	VPTESTMB       Z4, Z4, K2, K2
+	VMOVDQU8       768(AX), Z5
+	VPADDUSB       Z4, Z5, K2, Z5
+	VPBROADCASTD   avx512_17<>+0(SB), Z4
+	VMOVDQU8       Z4, K1, Z5
+	VMOVDQU8       Z5, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z2
-	VMOVDQU16      384(AX), Z3
-	VMOVDQU16      Z2, K3, Z3
-	VMOVDQU16      Z3, 384(AX)
-	VMOVDQU16      448(AX), Z3
+	VPBROADCASTW   DX, Z4
+	VMOVDQU16      384(AX), Z5
+	VMOVDQU16      Z4, K3, Z5
+	VMOVDQU16      Z5, 384(AX)
+	VMOVDQU16      448(AX), Z5
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z2, K3, Z3
-	VMOVDQU16      Z3, 448(AX)
-	VPMOVQW        Z1, X9
-	VPMOVQW        Z7, X16
-	VPMOVQD        Z6, Y4
+	VMOVDQU16      Z4, K3, Z5
+	VMOVDQU16      Z5, 448(AX)
+	VPMOVZXBW      Y2, Z4
+	VPSRLW         $0x01, Z4, Z4
+	VMOVDQU16      256(AX), Z5
+	VPERMW         Z1, Z4, K1, Z5
+	VMOVDQU16      Z5, 256(AX)
+	VMOVDQU16      512(AX), Z5
+	VPERMW         Z7, Z4, K1, Z5
+	VMOVDQU16      Z5, 512(AX)
+	VPMOVZXBD      X2, Z5
+	VPSRLD         $0x02, Z5, Z5
+	VMOVDQU32      (AX), Z4
+	VPERMD         Z6, Z5, K1, Z4
+	VMOVDQU32      Z4, (AX)
+	VEXTRACTI32X4  $0x01, Z2, X3
+	VPMOVZXBD      X3, Z5
+	VPSRLD         $0x02, Z5, Z5
+	VMOVDQU32      64(AX), Z4
+	KSHIFTRQ       $0x10, K1, K3
+	VPERMD         Z6, Z5, K3, Z4
+	VMOVDQU32      Z4, 64(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
-	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z9, K1, Z1
-	VMOVDQU16      Z1, 256(AX)
-	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z16, K1, Z1
-	VMOVDQU16      Z1, 512(AX)
-	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z4, K1, Z1
-	VMOVDQU32      Z1, (AX)
-	MOVWLZX        DI, SI
-	POPCNTL        SI, SI
-	VPBROADCASTD   SI, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y17
-	VMOVDQU32      64(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z17, K1, Z1
-	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
-	POPCNTL        DI, SI
-	VPBROADCASTW   SI, X1
-	VPADDW         avx512_48<>+0(SB), X1, X1
-	VPERMW         X9, X1, X9
-	VPERMW         X16, X1, X16
-	VPMOVZXWD      X1, Y1
-	VPERMD         Y4, Y1, Y4
-	KMOVQ          DX, K1
-	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z9, K1, Z1
-	VMOVDQU16      Z1, 320(AX)
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPMOVZXBW      Y3, Z4
+	VPSRLW         $0x01, Z4, Z4
+	VMOVDQU16      320(AX), Z5
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z1, Z4, K3, Z5
+	VMOVDQU16      Z5, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z16, K1, Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z7, Z4, K3, Z1
 	VMOVDQU16      Z1, 576(AX)
+	VEXTRACTI32X4  $0x02, Z2, X1
+	VPMOVZXBD      X1, Z4
+	VPSRLD         $0x02, Z4, Z4
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z4, K1, Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMD         Z6, Z4, K3, Z1
 	VMOVDQU32      Z1, 128(AX)
-	MOVWLZX        DX, DX
-	POPCNTL        DX, DX
-	VPBROADCASTD   DX, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y4
+	VEXTRACTI32X4  $0x03, Z2, X1
+	VPMOVZXBD      X1, Z2
+	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z4, K1, Z1
+	KSHIFTRQ       $0x30, K1, K1
+	VPERMD         Z6, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -5739,70 +5882,70 @@ placed:
 	MOVQ           24(BX), BX
 	VPMOVZXWQ      (BX), Z2
 	VPTESTMQ       Z2, Z2, K1
-	VPBROADCASTQ   904(AX), Z3
-	VPANDNQ.Z      Z1, Z3, K1, Z1
-	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   904(AX), Z4
+	VPANDNQ.Z      Z1, Z4, K1, Z1
+	VPBROADCASTQ   936(AX), Z4
 	VPBROADCASTQ   944(AX), Z5
-	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K1
 	VPTESTMQ       Z5, Z1, K2
-	VPORQ          Z3, Z5, Z6
+	VPORQ          Z4, Z5, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z7
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z7
 	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z7
 	VPANDQ         Z5, Z1, Z5
-	VPANDQ         Z3, Z1, K1, Z5
+	VPANDQ         Z4, Z1, K1, Z5
 	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z4
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z4
 	VPTESTMQ       Z5, Z5, K1
 	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z6
 	VPTESTNMQ      Z6, Z5, K1, K1
-	VPSUBQ         Z3, Z7, Z3
-	VPMULUDQ.Z     Z2, Z3, K1, Z3
-	VPMOVQD        Z3, Y3
+	VPSUBQ         Z4, Z7, Z4
+	VPMULUDQ.Z     Z2, Z4, K1, Z4
+	VPMOVQD        Z4, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z5, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y4
-	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X9
-	VPOR           X4, X9, X9
-	VPSHUFD        $0x4e, X9, X3
-	VPOR           X3, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(DX)
-	VPBROADCASTQ   912(AX), Z3
+	VMOVDQA64.Z    Z5, K1, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y3
+	VPORD          Y4, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X8
+	VPORD          X3, X8, X8
+	VPSHUFD        $0x4e, X8, X3
+	VPORD          X3, X8, X8
+	VMOVQ          X8, X8
+	VMOVDQU        Y8, 64(DX)
+	VPBROADCASTQ   912(AX), Z4
 	VPBROADCASTQ   920(AX), Z5
 	VPBROADCASTQ   960(AX), Z6
-	VPANDQ         Z3, Z1, Z8
-	VPANDNQ        Z1, Z3, Z1
-	VPTESTMQ       Z8, Z5, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
+	VPANDQ         Z4, Z1, Z9
+	VPANDNQ        Z1, Z4, Z1
+	VPTESTMQ       Z9, Z5, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z4
 	VPTESTMQ       Z1, Z5, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
-	VPANDNQ        Z8, Z5, Z8
-	VPTESTMQ       Z8, Z8, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z4
+	VPANDNQ        Z9, Z5, Z9
+	VPTESTMQ       Z9, Z9, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z4
 	VPORQ          Z5, Z6, Z6
-	VPANDNQ        Z1, Z6, Z8
-	VPTESTMQ       Z8, Z8, K1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
+	VPANDNQ        Z1, Z6, Z9
+	VPTESTMQ       Z9, Z9, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z4
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
-	VPMOVQB        Z3, X1
+	VPMOVQB        Z4, X1
 	VMOVQ          X1, 68(CX)
 	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, (DX)
-	VPMULUDQ       Z1, Z3, Z3
-	VPUNPCKLDQ     Z3, Z1, Z2
-	VPUNPCKHDQ     Z3, Z1, Z1
+	VPMULUDQ       Z1, Z4, Z4
+	VPUNPCKLDQ     Z4, Z1, Z2
+	VPUNPCKHDQ     Z4, Z1, Z1
 	VPADDD         Z1, Z2, Z2
 	VPUNPCKLDQ     Z0, Z0, Z1
 	VPUNPCKHDQ     Z0, Z0, Z0
@@ -5833,52 +5976,52 @@ nobody:
 	VPBROADCASTQ   904(AX), Z2
 	VPANDNQ.Z      Z0, Z2, K1, Z0
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
 	VPTESTMQ       Z2, Z0, K1
-	VPTESTMQ       Z3, Z0, K2
-	VPORQ          Z2, Z3, Z5
+	VPTESTMQ       Z4, Z0, K2
+	VPORQ          Z2, Z4, Z5
 	VPANDNQ        Z0, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
 	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
-	VPANDQ         Z3, Z0, Z3
-	VPANDQ         Z2, Z0, K1, Z3
-	VMOVDQA64      Z5, K3, Z3
+	VPANDQ         Z4, Z0, Z4
+	VPANDQ         Z2, Z0, K1, Z4
+	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z2
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
-	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z5
-	VPTESTNMQ      Z5, Z3, K1, K1
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
+	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z3, K1, Z2
+	VMOVDQA64.Z    Z4, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
-	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X9
-	VPOR           X3, X9, X9
-	VPSHUFD        $0x4e, X9, X2
-	VPOR           X2, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(DX)
+	VPORD          Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X8
+	VPORD          X3, X8, X8
+	VPSHUFD        $0x4e, X8, X2
+	VPORD          X2, X8, X8
+	VMOVQ          X8, X8
+	VMOVDQU        Y8, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
-	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
 	VPBROADCASTQ   960(AX), Z5
 	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z7, Z3, K1
+	VPTESTMQ       Z7, Z4, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	VPTESTMQ       Z0, Z3, K1
+	VPTESTMQ       Z0, Z4, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	VPANDNQ        Z7, Z3, Z7
+	VPANDNQ        Z7, Z4, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	VPORQ          Z3, Z5, Z5
+	VPORQ          Z4, Z5, Z5
 	VPANDNQ        Z0, Z5, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
@@ -5919,161 +6062,175 @@ many:
 	RET
 
 arrive:
-	CMPQ         72(SP), $0x03
-	JLE          empty3
-	MOVQ         trail+48(FP), AX
-	MOVQ         (AX), AX
-	VMOVDQU32    avx512_91<>+0(SB), Z0
-	VMOVDQU32    avx512_92<>+0(SB), Z1
-	VMOVDQU32    avx512_93<>+0(SB), Z2
-	VMOVDQU32    avx512_94<>+0(SB), Z3
-	VMOVDQU32    avx512_95<>+0(SB), Z5
-	VMOVDQU32    avx512_96<>+0(SB), Z6
-	VPBROADCASTD avx512_6<>+0(SB), Z11
-	MOVQ         $0x00000030, DX
-	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_77<>+0(SB), Z10
-	MOVQ         trail+48(FP), SI
-	MOVQ         24(SI), SI
-	VPMOVZXWD    (SI), Y4
-	MOVQ         trail+48(FP), SI
-	ADDQ         $0x30, SI
-	VMOVDQU32    32(SI), Y9
-	MOVQ         trail+48(FP), SI
-	MOVQ         8(SI), SI
-	VPBROADCASTD 16(SI), Z8
-	VBROADCASTSS 80(SP), Z7
-	MOVQ         trail+48(FP), SI
-	MOVQ         16(SI), SI
-	VPBROADCASTD 4(SI), Z12
-	VPADDD       Z12, Z12, Z12
-	KMOVW        896(AX)(BX*1), K1
-	VMOVDQU32    (AX)(DX*4), Z14
-	VPMOVZXWD    256(AX)(DX*2), Z13
-	VPADDD       Z14, Z13, Z13
-	VCVTUDQ2PS   Z14, Z15
-	VCVTUDQ2PS   Z13, Z13
-	VDIVPS.Z     Z13, Z15, K1, Z13
-	VPMOVZXBD    704(AX)(DX*1), Z15
-	VPMOVZXBD    (SP)(DX*1), Z16
-	VPADDD       Z11, Z14, Z11
-	VPSRLD       $0x07, Z11, Z11
-	VPERMD       Z4, Z15, Z4
-	VPSUBD       Z4, Z11, Z11
-	VPERMD       Z1, Z16, Z1
-	VPSLLVD      Z1, Z11, Z11
-	VPERMPS      Z0, Z16, Z0
-	VPMINUD      Z12, Z11, Z1
-	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z7, Z1, Z1
-	KMOVW        64(SP)(BX*1), K2
-	VPERMD.Z     Z9, Z15, K2, Z4
-	VPADDD       Z11, Z4, Z4
-	VPMINUD      Z12, Z4, Z4
-	VCVTUDQ2PS   Z4, Z4
-	VMULPS       Z7, Z4, Z4
-	VPERMPS      Z2, Z16, Z2
-	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z3, Z16, Z3
-	KMOVW        960(AX)(BX*1), K2
-	VMOVAPS      Z10, K2, Z3
-	VPERMPS      Z6, Z16, Z9
-	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z6
-	VPMINUD.BCST avx512_97<>+0(SB), Z6, Z6
-	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_98<>+0(SB), Z6, Z6
-	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z7
-	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_99<>+0(SB), Z7, Z7
-	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
-	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_100<>+0(SB), Z10, Z10
-	VPMOVSXWD    384(AX)(DX*2), Z11
-	VPSUBD.Z     Z11, Z8, K1, Z11
-	VPMINUD.BCST avx512_101<>+0(SB), Z11, Z11
-	VCVTDQ2PS    Z11, Z11
-	VMULPS.BCST  avx512_102<>+0(SB), Z11, Z11
-	VPERMPS.Z    Z5, Z15, K1, Z5
-	VUNPCKLPS    Z1, Z0, Z8
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z13, Z4, Z1
-	VUNPCKHPS    Z13, Z4, Z4
-	VUNPCKLPD    Z1, Z8, Z12
-	VUNPCKHPD    Z1, Z8, Z1
-	VUNPCKLPD    Z4, Z0, Z8
-	VUNPCKHPD    Z4, Z0, Z0
-	VUNPCKLPS    Z7, Z6, Z4
-	VUNPCKHPS    Z7, Z6, Z6
-	VUNPCKLPS    Z9, Z3, Z7
-	VUNPCKHPS    Z9, Z3, Z3
-	VUNPCKLPD    Z7, Z4, Z9
-	VUNPCKHPD    Z7, Z4, Z4
-	VUNPCKLPD    Z3, Z6, Z7
-	VUNPCKHPD    Z3, Z6, Z3
-	VUNPCKLPS    Z11, Z10, Z6
-	VUNPCKHPS    Z11, Z10, Z10
-	VUNPCKLPS    Z2, Z5, Z11
-	VUNPCKHPS    Z2, Z5, Z2
-	VUNPCKLPD    Z11, Z6, Z5
-	VUNPCKHPD    Z11, Z6, Z6
-	VUNPCKLPD    Z2, Z10, Z11
-	VUNPCKHPD    Z2, Z10, Z2
-	VSHUFF32X4   $0x44, Z9, Z12, Z10
-	VSHUFF32X4   $0xee, Z9, Z12, Z9
-	VSHUFF32X4   $0x44, Z1, Z5, Z12
-	VSHUFF32X4   $0xee, Z1, Z5, Z1
-	VSHUFF32X4   $0x88, Z12, Z10, Z5
-	VSHUFF32X4   $0xdd, Z12, Z10, Z10
-	VSHUFF32X4   $0x88, Z1, Z9, Z12
-	VSHUFF32X4   $0xdd, Z1, Z9, Z1
-	VSHUFF32X4   $0x44, Z6, Z4, Z9
-	VSHUFF32X4   $0xee, Z6, Z4, Z4
-	VSHUFF32X4   $0x44, Z7, Z8, Z6
-	VSHUFF32X4   $0xee, Z7, Z8, Z7
-	VSHUFF32X4   $0x88, Z6, Z9, Z8
-	VSHUFF32X4   $0xdd, Z6, Z9, Z6
-	VSHUFF32X4   $0x88, Z7, Z4, Z9
-	VSHUFF32X4   $0xdd, Z7, Z4, Z4
-	VSHUFF32X4   $0x44, Z0, Z11, Z7
-	VSHUFF32X4   $0xee, Z0, Z11, Z0
-	VSHUFF32X4   $0x44, Z2, Z3, Z11
-	VSHUFF32X4   $0xee, Z2, Z3, Z2
-	VSHUFF32X4   $0x88, Z11, Z7, Z3
-	VSHUFF32X4   $0xdd, Z11, Z7, Z7
-	VSHUFF32X4   $0x88, Z2, Z0, Z11
-	VSHUFF32X4   $0xdd, Z2, Z0, Z0
-	MOVQ         trail+48(FP), AX
-	MOVQ         176(AX), AX
-	VMOVUPS      Z5, 2368(AX)
-	VMOVUPS      Z8, 2432(AX)
-	VMOVUPS      Z3, 2496(AX)
-	VMOVUPS      Z10, 2560(AX)
-	VMOVUPS      Z6, 2624(AX)
-	VMOVUPS      Z7, 2688(AX)
-	VMOVUPS      Z12, 2752(AX)
-	VMOVUPS      Z9, 2816(AX)
-	VMOVUPS      Z11, 2880(AX)
-	VMOVUPS      Z1, 2944(AX)
-	VMOVUPS      Z4, 3008(AX)
-	VMOVUPS      Z0, 3072(AX)
-	JMP          written3
+	CMPQ          72(SP), $0x03
+	JLE           empty3
+	MOVQ          trail+48(FP), AX
+	MOVQ          (AX), AX
+	VMOVDQU32     avx512_78<>+0(SB), Z0
+	VMOVDQU32     avx512_79<>+0(SB), Z1
+	VMOVDQU32     avx512_80<>+0(SB), Z2
+	VMOVDQU32     avx512_81<>+0(SB), Z4
+	VMOVDQU32     avx512_82<>+0(SB), Z5
+	VMOVDQU32     avx512_83<>+0(SB), Z6
+	VPBROADCASTD  avx512_6<>+0(SB), Z11
+	MOVQ          $0x00000030, DX
+	MOVQ          $0x00000006, BX
+	VBROADCASTSS  avx512_77<>+0(SB), Z10
+	MOVQ          trail+48(FP), SI
+	MOVQ          24(SI), SI
+	VPMOVZXWD     (SI), Y3
+	MOVQ          trail+48(FP), SI
+	ADDQ          $0x30, SI
+	VMOVDQU32     32(SI), Y8
+	MOVQ          trail+48(FP), SI
+	MOVQ          8(SI), SI
+	VPBROADCASTD  16(SI), Z9
+	VBROADCASTSS  80(SP), Z7
+	MOVQ          trail+48(FP), SI
+	MOVQ          16(SI), SI
+	VPBROADCASTD  4(SI), Z12
+	VPADDD        Z12, Z12, Z12
+	KMOVW         896(AX)(BX*1), K1
+	VMOVDQU32     (AX)(DX*4), Z14
+	VPMOVZXWD     256(AX)(DX*2), Z13
+	VPADDD        Z14, Z13, Z13
+	VCVTUDQ2PS    Z14, Z15
+	VCVTUDQ2PS    Z13, Z13
+	VDIVPS.Z      Z13, Z15, K1, Z13
+	VPMOVZXBD     704(AX)(DX*1), Z15
+	VPMOVZXBD     (SP)(DX*1), Z16
+	VPADDD        Z11, Z14, Z11
+	VPSRLD        $0x07, Z11, Z11
+	VPERMD        Z3, Z15, Z3
+	VPSUBD        Z3, Z11, Z11
+	VPERMD        Z1, Z16, Z1
+	VPSLLVD       Z1, Z11, Z11
+	VPERMPS       Z0, Z16, Z0
+	VPMINUD       Z12, Z11, Z1
+	VCVTUDQ2PS    Z1, Z1
+	VMULPS        Z7, Z1, Z1
+	KMOVW         64(SP)(BX*1), K2
+	VPERMD.Z      Z8, Z15, K2, Z3
+	VPADDD        Z11, Z3, Z3
+	VPMINUD       Z12, Z3, Z3
+	VCVTUDQ2PS    Z3, Z3
+	VMULPS        Z7, Z3, Z3
+	VPERMPS       Z2, Z16, Z2
+	VPSRLD        $0x04, Z16, Z16
+	VPERMPS       Z4, Z16, Z4
+	KMOVW         960(AX)(BX*1), K2
+	VMOVAPS       Z10, K2, Z4
+	VPERMPS       Z6, Z16, Z8
+	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z6
+	VPMINUD.BCST  avx512_84<>+0(SB), Z6, Z6
+	VCVTDQ2PS     Z6, Z6
+	VMULPS.BCST   avx512_85<>+0(SB), Z6, Z6
+	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z7
+	VCVTDQ2PS     Z7, Z7
+	VMULPS.BCST   avx512_86<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z10
+	VCVTDQ2PS     Z10, Z10
+	VMULPS.BCST   avx512_87<>+0(SB), Z10, Z10
+	VPMOVSXWD     384(AX)(DX*2), Z11
+	VPSUBD.Z      Z11, Z9, K1, Z11
+	VPMINUD.BCST  avx512_88<>+0(SB), Z11, Z11
+	VCVTDQ2PS     Z11, Z11
+	VMULPS.BCST   avx512_89<>+0(SB), Z11, Z11
+	VPERMPS.Z     Z5, Z15, K1, Z5
+	MOVQ          trail+48(FP), AX
+	MOVQ          176(AX), AX
+	VUNPCKLPS     Z1, Z0, Z9
+	VUNPCKHPS     Z1, Z0, Z0
+	VUNPCKLPS     Z13, Z3, Z1
+	VUNPCKHPS     Z13, Z3, Z3
+	VUNPCKLPD     Z1, Z9, Z12
+	VUNPCKHPD     Z1, Z9, Z1
+	VUNPCKLPD     Z3, Z0, Z9
+	VUNPCKHPD     Z3, Z0, Z0
+	VUNPCKLPS     Z7, Z6, Z3
+	VUNPCKHPS     Z7, Z6, Z6
+	VUNPCKLPS     Z8, Z4, Z7
+	VUNPCKHPS     Z8, Z4, Z4
+	VUNPCKLPD     Z7, Z3, Z8
+	VUNPCKHPD     Z7, Z3, Z3
+	VUNPCKLPD     Z4, Z6, Z7
+	VUNPCKHPD     Z4, Z6, Z4
+	VUNPCKLPS     Z11, Z10, Z6
+	VUNPCKHPS     Z11, Z10, Z10
+	VUNPCKLPS     Z2, Z5, Z11
+	VUNPCKHPS     Z2, Z5, Z2
+	VUNPCKLPD     Z11, Z6, Z5
+	VUNPCKHPD     Z11, Z6, Z6
+	VUNPCKLPD     Z2, Z10, Z11
+	VUNPCKHPD     Z2, Z10, Z2
+	VMOVDQU64     avx512_90<>+0(SB), Z10
+	VMOVDQU64     avx512_91<>+0(SB), Z13
+	VMOVDQA64     Z12, Z14
+	VPERMT2PD     Z8, Z10, Z14
+	VMOVDQA64     Z12, Z12
+	VPERMT2PD     Z8, Z13, Z12
+	VMOVDQA64     Z5, Z8
+	VPERMT2PD     Z1, Z10, Z8
+	VMOVDQA64     Z5, Z5
+	VPERMT2PD     Z1, Z13, Z5
+	VMOVDQA64     Z3, Z1
+	VPERMT2PD     Z6, Z10, Z1
+	VMOVDQA64     Z3, Z3
+	VPERMT2PD     Z6, Z13, Z3
+	VMOVDQA64     Z9, Z6
+	VPERMT2PD     Z7, Z10, Z6
+	VMOVDQA64     Z9, Z9
+	VPERMT2PD     Z7, Z13, Z9
+	VMOVDQA64     Z11, Z7
+	VPERMT2PD     Z0, Z10, Z7
+	VMOVDQA64     Z11, Z11
+	VPERMT2PD     Z0, Z13, Z11
+	VMOVDQA64     Z4, Z0
+	VPERMT2PD     Z2, Z10, Z0
+	VMOVDQA64     Z4, Z4
+	VPERMT2PD     Z2, Z13, Z4
+	VMOVUPS       Y14, 2368(AX)
+	VMOVUPS       Y8, 2400(AX)
+	VMOVUPS       Y1, 2432(AX)
+	VMOVUPS       Y6, 2464(AX)
+	VMOVUPS       Y7, 2496(AX)
+	VMOVUPS       Y0, 2528(AX)
+	VEXTRACTF64X4 $0x01, Z14, 2560(AX)
+	VEXTRACTF64X4 $0x01, Z8, 2592(AX)
+	VEXTRACTF64X4 $0x01, Z1, 2624(AX)
+	VEXTRACTF64X4 $0x01, Z6, 2656(AX)
+	VEXTRACTF64X4 $0x01, Z7, 2688(AX)
+	VEXTRACTF64X4 $0x01, Z0, 2720(AX)
+	VMOVUPS       Y12, 2752(AX)
+	VMOVUPS       Y5, 2784(AX)
+	VMOVUPS       Y3, 2816(AX)
+	VMOVUPS       Y9, 2848(AX)
+	VMOVUPS       Y11, 2880(AX)
+	VMOVUPS       Y4, 2912(AX)
+	VEXTRACTF64X4 $0x01, Z12, 2944(AX)
+	VEXTRACTF64X4 $0x01, Z5, 2976(AX)
+	VEXTRACTF64X4 $0x01, Z3, 3008(AX)
+	VEXTRACTF64X4 $0x01, Z9, 3040(AX)
+	VEXTRACTF64X4 $0x01, Z11, 3072(AX)
+	VEXTRACTF64X4 $0x01, Z4, 3104(AX)
+	JMP           written3
 
 empty3:
 	MOVQ    trail+48(FP), AX
 	MOVQ    176(AX), AX
-	VPXORD  Z13, Z13, Z13
-	VMOVUPS Z13, 2368(AX)
-	VMOVUPS Z13, 2432(AX)
-	VMOVUPS Z13, 2496(AX)
-	VMOVUPS Z13, 2560(AX)
-	VMOVUPS Z13, 2624(AX)
-	VMOVUPS Z13, 2688(AX)
-	VMOVUPS Z13, 2752(AX)
-	VMOVUPS Z13, 2816(AX)
-	VMOVUPS Z13, 2880(AX)
-	VMOVUPS Z13, 2944(AX)
-	VMOVUPS Z13, 3008(AX)
-	VMOVUPS Z13, 3072(AX)
+	VPXORD  Z12, Z12, Z12
+	VMOVUPS Z12, 2368(AX)
+	VMOVUPS Z12, 2432(AX)
+	VMOVUPS Z12, 2496(AX)
+	VMOVUPS Z12, 2560(AX)
+	VMOVUPS Z12, 2624(AX)
+	VMOVUPS Z12, 2688(AX)
+	VMOVUPS Z12, 2752(AX)
+	VMOVUPS Z12, 2816(AX)
+	VMOVUPS Z12, 2880(AX)
+	VMOVUPS Z12, 2944(AX)
+	VMOVUPS Z12, 3008(AX)
+	VMOVUPS Z12, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -6102,7 +6259,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VMOVDQU16       avx512_48<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -6122,18 +6279,18 @@ written3:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_50<>+0(SB), Z0, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_52<>+0(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -6273,350 +6430,370 @@ GLOBL avx512_76<>(SB), RODATA|NOPTR, $64
 DATA avx512_77<>+0(SB)/4, $(1.0)
 GLOBL avx512_77<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_78<>+0(SB)/4, $0x00000008
-DATA avx512_78<>+4(SB)/4, $0x00000000
-DATA avx512_78<>+8(SB)/4, $0x00000004
-DATA avx512_78<>+12(SB)/4, $0x0000001d
-DATA avx512_78<>+16(SB)/4, $0x00000005
-DATA avx512_78<>+20(SB)/4, $0x00000006
-DATA avx512_78<>+24(SB)/4, $0x00000000
-DATA avx512_78<>+28(SB)/4, $0x0000000c
-DATA avx512_78<>+32(SB)/4, $0x00000000
-DATA avx512_78<>+36(SB)/4, $0x00000000
-DATA avx512_78<>+40(SB)/4, $0x00000000
-DATA avx512_78<>+44(SB)/4, $0x00000000
-DATA avx512_78<>+48(SB)/4, $0x00000009
-DATA avx512_78<>+52(SB)/4, $0x00000016
-DATA avx512_78<>+56(SB)/4, $0x00000000
-DATA avx512_78<>+60(SB)/4, $0x0000000d
+DATA avx512_78<>+0(SB)/4, $(0.0)
+DATA avx512_78<>+4(SB)/4, $(0.0)
+DATA avx512_78<>+8(SB)/4, $(0.0)
+DATA avx512_78<>+12(SB)/4, $(0.0)
+DATA avx512_78<>+16(SB)/4, $(0.0)
+DATA avx512_78<>+20(SB)/4, $(0.0)
+DATA avx512_78<>+24(SB)/4, $(0.0)
+DATA avx512_78<>+28(SB)/4, $(0.0)
+DATA avx512_78<>+32(SB)/4, $(1.0)
+DATA avx512_78<>+36(SB)/4, $(0.5)
+DATA avx512_78<>+40(SB)/4, $(0.25)
+DATA avx512_78<>+44(SB)/4, $(0.25)
+DATA avx512_78<>+48(SB)/4, $(1.0)
+DATA avx512_78<>+52(SB)/4, $(0.5)
+DATA avx512_78<>+56(SB)/4, $(0.25)
+DATA avx512_78<>+60(SB)/4, $(0.25)
 GLOBL avx512_78<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_79<>+0(SB)/4, $0x00000000
-DATA avx512_79<>+4(SB)/4, $0x00000000
-DATA avx512_79<>+8(SB)/4, $0x00000000
-DATA avx512_79<>+12(SB)/4, $0x00000000
-DATA avx512_79<>+16(SB)/4, $0x00000000
-DATA avx512_79<>+20(SB)/4, $0x00000000
-DATA avx512_79<>+24(SB)/4, $0x00000000
-DATA avx512_79<>+28(SB)/4, $0x00000000
-DATA avx512_79<>+32(SB)/4, $0x00000000
-DATA avx512_79<>+36(SB)/4, $0x00000008
-DATA avx512_79<>+40(SB)/4, $0x0000000a
-DATA avx512_79<>+44(SB)/4, $0x00000002
-DATA avx512_79<>+48(SB)/4, $0x00000000
-DATA avx512_79<>+52(SB)/4, $0x00000000
-DATA avx512_79<>+56(SB)/4, $0x00000000
-DATA avx512_79<>+60(SB)/4, $0x00000000
+DATA avx512_79<>+0(SB)/4, $0x00000020
+DATA avx512_79<>+4(SB)/4, $0x00000020
+DATA avx512_79<>+8(SB)/4, $0x00000020
+DATA avx512_79<>+12(SB)/4, $0x00000020
+DATA avx512_79<>+16(SB)/4, $0x00000020
+DATA avx512_79<>+20(SB)/4, $0x00000020
+DATA avx512_79<>+24(SB)/4, $0x00000020
+DATA avx512_79<>+28(SB)/4, $0x00000020
+DATA avx512_79<>+32(SB)/4, $0x00000002
+DATA avx512_79<>+36(SB)/4, $0x00000001
+DATA avx512_79<>+40(SB)/4, $0x00000000
+DATA avx512_79<>+44(SB)/4, $0x00000000
+DATA avx512_79<>+48(SB)/4, $0x00000020
+DATA avx512_79<>+52(SB)/4, $0x00000020
+DATA avx512_79<>+56(SB)/4, $0x00000020
+DATA avx512_79<>+60(SB)/4, $0x00000020
 GLOBL avx512_79<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_80<>+0(SB)/4, $0x00000000
-DATA avx512_80<>+4(SB)/4, $0x00000000
-DATA avx512_80<>+8(SB)/4, $0x00000000
-DATA avx512_80<>+12(SB)/4, $0x00000000
-DATA avx512_80<>+16(SB)/4, $0x00000000
-DATA avx512_80<>+20(SB)/4, $0x00000000
-DATA avx512_80<>+24(SB)/4, $0x00000000
-DATA avx512_80<>+28(SB)/4, $0x00000000
-DATA avx512_80<>+32(SB)/4, $0xffffffff
-DATA avx512_80<>+36(SB)/4, $0xffffffff
-DATA avx512_80<>+40(SB)/4, $0xffffffff
-DATA avx512_80<>+44(SB)/4, $0xffffffff
-DATA avx512_80<>+48(SB)/4, $0x00000000
-DATA avx512_80<>+52(SB)/4, $0x00000000
-DATA avx512_80<>+56(SB)/4, $0x00000000
-DATA avx512_80<>+60(SB)/4, $0x00000000
+DATA avx512_80<>+0(SB)/4, $(0.0)
+DATA avx512_80<>+4(SB)/4, $(0.0)
+DATA avx512_80<>+8(SB)/4, $(0.0)
+DATA avx512_80<>+12(SB)/4, $(0.0)
+DATA avx512_80<>+16(SB)/4, $(1.0)
+DATA avx512_80<>+20(SB)/4, $(1.0)
+DATA avx512_80<>+24(SB)/4, $(1.0)
+DATA avx512_80<>+28(SB)/4, $(1.0)
+DATA avx512_80<>+32(SB)/4, $(0.0)
+DATA avx512_80<>+36(SB)/4, $(0.0)
+DATA avx512_80<>+40(SB)/4, $(0.0)
+DATA avx512_80<>+44(SB)/4, $(0.0)
+DATA avx512_80<>+48(SB)/4, $(1.0)
+DATA avx512_80<>+52(SB)/4, $(1.0)
+DATA avx512_80<>+56(SB)/4, $(1.0)
+DATA avx512_80<>+60(SB)/4, $(1.0)
 GLOBL avx512_80<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_81<>+0(SB)/4, $0x00000009
-DATA avx512_81<>+4(SB)/4, $0x00000000
-DATA avx512_81<>+8(SB)/4, $0x00000000
-DATA avx512_81<>+12(SB)/4, $0x00000000
-DATA avx512_81<>+16(SB)/4, $0x00000000
-DATA avx512_81<>+20(SB)/4, $0x00000000
-DATA avx512_81<>+24(SB)/4, $0x00000000
-DATA avx512_81<>+28(SB)/4, $0x00000000
-DATA avx512_81<>+32(SB)/4, $0x00000000
-DATA avx512_81<>+36(SB)/4, $0x00000000
-DATA avx512_81<>+40(SB)/4, $0x0000001c
-DATA avx512_81<>+44(SB)/4, $0x00000000
-DATA avx512_81<>+48(SB)/4, $0x00000000
-DATA avx512_81<>+52(SB)/4, $0x00000000
-DATA avx512_81<>+56(SB)/4, $0x00000000
-DATA avx512_81<>+60(SB)/4, $0x00000000
+DATA avx512_81<>+0(SB)/4, $(0.0)
+DATA avx512_81<>+4(SB)/4, $(0.25)
+DATA avx512_81<>+8(SB)/4, $(0.5)
+DATA avx512_81<>+12(SB)/4, $(0.9)
+DATA avx512_81<>+16(SB)/4, $(0.0)
+DATA avx512_81<>+20(SB)/4, $(0.25)
+DATA avx512_81<>+24(SB)/4, $(0.5)
+DATA avx512_81<>+28(SB)/4, $(0.9)
+DATA avx512_81<>+32(SB)/4, $(0.0)
+DATA avx512_81<>+36(SB)/4, $(0.25)
+DATA avx512_81<>+40(SB)/4, $(0.5)
+DATA avx512_81<>+44(SB)/4, $(0.9)
+DATA avx512_81<>+48(SB)/4, $(0.0)
+DATA avx512_81<>+52(SB)/4, $(0.25)
+DATA avx512_81<>+56(SB)/4, $(0.5)
+DATA avx512_81<>+60(SB)/4, $(0.9)
 GLOBL avx512_81<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_82<>+0(SB)/4, $0xffffffff
-DATA avx512_82<>+4(SB)/4, $0x00000000
-DATA avx512_82<>+8(SB)/4, $0x00000000
-DATA avx512_82<>+12(SB)/4, $0x00000000
-DATA avx512_82<>+16(SB)/4, $0x00000000
-DATA avx512_82<>+20(SB)/4, $0x00000000
-DATA avx512_82<>+24(SB)/4, $0x00000000
-DATA avx512_82<>+28(SB)/4, $0x00000000
-DATA avx512_82<>+32(SB)/4, $0x00000000
-DATA avx512_82<>+36(SB)/4, $0x00000000
-DATA avx512_82<>+40(SB)/4, $0xffffffff
-DATA avx512_82<>+44(SB)/4, $0x00000000
-DATA avx512_82<>+48(SB)/4, $0x00000000
-DATA avx512_82<>+52(SB)/4, $0x00000000
-DATA avx512_82<>+56(SB)/4, $0x00000000
-DATA avx512_82<>+60(SB)/4, $0x00000000
+DATA avx512_82<>+0(SB)/4, $(0.0)
+DATA avx512_82<>+4(SB)/4, $(0.125)
+DATA avx512_82<>+8(SB)/4, $(0.25)
+DATA avx512_82<>+12(SB)/4, $(0.375)
+DATA avx512_82<>+16(SB)/4, $(0.5)
+DATA avx512_82<>+20(SB)/4, $(0.625)
+DATA avx512_82<>+24(SB)/4, $(0.75)
+DATA avx512_82<>+28(SB)/4, $(0.875)
+DATA avx512_82<>+32(SB)/4, $(0.0)
+DATA avx512_82<>+36(SB)/4, $(0.125)
+DATA avx512_82<>+40(SB)/4, $(0.25)
+DATA avx512_82<>+44(SB)/4, $(0.375)
+DATA avx512_82<>+48(SB)/4, $(0.5)
+DATA avx512_82<>+52(SB)/4, $(0.625)
+DATA avx512_82<>+56(SB)/4, $(0.75)
+DATA avx512_82<>+60(SB)/4, $(0.875)
 GLOBL avx512_82<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_83<>+0(SB)/4, $0x00000000
-DATA avx512_83<>+4(SB)/4, $0x00000000
-DATA avx512_83<>+8(SB)/4, $0xffffffff
-DATA avx512_83<>+12(SB)/4, $0x00000000
-DATA avx512_83<>+16(SB)/4, $0x00000000
-DATA avx512_83<>+20(SB)/4, $0x00000000
-DATA avx512_83<>+24(SB)/4, $0x00000000
-DATA avx512_83<>+28(SB)/4, $0x00000000
-DATA avx512_83<>+32(SB)/4, $0x00000000
-DATA avx512_83<>+36(SB)/4, $0x00000000
-DATA avx512_83<>+40(SB)/4, $0x00000000
-DATA avx512_83<>+44(SB)/4, $0x00000000
-DATA avx512_83<>+48(SB)/4, $0x00000000
-DATA avx512_83<>+52(SB)/4, $0x00000000
-DATA avx512_83<>+56(SB)/4, $0x00000000
-DATA avx512_83<>+60(SB)/4, $0x00000000
+DATA avx512_83<>+0(SB)/4, $(0.0)
+DATA avx512_83<>+4(SB)/4, $(0.0)
+DATA avx512_83<>+8(SB)/4, $(0.0)
+DATA avx512_83<>+12(SB)/4, $(0.0)
+DATA avx512_83<>+16(SB)/4, $(0.5)
+DATA avx512_83<>+20(SB)/4, $(0.5)
+DATA avx512_83<>+24(SB)/4, $(0.5)
+DATA avx512_83<>+28(SB)/4, $(0.75)
+DATA avx512_83<>+32(SB)/4, $(0.25)
+DATA avx512_83<>+36(SB)/4, $(0.25)
+DATA avx512_83<>+40(SB)/4, $(0.25)
+DATA avx512_83<>+44(SB)/4, $(0.25)
+DATA avx512_83<>+48(SB)/4, $(0.5)
+DATA avx512_83<>+52(SB)/4, $(0.5)
+DATA avx512_83<>+56(SB)/4, $(0.5)
+DATA avx512_83<>+60(SB)/4, $(0.75)
 GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_84<>+0(SB)/8, $0x00000000ffffffff
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $8
+DATA avx512_84<>+0(SB)/4, $0x00000080
+GLOBL avx512_84<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_85<>+0(SB)/4, $0x00000000
-DATA avx512_85<>+4(SB)/4, $0x00000000
-DATA avx512_85<>+8(SB)/4, $0x00000000
-DATA avx512_85<>+12(SB)/4, $0x00000000
-DATA avx512_85<>+16(SB)/4, $0x00000000
-DATA avx512_85<>+20(SB)/4, $0x00000000
-DATA avx512_85<>+24(SB)/4, $0x00000000
-DATA avx512_85<>+28(SB)/4, $0x00000000
-DATA avx512_85<>+32(SB)/4, $0x00000000
-DATA avx512_85<>+36(SB)/4, $0x00000000
-DATA avx512_85<>+40(SB)/4, $0x00000000
-DATA avx512_85<>+44(SB)/4, $0x00000000
-DATA avx512_85<>+48(SB)/4, $0x00000000
-DATA avx512_85<>+52(SB)/4, $0x00000000
-DATA avx512_85<>+56(SB)/4, $0xffffffff
-DATA avx512_85<>+60(SB)/4, $0x00000000
-GLOBL avx512_85<>(SB), RODATA|NOPTR, $64
+DATA avx512_85<>+0(SB)/4, $(0.0078125)
+GLOBL avx512_85<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_86<>+0(SB)/4, $0x00000000
-DATA avx512_86<>+4(SB)/4, $0x00000000
-DATA avx512_86<>+8(SB)/4, $0x00000000
-DATA avx512_86<>+12(SB)/4, $0x00000000
-DATA avx512_86<>+16(SB)/4, $0x00000000
-DATA avx512_86<>+20(SB)/4, $0x00000000
-DATA avx512_86<>+24(SB)/4, $0xffffffff
-DATA avx512_86<>+28(SB)/4, $0x00000000
-DATA avx512_86<>+32(SB)/4, $0x00000000
-DATA avx512_86<>+36(SB)/4, $0x00000000
-DATA avx512_86<>+40(SB)/4, $0x00000000
-DATA avx512_86<>+44(SB)/4, $0x00000000
-DATA avx512_86<>+48(SB)/4, $0x00000000
-DATA avx512_86<>+52(SB)/4, $0x00000000
-DATA avx512_86<>+56(SB)/4, $0x00000000
-DATA avx512_86<>+60(SB)/4, $0x00000000
-GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
+DATA avx512_86<>+0(SB)/4, $(0.01)
+GLOBL avx512_86<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_87<>+0(SB)/4, $0x00000000
-DATA avx512_87<>+4(SB)/4, $0xffffffff
-DATA avx512_87<>+8(SB)/4, $0x00000000
-DATA avx512_87<>+12(SB)/4, $0x00000000
-DATA avx512_87<>+16(SB)/4, $0x00000000
-DATA avx512_87<>+20(SB)/4, $0x00000000
-DATA avx512_87<>+24(SB)/4, $0x00000000
-DATA avx512_87<>+28(SB)/4, $0x00000000
-DATA avx512_87<>+32(SB)/4, $0x00000000
-DATA avx512_87<>+36(SB)/4, $0x00000000
-DATA avx512_87<>+40(SB)/4, $0x00000000
-DATA avx512_87<>+44(SB)/4, $0x00000000
-DATA avx512_87<>+48(SB)/4, $0x00000000
-DATA avx512_87<>+52(SB)/4, $0x00000000
-DATA avx512_87<>+56(SB)/4, $0x00000000
-DATA avx512_87<>+60(SB)/4, $0x00000000
-GLOBL avx512_87<>(SB), RODATA|NOPTR, $64
+DATA avx512_87<>+0(SB)/4, $(0.003921569)
+GLOBL avx512_87<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_88<>+0(SB)/4, $0xffffffff
-DATA avx512_88<>+4(SB)/4, $0xffffffff
-DATA avx512_88<>+8(SB)/4, $0xffffffff
-DATA avx512_88<>+12(SB)/4, $0xffffffff
-DATA avx512_88<>+16(SB)/4, $0xffffffff
-DATA avx512_88<>+20(SB)/4, $0xffffffff
-DATA avx512_88<>+24(SB)/4, $0xffffffff
-DATA avx512_88<>+28(SB)/4, $0xffffffff
-DATA avx512_88<>+32(SB)/4, $0xffffffff
-DATA avx512_88<>+36(SB)/4, $0xffffffff
-DATA avx512_88<>+40(SB)/4, $0xffffffff
-DATA avx512_88<>+44(SB)/4, $0xffffffff
-DATA avx512_88<>+48(SB)/4, $0xffffffff
-DATA avx512_88<>+52(SB)/4, $0x00000010
-DATA avx512_88<>+56(SB)/4, $0xffffffff
-DATA avx512_88<>+60(SB)/4, $0x000005dc
-GLOBL avx512_88<>(SB), RODATA|NOPTR, $64
+DATA avx512_88<>+0(SB)/4, $0x00000010
+GLOBL avx512_88<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_89<>+0(SB)/4, $0x00000001
-DATA avx512_89<>+4(SB)/4, $0x00000000
-DATA avx512_89<>+8(SB)/4, $0x00000000
-DATA avx512_89<>+12(SB)/4, $0x00000000
-DATA avx512_89<>+16(SB)/4, $0x00000000
-DATA avx512_89<>+20(SB)/4, $0x00000000
-DATA avx512_89<>+24(SB)/4, $0x00000000
-DATA avx512_89<>+28(SB)/4, $0x00000002
-DATA avx512_89<>+32(SB)/4, $0x00000000
-DATA avx512_89<>+36(SB)/4, $0x00000000
-DATA avx512_89<>+40(SB)/4, $0x00000000
-DATA avx512_89<>+44(SB)/4, $0x00000000
-DATA avx512_89<>+48(SB)/4, $0x00000001
-DATA avx512_89<>+52(SB)/4, $0x00000000
-DATA avx512_89<>+56(SB)/4, $0x00000000
-DATA avx512_89<>+60(SB)/4, $0x00000000
-GLOBL avx512_89<>(SB), RODATA|NOPTR, $64
+DATA avx512_89<>+0(SB)/4, $(0.0625)
+GLOBL avx512_89<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_90<>+0(SB)/4, $0xffffffff
-DATA avx512_90<>+4(SB)/4, $0x00000000
-DATA avx512_90<>+8(SB)/4, $0x00000000
-DATA avx512_90<>+12(SB)/4, $0x00000000
-DATA avx512_90<>+16(SB)/4, $0x00000000
-DATA avx512_90<>+20(SB)/4, $0x00000000
-DATA avx512_90<>+24(SB)/4, $0x00000000
-DATA avx512_90<>+28(SB)/4, $0xffffffff
-DATA avx512_90<>+32(SB)/4, $0x00000000
-DATA avx512_90<>+36(SB)/4, $0x00000000
-DATA avx512_90<>+40(SB)/4, $0x00000000
-DATA avx512_90<>+44(SB)/4, $0x00000000
-DATA avx512_90<>+48(SB)/4, $0xffffffff
-DATA avx512_90<>+52(SB)/4, $0x00000000
-DATA avx512_90<>+56(SB)/4, $0x00000000
-DATA avx512_90<>+60(SB)/4, $0x00000000
+DATA avx512_90<>+0(SB)/8, $0x0000000000000000
+DATA avx512_90<>+8(SB)/8, $0x0000000000000001
+DATA avx512_90<>+16(SB)/8, $0x0000000000000008
+DATA avx512_90<>+24(SB)/8, $0x0000000000000009
+DATA avx512_90<>+32(SB)/8, $0x0000000000000002
+DATA avx512_90<>+40(SB)/8, $0x0000000000000003
+DATA avx512_90<>+48(SB)/8, $0x000000000000000a
+DATA avx512_90<>+56(SB)/8, $0x000000000000000b
 GLOBL avx512_90<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_91<>+0(SB)/4, $(0.0)
-DATA avx512_91<>+4(SB)/4, $(0.0)
-DATA avx512_91<>+8(SB)/4, $(0.0)
-DATA avx512_91<>+12(SB)/4, $(0.0)
-DATA avx512_91<>+16(SB)/4, $(0.0)
-DATA avx512_91<>+20(SB)/4, $(0.0)
-DATA avx512_91<>+24(SB)/4, $(0.0)
-DATA avx512_91<>+28(SB)/4, $(0.0)
-DATA avx512_91<>+32(SB)/4, $(1.0)
-DATA avx512_91<>+36(SB)/4, $(0.5)
-DATA avx512_91<>+40(SB)/4, $(0.25)
-DATA avx512_91<>+44(SB)/4, $(0.25)
-DATA avx512_91<>+48(SB)/4, $(1.0)
-DATA avx512_91<>+52(SB)/4, $(0.5)
-DATA avx512_91<>+56(SB)/4, $(0.25)
-DATA avx512_91<>+60(SB)/4, $(0.25)
+DATA avx512_91<>+0(SB)/8, $0x0000000000000004
+DATA avx512_91<>+8(SB)/8, $0x0000000000000005
+DATA avx512_91<>+16(SB)/8, $0x000000000000000c
+DATA avx512_91<>+24(SB)/8, $0x000000000000000d
+DATA avx512_91<>+32(SB)/8, $0x0000000000000006
+DATA avx512_91<>+40(SB)/8, $0x0000000000000007
+DATA avx512_91<>+48(SB)/8, $0x000000000000000e
+DATA avx512_91<>+56(SB)/8, $0x000000000000000f
 GLOBL avx512_91<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_92<>+0(SB)/4, $0x00000020
-DATA avx512_92<>+4(SB)/4, $0x00000020
-DATA avx512_92<>+8(SB)/4, $0x00000020
-DATA avx512_92<>+12(SB)/4, $0x00000020
-DATA avx512_92<>+16(SB)/4, $0x00000020
-DATA avx512_92<>+20(SB)/4, $0x00000020
-DATA avx512_92<>+24(SB)/4, $0x00000020
-DATA avx512_92<>+28(SB)/4, $0x00000020
-DATA avx512_92<>+32(SB)/4, $0x00000002
-DATA avx512_92<>+36(SB)/4, $0x00000001
+DATA avx512_92<>+0(SB)/4, $0x00000008
+DATA avx512_92<>+4(SB)/4, $0x00000000
+DATA avx512_92<>+8(SB)/4, $0x00000004
+DATA avx512_92<>+12(SB)/4, $0x0000001d
+DATA avx512_92<>+16(SB)/4, $0x00000005
+DATA avx512_92<>+20(SB)/4, $0x00000006
+DATA avx512_92<>+24(SB)/4, $0x00000000
+DATA avx512_92<>+28(SB)/4, $0x0000000c
+DATA avx512_92<>+32(SB)/4, $0x00000000
+DATA avx512_92<>+36(SB)/4, $0x00000000
 DATA avx512_92<>+40(SB)/4, $0x00000000
 DATA avx512_92<>+44(SB)/4, $0x00000000
-DATA avx512_92<>+48(SB)/4, $0x00000020
-DATA avx512_92<>+52(SB)/4, $0x00000020
-DATA avx512_92<>+56(SB)/4, $0x00000020
-DATA avx512_92<>+60(SB)/4, $0x00000020
+DATA avx512_92<>+48(SB)/4, $0x00000009
+DATA avx512_92<>+52(SB)/4, $0x00000016
+DATA avx512_92<>+56(SB)/4, $0x00000000
+DATA avx512_92<>+60(SB)/4, $0x0000000d
 GLOBL avx512_92<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_93<>+0(SB)/4, $(0.0)
-DATA avx512_93<>+4(SB)/4, $(0.0)
-DATA avx512_93<>+8(SB)/4, $(0.0)
-DATA avx512_93<>+12(SB)/4, $(0.0)
-DATA avx512_93<>+16(SB)/4, $(1.0)
-DATA avx512_93<>+20(SB)/4, $(1.0)
-DATA avx512_93<>+24(SB)/4, $(1.0)
-DATA avx512_93<>+28(SB)/4, $(1.0)
-DATA avx512_93<>+32(SB)/4, $(0.0)
-DATA avx512_93<>+36(SB)/4, $(0.0)
-DATA avx512_93<>+40(SB)/4, $(0.0)
-DATA avx512_93<>+44(SB)/4, $(0.0)
-DATA avx512_93<>+48(SB)/4, $(1.0)
-DATA avx512_93<>+52(SB)/4, $(1.0)
-DATA avx512_93<>+56(SB)/4, $(1.0)
-DATA avx512_93<>+60(SB)/4, $(1.0)
+DATA avx512_93<>+0(SB)/4, $0x00000000
+DATA avx512_93<>+4(SB)/4, $0x00000000
+DATA avx512_93<>+8(SB)/4, $0x00000000
+DATA avx512_93<>+12(SB)/4, $0x00000000
+DATA avx512_93<>+16(SB)/4, $0x00000000
+DATA avx512_93<>+20(SB)/4, $0x00000000
+DATA avx512_93<>+24(SB)/4, $0x00000000
+DATA avx512_93<>+28(SB)/4, $0x00000000
+DATA avx512_93<>+32(SB)/4, $0x00000000
+DATA avx512_93<>+36(SB)/4, $0x00000008
+DATA avx512_93<>+40(SB)/4, $0x0000000a
+DATA avx512_93<>+44(SB)/4, $0x00000002
+DATA avx512_93<>+48(SB)/4, $0x00000000
+DATA avx512_93<>+52(SB)/4, $0x00000000
+DATA avx512_93<>+56(SB)/4, $0x00000000
+DATA avx512_93<>+60(SB)/4, $0x00000000
 GLOBL avx512_93<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_94<>+0(SB)/4, $(0.0)
-DATA avx512_94<>+4(SB)/4, $(0.25)
-DATA avx512_94<>+8(SB)/4, $(0.5)
-DATA avx512_94<>+12(SB)/4, $(0.9)
-DATA avx512_94<>+16(SB)/4, $(0.0)
-DATA avx512_94<>+20(SB)/4, $(0.25)
-DATA avx512_94<>+24(SB)/4, $(0.5)
-DATA avx512_94<>+28(SB)/4, $(0.9)
-DATA avx512_94<>+32(SB)/4, $(0.0)
-DATA avx512_94<>+36(SB)/4, $(0.25)
-DATA avx512_94<>+40(SB)/4, $(0.5)
-DATA avx512_94<>+44(SB)/4, $(0.9)
-DATA avx512_94<>+48(SB)/4, $(0.0)
-DATA avx512_94<>+52(SB)/4, $(0.25)
-DATA avx512_94<>+56(SB)/4, $(0.5)
-DATA avx512_94<>+60(SB)/4, $(0.9)
+DATA avx512_94<>+0(SB)/4, $0x00000000
+DATA avx512_94<>+4(SB)/4, $0x00000000
+DATA avx512_94<>+8(SB)/4, $0x00000000
+DATA avx512_94<>+12(SB)/4, $0x00000000
+DATA avx512_94<>+16(SB)/4, $0x00000000
+DATA avx512_94<>+20(SB)/4, $0x00000000
+DATA avx512_94<>+24(SB)/4, $0x00000000
+DATA avx512_94<>+28(SB)/4, $0x00000000
+DATA avx512_94<>+32(SB)/4, $0xffffffff
+DATA avx512_94<>+36(SB)/4, $0xffffffff
+DATA avx512_94<>+40(SB)/4, $0xffffffff
+DATA avx512_94<>+44(SB)/4, $0xffffffff
+DATA avx512_94<>+48(SB)/4, $0x00000000
+DATA avx512_94<>+52(SB)/4, $0x00000000
+DATA avx512_94<>+56(SB)/4, $0x00000000
+DATA avx512_94<>+60(SB)/4, $0x00000000
 GLOBL avx512_94<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_95<>+0(SB)/4, $(0.0)
-DATA avx512_95<>+4(SB)/4, $(0.125)
-DATA avx512_95<>+8(SB)/4, $(0.25)
-DATA avx512_95<>+12(SB)/4, $(0.375)
-DATA avx512_95<>+16(SB)/4, $(0.5)
-DATA avx512_95<>+20(SB)/4, $(0.625)
-DATA avx512_95<>+24(SB)/4, $(0.75)
-DATA avx512_95<>+28(SB)/4, $(0.875)
-DATA avx512_95<>+32(SB)/4, $(0.0)
-DATA avx512_95<>+36(SB)/4, $(0.125)
-DATA avx512_95<>+40(SB)/4, $(0.25)
-DATA avx512_95<>+44(SB)/4, $(0.375)
-DATA avx512_95<>+48(SB)/4, $(0.5)
-DATA avx512_95<>+52(SB)/4, $(0.625)
-DATA avx512_95<>+56(SB)/4, $(0.75)
-DATA avx512_95<>+60(SB)/4, $(0.875)
+DATA avx512_95<>+0(SB)/4, $0x00000009
+DATA avx512_95<>+4(SB)/4, $0x00000000
+DATA avx512_95<>+8(SB)/4, $0x00000000
+DATA avx512_95<>+12(SB)/4, $0x00000000
+DATA avx512_95<>+16(SB)/4, $0x00000000
+DATA avx512_95<>+20(SB)/4, $0x00000000
+DATA avx512_95<>+24(SB)/4, $0x00000000
+DATA avx512_95<>+28(SB)/4, $0x00000000
+DATA avx512_95<>+32(SB)/4, $0x00000000
+DATA avx512_95<>+36(SB)/4, $0x00000000
+DATA avx512_95<>+40(SB)/4, $0x0000001c
+DATA avx512_95<>+44(SB)/4, $0x00000000
+DATA avx512_95<>+48(SB)/4, $0x00000000
+DATA avx512_95<>+52(SB)/4, $0x00000000
+DATA avx512_95<>+56(SB)/4, $0x00000000
+DATA avx512_95<>+60(SB)/4, $0x00000000
 GLOBL avx512_95<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_96<>+0(SB)/4, $(0.0)
-DATA avx512_96<>+4(SB)/4, $(0.0)
-DATA avx512_96<>+8(SB)/4, $(0.0)
-DATA avx512_96<>+12(SB)/4, $(0.0)
-DATA avx512_96<>+16(SB)/4, $(0.5)
-DATA avx512_96<>+20(SB)/4, $(0.5)
-DATA avx512_96<>+24(SB)/4, $(0.5)
-DATA avx512_96<>+28(SB)/4, $(0.75)
-DATA avx512_96<>+32(SB)/4, $(0.25)
-DATA avx512_96<>+36(SB)/4, $(0.25)
-DATA avx512_96<>+40(SB)/4, $(0.25)
-DATA avx512_96<>+44(SB)/4, $(0.25)
-DATA avx512_96<>+48(SB)/4, $(0.5)
-DATA avx512_96<>+52(SB)/4, $(0.5)
-DATA avx512_96<>+56(SB)/4, $(0.5)
-DATA avx512_96<>+60(SB)/4, $(0.75)
+DATA avx512_96<>+0(SB)/4, $0xffffffff
+DATA avx512_96<>+4(SB)/4, $0x00000000
+DATA avx512_96<>+8(SB)/4, $0x00000000
+DATA avx512_96<>+12(SB)/4, $0x00000000
+DATA avx512_96<>+16(SB)/4, $0x00000000
+DATA avx512_96<>+20(SB)/4, $0x00000000
+DATA avx512_96<>+24(SB)/4, $0x00000000
+DATA avx512_96<>+28(SB)/4, $0x00000000
+DATA avx512_96<>+32(SB)/4, $0x00000000
+DATA avx512_96<>+36(SB)/4, $0x00000000
+DATA avx512_96<>+40(SB)/4, $0xffffffff
+DATA avx512_96<>+44(SB)/4, $0x00000000
+DATA avx512_96<>+48(SB)/4, $0x00000000
+DATA avx512_96<>+52(SB)/4, $0x00000000
+DATA avx512_96<>+56(SB)/4, $0x00000000
+DATA avx512_96<>+60(SB)/4, $0x00000000
 GLOBL avx512_96<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_97<>+0(SB)/4, $0x00000080
-GLOBL avx512_97<>(SB), RODATA|NOPTR, $4
+DATA avx512_97<>+0(SB)/4, $0x00000000
+DATA avx512_97<>+4(SB)/4, $0x00000000
+DATA avx512_97<>+8(SB)/4, $0xffffffff
+DATA avx512_97<>+12(SB)/4, $0x00000000
+DATA avx512_97<>+16(SB)/4, $0x00000000
+DATA avx512_97<>+20(SB)/4, $0x00000000
+DATA avx512_97<>+24(SB)/4, $0x00000000
+DATA avx512_97<>+28(SB)/4, $0x00000000
+DATA avx512_97<>+32(SB)/4, $0x00000000
+DATA avx512_97<>+36(SB)/4, $0x00000000
+DATA avx512_97<>+40(SB)/4, $0x00000000
+DATA avx512_97<>+44(SB)/4, $0x00000000
+DATA avx512_97<>+48(SB)/4, $0x00000000
+DATA avx512_97<>+52(SB)/4, $0x00000000
+DATA avx512_97<>+56(SB)/4, $0x00000000
+DATA avx512_97<>+60(SB)/4, $0x00000000
+GLOBL avx512_97<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_98<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_98<>(SB), RODATA|NOPTR, $4
+DATA avx512_98<>+0(SB)/8, $0x00000000ffffffff
+GLOBL avx512_98<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_99<>+0(SB)/4, $(0.01)
-GLOBL avx512_99<>(SB), RODATA|NOPTR, $4
+DATA avx512_99<>+0(SB)/4, $0x00000000
+DATA avx512_99<>+4(SB)/4, $0x00000000
+DATA avx512_99<>+8(SB)/4, $0x00000000
+DATA avx512_99<>+12(SB)/4, $0x00000000
+DATA avx512_99<>+16(SB)/4, $0x00000000
+DATA avx512_99<>+20(SB)/4, $0x00000000
+DATA avx512_99<>+24(SB)/4, $0x00000000
+DATA avx512_99<>+28(SB)/4, $0x00000000
+DATA avx512_99<>+32(SB)/4, $0x00000000
+DATA avx512_99<>+36(SB)/4, $0x00000000
+DATA avx512_99<>+40(SB)/4, $0x00000000
+DATA avx512_99<>+44(SB)/4, $0x00000000
+DATA avx512_99<>+48(SB)/4, $0x00000000
+DATA avx512_99<>+52(SB)/4, $0x00000000
+DATA avx512_99<>+56(SB)/4, $0xffffffff
+DATA avx512_99<>+60(SB)/4, $0x00000000
+GLOBL avx512_99<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_100<>+0(SB)/4, $(0.003921569)
-GLOBL avx512_100<>(SB), RODATA|NOPTR, $4
+DATA avx512_100<>+0(SB)/4, $0x00000000
+DATA avx512_100<>+4(SB)/4, $0x00000000
+DATA avx512_100<>+8(SB)/4, $0x00000000
+DATA avx512_100<>+12(SB)/4, $0x00000000
+DATA avx512_100<>+16(SB)/4, $0x00000000
+DATA avx512_100<>+20(SB)/4, $0x00000000
+DATA avx512_100<>+24(SB)/4, $0xffffffff
+DATA avx512_100<>+28(SB)/4, $0x00000000
+DATA avx512_100<>+32(SB)/4, $0x00000000
+DATA avx512_100<>+36(SB)/4, $0x00000000
+DATA avx512_100<>+40(SB)/4, $0x00000000
+DATA avx512_100<>+44(SB)/4, $0x00000000
+DATA avx512_100<>+48(SB)/4, $0x00000000
+DATA avx512_100<>+52(SB)/4, $0x00000000
+DATA avx512_100<>+56(SB)/4, $0x00000000
+DATA avx512_100<>+60(SB)/4, $0x00000000
+GLOBL avx512_100<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_101<>+0(SB)/4, $0x00000010
-GLOBL avx512_101<>(SB), RODATA|NOPTR, $4
+DATA avx512_101<>+0(SB)/4, $0x00000000
+DATA avx512_101<>+4(SB)/4, $0xffffffff
+DATA avx512_101<>+8(SB)/4, $0x00000000
+DATA avx512_101<>+12(SB)/4, $0x00000000
+DATA avx512_101<>+16(SB)/4, $0x00000000
+DATA avx512_101<>+20(SB)/4, $0x00000000
+DATA avx512_101<>+24(SB)/4, $0x00000000
+DATA avx512_101<>+28(SB)/4, $0x00000000
+DATA avx512_101<>+32(SB)/4, $0x00000000
+DATA avx512_101<>+36(SB)/4, $0x00000000
+DATA avx512_101<>+40(SB)/4, $0x00000000
+DATA avx512_101<>+44(SB)/4, $0x00000000
+DATA avx512_101<>+48(SB)/4, $0x00000000
+DATA avx512_101<>+52(SB)/4, $0x00000000
+DATA avx512_101<>+56(SB)/4, $0x00000000
+DATA avx512_101<>+60(SB)/4, $0x00000000
+GLOBL avx512_101<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_102<>+0(SB)/4, $(0.0625)
-GLOBL avx512_102<>(SB), RODATA|NOPTR, $4
+DATA avx512_102<>+0(SB)/4, $0xffffffff
+DATA avx512_102<>+4(SB)/4, $0xffffffff
+DATA avx512_102<>+8(SB)/4, $0xffffffff
+DATA avx512_102<>+12(SB)/4, $0xffffffff
+DATA avx512_102<>+16(SB)/4, $0xffffffff
+DATA avx512_102<>+20(SB)/4, $0xffffffff
+DATA avx512_102<>+24(SB)/4, $0xffffffff
+DATA avx512_102<>+28(SB)/4, $0xffffffff
+DATA avx512_102<>+32(SB)/4, $0xffffffff
+DATA avx512_102<>+36(SB)/4, $0xffffffff
+DATA avx512_102<>+40(SB)/4, $0xffffffff
+DATA avx512_102<>+44(SB)/4, $0xffffffff
+DATA avx512_102<>+48(SB)/4, $0xffffffff
+DATA avx512_102<>+52(SB)/4, $0x00000010
+DATA avx512_102<>+56(SB)/4, $0xffffffff
+DATA avx512_102<>+60(SB)/4, $0x000005dc
+GLOBL avx512_102<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_103<>+0(SB)/4, $0x00000001
+DATA avx512_103<>+4(SB)/4, $0x00000000
+DATA avx512_103<>+8(SB)/4, $0x00000000
+DATA avx512_103<>+12(SB)/4, $0x00000000
+DATA avx512_103<>+16(SB)/4, $0x00000000
+DATA avx512_103<>+20(SB)/4, $0x00000000
+DATA avx512_103<>+24(SB)/4, $0x00000000
+DATA avx512_103<>+28(SB)/4, $0x00000002
+DATA avx512_103<>+32(SB)/4, $0x00000000
+DATA avx512_103<>+36(SB)/4, $0x00000000
+DATA avx512_103<>+40(SB)/4, $0x00000000
+DATA avx512_103<>+44(SB)/4, $0x00000000
+DATA avx512_103<>+48(SB)/4, $0x00000001
+DATA avx512_103<>+52(SB)/4, $0x00000000
+DATA avx512_103<>+56(SB)/4, $0x00000000
+DATA avx512_103<>+60(SB)/4, $0x00000000
+GLOBL avx512_103<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_104<>+0(SB)/4, $0xffffffff
+DATA avx512_104<>+4(SB)/4, $0x00000000
+DATA avx512_104<>+8(SB)/4, $0x00000000
+DATA avx512_104<>+12(SB)/4, $0x00000000
+DATA avx512_104<>+16(SB)/4, $0x00000000
+DATA avx512_104<>+20(SB)/4, $0x00000000
+DATA avx512_104<>+24(SB)/4, $0x00000000
+DATA avx512_104<>+28(SB)/4, $0xffffffff
+DATA avx512_104<>+32(SB)/4, $0x00000000
+DATA avx512_104<>+36(SB)/4, $0x00000000
+DATA avx512_104<>+40(SB)/4, $0x00000000
+DATA avx512_104<>+44(SB)/4, $0x00000000
+DATA avx512_104<>+48(SB)/4, $0xffffffff
+DATA avx512_104<>+52(SB)/4, $0x00000000
+DATA avx512_104<>+56(SB)/4, $0x00000000
+DATA avx512_104<>+60(SB)/4, $0x00000000
+GLOBL avx512_104<>(SB), RODATA|NOPTR, $64
 
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -6648,7 +6825,7 @@ operate:
 	VMOVDQU64      896(DX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
 	MOVQ           896(DX), BX
@@ -6659,235 +6836,173 @@ operate:
 	MOVQ           64(SI), SI
 	ANDQ           SI, BX
 	MOVQ           BX, 64(SP)
-	LZCNTQ         896(DX), BX
-	NEGQ           BX
-	ADDQ           $0x4f, BX
-	SHRQ           $0x04, BX
-	MOVQ           BX, 72(SP)
-	MOVQ           trail+48(FP), BX
-	MOVQ           16(BX), BX
-	VPBROADCASTD   4(BX), Z0
+	LZCNTQ         896(DX), DX
+	NEGQ           DX
+	ADDQ           $0x4f, DX
+	SHRQ           $0x04, DX
+	MOVQ           DX, 72(SP)
+	MOVQ           trail+48(FP), DX
+	MOVQ           16(DX), DX
+	VPBROADCASTD   4(DX), Z0
 	VCVTUDQ2PS     X0, X0
 	VMOVSS         avx512_77<>+0(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 80(SP)
-	VMOVDQU64      896(DX), Z0
-	MOVQ           trail+48(FP), DX
-	MOVQ           8(DX), DX
-	MOVQ           f+8(FP), BX
-	VMOVDQU64      (DX), Z1
-	VMOVDQU64      64(DX), Z2
-	VPOPCNTQ       Z0, Z0
-	VMOVDQU32      (BX), Z14
-	VMOVDQU32      avx512_78<>+0(SB), Z15
-	VPERMI2D       Z2, Z1, Z15
-	VMOVDQU32      avx512_79<>+0(SB), Z2
-	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_80<>+0(SB), Z2, Z15
-	VMOVDQU32      avx512_81<>+0(SB), Z2
-	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_82<>+0(SB), Z2, Z2
-	VPADDD         Z2, Z15, Z15
-	VPBROADCASTD   64(BX), Z0
-	VPSUBD         Z15, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_83<>+0(SB), Z0, Z15
-	MOVQ           trail+48(FP), BX
-	MOVQ           16(BX), BX
-	VPBROADCASTD   8(BX), Z0
-	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_84<>+0(SB), Z0, Z2
-	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z1, Z15
-	MOVQ           trail+48(FP), DX
-	MOVQ           8(DX), DX
-	MOVL           16(DX), DX
-	MOVQ           trail+48(FP), BX
-	MOVQ           32(BX), BX
-	MOVQ           trail+48(FP), SI
-	MOVQ           8(SI), SI
-	MOVL           20(SI), SI
-	MOVWLZX        6(BX), BX
-	SUBL           BX, DX
-	NEGL           SI
-	SARL           $0x1f, SI
-	ANDL           SI, DX
-	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_86<>+0(SB), Z1, Z15
-	MOVQ           trail+48(FP), DX
-	MOVQ           16(DX), DX
-	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z15
-	VMOVDQU32      avx512_88<>+0(SB), Z2
-	VPSLLVD        avx512_89<>+0(SB), Z1, Z18
-	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z18, Z2
-	VPMINUD        Z2, Z15, Z15
-	VPTERNLOGD     $0xd8, avx512_90<>+0(SB), Z1, Z14
-	MOVQ           trail+48(FP), DX
-	MOVQ           16(DX), DX
-	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_87<>+0(SB), Z1, Z14
-	VPTERNLOGD     $0xd8, avx512_85<>+0(SB), Z0, Z14
-	VCVTDQ2PS      Z15, Z15
-	VCVTDQ2PS      Z14, Z14
-	VDIVPS         Z14, Z15, Z15
-	MOVQ           trail+48(FP), DX
-	MOVQ           176(DX), DX
-	VMOVNTPS       Z15, (DX)
 	CMPQ           72(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z2
-	VMOVDQU32      avx512_94<>+0(SB), Z14
-	VMOVDQU32      avx512_95<>+0(SB), Z15
-	VMOVDQU32      avx512_96<>+0(SB), Z18
-	VPBROADCASTD   avx512_6<>+0(SB), Z22
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z13
+	VMOVDQU32      avx512_81<>+0(SB), Z14
+	VMOVDQU32      avx512_82<>+0(SB), Z15
+	VMOVDQU32      avx512_83<>+0(SB), Z16
+	VPBROADCASTD   avx512_6<>+0(SB), Z20
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_77<>+0(SB), Z21
+	VBROADCASTSS   avx512_77<>+0(SB), Z19
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
-	VPMOVZXWD      (DI), Y3
+	VPMOVZXWD      (DI), Y2
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y4
+	VMOVDQU32      32(DI), Y3
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z20
-	VBROADCASTSS   80(SP), Z19
+	VPBROADCASTD   16(DI), Z18
+	VBROADCASTSS   80(SP), Z17
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z23
-	VPADDD         Z23, Z23, Z23
+	VPBROADCASTD   4(DI), Z21
+	VPADDD         Z21, Z21, Z21
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z25
-	VPMOVZXWD      256(DX)(BX*2), Z24
-	VPADDD         Z25, Z24, Z24
-	VCVTUDQ2PS     Z25, Z26
-	VCVTUDQ2PS     Z24, Z24
-	VDIVPS.Z       Z24, Z26, K1, Z24
-	VPMOVZXBD      704(DX)(BX*1), Z26
-	VPMOVZXBD      (SP)(BX*1), Z27
-	VPADDD         Z22, Z25, Z22
-	VPSRLD         $0x07, Z22, Z22
-	VPERMD         Z3, Z26, Z3
-	VPSUBD         Z3, Z22, Z22
-	VPERMD         Z1, Z27, Z1
-	VPSLLVD        Z1, Z22, Z22
-	VPERMPS        Z0, Z27, Z0
-	VPMINUD        Z23, Z22, Z1
+	VMOVDQU32      (DX)(BX*4), Z23
+	VPMOVZXWD      256(DX)(BX*2), Z22
+	VPADDD         Z23, Z22, Z22
+	VCVTUDQ2PS     Z23, Z24
+	VCVTUDQ2PS     Z22, Z22
+	VDIVPS.Z       Z22, Z24, K1, Z22
+	VPMOVZXBD      704(DX)(BX*1), Z24
+	VPMOVZXBD      (SP)(BX*1), Z25
+	VPADDD         Z20, Z23, Z20
+	VPSRLD         $0x07, Z20, Z20
+	VPERMD         Z2, Z24, Z2
+	VPSUBD         Z2, Z20, Z20
+	VPERMD         Z1, Z25, Z1
+	VPSLLVD        Z1, Z20, Z20
+	VPERMPS        Z0, Z25, Z0
+	VPMINUD        Z21, Z20, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z19, Z1, Z1
+	VMULPS         Z17, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z26, K2, Z3
-	VPADDD         Z22, Z3, Z3
-	VPMINUD        Z23, Z3, Z3
-	VCVTUDQ2PS     Z3, Z3
-	VMULPS         Z19, Z3, Z3
-	VPERMPS        Z2, Z27, Z2
-	VPSRLD         $0x04, Z27, Z27
-	VPERMPS        Z14, Z27, Z14
+	VPERMD.Z       Z3, Z24, K2, Z2
+	VPADDD         Z20, Z2, Z2
+	VPMINUD        Z21, Z2, Z2
+	VCVTUDQ2PS     Z2, Z2
+	VMULPS         Z17, Z2, Z2
+	VPERMPS        Z13, Z25, Z13
+	VPSRLD         $0x04, Z25, Z25
+	VPERMPS        Z14, Z25, Z14
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z21, K2, Z14
-	VPERMPS        Z18, Z27, Z21
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_97<>+0(SB), Z18, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_98<>+0(SB), Z18, Z18
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
-	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_99<>+0(SB), Z19, Z19
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
-	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_100<>+0(SB), Z22, Z22
-	VPMOVSXWD      384(DX)(BX*2), Z23
-	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_101<>+0(SB), Z23, Z23
-	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_102<>+0(SB), Z23, Z23
-	VPERMPS.Z      Z15, Z26, K1, Z15
-	VUNPCKLPS      Z1, Z0, Z20
-	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z24, Z3, Z1
-	VUNPCKHPS      Z24, Z3, Z3
-	VUNPCKLPD      Z1, Z20, Z24
-	VUNPCKHPD      Z1, Z20, Z1
-	VUNPCKLPD      Z3, Z0, Z20
-	VUNPCKHPD      Z3, Z0, Z0
-	VUNPCKLPS      Z19, Z18, Z3
-	VUNPCKHPS      Z19, Z18, Z18
-	VUNPCKLPS      Z21, Z14, Z19
-	VUNPCKHPS      Z21, Z14, Z14
-	VUNPCKLPD      Z19, Z3, Z21
-	VUNPCKHPD      Z19, Z3, Z3
-	VUNPCKLPD      Z14, Z18, Z19
-	VUNPCKHPD      Z14, Z18, Z14
-	VUNPCKLPS      Z23, Z22, Z18
-	VUNPCKHPS      Z23, Z22, Z22
-	VUNPCKLPS      Z2, Z15, Z23
-	VUNPCKHPS      Z2, Z15, Z2
-	VUNPCKLPD      Z23, Z18, Z15
-	VUNPCKHPD      Z23, Z18, Z18
-	VUNPCKLPD      Z2, Z22, Z23
-	VUNPCKHPD      Z2, Z22, Z2
-	VSHUFF32X4     $0x44, Z21, Z24, Z22
-	VSHUFF32X4     $0xee, Z21, Z24, Z21
-	VSHUFF32X4     $0x44, Z1, Z15, Z24
-	VSHUFF32X4     $0xee, Z1, Z15, Z1
-	VSHUFF32X4     $0x88, Z24, Z22, Z15
-	VSHUFF32X4     $0xdd, Z24, Z22, Z22
-	VSHUFF32X4     $0x88, Z1, Z21, Z24
-	VSHUFF32X4     $0xdd, Z1, Z21, Z1
-	VSHUFF32X4     $0x44, Z18, Z3, Z21
-	VSHUFF32X4     $0xee, Z18, Z3, Z3
-	VSHUFF32X4     $0x44, Z19, Z20, Z18
-	VSHUFF32X4     $0xee, Z19, Z20, Z19
-	VSHUFF32X4     $0x88, Z18, Z21, Z20
-	VSHUFF32X4     $0xdd, Z18, Z21, Z18
-	VSHUFF32X4     $0x88, Z19, Z3, Z21
-	VSHUFF32X4     $0xdd, Z19, Z3, Z3
-	VSHUFF32X4     $0x44, Z0, Z23, Z19
-	VSHUFF32X4     $0xee, Z0, Z23, Z0
-	VSHUFF32X4     $0x44, Z2, Z14, Z23
-	VSHUFF32X4     $0xee, Z2, Z14, Z2
-	VSHUFF32X4     $0x88, Z23, Z19, Z14
-	VSHUFF32X4     $0xdd, Z23, Z19, Z19
-	VSHUFF32X4     $0x88, Z2, Z0, Z23
-	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	VMOVAPS        Z19, K2, Z14
+	VPERMPS        Z16, Z25, Z19
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z16
+	VPMINUD.BCST   avx512_84<>+0(SB), Z16, Z16
+	VCVTDQ2PS      Z16, Z16
+	VMULPS.BCST    avx512_85<>+0(SB), Z16, Z16
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_86<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_87<>+0(SB), Z20, Z20
+	VPMOVSXWD      384(DX)(BX*2), Z21
+	VPSUBD.Z       Z21, Z18, K1, Z21
+	VPMINUD.BCST   avx512_88<>+0(SB), Z21, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_89<>+0(SB), Z21, Z21
+	VPERMPS.Z      Z15, Z24, K1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
+	VUNPCKLPS      Z1, Z0, Z18
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z22, Z2, Z1
+	VUNPCKHPS      Z22, Z2, Z2
+	VUNPCKLPD      Z1, Z18, Z22
+	VUNPCKHPD      Z1, Z18, Z1
+	VUNPCKLPD      Z2, Z0, Z18
+	VUNPCKHPD      Z2, Z0, Z0
+	VUNPCKLPS      Z17, Z16, Z2
+	VUNPCKHPS      Z17, Z16, Z16
+	VUNPCKLPS      Z19, Z14, Z17
+	VUNPCKHPS      Z19, Z14, Z14
+	VUNPCKLPD      Z17, Z2, Z19
+	VUNPCKHPD      Z17, Z2, Z2
+	VUNPCKLPD      Z14, Z16, Z17
+	VUNPCKHPD      Z14, Z16, Z14
+	VUNPCKLPS      Z21, Z20, Z16
+	VUNPCKHPS      Z21, Z20, Z20
+	VUNPCKLPS      Z13, Z15, Z21
+	VUNPCKHPS      Z13, Z15, Z13
+	VUNPCKLPD      Z21, Z16, Z15
+	VUNPCKHPD      Z21, Z16, Z16
+	VUNPCKLPD      Z13, Z20, Z21
+	VUNPCKHPD      Z13, Z20, Z13
+	VSHUFF32X4     $0x44, Z19, Z22, Z20
+	VSHUFF32X4     $0xee, Z19, Z22, Z19
+	VSHUFF32X4     $0x44, Z1, Z15, Z22
+	VSHUFF32X4     $0xee, Z1, Z15, Z1
+	VSHUFF32X4     $0x88, Z22, Z20, Z15
+	VSHUFF32X4     $0xdd, Z22, Z20, Z20
+	VSHUFF32X4     $0x88, Z1, Z19, Z22
+	VSHUFF32X4     $0xdd, Z1, Z19, Z1
+	VSHUFF32X4     $0x44, Z16, Z2, Z19
+	VSHUFF32X4     $0xee, Z16, Z2, Z2
+	VSHUFF32X4     $0x44, Z17, Z18, Z16
+	VSHUFF32X4     $0xee, Z17, Z18, Z17
+	VSHUFF32X4     $0x88, Z16, Z19, Z18
+	VSHUFF32X4     $0xdd, Z16, Z19, Z16
+	VSHUFF32X4     $0x88, Z17, Z2, Z19
+	VSHUFF32X4     $0xdd, Z17, Z2, Z2
+	VSHUFF32X4     $0x44, Z0, Z21, Z17
+	VSHUFF32X4     $0xee, Z0, Z21, Z0
+	VSHUFF32X4     $0x44, Z13, Z14, Z21
+	VSHUFF32X4     $0xee, Z13, Z14, Z13
+	VSHUFF32X4     $0x88, Z21, Z17, Z14
+	VSHUFF32X4     $0xdd, Z21, Z17, Z17
+	VSHUFF32X4     $0x88, Z13, Z0, Z21
+	VSHUFF32X4     $0xdd, Z13, Z0, Z0
 	VMOVNTPS       Z15, 64(DX)
-	VMOVNTPS       Z20, 128(DX)
+	VMOVNTPS       Z18, 128(DX)
 	VMOVNTPS       Z14, 192(DX)
-	VMOVNTPS       Z22, 256(DX)
-	VMOVNTPS       Z18, 320(DX)
-	VMOVNTPS       Z19, 384(DX)
-	VMOVNTPS       Z24, 448(DX)
-	VMOVNTPS       Z21, 512(DX)
-	VMOVNTPS       Z23, 576(DX)
+	VMOVNTPS       Z20, 256(DX)
+	VMOVNTPS       Z16, 320(DX)
+	VMOVNTPS       Z17, 384(DX)
+	VMOVNTPS       Z22, 448(DX)
+	VMOVNTPS       Z19, 512(DX)
+	VMOVNTPS       Z21, 576(DX)
 	VMOVNTPS       Z1, 640(DX)
-	VMOVNTPS       Z3, 704(DX)
+	VMOVNTPS       Z2, 704(DX)
 	VMOVNTPS       Z0, 768(DX)
 	JMP            written0
 
 empty0:
 	MOVQ     trail+48(FP), DX
 	MOVQ     176(DX), DX
-	VPXORD   Z3, Z3, Z3
-	VMOVNTPS Z3, 64(DX)
-	VMOVNTPS Z3, 128(DX)
-	VMOVNTPS Z3, 192(DX)
-	VMOVNTPS Z3, 256(DX)
-	VMOVNTPS Z3, 320(DX)
-	VMOVNTPS Z3, 384(DX)
-	VMOVNTPS Z3, 448(DX)
-	VMOVNTPS Z3, 512(DX)
-	VMOVNTPS Z3, 576(DX)
-	VMOVNTPS Z3, 640(DX)
-	VMOVNTPS Z3, 704(DX)
-	VMOVNTPS Z3, 768(DX)
+	VPXORD   Z2, Z2, Z2
+	VMOVNTPS Z2, 64(DX)
+	VMOVNTPS Z2, 128(DX)
+	VMOVNTPS Z2, 192(DX)
+	VMOVNTPS Z2, 256(DX)
+	VMOVNTPS Z2, 320(DX)
+	VMOVNTPS Z2, 384(DX)
+	VMOVNTPS Z2, 448(DX)
+	VMOVNTPS Z2, 512(DX)
+	VMOVNTPS Z2, 576(DX)
+	VMOVNTPS Z2, 640(DX)
+	VMOVNTPS Z2, 704(DX)
+	VMOVNTPS Z2, 768(DX)
 
 written0:
 	MOVQ         ops+16(FP), DX
@@ -7003,7 +7118,7 @@ risked:
 	VMOVDQU64      Z2, 960(AX)
 	VMOVDQU8       avx512_66<>+0(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
 	VMOVDQU8       avx512_67<>+0(SB), Z1
@@ -7017,161 +7132,161 @@ risked:
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_91<>+0(SB), Z3
-	VMOVDQU32      avx512_92<>+0(SB), Z14
-	VMOVDQU32      avx512_93<>+0(SB), Z15
-	VMOVDQU32      avx512_94<>+0(SB), Z18
-	VMOVDQU32      avx512_95<>+0(SB), Z19
-	VMOVDQU32      avx512_96<>+0(SB), Z20
-	VPBROADCASTD   avx512_6<>+0(SB), Z24
+	VMOVDQU32      avx512_78<>+0(SB), Z13
+	VMOVDQU32      avx512_79<>+0(SB), Z14
+	VMOVDQU32      avx512_80<>+0(SB), Z15
+	VMOVDQU32      avx512_81<>+0(SB), Z16
+	VMOVDQU32      avx512_82<>+0(SB), Z17
+	VMOVDQU32      avx512_83<>+0(SB), Z18
+	VPBROADCASTD   avx512_6<>+0(SB), Z22
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_77<>+0(SB), Z23
+	VBROADCASTSS   avx512_77<>+0(SB), Z21
 	MOVQ           trail+48(FP), DI
 	MOVQ           24(DI), DI
-	VPMOVZXWD      (DI), Y4
+	VPMOVZXWD      (DI), Y3
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y5
+	VMOVDQU32      32(DI), Y4
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z22
-	VBROADCASTSS   80(SP), Z21
+	VPBROADCASTD   16(DI), Z20
+	VBROADCASTSS   80(SP), Z19
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z25
-	VPADDD         Z25, Z25, Z25
+	VPBROADCASTD   4(DI), Z23
+	VPADDD         Z23, Z23, Z23
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z27
-	VPMOVZXWD      256(DX)(BX*2), Z26
-	VPADDD         Z27, Z26, Z26
-	VCVTUDQ2PS     Z27, Z28
-	VCVTUDQ2PS     Z26, Z26
-	VDIVPS.Z       Z26, Z28, K1, Z26
-	VPMOVZXBD      704(DX)(BX*1), Z28
-	VPMOVZXBD      (SP)(BX*1), Z29
-	VPADDD         Z24, Z27, Z24
-	VPSRLD         $0x07, Z24, Z24
-	VPERMD         Z4, Z28, Z27
-	VPSUBD         Z27, Z24, Z24
-	VPERMD         Z14, Z29, Z14
-	VPSLLVD        Z14, Z24, Z24
-	VPERMPS        Z3, Z29, Z3
-	VPMINUD        Z25, Z24, Z14
+	VMOVDQU32      (DX)(BX*4), Z25
+	VPMOVZXWD      256(DX)(BX*2), Z24
+	VPADDD         Z25, Z24, Z24
+	VCVTUDQ2PS     Z25, Z26
+	VCVTUDQ2PS     Z24, Z24
+	VDIVPS.Z       Z24, Z26, K1, Z24
+	VPMOVZXBD      704(DX)(BX*1), Z26
+	VPMOVZXBD      (SP)(BX*1), Z27
+	VPADDD         Z22, Z25, Z22
+	VPSRLD         $0x07, Z22, Z22
+	VPERMD         Z3, Z26, Z25
+	VPSUBD         Z25, Z22, Z22
+	VPERMD         Z14, Z27, Z14
+	VPSLLVD        Z14, Z22, Z22
+	VPERMPS        Z13, Z27, Z13
+	VPMINUD        Z23, Z22, Z14
 	VCVTUDQ2PS     Z14, Z14
-	VMULPS         Z21, Z14, Z14
+	VMULPS         Z19, Z14, Z14
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z5, Z28, K2, Z5
-	VPADDD         Z24, Z5, Z5
-	VPMINUD        Z25, Z5, Z5
-	VCVTUDQ2PS     Z5, Z5
-	VMULPS         Z21, Z5, Z5
-	VPERMPS        Z15, Z29, Z15
-	VPSRLD         $0x04, Z29, Z29
-	VPERMPS        Z18, Z29, Z18
+	VPERMD.Z       Z4, Z26, K2, Z4
+	VPADDD         Z22, Z4, Z4
+	VPMINUD        Z23, Z4, Z4
+	VCVTUDQ2PS     Z4, Z4
+	VMULPS         Z19, Z4, Z4
+	VPERMPS        Z15, Z27, Z15
+	VPSRLD         $0x04, Z27, Z27
+	VPERMPS        Z16, Z27, Z16
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z23, K2, Z18
-	VPERMPS        Z20, Z29, Z23
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z20
-	VPMINUD.BCST   avx512_97<>+0(SB), Z20, Z20
-	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_98<>+0(SB), Z20, Z20
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z21
-	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_99<>+0(SB), Z21, Z21
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z24
-	VCVTDQ2PS      Z24, Z24
-	VMULPS.BCST    avx512_100<>+0(SB), Z24, Z24
-	VPMOVSXWD      384(DX)(BX*2), Z25
-	VPSUBD.Z       Z25, Z22, K1, Z25
-	VPMINUD.BCST   avx512_101<>+0(SB), Z25, Z25
-	VCVTDQ2PS      Z25, Z25
-	VMULPS.BCST    avx512_102<>+0(SB), Z25, Z25
-	VPERMPS.Z      Z19, Z28, K1, Z19
-	VUNPCKLPS      Z14, Z3, Z22
-	VUNPCKHPS      Z14, Z3, Z3
-	VUNPCKLPS      Z26, Z5, Z14
-	VUNPCKHPS      Z26, Z5, Z5
-	VUNPCKLPD      Z14, Z22, Z26
-	VUNPCKHPD      Z14, Z22, Z14
-	VUNPCKLPD      Z5, Z3, Z22
-	VUNPCKHPD      Z5, Z3, Z3
-	VUNPCKLPS      Z21, Z20, Z5
-	VUNPCKHPS      Z21, Z20, Z20
-	VUNPCKLPS      Z23, Z18, Z21
-	VUNPCKHPS      Z23, Z18, Z18
-	VUNPCKLPD      Z21, Z5, Z23
-	VUNPCKHPD      Z21, Z5, Z5
-	VUNPCKLPD      Z18, Z20, Z21
-	VUNPCKHPD      Z18, Z20, Z18
-	VUNPCKLPS      Z25, Z24, Z20
-	VUNPCKHPS      Z25, Z24, Z24
-	VUNPCKLPS      Z15, Z19, Z25
-	VUNPCKHPS      Z15, Z19, Z15
-	VUNPCKLPD      Z25, Z20, Z19
-	VUNPCKHPD      Z25, Z20, Z20
-	VUNPCKLPD      Z15, Z24, Z25
-	VUNPCKHPD      Z15, Z24, Z15
-	VSHUFF32X4     $0x44, Z23, Z26, Z24
-	VSHUFF32X4     $0xee, Z23, Z26, Z23
-	VSHUFF32X4     $0x44, Z14, Z19, Z26
-	VSHUFF32X4     $0xee, Z14, Z19, Z14
-	VSHUFF32X4     $0x88, Z26, Z24, Z19
-	VSHUFF32X4     $0xdd, Z26, Z24, Z24
-	VSHUFF32X4     $0x88, Z14, Z23, Z26
-	VSHUFF32X4     $0xdd, Z14, Z23, Z14
-	VSHUFF32X4     $0x44, Z20, Z5, Z23
-	VSHUFF32X4     $0xee, Z20, Z5, Z5
-	VSHUFF32X4     $0x44, Z21, Z22, Z20
-	VSHUFF32X4     $0xee, Z21, Z22, Z21
-	VSHUFF32X4     $0x88, Z20, Z23, Z22
-	VSHUFF32X4     $0xdd, Z20, Z23, Z20
-	VSHUFF32X4     $0x88, Z21, Z5, Z23
-	VSHUFF32X4     $0xdd, Z21, Z5, Z5
-	VSHUFF32X4     $0x44, Z3, Z25, Z21
-	VSHUFF32X4     $0xee, Z3, Z25, Z3
-	VSHUFF32X4     $0x44, Z15, Z18, Z25
-	VSHUFF32X4     $0xee, Z15, Z18, Z15
-	VSHUFF32X4     $0x88, Z25, Z21, Z18
-	VSHUFF32X4     $0xdd, Z25, Z21, Z21
-	VSHUFF32X4     $0x88, Z15, Z3, Z25
-	VSHUFF32X4     $0xdd, Z15, Z3, Z3
+	VMOVAPS        Z21, K2, Z16
+	VPERMPS        Z18, Z27, Z21
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
+	VPMINUD.BCST   avx512_84<>+0(SB), Z18, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_85<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
+	VCVTDQ2PS      Z19, Z19
+	VMULPS.BCST    avx512_86<>+0(SB), Z19, Z19
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_87<>+0(SB), Z22, Z22
+	VPMOVSXWD      384(DX)(BX*2), Z23
+	VPSUBD.Z       Z23, Z20, K1, Z23
+	VPMINUD.BCST   avx512_88<>+0(SB), Z23, Z23
+	VCVTDQ2PS      Z23, Z23
+	VMULPS.BCST    avx512_89<>+0(SB), Z23, Z23
+	VPERMPS.Z      Z17, Z26, K1, Z17
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VMOVNTPS       Z19, 832(DX)
-	VMOVNTPS       Z22, 896(DX)
-	VMOVNTPS       Z18, 960(DX)
-	VMOVNTPS       Z24, 1024(DX)
-	VMOVNTPS       Z20, 1088(DX)
-	VMOVNTPS       Z21, 1152(DX)
-	VMOVNTPS       Z26, 1216(DX)
-	VMOVNTPS       Z23, 1280(DX)
-	VMOVNTPS       Z25, 1344(DX)
+	VUNPCKLPS      Z14, Z13, Z20
+	VUNPCKHPS      Z14, Z13, Z13
+	VUNPCKLPS      Z24, Z4, Z14
+	VUNPCKHPS      Z24, Z4, Z4
+	VUNPCKLPD      Z14, Z20, Z24
+	VUNPCKHPD      Z14, Z20, Z14
+	VUNPCKLPD      Z4, Z13, Z20
+	VUNPCKHPD      Z4, Z13, Z4
+	VUNPCKLPS      Z19, Z18, Z13
+	VUNPCKHPS      Z19, Z18, Z18
+	VUNPCKLPS      Z21, Z16, Z19
+	VUNPCKHPS      Z21, Z16, Z16
+	VUNPCKLPD      Z19, Z13, Z21
+	VUNPCKHPD      Z19, Z13, Z13
+	VUNPCKLPD      Z16, Z18, Z19
+	VUNPCKHPD      Z16, Z18, Z16
+	VUNPCKLPS      Z23, Z22, Z18
+	VUNPCKHPS      Z23, Z22, Z22
+	VUNPCKLPS      Z15, Z17, Z23
+	VUNPCKHPS      Z15, Z17, Z15
+	VUNPCKLPD      Z23, Z18, Z17
+	VUNPCKHPD      Z23, Z18, Z18
+	VUNPCKLPD      Z15, Z22, Z23
+	VUNPCKHPD      Z15, Z22, Z15
+	VSHUFF32X4     $0x44, Z21, Z24, Z22
+	VSHUFF32X4     $0xee, Z21, Z24, Z21
+	VSHUFF32X4     $0x44, Z14, Z17, Z24
+	VSHUFF32X4     $0xee, Z14, Z17, Z14
+	VSHUFF32X4     $0x88, Z24, Z22, Z17
+	VSHUFF32X4     $0xdd, Z24, Z22, Z22
+	VSHUFF32X4     $0x88, Z14, Z21, Z24
+	VSHUFF32X4     $0xdd, Z14, Z21, Z14
+	VSHUFF32X4     $0x44, Z18, Z13, Z21
+	VSHUFF32X4     $0xee, Z18, Z13, Z13
+	VSHUFF32X4     $0x44, Z19, Z20, Z18
+	VSHUFF32X4     $0xee, Z19, Z20, Z19
+	VSHUFF32X4     $0x88, Z18, Z21, Z20
+	VSHUFF32X4     $0xdd, Z18, Z21, Z18
+	VSHUFF32X4     $0x88, Z19, Z13, Z21
+	VSHUFF32X4     $0xdd, Z19, Z13, Z13
+	VSHUFF32X4     $0x44, Z4, Z23, Z19
+	VSHUFF32X4     $0xee, Z4, Z23, Z4
+	VSHUFF32X4     $0x44, Z15, Z16, Z23
+	VSHUFF32X4     $0xee, Z15, Z16, Z15
+	VSHUFF32X4     $0x88, Z23, Z19, Z16
+	VSHUFF32X4     $0xdd, Z23, Z19, Z19
+	VSHUFF32X4     $0x88, Z15, Z4, Z23
+	VSHUFF32X4     $0xdd, Z15, Z4, Z4
+	VMOVNTPS       Z17, 832(DX)
+	VMOVNTPS       Z20, 896(DX)
+	VMOVNTPS       Z16, 960(DX)
+	VMOVNTPS       Z22, 1024(DX)
+	VMOVNTPS       Z18, 1088(DX)
+	VMOVNTPS       Z19, 1152(DX)
+	VMOVNTPS       Z24, 1216(DX)
+	VMOVNTPS       Z21, 1280(DX)
+	VMOVNTPS       Z23, 1344(DX)
 	VMOVNTPS       Z14, 1408(DX)
-	VMOVNTPS       Z5, 1472(DX)
-	VMOVNTPS       Z3, 1536(DX)
+	VMOVNTPS       Z13, 1472(DX)
+	VMOVNTPS       Z4, 1536(DX)
 	JMP            written1
 
 empty1:
 	MOVQ     trail+48(FP), DX
 	MOVQ     176(DX), DX
-	VPXORD   Z5, Z5, Z5
-	VMOVNTPS Z5, 832(DX)
-	VMOVNTPS Z5, 896(DX)
-	VMOVNTPS Z5, 960(DX)
-	VMOVNTPS Z5, 1024(DX)
-	VMOVNTPS Z5, 1088(DX)
-	VMOVNTPS Z5, 1152(DX)
-	VMOVNTPS Z5, 1216(DX)
-	VMOVNTPS Z5, 1280(DX)
-	VMOVNTPS Z5, 1344(DX)
-	VMOVNTPS Z5, 1408(DX)
-	VMOVNTPS Z5, 1472(DX)
-	VMOVNTPS Z5, 1536(DX)
+	VPXORD   Z4, Z4, Z4
+	VMOVNTPS Z4, 832(DX)
+	VMOVNTPS Z4, 896(DX)
+	VMOVNTPS Z4, 960(DX)
+	VMOVNTPS Z4, 1024(DX)
+	VMOVNTPS Z4, 1088(DX)
+	VMOVNTPS Z4, 1152(DX)
+	VMOVNTPS Z4, 1216(DX)
+	VMOVNTPS Z4, 1280(DX)
+	VMOVNTPS Z4, 1344(DX)
+	VMOVNTPS Z4, 1408(DX)
+	VMOVNTPS Z4, 1472(DX)
+	VMOVNTPS Z4, 1536(DX)
 
 written1:
+	VPXORD       Z5, Z5, Z5
 	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
 	KMOVQ        avx512_69<>+0(SB), K1
 	MOVQ         928(AX), DX
 	MOVQ         904(AX), BX
@@ -7180,131 +7295,131 @@ written1:
 	KMOVQ        BX, K3
 	MOVQ         p+0(FP), BX
 	MOVQ         24(BX), BX
-	VMOVDQU      (BX), X9
-	VMOVDQU8     704(AX), Z5
+	VMOVDQU      (BX), X8
+	VMOVDQU8     704(AX), Z13
 	MOVQ         p+0(FP), BX
 	MOVQ         8(BX), BX
 	MOVL         16(BX), BX
 	VPBROADCASTW BX, Z14
 	VMOVDQU16    512(AX), Z15
-	VMOVDQU16    256(AX), Z3
-	VPSRLW       $0x01, Z15, Z18
-	VPSUBW       Z18, Z15, K3, Z15
-	VPMINUW.Z    Z3, Z15, K2, Z18
-	VPSUBW       Z18, Z3, Z3
-	VMOVDQU16    Z3, 256(AX)
+	VMOVDQU16    256(AX), Z4
+	VPSRLW       $0x01, Z15, Z16
+	VPSUBW       Z16, Z15, K3, Z15
+	VPMINUW.Z    Z4, Z15, K2, Z16
+	VPSUBW       Z16, Z4, Z4
+	VMOVDQU16    Z4, 256(AX)
 	VMOVDQU16    384(AX), Z15
 	VMOVDQU16    Z14, K2, Z15
 	VMOVDQU16    Z15, 384(AX)
-	VPTESTNMW    Z3, Z3, K4
+	VPTESTNMW    Z4, Z4, K4
 	KMOVD        K4, BX
-	VPBROADCASTD avx512_6<>+0(SB), Z20
-	VPMOVZXWD    Y18, Z19
-	VMOVDQU32    (AX), Z3
-	VPADDD       Z20, Z3, Z15
-	VPADDD       Z19, Z3, Z3
-	VMOVDQU32    Z3, (AX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z15, Z3
+	VPBROADCASTD avx512_6<>+0(SB), Z18
+	VPMOVZXWD    Y16, Z17
+	VMOVDQU32    (AX), Z4
+	VPADDD       Z18, Z4, Z15
+	VPADDD       Z17, Z4, Z4
+	VMOVDQU32    Z4, (AX)
+	VPADDD       Z17, Z5, Z5
+	VPADDD       Z17, Z15, Z4
 	VPSRLD       $0x07, Z15, Z15
-	VPSRLD       $0x07, Z3, Z3
-	VMOVDQU16    avx512_70<>+0(SB), Z19
-	VPERMW       Z18, Z19, Z19
-	VPANDD.BCST  avx512_71<>+0(SB), Z19, Z19
-	VMOVDQU32    64(AX), Z18
-	VPADDD       Z20, Z18, Z20
-	VPADDD       Z19, Z18, Z18
-	VMOVDQU32    Z18, 64(AX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z20, Z19
-	VPSRLD       $0x07, Z20, Z20
-	VPSRLD       $0x07, Z19, Z19
-	VMOVDQU8     avx512_72<>+0(SB), Z18
-	VPERMB.Z     Z5, Z18, K1, Z18
-	VPERMW       Z9, Z18, Z18
-	VPACKUSDW    Z20, Z15, Z15
-	VPACKUSDW    Z19, Z3, Z3
-	VPSUBW       Z18, Z15, Z15
-	VPSUBW       Z18, Z3, Z3
-	VPBROADCASTD avx512_73<>+0(SB), Z18
-	VPMINUW      Z18, Z15, Z15
-	VMOVDQU8     avx512_72<>+0(SB), Z19
-	VPERMB.Z     Z1, Z19, K1, Z19
-	VPMULLW      Z19, Z15, Z15
+	VPSRLD       $0x07, Z4, Z4
+	VMOVDQU16    avx512_70<>+0(SB), Z17
+	VPERMW       Z16, Z17, Z17
+	VPANDD.BCST  avx512_71<>+0(SB), Z17, Z17
+	VMOVDQU32    64(AX), Z16
+	VPADDD       Z18, Z16, Z18
+	VPADDD       Z17, Z16, Z16
+	VMOVDQU32    Z16, 64(AX)
+	VPADDD       Z17, Z5, Z5
+	VPADDD       Z17, Z18, Z17
+	VPSRLD       $0x07, Z18, Z18
+	VPSRLD       $0x07, Z17, Z17
+	VMOVDQU8     avx512_72<>+0(SB), Z16
+	VPERMB.Z     Z13, Z16, K1, Z16
+	VPERMW       Z8, Z16, Z16
+	VPACKUSDW    Z18, Z15, Z15
+	VPACKUSDW    Z17, Z4, Z4
+	VPSUBW       Z16, Z15, Z15
+	VPSUBW       Z16, Z4, Z4
+	VPBROADCASTD avx512_73<>+0(SB), Z16
+	VPMINUW      Z16, Z15, Z15
+	VMOVDQU8     avx512_72<>+0(SB), Z17
+	VPERMB.Z     Z1, Z17, K1, Z17
+	VPMULLW      Z17, Z15, Z15
 	VPADDW       Z15, Z15, Z15
-	VPMINUW      Z18, Z15, Z15
-	VPBROADCASTD avx512_74<>+0(SB), Z18
-	VPADDW       Z18, Z15, Z15
-	VMOVDQU8     avx512_72<>+0(SB), Z18
-	VPERMB.Z     Z0, Z18, K1, Z18
-	VPDPWSSD     Z18, Z15, Z7
+	VPMINUW      Z16, Z15, Z15
+	VPBROADCASTD avx512_74<>+0(SB), Z16
+	VPADDW       Z16, Z15, Z15
+	VMOVDQU8     avx512_72<>+0(SB), Z16
+	VPERMB.Z     Z0, Z16, K1, Z16
+	VPDPWSSD     Z16, Z15, Z6
 	MOVL         900(AX), SI
 	TESTL        SI, SI
 	JZ           lower
 	KSHIFTRQ     $0x20, K2, K4
 	KSHIFTRQ     $0x20, K3, K3
-	VMOVDQU16    576(AX), Z8
-	VMOVDQU16    320(AX), Z18
-	VPSRLW       $0x01, Z8, Z15
-	VPSUBW       Z15, Z8, K3, Z8
-	VPMINUW.Z    Z18, Z8, K4, Z8
-	VPSUBW       Z8, Z18, Z18
-	VMOVDQU16    Z18, 320(AX)
+	VMOVDQU16    576(AX), Z7
+	VMOVDQU16    320(AX), Z16
+	VPSRLW       $0x01, Z7, Z15
+	VPSUBW       Z15, Z7, K3, Z7
+	VPMINUW.Z    Z16, Z7, K4, Z7
+	VPSUBW       Z7, Z16, Z16
+	VMOVDQU16    Z16, 320(AX)
 	VMOVDQU16    448(AX), Z15
 	VMOVDQU16    Z14, K4, Z15
 	VMOVDQU16    Z15, 448(AX)
-	VPTESTNMW    Z18, Z18, K3
+	VPTESTNMW    Z16, Z16, K3
 	KMOVD        K3, SI
 	VPBROADCASTD avx512_6<>+0(SB), Z14
-	VPMOVZXWD    Y8, Z18
+	VPMOVZXWD    Y7, Z16
 	VMOVDQU32    128(AX), Z15
-	VPADDD       Z14, Z15, Z19
-	VPADDD       Z18, Z15, Z15
+	VPADDD       Z14, Z15, Z17
+	VPADDD       Z16, Z15, Z15
 	VMOVDQU32    Z15, 128(AX)
-	VPADDD       Z18, Z6, Z6
-	VPADDD       Z18, Z19, Z15
-	VPSRLD       $0x07, Z19, Z19
+	VPADDD       Z16, Z5, Z5
+	VPADDD       Z16, Z17, Z15
+	VPSRLD       $0x07, Z17, Z17
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_70<>+0(SB), Z18
-	VPERMW       Z8, Z18, Z18
-	VPANDD.BCST  avx512_71<>+0(SB), Z18, Z18
-	VMOVDQU32    192(AX), Z8
-	VPADDD       Z14, Z8, Z14
-	VPADDD       Z18, Z8, Z8
-	VMOVDQU32    Z8, 192(AX)
-	VPADDD       Z18, Z6, Z6
-	VPADDD       Z18, Z14, Z8
+	VMOVDQU16    avx512_70<>+0(SB), Z16
+	VPERMW       Z7, Z16, Z16
+	VPANDD.BCST  avx512_71<>+0(SB), Z16, Z16
+	VMOVDQU32    192(AX), Z7
+	VPADDD       Z14, Z7, Z14
+	VPADDD       Z16, Z7, Z7
+	VMOVDQU32    Z7, 192(AX)
+	VPADDD       Z16, Z5, Z5
+	VPADDD       Z16, Z14, Z7
 	VPSRLD       $0x07, Z14, Z14
-	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_75<>+0(SB), Z18
-	VPERMB.Z     Z5, Z18, K1, Z18
-	VPERMW       Z9, Z18, Z18
-	VPACKUSDW    Z14, Z19, Z5
-	VPACKUSDW    Z8, Z15, Z8
-	VPSUBW       Z18, Z5, Z5
-	VPSUBW       Z18, Z8, Z8
+	VPSRLD       $0x07, Z7, Z7
+	VMOVDQU8     avx512_75<>+0(SB), Z16
+	VPERMB.Z     Z13, Z16, K1, Z16
+	VPERMW       Z8, Z16, Z16
+	VPACKUSDW    Z14, Z17, Z13
+	VPACKUSDW    Z7, Z15, Z7
+	VPSUBW       Z16, Z13, Z13
+	VPSUBW       Z16, Z7, Z7
 	VPBROADCASTD avx512_73<>+0(SB), Z14
-	VPMINUW      Z14, Z5, Z5
+	VPMINUW      Z14, Z13, Z13
 	VMOVDQU8     avx512_75<>+0(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
-	VPMULLW      Z15, Z5, Z5
-	VPADDW       Z5, Z5, Z5
-	VPMINUW      Z14, Z5, Z5
+	VPMULLW      Z15, Z13, Z13
+	VPADDW       Z13, Z13, Z13
+	VPMINUW      Z14, Z13, Z13
 	VPBROADCASTD avx512_74<>+0(SB), Z14
-	VPADDW       Z14, Z5, Z5
+	VPADDW       Z14, Z13, Z13
 	VMOVDQU8     avx512_75<>+0(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z5, Z7
+	VPDPWSSD     Z14, Z13, Z6
 	SHLQ         $0x20, SI
 	ORQ          SI, BX
 
 lower:
 	VMOVDQU8     768(AX), Z0
-	VPSRLW       $0x02, Z0, Z5
-	VPANDD.BCST  avx512_17<>+0(SB), Z5, Z5
-	VPSUBB       Z5, Z0, Z0
-	VPBROADCASTD avx512_17<>+0(SB), Z5
-	VPADDB       Z5, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z13
+	VPANDD.BCST  avx512_17<>+0(SB), Z13, Z13
+	VPSUBB       Z13, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z13
+	VPADDB       Z13, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
 	MOVQ         920(AX), DI
@@ -7326,15 +7441,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_18<>+0(SB), Z5
+	VPBROADCASTD avx512_18<>+0(SB), Z13
 	VPBROADCASTD avx512_1<>+0(SB), Z14
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z5, Z0, K2, K2
+	VPTESTMB     Z13, Z0, K2, K2
 	VPSUBB       Z14, Z0, K2, Z0
-	VPTESTNMB    Z5, Z0, K2, K2
+	VPTESTNMB    Z13, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -7345,17 +7460,17 @@ lower:
 	ORQ          R9, DI
 	VPBROADCASTD avx512_19<>+0(SB), Z15
 	KMOVQ        BX, K2
-	VPSRLW       $0x04, Z0, Z18
-	VPANDQ       Z15, Z18, Z18
-	VPADDB       Z14, Z18, Z18
-	VPADDB       Z14, Z18, Z18
-	VPADDB       Z18, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z16
+	VPANDQ       Z15, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPADDB       Z16, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z18
-	VPANDQ       Z15, Z18, Z18
-	VPADDB       Z14, Z18, Z18
-	VPANDNQ      Z0, Z5, Z15
-	VPADDB       Z15, Z18, K2, Z0
+	VPSRLW       $0x06, Z0, Z16
+	VPANDQ       Z15, Z16, Z16
+	VPADDB       Z14, Z16, Z16
+	VPANDNQ      Z0, Z13, Z15
+	VPADDB       Z15, Z16, K2, Z0
 	VMOVDQU8     Z0, 832(AX)
 	ORQ          SI, R11
 	ANDNQ        DX, DI, DX
@@ -7364,16 +7479,16 @@ lower:
 	POPCNTQ      R11, BX
 	ADDL         BX, 84(CX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(AX), Z5
+	VMOVDQU64    896(AX), Z13
 	VMOVDQU64    960(AX), Z14
 	MOVL         $0x00000010, BX
 	KMOVB        BX, K2
-	VPBROADCASTQ DX, K2, Z5
+	VPBROADCASTQ DX, K2, Z13
 	MOVL         $0x0000007f, DX
 	KMOVB        DX, K2
-	VPANDNQ.Z    Z5, Z0, K2, Z5
+	VPANDNQ.Z    Z13, Z0, K2, Z13
 	VPANDNQ      Z14, Z0, Z14
-	VMOVDQU64    Z5, 896(AX)
+	VMOVDQU64    Z13, 896(AX)
 	VMOVDQU64    Z14, 960(AX)
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
@@ -7384,30 +7499,30 @@ lower:
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z9, Z9, Z9
 	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
 	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z3, Z10
+	VPDPWSSD     Z2, Z4, Z9
 	VMOVDQU8     avx512_72<>+0(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
-	VPDPWSSD     Z2, Z3, Z11
+	VPDPWSSD     Z2, Z4, Z10
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
 	VMOVDQU8     avx512_75<>+0(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z8, Z10
+	VPDPWSSD     Z2, Z7, Z9
 	VMOVDQU8     avx512_75<>+0(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z8, Z11
+	VPDPWSSD     Z0, Z7, Z10
 
 accounted:
-	VPUNPCKLDQ     Z11, Z10, Z0
-	VPUNPCKHDQ     Z11, Z10, Z1
+	VPUNPCKLDQ     Z10, Z9, Z0
+	VPUNPCKHDQ     Z10, Z9, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z7, Z6, Z1
-	VPUNPCKHDQ     Z7, Z6, Z2
+	VPUNPCKLDQ     Z6, Z5, Z1
+	VPUNPCKHDQ     Z6, Z5, Z2
 	VPADDD         Z2, Z1, Z1
 	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
@@ -7431,10 +7546,10 @@ accounted:
 	VPBROADCASTQ   904(AX), Z1
 	VPANDNQ.Z      Z14, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
 	VPTESTMQ       Z2, Z1, K1
-	VPTESTMQ       Z3, Z1, K2
-	VPORQ          Z2, Z3, Z2
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z2, Z4, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z1
@@ -7456,137 +7571,201 @@ accounted:
 	VMOVD          X0, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
+	MOVQ           trail+48(FP), BX
+	MOVQ           (BX), BX
+	VMOVDQU64      896(BX), Z0
+	MOVQ           trail+48(FP), BX
+	MOVQ           8(BX), BX
+	MOVQ           f+8(FP), SI
+	VMOVDQU64      (BX), Z1
+	VMOVDQU64      64(BX), Z2
+	VPOPCNTQ       Z0, Z0
+	VMOVDQU32      (SI), Z4
+	VMOVDQU32      avx512_92<>+0(SB), Z5
+	VPERMI2D       Z2, Z1, Z5
+	VMOVDQU32      avx512_93<>+0(SB), Z2
+	VPERMD         Z0, Z2, Z2
+	VPTERNLOGD     $0xd8, avx512_94<>+0(SB), Z2, Z5
+	VMOVDQU32      avx512_95<>+0(SB), Z2
+	VPERMI2D       Z0, Z1, Z2
+	VPANDD         avx512_96<>+0(SB), Z2, Z2
+	VPADDD         Z2, Z5, Z5
+	VPBROADCASTD   64(SI), Z0
+	VPSUBD         Z5, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_97<>+0(SB), Z0, Z5
+	MOVQ           trail+48(FP), SI
+	MOVQ           16(SI), SI
+	VPBROADCASTD   8(SI), Z0
+	VPBROADCASTQ   8(BX), Z1
+	VPANDQ.BCST    avx512_98<>+0(SB), Z0, Z2
+	VPMINUQ        Z2, Z1, Z1
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z1, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           8(BX), BX
+	MOVL           16(BX), BX
+	MOVQ           trail+48(FP), SI
+	MOVQ           32(SI), SI
+	MOVQ           trail+48(FP), DI
+	MOVQ           8(DI), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, BX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, BX
+	VPBROADCASTD   BX, Z1
+	VPTERNLOGD     $0xd8, avx512_100<>+0(SB), Z1, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           16(BX), BX
+	VPBROADCASTD   4(BX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z5
+	VMOVDQU32      avx512_102<>+0(SB), Z2
+	VPSLLVD        avx512_103<>+0(SB), Z1, Z6
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z6, Z2
+	VPMINUD        Z2, Z5, Z5
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z4
+	MOVQ           trail+48(FP), BX
+	MOVQ           16(BX), BX
+	VPBROADCASTD   (BX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z0, Z4
+	VCVTDQ2PS      Z5, Z5
+	VCVTDQ2PS      Z4, Z4
+	VDIVPS         Z4, Z5, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           176(BX), BX
+	VMOVNTPS       Z5, (BX)
 	CMPQ           72(SP), $0x02
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z2
-	VMOVDQU32      avx512_94<>+0(SB), Z3
-	VMOVDQU32      avx512_95<>+0(SB), Z5
-	VMOVDQU32      avx512_96<>+0(SB), Z6
-	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z2
+	VMOVDQU32      avx512_81<>+0(SB), Z4
+	VMOVDQU32      avx512_82<>+0(SB), Z5
+	VMOVDQU32      avx512_83<>+0(SB), Z6
+	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
 	VBROADCASTSS   avx512_77<>+0(SB), Z10
 	MOVQ           trail+48(FP), R8
 	MOVQ           24(R8), R8
-	VPMOVZXWD      (R8), Y4
+	VPMOVZXWD      (R8), Y3
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
-	VMOVDQU32      32(R8), Y12
+	VMOVDQU32      32(R8), Y11
 	MOVQ           trail+48(FP), R8
 	MOVQ           8(R8), R8
-	VPBROADCASTD   16(R8), Z8
+	VPBROADCASTD   16(R8), Z9
 	VBROADCASTSS   80(SP), Z7
 	MOVQ           trail+48(FP), R8
 	MOVQ           16(R8), R8
 	VPBROADCASTD   4(R8), Z14
 	VPADDD         Z14, Z14, Z14
 	KMOVW          896(BX)(DI*1), K1
-	VMOVDQU32      (BX)(SI*4), Z18
+	VMOVDQU32      (BX)(SI*4), Z16
 	VPMOVZXWD      256(BX)(SI*2), Z15
-	VPADDD         Z18, Z15, Z15
-	VCVTUDQ2PS     Z18, Z19
+	VPADDD         Z16, Z15, Z15
+	VCVTUDQ2PS     Z16, Z17
 	VCVTUDQ2PS     Z15, Z15
-	VDIVPS.Z       Z15, Z19, K1, Z15
-	VPMOVZXBD      704(BX)(SI*1), Z19
-	VPMOVZXBD      (SP)(SI*1), Z20
-	VPADDD         Z11, Z18, Z11
-	VPSRLD         $0x07, Z11, Z11
-	VPERMD         Z4, Z19, Z18
-	VPSUBD         Z18, Z11, Z11
-	VPERMD         Z1, Z20, Z1
-	VPSLLVD        Z1, Z11, Z11
-	VPERMPS        Z0, Z20, Z0
-	VPMINUD        Z14, Z11, Z1
+	VDIVPS.Z       Z15, Z17, K1, Z15
+	VPMOVZXBD      704(BX)(SI*1), Z17
+	VPMOVZXBD      (SP)(SI*1), Z18
+	VPADDD         Z13, Z16, Z13
+	VPSRLD         $0x07, Z13, Z13
+	VPERMD         Z3, Z17, Z16
+	VPSUBD         Z16, Z13, Z13
+	VPERMD         Z1, Z18, Z1
+	VPSLLVD        Z1, Z13, Z13
+	VPERMPS        Z0, Z18, Z0
+	VPMINUD        Z14, Z13, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
 	KMOVW          64(SP)(DI*1), K2
-	VPERMD.Z       Z12, Z19, K2, Z12
-	VPADDD         Z11, Z12, Z12
-	VPMINUD        Z14, Z12, Z12
-	VCVTUDQ2PS     Z12, Z12
-	VMULPS         Z7, Z12, Z12
-	VPERMPS        Z2, Z20, Z2
-	VPSRLD         $0x04, Z20, Z20
-	VPERMPS        Z3, Z20, Z3
+	VPERMD.Z       Z11, Z17, K2, Z11
+	VPADDD         Z13, Z11, Z11
+	VPMINUD        Z14, Z11, Z11
+	VCVTUDQ2PS     Z11, Z11
+	VMULPS         Z7, Z11, Z11
+	VPERMPS        Z2, Z18, Z2
+	VPSRLD         $0x04, Z18, Z18
+	VPERMPS        Z4, Z18, Z4
 	KMOVW          960(BX)(DI*1), K2
-	VMOVAPS        Z10, K2, Z3
-	VPERMPS        Z6, Z20, Z10
+	VMOVAPS        Z10, K2, Z4
+	VPERMPS        Z6, Z18, Z10
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
-	VPMINUD.BCST   avx512_97<>+0(SB), Z6, Z6
+	VPMINUD.BCST   avx512_84<>+0(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_98<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_99<>+0(SB), Z7, Z7
-	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z11
-	VCVTDQ2PS      Z11, Z11
-	VMULPS.BCST    avx512_100<>+0(SB), Z11, Z11
+	VMULPS.BCST    avx512_86<>+0(SB), Z7, Z7
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z13
+	VCVTDQ2PS      Z13, Z13
+	VMULPS.BCST    avx512_87<>+0(SB), Z13, Z13
 	VPMOVSXWD      384(BX)(SI*2), Z14
-	VPSUBD.Z       Z14, Z8, K1, Z14
-	VPMINUD.BCST   avx512_101<>+0(SB), Z14, Z14
+	VPSUBD.Z       Z14, Z9, K1, Z14
+	VPMINUD.BCST   avx512_88<>+0(SB), Z14, Z14
 	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_102<>+0(SB), Z14, Z14
-	VPERMPS.Z      Z5, Z19, K1, Z5
-	VUNPCKLPS      Z1, Z0, Z8
+	VMULPS.BCST    avx512_89<>+0(SB), Z14, Z14
+	VPERMPS.Z      Z5, Z17, K1, Z5
+	MOVQ           trail+48(FP), BX
+	MOVQ           176(BX), BX
+	VUNPCKLPS      Z1, Z0, Z9
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z15, Z12, Z1
-	VUNPCKHPS      Z15, Z12, Z12
-	VUNPCKLPD      Z1, Z8, Z15
-	VUNPCKHPD      Z1, Z8, Z1
-	VUNPCKLPD      Z12, Z0, Z8
-	VUNPCKHPD      Z12, Z0, Z0
-	VUNPCKLPS      Z7, Z6, Z12
+	VUNPCKLPS      Z15, Z11, Z1
+	VUNPCKHPS      Z15, Z11, Z11
+	VUNPCKLPD      Z1, Z9, Z15
+	VUNPCKHPD      Z1, Z9, Z1
+	VUNPCKLPD      Z11, Z0, Z9
+	VUNPCKHPD      Z11, Z0, Z0
+	VUNPCKLPS      Z7, Z6, Z11
 	VUNPCKHPS      Z7, Z6, Z6
-	VUNPCKLPS      Z10, Z3, Z7
-	VUNPCKHPS      Z10, Z3, Z3
-	VUNPCKLPD      Z7, Z12, Z10
-	VUNPCKHPD      Z7, Z12, Z7
-	VUNPCKLPD      Z3, Z6, Z12
-	VUNPCKHPD      Z3, Z6, Z3
-	VUNPCKLPS      Z14, Z11, Z6
-	VUNPCKHPS      Z14, Z11, Z11
+	VUNPCKLPS      Z10, Z4, Z7
+	VUNPCKHPS      Z10, Z4, Z4
+	VUNPCKLPD      Z7, Z11, Z10
+	VUNPCKHPD      Z7, Z11, Z7
+	VUNPCKLPD      Z4, Z6, Z11
+	VUNPCKHPD      Z4, Z6, Z4
+	VUNPCKLPS      Z14, Z13, Z6
+	VUNPCKHPS      Z14, Z13, Z13
 	VUNPCKLPS      Z2, Z5, Z14
 	VUNPCKHPS      Z2, Z5, Z2
 	VUNPCKLPD      Z14, Z6, Z5
 	VUNPCKHPD      Z14, Z6, Z6
-	VUNPCKLPD      Z2, Z11, Z14
-	VUNPCKHPD      Z2, Z11, Z2
-	VSHUFF32X4     $0x44, Z10, Z15, Z11
+	VUNPCKLPD      Z2, Z13, Z14
+	VUNPCKHPD      Z2, Z13, Z2
+	VSHUFF32X4     $0x44, Z10, Z15, Z13
 	VSHUFF32X4     $0xee, Z10, Z15, Z10
 	VSHUFF32X4     $0x44, Z1, Z5, Z15
 	VSHUFF32X4     $0xee, Z1, Z5, Z1
-	VSHUFF32X4     $0x88, Z15, Z11, Z5
-	VSHUFF32X4     $0xdd, Z15, Z11, Z11
+	VSHUFF32X4     $0x88, Z15, Z13, Z5
+	VSHUFF32X4     $0xdd, Z15, Z13, Z13
 	VSHUFF32X4     $0x88, Z1, Z10, Z15
 	VSHUFF32X4     $0xdd, Z1, Z10, Z1
 	VSHUFF32X4     $0x44, Z6, Z7, Z10
 	VSHUFF32X4     $0xee, Z6, Z7, Z6
-	VSHUFF32X4     $0x44, Z12, Z8, Z7
-	VSHUFF32X4     $0xee, Z12, Z8, Z8
-	VSHUFF32X4     $0x88, Z7, Z10, Z12
+	VSHUFF32X4     $0x44, Z11, Z9, Z7
+	VSHUFF32X4     $0xee, Z11, Z9, Z9
+	VSHUFF32X4     $0x88, Z7, Z10, Z11
 	VSHUFF32X4     $0xdd, Z7, Z10, Z7
-	VSHUFF32X4     $0x88, Z8, Z6, Z10
-	VSHUFF32X4     $0xdd, Z8, Z6, Z6
-	VSHUFF32X4     $0x44, Z0, Z14, Z8
+	VSHUFF32X4     $0x88, Z9, Z6, Z10
+	VSHUFF32X4     $0xdd, Z9, Z6, Z6
+	VSHUFF32X4     $0x44, Z0, Z14, Z9
 	VSHUFF32X4     $0xee, Z0, Z14, Z0
-	VSHUFF32X4     $0x44, Z2, Z3, Z14
-	VSHUFF32X4     $0xee, Z2, Z3, Z2
-	VSHUFF32X4     $0x88, Z14, Z8, Z3
-	VSHUFF32X4     $0xdd, Z14, Z8, Z8
+	VSHUFF32X4     $0x44, Z2, Z4, Z14
+	VSHUFF32X4     $0xee, Z2, Z4, Z2
+	VSHUFF32X4     $0x88, Z14, Z9, Z4
+	VSHUFF32X4     $0xdd, Z14, Z9, Z9
 	VSHUFF32X4     $0x88, Z2, Z0, Z14
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
-	MOVQ           trail+48(FP), BX
-	MOVQ           176(BX), BX
 	VMOVNTPS       Z5, 1600(BX)
-	VMOVNTPS       Z12, 1664(BX)
-	VMOVNTPS       Z3, 1728(BX)
-	VMOVNTPS       Z11, 1792(BX)
+	VMOVNTPS       Z11, 1664(BX)
+	VMOVNTPS       Z4, 1728(BX)
+	VMOVNTPS       Z13, 1792(BX)
 	VMOVNTPS       Z7, 1856(BX)
-	VMOVNTPS       Z8, 1920(BX)
+	VMOVNTPS       Z9, 1920(BX)
 	VMOVNTPS       Z15, 1984(BX)
 	VMOVNTPS       Z10, 2048(BX)
 	VMOVNTPS       Z14, 2112(BX)
@@ -7598,19 +7777,19 @@ accounted:
 empty2:
 	MOVQ     trail+48(FP), BX
 	MOVQ     176(BX), BX
-	VPXORD   Z12, Z12, Z12
-	VMOVNTPS Z12, 1600(BX)
-	VMOVNTPS Z12, 1664(BX)
-	VMOVNTPS Z12, 1728(BX)
-	VMOVNTPS Z12, 1792(BX)
-	VMOVNTPS Z12, 1856(BX)
-	VMOVNTPS Z12, 1920(BX)
-	VMOVNTPS Z12, 1984(BX)
-	VMOVNTPS Z12, 2048(BX)
-	VMOVNTPS Z12, 2112(BX)
-	VMOVNTPS Z12, 2176(BX)
-	VMOVNTPS Z12, 2240(BX)
-	VMOVNTPS Z12, 2304(BX)
+	VPXORD   Z11, Z11, Z11
+	VMOVNTPS Z11, 1600(BX)
+	VMOVNTPS Z11, 1664(BX)
+	VMOVNTPS Z11, 1728(BX)
+	VMOVNTPS Z11, 1792(BX)
+	VMOVNTPS Z11, 1856(BX)
+	VMOVNTPS Z11, 1920(BX)
+	VMOVNTPS Z11, 1984(BX)
+	VMOVNTPS Z11, 2048(BX)
+	VMOVNTPS Z11, 2112(BX)
+	VMOVNTPS Z11, 2176(BX)
+	VMOVNTPS Z11, 2240(BX)
+	VMOVNTPS Z11, 2304(BX)
 
 written2:
 	MOVQ           a+32(FP), BX
@@ -7635,28 +7814,28 @@ written2:
 	KMOVB          R9, K1
 	MOVQ           p+0(FP), R9
 	MOVQ           40(R9), R9
-	VMOVDQU32.Z    (R9), K1, Y2
-	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
+	VMOVDQU32.Z    (R9), K1, Y1
+	VPSRLD         $0x18, Y1, Y0
+	VPANDD.BCST    avx512_27<>+0(SB), Y1, Y1
 	VPMOVZXDQ      Y0, Z0
 	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
-	VPSLLVQ        Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDQ         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X3
-	VPADDQ         X0, X3, X3
-	VPSHUFD        $0x4e, X3, X0
-	VPADDQ         X0, X3, X3
-	VPMOVZXBD      X3, Y0
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z2
+	VPSLLVQ        Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDQ         Y2, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X2
+	VPADDQ         X0, X2, X2
+	VPSHUFD        $0x4e, X2, X0
+	VPADDQ         X0, X2, X2
+	VPMOVZXBD      X2, Y0
 	VPTESTMD       Y0, Y0, K1
 	MOVQ           s+40(FP), R9
 	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y2, Y1
-	VPUNPCKHDQ     Y0, Y2, Y0
-	VPADDD         Y0, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X0
-	VPADDD         X1, X0, X0
+	VPUNPCKLDQ     Y0, Y1, Y3
+	VPUNPCKHDQ     Y0, Y1, Y0
+	VPADDD         Y0, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X0
+	VPADDD         X3, X0, X0
 	VPSHUFD        $0x4e, X0, X1
 	VPADDD         X1, X0, X0
 	VMOVQ          X0, R9
@@ -7669,7 +7848,7 @@ written2:
 	MOVL           4(R11), R11
 	CMPL           R10, R11
 	JHI            some
-	VMOVQ          X3, 36(BX)
+	VMOVQ          X2, 36(BX)
 	ADDL           R9, 32(CX)
 	SUBL           R9, 48(CX)
 	ADDL           SI, 80(CX)
@@ -7734,19 +7913,19 @@ expired:
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
-	VMOVDQU32       (CX), Z3
-	VPSRLD          $0x18, Z3, Z5
-	VPANDD          Z1, Z3, Z3
+	VMOVDQU32       (CX), Z4
+	VPSRLD          $0x18, Z4, Z5
+	VPANDD          Z1, Z4, Z4
 	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z3, Z3
-	VPCMPUD         $0x02, Z2, Z3, K1
+	VPADDD          Z5, Z4, Z4
+	VPCMPUD         $0x02, Z2, Z4, K1
 	KMOVW           K1, R14
-	VMOVDQU32       64(CX), Z3
-	VPSRLD          $0x18, Z3, Z5
-	VPANDD          Z1, Z3, Z3
+	VMOVDQU32       64(CX), Z4
+	VPSRLD          $0x18, Z4, Z5
+	VPANDD          Z1, Z4, Z4
 	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z3, Z3
-	VPCMPUD         $0x02, Z2, Z3, K1
+	VPADDD          Z5, Z4, Z4
+	VPCMPUD         $0x02, Z2, Z4, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
 	ORQ             DI, R14
@@ -7899,12 +8078,12 @@ admitted:
 	VMOVDQU64      (DX), Z2
 	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_30<>+0(SB), Z3, Z3
+	VPSRLQ         $0x08, Z0, Z4
+	VPANDQ.BCST    avx512_30<>+0(SB), Z4, Z4
 	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z3, K1, Z3
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z4, K1, Z4
 	VPMOVZXWQ      (R8), Z2
-	VPERMQ         Z2, Z3, Z2
+	VPERMQ         Z2, Z4, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z5
 	VPSRLQ         $0x12, Z0, Z6
@@ -7916,16 +8095,16 @@ admitted:
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z8
-	VPERMI2W       Z8, Z7, Z1
+	VMOVDQU64      128(DX), Z9
+	VPERMI2W       Z9, Z7, Z1
 	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
 	VPANDQ.BCST    avx512_30<>+0(SB), Z7, Z7
 	VPADDQ.BCST    avx512_20<>+0(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z8
-	VPANDQ.BCST    avx512_32<>+0(SB), Z8, Z8
-	VPMULUDQ.BCST  avx512_34<>+0(SB), Z8, Z8
-	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x21, Z0, Z9
+	VPANDQ.BCST    avx512_32<>+0(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z9, Z9
+	VPSRLQ         $0x07, Z9, Z9
 	VPSRLQ         $0x24, Z0, Z10
 	VPANDQ.BCST    avx512_35<>+0(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
@@ -7940,10 +8119,11 @@ admitted:
 	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
 	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VPMOVQB        Z8, X9
-	VMOVDQU8       640(AX), Z2
-	VPEXPANDB      Z9, K1, Z2
-	VMOVDQU8       Z2, 640(AX)
+	VMOVDQU8       avx512_37<>+0(SB), Z2
+	VPEXPANDB.Z    Z2, K1, Z2
+	VMOVDQU8       640(AX), Z5
+	VPERMB         Z9, Z2, K1, Z5
+	VMOVDQU8       Z5, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
 	MOVQ           920(AX), R8
@@ -7951,119 +8131,115 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_37<>+0(SB), Z2
-	VPBROADCASTQ   avx512_38<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_39<>+0(SB), K3, Z2
-	VPBROADCASTQ   avx512_40<>+0(SB), K2, Z2
-	VPORQ          Z3, Z2, Z2
-	VPMOVQB        Z2, X9
-	VPEXPANDB.Z    Z9, K1, Z2
-	VPBROADCASTD   avx512_18<>+0(SB), Z3
-	VPANDD         Z3, Z2, Z5
-	VMOVDQU8       avx512_41<>+0(SB), Z8
-	VPSHUFB        Z5, Z8, Z8
-	VMOVDQU8       avx512_42<>+0(SB), Z5
-	VGF2P8AFFINEQB $0x00, Z8, Z5, Z8
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_43<>+0(SB), Z5
-	VPERMB         Z8, Z5, Z8
-	VPORQ          960(AX), Z8, Z8
-	VMOVDQU64      Z8, 960(AX)
-	VPSRLW         $0x04, Z2, Z5
-	VPANDD         Z3, Z5, Z5
-	VMOVDQU8       avx512_44<>+0(SB), Z3
-	VPSHUFB        Z5, Z3, Z3
-	VMOVDQU8.Z     Z3, K1, Z3
-	VMOVDQU8       avx512_42<>+0(SB), Z5
-	VGF2P8AFFINEQB $0x00, Z3, Z5, Z5
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z5, Z5
-	VMOVDQU8       avx512_43<>+0(SB), Z3
-	VPERMB         Z5, Z3, Z5
-	VPORQ          896(AX), Z5, Z5
-	VMOVDQU64      Z5, 896(AX)
-	VMOVDQU8       704(AX), Z3
-	VPANDD.BCST    avx512_45<>+0(SB), Z2, Z2
-	VMOVDQU8       Z2, K1, Z3
-	VMOVDQU8       Z3, 704(AX)
-	VPMOVQB        Z10, X9
-	VMOVDQU8       832(AX), Z2
-	VPEXPANDB      Z9, K1, Z2
-	VMOVDQU8       Z2, 832(AX)
-	VPMOVZXBW      36(BX), X2
-	VMOVDQU        avx512_46<>+0(SB), X4
-	VPMULLW        X4, X2, X2
-	VPACKUSWB      X2, X2, X2
-	VPBROADCASTQ   X2, Z2
-	VPERMB         Z2, Z3, Z2
+	VPBROADCASTQ   avx512_38<>+0(SB), Z5
+	VPBROADCASTQ   avx512_39<>+0(SB), K4, Z5
+	VPBROADCASTQ   avx512_40<>+0(SB), K3, Z5
+	VPBROADCASTQ   avx512_41<>+0(SB), K2, Z5
+	VPORQ          Z4, Z5, Z5
+	VPERMB.Z       Z5, Z2, K1, Z4
+	VPBROADCASTD   avx512_18<>+0(SB), Z5
+	VPANDD         Z5, Z4, Z9
+	VMOVDQU8       avx512_42<>+0(SB), Z11
+	VPSHUFB        Z9, Z11, Z11
+	VMOVDQU8       avx512_43<>+0(SB), Z9
+	VGF2P8AFFINEQB $0x00, Z11, Z9, Z11
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z11, Z11
+	VMOVDQU8       avx512_44<>+0(SB), Z9
+	VPERMB         Z11, Z9, Z11
+	VPORQ          960(AX), Z11, Z11
+	VMOVDQU64      Z11, 960(AX)
+	VPSRLW         $0x04, Z4, Z9
+	VPANDD         Z5, Z9, Z9
+	VMOVDQU8       avx512_45<>+0(SB), Z5
+	VPSHUFB        Z9, Z5, Z5
+	VMOVDQU8.Z     Z5, K1, Z5
+	VMOVDQU8       avx512_43<>+0(SB), Z9
+	VGF2P8AFFINEQB $0x00, Z5, Z9, Z9
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z9, Z9
+	VMOVDQU8       avx512_44<>+0(SB), Z5
+	VPERMB         Z9, Z5, Z9
+	VPORQ          896(AX), Z9, Z9
+	VMOVDQU64      Z9, 896(AX)
+	VMOVDQU8       704(AX), Z5
+	VPANDD.BCST    avx512_46<>+0(SB), Z4, Z4
+	VMOVDQU8       Z4, K1, Z5
+	VMOVDQU8       Z5, 704(AX)
+	VMOVDQU8       832(AX), Z4
+	VPERMB         Z10, Z2, K1, Z4
+	VMOVDQU8       Z4, 832(AX)
+	VPMOVZXBW      36(BX), X3
+	VMOVDQU        avx512_47<>+0(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z4
+	VPERMB         Z4, Z5, Z4
 	KMOVQ          DX, K2
-	VPTESTMB       Z2, Z2, K2, K2
-	VMOVDQU8       768(AX), Z3
-	VPADDUSB       Z2, Z3, K2, Z3
-	VPBROADCASTD   avx512_17<>+0(SB), Z2
-	VMOVDQU8       Z2, K1, Z3
-	VMOVDQU8       Z3, 768(AX)
+	VPTESTMB       Z4, Z4, K2, K2
+	VMOVDQU8       768(AX), Z5
+	VPADDUSB       Z4, Z5, K2, Z5
+	VPBROADCASTD   avx512_17<>+0(SB), Z4
+	VMOVDQU8       Z4, K1, Z5
+	VMOVDQU8       Z5, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z2
-	VMOVDQU16      384(AX), Z3
-	VMOVDQU16      Z2, K3, Z3
-	VMOVDQU16      Z3, 384(AX)
-	VMOVDQU16      448(AX), Z3
+	VPBROADCASTW   DX, Z4
+	VMOVDQU16      384(AX), Z5
+	VMOVDQU16      Z4, K3, Z5
+	VMOVDQU16      Z5, 384(AX)
+	VMOVDQU16      448(AX), Z5
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z2, K3, Z3
-	VMOVDQU16      Z3, 448(AX)
-	VPMOVQW        Z1, X9
-	VPMOVQW        Z7, X16
-	VPMOVQD        Z6, Y4
+	VMOVDQU16      Z4, K3, Z5
+	VMOVDQU16      Z5, 448(AX)
+	VPMOVZXBW      Y2, Z4
+	VPSRLW         $0x01, Z4, Z4
+	VMOVDQU16      256(AX), Z5
+	VPERMW         Z1, Z4, K1, Z5
+	VMOVDQU16      Z5, 256(AX)
+	VMOVDQU16      512(AX), Z5
+	VPERMW         Z7, Z4, K1, Z5
+	VMOVDQU16      Z5, 512(AX)
+	VPMOVZXBD      X2, Z5
+	VPSRLD         $0x02, Z5, Z5
+	VMOVDQU32      (AX), Z4
+	VPERMD         Z6, Z5, K1, Z4
+	VMOVDQU32      Z4, (AX)
+	VEXTRACTI32X4  $0x01, Z2, X3
+	VPMOVZXBD      X3, Z5
+	VPSRLD         $0x02, Z5, Z5
+	VMOVDQU32      64(AX), Z4
+	KSHIFTRQ       $0x10, K1, K3
+	VPERMD         Z6, Z5, K3, Z4
+	VMOVDQU32      Z4, 64(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
-	VMOVDQU16      256(AX), Z1
-	VPEXPANDW      Z9, K1, Z1
-	VMOVDQU16      Z1, 256(AX)
-	VMOVDQU16      512(AX), Z1
-	VPEXPANDW      Z16, K1, Z1
-	VMOVDQU16      Z1, 512(AX)
-	VMOVDQU32      (AX), Z1
-	VPEXPANDD      Z4, K1, Z1
-	VMOVDQU32      Z1, (AX)
-	MOVWLZX        DI, SI
-	POPCNTL        SI, SI
-	VPBROADCASTD   SI, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y17
-	VMOVDQU32      64(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z17, K1, Z1
-	VMOVDQU32      Z1, 64(AX)
 	TESTQ          DX, DX
 	JZ             placed
-	POPCNTL        DI, SI
-	VPBROADCASTW   SI, X1
-	VPADDW         avx512_48<>+0(SB), X1, X1
-	VPERMW         X9, X1, X9
-	VPERMW         X16, X1, X16
-	VPMOVZXWD      X1, Y1
-	VPERMD         Y4, Y1, Y4
-	KMOVQ          DX, K1
-	VMOVDQU16      320(AX), Z1
-	VPEXPANDW      Z9, K1, Z1
-	VMOVDQU16      Z1, 320(AX)
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPMOVZXBW      Y3, Z4
+	VPSRLW         $0x01, Z4, Z4
+	VMOVDQU16      320(AX), Z5
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z1, Z4, K3, Z5
+	VMOVDQU16      Z5, 320(AX)
 	VMOVDQU16      576(AX), Z1
-	VPEXPANDW      Z16, K1, Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z7, Z4, K3, Z1
 	VMOVDQU16      Z1, 576(AX)
+	VEXTRACTI32X4  $0x02, Z2, X1
+	VPMOVZXBD      X1, Z4
+	VPSRLD         $0x02, Z4, Z4
 	VMOVDQU32      128(AX), Z1
-	VPEXPANDD      Z4, K1, Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMD         Z6, Z4, K3, Z1
 	VMOVDQU32      Z1, 128(AX)
-	MOVWLZX        DX, DX
-	POPCNTL        DX, DX
-	VPBROADCASTD   DX, Y1
-	VPADDD         avx512_47<>+0(SB), Y1, Y1
-	VPERMD         Y4, Y1, Y4
+	VEXTRACTI32X4  $0x03, Z2, X1
+	VPMOVZXBD      X1, Z2
+	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(AX), Z1
-	KSHIFTRQ       $0x10, K1, K1
-	VPEXPANDD      Z4, K1, Z1
+	KSHIFTRQ       $0x30, K1, K1
+	VPERMD         Z6, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -8076,70 +8252,70 @@ placed:
 	MOVQ           24(BX), BX
 	VPMOVZXWQ      (BX), Z2
 	VPTESTMQ       Z2, Z2, K1
-	VPBROADCASTQ   904(AX), Z3
-	VPANDNQ.Z      Z1, Z3, K1, Z1
-	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   904(AX), Z4
+	VPANDNQ.Z      Z1, Z4, K1, Z1
+	VPBROADCASTQ   936(AX), Z4
 	VPBROADCASTQ   944(AX), Z5
-	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K1
 	VPTESTMQ       Z5, Z1, K2
-	VPORQ          Z3, Z5, Z6
+	VPORQ          Z4, Z5, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z7
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z7
 	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z7
 	VPANDQ         Z5, Z1, Z5
-	VPANDQ         Z3, Z1, K1, Z5
+	VPANDQ         Z4, Z1, K1, Z5
 	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z3
-	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z4
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z4
 	VPTESTMQ       Z5, Z5, K1
 	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z6
 	VPTESTNMQ      Z6, Z5, K1, K1
-	VPSUBQ         Z3, Z7, Z3
-	VPMULUDQ.Z     Z2, Z3, K1, Z3
-	VPMOVQD        Z3, Y3
+	VPSUBQ         Z4, Z7, Z4
+	VPMULUDQ.Z     Z2, Z4, K1, Z4
+	VPMOVQD        Z4, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z5, K1, Z3
-	VEXTRACTI64X4  $0x01, Z3, Y4
-	VPOR           Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X9
-	VPOR           X4, X9, X9
-	VPSHUFD        $0x4e, X9, X3
-	VPOR           X3, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(DX)
-	VPBROADCASTQ   912(AX), Z3
+	VMOVDQA64.Z    Z5, K1, Z4
+	VEXTRACTI64X4  $0x01, Z4, Y3
+	VPORD          Y4, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X8
+	VPORD          X3, X8, X8
+	VPSHUFD        $0x4e, X8, X3
+	VPORD          X3, X8, X8
+	VMOVQ          X8, X8
+	VMOVDQU        Y8, 64(DX)
+	VPBROADCASTQ   912(AX), Z4
 	VPBROADCASTQ   920(AX), Z5
 	VPBROADCASTQ   960(AX), Z6
-	VPANDQ         Z3, Z1, Z8
-	VPANDNQ        Z1, Z3, Z1
-	VPTESTMQ       Z8, Z5, K1
-	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z3
+	VPANDQ         Z4, Z1, Z9
+	VPANDNQ        Z1, Z4, Z1
+	VPTESTMQ       Z9, Z5, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z4
 	VPTESTMQ       Z1, Z5, K1
-	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z3
-	VPANDNQ        Z8, Z5, Z8
-	VPTESTMQ       Z8, Z8, K1
-	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z3
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z4
+	VPANDNQ        Z9, Z5, Z9
+	VPTESTMQ       Z9, Z9, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z4
 	VPORQ          Z5, Z6, Z6
-	VPANDNQ        Z1, Z6, Z8
-	VPTESTMQ       Z8, Z8, K1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
+	VPANDNQ        Z1, Z6, Z9
+	VPTESTMQ       Z9, Z9, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z4
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
-	VPMOVQB        Z3, X1
+	VPMOVQB        Z4, X1
 	VMOVQ          X1, 68(CX)
 	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, (DX)
-	VPMULUDQ       Z1, Z3, Z3
-	VPUNPCKLDQ     Z3, Z1, Z2
-	VPUNPCKHDQ     Z3, Z1, Z1
+	VPMULUDQ       Z1, Z4, Z4
+	VPUNPCKLDQ     Z4, Z1, Z2
+	VPUNPCKHDQ     Z4, Z1, Z1
 	VPADDD         Z1, Z2, Z2
 	VPUNPCKLDQ     Z0, Z0, Z1
 	VPUNPCKHDQ     Z0, Z0, Z0
@@ -8170,52 +8346,52 @@ nobody:
 	VPBROADCASTQ   904(AX), Z2
 	VPANDNQ.Z      Z0, Z2, K1, Z0
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
 	VPTESTMQ       Z2, Z0, K1
-	VPTESTMQ       Z3, Z0, K2
-	VPORQ          Z2, Z3, Z5
+	VPTESTMQ       Z4, Z0, K2
+	VPORQ          Z2, Z4, Z5
 	VPANDNQ        Z0, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z6
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z6
 	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z6
-	VPANDQ         Z3, Z0, Z3
-	VPANDQ         Z2, Z0, K1, Z3
-	VMOVDQA64      Z5, K3, Z3
+	VPANDQ         Z4, Z0, Z4
+	VPANDQ         Z2, Z0, K1, Z4
+	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z2
 	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z2
-	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z5
-	VPTESTNMQ      Z5, Z3, K1, K1
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z4, Z5
+	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z3, K1, Z2
+	VMOVDQA64.Z    Z4, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
-	VPOR           Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X9
-	VPOR           X3, X9, X9
-	VPSHUFD        $0x4e, X9, X2
-	VPOR           X2, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(DX)
+	VPORD          Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X8
+	VPORD          X3, X8, X8
+	VPSHUFD        $0x4e, X8, X2
+	VPORD          X2, X8, X8
+	VMOVQ          X8, X8
+	VMOVDQU        Y8, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
-	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
 	VPBROADCASTQ   960(AX), Z5
 	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z7, Z3, K1
+	VPTESTMQ       Z7, Z4, K1
 	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z2
-	VPTESTMQ       Z0, Z3, K1
+	VPTESTMQ       Z0, Z4, K1
 	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z2
-	VPANDNQ        Z7, Z3, Z7
+	VPANDNQ        Z7, Z4, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z2
-	VPORQ          Z3, Z5, Z5
+	VPORQ          Z4, Z5, Z5
 	VPANDNQ        Z0, Z5, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
@@ -8260,25 +8436,25 @@ arrive:
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_91<>+0(SB), Z0
-	VMOVDQU32    avx512_92<>+0(SB), Z1
-	VMOVDQU32    avx512_93<>+0(SB), Z2
-	VMOVDQU32    avx512_94<>+0(SB), Z3
-	VMOVDQU32    avx512_95<>+0(SB), Z5
-	VMOVDQU32    avx512_96<>+0(SB), Z6
+	VMOVDQU32    avx512_78<>+0(SB), Z0
+	VMOVDQU32    avx512_79<>+0(SB), Z1
+	VMOVDQU32    avx512_80<>+0(SB), Z2
+	VMOVDQU32    avx512_81<>+0(SB), Z4
+	VMOVDQU32    avx512_82<>+0(SB), Z5
+	VMOVDQU32    avx512_83<>+0(SB), Z6
 	VPBROADCASTD avx512_6<>+0(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
 	VBROADCASTSS avx512_77<>+0(SB), Z10
 	MOVQ         trail+48(FP), SI
 	MOVQ         24(SI), SI
-	VPMOVZXWD    (SI), Y4
+	VPMOVZXWD    (SI), Y3
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
-	VMOVDQU32    32(SI), Y9
+	VMOVDQU32    32(SI), Y8
 	MOVQ         trail+48(FP), SI
 	MOVQ         8(SI), SI
-	VPBROADCASTD 16(SI), Z8
+	VPBROADCASTD 16(SI), Z9
 	VBROADCASTSS 80(SP), Z7
 	MOVQ         trail+48(FP), SI
 	MOVQ         16(SI), SI
@@ -8295,8 +8471,8 @@ arrive:
 	VPMOVZXBD    (SP)(DX*1), Z16
 	VPADDD       Z11, Z14, Z11
 	VPSRLD       $0x07, Z11, Z11
-	VPERMD       Z4, Z15, Z4
-	VPSUBD       Z4, Z11, Z11
+	VPERMD       Z3, Z15, Z3
+	VPSUBD       Z3, Z11, Z11
 	VPERMD       Z1, Z16, Z1
 	VPSLLVD      Z1, Z11, Z11
 	VPERMPS      Z0, Z16, Z0
@@ -8304,49 +8480,51 @@ arrive:
 	VCVTUDQ2PS   Z1, Z1
 	VMULPS       Z7, Z1, Z1
 	KMOVW        64(SP)(BX*1), K2
-	VPERMD.Z     Z9, Z15, K2, Z4
-	VPADDD       Z11, Z4, Z4
-	VPMINUD      Z12, Z4, Z4
-	VCVTUDQ2PS   Z4, Z4
-	VMULPS       Z7, Z4, Z4
+	VPERMD.Z     Z8, Z15, K2, Z3
+	VPADDD       Z11, Z3, Z3
+	VPMINUD      Z12, Z3, Z3
+	VCVTUDQ2PS   Z3, Z3
+	VMULPS       Z7, Z3, Z3
 	VPERMPS      Z2, Z16, Z2
 	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z3, Z16, Z3
+	VPERMPS      Z4, Z16, Z4
 	KMOVW        960(AX)(BX*1), K2
-	VMOVAPS      Z10, K2, Z3
-	VPERMPS      Z6, Z16, Z9
+	VMOVAPS      Z10, K2, Z4
+	VPERMPS      Z6, Z16, Z8
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z6
-	VPMINUD.BCST avx512_97<>+0(SB), Z6, Z6
+	VPMINUD.BCST avx512_84<>+0(SB), Z6, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_98<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_85<>+0(SB), Z6, Z6
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_99<>+0(SB), Z7, Z7
+	VMULPS.BCST  avx512_86<>+0(SB), Z7, Z7
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_100<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_87<>+0(SB), Z10, Z10
 	VPMOVSXWD    384(AX)(DX*2), Z11
-	VPSUBD.Z     Z11, Z8, K1, Z11
-	VPMINUD.BCST avx512_101<>+0(SB), Z11, Z11
+	VPSUBD.Z     Z11, Z9, K1, Z11
+	VPMINUD.BCST avx512_88<>+0(SB), Z11, Z11
 	VCVTDQ2PS    Z11, Z11
-	VMULPS.BCST  avx512_102<>+0(SB), Z11, Z11
+	VMULPS.BCST  avx512_89<>+0(SB), Z11, Z11
 	VPERMPS.Z    Z5, Z15, K1, Z5
-	VUNPCKLPS    Z1, Z0, Z8
+	MOVQ         trail+48(FP), AX
+	MOVQ         176(AX), AX
+	VUNPCKLPS    Z1, Z0, Z9
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z13, Z4, Z1
-	VUNPCKHPS    Z13, Z4, Z4
-	VUNPCKLPD    Z1, Z8, Z12
-	VUNPCKHPD    Z1, Z8, Z1
-	VUNPCKLPD    Z4, Z0, Z8
-	VUNPCKHPD    Z4, Z0, Z0
-	VUNPCKLPS    Z7, Z6, Z4
+	VUNPCKLPS    Z13, Z3, Z1
+	VUNPCKHPS    Z13, Z3, Z3
+	VUNPCKLPD    Z1, Z9, Z12
+	VUNPCKHPD    Z1, Z9, Z1
+	VUNPCKLPD    Z3, Z0, Z9
+	VUNPCKHPD    Z3, Z0, Z0
+	VUNPCKLPS    Z7, Z6, Z3
 	VUNPCKHPS    Z7, Z6, Z6
-	VUNPCKLPS    Z9, Z3, Z7
-	VUNPCKHPS    Z9, Z3, Z3
-	VUNPCKLPD    Z7, Z4, Z9
-	VUNPCKHPD    Z7, Z4, Z4
-	VUNPCKLPD    Z3, Z6, Z7
-	VUNPCKHPD    Z3, Z6, Z3
+	VUNPCKLPS    Z8, Z4, Z7
+	VUNPCKHPS    Z8, Z4, Z4
+	VUNPCKLPD    Z7, Z3, Z8
+	VUNPCKHPD    Z7, Z3, Z3
+	VUNPCKLPD    Z4, Z6, Z7
+	VUNPCKHPD    Z4, Z6, Z4
 	VUNPCKLPS    Z11, Z10, Z6
 	VUNPCKHPS    Z11, Z10, Z10
 	VUNPCKLPS    Z2, Z5, Z11
@@ -8355,62 +8533,60 @@ arrive:
 	VUNPCKHPD    Z11, Z6, Z6
 	VUNPCKLPD    Z2, Z10, Z11
 	VUNPCKHPD    Z2, Z10, Z2
-	VSHUFF32X4   $0x44, Z9, Z12, Z10
-	VSHUFF32X4   $0xee, Z9, Z12, Z9
+	VSHUFF32X4   $0x44, Z8, Z12, Z10
+	VSHUFF32X4   $0xee, Z8, Z12, Z8
 	VSHUFF32X4   $0x44, Z1, Z5, Z12
 	VSHUFF32X4   $0xee, Z1, Z5, Z1
 	VSHUFF32X4   $0x88, Z12, Z10, Z5
 	VSHUFF32X4   $0xdd, Z12, Z10, Z10
-	VSHUFF32X4   $0x88, Z1, Z9, Z12
-	VSHUFF32X4   $0xdd, Z1, Z9, Z1
-	VSHUFF32X4   $0x44, Z6, Z4, Z9
-	VSHUFF32X4   $0xee, Z6, Z4, Z4
-	VSHUFF32X4   $0x44, Z7, Z8, Z6
-	VSHUFF32X4   $0xee, Z7, Z8, Z7
-	VSHUFF32X4   $0x88, Z6, Z9, Z8
-	VSHUFF32X4   $0xdd, Z6, Z9, Z6
-	VSHUFF32X4   $0x88, Z7, Z4, Z9
-	VSHUFF32X4   $0xdd, Z7, Z4, Z4
+	VSHUFF32X4   $0x88, Z1, Z8, Z12
+	VSHUFF32X4   $0xdd, Z1, Z8, Z1
+	VSHUFF32X4   $0x44, Z6, Z3, Z8
+	VSHUFF32X4   $0xee, Z6, Z3, Z3
+	VSHUFF32X4   $0x44, Z7, Z9, Z6
+	VSHUFF32X4   $0xee, Z7, Z9, Z7
+	VSHUFF32X4   $0x88, Z6, Z8, Z9
+	VSHUFF32X4   $0xdd, Z6, Z8, Z6
+	VSHUFF32X4   $0x88, Z7, Z3, Z8
+	VSHUFF32X4   $0xdd, Z7, Z3, Z3
 	VSHUFF32X4   $0x44, Z0, Z11, Z7
 	VSHUFF32X4   $0xee, Z0, Z11, Z0
-	VSHUFF32X4   $0x44, Z2, Z3, Z11
-	VSHUFF32X4   $0xee, Z2, Z3, Z2
-	VSHUFF32X4   $0x88, Z11, Z7, Z3
+	VSHUFF32X4   $0x44, Z2, Z4, Z11
+	VSHUFF32X4   $0xee, Z2, Z4, Z2
+	VSHUFF32X4   $0x88, Z11, Z7, Z4
 	VSHUFF32X4   $0xdd, Z11, Z7, Z7
 	VSHUFF32X4   $0x88, Z2, Z0, Z11
 	VSHUFF32X4   $0xdd, Z2, Z0, Z0
-	MOVQ         trail+48(FP), AX
-	MOVQ         176(AX), AX
 	VMOVNTPS     Z5, 2368(AX)
-	VMOVNTPS     Z8, 2432(AX)
-	VMOVNTPS     Z3, 2496(AX)
+	VMOVNTPS     Z9, 2432(AX)
+	VMOVNTPS     Z4, 2496(AX)
 	VMOVNTPS     Z10, 2560(AX)
 	VMOVNTPS     Z6, 2624(AX)
 	VMOVNTPS     Z7, 2688(AX)
 	VMOVNTPS     Z12, 2752(AX)
-	VMOVNTPS     Z9, 2816(AX)
+	VMOVNTPS     Z8, 2816(AX)
 	VMOVNTPS     Z11, 2880(AX)
 	VMOVNTPS     Z1, 2944(AX)
-	VMOVNTPS     Z4, 3008(AX)
+	VMOVNTPS     Z3, 3008(AX)
 	VMOVNTPS     Z0, 3072(AX)
 	JMP          written3
 
 empty3:
 	MOVQ     trail+48(FP), AX
 	MOVQ     176(AX), AX
-	VPXORD   Z13, Z13, Z13
-	VMOVNTPS Z13, 2368(AX)
-	VMOVNTPS Z13, 2432(AX)
-	VMOVNTPS Z13, 2496(AX)
-	VMOVNTPS Z13, 2560(AX)
-	VMOVNTPS Z13, 2624(AX)
-	VMOVNTPS Z13, 2688(AX)
-	VMOVNTPS Z13, 2752(AX)
-	VMOVNTPS Z13, 2816(AX)
-	VMOVNTPS Z13, 2880(AX)
-	VMOVNTPS Z13, 2944(AX)
-	VMOVNTPS Z13, 3008(AX)
-	VMOVNTPS Z13, 3072(AX)
+	VPXORD   Z12, Z12, Z12
+	VMOVNTPS Z12, 2368(AX)
+	VMOVNTPS Z12, 2432(AX)
+	VMOVNTPS Z12, 2496(AX)
+	VMOVNTPS Z12, 2560(AX)
+	VMOVNTPS Z12, 2624(AX)
+	VMOVNTPS Z12, 2688(AX)
+	VMOVNTPS Z12, 2752(AX)
+	VMOVNTPS Z12, 2816(AX)
+	VMOVNTPS Z12, 2880(AX)
+	VMOVNTPS Z12, 2944(AX)
+	VMOVNTPS Z12, 3008(AX)
+	VMOVNTPS Z12, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -8439,7 +8615,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VMOVDQU16       avx512_48<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -8459,18 +8635,18 @@ written3:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_50<>+0(SB), Z0, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_53<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_52<>+0(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -8541,6 +8717,4633 @@ flood:
 	VZEROUPPER
 	RET
 
+// func stepsAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·stepsAVX512(SB), NOSPLIT, $264-57
+	MOVQ run+0(FP), CX
+	MOVQ trail+32(FP), DX
+	MOVQ (CX), AX
+	MOVQ AX, (SP)
+	MOVQ 8(CX), AX
+	MOVQ AX, 8(SP)
+	MOVQ 16(CX), AX
+	MOVQ AX, 16(SP)
+	MOVQ 24(CX), AX
+	MOVQ AX, 24(SP)
+	MOVQ 32(CX), AX
+	MOVQ AX, 32(SP)
+	MOVQ 40(CX), AX
+	MOVQ AX, 40(SP)
+	MOVQ 48(CX), AX
+	MOVQ AX, 48(SP)
+	MOVQ 56(CX), AX
+	MOVQ AX, 56(SP)
+	MOVQ (DX), AX
+	MOVQ AX, 64(SP)
+	MOVQ 8(DX), AX
+	MOVQ AX, 72(SP)
+	MOVQ 16(DX), AX
+	MOVQ AX, 80(SP)
+	MOVQ 24(DX), AX
+	MOVQ AX, 88(SP)
+	MOVQ 32(DX), AX
+	MOVQ AX, 96(SP)
+	MOVQ 176(DX), AX
+	MOVQ AX, 120(SP)
+	MOVQ $+0, 128(SP)
+
+environment:
+	MOVQ    (SP), AX
+	MOVQ    AX, CX
+	MOVQ    8(SP), AX
+	MOVQ    AX, BX
+	MOVQ    run+0(FP), AX
+	MOVQ    144(AX), AX
+	CMPL    (BX)(AX*1), $0x00
+	JNE     untouched
+	MOVL    16(BX), AX
+	MOVQ    run+0(FP), DX
+	CMPL    AX, 180(DX)
+	JGE     untouched
+	MOVQ    928(CX), DX
+	MOVQ    f+8(FP), SI
+	POPCNTQ DX, DX
+	IMULL   76(SI), DX
+	MOVL    32(BX), SI
+	ADDL    36(BX), SI
+	ADDL    SI, DX
+	MOVQ    16(SP), SI
+	MOVL    (SI), SI
+	CMPL    DX, SI
+	JLS     operate
+	JMP     untouched
+
+operate:
+	INCL           AX
+	MOVL           AX, 16(BX)
+	MOVL           20(BX), DX
+	NEGL           DX
+	MOVL           DX, 24(BX)
+	MOVQ           $0xb97f4a7c15000000, DX
+	IMULQ          DX, AX
+	MOVQ           run+0(FP), DX
+	MOVQ           128(DX), DX
+	ADDQ           (BX)(DX*1), AX
+	MOVQ           run+0(FP), DX
+	MOVQ           184(DX), DX
+	ADDQ           AX, DX
+	MOVQ           DX, 136(SP)
+	MOVQ           run+0(FP), DX
+	MOVQ           192(DX), DX
+	ADDQ           AX, DX
+	MOVQ           DX, 144(SP)
+	MOVQ           run+0(FP), DX
+	ADDQ           200(DX), AX
+	MOVQ           AX, DX
+	SHRQ           $0x1e, DX
+	XORQ           DX, AX
+	MOVQ           $0xbf58476d1ce4e5b9, DX
+	IMULQ          DX, AX
+	MOVQ           AX, DX
+	SHRQ           $0x1b, DX
+	XORQ           DX, AX
+	MOVQ           $0x94d049bb133111eb, DX
+	IMULQ          DX, AX
+	MOVQ           AX, DX
+	SHRQ           $0x1f, DX
+	XORQ           DX, AX
+	MOVWLZX        AX, AX
+	MOVQ           run+0(FP), DX
+	SUBQ           216(DX), AX
+	SHRQ           $0x3f, AX
+	MOVQ           run+0(FP), DX
+	MOVQ           136(DX), DX
+	MOVBLZX        (BX)(DX*1), DX
+	MOVL           DX, SI
+	SHRL           $0x01, SI
+	ANDL           DX, SI
+	ANDL           AX, SI
+	ADDL           SI, DX
+	ANDL           $0x07, DX
+	SHLL           $0x04, DX
+	MOVQ           run+0(FP), AX
+	ADDQ           208(AX), DX
+	MOVQ           DX, 152(SP)
+	MOVQ           64(SP), AX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_76<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_43<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, 160(SP)
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), SI
+	ANDNQ          DX, SI, DX
+	MOVQ           trail+32(FP), SI
+	ADDQ           $0x30, SI
+	MOVQ           64(SI), SI
+	ANDQ           SI, DX
+	MOVQ           DX, 224(SP)
+	LZCNTQ         896(AX), AX
+	NEGQ           AX
+	ADDQ           $0x4f, AX
+	SHRQ           $0x04, AX
+	MOVQ           AX, 232(SP)
+	MOVQ           80(SP), AX
+	VPBROADCASTD   4(AX), Z0
+	VCVTUDQ2PS     X0, X0
+	VMOVSS         avx512_77<>+0(SB), X1
+	VDIVSS         X0, X1, X0
+	VMOVSS         X0, 240(SP)
+	CMPQ           232(SP), $0x00
+	JLE            empty0
+	MOVQ           64(SP), AX
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z14
+	VMOVDQU32      avx512_81<>+0(SB), Z15
+	VMOVDQU32      avx512_82<>+0(SB), Z16
+	VMOVDQU32      avx512_83<>+0(SB), Z17
+	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	MOVQ           $0x00000000, DX
+	MOVQ           $0x00000000, SI
+	VBROADCASTSS   avx512_77<>+0(SB), Z20
+	MOVQ           88(SP), DI
+	VPMOVZXWD      (DI), Y2
+	MOVQ           trail+32(FP), DI
+	ADDQ           $0x30, DI
+	VMOVDQU32      32(DI), Y3
+	MOVQ           72(SP), DI
+	VPBROADCASTD   16(DI), Z19
+	VBROADCASTSS   240(SP), Z18
+	MOVQ           80(SP), DI
+	VPBROADCASTD   4(DI), Z22
+	VPADDD         Z22, Z22, Z22
+	KMOVW          896(AX)(SI*1), K1
+	VMOVDQU32      (AX)(DX*4), Z24
+	VPMOVZXWD      256(AX)(DX*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(AX)(DX*1), Z25
+	VPMOVZXBD      160(SP)(DX*1), Z26
+	VPADDD         Z21, Z24, Z21
+	VPSRLD         $0x07, Z21, Z21
+	VPERMD         Z2, Z25, Z24
+	VPSUBD         Z24, Z21, Z21
+	VPERMD         Z1, Z26, Z1
+	VPSLLVD        Z1, Z21, Z21
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z22, Z21, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z18, Z1, Z1
+	KMOVW          224(SP)(SI*1), K2
+	VPERMD.Z       Z3, Z25, K2, Z24
+	VPADDD         Z21, Z24, Z24
+	VPMINUD        Z22, Z24, Z24
+	VCVTUDQ2PS     Z24, Z24
+	VMULPS         Z18, Z24, Z24
+	VPERMPS        Z14, Z26, Z14
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z15, Z26, Z15
+	KMOVW          960(AX)(SI*1), K2
+	VMOVAPS        Z20, K2, Z15
+	VPERMPS        Z17, Z26, Z20
+	VPMOVZXWD.Z    512(AX)(DX*2), K1, Z17
+	VPMINUD.BCST   avx512_84<>+0(SB), Z17, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_85<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    640(AX)(DX*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_86<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    768(AX)(DX*1), K1, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_87<>+0(SB), Z21, Z21
+	VPMOVSXWD      384(AX)(DX*2), Z22
+	VPSUBD.Z       Z22, Z19, K1, Z22
+	VPMINUD.BCST   avx512_88<>+0(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_89<>+0(SB), Z22, Z22
+	VPERMPS.Z      Z16, Z25, K1, Z16
+	MOVQ           120(SP), AX
+	VUNPCKLPS      Z1, Z0, Z19
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z23, Z24, Z1
+	VUNPCKHPS      Z23, Z24, Z23
+	VUNPCKLPD      Z1, Z19, Z24
+	VUNPCKHPD      Z1, Z19, Z1
+	VUNPCKLPD      Z23, Z0, Z19
+	VUNPCKHPD      Z23, Z0, Z0
+	VUNPCKLPS      Z18, Z17, Z23
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z20, Z15, Z18
+	VUNPCKHPS      Z20, Z15, Z15
+	VUNPCKLPD      Z18, Z23, Z20
+	VUNPCKHPD      Z18, Z23, Z18
+	VUNPCKLPD      Z15, Z17, Z23
+	VUNPCKHPD      Z15, Z17, Z15
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z14, Z16, Z22
+	VUNPCKHPS      Z14, Z16, Z14
+	VUNPCKLPD      Z22, Z17, Z16
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z14, Z21, Z22
+	VUNPCKHPD      Z14, Z21, Z14
+	VMOVDQU64      avx512_90<>+0(SB), Z21
+	VMOVDQU64      avx512_91<>+0(SB), Z25
+	VMOVDQA64      Z24, Z26
+	VPERMT2PD      Z20, Z21, Z26
+	VMOVDQA64      Z24, Z24
+	VPERMT2PD      Z20, Z25, Z24
+	VMOVDQA64      Z16, Z20
+	VPERMT2PD      Z1, Z21, Z20
+	VMOVDQA64      Z16, Z16
+	VPERMT2PD      Z1, Z25, Z16
+	VMOVDQA64      Z18, Z1
+	VPERMT2PD      Z17, Z21, Z1
+	VMOVDQA64      Z18, Z18
+	VPERMT2PD      Z17, Z25, Z18
+	VMOVDQA64      Z19, Z17
+	VPERMT2PD      Z23, Z21, Z17
+	VMOVDQA64      Z19, Z19
+	VPERMT2PD      Z23, Z25, Z19
+	VMOVDQA64      Z22, Z23
+	VPERMT2PD      Z0, Z21, Z23
+	VMOVDQA64      Z22, Z22
+	VPERMT2PD      Z0, Z25, Z22
+	VMOVDQA64      Z15, Z0
+	VPERMT2PD      Z14, Z21, Z0
+	VMOVDQA64      Z15, Z15
+	VPERMT2PD      Z14, Z25, Z15
+	VMOVUPS        Y26, 64(AX)
+	VMOVUPS        Y20, 96(AX)
+	VMOVUPS        Y1, 128(AX)
+	VMOVUPS        Y17, 160(AX)
+	VMOVUPS        Y23, 192(AX)
+	VMOVUPS        Y0, 224(AX)
+	VEXTRACTF64X4  $0x01, Z26, 256(AX)
+	VEXTRACTF64X4  $0x01, Z20, 288(AX)
+	VEXTRACTF64X4  $0x01, Z1, 320(AX)
+	VEXTRACTF64X4  $0x01, Z17, 352(AX)
+	VEXTRACTF64X4  $0x01, Z23, 384(AX)
+	VEXTRACTF64X4  $0x01, Z0, 416(AX)
+	VMOVUPS        Y24, 448(AX)
+	VMOVUPS        Y16, 480(AX)
+	VMOVUPS        Y18, 512(AX)
+	VMOVUPS        Y19, 544(AX)
+	VMOVUPS        Y22, 576(AX)
+	VMOVUPS        Y15, 608(AX)
+	VEXTRACTF64X4  $0x01, Z24, 640(AX)
+	VEXTRACTF64X4  $0x01, Z16, 672(AX)
+	VEXTRACTF64X4  $0x01, Z18, 704(AX)
+	VEXTRACTF64X4  $0x01, Z19, 736(AX)
+	VEXTRACTF64X4  $0x01, Z22, 768(AX)
+	VEXTRACTF64X4  $0x01, Z15, 800(AX)
+	JMP            written0
+
+empty0:
+	MOVQ    120(SP), AX
+	VPXORD  Z4, Z4, Z4
+	VMOVUPS Z4, 64(AX)
+	VMOVUPS Z4, 128(AX)
+	VMOVUPS Z4, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z4, 320(AX)
+	VMOVUPS Z4, 384(AX)
+	VMOVUPS Z4, 448(AX)
+	VMOVUPS Z4, 512(AX)
+	VMOVUPS Z4, 576(AX)
+	VMOVUPS Z4, 640(AX)
+	VMOVUPS Z4, 704(AX)
+	VMOVUPS Z4, 768(AX)
+
+written0:
+	MOVQ         48(SP), AX
+	VMOVDQU8     (AX), Z0
+	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, AX
+	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, DX
+	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, SI
+	MOVQ         AX, DI
+	ORQ          DX, DI
+	ORQ          SI, DI
+	POPCNTQ      DI, DI
+	ANDNQ        AX, SI, AX
+	ANDNQ        DX, SI, DX
+	MOVQ         896(CX), SI
+	MOVQ         904(CX), R8
+	ANDNQ        SI, R8, R9
+	ANDNQ        AX, DX, R10
+	ANDQ         SI, R10
+	ANDNQ        DX, AX, SI
+	ANDQ         R9, SI
+	MOVQ         944(CX), R11
+	ANDNQ        SI, R11, SI
+	ANDQ         DX, AX
+	ANDQ         R9, AX
+	MOVQ         R10, DX
+	ORQ          SI, DX
+	ORQ          AX, DX
+	POPCNTQ      DX, DX
+	SUBL         DX, DI
+	ADDL         DI, 108(BX)
+	POPCNTQ      R10, DX
+	ADDL         DX, 96(BX)
+	POPCNTQ      SI, DX
+	ADDL         DX, 100(BX)
+	POPCNTQ      AX, DX
+	ADDL         DX, 104(BX)
+	ANDNQ        R8, R10, DX
+	ORQ          AX, DX
+	ANDQ         928(CX), DX
+	POPCNTQ      DX, DI
+	ADDL         DI, 112(BX)
+	MOVQ         912(CX), DI
+	MOVQ         920(CX), R8
+	MOVQ         896(CX), R9
+	MOVQ         DI, R11
+	ORQ          R8, R11
+	MOVQ         960(CX), R12
+	ORQ          R12, R11
+	ANDNQ        R9, R11, R9
+	ANDNQ        DI, R8, R11
+	ANDNQ        R8, DI, DI
+	MOVQ         R10, R8
+	ANDQ         R9, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x1e, R8, R8
+	VMOVDQU8     640(CX), Z0
+	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
+	KMOVQ        K1, R9
+	ANDQ         R11, R9
+	ANDQ         R10, R9
+	POPCNTQ      R9, R9
+	IMUL3L       $0x0f, R9, R9
+	ADDL         R9, R8
+	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
+	KMOVQ        K1, R9
+	ANDQ         DI, R9
+	ANDQ         R10, R9
+
+generation:
+	TESTQ   R9, R9
+	JZ      risked
+	TZCNTQ  R9, DI
+	BLSRQ   R9, R9
+	MOVL    (CX)(DI*4), R11
+	LEAQ    (R11)(R11*2), R11
+	MOVWQZX 256(CX)(DI*2), DI
+	IMUL3Q  $0x07, DI, DI
+	CMPQ    R11, DI
+	JCS     generation
+	ADDL    $0x14, R8
+	JMP     generation
+
+risked:
+	ADDL           R8, 56(BX)
+	VPBROADCASTQ   R10, Z0
+	VMOVDQU64      896(CX), Z1
+	VMOVDQU64      960(CX), Z14
+	MOVQ           936(CX), DI
+	ANDQ           SI, DI
+	VPANDNQ        Z1, Z0, Z1
+	VPANDNQ        Z14, Z0, Z14
+	VPBROADCASTQ   AX, Z0
+	MOVL           $0x00000002, AX
+	KMOVB          AX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VPBROADCASTQ   SI, Z0
+	MOVL           $0x00000020, AX
+	KMOVB          AX, K1
+	VPXORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ   DI, Z0
+	MOVL           $0x00000040, AX
+	KMOVB          AX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VMOVDQU64      Z1, 896(CX)
+	VMOVDQU64      Z14, 960(CX)
+	VMOVDQU8       avx512_66<>+0(SB), Z0
+	VPERMB         Z1, Z0, Z0
+	VMOVDQU8       avx512_43<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
+	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPSHUFB        Z0, Z1, Z1
+	VMOVDQU8       avx512_68<>+0(SB), Z14
+	VPSHUFB        Z0, Z14, Z14
+	KMOVQ          DX, K1
+	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VMOVDQU8.Z     Z0, K1, Z0
+	MOVQ           128(SP), SI
+	DECQ           SI
+	JS             rewarded1
+	MOVQ           72(SP), DI
+	MOVL           32(DI), R8
+	ADDL           36(DI), R8
+	MOVQ           80(SP), AX
+	MOVL           4(AX), AX
+	MOVQ           run+0(FP), DX
+	MOVQ           224(DX), R10
+	IMUL3Q         $+100, R8, R9
+	XORL           DX, DX
+	IMUL3Q         $+100, AX, R11
+	CMPQ           R9, R11
+	ADCL           $0x00, DX
+	IMUL3Q         $+95, AX, R11
+	CMPQ           R9, R11
+	ADCL           $0x00, DX
+	IMUL3Q         $+85, AX, R11
+	CMPQ           R9, R11
+	ADCL           $0x00, DX
+	LEAQ           avx512_105<>+0(SB), AX
+	MOVQ           (AX)(DX*8), AX
+	IMULQ          24(R10), AX
+	MOVQ           AX, R9
+	MOVL           88(DI), AX
+	MOVL           $0x00000007, DX
+	CMPQ           AX, DX
+	CMOVQHI        DX, AX
+	LEAQ           avx512_106<>+0(SB), DX
+	MOVQ           (DX)(AX*8), DX
+	IMULQ          (R10), DX
+	ADDQ           DX, R9
+	MOVQ           80(SP), R11
+	MOVL           8(R11), R11
+	MOVQ           8(DI), AX
+	CMPQ           AX, R11
+	CMOVQHI        R11, AX
+	SHLQ           $0x18, AX
+	XORL           DX, DX
+	DIVQ           R11
+	IMULQ          8(R10), AX
+	ADDQ           AX, R9
+	MOVLQSX        28(DI), AX
+	SHLQ           $0x1a, AX
+	MOVQ           f+8(FP), DX
+	MOVL           64(DX), R11
+	IMUL3Q         $+100, R11, R11
+	CQO
+	IDIVQ          R11
+	SARQ           $0x3f, DX
+	ADDQ           AX, DX
+	MOVQ           DX, AX
+	IMULQ          16(R10), AX
+	ADDQ           AX, R9
+	MOVL           40(DI), AX
+	ADDL           44(DI), AX
+	MOVL           $0x00000001, R11
+	CMPL           R8, R11
+	CMOVLHI        R8, R11
+	IMUL3Q         $+20, R11, R11
+	SHLQ           $0x18, AX
+	XORL           DX, DX
+	DIVQ           R11
+	IMULQ          32(R10), AX
+	ADDQ           AX, R9
+	MOVL           52(DI), DX
+	MOVL           56(DI), AX
+	ADDQ           DX, DX
+	MOVL           $0x00000bb8, R8
+	CMPQ           DX, R8
+	CMOVQHI        R8, DX
+	MOVQ           $0xd1b71758e219652c, R8
+	SHLQ           $0x18, DX
+	MULXQ          R8, DX, R8
+	SHRQ           $0x0d, R8
+	IMULQ          40(R10), R8
+	SUBQ           R8, R9
+	MOVQ           $0xa3d70a3d70a3d70b, R8
+	MOVQ           AX, DX
+	SHLQ           $0x18, DX
+	MULXQ          R8, AX, DX
+	SHRQ           $0x06, DX
+	IMULQ          48(R10), DX
+	SUBQ           DX, R9
+	MOVQ           $0x0064000000000000, AX
+	ADDQ           AX, R9
+	MOVQ           $0xa3d70a3d70a3d70b, AX
+	MOVQ           R9, DX
+	MULXQ          AX, AX, DX
+	SHRQ           $0x0a, DX
+	MOVQ           $0x0000100000000000, AX
+	SUBQ           AX, DX
+	MOVQ           DX, AX
+	SUBQ           (DI), AX
+	MOVQ           DX, (DI)
+	VXORPS         X2, X2, X2
+	VCVTSI2SSQ     AX, X2, X2
+	VMULSS         avx512_107<>+0(SB), X2, X2
+	MOVQ           run+0(FP), AX
+	MOVQ           152(AX), AX
+	VMOVSS         X2, (AX)(SI*4)
+
+rewarded1:
+	CMPQ          232(SP), $0x01
+	JLE           empty1
+	MOVQ          64(SP), AX
+	VMOVDQU32     avx512_78<>+0(SB), Z15
+	VMOVDQU32     avx512_79<>+0(SB), Z16
+	VMOVDQU32     avx512_80<>+0(SB), Z17
+	VMOVDQU32     avx512_81<>+0(SB), Z18
+	VMOVDQU32     avx512_82<>+0(SB), Z19
+	VMOVDQU32     avx512_83<>+0(SB), Z20
+	VPBROADCASTD  avx512_6<>+0(SB), Z24
+	MOVQ          $0x00000010, DX
+	MOVQ          $0x00000002, SI
+	VBROADCASTSS  avx512_77<>+0(SB), Z23
+	MOVQ          88(SP), DI
+	VPMOVZXWD     (DI), Y2
+	MOVQ          trail+32(FP), DI
+	ADDQ          $0x30, DI
+	VMOVDQU32     32(DI), Y3
+	MOVQ          72(SP), DI
+	VPBROADCASTD  16(DI), Z22
+	VBROADCASTSS  240(SP), Z21
+	MOVQ          80(SP), DI
+	VPBROADCASTD  4(DI), Z25
+	VPADDD        Z25, Z25, Z25
+	KMOVW         896(AX)(SI*1), K1
+	VMOVDQU32     (AX)(DX*4), Z27
+	VPMOVZXWD     256(AX)(DX*2), Z26
+	VPADDD        Z27, Z26, Z26
+	VCVTUDQ2PS    Z27, Z28
+	VCVTUDQ2PS    Z26, Z26
+	VDIVPS.Z      Z26, Z28, K1, Z26
+	VPMOVZXBD     704(AX)(DX*1), Z28
+	VPMOVZXBD     160(SP)(DX*1), Z29
+	VPADDD        Z24, Z27, Z24
+	VPSRLD        $0x07, Z24, Z24
+	VPERMD        Z2, Z28, Z27
+	VPSUBD        Z27, Z24, Z24
+	VPERMD        Z16, Z29, Z16
+	VPSLLVD       Z16, Z24, Z24
+	VPERMPS       Z15, Z29, Z15
+	VPMINUD       Z25, Z24, Z16
+	VCVTUDQ2PS    Z16, Z16
+	VMULPS        Z21, Z16, Z16
+	KMOVW         224(SP)(SI*1), K2
+	VPERMD.Z      Z3, Z28, K2, Z27
+	VPADDD        Z24, Z27, Z27
+	VPMINUD       Z25, Z27, Z27
+	VCVTUDQ2PS    Z27, Z27
+	VMULPS        Z21, Z27, Z27
+	VPERMPS       Z17, Z29, Z17
+	VPSRLD        $0x04, Z29, Z29
+	VPERMPS       Z18, Z29, Z18
+	KMOVW         960(AX)(SI*1), K2
+	VMOVAPS       Z23, K2, Z18
+	VPERMPS       Z20, Z29, Z23
+	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z20
+	VPMINUD.BCST  avx512_84<>+0(SB), Z20, Z20
+	VCVTDQ2PS     Z20, Z20
+	VMULPS.BCST   avx512_85<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z21
+	VCVTDQ2PS     Z21, Z21
+	VMULPS.BCST   avx512_86<>+0(SB), Z21, Z21
+	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z24
+	VCVTDQ2PS     Z24, Z24
+	VMULPS.BCST   avx512_87<>+0(SB), Z24, Z24
+	VPMOVSXWD     384(AX)(DX*2), Z25
+	VPSUBD.Z      Z25, Z22, K1, Z25
+	VPMINUD.BCST  avx512_88<>+0(SB), Z25, Z25
+	VCVTDQ2PS     Z25, Z25
+	VMULPS.BCST   avx512_89<>+0(SB), Z25, Z25
+	VPERMPS.Z     Z19, Z28, K1, Z19
+	MOVQ          120(SP), AX
+	VUNPCKLPS     Z16, Z15, Z22
+	VUNPCKHPS     Z16, Z15, Z15
+	VUNPCKLPS     Z26, Z27, Z16
+	VUNPCKHPS     Z26, Z27, Z26
+	VUNPCKLPD     Z16, Z22, Z27
+	VUNPCKHPD     Z16, Z22, Z16
+	VUNPCKLPD     Z26, Z15, Z22
+	VUNPCKHPD     Z26, Z15, Z15
+	VUNPCKLPS     Z21, Z20, Z26
+	VUNPCKHPS     Z21, Z20, Z20
+	VUNPCKLPS     Z23, Z18, Z21
+	VUNPCKHPS     Z23, Z18, Z18
+	VUNPCKLPD     Z21, Z26, Z23
+	VUNPCKHPD     Z21, Z26, Z21
+	VUNPCKLPD     Z18, Z20, Z26
+	VUNPCKHPD     Z18, Z20, Z18
+	VUNPCKLPS     Z25, Z24, Z20
+	VUNPCKHPS     Z25, Z24, Z24
+	VUNPCKLPS     Z17, Z19, Z25
+	VUNPCKHPS     Z17, Z19, Z17
+	VUNPCKLPD     Z25, Z20, Z19
+	VUNPCKHPD     Z25, Z20, Z20
+	VUNPCKLPD     Z17, Z24, Z25
+	VUNPCKHPD     Z17, Z24, Z17
+	VMOVDQU64     avx512_90<>+0(SB), Z24
+	VMOVDQU64     avx512_91<>+0(SB), Z28
+	VMOVDQA64     Z27, Z29
+	VPERMT2PD     Z23, Z24, Z29
+	VMOVDQA64     Z27, Z27
+	VPERMT2PD     Z23, Z28, Z27
+	VMOVDQA64     Z19, Z23
+	VPERMT2PD     Z16, Z24, Z23
+	VMOVDQA64     Z19, Z19
+	VPERMT2PD     Z16, Z28, Z19
+	VMOVDQA64     Z21, Z16
+	VPERMT2PD     Z20, Z24, Z16
+	VMOVDQA64     Z21, Z21
+	VPERMT2PD     Z20, Z28, Z21
+	VMOVDQA64     Z22, Z20
+	VPERMT2PD     Z26, Z24, Z20
+	VMOVDQA64     Z22, Z22
+	VPERMT2PD     Z26, Z28, Z22
+	VMOVDQA64     Z25, Z26
+	VPERMT2PD     Z15, Z24, Z26
+	VMOVDQA64     Z25, Z25
+	VPERMT2PD     Z15, Z28, Z25
+	VMOVDQA64     Z18, Z15
+	VPERMT2PD     Z17, Z24, Z15
+	VMOVDQA64     Z18, Z18
+	VPERMT2PD     Z17, Z28, Z18
+	VMOVUPS       Y29, 832(AX)
+	VMOVUPS       Y23, 864(AX)
+	VMOVUPS       Y16, 896(AX)
+	VMOVUPS       Y20, 928(AX)
+	VMOVUPS       Y26, 960(AX)
+	VMOVUPS       Y15, 992(AX)
+	VEXTRACTF64X4 $0x01, Z29, 1024(AX)
+	VEXTRACTF64X4 $0x01, Z23, 1056(AX)
+	VEXTRACTF64X4 $0x01, Z16, 1088(AX)
+	VEXTRACTF64X4 $0x01, Z20, 1120(AX)
+	VEXTRACTF64X4 $0x01, Z26, 1152(AX)
+	VEXTRACTF64X4 $0x01, Z15, 1184(AX)
+	VMOVUPS       Y27, 1216(AX)
+	VMOVUPS       Y19, 1248(AX)
+	VMOVUPS       Y21, 1280(AX)
+	VMOVUPS       Y22, 1312(AX)
+	VMOVUPS       Y25, 1344(AX)
+	VMOVUPS       Y18, 1376(AX)
+	VEXTRACTF64X4 $0x01, Z27, 1408(AX)
+	VEXTRACTF64X4 $0x01, Z19, 1440(AX)
+	VEXTRACTF64X4 $0x01, Z21, 1472(AX)
+	VEXTRACTF64X4 $0x01, Z22, 1504(AX)
+	VEXTRACTF64X4 $0x01, Z25, 1536(AX)
+	VEXTRACTF64X4 $0x01, Z18, 1568(AX)
+	JMP           written1
+
+empty1:
+	MOVQ    120(SP), AX
+	VPXORD  Z5, Z5, Z5
+	VMOVUPS Z5, 832(AX)
+	VMOVUPS Z5, 896(AX)
+	VMOVUPS Z5, 960(AX)
+	VMOVUPS Z5, 1024(AX)
+	VMOVUPS Z5, 1088(AX)
+	VMOVUPS Z5, 1152(AX)
+	VMOVUPS Z5, 1216(AX)
+	VMOVUPS Z5, 1280(AX)
+	VMOVUPS Z5, 1344(AX)
+	VMOVUPS Z5, 1408(AX)
+	VMOVUPS Z5, 1472(AX)
+	VMOVUPS Z5, 1536(AX)
+
+written1:
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	KMOVQ        avx512_69<>+0(SB), K1
+	MOVQ         928(CX), AX
+	MOVQ         904(CX), DX
+	ANDQ         AX, DX
+	KMOVQ        AX, K2
+	KMOVQ        DX, K3
+	MOVQ         24(SP), DX
+	VMOVDQU      (DX), X9
+	VMOVDQU8     704(CX), Z16
+	MOVQ         8(SP), DX
+	MOVL         16(DX), DX
+	VPBROADCASTW DX, Z17
+	VMOVDQU16    512(CX), Z18
+	VMOVDQU16    256(CX), Z15
+	VPSRLW       $0x01, Z18, Z19
+	VPSUBW       Z19, Z18, K3, Z18
+	VPMINUW.Z    Z15, Z18, K2, Z19
+	VPSUBW       Z19, Z15, Z15
+	VMOVDQU16    Z15, 256(CX)
+	VMOVDQU16    384(CX), Z18
+	VMOVDQU16    Z17, K2, Z18
+	VMOVDQU16    Z18, 384(CX)
+	VPTESTNMW    Z15, Z15, K4
+	KMOVD        K4, DX
+	VPBROADCASTD avx512_6<>+0(SB), Z21
+	VPMOVZXWD    Y19, Z20
+	VMOVDQU32    (CX), Z15
+	VPADDD       Z21, Z15, Z18
+	VPADDD       Z20, Z15, Z15
+	VMOVDQU32    Z15, (CX)
+	VPADDD       Z20, Z6, Z6
+	VPADDD       Z20, Z18, Z15
+	VPSRLD       $0x07, Z18, Z18
+	VPSRLD       $0x07, Z15, Z15
+	VMOVDQU16    avx512_70<>+0(SB), Z20
+	VPERMW       Z19, Z20, Z20
+	VPANDD.BCST  avx512_71<>+0(SB), Z20, Z20
+	VMOVDQU32    64(CX), Z19
+	VPADDD       Z21, Z19, Z21
+	VPADDD       Z20, Z19, Z19
+	VMOVDQU32    Z19, 64(CX)
+	VPADDD       Z20, Z6, Z6
+	VPADDD       Z20, Z21, Z20
+	VPSRLD       $0x07, Z21, Z21
+	VPSRLD       $0x07, Z20, Z20
+	VMOVDQU8     avx512_72<>+0(SB), Z19
+	VPERMB.Z     Z16, Z19, K1, Z19
+	VPERMW       Z9, Z19, Z19
+	VPACKUSDW    Z21, Z18, Z18
+	VPACKUSDW    Z20, Z15, Z15
+	VPSUBW       Z19, Z18, Z18
+	VPSUBW       Z19, Z15, Z15
+	VPBROADCASTD avx512_73<>+0(SB), Z19
+	VPMINUW      Z19, Z18, Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z20
+	VPERMB.Z     Z1, Z20, K1, Z20
+	VPMULLW      Z20, Z18, Z18
+	VPADDW       Z18, Z18, Z18
+	VPMINUW      Z19, Z18, Z18
+	VPBROADCASTD avx512_74<>+0(SB), Z19
+	VPADDW       Z19, Z18, Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z19
+	VPERMB.Z     Z0, Z19, K1, Z19
+	VPDPWSSD     Z19, Z18, Z7
+	MOVL         900(CX), SI
+	TESTL        SI, SI
+	JZ           lower
+	KSHIFTRQ     $0x20, K2, K4
+	KSHIFTRQ     $0x20, K3, K3
+	VMOVDQU16    576(CX), Z8
+	VMOVDQU16    320(CX), Z19
+	VPSRLW       $0x01, Z8, Z18
+	VPSUBW       Z18, Z8, K3, Z8
+	VPMINUW.Z    Z19, Z8, K4, Z8
+	VPSUBW       Z8, Z19, Z19
+	VMOVDQU16    Z19, 320(CX)
+	VMOVDQU16    448(CX), Z18
+	VMOVDQU16    Z17, K4, Z18
+	VMOVDQU16    Z18, 448(CX)
+	VPTESTNMW    Z19, Z19, K3
+	KMOVD        K3, SI
+	VPBROADCASTD avx512_6<>+0(SB), Z17
+	VPMOVZXWD    Y8, Z19
+	VMOVDQU32    128(CX), Z18
+	VPADDD       Z17, Z18, Z20
+	VPADDD       Z19, Z18, Z18
+	VMOVDQU32    Z18, 128(CX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z20, Z18
+	VPSRLD       $0x07, Z20, Z20
+	VPSRLD       $0x07, Z18, Z18
+	VMOVDQU16    avx512_70<>+0(SB), Z19
+	VPERMW       Z8, Z19, Z19
+	VPANDD.BCST  avx512_71<>+0(SB), Z19, Z19
+	VMOVDQU32    192(CX), Z8
+	VPADDD       Z17, Z8, Z17
+	VPADDD       Z19, Z8, Z8
+	VMOVDQU32    Z8, 192(CX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z17, Z8
+	VPSRLD       $0x07, Z17, Z17
+	VPSRLD       $0x07, Z8, Z8
+	VMOVDQU8     avx512_75<>+0(SB), Z19
+	VPERMB.Z     Z16, Z19, K1, Z19
+	VPERMW       Z9, Z19, Z19
+	VPACKUSDW    Z17, Z20, Z16
+	VPACKUSDW    Z8, Z18, Z8
+	VPSUBW       Z19, Z16, Z16
+	VPSUBW       Z19, Z8, Z8
+	VPBROADCASTD avx512_73<>+0(SB), Z17
+	VPMINUW      Z17, Z16, Z16
+	VMOVDQU8     avx512_75<>+0(SB), Z18
+	VPERMB.Z     Z1, Z18, K1, Z18
+	VPMULLW      Z18, Z16, Z16
+	VPADDW       Z16, Z16, Z16
+	VPMINUW      Z17, Z16, Z16
+	VPBROADCASTD avx512_74<>+0(SB), Z17
+	VPADDW       Z17, Z16, Z16
+	VMOVDQU8     avx512_75<>+0(SB), Z17
+	VPERMB.Z     Z0, Z17, K1, Z17
+	VPDPWSSD     Z17, Z16, Z7
+	SHLQ         $0x20, SI
+	ORQ          SI, DX
+
+lower:
+	VMOVDQU8     768(CX), Z0
+	VPSRLW       $0x02, Z0, Z16
+	VPANDD.BCST  avx512_17<>+0(SB), Z16, Z16
+	VPSUBB       Z16, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z16
+	VPADDB       Z16, Z0, K2, Z0
+	VMOVDQU8     Z0, 768(CX)
+	MOVQ         912(CX), SI
+	MOVQ         920(CX), DI
+	ANDNQ        SI, DI, R8
+	MOVQ         DX, R9
+	ANDQ         AX, R9
+	ANDNQ        DI, SI, R10
+	MOVQ         R8, R11
+	ORQ          R10, R11
+	ANDQ         R9, R11
+	ANDNQ        R9, R11, R9
+	MOVQ         AX, R10
+	ANDQ         R8, R10
+	ANDNQ        R10, R11, R8
+	MOVQ         952(CX), R10
+	ORQ          DI, SI
+	MOVQ         960(CX), DI
+	ORQ          DI, SI
+	MOVQ         R10, DI
+	ORQ          AX, DI
+	ANDNQ        SI, DI, SI
+	VPBROADCASTD avx512_18<>+0(SB), Z16
+	VPBROADCASTD avx512_1<>+0(SB), Z17
+	VMOVDQU8     832(CX), Z0
+	MOVQ         SI, DI
+	ORQ          R8, DI
+	KMOVQ        DI, K2
+	VPTESTMB     Z16, Z0, K2, K2
+	VPSUBB       Z17, Z0, K2, Z0
+	VPTESTNMB    Z16, Z0, K2, K2
+	KMOVQ        K2, DI
+	MOVQ         DI, R12
+	ANDQ         SI, R12
+	MOVQ         R12, SI
+	ANDQ         DX, SI
+	ANDNQ        R12, DX, DX
+	ANDQ         R8, DI
+	ORQ          R9, DI
+	VPBROADCASTD avx512_19<>+0(SB), Z18
+	KMOVQ        DX, K2
+	VPSRLW       $0x04, Z0, Z19
+	VPANDQ       Z18, Z19, Z19
+	VPADDB       Z17, Z19, Z19
+	VPADDB       Z17, Z19, Z19
+	VPADDB       Z19, Z0, K2, Z0
+	KMOVQ        DI, K2
+	VPSRLW       $0x06, Z0, Z19
+	VPANDQ       Z18, Z19, Z19
+	VPADDB       Z17, Z19, Z19
+	VPANDNQ      Z0, Z16, Z18
+	VPADDB       Z18, Z19, K2, Z0
+	VMOVDQU8     Z0, 832(CX)
+	ORQ          SI, R11
+	ANDNQ        AX, DI, AX
+	ORQ          DX, AX
+	ORQ          R10, AX
+	POPCNTQ      R11, DX
+	ADDL         DX, 84(BX)
+	VPBROADCASTQ R11, Z0
+	VMOVDQU64    896(CX), Z16
+	VMOVDQU64    960(CX), Z17
+	MOVL         $0x00000010, DX
+	KMOVB        DX, K2
+	VPBROADCASTQ AX, K2, Z16
+	MOVL         $0x0000007f, AX
+	KMOVB        AX, K2
+	VPANDNQ.Z    Z16, Z0, K2, Z16
+	VPANDNQ      Z17, Z0, Z17
+	VMOVDQU64    Z16, 896(CX)
+	VMOVDQU64    Z17, 960(CX)
+	MOVQ         896(CX), AX
+	MOVQ         904(CX), DX
+	ANDNQ        AX, DX, AX
+	KMOVQ        AX, K2
+	VMOVDQU8.Z   Z1, K2, Z0
+	MOVQ         960(CX), DX
+	ANDNQ        AX, DX, AX
+	KMOVQ        AX, K2
+	VMOVDQU8.Z   Z14, K2, Z1
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VMOVDQU8     avx512_72<>+0(SB), Z14
+	VPERMB.Z     Z0, Z14, K1, Z14
+	VPDPWSSD     Z14, Z15, Z10
+	VMOVDQU8     avx512_72<>+0(SB), Z14
+	VPERMB.Z     Z1, Z14, K1, Z14
+	VPDPWSSD     Z14, Z15, Z11
+	MOVL         900(CX), AX
+	TESTL        AX, AX
+	JZ           accounted
+	VMOVDQU8     avx512_75<>+0(SB), Z14
+	VPERMB.Z     Z0, Z14, K1, Z14
+	VPDPWSSD     Z14, Z8, Z10
+	VMOVDQU8     avx512_75<>+0(SB), Z0
+	VPERMB.Z     Z1, Z0, K1, Z0
+	VPDPWSSD     Z0, Z8, Z11
+
+accounted:
+	VPUNPCKLDQ     Z11, Z10, Z0
+	VPUNPCKHDQ     Z11, Z10, Z1
+	VPADDD         Z1, Z0, Z0
+	VPUNPCKLDQ     Z7, Z6, Z1
+	VPUNPCKHDQ     Z7, Z6, Z14
+	VPADDD         Z14, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z14
+	VPUNPCKHQDQ    Z1, Z0, Z0
+	VPADDD         Z0, Z14, Z14
+	VEXTRACTI64X4  $0x01, Z14, Y0
+	VPADDD         Y14, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X0, X1, X1
+	VMOVD          X1, DX
+	MOVL           DX, 32(BX)
+	VPEXTRD        $0x01, X1, 40(BX)
+	VPEXTRD        $0x02, X1, AX
+	ADDQ           AX, 8(BX)
+	VPEXTRD        $0x03, X1, AX
+	ADDL           AX, 52(BX)
+	MOVQ           s+24(FP), AX
+	MOVQ           24(SP), SI
+	VPMOVZXWQ      (SI), Z0
+	VPTESTMQ       Z0, Z0, K1
+	VPBROADCASTQ   904(CX), Z1
+	VPANDNQ.Z      Z17, Z1, K1, Z1
+	VPBROADCASTQ   936(CX), Z14
+	VPBROADCASTQ   944(CX), Z15
+	VPTESTMQ       Z14, Z1, K1
+	VPTESTMQ       Z15, Z1, K2
+	VPORQ          Z14, Z15, Z14
+	VPANDNQ        Z1, Z14, Z14
+	VPTESTMQ       Z14, Z14, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z1
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z1
+	VPMULUDQ       Z0, Z1, Z1
+	VPSLLQ         $0x02, Z0, Z0
+	VPSUBQ         Z1, Z0, Z0
+	VPMOVQD        Z0, Y0
+	VMOVDQU        Y0, (AX)
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, AX
+	MOVL           AX, 36(BX)
+	ADDL           DX, AX
+	MOVQ           64(SP), DX
+	VMOVDQU64      896(DX), Z0
+	MOVQ           72(SP), DX
+	MOVQ           f+8(FP), SI
+	VMOVDQU64      (DX), Z1
+	VMOVDQU64      64(DX), Z14
+	VPOPCNTQ       Z0, Z0
+	VMOVDQU32      (SI), Z15
+	VMOVDQU32      avx512_92<>+0(SB), Z16
+	VPERMI2D       Z14, Z1, Z16
+	VMOVDQU32      avx512_93<>+0(SB), Z14
+	VPERMD         Z0, Z14, Z14
+	VPTERNLOGD     $0xd8, avx512_94<>+0(SB), Z14, Z16
+	VMOVDQU32      avx512_95<>+0(SB), Z14
+	VPERMI2D       Z0, Z1, Z14
+	VPANDD         avx512_96<>+0(SB), Z14, Z14
+	VPADDD         Z14, Z16, Z16
+	VPBROADCASTD   64(SI), Z0
+	VPSUBD         Z16, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_97<>+0(SB), Z0, Z16
+	MOVQ           80(SP), SI
+	VPBROADCASTD   8(SI), Z0
+	VPBROADCASTQ   8(DX), Z1
+	VPANDQ.BCST    avx512_98<>+0(SB), Z0, Z14
+	VPMINUQ        Z14, Z1, Z1
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z1, Z16
+	MOVQ           72(SP), DX
+	MOVL           16(DX), DX
+	MOVQ           96(SP), SI
+	MOVQ           72(SP), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, DX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, DX
+	VPBROADCASTD   DX, Z1
+	VPTERNLOGD     $0xd8, avx512_100<>+0(SB), Z1, Z16
+	MOVQ           80(SP), DX
+	VPBROADCASTD   4(DX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z16
+	VMOVDQU32      avx512_102<>+0(SB), Z14
+	VPSLLVD        avx512_103<>+0(SB), Z1, Z17
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z17, Z14
+	VPMINUD        Z14, Z16, Z16
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z15
+	MOVQ           80(SP), DX
+	VPBROADCASTD   (DX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z0, Z15
+	VCVTDQ2PS      Z16, Z16
+	VCVTDQ2PS      Z15, Z15
+	VDIVPS         Z15, Z16, Z16
+	MOVQ           120(SP), DX
+	VMOVUPS        Z16, (DX)
+	CMPQ           232(SP), $0x02
+	JLE            empty2
+	MOVQ           64(SP), DX
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z14
+	VMOVDQU32      avx512_81<>+0(SB), Z15
+	VMOVDQU32      avx512_82<>+0(SB), Z16
+	VMOVDQU32      avx512_83<>+0(SB), Z17
+	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	MOVQ           $0x00000020, SI
+	MOVQ           $0x00000004, DI
+	VBROADCASTSS   avx512_77<>+0(SB), Z20
+	MOVQ           88(SP), R8
+	VPMOVZXWD      (R8), Y2
+	MOVQ           trail+32(FP), R8
+	ADDQ           $0x30, R8
+	VMOVDQU32      32(R8), Y3
+	MOVQ           72(SP), R8
+	VPBROADCASTD   16(R8), Z19
+	VBROADCASTSS   240(SP), Z18
+	MOVQ           80(SP), R8
+	VPBROADCASTD   4(R8), Z22
+	VPADDD         Z22, Z22, Z22
+	KMOVW          896(DX)(DI*1), K1
+	VMOVDQU32      (DX)(SI*4), Z24
+	VPMOVZXWD      256(DX)(SI*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(DX)(SI*1), Z25
+	VPMOVZXBD      160(SP)(SI*1), Z26
+	VPADDD         Z21, Z24, Z21
+	VPSRLD         $0x07, Z21, Z21
+	VPERMD         Z2, Z25, Z24
+	VPSUBD         Z24, Z21, Z21
+	VPERMD         Z1, Z26, Z1
+	VPSLLVD        Z1, Z21, Z21
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z22, Z21, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z18, Z1, Z1
+	KMOVW          224(SP)(DI*1), K2
+	VPERMD.Z       Z3, Z25, K2, Z24
+	VPADDD         Z21, Z24, Z24
+	VPMINUD        Z22, Z24, Z24
+	VCVTUDQ2PS     Z24, Z24
+	VMULPS         Z18, Z24, Z24
+	VPERMPS        Z14, Z26, Z14
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z15, Z26, Z15
+	KMOVW          960(DX)(DI*1), K2
+	VMOVAPS        Z20, K2, Z15
+	VPERMPS        Z17, Z26, Z20
+	VPMOVZXWD.Z    512(DX)(SI*2), K1, Z17
+	VPMINUD.BCST   avx512_84<>+0(SB), Z17, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_85<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    640(DX)(SI*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_86<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    768(DX)(SI*1), K1, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_87<>+0(SB), Z21, Z21
+	VPMOVSXWD      384(DX)(SI*2), Z22
+	VPSUBD.Z       Z22, Z19, K1, Z22
+	VPMINUD.BCST   avx512_88<>+0(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_89<>+0(SB), Z22, Z22
+	VPERMPS.Z      Z16, Z25, K1, Z16
+	MOVQ           120(SP), DX
+	VUNPCKLPS      Z1, Z0, Z19
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z23, Z24, Z1
+	VUNPCKHPS      Z23, Z24, Z23
+	VUNPCKLPD      Z1, Z19, Z24
+	VUNPCKHPD      Z1, Z19, Z1
+	VUNPCKLPD      Z23, Z0, Z19
+	VUNPCKHPD      Z23, Z0, Z0
+	VUNPCKLPS      Z18, Z17, Z23
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z20, Z15, Z18
+	VUNPCKHPS      Z20, Z15, Z15
+	VUNPCKLPD      Z18, Z23, Z20
+	VUNPCKHPD      Z18, Z23, Z18
+	VUNPCKLPD      Z15, Z17, Z23
+	VUNPCKHPD      Z15, Z17, Z15
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z14, Z16, Z22
+	VUNPCKHPS      Z14, Z16, Z14
+	VUNPCKLPD      Z22, Z17, Z16
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z14, Z21, Z22
+	VUNPCKHPD      Z14, Z21, Z14
+	VMOVDQU64      avx512_90<>+0(SB), Z21
+	VMOVDQU64      avx512_91<>+0(SB), Z25
+	VMOVDQA64      Z24, Z26
+	VPERMT2PD      Z20, Z21, Z26
+	VMOVDQA64      Z24, Z24
+	VPERMT2PD      Z20, Z25, Z24
+	VMOVDQA64      Z16, Z20
+	VPERMT2PD      Z1, Z21, Z20
+	VMOVDQA64      Z16, Z16
+	VPERMT2PD      Z1, Z25, Z16
+	VMOVDQA64      Z18, Z1
+	VPERMT2PD      Z17, Z21, Z1
+	VMOVDQA64      Z18, Z18
+	VPERMT2PD      Z17, Z25, Z18
+	VMOVDQA64      Z19, Z17
+	VPERMT2PD      Z23, Z21, Z17
+	VMOVDQA64      Z19, Z19
+	VPERMT2PD      Z23, Z25, Z19
+	VMOVDQA64      Z22, Z23
+	VPERMT2PD      Z0, Z21, Z23
+	VMOVDQA64      Z22, Z22
+	VPERMT2PD      Z0, Z25, Z22
+	VMOVDQA64      Z15, Z0
+	VPERMT2PD      Z14, Z21, Z0
+	VMOVDQA64      Z15, Z15
+	VPERMT2PD      Z14, Z25, Z15
+	VMOVUPS        Y26, 1600(DX)
+	VMOVUPS        Y20, 1632(DX)
+	VMOVUPS        Y1, 1664(DX)
+	VMOVUPS        Y17, 1696(DX)
+	VMOVUPS        Y23, 1728(DX)
+	VMOVUPS        Y0, 1760(DX)
+	VEXTRACTF64X4  $0x01, Z26, 1792(DX)
+	VEXTRACTF64X4  $0x01, Z20, 1824(DX)
+	VEXTRACTF64X4  $0x01, Z1, 1856(DX)
+	VEXTRACTF64X4  $0x01, Z17, 1888(DX)
+	VEXTRACTF64X4  $0x01, Z23, 1920(DX)
+	VEXTRACTF64X4  $0x01, Z0, 1952(DX)
+	VMOVUPS        Y24, 1984(DX)
+	VMOVUPS        Y16, 2016(DX)
+	VMOVUPS        Y18, 2048(DX)
+	VMOVUPS        Y19, 2080(DX)
+	VMOVUPS        Y22, 2112(DX)
+	VMOVUPS        Y15, 2144(DX)
+	VEXTRACTF64X4  $0x01, Z24, 2176(DX)
+	VEXTRACTF64X4  $0x01, Z16, 2208(DX)
+	VEXTRACTF64X4  $0x01, Z18, 2240(DX)
+	VEXTRACTF64X4  $0x01, Z19, 2272(DX)
+	VEXTRACTF64X4  $0x01, Z22, 2304(DX)
+	VEXTRACTF64X4  $0x01, Z15, 2336(DX)
+	JMP            written2
+
+empty2:
+	MOVQ    120(SP), DX
+	VPXORD  Z12, Z12, Z12
+	VMOVUPS Z12, 1600(DX)
+	VMOVUPS Z12, 1664(DX)
+	VMOVUPS Z12, 1728(DX)
+	VMOVUPS Z12, 1792(DX)
+	VMOVUPS Z12, 1856(DX)
+	VMOVUPS Z12, 1920(DX)
+	VMOVUPS Z12, 1984(DX)
+	VMOVUPS Z12, 2048(DX)
+	VMOVUPS Z12, 2112(DX)
+	VMOVUPS Z12, 2176(DX)
+	VMOVUPS Z12, 2240(DX)
+	VMOVUPS Z12, 2304(DX)
+
+written2:
+	MOVQ           a+16(FP), DX
+	MOVQ           8(SP), SI
+	MOVL           20(SI), SI
+	TESTQ          SI, SI
+	JZ             nobody
+	MOVQ           f+8(FP), DI
+	MOVQ           80(DI), DI
+	MOVQ           896(CX), R8
+	ANDNQ          DI, R8, DI
+	MOVQ           32(SP), R8
+	CMPQ           SI, $0x08
+	JHI            some
+	POPCNTQ        DI, R9
+	CMPQ           R9, SI
+	JCS            some
+	MOVQ           $-1, R9
+	BZHIQ          SI, R9, R9
+	KMOVB          R9, K1
+	MOVQ           40(SP), R9
+	VMOVDQU32.Z    (R9), K1, Y2
+	VPSRLD         $0x18, Y2, Y0
+	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
+	VPMOVZXDQ      Y0, Z0
+	VPSLLQ         $0x03, Z0, Z0
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
+	VPSLLVQ        Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDQ         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VPMOVZXBD      X1, Y0
+	VPTESTMD       Y0, Y0, K1
+	MOVQ           s+24(FP), R9
+	VMOVDQU32.Z    (R9), K1, Y0
+	VPUNPCKLDQ     Y0, Y2, Y3
+	VPUNPCKHDQ     Y0, Y2, Y0
+	VPADDD         Y0, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X0
+	VPADDD         X3, X0, X0
+	VPSHUFD        $0x4e, X0, X2
+	VPADDD         X2, X0, X0
+	VMOVQ          X0, R9
+	MOVQ           R9, R10
+	SHRQ           $0x20, R10
+	ADDL           R9, R10
+	ADDL           AX, R10
+	MOVQ           16(SP), R11
+	MOVL           4(R11), R11
+	CMPL           R10, R11
+	JHI            some
+	VMOVQ          X1, 36(DX)
+	ADDL           R9, 32(BX)
+	SUBL           R9, 48(BX)
+	ADDL           SI, 80(BX)
+	XORL           AX, AX
+	MOVL           AX, 20(BX)
+	MOVQ           SI, AX
+	JMP            admitted
+
+some:
+	MOVQ    DI, 248(SP)
+	XORQ    CX, CX
+	POPCNTQ DI, BX
+	MOVL    BX, 16(DX)
+	MOVL    AX, 8(DX)
+	MOVQ    16(SP), AX
+	MOVL    4(AX), AX
+	MOVL    AX, 12(DX)
+	MOVL    CX, 20(DX)
+	MOVL    CX, 24(DX)
+	MOVL    CX, 28(DX)
+	MOVL    CX, 32(DX)
+	MOVQ    CX, 36(DX)
+	MOVQ    s+24(FP), SI
+	ADDQ    $0x00, SI
+	MOVQ    8(SP), CX
+	MOVL    20(CX), CX
+	MOVQ    32(SP), BX
+	MOVQ    8(SP), DI
+	MOVL    16(DI), DI
+	MOVQ    f+8(FP), AX
+	SUBL    68(AX), DI
+	XORQ    AX, AX
+
+old:
+	CMPQ    AX, CX
+	JGE     expired
+	MOVWLZX 6(BX)(AX*8), R8
+	CMPL    R8, DI
+	JGT     expired
+	INCQ    AX
+	JMP     old
+
+expired:
+	MOVQ            AX, 256(SP)
+	MOVQ            40(SP), CX
+	XORQ            AX, AX
+	LEAQ            (CX)(AX*4), CX
+	MOVL            8(DX), R9
+	MOVL            12(DX), R10
+	MOVL            16(DX), R11
+	XORQ            BX, BX
+	XORL            AX, AX
+	MOVQ            36(DX), R12
+	MOVQ            $0x00000001, R13
+	VBROADCASTI32X8 (SI), Z0
+	VPBROADCASTD    avx512_27<>+0(SB), Z1
+	MOVL            R10, DI
+	SUBL            R9, DI
+	VPBROADCASTD    DI, Z14
+	VMOVDQU32       (CX), Z15
+	VPSRLD          $0x18, Z15, Z16
+	VPANDD          Z1, Z15, Z15
+	VPERMD          Z0, Z16, Z16
+	VPADDD          Z16, Z15, Z15
+	VPCMPUD         $0x02, Z14, Z15, K1
+	KMOVW           K1, R14
+	VMOVDQU32       64(CX), Z15
+	VPSRLD          $0x18, Z15, Z16
+	VPANDD          Z1, Z15, Z15
+	VPERMD          Z0, Z16, Z16
+	VPADDD          Z16, Z15, Z15
+	VPCMPUD         $0x02, Z14, Z15, K1
+	KMOVW           K1, DI
+	SHLQ            $0x10, DI
+	ORQ             DI, R14
+	MOVQ            8(SP), DI
+	MOVL            20(DI), DI
+	BZHIQ           DI, R14, R14
+
+next:
+	TESTQ  R14, R14
+	JZ     served
+	CMPL   R9, R10
+	JCC    served
+	TESTL  R11, R11
+	JZ     served
+	TZCNTQ R14, DI
+	BLSRQ  R14, R14
+	MOVL   (CX)(DI*4), R8
+	MOVL   R8, R15
+	SHRL   $0x18, R15
+	ANDL   $0x00ffffff, R8
+	MOVL   R9, BP
+	ADDL   R8, BP
+	ADDL   (SI)(R15*4), BP
+	CMPL   BP, R10
+	JHI    next
+	MOVL   BP, R9
+	MOVL   $0x00000000, (SI)(R15*4)
+	SHLQ   $0x03, R15
+	SHLXQ  R15, R13, R15
+	ADDQ   R15, R12
+	ADDL   R8, AX
+	DECL   R11
+	BTSQ   DI, BX
+	JMP    next
+
+served:
+	MOVL    R9, 8(DX)
+	MOVL    R11, 16(DX)
+	MOVQ    R12, 36(DX)
+	ADDL    AX, 28(DX)
+	MOVQ    $-1, SI
+	MOVQ    256(SP), DI
+	BZHIQ   DI, SI, DI
+	MOVQ    8(SP), R8
+	MOVL    20(R8), R8
+	BZHIQ   R8, SI, SI
+	ANDNQ   DI, BX, R8
+	POPCNTQ R8, R8
+	ADDL    R8, 24(DX)
+	ORQ     BX, DI
+	ANDQ    SI, DI
+	ANDNQ   SI, DI, SI
+	ADDL    AX, 32(DX)
+	ANDNQ   DI, BX, AX
+
+lost:
+	TESTQ  AX, AX
+	JZ     counted
+	TZCNTQ AX, DI
+	BLSRQ  AX, AX
+	MOVL   (CX)(DI*4), R8
+	ANDL   $0x00ffffff, R8
+	ADDL   R8, 32(DX)
+	JMP    lost
+
+counted:
+	MOVQ 32(SP), DI
+	MOVQ 40(SP), R8
+	MOVQ 8(SP), R9
+	MOVL 20(R9), R9
+	XORQ AX, AX
+	LEAQ (DI)(AX*8), R10
+	XORQ AX, AX
+	MOVL 20(DX), R11
+
+eight:
+	TESTQ         R9, R9
+	JLE           end
+	VMOVDQU64     (R10), Z0
+	VMOVDQU       (CX), Y2
+	KMOVB         BX, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, 56(DX)(R11*8)
+	MOVBQZX       BL, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, R11
+	SHRQ          $0x08, BX
+	KMOVB         SI, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, (DI)(AX*8)
+	VPCOMPRESSD.Z Y2, K1, Y2
+	VMOVDQU       Y2, (R8)(AX*4)
+	MOVBQZX       SI, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, AX
+	SHRQ          $0x08, SI
+	ADDQ          $0x40, R10
+	ADDQ          $0x20, CX
+	SUBQ          $0x08, R9
+	JMP           eight
+
+end:
+	MOVL  R11, 20(DX)
+	MOVQ  8(SP), CX
+	MOVQ  CX, BX
+	MOVL  AX, 20(BX)
+	MOVL  28(DX), AX
+	ADDL  AX, 32(BX)
+	MOVL  24(DX), AX
+	ADDL  AX, 88(BX)
+	MOVL  20(DX), AX
+	ADDL  AX, 80(BX)
+	MOVL  32(DX), AX
+	SUBL  AX, 48(BX)
+	MOVQ  248(SP), DI
+	MOVQ  (SP), AX
+	MOVQ  AX, CX
+	MOVQ  8(SP), AX
+	MOVQ  AX, BX
+	MOVL  20(DX), AX
+	LEAQ  56(DX), R8
+	CMPQ  AX, $0x08
+	JHI   many
+	TESTQ AX, AX
+	JZ    nobody
+
+admitted:
+	MOVQ           $-1, SI
+	BZHIQ          AX, SI, SI
+	PDEPQ          DI, SI, DI
+	MOVQ           $-1, SI
+	BZHIQ          AX, SI, SI
+	VMOVDQU64      (R8), Z0
+	MOVQ           f+8(FP), AX
+	MOVQ           88(AX), AX
+	MOVQ           24(SP), R8
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	VPCMPUQ.BCST   $0x01, 192(AX), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(AX), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(AX), Z1, K4
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      (AX), Z14
+	VPERMB         Z14, Z1, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z15
+	VPANDQ.BCST    avx512_30<>+0(SB), Z15, Z15
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z15, K1, Z15
+	VPMOVZXWQ      (R8), Z14
+	VPERMQ         Z14, Z15, Z14
+	VPSLLQ         $0x07, Z14, Z14
+	VPSLLQ         $0x02, Z1, Z16
+	VPSRLQ         $0x12, Z0, Z17
+	VPANDQ.BCST    avx512_32<>+0(SB), Z17, Z17
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z17, Z17
+	VPBROADCASTQ   avx512_32<>+0(SB), Z1
+	VPSUBQ         Z1, Z17, Z17
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      64(AX), Z18
+	VMOVDQU64      128(AX), Z19
+	VPERMI2W       Z19, Z18, Z1
+	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z18
+	VPANDQ.BCST    avx512_30<>+0(SB), Z18, Z18
+	VPADDQ.BCST    avx512_20<>+0(SB), Z18, Z18
+	VPSRLQ         $0x21, Z0, Z19
+	VPANDQ.BCST    avx512_32<>+0(SB), Z19, Z19
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z19, Z19
+	VPSRLQ         $0x07, Z19, Z19
+	VPSRLQ         $0x24, Z0, Z20
+	VPANDQ.BCST    avx512_35<>+0(SB), Z20, Z20
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
+	VPORQ          Z0, Z20, Z20
+	VPADDQ         Z14, Z17, Z17
+	KMOVB          SI, K1
+	VPBROADCASTQ   avx512_36<>+0(SB), Z0
+	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
+	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
+	VPMULUDQ.Z     Z16, Z0, K1, Z0
+	KMOVQ          DI, K1
+	VMOVDQU8       avx512_37<>+0(SB), Z14
+	VPEXPANDB.Z    Z14, K1, Z14
+	VMOVDQU8       640(CX), Z16
+	VPERMB         Z19, Z14, K1, Z16
+	VMOVDQU8       Z16, 640(CX)
+	MOVQ           896(CX), AX
+	MOVQ           912(CX), SI
+	MOVQ           920(CX), R8
+	ORQ            R8, SI
+	MOVQ           960(CX), R8
+	ORQ            R8, SI
+	ANDNQ          AX, SI, AX
+	VPBROADCASTQ   avx512_38<>+0(SB), Z16
+	VPBROADCASTQ   avx512_39<>+0(SB), K4, Z16
+	VPBROADCASTQ   avx512_40<>+0(SB), K3, Z16
+	VPBROADCASTQ   avx512_41<>+0(SB), K2, Z16
+	VPORQ          Z15, Z16, Z16
+	VPERMB.Z       Z16, Z14, K1, Z15
+	VPBROADCASTD   avx512_18<>+0(SB), Z16
+	VPANDD         Z16, Z15, Z19
+	VMOVDQU8       avx512_42<>+0(SB), Z21
+	VPSHUFB        Z19, Z21, Z21
+	VMOVDQU8       avx512_43<>+0(SB), Z19
+	VGF2P8AFFINEQB $0x00, Z21, Z19, Z21
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z21, Z21
+	VMOVDQU8       avx512_44<>+0(SB), Z19
+	VPERMB         Z21, Z19, Z21
+	VPORQ          960(CX), Z21, Z21
+	VMOVDQU64      Z21, 960(CX)
+	VPSRLW         $0x04, Z15, Z19
+	VPANDD         Z16, Z19, Z19
+	VMOVDQU8       avx512_45<>+0(SB), Z16
+	VPSHUFB        Z19, Z16, Z16
+	VMOVDQU8.Z     Z16, K1, Z16
+	VMOVDQU8       avx512_43<>+0(SB), Z19
+	VGF2P8AFFINEQB $0x00, Z16, Z19, Z19
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z19, Z19
+	VMOVDQU8       avx512_44<>+0(SB), Z16
+	VPERMB         Z19, Z16, Z19
+	VPORQ          896(CX), Z19, Z19
+	VMOVDQU64      Z19, 896(CX)
+	VMOVDQU8       704(CX), Z16
+	VPANDD.BCST    avx512_46<>+0(SB), Z15, Z15
+	VMOVDQU8       Z15, K1, Z16
+	VMOVDQU8       Z16, 704(CX)
+	VMOVDQU8       832(CX), Z15
+	VPERMB         Z20, Z14, K1, Z15
+	VMOVDQU8       Z15, 832(CX)
+	VPMOVZXBW      36(DX), X2
+	VMOVDQU        avx512_47<>+0(SB), X3
+	VPMULLW        X3, X2, X2
+	VPACKUSWB      X2, X2, X2
+	VPBROADCASTQ   X2, Z15
+	VPERMB         Z15, Z16, Z15
+	KMOVQ          AX, K2
+	VPTESTMB       Z15, Z15, K2, K2
+	VMOVDQU8       768(CX), Z16
+	VPADDUSB       Z15, Z16, K2, Z16
+	VPBROADCASTD   avx512_17<>+0(SB), Z15
+	VMOVDQU8       Z15, K1, Z16
+	VMOVDQU8       Z16, 768(CX)
+	KORQ           K1, K2, K3
+	MOVQ           8(SP), AX
+	MOVL           16(AX), AX
+	VPBROADCASTW   AX, Z15
+	VMOVDQU16      384(CX), Z16
+	VMOVDQU16      Z15, K3, Z16
+	VMOVDQU16      Z16, 384(CX)
+	VMOVDQU16      448(CX), Z16
+	KSHIFTRQ       $0x20, K3, K3
+	VMOVDQU16      Z15, K3, Z16
+	VMOVDQU16      Z16, 448(CX)
+	VPMOVZXBW      Y14, Z15
+	VPSRLW         $0x01, Z15, Z15
+	VMOVDQU16      256(CX), Z16
+	VPERMW         Z1, Z15, K1, Z16
+	VMOVDQU16      Z16, 256(CX)
+	VMOVDQU16      512(CX), Z16
+	VPERMW         Z18, Z15, K1, Z16
+	VMOVDQU16      Z16, 512(CX)
+	VPMOVZXBD      X14, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VMOVDQU32      (CX), Z15
+	VPERMD         Z17, Z16, K1, Z15
+	VMOVDQU32      Z15, (CX)
+	VEXTRACTI32X4  $0x01, Z14, X2
+	VPMOVZXBD      X2, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VMOVDQU32      64(CX), Z15
+	KSHIFTRQ       $0x10, K1, K3
+	VPERMD         Z17, Z16, K3, Z15
+	VMOVDQU32      Z15, 64(CX)
+	MOVQ           DI, AX
+	SHRQ           $0x20, AX
+	TESTQ          AX, AX
+	JZ             placed
+	VEXTRACTI64X4  $0x01, Z14, Y2
+	VPMOVZXBW      Y2, Z15
+	VPSRLW         $0x01, Z15, Z15
+	VMOVDQU16      320(CX), Z16
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z1, Z15, K3, Z16
+	VMOVDQU16      Z16, 320(CX)
+	VMOVDQU16      576(CX), Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z18, Z15, K3, Z1
+	VMOVDQU16      Z1, 576(CX)
+	VEXTRACTI32X4  $0x02, Z14, X1
+	VPMOVZXBD      X1, Z15
+	VPSRLD         $0x02, Z15, Z15
+	VMOVDQU32      128(CX), Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMD         Z17, Z15, K3, Z1
+	VMOVDQU32      Z1, 128(CX)
+	VEXTRACTI32X4  $0x03, Z14, X1
+	VPMOVZXBD      X1, Z14
+	VPSRLD         $0x02, Z14, Z14
+	VMOVDQU32      192(CX), Z1
+	KSHIFTRQ       $0x30, K1, K1
+	VPERMD         Z17, Z14, K1, Z1
+	VMOVDQU32      Z1, 192(CX)
+
+placed:
+	KMOVQ          K2, AX
+	ANDQ           904(CX), AX
+	MOVQ           AX, 48(DX)
+	MOVQ           s+24(FP), AX
+	VMOVDQU64      960(CX), Z1
+	MOVQ           24(SP), DX
+	VPMOVZXWQ      (DX), Z14
+	VPTESTMQ       Z14, Z14, K1
+	VPBROADCASTQ   904(CX), Z15
+	VPANDNQ.Z      Z1, Z15, K1, Z1
+	VPBROADCASTQ   936(CX), Z15
+	VPBROADCASTQ   944(CX), Z16
+	VPTESTMQ       Z15, Z1, K1
+	VPTESTMQ       Z16, Z1, K2
+	VPORQ          Z15, Z16, Z17
+	VPANDNQ        Z1, Z17, Z17
+	VPTESTMQ       Z17, Z17, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z18
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z18
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z18
+	VPANDQ         Z16, Z1, Z16
+	VPANDQ         Z15, Z1, K1, Z16
+	VMOVDQA64      Z17, K3, Z16
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z15
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z15
+	VPTESTMQ       Z16, Z16, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z16, Z17
+	VPTESTNMQ      Z17, Z16, K1, K1
+	VPSUBQ         Z15, Z18, Z15
+	VPMULUDQ.Z     Z14, Z15, K1, Z15
+	VPMOVQD        Z15, Y2
+	VMOVDQU        Y2, 32(AX)
+	VMOVDQA64.Z    Z16, K1, Z15
+	VEXTRACTI64X4  $0x01, Z15, Y2
+	VPORD          Y15, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X9
+	VPORD          X2, X9, X9
+	VPSHUFD        $0x4e, X9, X2
+	VPORD          X2, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(AX)
+	VPBROADCASTQ   912(CX), Z15
+	VPBROADCASTQ   920(CX), Z16
+	VPBROADCASTQ   960(CX), Z17
+	VPANDQ         Z15, Z1, Z19
+	VPANDNQ        Z1, Z15, Z1
+	VPTESTMQ       Z19, Z16, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z15
+	VPTESTMQ       Z1, Z16, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z15
+	VPANDNQ        Z19, Z16, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z15
+	VPORQ          Z16, Z17, Z17
+	VPANDNQ        Z1, Z17, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z15
+	VPMOVQB        Z18, X1
+	VMOVQ          X1, 60(BX)
+	VPMOVQB        Z15, X1
+	VMOVQ          X1, 68(BX)
+	VPMULUDQ       Z14, Z18, Z1
+	VPSLLQ         $0x02, Z14, Z14
+	VPSUBQ         Z1, Z14, Z14
+	VPMOVQD        Z14, Y2
+	VMOVDQU        Y2, (AX)
+	VPMULUDQ       Z1, Z15, Z15
+	VPUNPCKLDQ     Z15, Z1, Z14
+	VPUNPCKHDQ     Z15, Z1, Z1
+	VPADDD         Z1, Z14, Z14
+	VPUNPCKLDQ     Z0, Z0, Z1
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z14, Z0
+	VPUNPCKHQDQ    Z1, Z14, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(BX)
+	VPEXTRD        $0x01, X0, 44(BX)
+	VPEXTRD        $0x02, X0, AX
+	ADDL           AX, 40(BX)
+	JMP            arrive
+
+nobody:
+	XORQ           AX, AX
+	MOVQ           a+16(FP), DX
+	MOVQ           AX, 48(DX)
+	MOVQ           s+24(FP), AX
+	VMOVDQU64      960(CX), Z0
+	MOVQ           24(SP), DX
+	VPMOVZXWQ      (DX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(CX), Z14
+	VPANDNQ.Z      Z0, Z14, K1, Z0
+	VPBROADCASTQ   936(CX), Z14
+	VPBROADCASTQ   944(CX), Z15
+	VPTESTMQ       Z14, Z0, K1
+	VPTESTMQ       Z15, Z0, K2
+	VPORQ          Z14, Z15, Z16
+	VPANDNQ        Z0, Z16, Z16
+	VPTESTMQ       Z16, Z16, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z17
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z17
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z17
+	VPANDQ         Z15, Z0, Z15
+	VPANDQ         Z14, Z0, K1, Z15
+	VMOVDQA64      Z16, K3, Z15
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z14
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z14
+	VPTESTMQ       Z15, Z15, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z15, Z16
+	VPTESTNMQ      Z16, Z15, K1, K1
+	VPSUBQ         Z14, Z17, Z14
+	VPMULUDQ.Z     Z1, Z14, K1, Z14
+	VPMOVQD        Z14, Y2
+	VMOVDQU        Y2, 32(AX)
+	VMOVDQA64.Z    Z15, K1, Z14
+	VEXTRACTI64X4  $0x01, Z14, Y2
+	VPORD          Y14, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X9
+	VPORD          X2, X9, X9
+	VPSHUFD        $0x4e, X9, X2
+	VPORD          X2, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(AX)
+	VPBROADCASTQ   912(CX), Z14
+	VPBROADCASTQ   920(CX), Z15
+	VPBROADCASTQ   960(CX), Z16
+	VPANDQ         Z14, Z0, Z18
+	VPANDNQ        Z0, Z14, Z0
+	VPTESTMQ       Z18, Z15, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z14
+	VPTESTMQ       Z0, Z15, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z14
+	VPANDNQ        Z18, Z15, Z18
+	VPTESTMQ       Z18, Z18, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z14
+	VPORQ          Z15, Z16, Z16
+	VPANDNQ        Z0, Z16, Z18
+	VPTESTMQ       Z18, Z18, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z14
+	VPMOVQB        Z17, X0
+	VMOVQ          X0, 60(BX)
+	VPMOVQB        Z14, X0
+	VMOVQ          X0, 68(BX)
+	VPMULUDQ       Z1, Z17, Z0
+	VPSLLQ         $0x02, Z1, Z1
+	VPSUBQ         Z0, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, (AX)
+	VPMULUDQ       Z0, Z14, Z14
+	VPUNPCKLDQ     Z14, Z0, Z1
+	VPUNPCKHDQ     Z14, Z0, Z14
+	VPADDD         Z14, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z14
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z14, Z14
+	VPUNPCKLQDQ    Z14, Z1, Z0
+	VPUNPCKHQDQ    Z14, Z1, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(BX)
+	VPEXTRD        $0x01, X0, 44(BX)
+	JMP            arrive
+
+many:
+	XORQ AX, AX
+	MOVQ a+16(FP), CX
+	MOVQ AX, 48(CX)
+	MOVQ 128(SP), AX
+	MOVQ AX, done+48(FP)
+	MOVB $0x02, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+arrive:
+	CMPQ          232(SP), $0x03
+	JLE           empty3
+	MOVQ          64(SP), AX
+	VMOVDQU32     avx512_78<>+0(SB), Z0
+	VMOVDQU32     avx512_79<>+0(SB), Z1
+	VMOVDQU32     avx512_80<>+0(SB), Z14
+	VMOVDQU32     avx512_81<>+0(SB), Z15
+	VMOVDQU32     avx512_82<>+0(SB), Z16
+	VMOVDQU32     avx512_83<>+0(SB), Z17
+	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	MOVQ          $0x00000030, CX
+	MOVQ          $0x00000006, DX
+	VBROADCASTSS  avx512_77<>+0(SB), Z20
+	MOVQ          88(SP), SI
+	VPMOVZXWD     (SI), Y2
+	MOVQ          trail+32(FP), SI
+	ADDQ          $0x30, SI
+	VMOVDQU32     32(SI), Y3
+	MOVQ          72(SP), SI
+	VPBROADCASTD  16(SI), Z19
+	VBROADCASTSS  240(SP), Z18
+	MOVQ          80(SP), SI
+	VPBROADCASTD  4(SI), Z22
+	VPADDD        Z22, Z22, Z22
+	KMOVW         896(AX)(DX*1), K1
+	VMOVDQU32     (AX)(CX*4), Z24
+	VPMOVZXWD     256(AX)(CX*2), Z23
+	VPADDD        Z24, Z23, Z23
+	VCVTUDQ2PS    Z24, Z25
+	VCVTUDQ2PS    Z23, Z23
+	VDIVPS.Z      Z23, Z25, K1, Z23
+	VPMOVZXBD     704(AX)(CX*1), Z25
+	VPMOVZXBD     160(SP)(CX*1), Z26
+	VPADDD        Z21, Z24, Z21
+	VPSRLD        $0x07, Z21, Z21
+	VPERMD        Z2, Z25, Z24
+	VPSUBD        Z24, Z21, Z21
+	VPERMD        Z1, Z26, Z1
+	VPSLLVD       Z1, Z21, Z21
+	VPERMPS       Z0, Z26, Z0
+	VPMINUD       Z22, Z21, Z1
+	VCVTUDQ2PS    Z1, Z1
+	VMULPS        Z18, Z1, Z1
+	KMOVW         224(SP)(DX*1), K2
+	VPERMD.Z      Z3, Z25, K2, Z24
+	VPADDD        Z21, Z24, Z24
+	VPMINUD       Z22, Z24, Z24
+	VCVTUDQ2PS    Z24, Z24
+	VMULPS        Z18, Z24, Z24
+	VPERMPS       Z14, Z26, Z14
+	VPSRLD        $0x04, Z26, Z26
+	VPERMPS       Z15, Z26, Z15
+	KMOVW         960(AX)(DX*1), K2
+	VMOVAPS       Z20, K2, Z15
+	VPERMPS       Z17, Z26, Z20
+	VPMOVZXWD.Z   512(AX)(CX*2), K1, Z17
+	VPMINUD.BCST  avx512_84<>+0(SB), Z17, Z17
+	VCVTDQ2PS     Z17, Z17
+	VMULPS.BCST   avx512_85<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z   640(AX)(CX*1), K1, Z18
+	VCVTDQ2PS     Z18, Z18
+	VMULPS.BCST   avx512_86<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z   768(AX)(CX*1), K1, Z21
+	VCVTDQ2PS     Z21, Z21
+	VMULPS.BCST   avx512_87<>+0(SB), Z21, Z21
+	VPMOVSXWD     384(AX)(CX*2), Z22
+	VPSUBD.Z      Z22, Z19, K1, Z22
+	VPMINUD.BCST  avx512_88<>+0(SB), Z22, Z22
+	VCVTDQ2PS     Z22, Z22
+	VMULPS.BCST   avx512_89<>+0(SB), Z22, Z22
+	VPERMPS.Z     Z16, Z25, K1, Z16
+	MOVQ          120(SP), AX
+	VUNPCKLPS     Z1, Z0, Z19
+	VUNPCKHPS     Z1, Z0, Z0
+	VUNPCKLPS     Z23, Z24, Z1
+	VUNPCKHPS     Z23, Z24, Z23
+	VUNPCKLPD     Z1, Z19, Z24
+	VUNPCKHPD     Z1, Z19, Z1
+	VUNPCKLPD     Z23, Z0, Z19
+	VUNPCKHPD     Z23, Z0, Z0
+	VUNPCKLPS     Z18, Z17, Z23
+	VUNPCKHPS     Z18, Z17, Z17
+	VUNPCKLPS     Z20, Z15, Z18
+	VUNPCKHPS     Z20, Z15, Z15
+	VUNPCKLPD     Z18, Z23, Z20
+	VUNPCKHPD     Z18, Z23, Z18
+	VUNPCKLPD     Z15, Z17, Z23
+	VUNPCKHPD     Z15, Z17, Z15
+	VUNPCKLPS     Z22, Z21, Z17
+	VUNPCKHPS     Z22, Z21, Z21
+	VUNPCKLPS     Z14, Z16, Z22
+	VUNPCKHPS     Z14, Z16, Z14
+	VUNPCKLPD     Z22, Z17, Z16
+	VUNPCKHPD     Z22, Z17, Z17
+	VUNPCKLPD     Z14, Z21, Z22
+	VUNPCKHPD     Z14, Z21, Z14
+	VMOVDQU64     avx512_90<>+0(SB), Z21
+	VMOVDQU64     avx512_91<>+0(SB), Z25
+	VMOVDQA64     Z24, Z26
+	VPERMT2PD     Z20, Z21, Z26
+	VMOVDQA64     Z24, Z24
+	VPERMT2PD     Z20, Z25, Z24
+	VMOVDQA64     Z16, Z20
+	VPERMT2PD     Z1, Z21, Z20
+	VMOVDQA64     Z16, Z16
+	VPERMT2PD     Z1, Z25, Z16
+	VMOVDQA64     Z18, Z1
+	VPERMT2PD     Z17, Z21, Z1
+	VMOVDQA64     Z18, Z18
+	VPERMT2PD     Z17, Z25, Z18
+	VMOVDQA64     Z19, Z17
+	VPERMT2PD     Z23, Z21, Z17
+	VMOVDQA64     Z19, Z19
+	VPERMT2PD     Z23, Z25, Z19
+	VMOVDQA64     Z22, Z23
+	VPERMT2PD     Z0, Z21, Z23
+	VMOVDQA64     Z22, Z22
+	VPERMT2PD     Z0, Z25, Z22
+	VMOVDQA64     Z15, Z0
+	VPERMT2PD     Z14, Z21, Z0
+	VMOVDQA64     Z15, Z15
+	VPERMT2PD     Z14, Z25, Z15
+	VMOVUPS       Y26, 2368(AX)
+	VMOVUPS       Y20, 2400(AX)
+	VMOVUPS       Y1, 2432(AX)
+	VMOVUPS       Y17, 2464(AX)
+	VMOVUPS       Y23, 2496(AX)
+	VMOVUPS       Y0, 2528(AX)
+	VEXTRACTF64X4 $0x01, Z26, 2560(AX)
+	VEXTRACTF64X4 $0x01, Z20, 2592(AX)
+	VEXTRACTF64X4 $0x01, Z1, 2624(AX)
+	VEXTRACTF64X4 $0x01, Z17, 2656(AX)
+	VEXTRACTF64X4 $0x01, Z23, 2688(AX)
+	VEXTRACTF64X4 $0x01, Z0, 2720(AX)
+	VMOVUPS       Y24, 2752(AX)
+	VMOVUPS       Y16, 2784(AX)
+	VMOVUPS       Y18, 2816(AX)
+	VMOVUPS       Y19, 2848(AX)
+	VMOVUPS       Y22, 2880(AX)
+	VMOVUPS       Y15, 2912(AX)
+	VEXTRACTF64X4 $0x01, Z24, 2944(AX)
+	VEXTRACTF64X4 $0x01, Z16, 2976(AX)
+	VEXTRACTF64X4 $0x01, Z18, 3008(AX)
+	VEXTRACTF64X4 $0x01, Z19, 3040(AX)
+	VEXTRACTF64X4 $0x01, Z22, 3072(AX)
+	VEXTRACTF64X4 $0x01, Z15, 3104(AX)
+	JMP           written3
+
+empty3:
+	MOVQ    120(SP), AX
+	VPXORD  Z13, Z13, Z13
+	VMOVUPS Z13, 2368(AX)
+	VMOVUPS Z13, 2432(AX)
+	VMOVUPS Z13, 2496(AX)
+	VMOVUPS Z13, 2560(AX)
+	VMOVUPS Z13, 2624(AX)
+	VMOVUPS Z13, 2688(AX)
+	VMOVUPS Z13, 2752(AX)
+	VMOVUPS Z13, 2816(AX)
+	VMOVUPS Z13, 2880(AX)
+	VMOVUPS Z13, 2944(AX)
+	VMOVUPS Z13, 3008(AX)
+	VMOVUPS Z13, 3072(AX)
+
+written3:
+	MOVQ            8(SP), AX
+	MOVL            20(AX), AX
+	MOVQ            f+8(FP), CX
+	MOVL            72(CX), CX
+	SUBL            AX, CX
+	MOVQ            144(SP), DX
+	MOVQ            DX, SI
+	SHRQ            $0x1e, SI
+	XORQ            SI, DX
+	MOVQ            $0xbf58476d1ce4e5b9, SI
+	IMULQ           SI, DX
+	MOVQ            DX, SI
+	SHRQ            $0x1b, SI
+	XORQ            SI, DX
+	MOVQ            $0x94d049bb133111eb, SI
+	IMULQ           SI, DX
+	MOVQ            DX, SI
+	SHRQ            $0x1f, SI
+	XORQ            SI, DX
+	MOVQ            f+8(FP), SI
+	MOVQ            96(SI), SI
+	SHLQ            $0x04, SI
+	BZHIQ           SI, DX, DX
+	VPBROADCASTQ    DX, Z0
+	VMOVDQU16       avx512_48<>+0(SB), Z1
+	VPERMW          Z0, Z1, Z0
+	MOVQ            152(SP), DX
+	VBROADCASTI32X4 (DX), Z1
+	VPCMPUW         $0x05, Z1, Z0, K1
+	KMOVD           K1, DX
+	ANDL            $0x7f7f7f7f, DX
+	POPCNTL         DX, DX
+	MOVQ            32(SP), SI
+	LEAQ            (SI)(AX*8), SI
+	MOVQ            40(SP), DI
+	LEAQ            (DI)(AX*4), DI
+	MOVQ            f+8(FP), R8
+	MOVQ            88(R8), R8
+	MOVQ            136(SP), R9
+	VPBROADCASTQ    R9, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPANDQ.BCST     avx512_52<>+0(SB), Z0, Z1
+	MOVQ            8(SP), R9
+	MOVL            16(R9), R9
+	SHLQ            $0x30, R9
+	VPBROADCASTQ    R9, Z14
+	VPORQ           Z14, Z1, Z1
+	VMOVDQU64       Z1, (SI)
+	VPSRLQ          $0x0c, Z0, Z1
+	VPANDQ.BCST     avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64       (R8), Z14
+	VPERMB          Z14, Z1, Z1
+	VPANDQ.BCST     avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ          $0x08, Z0, Z14
+	VPANDQ.BCST     avx512_30<>+0(SB), Z14, Z14
+	VPTESTMQ.BCST   avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_20<>+0(SB), Z14, K1, Z14
+	VPSLLQ          $0x02, Z1, Z1
+	VPSLLQ          $0x18, Z14, Z14
+	VPORQ           Z14, Z1, Z0
+	VPMOVQD         Z0, Y0
+	VMOVDQU         Y0, (DI)
+	MOVL            CX, SI
+	MOVQ            $0x00000008, DI
+	CMPQ            SI, DI
+	CMOVQLT         SI, DI
+	CMPQ            DX, DI
+	CMOVQLT         DX, DI
+	MOVQ            $-1, SI
+	BZHIQ           DI, SI, SI
+	KMOVB           SI, K1
+	VMOVDQA64.Z     Z1, K1, Z1
+	CMPQ            DX, $0x08
+	JHI             flood
+	VEXTRACTI64X4   $0x01, Z1, Y0
+	VPADDD          Y1, Y0, Y0
+	VEXTRACTI128    $0x01, Y0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0x4e, X0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0xb1, X0, X1
+	VPADDD          X1, X0, X0
+	VMOVD           X0, SI
+	ADDL            SI, 48(BX)
+	ADDL            DX, 76(BX)
+	CMPL            DX, CX
+	JHI             full
+	ADDL            DX, AX
+	MOVL            AX, 20(BX)
+	JMP             stepped
+
+full:
+	SUBL CX, DX
+	ADDL DX, 92(BX)
+	ADDL DX, 88(BX)
+	ADDL AX, CX
+	MOVL CX, 20(BX)
+	JMP  stepped
+
+flood:
+	MOVQ 128(SP), AX
+	MOVQ AX, done+48(FP)
+	MOVB $0x03, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+stepped:
+	MOVQ  (SP), AX
+	MOVQ  AX, CX
+	MOVQ  8(SP), AX
+	MOVQ  AX, BX
+	MOVQ  a+16(FP), AX
+	MOVQ  48(AX), DX
+	TESTQ DX, DX
+	JZ    charged
+
+charge:
+	TZCNTQ  DX, SI
+	MOVBLZX 704(CX)(SI*1), DI
+	XORL    R8, R8
+	TESTL   DI, DI
+	MOVBLZX 36(AX)(DI*1), R10
+	CMOVLNE R10, R8
+	MOVL    $0x00000002, R9
+	MOVQ    936(CX), R10
+	BTQ     SI, R10
+	SBBL    $0x00, R9
+	MOVQ    944(CX), R10
+	BTQ     SI, R10
+	SBBL    $0x00, R9
+	MOVQ    944(CX), R10
+	BTQ     SI, R10
+	SBBL    $0x00, R9
+	MOVL    (CX)(SI*4), SI
+	ADDL    $0x7f, SI
+	SHRL    $0x07, SI
+	MOVQ    24(SP), R10
+	MOVWLZX (R10)(DI*2), R10
+	SUBL    R10, SI
+	SHLXL   R9, SI, SI
+	ADDL    SI, SI
+	MOVL    $0x000000c8, DI
+	CMPL    SI, DI
+	CMOVLHI DI, SI
+	ADDL    $0x64, SI
+	IMULL   R8, SI
+	ADDL    SI, 52(BX)
+	ADDL    R8, 112(BX)
+	BLSRQ   DX, DX
+	JNZ     charge
+
+charged:
+	MOVL    32(BX), AX
+	ADDL    36(BX), AX
+	MOVQ    16(SP), CX
+	MOVL    4(CX), CX
+	IMUL3Q  $+100, AX, DX
+	XORL    AX, AX
+	IMUL3Q  $+100, CX, SI
+	CMPQ    DX, SI
+	ADCL    $0x00, AX
+	IMUL3Q  $+80, CX, SI
+	CMPQ    DX, SI
+	ADCL    $0x00, AX
+	IMUL3Q  $+95, CX, SI
+	CMPQ    DX, SI
+	ADCL    $0x00, AX
+	CMPQ    SI, DX
+	ADCL    $0x00, 116(BX)
+	LEAQ    avx512_108<>+0(SB), CX
+	MOVQ    (CX)(AX*8), CX
+	ADDL    CX, 28(BX)
+	MOVL    20(BX), AX
+	ADDL    AX, 24(BX)
+	XORL    CX, CX
+	MOVL    16(BX), AX
+	MOVQ    f+8(FP), DX
+	CMPL    AX, 64(DX)
+	SETGE   CL
+	MOVQ    run+0(FP), AX
+	MOVQ    144(AX), AX
+	MOVL    CX, (BX)(AX*1)
+	MOVQ    128(SP), AX
+	MOVQ    run+0(FP), DX
+	MOVBLZX 176(DX), DX
+	ANDL    CX, DX
+	MOVQ    run+0(FP), BX
+	MOVQ    160(BX), BX
+	MOVB    DL, (BX)(AX*1)
+	MOVQ    run+0(FP), DX
+	MOVBLZX 177(DX), DX
+	ANDL    CX, DX
+	MOVQ    run+0(FP), CX
+	MOVQ    168(CX), CX
+	MOVB    DL, (CX)(AX*1)
+	MOVQ    s+24(FP), AX
+	MOVQ    trail+32(FP), CX
+	VMOVDQU 32(AX), Y0
+	VMOVDQU Y0, 80(CX)
+	MOVQ    64(AX), AX
+	MOVQ    AX, 112(CX)
+	VMOVDQU (SP), Y0
+	VMOVDQU Y0, 64(SP)
+	MOVQ    run+0(FP), AX
+	VPADDQ  64(AX), Y0, Y0
+	VMOVDQU Y0, (SP)
+	VMOVDQU 32(SP), Y0
+	VMOVDQU Y0, 96(SP)
+	MOVQ    run+0(FP), AX
+	VPADDQ  96(AX), Y0, Y0
+	VMOVDQU Y0, 32(SP)
+	MOVQ    128(SP), AX
+	INCQ    AX
+	MOVQ    AX, 128(SP)
+	MOVQ    envs+40(FP), CX
+	CMPQ    AX, CX
+	JGE     untouched
+	JMP     environment
+
+untouched:
+	MOVQ       128(SP), CX
+	DECQ       CX
+	JS         rewarded2
+	MOVQ       72(SP), BX
+	MOVL       32(BX), SI
+	ADDL       36(BX), SI
+	MOVQ       80(SP), AX
+	MOVL       4(AX), AX
+	MOVQ       run+0(FP), DX
+	MOVQ       224(DX), R8
+	IMUL3Q     $+100, SI, DI
+	XORL       DX, DX
+	IMUL3Q     $+100, AX, R9
+	CMPQ       DI, R9
+	ADCL       $0x00, DX
+	IMUL3Q     $+95, AX, R9
+	CMPQ       DI, R9
+	ADCL       $0x00, DX
+	IMUL3Q     $+85, AX, R9
+	CMPQ       DI, R9
+	ADCL       $0x00, DX
+	LEAQ       avx512_105<>+0(SB), AX
+	MOVQ       (AX)(DX*8), AX
+	IMULQ      24(R8), AX
+	MOVQ       AX, DI
+	MOVL       88(BX), AX
+	MOVL       $0x00000007, DX
+	CMPQ       AX, DX
+	CMOVQHI    DX, AX
+	LEAQ       avx512_106<>+0(SB), DX
+	MOVQ       (DX)(AX*8), DX
+	IMULQ      (R8), DX
+	ADDQ       DX, DI
+	MOVQ       80(SP), R9
+	MOVL       8(R9), R9
+	MOVQ       8(BX), AX
+	CMPQ       AX, R9
+	CMOVQHI    R9, AX
+	SHLQ       $0x18, AX
+	XORL       DX, DX
+	DIVQ       R9
+	IMULQ      8(R8), AX
+	ADDQ       AX, DI
+	MOVLQSX    28(BX), AX
+	SHLQ       $0x1a, AX
+	MOVQ       f+8(FP), DX
+	MOVL       64(DX), R9
+	IMUL3Q     $+100, R9, R9
+	CQO
+	IDIVQ      R9
+	SARQ       $0x3f, DX
+	ADDQ       AX, DX
+	MOVQ       DX, AX
+	IMULQ      16(R8), AX
+	ADDQ       AX, DI
+	MOVL       40(BX), AX
+	ADDL       44(BX), AX
+	MOVL       $0x00000001, R9
+	CMPL       SI, R9
+	CMOVLHI    SI, R9
+	IMUL3Q     $+20, R9, R9
+	SHLQ       $0x18, AX
+	XORL       DX, DX
+	DIVQ       R9
+	IMULQ      32(R8), AX
+	ADDQ       AX, DI
+	MOVL       52(BX), DX
+	MOVL       56(BX), AX
+	ADDQ       DX, DX
+	MOVL       $0x00000bb8, SI
+	CMPQ       DX, SI
+	CMOVQHI    SI, DX
+	MOVQ       $0xd1b71758e219652c, SI
+	SHLQ       $0x18, DX
+	MULXQ      SI, DX, SI
+	SHRQ       $0x0d, SI
+	IMULQ      40(R8), SI
+	SUBQ       SI, DI
+	MOVQ       $0xa3d70a3d70a3d70b, SI
+	MOVQ       AX, DX
+	SHLQ       $0x18, DX
+	MULXQ      SI, AX, DX
+	SHRQ       $0x06, DX
+	IMULQ      48(R8), DX
+	SUBQ       DX, DI
+	MOVQ       $0x0064000000000000, AX
+	ADDQ       AX, DI
+	MOVQ       $0xa3d70a3d70a3d70b, AX
+	MOVQ       DI, DX
+	MULXQ      AX, AX, DX
+	SHRQ       $0x0a, DX
+	MOVQ       $0x0000100000000000, AX
+	SUBQ       AX, DX
+	MOVQ       DX, AX
+	SUBQ       (BX), AX
+	MOVQ       DX, (BX)
+	VXORPS     X0, X0, X0
+	VCVTSI2SSQ AX, X0, X0
+	VMULSS     avx512_107<>+0(SB), X0, X0
+	MOVQ       run+0(FP), AX
+	MOVQ       152(AX), AX
+	VMOVSS     X0, (AX)(CX*4)
+
+rewarded2:
+	MOVQ 128(SP), AX
+	MOVQ AX, done+48(FP)
+	MOVB $0x00, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+DATA avx512_105<>+0(SB)/8, $0xffffffffffcccccd
+DATA avx512_105<>+8(SB)/8, $0x0000000000000000
+DATA avx512_105<>+16(SB)/8, $0x0000000000199999
+DATA avx512_105<>+24(SB)/8, $0x0000000000333333
+GLOBL avx512_105<>(SB), RODATA|NOPTR, $32
+
+DATA avx512_106<>+0(SB)/8, $0x0000000000000000
+DATA avx512_106<>+8(SB)/8, $0xffffffffffd9999a
+DATA avx512_106<>+16(SB)/8, $0xffffffffffb33334
+DATA avx512_106<>+24(SB)/8, $0xffffffffff733334
+DATA avx512_106<>+32(SB)/8, $0xffffffffff333334
+DATA avx512_106<>+40(SB)/8, $0xffffffffff000000
+DATA avx512_106<>+48(SB)/8, $0xffffffffff000000
+DATA avx512_106<>+56(SB)/8, $0xffffffffff000000
+GLOBL avx512_106<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_107<>+0(SB)/4, $(0.0000009536743)
+GLOBL avx512_107<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_108<>+0(SB)/8, $0xfffffffffffffffb
+DATA avx512_108<>+8(SB)/8, $0x0000000000000002
+DATA avx512_108<>+16(SB)/8, $0x0000000000000005
+DATA avx512_108<>+24(SB)/8, $0x000000000000000a
+GLOBL avx512_108<>(SB), RODATA|NOPTR, $32
+
+// func stepsStreamAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
+TEXT ·stepsStreamAVX512(SB), NOSPLIT, $264-57
+	MOVQ run+0(FP), CX
+	MOVQ trail+32(FP), DX
+	MOVQ (CX), AX
+	MOVQ AX, (SP)
+	MOVQ 8(CX), AX
+	MOVQ AX, 8(SP)
+	MOVQ 16(CX), AX
+	MOVQ AX, 16(SP)
+	MOVQ 24(CX), AX
+	MOVQ AX, 24(SP)
+	MOVQ 32(CX), AX
+	MOVQ AX, 32(SP)
+	MOVQ 40(CX), AX
+	MOVQ AX, 40(SP)
+	MOVQ 48(CX), AX
+	MOVQ AX, 48(SP)
+	MOVQ 56(CX), AX
+	MOVQ AX, 56(SP)
+	MOVQ (DX), AX
+	MOVQ AX, 64(SP)
+	MOVQ 8(DX), AX
+	MOVQ AX, 72(SP)
+	MOVQ 16(DX), AX
+	MOVQ AX, 80(SP)
+	MOVQ 24(DX), AX
+	MOVQ AX, 88(SP)
+	MOVQ 32(DX), AX
+	MOVQ AX, 96(SP)
+	MOVQ 176(DX), AX
+	MOVQ AX, 120(SP)
+	MOVQ $+0, 128(SP)
+
+environment:
+	MOVQ    (SP), AX
+	MOVQ    AX, CX
+	MOVQ    8(SP), AX
+	MOVQ    AX, BX
+	MOVQ    run+0(FP), AX
+	MOVQ    144(AX), AX
+	CMPL    (BX)(AX*1), $0x00
+	JNE     untouched
+	MOVL    16(BX), AX
+	MOVQ    run+0(FP), DX
+	CMPL    AX, 180(DX)
+	JGE     untouched
+	MOVQ    928(CX), DX
+	MOVQ    f+8(FP), SI
+	POPCNTQ DX, DX
+	IMULL   76(SI), DX
+	MOVL    32(BX), SI
+	ADDL    36(BX), SI
+	ADDL    SI, DX
+	MOVQ    16(SP), SI
+	MOVL    (SI), SI
+	CMPL    DX, SI
+	JLS     operate
+	JMP     untouched
+
+operate:
+	INCL           AX
+	MOVL           AX, 16(BX)
+	MOVL           20(BX), DX
+	NEGL           DX
+	MOVL           DX, 24(BX)
+	MOVQ           $0xb97f4a7c15000000, DX
+	IMULQ          DX, AX
+	MOVQ           run+0(FP), DX
+	MOVQ           128(DX), DX
+	ADDQ           (BX)(DX*1), AX
+	MOVQ           run+0(FP), DX
+	MOVQ           184(DX), DX
+	ADDQ           AX, DX
+	MOVQ           DX, 136(SP)
+	MOVQ           run+0(FP), DX
+	MOVQ           192(DX), DX
+	ADDQ           AX, DX
+	MOVQ           DX, 144(SP)
+	MOVQ           run+0(FP), DX
+	ADDQ           200(DX), AX
+	MOVQ           AX, DX
+	SHRQ           $0x1e, DX
+	XORQ           DX, AX
+	MOVQ           $0xbf58476d1ce4e5b9, DX
+	IMULQ          DX, AX
+	MOVQ           AX, DX
+	SHRQ           $0x1b, DX
+	XORQ           DX, AX
+	MOVQ           $0x94d049bb133111eb, DX
+	IMULQ          DX, AX
+	MOVQ           AX, DX
+	SHRQ           $0x1f, DX
+	XORQ           DX, AX
+	MOVWLZX        AX, AX
+	MOVQ           run+0(FP), DX
+	SUBQ           216(DX), AX
+	SHRQ           $0x3f, AX
+	MOVQ           run+0(FP), DX
+	MOVQ           136(DX), DX
+	MOVBLZX        (BX)(DX*1), DX
+	MOVL           DX, SI
+	SHRL           $0x01, SI
+	ANDL           DX, SI
+	ANDL           AX, SI
+	ADDL           SI, DX
+	ANDL           $0x07, DX
+	SHLL           $0x04, DX
+	MOVQ           run+0(FP), AX
+	ADDQ           208(AX), DX
+	MOVQ           DX, 152(SP)
+	MOVQ           64(SP), AX
+	VMOVDQU64      896(AX), Z0
+	VMOVDQU8       avx512_76<>+0(SB), Z1
+	VPERMB         Z0, Z1, Z0
+	VMOVDQU8       avx512_43<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VMOVDQU8       Z0, 160(SP)
+	MOVQ           896(AX), DX
+	MOVQ           904(AX), SI
+	ANDNQ          DX, SI, DX
+	MOVQ           trail+32(FP), SI
+	ADDQ           $0x30, SI
+	MOVQ           64(SI), SI
+	ANDQ           SI, DX
+	MOVQ           DX, 224(SP)
+	LZCNTQ         896(AX), AX
+	NEGQ           AX
+	ADDQ           $0x4f, AX
+	SHRQ           $0x04, AX
+	MOVQ           AX, 232(SP)
+	MOVQ           80(SP), AX
+	VPBROADCASTD   4(AX), Z0
+	VCVTUDQ2PS     X0, X0
+	VMOVSS         avx512_77<>+0(SB), X1
+	VDIVSS         X0, X1, X0
+	VMOVSS         X0, 240(SP)
+	CMPQ           232(SP), $0x00
+	JLE            empty0
+	MOVQ           64(SP), AX
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z14
+	VMOVDQU32      avx512_81<>+0(SB), Z15
+	VMOVDQU32      avx512_82<>+0(SB), Z16
+	VMOVDQU32      avx512_83<>+0(SB), Z17
+	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	MOVQ           $0x00000000, DX
+	MOVQ           $0x00000000, SI
+	VBROADCASTSS   avx512_77<>+0(SB), Z20
+	MOVQ           88(SP), DI
+	VPMOVZXWD      (DI), Y2
+	MOVQ           trail+32(FP), DI
+	ADDQ           $0x30, DI
+	VMOVDQU32      32(DI), Y3
+	MOVQ           72(SP), DI
+	VPBROADCASTD   16(DI), Z19
+	VBROADCASTSS   240(SP), Z18
+	MOVQ           80(SP), DI
+	VPBROADCASTD   4(DI), Z22
+	VPADDD         Z22, Z22, Z22
+	KMOVW          896(AX)(SI*1), K1
+	VMOVDQU32      (AX)(DX*4), Z24
+	VPMOVZXWD      256(AX)(DX*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(AX)(DX*1), Z25
+	VPMOVZXBD      160(SP)(DX*1), Z26
+	VPADDD         Z21, Z24, Z21
+	VPSRLD         $0x07, Z21, Z21
+	VPERMD         Z2, Z25, Z24
+	VPSUBD         Z24, Z21, Z21
+	VPERMD         Z1, Z26, Z1
+	VPSLLVD        Z1, Z21, Z21
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z22, Z21, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z18, Z1, Z1
+	KMOVW          224(SP)(SI*1), K2
+	VPERMD.Z       Z3, Z25, K2, Z24
+	VPADDD         Z21, Z24, Z24
+	VPMINUD        Z22, Z24, Z24
+	VCVTUDQ2PS     Z24, Z24
+	VMULPS         Z18, Z24, Z24
+	VPERMPS        Z14, Z26, Z14
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z15, Z26, Z15
+	KMOVW          960(AX)(SI*1), K2
+	VMOVAPS        Z20, K2, Z15
+	VPERMPS        Z17, Z26, Z20
+	VPMOVZXWD.Z    512(AX)(DX*2), K1, Z17
+	VPMINUD.BCST   avx512_84<>+0(SB), Z17, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_85<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    640(AX)(DX*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_86<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    768(AX)(DX*1), K1, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_87<>+0(SB), Z21, Z21
+	VPMOVSXWD      384(AX)(DX*2), Z22
+	VPSUBD.Z       Z22, Z19, K1, Z22
+	VPMINUD.BCST   avx512_88<>+0(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_89<>+0(SB), Z22, Z22
+	VPERMPS.Z      Z16, Z25, K1, Z16
+	MOVQ           120(SP), AX
+	VUNPCKLPS      Z1, Z0, Z19
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z23, Z24, Z1
+	VUNPCKHPS      Z23, Z24, Z23
+	VUNPCKLPD      Z1, Z19, Z24
+	VUNPCKHPD      Z1, Z19, Z1
+	VUNPCKLPD      Z23, Z0, Z19
+	VUNPCKHPD      Z23, Z0, Z0
+	VUNPCKLPS      Z18, Z17, Z23
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z20, Z15, Z18
+	VUNPCKHPS      Z20, Z15, Z15
+	VUNPCKLPD      Z18, Z23, Z20
+	VUNPCKHPD      Z18, Z23, Z18
+	VUNPCKLPD      Z15, Z17, Z23
+	VUNPCKHPD      Z15, Z17, Z15
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z14, Z16, Z22
+	VUNPCKHPS      Z14, Z16, Z14
+	VUNPCKLPD      Z22, Z17, Z16
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z14, Z21, Z22
+	VUNPCKHPD      Z14, Z21, Z14
+	VSHUFF32X4     $0x44, Z20, Z24, Z21
+	VSHUFF32X4     $0xee, Z20, Z24, Z20
+	VSHUFF32X4     $0x44, Z1, Z16, Z24
+	VSHUFF32X4     $0xee, Z1, Z16, Z1
+	VSHUFF32X4     $0x88, Z24, Z21, Z16
+	VSHUFF32X4     $0xdd, Z24, Z21, Z21
+	VSHUFF32X4     $0x88, Z1, Z20, Z24
+	VSHUFF32X4     $0xdd, Z1, Z20, Z1
+	VSHUFF32X4     $0x44, Z17, Z18, Z20
+	VSHUFF32X4     $0xee, Z17, Z18, Z17
+	VSHUFF32X4     $0x44, Z23, Z19, Z18
+	VSHUFF32X4     $0xee, Z23, Z19, Z19
+	VSHUFF32X4     $0x88, Z18, Z20, Z23
+	VSHUFF32X4     $0xdd, Z18, Z20, Z18
+	VSHUFF32X4     $0x88, Z19, Z17, Z20
+	VSHUFF32X4     $0xdd, Z19, Z17, Z17
+	VSHUFF32X4     $0x44, Z0, Z22, Z19
+	VSHUFF32X4     $0xee, Z0, Z22, Z0
+	VSHUFF32X4     $0x44, Z14, Z15, Z22
+	VSHUFF32X4     $0xee, Z14, Z15, Z14
+	VSHUFF32X4     $0x88, Z22, Z19, Z15
+	VSHUFF32X4     $0xdd, Z22, Z19, Z19
+	VSHUFF32X4     $0x88, Z14, Z0, Z22
+	VSHUFF32X4     $0xdd, Z14, Z0, Z0
+	VMOVNTPS       Z16, 64(AX)
+	VMOVNTPS       Z23, 128(AX)
+	VMOVNTPS       Z15, 192(AX)
+	VMOVNTPS       Z21, 256(AX)
+	VMOVNTPS       Z18, 320(AX)
+	VMOVNTPS       Z19, 384(AX)
+	VMOVNTPS       Z24, 448(AX)
+	VMOVNTPS       Z20, 512(AX)
+	VMOVNTPS       Z22, 576(AX)
+	VMOVNTPS       Z1, 640(AX)
+	VMOVNTPS       Z17, 704(AX)
+	VMOVNTPS       Z0, 768(AX)
+	JMP            written0
+
+empty0:
+	MOVQ     120(SP), AX
+	VPXORD   Z4, Z4, Z4
+	VMOVNTPS Z4, 64(AX)
+	VMOVNTPS Z4, 128(AX)
+	VMOVNTPS Z4, 192(AX)
+	VMOVNTPS Z4, 256(AX)
+	VMOVNTPS Z4, 320(AX)
+	VMOVNTPS Z4, 384(AX)
+	VMOVNTPS Z4, 448(AX)
+	VMOVNTPS Z4, 512(AX)
+	VMOVNTPS Z4, 576(AX)
+	VMOVNTPS Z4, 640(AX)
+	VMOVNTPS Z4, 704(AX)
+	VMOVNTPS Z4, 768(AX)
+
+written0:
+	MOVQ         48(SP), AX
+	VMOVDQU8     (AX), Z0
+	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, AX
+	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, DX
+	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPTESTMB     Z1, Z0, K1
+	KMOVQ        K1, SI
+	MOVQ         AX, DI
+	ORQ          DX, DI
+	ORQ          SI, DI
+	POPCNTQ      DI, DI
+	ANDNQ        AX, SI, AX
+	ANDNQ        DX, SI, DX
+	MOVQ         896(CX), SI
+	MOVQ         904(CX), R8
+	ANDNQ        SI, R8, R9
+	ANDNQ        AX, DX, R10
+	ANDQ         SI, R10
+	ANDNQ        DX, AX, SI
+	ANDQ         R9, SI
+	MOVQ         944(CX), R11
+	ANDNQ        SI, R11, SI
+	ANDQ         DX, AX
+	ANDQ         R9, AX
+	MOVQ         R10, DX
+	ORQ          SI, DX
+	ORQ          AX, DX
+	POPCNTQ      DX, DX
+	SUBL         DX, DI
+	ADDL         DI, 108(BX)
+	POPCNTQ      R10, DX
+	ADDL         DX, 96(BX)
+	POPCNTQ      SI, DX
+	ADDL         DX, 100(BX)
+	POPCNTQ      AX, DX
+	ADDL         DX, 104(BX)
+	ANDNQ        R8, R10, DX
+	ORQ          AX, DX
+	ANDQ         928(CX), DX
+	POPCNTQ      DX, DI
+	ADDL         DI, 112(BX)
+	MOVQ         912(CX), DI
+	MOVQ         920(CX), R8
+	MOVQ         896(CX), R9
+	MOVQ         DI, R11
+	ORQ          R8, R11
+	MOVQ         960(CX), R12
+	ORQ          R12, R11
+	ANDNQ        R9, R11, R9
+	ANDNQ        DI, R8, R11
+	ANDNQ        R8, DI, DI
+	MOVQ         R10, R8
+	ANDQ         R9, R8
+	POPCNTQ      R8, R8
+	IMUL3L       $0x1e, R8, R8
+	VMOVDQU8     640(CX), Z0
+	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
+	KMOVQ        K1, R9
+	ANDQ         R11, R9
+	ANDQ         R10, R9
+	POPCNTQ      R9, R9
+	IMUL3L       $0x0f, R9, R9
+	ADDL         R9, R8
+	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPCMPUB      $0x05, Z1, Z0, K1
+	KMOVQ        K1, R9
+	ANDQ         DI, R9
+	ANDQ         R10, R9
+
+generation:
+	TESTQ   R9, R9
+	JZ      risked
+	TZCNTQ  R9, DI
+	BLSRQ   R9, R9
+	MOVL    (CX)(DI*4), R11
+	LEAQ    (R11)(R11*2), R11
+	MOVWQZX 256(CX)(DI*2), DI
+	IMUL3Q  $0x07, DI, DI
+	CMPQ    R11, DI
+	JCS     generation
+	ADDL    $0x14, R8
+	JMP     generation
+
+risked:
+	ADDL           R8, 56(BX)
+	VPBROADCASTQ   R10, Z0
+	VMOVDQU64      896(CX), Z1
+	VMOVDQU64      960(CX), Z14
+	MOVQ           936(CX), DI
+	ANDQ           SI, DI
+	VPANDNQ        Z1, Z0, Z1
+	VPANDNQ        Z14, Z0, Z14
+	VPBROADCASTQ   AX, Z0
+	MOVL           $0x00000002, AX
+	KMOVB          AX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VPBROADCASTQ   SI, Z0
+	MOVL           $0x00000020, AX
+	KMOVB          AX, K1
+	VPXORQ         Z0, Z1, K1, Z1
+	VPBROADCASTQ   DI, Z0
+	MOVL           $0x00000040, AX
+	KMOVB          AX, K1
+	VPORQ          Z0, Z1, K1, Z1
+	VMOVDQU64      Z1, 896(CX)
+	VMOVDQU64      Z14, 960(CX)
+	VMOVDQU8       avx512_66<>+0(SB), Z0
+	VPERMB         Z1, Z0, Z0
+	VMOVDQU8       avx512_43<>+0(SB), Z1
+	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
+	VPANDD.BCST    avx512_18<>+0(SB), Z0, Z0
+	VMOVDQU8       avx512_67<>+0(SB), Z1
+	VPSHUFB        Z0, Z1, Z1
+	VMOVDQU8       avx512_68<>+0(SB), Z14
+	VPSHUFB        Z0, Z14, Z14
+	KMOVQ          DX, K1
+	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VMOVDQU8.Z     Z0, K1, Z0
+	MOVQ           128(SP), SI
+	DECQ           SI
+	JS             rewarded3
+	MOVQ           72(SP), DI
+	MOVL           32(DI), R8
+	ADDL           36(DI), R8
+	MOVQ           80(SP), AX
+	MOVL           4(AX), AX
+	MOVQ           run+0(FP), DX
+	MOVQ           224(DX), R10
+	IMUL3Q         $+100, R8, R9
+	XORL           DX, DX
+	IMUL3Q         $+100, AX, R11
+	CMPQ           R9, R11
+	ADCL           $0x00, DX
+	IMUL3Q         $+95, AX, R11
+	CMPQ           R9, R11
+	ADCL           $0x00, DX
+	IMUL3Q         $+85, AX, R11
+	CMPQ           R9, R11
+	ADCL           $0x00, DX
+	LEAQ           avx512_105<>+0(SB), AX
+	MOVQ           (AX)(DX*8), AX
+	IMULQ          24(R10), AX
+	MOVQ           AX, R9
+	MOVL           88(DI), AX
+	MOVL           $0x00000007, DX
+	CMPQ           AX, DX
+	CMOVQHI        DX, AX
+	LEAQ           avx512_106<>+0(SB), DX
+	MOVQ           (DX)(AX*8), DX
+	IMULQ          (R10), DX
+	ADDQ           DX, R9
+	MOVQ           80(SP), R11
+	MOVL           8(R11), R11
+	MOVQ           8(DI), AX
+	CMPQ           AX, R11
+	CMOVQHI        R11, AX
+	SHLQ           $0x18, AX
+	XORL           DX, DX
+	DIVQ           R11
+	IMULQ          8(R10), AX
+	ADDQ           AX, R9
+	MOVLQSX        28(DI), AX
+	SHLQ           $0x1a, AX
+	MOVQ           f+8(FP), DX
+	MOVL           64(DX), R11
+	IMUL3Q         $+100, R11, R11
+	CQO
+	IDIVQ          R11
+	SARQ           $0x3f, DX
+	ADDQ           AX, DX
+	MOVQ           DX, AX
+	IMULQ          16(R10), AX
+	ADDQ           AX, R9
+	MOVL           40(DI), AX
+	ADDL           44(DI), AX
+	MOVL           $0x00000001, R11
+	CMPL           R8, R11
+	CMOVLHI        R8, R11
+	IMUL3Q         $+20, R11, R11
+	SHLQ           $0x18, AX
+	XORL           DX, DX
+	DIVQ           R11
+	IMULQ          32(R10), AX
+	ADDQ           AX, R9
+	MOVL           52(DI), DX
+	MOVL           56(DI), AX
+	ADDQ           DX, DX
+	MOVL           $0x00000bb8, R8
+	CMPQ           DX, R8
+	CMOVQHI        R8, DX
+	MOVQ           $0xd1b71758e219652c, R8
+	SHLQ           $0x18, DX
+	MULXQ          R8, DX, R8
+	SHRQ           $0x0d, R8
+	IMULQ          40(R10), R8
+	SUBQ           R8, R9
+	MOVQ           $0xa3d70a3d70a3d70b, R8
+	MOVQ           AX, DX
+	SHLQ           $0x18, DX
+	MULXQ          R8, AX, DX
+	SHRQ           $0x06, DX
+	IMULQ          48(R10), DX
+	SUBQ           DX, R9
+	MOVQ           $0x0064000000000000, AX
+	ADDQ           AX, R9
+	MOVQ           $0xa3d70a3d70a3d70b, AX
+	MOVQ           R9, DX
+	MULXQ          AX, AX, DX
+	SHRQ           $0x0a, DX
+	MOVQ           $0x0000100000000000, AX
+	SUBQ           AX, DX
+	MOVQ           DX, AX
+	SUBQ           (DI), AX
+	MOVQ           DX, (DI)
+	VXORPS         X2, X2, X2
+	VCVTSI2SSQ     AX, X2, X2
+	VMULSS         avx512_107<>+0(SB), X2, X2
+	MOVQ           run+0(FP), AX
+	MOVQ           152(AX), AX
+	VMOVSS         X2, (AX)(SI*4)
+
+rewarded3:
+	CMPQ         232(SP), $0x01
+	JLE          empty1
+	MOVQ         64(SP), AX
+	VMOVDQU32    avx512_78<>+0(SB), Z15
+	VMOVDQU32    avx512_79<>+0(SB), Z16
+	VMOVDQU32    avx512_80<>+0(SB), Z17
+	VMOVDQU32    avx512_81<>+0(SB), Z18
+	VMOVDQU32    avx512_82<>+0(SB), Z19
+	VMOVDQU32    avx512_83<>+0(SB), Z20
+	VPBROADCASTD avx512_6<>+0(SB), Z24
+	MOVQ         $0x00000010, DX
+	MOVQ         $0x00000002, SI
+	VBROADCASTSS avx512_77<>+0(SB), Z23
+	MOVQ         88(SP), DI
+	VPMOVZXWD    (DI), Y2
+	MOVQ         trail+32(FP), DI
+	ADDQ         $0x30, DI
+	VMOVDQU32    32(DI), Y3
+	MOVQ         72(SP), DI
+	VPBROADCASTD 16(DI), Z22
+	VBROADCASTSS 240(SP), Z21
+	MOVQ         80(SP), DI
+	VPBROADCASTD 4(DI), Z25
+	VPADDD       Z25, Z25, Z25
+	KMOVW        896(AX)(SI*1), K1
+	VMOVDQU32    (AX)(DX*4), Z27
+	VPMOVZXWD    256(AX)(DX*2), Z26
+	VPADDD       Z27, Z26, Z26
+	VCVTUDQ2PS   Z27, Z28
+	VCVTUDQ2PS   Z26, Z26
+	VDIVPS.Z     Z26, Z28, K1, Z26
+	VPMOVZXBD    704(AX)(DX*1), Z28
+	VPMOVZXBD    160(SP)(DX*1), Z29
+	VPADDD       Z24, Z27, Z24
+	VPSRLD       $0x07, Z24, Z24
+	VPERMD       Z2, Z28, Z27
+	VPSUBD       Z27, Z24, Z24
+	VPERMD       Z16, Z29, Z16
+	VPSLLVD      Z16, Z24, Z24
+	VPERMPS      Z15, Z29, Z15
+	VPMINUD      Z25, Z24, Z16
+	VCVTUDQ2PS   Z16, Z16
+	VMULPS       Z21, Z16, Z16
+	KMOVW        224(SP)(SI*1), K2
+	VPERMD.Z     Z3, Z28, K2, Z27
+	VPADDD       Z24, Z27, Z27
+	VPMINUD      Z25, Z27, Z27
+	VCVTUDQ2PS   Z27, Z27
+	VMULPS       Z21, Z27, Z27
+	VPERMPS      Z17, Z29, Z17
+	VPSRLD       $0x04, Z29, Z29
+	VPERMPS      Z18, Z29, Z18
+	KMOVW        960(AX)(SI*1), K2
+	VMOVAPS      Z23, K2, Z18
+	VPERMPS      Z20, Z29, Z23
+	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z20
+	VPMINUD.BCST avx512_84<>+0(SB), Z20, Z20
+	VCVTDQ2PS    Z20, Z20
+	VMULPS.BCST  avx512_85<>+0(SB), Z20, Z20
+	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_86<>+0(SB), Z21, Z21
+	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z24
+	VCVTDQ2PS    Z24, Z24
+	VMULPS.BCST  avx512_87<>+0(SB), Z24, Z24
+	VPMOVSXWD    384(AX)(DX*2), Z25
+	VPSUBD.Z     Z25, Z22, K1, Z25
+	VPMINUD.BCST avx512_88<>+0(SB), Z25, Z25
+	VCVTDQ2PS    Z25, Z25
+	VMULPS.BCST  avx512_89<>+0(SB), Z25, Z25
+	VPERMPS.Z    Z19, Z28, K1, Z19
+	MOVQ         120(SP), AX
+	VUNPCKLPS    Z16, Z15, Z22
+	VUNPCKHPS    Z16, Z15, Z15
+	VUNPCKLPS    Z26, Z27, Z16
+	VUNPCKHPS    Z26, Z27, Z26
+	VUNPCKLPD    Z16, Z22, Z27
+	VUNPCKHPD    Z16, Z22, Z16
+	VUNPCKLPD    Z26, Z15, Z22
+	VUNPCKHPD    Z26, Z15, Z15
+	VUNPCKLPS    Z21, Z20, Z26
+	VUNPCKHPS    Z21, Z20, Z20
+	VUNPCKLPS    Z23, Z18, Z21
+	VUNPCKHPS    Z23, Z18, Z18
+	VUNPCKLPD    Z21, Z26, Z23
+	VUNPCKHPD    Z21, Z26, Z21
+	VUNPCKLPD    Z18, Z20, Z26
+	VUNPCKHPD    Z18, Z20, Z18
+	VUNPCKLPS    Z25, Z24, Z20
+	VUNPCKHPS    Z25, Z24, Z24
+	VUNPCKLPS    Z17, Z19, Z25
+	VUNPCKHPS    Z17, Z19, Z17
+	VUNPCKLPD    Z25, Z20, Z19
+	VUNPCKHPD    Z25, Z20, Z20
+	VUNPCKLPD    Z17, Z24, Z25
+	VUNPCKHPD    Z17, Z24, Z17
+	VSHUFF32X4   $0x44, Z23, Z27, Z24
+	VSHUFF32X4   $0xee, Z23, Z27, Z23
+	VSHUFF32X4   $0x44, Z16, Z19, Z27
+	VSHUFF32X4   $0xee, Z16, Z19, Z16
+	VSHUFF32X4   $0x88, Z27, Z24, Z19
+	VSHUFF32X4   $0xdd, Z27, Z24, Z24
+	VSHUFF32X4   $0x88, Z16, Z23, Z27
+	VSHUFF32X4   $0xdd, Z16, Z23, Z16
+	VSHUFF32X4   $0x44, Z20, Z21, Z23
+	VSHUFF32X4   $0xee, Z20, Z21, Z20
+	VSHUFF32X4   $0x44, Z26, Z22, Z21
+	VSHUFF32X4   $0xee, Z26, Z22, Z22
+	VSHUFF32X4   $0x88, Z21, Z23, Z26
+	VSHUFF32X4   $0xdd, Z21, Z23, Z21
+	VSHUFF32X4   $0x88, Z22, Z20, Z23
+	VSHUFF32X4   $0xdd, Z22, Z20, Z20
+	VSHUFF32X4   $0x44, Z15, Z25, Z22
+	VSHUFF32X4   $0xee, Z15, Z25, Z15
+	VSHUFF32X4   $0x44, Z17, Z18, Z25
+	VSHUFF32X4   $0xee, Z17, Z18, Z17
+	VSHUFF32X4   $0x88, Z25, Z22, Z18
+	VSHUFF32X4   $0xdd, Z25, Z22, Z22
+	VSHUFF32X4   $0x88, Z17, Z15, Z25
+	VSHUFF32X4   $0xdd, Z17, Z15, Z15
+	VMOVNTPS     Z19, 832(AX)
+	VMOVNTPS     Z26, 896(AX)
+	VMOVNTPS     Z18, 960(AX)
+	VMOVNTPS     Z24, 1024(AX)
+	VMOVNTPS     Z21, 1088(AX)
+	VMOVNTPS     Z22, 1152(AX)
+	VMOVNTPS     Z27, 1216(AX)
+	VMOVNTPS     Z23, 1280(AX)
+	VMOVNTPS     Z25, 1344(AX)
+	VMOVNTPS     Z16, 1408(AX)
+	VMOVNTPS     Z20, 1472(AX)
+	VMOVNTPS     Z15, 1536(AX)
+	JMP          written1
+
+empty1:
+	MOVQ     120(SP), AX
+	VPXORD   Z5, Z5, Z5
+	VMOVNTPS Z5, 832(AX)
+	VMOVNTPS Z5, 896(AX)
+	VMOVNTPS Z5, 960(AX)
+	VMOVNTPS Z5, 1024(AX)
+	VMOVNTPS Z5, 1088(AX)
+	VMOVNTPS Z5, 1152(AX)
+	VMOVNTPS Z5, 1216(AX)
+	VMOVNTPS Z5, 1280(AX)
+	VMOVNTPS Z5, 1344(AX)
+	VMOVNTPS Z5, 1408(AX)
+	VMOVNTPS Z5, 1472(AX)
+	VMOVNTPS Z5, 1536(AX)
+
+written1:
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	KMOVQ        avx512_69<>+0(SB), K1
+	MOVQ         928(CX), AX
+	MOVQ         904(CX), DX
+	ANDQ         AX, DX
+	KMOVQ        AX, K2
+	KMOVQ        DX, K3
+	MOVQ         24(SP), DX
+	VMOVDQU      (DX), X9
+	VMOVDQU8     704(CX), Z16
+	MOVQ         8(SP), DX
+	MOVL         16(DX), DX
+	VPBROADCASTW DX, Z17
+	VMOVDQU16    512(CX), Z18
+	VMOVDQU16    256(CX), Z15
+	VPSRLW       $0x01, Z18, Z19
+	VPSUBW       Z19, Z18, K3, Z18
+	VPMINUW.Z    Z15, Z18, K2, Z19
+	VPSUBW       Z19, Z15, Z15
+	VMOVDQU16    Z15, 256(CX)
+	VMOVDQU16    384(CX), Z18
+	VMOVDQU16    Z17, K2, Z18
+	VMOVDQU16    Z18, 384(CX)
+	VPTESTNMW    Z15, Z15, K4
+	KMOVD        K4, DX
+	VPBROADCASTD avx512_6<>+0(SB), Z21
+	VPMOVZXWD    Y19, Z20
+	VMOVDQU32    (CX), Z15
+	VPADDD       Z21, Z15, Z18
+	VPADDD       Z20, Z15, Z15
+	VMOVDQU32    Z15, (CX)
+	VPADDD       Z20, Z6, Z6
+	VPADDD       Z20, Z18, Z15
+	VPSRLD       $0x07, Z18, Z18
+	VPSRLD       $0x07, Z15, Z15
+	VMOVDQU16    avx512_70<>+0(SB), Z20
+	VPERMW       Z19, Z20, Z20
+	VPANDD.BCST  avx512_71<>+0(SB), Z20, Z20
+	VMOVDQU32    64(CX), Z19
+	VPADDD       Z21, Z19, Z21
+	VPADDD       Z20, Z19, Z19
+	VMOVDQU32    Z19, 64(CX)
+	VPADDD       Z20, Z6, Z6
+	VPADDD       Z20, Z21, Z20
+	VPSRLD       $0x07, Z21, Z21
+	VPSRLD       $0x07, Z20, Z20
+	VMOVDQU8     avx512_72<>+0(SB), Z19
+	VPERMB.Z     Z16, Z19, K1, Z19
+	VPERMW       Z9, Z19, Z19
+	VPACKUSDW    Z21, Z18, Z18
+	VPACKUSDW    Z20, Z15, Z15
+	VPSUBW       Z19, Z18, Z18
+	VPSUBW       Z19, Z15, Z15
+	VPBROADCASTD avx512_73<>+0(SB), Z19
+	VPMINUW      Z19, Z18, Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z20
+	VPERMB.Z     Z1, Z20, K1, Z20
+	VPMULLW      Z20, Z18, Z18
+	VPADDW       Z18, Z18, Z18
+	VPMINUW      Z19, Z18, Z18
+	VPBROADCASTD avx512_74<>+0(SB), Z19
+	VPADDW       Z19, Z18, Z18
+	VMOVDQU8     avx512_72<>+0(SB), Z19
+	VPERMB.Z     Z0, Z19, K1, Z19
+	VPDPWSSD     Z19, Z18, Z7
+	MOVL         900(CX), SI
+	TESTL        SI, SI
+	JZ           lower
+	KSHIFTRQ     $0x20, K2, K4
+	KSHIFTRQ     $0x20, K3, K3
+	VMOVDQU16    576(CX), Z8
+	VMOVDQU16    320(CX), Z19
+	VPSRLW       $0x01, Z8, Z18
+	VPSUBW       Z18, Z8, K3, Z8
+	VPMINUW.Z    Z19, Z8, K4, Z8
+	VPSUBW       Z8, Z19, Z19
+	VMOVDQU16    Z19, 320(CX)
+	VMOVDQU16    448(CX), Z18
+	VMOVDQU16    Z17, K4, Z18
+	VMOVDQU16    Z18, 448(CX)
+	VPTESTNMW    Z19, Z19, K3
+	KMOVD        K3, SI
+	VPBROADCASTD avx512_6<>+0(SB), Z17
+	VPMOVZXWD    Y8, Z19
+	VMOVDQU32    128(CX), Z18
+	VPADDD       Z17, Z18, Z20
+	VPADDD       Z19, Z18, Z18
+	VMOVDQU32    Z18, 128(CX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z20, Z18
+	VPSRLD       $0x07, Z20, Z20
+	VPSRLD       $0x07, Z18, Z18
+	VMOVDQU16    avx512_70<>+0(SB), Z19
+	VPERMW       Z8, Z19, Z19
+	VPANDD.BCST  avx512_71<>+0(SB), Z19, Z19
+	VMOVDQU32    192(CX), Z8
+	VPADDD       Z17, Z8, Z17
+	VPADDD       Z19, Z8, Z8
+	VMOVDQU32    Z8, 192(CX)
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z17, Z8
+	VPSRLD       $0x07, Z17, Z17
+	VPSRLD       $0x07, Z8, Z8
+	VMOVDQU8     avx512_75<>+0(SB), Z19
+	VPERMB.Z     Z16, Z19, K1, Z19
+	VPERMW       Z9, Z19, Z19
+	VPACKUSDW    Z17, Z20, Z16
+	VPACKUSDW    Z8, Z18, Z8
+	VPSUBW       Z19, Z16, Z16
+	VPSUBW       Z19, Z8, Z8
+	VPBROADCASTD avx512_73<>+0(SB), Z17
+	VPMINUW      Z17, Z16, Z16
+	VMOVDQU8     avx512_75<>+0(SB), Z18
+	VPERMB.Z     Z1, Z18, K1, Z18
+	VPMULLW      Z18, Z16, Z16
+	VPADDW       Z16, Z16, Z16
+	VPMINUW      Z17, Z16, Z16
+	VPBROADCASTD avx512_74<>+0(SB), Z17
+	VPADDW       Z17, Z16, Z16
+	VMOVDQU8     avx512_75<>+0(SB), Z17
+	VPERMB.Z     Z0, Z17, K1, Z17
+	VPDPWSSD     Z17, Z16, Z7
+	SHLQ         $0x20, SI
+	ORQ          SI, DX
+
+lower:
+	VMOVDQU8     768(CX), Z0
+	VPSRLW       $0x02, Z0, Z16
+	VPANDD.BCST  avx512_17<>+0(SB), Z16, Z16
+	VPSUBB       Z16, Z0, Z0
+	VPBROADCASTD avx512_17<>+0(SB), Z16
+	VPADDB       Z16, Z0, K2, Z0
+	VMOVDQU8     Z0, 768(CX)
+	MOVQ         912(CX), SI
+	MOVQ         920(CX), DI
+	ANDNQ        SI, DI, R8
+	MOVQ         DX, R9
+	ANDQ         AX, R9
+	ANDNQ        DI, SI, R10
+	MOVQ         R8, R11
+	ORQ          R10, R11
+	ANDQ         R9, R11
+	ANDNQ        R9, R11, R9
+	MOVQ         AX, R10
+	ANDQ         R8, R10
+	ANDNQ        R10, R11, R8
+	MOVQ         952(CX), R10
+	ORQ          DI, SI
+	MOVQ         960(CX), DI
+	ORQ          DI, SI
+	MOVQ         R10, DI
+	ORQ          AX, DI
+	ANDNQ        SI, DI, SI
+	VPBROADCASTD avx512_18<>+0(SB), Z16
+	VPBROADCASTD avx512_1<>+0(SB), Z17
+	VMOVDQU8     832(CX), Z0
+	MOVQ         SI, DI
+	ORQ          R8, DI
+	KMOVQ        DI, K2
+	VPTESTMB     Z16, Z0, K2, K2
+	VPSUBB       Z17, Z0, K2, Z0
+	VPTESTNMB    Z16, Z0, K2, K2
+	KMOVQ        K2, DI
+	MOVQ         DI, R12
+	ANDQ         SI, R12
+	MOVQ         R12, SI
+	ANDQ         DX, SI
+	ANDNQ        R12, DX, DX
+	ANDQ         R8, DI
+	ORQ          R9, DI
+	VPBROADCASTD avx512_19<>+0(SB), Z18
+	KMOVQ        DX, K2
+	VPSRLW       $0x04, Z0, Z19
+	VPANDQ       Z18, Z19, Z19
+	VPADDB       Z17, Z19, Z19
+	VPADDB       Z17, Z19, Z19
+	VPADDB       Z19, Z0, K2, Z0
+	KMOVQ        DI, K2
+	VPSRLW       $0x06, Z0, Z19
+	VPANDQ       Z18, Z19, Z19
+	VPADDB       Z17, Z19, Z19
+	VPANDNQ      Z0, Z16, Z18
+	VPADDB       Z18, Z19, K2, Z0
+	VMOVDQU8     Z0, 832(CX)
+	ORQ          SI, R11
+	ANDNQ        AX, DI, AX
+	ORQ          DX, AX
+	ORQ          R10, AX
+	POPCNTQ      R11, DX
+	ADDL         DX, 84(BX)
+	VPBROADCASTQ R11, Z0
+	VMOVDQU64    896(CX), Z16
+	VMOVDQU64    960(CX), Z17
+	MOVL         $0x00000010, DX
+	KMOVB        DX, K2
+	VPBROADCASTQ AX, K2, Z16
+	MOVL         $0x0000007f, AX
+	KMOVB        AX, K2
+	VPANDNQ.Z    Z16, Z0, K2, Z16
+	VPANDNQ      Z17, Z0, Z17
+	VMOVDQU64    Z16, 896(CX)
+	VMOVDQU64    Z17, 960(CX)
+	MOVQ         896(CX), AX
+	MOVQ         904(CX), DX
+	ANDNQ        AX, DX, AX
+	KMOVQ        AX, K2
+	VMOVDQU8.Z   Z1, K2, Z0
+	MOVQ         960(CX), DX
+	ANDNQ        AX, DX, AX
+	KMOVQ        AX, K2
+	VMOVDQU8.Z   Z14, K2, Z1
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VMOVDQU8     avx512_72<>+0(SB), Z14
+	VPERMB.Z     Z0, Z14, K1, Z14
+	VPDPWSSD     Z14, Z15, Z10
+	VMOVDQU8     avx512_72<>+0(SB), Z14
+	VPERMB.Z     Z1, Z14, K1, Z14
+	VPDPWSSD     Z14, Z15, Z11
+	MOVL         900(CX), AX
+	TESTL        AX, AX
+	JZ           accounted
+	VMOVDQU8     avx512_75<>+0(SB), Z14
+	VPERMB.Z     Z0, Z14, K1, Z14
+	VPDPWSSD     Z14, Z8, Z10
+	VMOVDQU8     avx512_75<>+0(SB), Z0
+	VPERMB.Z     Z1, Z0, K1, Z0
+	VPDPWSSD     Z0, Z8, Z11
+
+accounted:
+	VPUNPCKLDQ     Z11, Z10, Z0
+	VPUNPCKHDQ     Z11, Z10, Z1
+	VPADDD         Z1, Z0, Z0
+	VPUNPCKLDQ     Z7, Z6, Z1
+	VPUNPCKHDQ     Z7, Z6, Z14
+	VPADDD         Z14, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z14
+	VPUNPCKHQDQ    Z1, Z0, Z0
+	VPADDD         Z0, Z14, Z14
+	VEXTRACTI64X4  $0x01, Z14, Y0
+	VPADDD         Y14, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X0, X1, X1
+	VMOVD          X1, DX
+	MOVL           DX, 32(BX)
+	VPEXTRD        $0x01, X1, 40(BX)
+	VPEXTRD        $0x02, X1, AX
+	ADDQ           AX, 8(BX)
+	VPEXTRD        $0x03, X1, AX
+	ADDL           AX, 52(BX)
+	MOVQ           s+24(FP), AX
+	MOVQ           24(SP), SI
+	VPMOVZXWQ      (SI), Z0
+	VPTESTMQ       Z0, Z0, K1
+	VPBROADCASTQ   904(CX), Z1
+	VPANDNQ.Z      Z17, Z1, K1, Z1
+	VPBROADCASTQ   936(CX), Z14
+	VPBROADCASTQ   944(CX), Z15
+	VPTESTMQ       Z14, Z1, K1
+	VPTESTMQ       Z15, Z1, K2
+	VPORQ          Z14, Z15, Z14
+	VPANDNQ        Z1, Z14, Z14
+	VPTESTMQ       Z14, Z14, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z1
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z1
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z1
+	VPMULUDQ       Z0, Z1, Z1
+	VPSLLQ         $0x02, Z0, Z0
+	VPSUBQ         Z1, Z0, Z0
+	VPMOVQD        Z0, Y0
+	VMOVDQU        Y0, (AX)
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDD         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0x4e, X0, X1
+	VPADDD         X1, X0, X0
+	VPSHUFD        $0xb1, X0, X1
+	VPADDD         X1, X0, X0
+	VMOVD          X0, AX
+	MOVL           AX, 36(BX)
+	ADDL           DX, AX
+	MOVQ           64(SP), DX
+	VMOVDQU64      896(DX), Z0
+	MOVQ           72(SP), DX
+	MOVQ           f+8(FP), SI
+	VMOVDQU64      (DX), Z1
+	VMOVDQU64      64(DX), Z14
+	VPOPCNTQ       Z0, Z0
+	VMOVDQU32      (SI), Z15
+	VMOVDQU32      avx512_92<>+0(SB), Z16
+	VPERMI2D       Z14, Z1, Z16
+	VMOVDQU32      avx512_93<>+0(SB), Z14
+	VPERMD         Z0, Z14, Z14
+	VPTERNLOGD     $0xd8, avx512_94<>+0(SB), Z14, Z16
+	VMOVDQU32      avx512_95<>+0(SB), Z14
+	VPERMI2D       Z0, Z1, Z14
+	VPANDD         avx512_96<>+0(SB), Z14, Z14
+	VPADDD         Z14, Z16, Z16
+	VPBROADCASTD   64(SI), Z0
+	VPSUBD         Z16, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_97<>+0(SB), Z0, Z16
+	MOVQ           80(SP), SI
+	VPBROADCASTD   8(SI), Z0
+	VPBROADCASTQ   8(DX), Z1
+	VPANDQ.BCST    avx512_98<>+0(SB), Z0, Z14
+	VPMINUQ        Z14, Z1, Z1
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z1, Z16
+	MOVQ           72(SP), DX
+	MOVL           16(DX), DX
+	MOVQ           96(SP), SI
+	MOVQ           72(SP), DI
+	MOVL           20(DI), DI
+	MOVWLZX        6(SI), SI
+	SUBL           SI, DX
+	NEGL           DI
+	SARL           $0x1f, DI
+	ANDL           DI, DX
+	VPBROADCASTD   DX, Z1
+	VPTERNLOGD     $0xd8, avx512_100<>+0(SB), Z1, Z16
+	MOVQ           80(SP), DX
+	VPBROADCASTD   4(DX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z16
+	VMOVDQU32      avx512_102<>+0(SB), Z14
+	VPSLLVD        avx512_103<>+0(SB), Z1, Z17
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z17, Z14
+	VPMINUD        Z14, Z16, Z16
+	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z15
+	MOVQ           80(SP), DX
+	VPBROADCASTD   (DX), Z1
+	VPTERNLOGD     $0xd8, avx512_101<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z0, Z15
+	VCVTDQ2PS      Z16, Z16
+	VCVTDQ2PS      Z15, Z15
+	VDIVPS         Z15, Z16, Z16
+	MOVQ           120(SP), DX
+	VMOVNTPS       Z16, (DX)
+	CMPQ           232(SP), $0x02
+	JLE            empty2
+	MOVQ           64(SP), DX
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z14
+	VMOVDQU32      avx512_81<>+0(SB), Z15
+	VMOVDQU32      avx512_82<>+0(SB), Z16
+	VMOVDQU32      avx512_83<>+0(SB), Z17
+	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	MOVQ           $0x00000020, SI
+	MOVQ           $0x00000004, DI
+	VBROADCASTSS   avx512_77<>+0(SB), Z20
+	MOVQ           88(SP), R8
+	VPMOVZXWD      (R8), Y2
+	MOVQ           trail+32(FP), R8
+	ADDQ           $0x30, R8
+	VMOVDQU32      32(R8), Y3
+	MOVQ           72(SP), R8
+	VPBROADCASTD   16(R8), Z19
+	VBROADCASTSS   240(SP), Z18
+	MOVQ           80(SP), R8
+	VPBROADCASTD   4(R8), Z22
+	VPADDD         Z22, Z22, Z22
+	KMOVW          896(DX)(DI*1), K1
+	VMOVDQU32      (DX)(SI*4), Z24
+	VPMOVZXWD      256(DX)(SI*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(DX)(SI*1), Z25
+	VPMOVZXBD      160(SP)(SI*1), Z26
+	VPADDD         Z21, Z24, Z21
+	VPSRLD         $0x07, Z21, Z21
+	VPERMD         Z2, Z25, Z24
+	VPSUBD         Z24, Z21, Z21
+	VPERMD         Z1, Z26, Z1
+	VPSLLVD        Z1, Z21, Z21
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z22, Z21, Z1
+	VCVTUDQ2PS     Z1, Z1
+	VMULPS         Z18, Z1, Z1
+	KMOVW          224(SP)(DI*1), K2
+	VPERMD.Z       Z3, Z25, K2, Z24
+	VPADDD         Z21, Z24, Z24
+	VPMINUD        Z22, Z24, Z24
+	VCVTUDQ2PS     Z24, Z24
+	VMULPS         Z18, Z24, Z24
+	VPERMPS        Z14, Z26, Z14
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z15, Z26, Z15
+	KMOVW          960(DX)(DI*1), K2
+	VMOVAPS        Z20, K2, Z15
+	VPERMPS        Z17, Z26, Z20
+	VPMOVZXWD.Z    512(DX)(SI*2), K1, Z17
+	VPMINUD.BCST   avx512_84<>+0(SB), Z17, Z17
+	VCVTDQ2PS      Z17, Z17
+	VMULPS.BCST    avx512_85<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z    640(DX)(SI*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_86<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z    768(DX)(SI*1), K1, Z21
+	VCVTDQ2PS      Z21, Z21
+	VMULPS.BCST    avx512_87<>+0(SB), Z21, Z21
+	VPMOVSXWD      384(DX)(SI*2), Z22
+	VPSUBD.Z       Z22, Z19, K1, Z22
+	VPMINUD.BCST   avx512_88<>+0(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_89<>+0(SB), Z22, Z22
+	VPERMPS.Z      Z16, Z25, K1, Z16
+	MOVQ           120(SP), DX
+	VUNPCKLPS      Z1, Z0, Z19
+	VUNPCKHPS      Z1, Z0, Z0
+	VUNPCKLPS      Z23, Z24, Z1
+	VUNPCKHPS      Z23, Z24, Z23
+	VUNPCKLPD      Z1, Z19, Z24
+	VUNPCKHPD      Z1, Z19, Z1
+	VUNPCKLPD      Z23, Z0, Z19
+	VUNPCKHPD      Z23, Z0, Z0
+	VUNPCKLPS      Z18, Z17, Z23
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z20, Z15, Z18
+	VUNPCKHPS      Z20, Z15, Z15
+	VUNPCKLPD      Z18, Z23, Z20
+	VUNPCKHPD      Z18, Z23, Z18
+	VUNPCKLPD      Z15, Z17, Z23
+	VUNPCKHPD      Z15, Z17, Z15
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z14, Z16, Z22
+	VUNPCKHPS      Z14, Z16, Z14
+	VUNPCKLPD      Z22, Z17, Z16
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z14, Z21, Z22
+	VUNPCKHPD      Z14, Z21, Z14
+	VSHUFF32X4     $0x44, Z20, Z24, Z21
+	VSHUFF32X4     $0xee, Z20, Z24, Z20
+	VSHUFF32X4     $0x44, Z1, Z16, Z24
+	VSHUFF32X4     $0xee, Z1, Z16, Z1
+	VSHUFF32X4     $0x88, Z24, Z21, Z16
+	VSHUFF32X4     $0xdd, Z24, Z21, Z21
+	VSHUFF32X4     $0x88, Z1, Z20, Z24
+	VSHUFF32X4     $0xdd, Z1, Z20, Z1
+	VSHUFF32X4     $0x44, Z17, Z18, Z20
+	VSHUFF32X4     $0xee, Z17, Z18, Z17
+	VSHUFF32X4     $0x44, Z23, Z19, Z18
+	VSHUFF32X4     $0xee, Z23, Z19, Z19
+	VSHUFF32X4     $0x88, Z18, Z20, Z23
+	VSHUFF32X4     $0xdd, Z18, Z20, Z18
+	VSHUFF32X4     $0x88, Z19, Z17, Z20
+	VSHUFF32X4     $0xdd, Z19, Z17, Z17
+	VSHUFF32X4     $0x44, Z0, Z22, Z19
+	VSHUFF32X4     $0xee, Z0, Z22, Z0
+	VSHUFF32X4     $0x44, Z14, Z15, Z22
+	VSHUFF32X4     $0xee, Z14, Z15, Z14
+	VSHUFF32X4     $0x88, Z22, Z19, Z15
+	VSHUFF32X4     $0xdd, Z22, Z19, Z19
+	VSHUFF32X4     $0x88, Z14, Z0, Z22
+	VSHUFF32X4     $0xdd, Z14, Z0, Z0
+	VMOVNTPS       Z16, 1600(DX)
+	VMOVNTPS       Z23, 1664(DX)
+	VMOVNTPS       Z15, 1728(DX)
+	VMOVNTPS       Z21, 1792(DX)
+	VMOVNTPS       Z18, 1856(DX)
+	VMOVNTPS       Z19, 1920(DX)
+	VMOVNTPS       Z24, 1984(DX)
+	VMOVNTPS       Z20, 2048(DX)
+	VMOVNTPS       Z22, 2112(DX)
+	VMOVNTPS       Z1, 2176(DX)
+	VMOVNTPS       Z17, 2240(DX)
+	VMOVNTPS       Z0, 2304(DX)
+	JMP            written2
+
+empty2:
+	MOVQ     120(SP), DX
+	VPXORD   Z12, Z12, Z12
+	VMOVNTPS Z12, 1600(DX)
+	VMOVNTPS Z12, 1664(DX)
+	VMOVNTPS Z12, 1728(DX)
+	VMOVNTPS Z12, 1792(DX)
+	VMOVNTPS Z12, 1856(DX)
+	VMOVNTPS Z12, 1920(DX)
+	VMOVNTPS Z12, 1984(DX)
+	VMOVNTPS Z12, 2048(DX)
+	VMOVNTPS Z12, 2112(DX)
+	VMOVNTPS Z12, 2176(DX)
+	VMOVNTPS Z12, 2240(DX)
+	VMOVNTPS Z12, 2304(DX)
+
+written2:
+	MOVQ           a+16(FP), DX
+	MOVQ           8(SP), SI
+	MOVL           20(SI), SI
+	TESTQ          SI, SI
+	JZ             nobody
+	MOVQ           f+8(FP), DI
+	MOVQ           80(DI), DI
+	MOVQ           896(CX), R8
+	ANDNQ          DI, R8, DI
+	MOVQ           32(SP), R8
+	CMPQ           SI, $0x08
+	JHI            some
+	POPCNTQ        DI, R9
+	CMPQ           R9, SI
+	JCS            some
+	MOVQ           $-1, R9
+	BZHIQ          SI, R9, R9
+	KMOVB          R9, K1
+	MOVQ           40(SP), R9
+	VMOVDQU32.Z    (R9), K1, Y2
+	VPSRLD         $0x18, Y2, Y0
+	VPANDD.BCST    avx512_27<>+0(SB), Y2, Y2
+	VPMOVZXDQ      Y0, Z0
+	VPSLLQ         $0x03, Z0, Z0
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K1, Z1
+	VPSLLVQ        Z0, Z1, Z1
+	VEXTRACTI64X4  $0x01, Z1, Y0
+	VPADDQ         Y1, Y0, Y0
+	VEXTRACTI128   $0x01, Y0, X1
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VPMOVZXBD      X1, Y0
+	VPTESTMD       Y0, Y0, K1
+	MOVQ           s+24(FP), R9
+	VMOVDQU32.Z    (R9), K1, Y0
+	VPUNPCKLDQ     Y0, Y2, Y3
+	VPUNPCKHDQ     Y0, Y2, Y0
+	VPADDD         Y0, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X0
+	VPADDD         X3, X0, X0
+	VPSHUFD        $0x4e, X0, X2
+	VPADDD         X2, X0, X0
+	VMOVQ          X0, R9
+	MOVQ           R9, R10
+	SHRQ           $0x20, R10
+	ADDL           R9, R10
+	ADDL           AX, R10
+	MOVQ           16(SP), R11
+	MOVL           4(R11), R11
+	CMPL           R10, R11
+	JHI            some
+	VMOVQ          X1, 36(DX)
+	ADDL           R9, 32(BX)
+	SUBL           R9, 48(BX)
+	ADDL           SI, 80(BX)
+	XORL           AX, AX
+	MOVL           AX, 20(BX)
+	MOVQ           SI, AX
+	JMP            admitted
+
+some:
+	MOVQ    DI, 248(SP)
+	XORQ    CX, CX
+	POPCNTQ DI, BX
+	MOVL    BX, 16(DX)
+	MOVL    AX, 8(DX)
+	MOVQ    16(SP), AX
+	MOVL    4(AX), AX
+	MOVL    AX, 12(DX)
+	MOVL    CX, 20(DX)
+	MOVL    CX, 24(DX)
+	MOVL    CX, 28(DX)
+	MOVL    CX, 32(DX)
+	MOVQ    CX, 36(DX)
+	MOVQ    s+24(FP), SI
+	ADDQ    $0x00, SI
+	MOVQ    8(SP), CX
+	MOVL    20(CX), CX
+	MOVQ    32(SP), BX
+	MOVQ    8(SP), DI
+	MOVL    16(DI), DI
+	MOVQ    f+8(FP), AX
+	SUBL    68(AX), DI
+	XORQ    AX, AX
+
+old:
+	CMPQ    AX, CX
+	JGE     expired
+	MOVWLZX 6(BX)(AX*8), R8
+	CMPL    R8, DI
+	JGT     expired
+	INCQ    AX
+	JMP     old
+
+expired:
+	MOVQ            AX, 256(SP)
+	MOVQ            40(SP), CX
+	XORQ            AX, AX
+	LEAQ            (CX)(AX*4), CX
+	MOVL            8(DX), R9
+	MOVL            12(DX), R10
+	MOVL            16(DX), R11
+	XORQ            BX, BX
+	XORL            AX, AX
+	MOVQ            36(DX), R12
+	MOVQ            $0x00000001, R13
+	VBROADCASTI32X8 (SI), Z0
+	VPBROADCASTD    avx512_27<>+0(SB), Z1
+	MOVL            R10, DI
+	SUBL            R9, DI
+	VPBROADCASTD    DI, Z14
+	VMOVDQU32       (CX), Z15
+	VPSRLD          $0x18, Z15, Z16
+	VPANDD          Z1, Z15, Z15
+	VPERMD          Z0, Z16, Z16
+	VPADDD          Z16, Z15, Z15
+	VPCMPUD         $0x02, Z14, Z15, K1
+	KMOVW           K1, R14
+	VMOVDQU32       64(CX), Z15
+	VPSRLD          $0x18, Z15, Z16
+	VPANDD          Z1, Z15, Z15
+	VPERMD          Z0, Z16, Z16
+	VPADDD          Z16, Z15, Z15
+	VPCMPUD         $0x02, Z14, Z15, K1
+	KMOVW           K1, DI
+	SHLQ            $0x10, DI
+	ORQ             DI, R14
+	MOVQ            8(SP), DI
+	MOVL            20(DI), DI
+	BZHIQ           DI, R14, R14
+
+next:
+	TESTQ  R14, R14
+	JZ     served
+	CMPL   R9, R10
+	JCC    served
+	TESTL  R11, R11
+	JZ     served
+	TZCNTQ R14, DI
+	BLSRQ  R14, R14
+	MOVL   (CX)(DI*4), R8
+	MOVL   R8, R15
+	SHRL   $0x18, R15
+	ANDL   $0x00ffffff, R8
+	MOVL   R9, BP
+	ADDL   R8, BP
+	ADDL   (SI)(R15*4), BP
+	CMPL   BP, R10
+	JHI    next
+	MOVL   BP, R9
+	MOVL   $0x00000000, (SI)(R15*4)
+	SHLQ   $0x03, R15
+	SHLXQ  R15, R13, R15
+	ADDQ   R15, R12
+	ADDL   R8, AX
+	DECL   R11
+	BTSQ   DI, BX
+	JMP    next
+
+served:
+	MOVL    R9, 8(DX)
+	MOVL    R11, 16(DX)
+	MOVQ    R12, 36(DX)
+	ADDL    AX, 28(DX)
+	MOVQ    $-1, SI
+	MOVQ    256(SP), DI
+	BZHIQ   DI, SI, DI
+	MOVQ    8(SP), R8
+	MOVL    20(R8), R8
+	BZHIQ   R8, SI, SI
+	ANDNQ   DI, BX, R8
+	POPCNTQ R8, R8
+	ADDL    R8, 24(DX)
+	ORQ     BX, DI
+	ANDQ    SI, DI
+	ANDNQ   SI, DI, SI
+	ADDL    AX, 32(DX)
+	ANDNQ   DI, BX, AX
+
+lost:
+	TESTQ  AX, AX
+	JZ     counted
+	TZCNTQ AX, DI
+	BLSRQ  AX, AX
+	MOVL   (CX)(DI*4), R8
+	ANDL   $0x00ffffff, R8
+	ADDL   R8, 32(DX)
+	JMP    lost
+
+counted:
+	MOVQ 32(SP), DI
+	MOVQ 40(SP), R8
+	MOVQ 8(SP), R9
+	MOVL 20(R9), R9
+	XORQ AX, AX
+	LEAQ (DI)(AX*8), R10
+	XORQ AX, AX
+	MOVL 20(DX), R11
+
+eight:
+	TESTQ         R9, R9
+	JLE           end
+	VMOVDQU64     (R10), Z0
+	VMOVDQU       (CX), Y2
+	KMOVB         BX, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, 56(DX)(R11*8)
+	MOVBQZX       BL, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, R11
+	SHRQ          $0x08, BX
+	KMOVB         SI, K1
+	VPCOMPRESSQ.Z Z0, K1, Z1
+	VMOVDQU64     Z1, (DI)(AX*8)
+	VPCOMPRESSD.Z Y2, K1, Y2
+	VMOVDQU       Y2, (R8)(AX*4)
+	MOVBQZX       SI, R12
+	POPCNTQ       R12, R12
+	ADDQ          R12, AX
+	SHRQ          $0x08, SI
+	ADDQ          $0x40, R10
+	ADDQ          $0x20, CX
+	SUBQ          $0x08, R9
+	JMP           eight
+
+end:
+	MOVL  R11, 20(DX)
+	MOVQ  8(SP), CX
+	MOVQ  CX, BX
+	MOVL  AX, 20(BX)
+	MOVL  28(DX), AX
+	ADDL  AX, 32(BX)
+	MOVL  24(DX), AX
+	ADDL  AX, 88(BX)
+	MOVL  20(DX), AX
+	ADDL  AX, 80(BX)
+	MOVL  32(DX), AX
+	SUBL  AX, 48(BX)
+	MOVQ  248(SP), DI
+	MOVQ  (SP), AX
+	MOVQ  AX, CX
+	MOVQ  8(SP), AX
+	MOVQ  AX, BX
+	MOVL  20(DX), AX
+	LEAQ  56(DX), R8
+	CMPQ  AX, $0x08
+	JHI   many
+	TESTQ AX, AX
+	JZ    nobody
+
+admitted:
+	MOVQ           $-1, SI
+	BZHIQ          AX, SI, SI
+	PDEPQ          DI, SI, DI
+	MOVQ           $-1, SI
+	BZHIQ          AX, SI, SI
+	VMOVDQU64      (R8), Z0
+	MOVQ           f+8(FP), AX
+	MOVQ           88(AX), AX
+	MOVQ           24(SP), R8
+	VPSRLQ         $0x00, Z0, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	VPCMPUQ.BCST   $0x01, 192(AX), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(AX), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(AX), Z1, K4
+	VPSRLQ         $0x0c, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      (AX), Z14
+	VPERMB         Z14, Z1, Z1
+	VPANDQ.BCST    avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ         $0x08, Z0, Z15
+	VPANDQ.BCST    avx512_30<>+0(SB), Z15, Z15
+	VPTESTMQ.BCST  avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_20<>+0(SB), Z15, K1, Z15
+	VPMOVZXWQ      (R8), Z14
+	VPERMQ         Z14, Z15, Z14
+	VPSLLQ         $0x07, Z14, Z14
+	VPSLLQ         $0x02, Z1, Z16
+	VPSRLQ         $0x12, Z0, Z17
+	VPANDQ.BCST    avx512_32<>+0(SB), Z17, Z17
+	VPSLLQ         $0x07, Z1, Z1
+	VPADDQ         Z1, Z17, Z17
+	VPBROADCASTQ   avx512_32<>+0(SB), Z1
+	VPSUBQ         Z1, Z17, Z17
+	VPSRLQ         $0x19, Z0, Z1
+	VPANDQ.BCST    avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64      64(AX), Z18
+	VMOVDQU64      128(AX), Z19
+	VPERMI2W       Z19, Z18, Z1
+	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPSRLQ         $0x1f, Z0, Z18
+	VPANDQ.BCST    avx512_30<>+0(SB), Z18, Z18
+	VPADDQ.BCST    avx512_20<>+0(SB), Z18, Z18
+	VPSRLQ         $0x21, Z0, Z19
+	VPANDQ.BCST    avx512_32<>+0(SB), Z19, Z19
+	VPMULUDQ.BCST  avx512_34<>+0(SB), Z19, Z19
+	VPSRLQ         $0x07, Z19, Z19
+	VPSRLQ         $0x24, Z0, Z20
+	VPANDQ.BCST    avx512_35<>+0(SB), Z20, Z20
+	VPSRLQ         $0x28, Z0, Z0
+	VPANDQ.BCST    avx512_30<>+0(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_21<>+0(SB), Z0, K2, Z0
+	VPORQ          Z0, Z20, Z20
+	VPADDQ         Z14, Z17, Z17
+	KMOVB          SI, K1
+	VPBROADCASTQ   avx512_36<>+0(SB), Z0
+	VPBROADCASTQ   avx512_21<>+0(SB), K4, Z0
+	VPBROADCASTQ   avx512_24<>+0(SB), K3, Z0
+	VPBROADCASTQ   avx512_25<>+0(SB), K2, Z0
+	VPMULUDQ.Z     Z16, Z0, K1, Z0
+	KMOVQ          DI, K1
+	VMOVDQU8       avx512_37<>+0(SB), Z14
+	VPEXPANDB.Z    Z14, K1, Z14
+	VMOVDQU8       640(CX), Z16
+	VPERMB         Z19, Z14, K1, Z16
+	VMOVDQU8       Z16, 640(CX)
+	MOVQ           896(CX), AX
+	MOVQ           912(CX), SI
+	MOVQ           920(CX), R8
+	ORQ            R8, SI
+	MOVQ           960(CX), R8
+	ORQ            R8, SI
+	ANDNQ          AX, SI, AX
+	VPBROADCASTQ   avx512_38<>+0(SB), Z16
+	VPBROADCASTQ   avx512_39<>+0(SB), K4, Z16
+	VPBROADCASTQ   avx512_40<>+0(SB), K3, Z16
+	VPBROADCASTQ   avx512_41<>+0(SB), K2, Z16
+	VPORQ          Z15, Z16, Z16
+	VPERMB.Z       Z16, Z14, K1, Z15
+	VPBROADCASTD   avx512_18<>+0(SB), Z16
+	VPANDD         Z16, Z15, Z19
+	VMOVDQU8       avx512_42<>+0(SB), Z21
+	VPSHUFB        Z19, Z21, Z21
+	VMOVDQU8       avx512_43<>+0(SB), Z19
+	VGF2P8AFFINEQB $0x00, Z21, Z19, Z21
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z21, Z21
+	VMOVDQU8       avx512_44<>+0(SB), Z19
+	VPERMB         Z21, Z19, Z21
+	VPORQ          960(CX), Z21, Z21
+	VMOVDQU64      Z21, 960(CX)
+	VPSRLW         $0x04, Z15, Z19
+	VPANDD         Z16, Z19, Z19
+	VMOVDQU8       avx512_45<>+0(SB), Z16
+	VPSHUFB        Z19, Z16, Z16
+	VMOVDQU8.Z     Z16, K1, Z16
+	VMOVDQU8       avx512_43<>+0(SB), Z19
+	VGF2P8AFFINEQB $0x00, Z16, Z19, Z19
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z19, Z19
+	VMOVDQU8       avx512_44<>+0(SB), Z16
+	VPERMB         Z19, Z16, Z19
+	VPORQ          896(CX), Z19, Z19
+	VMOVDQU64      Z19, 896(CX)
+	VMOVDQU8       704(CX), Z16
+	VPANDD.BCST    avx512_46<>+0(SB), Z15, Z15
+	VMOVDQU8       Z15, K1, Z16
+	VMOVDQU8       Z16, 704(CX)
+	VMOVDQU8       832(CX), Z15
+	VPERMB         Z20, Z14, K1, Z15
+	VMOVDQU8       Z15, 832(CX)
+	VPMOVZXBW      36(DX), X2
+	VMOVDQU        avx512_47<>+0(SB), X3
+	VPMULLW        X3, X2, X2
+	VPACKUSWB      X2, X2, X2
+	VPBROADCASTQ   X2, Z15
+	VPERMB         Z15, Z16, Z15
+	KMOVQ          AX, K2
+	VPTESTMB       Z15, Z15, K2, K2
+	VMOVDQU8       768(CX), Z16
+	VPADDUSB       Z15, Z16, K2, Z16
+	VPBROADCASTD   avx512_17<>+0(SB), Z15
+	VMOVDQU8       Z15, K1, Z16
+	VMOVDQU8       Z16, 768(CX)
+	KORQ           K1, K2, K3
+	MOVQ           8(SP), AX
+	MOVL           16(AX), AX
+	VPBROADCASTW   AX, Z15
+	VMOVDQU16      384(CX), Z16
+	VMOVDQU16      Z15, K3, Z16
+	VMOVDQU16      Z16, 384(CX)
+	VMOVDQU16      448(CX), Z16
+	KSHIFTRQ       $0x20, K3, K3
+	VMOVDQU16      Z15, K3, Z16
+	VMOVDQU16      Z16, 448(CX)
+	VPMOVZXBW      Y14, Z15
+	VPSRLW         $0x01, Z15, Z15
+	VMOVDQU16      256(CX), Z16
+	VPERMW         Z1, Z15, K1, Z16
+	VMOVDQU16      Z16, 256(CX)
+	VMOVDQU16      512(CX), Z16
+	VPERMW         Z18, Z15, K1, Z16
+	VMOVDQU16      Z16, 512(CX)
+	VPMOVZXBD      X14, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VMOVDQU32      (CX), Z15
+	VPERMD         Z17, Z16, K1, Z15
+	VMOVDQU32      Z15, (CX)
+	VEXTRACTI32X4  $0x01, Z14, X2
+	VPMOVZXBD      X2, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VMOVDQU32      64(CX), Z15
+	KSHIFTRQ       $0x10, K1, K3
+	VPERMD         Z17, Z16, K3, Z15
+	VMOVDQU32      Z15, 64(CX)
+	MOVQ           DI, AX
+	SHRQ           $0x20, AX
+	TESTQ          AX, AX
+	JZ             placed
+	VEXTRACTI64X4  $0x01, Z14, Y2
+	VPMOVZXBW      Y2, Z15
+	VPSRLW         $0x01, Z15, Z15
+	VMOVDQU16      320(CX), Z16
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z1, Z15, K3, Z16
+	VMOVDQU16      Z16, 320(CX)
+	VMOVDQU16      576(CX), Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMW         Z18, Z15, K3, Z1
+	VMOVDQU16      Z1, 576(CX)
+	VEXTRACTI32X4  $0x02, Z14, X1
+	VPMOVZXBD      X1, Z15
+	VPSRLD         $0x02, Z15, Z15
+	VMOVDQU32      128(CX), Z1
+	KSHIFTRQ       $0x20, K1, K3
+	VPERMD         Z17, Z15, K3, Z1
+	VMOVDQU32      Z1, 128(CX)
+	VEXTRACTI32X4  $0x03, Z14, X1
+	VPMOVZXBD      X1, Z14
+	VPSRLD         $0x02, Z14, Z14
+	VMOVDQU32      192(CX), Z1
+	KSHIFTRQ       $0x30, K1, K1
+	VPERMD         Z17, Z14, K1, Z1
+	VMOVDQU32      Z1, 192(CX)
+
+placed:
+	KMOVQ          K2, AX
+	ANDQ           904(CX), AX
+	MOVQ           AX, 48(DX)
+	MOVQ           s+24(FP), AX
+	VMOVDQU64      960(CX), Z1
+	MOVQ           24(SP), DX
+	VPMOVZXWQ      (DX), Z14
+	VPTESTMQ       Z14, Z14, K1
+	VPBROADCASTQ   904(CX), Z15
+	VPANDNQ.Z      Z1, Z15, K1, Z1
+	VPBROADCASTQ   936(CX), Z15
+	VPBROADCASTQ   944(CX), Z16
+	VPTESTMQ       Z15, Z1, K1
+	VPTESTMQ       Z16, Z1, K2
+	VPORQ          Z15, Z16, Z17
+	VPANDNQ        Z1, Z17, Z17
+	VPTESTMQ       Z17, Z17, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z18
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z18
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z18
+	VPANDQ         Z16, Z1, Z16
+	VPANDQ         Z15, Z1, K1, Z16
+	VMOVDQA64      Z17, K3, Z16
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z15
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z15
+	VPTESTMQ       Z16, Z16, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z16, Z17
+	VPTESTNMQ      Z17, Z16, K1, K1
+	VPSUBQ         Z15, Z18, Z15
+	VPMULUDQ.Z     Z14, Z15, K1, Z15
+	VPMOVQD        Z15, Y2
+	VMOVDQU        Y2, 32(AX)
+	VMOVDQA64.Z    Z16, K1, Z15
+	VEXTRACTI64X4  $0x01, Z15, Y2
+	VPORD          Y15, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X9
+	VPORD          X2, X9, X9
+	VPSHUFD        $0x4e, X9, X2
+	VPORD          X2, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(AX)
+	VPBROADCASTQ   912(CX), Z15
+	VPBROADCASTQ   920(CX), Z16
+	VPBROADCASTQ   960(CX), Z17
+	VPANDQ         Z15, Z1, Z19
+	VPANDNQ        Z1, Z15, Z1
+	VPTESTMQ       Z19, Z16, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z15
+	VPTESTMQ       Z1, Z16, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z15
+	VPANDNQ        Z19, Z16, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z15
+	VPORQ          Z16, Z17, Z17
+	VPANDNQ        Z1, Z17, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z15
+	VPMOVQB        Z18, X1
+	VMOVQ          X1, 60(BX)
+	VPMOVQB        Z15, X1
+	VMOVQ          X1, 68(BX)
+	VPMULUDQ       Z14, Z18, Z1
+	VPSLLQ         $0x02, Z14, Z14
+	VPSUBQ         Z1, Z14, Z14
+	VPMOVQD        Z14, Y2
+	VMOVDQU        Y2, (AX)
+	VPMULUDQ       Z1, Z15, Z15
+	VPUNPCKLDQ     Z15, Z1, Z14
+	VPUNPCKHDQ     Z15, Z1, Z1
+	VPADDD         Z1, Z14, Z14
+	VPUNPCKLDQ     Z0, Z0, Z1
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z14, Z0
+	VPUNPCKHQDQ    Z1, Z14, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(BX)
+	VPEXTRD        $0x01, X0, 44(BX)
+	VPEXTRD        $0x02, X0, AX
+	ADDL           AX, 40(BX)
+	JMP            arrive
+
+nobody:
+	XORQ           AX, AX
+	MOVQ           a+16(FP), DX
+	MOVQ           AX, 48(DX)
+	MOVQ           s+24(FP), AX
+	VMOVDQU64      960(CX), Z0
+	MOVQ           24(SP), DX
+	VPMOVZXWQ      (DX), Z1
+	VPTESTMQ       Z1, Z1, K1
+	VPBROADCASTQ   904(CX), Z14
+	VPANDNQ.Z      Z0, Z14, K1, Z0
+	VPBROADCASTQ   936(CX), Z14
+	VPBROADCASTQ   944(CX), Z15
+	VPTESTMQ       Z14, Z0, K1
+	VPTESTMQ       Z15, Z0, K2
+	VPORQ          Z14, Z15, Z16
+	VPANDNQ        Z0, Z16, Z16
+	VPTESTMQ       Z16, Z16, K3
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K2, Z17
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z17
+	VPBROADCASTQ   avx512_22<>+0(SB), K3, Z17
+	VPANDQ         Z15, Z0, Z15
+	VPANDQ         Z14, Z0, K1, Z15
+	VMOVDQA64      Z16, K3, Z15
+	KORW           K1, K3, K4
+	KANDW          K2, K4, K4
+	KANDW          K1, K3, K1
+	VPBROADCASTQ.Z avx512_20<>+0(SB), K4, Z14
+	VPBROADCASTQ   avx512_21<>+0(SB), K1, Z14
+	VPTESTMQ       Z15, Z15, K1
+	VPADDQ.BCST    avx512_23<>+0(SB), Z15, Z16
+	VPTESTNMQ      Z16, Z15, K1, K1
+	VPSUBQ         Z14, Z17, Z14
+	VPMULUDQ.Z     Z1, Z14, K1, Z14
+	VPMOVQD        Z14, Y2
+	VMOVDQU        Y2, 32(AX)
+	VMOVDQA64.Z    Z15, K1, Z14
+	VEXTRACTI64X4  $0x01, Z14, Y2
+	VPORD          Y14, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X9
+	VPORD          X2, X9, X9
+	VPSHUFD        $0x4e, X9, X2
+	VPORD          X2, X9, X9
+	VMOVQ          X9, X9
+	VMOVDQU        Y9, 64(AX)
+	VPBROADCASTQ   912(CX), Z14
+	VPBROADCASTQ   920(CX), Z15
+	VPBROADCASTQ   960(CX), Z16
+	VPANDQ         Z14, Z0, Z18
+	VPANDNQ        Z0, Z14, Z0
+	VPTESTMQ       Z18, Z15, K1
+	VPBROADCASTQ.Z avx512_21<>+0(SB), K1, Z14
+	VPTESTMQ       Z0, Z15, K1
+	VPBROADCASTQ   avx512_24<>+0(SB), K1, Z14
+	VPANDNQ        Z18, Z15, Z18
+	VPTESTMQ       Z18, Z18, K1
+	VPBROADCASTQ   avx512_25<>+0(SB), K1, Z14
+	VPORQ          Z15, Z16, Z16
+	VPANDNQ        Z0, Z16, Z18
+	VPTESTMQ       Z18, Z18, K1
+	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z14
+	VPMOVQB        Z17, X0
+	VMOVQ          X0, 60(BX)
+	VPMOVQB        Z14, X0
+	VMOVQ          X0, 68(BX)
+	VPMULUDQ       Z1, Z17, Z0
+	VPSLLQ         $0x02, Z1, Z1
+	VPSUBQ         Z0, Z1, Z1
+	VPMOVQD        Z1, Y1
+	VMOVDQU        Y1, (AX)
+	VPMULUDQ       Z0, Z14, Z14
+	VPUNPCKLDQ     Z14, Z0, Z1
+	VPUNPCKHDQ     Z14, Z0, Z14
+	VPADDD         Z14, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z14
+	VPUNPCKHDQ     Z0, Z0, Z0
+	VPADDD         Z0, Z14, Z14
+	VPUNPCKLQDQ    Z14, Z1, Z0
+	VPUNPCKHQDQ    Z14, Z1, Z1
+	VPADDD         Z1, Z0, Z0
+	VEXTRACTI64X4  $0x01, Z0, Y1
+	VPADDD         Y0, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X0
+	VPADDD         X1, X0, X0
+	VMOVD          X0, 36(BX)
+	VPEXTRD        $0x01, X0, 44(BX)
+	JMP            arrive
+
+many:
+	XORQ AX, AX
+	MOVQ a+16(FP), CX
+	MOVQ AX, 48(CX)
+	MOVQ 128(SP), AX
+	MOVQ AX, done+48(FP)
+	MOVB $0x02, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+arrive:
+	CMPQ         232(SP), $0x03
+	JLE          empty3
+	MOVQ         64(SP), AX
+	VMOVDQU32    avx512_78<>+0(SB), Z0
+	VMOVDQU32    avx512_79<>+0(SB), Z1
+	VMOVDQU32    avx512_80<>+0(SB), Z14
+	VMOVDQU32    avx512_81<>+0(SB), Z15
+	VMOVDQU32    avx512_82<>+0(SB), Z16
+	VMOVDQU32    avx512_83<>+0(SB), Z17
+	VPBROADCASTD avx512_6<>+0(SB), Z21
+	MOVQ         $0x00000030, CX
+	MOVQ         $0x00000006, DX
+	VBROADCASTSS avx512_77<>+0(SB), Z20
+	MOVQ         88(SP), SI
+	VPMOVZXWD    (SI), Y2
+	MOVQ         trail+32(FP), SI
+	ADDQ         $0x30, SI
+	VMOVDQU32    32(SI), Y3
+	MOVQ         72(SP), SI
+	VPBROADCASTD 16(SI), Z19
+	VBROADCASTSS 240(SP), Z18
+	MOVQ         80(SP), SI
+	VPBROADCASTD 4(SI), Z22
+	VPADDD       Z22, Z22, Z22
+	KMOVW        896(AX)(DX*1), K1
+	VMOVDQU32    (AX)(CX*4), Z24
+	VPMOVZXWD    256(AX)(CX*2), Z23
+	VPADDD       Z24, Z23, Z23
+	VCVTUDQ2PS   Z24, Z25
+	VCVTUDQ2PS   Z23, Z23
+	VDIVPS.Z     Z23, Z25, K1, Z23
+	VPMOVZXBD    704(AX)(CX*1), Z25
+	VPMOVZXBD    160(SP)(CX*1), Z26
+	VPADDD       Z21, Z24, Z21
+	VPSRLD       $0x07, Z21, Z21
+	VPERMD       Z2, Z25, Z24
+	VPSUBD       Z24, Z21, Z21
+	VPERMD       Z1, Z26, Z1
+	VPSLLVD      Z1, Z21, Z21
+	VPERMPS      Z0, Z26, Z0
+	VPMINUD      Z22, Z21, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z18, Z1, Z1
+	KMOVW        224(SP)(DX*1), K2
+	VPERMD.Z     Z3, Z25, K2, Z24
+	VPADDD       Z21, Z24, Z24
+	VPMINUD      Z22, Z24, Z24
+	VCVTUDQ2PS   Z24, Z24
+	VMULPS       Z18, Z24, Z24
+	VPERMPS      Z14, Z26, Z14
+	VPSRLD       $0x04, Z26, Z26
+	VPERMPS      Z15, Z26, Z15
+	KMOVW        960(AX)(DX*1), K2
+	VMOVAPS      Z20, K2, Z15
+	VPERMPS      Z17, Z26, Z20
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
+	VPMINUD.BCST avx512_84<>+0(SB), Z17, Z17
+	VCVTDQ2PS    Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VCVTDQ2PS    Z18, Z18
+	VMULPS.BCST  avx512_86<>+0(SB), Z18, Z18
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
+	VCVTDQ2PS    Z21, Z21
+	VMULPS.BCST  avx512_87<>+0(SB), Z21, Z21
+	VPMOVSXWD    384(AX)(CX*2), Z22
+	VPSUBD.Z     Z22, Z19, K1, Z22
+	VPMINUD.BCST avx512_88<>+0(SB), Z22, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
+	VPERMPS.Z    Z16, Z25, K1, Z16
+	MOVQ         120(SP), AX
+	VUNPCKLPS    Z1, Z0, Z19
+	VUNPCKHPS    Z1, Z0, Z0
+	VUNPCKLPS    Z23, Z24, Z1
+	VUNPCKHPS    Z23, Z24, Z23
+	VUNPCKLPD    Z1, Z19, Z24
+	VUNPCKHPD    Z1, Z19, Z1
+	VUNPCKLPD    Z23, Z0, Z19
+	VUNPCKHPD    Z23, Z0, Z0
+	VUNPCKLPS    Z18, Z17, Z23
+	VUNPCKHPS    Z18, Z17, Z17
+	VUNPCKLPS    Z20, Z15, Z18
+	VUNPCKHPS    Z20, Z15, Z15
+	VUNPCKLPD    Z18, Z23, Z20
+	VUNPCKHPD    Z18, Z23, Z18
+	VUNPCKLPD    Z15, Z17, Z23
+	VUNPCKHPD    Z15, Z17, Z15
+	VUNPCKLPS    Z22, Z21, Z17
+	VUNPCKHPS    Z22, Z21, Z21
+	VUNPCKLPS    Z14, Z16, Z22
+	VUNPCKHPS    Z14, Z16, Z14
+	VUNPCKLPD    Z22, Z17, Z16
+	VUNPCKHPD    Z22, Z17, Z17
+	VUNPCKLPD    Z14, Z21, Z22
+	VUNPCKHPD    Z14, Z21, Z14
+	VSHUFF32X4   $0x44, Z20, Z24, Z21
+	VSHUFF32X4   $0xee, Z20, Z24, Z20
+	VSHUFF32X4   $0x44, Z1, Z16, Z24
+	VSHUFF32X4   $0xee, Z1, Z16, Z1
+	VSHUFF32X4   $0x88, Z24, Z21, Z16
+	VSHUFF32X4   $0xdd, Z24, Z21, Z21
+	VSHUFF32X4   $0x88, Z1, Z20, Z24
+	VSHUFF32X4   $0xdd, Z1, Z20, Z1
+	VSHUFF32X4   $0x44, Z17, Z18, Z20
+	VSHUFF32X4   $0xee, Z17, Z18, Z17
+	VSHUFF32X4   $0x44, Z23, Z19, Z18
+	VSHUFF32X4   $0xee, Z23, Z19, Z19
+	VSHUFF32X4   $0x88, Z18, Z20, Z23
+	VSHUFF32X4   $0xdd, Z18, Z20, Z18
+	VSHUFF32X4   $0x88, Z19, Z17, Z20
+	VSHUFF32X4   $0xdd, Z19, Z17, Z17
+	VSHUFF32X4   $0x44, Z0, Z22, Z19
+	VSHUFF32X4   $0xee, Z0, Z22, Z0
+	VSHUFF32X4   $0x44, Z14, Z15, Z22
+	VSHUFF32X4   $0xee, Z14, Z15, Z14
+	VSHUFF32X4   $0x88, Z22, Z19, Z15
+	VSHUFF32X4   $0xdd, Z22, Z19, Z19
+	VSHUFF32X4   $0x88, Z14, Z0, Z22
+	VSHUFF32X4   $0xdd, Z14, Z0, Z0
+	VMOVNTPS     Z16, 2368(AX)
+	VMOVNTPS     Z23, 2432(AX)
+	VMOVNTPS     Z15, 2496(AX)
+	VMOVNTPS     Z21, 2560(AX)
+	VMOVNTPS     Z18, 2624(AX)
+	VMOVNTPS     Z19, 2688(AX)
+	VMOVNTPS     Z24, 2752(AX)
+	VMOVNTPS     Z20, 2816(AX)
+	VMOVNTPS     Z22, 2880(AX)
+	VMOVNTPS     Z1, 2944(AX)
+	VMOVNTPS     Z17, 3008(AX)
+	VMOVNTPS     Z0, 3072(AX)
+	JMP          written3
+
+empty3:
+	MOVQ     120(SP), AX
+	VPXORD   Z13, Z13, Z13
+	VMOVNTPS Z13, 2368(AX)
+	VMOVNTPS Z13, 2432(AX)
+	VMOVNTPS Z13, 2496(AX)
+	VMOVNTPS Z13, 2560(AX)
+	VMOVNTPS Z13, 2624(AX)
+	VMOVNTPS Z13, 2688(AX)
+	VMOVNTPS Z13, 2752(AX)
+	VMOVNTPS Z13, 2816(AX)
+	VMOVNTPS Z13, 2880(AX)
+	VMOVNTPS Z13, 2944(AX)
+	VMOVNTPS Z13, 3008(AX)
+	VMOVNTPS Z13, 3072(AX)
+
+written3:
+	MOVQ            8(SP), AX
+	MOVL            20(AX), AX
+	MOVQ            f+8(FP), CX
+	MOVL            72(CX), CX
+	SUBL            AX, CX
+	MOVQ            144(SP), DX
+	MOVQ            DX, SI
+	SHRQ            $0x1e, SI
+	XORQ            SI, DX
+	MOVQ            $0xbf58476d1ce4e5b9, SI
+	IMULQ           SI, DX
+	MOVQ            DX, SI
+	SHRQ            $0x1b, SI
+	XORQ            SI, DX
+	MOVQ            $0x94d049bb133111eb, SI
+	IMULQ           SI, DX
+	MOVQ            DX, SI
+	SHRQ            $0x1f, SI
+	XORQ            SI, DX
+	MOVQ            f+8(FP), SI
+	MOVQ            96(SI), SI
+	SHLQ            $0x04, SI
+	BZHIQ           SI, DX, DX
+	VPBROADCASTQ    DX, Z0
+	VMOVDQU16       avx512_48<>+0(SB), Z1
+	VPERMW          Z0, Z1, Z0
+	MOVQ            152(SP), DX
+	VBROADCASTI32X4 (DX), Z1
+	VPCMPUW         $0x05, Z1, Z0, K1
+	KMOVD           K1, DX
+	ANDL            $0x7f7f7f7f, DX
+	POPCNTL         DX, DX
+	MOVQ            32(SP), SI
+	LEAQ            (SI)(AX*8), SI
+	MOVQ            40(SP), DI
+	LEAQ            (DI)(AX*4), DI
+	MOVQ            f+8(FP), R8
+	MOVQ            88(R8), R8
+	MOVQ            136(SP), R9
+	VPBROADCASTQ    R9, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
+	VPSRLQ          $0x1e, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1b, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPMULLQ         Z1, Z0, Z0
+	VPSRLQ          $0x1f, Z0, Z1
+	VPXORQ          Z1, Z0, Z0
+	VPANDQ.BCST     avx512_52<>+0(SB), Z0, Z1
+	MOVQ            8(SP), R9
+	MOVL            16(R9), R9
+	SHLQ            $0x30, R9
+	VPBROADCASTQ    R9, Z14
+	VPORQ           Z14, Z1, Z1
+	VMOVDQU64       Z1, (SI)
+	VPSRLQ          $0x0c, Z0, Z1
+	VPANDQ.BCST     avx512_29<>+0(SB), Z1, Z1
+	VMOVDQU64       (R8), Z14
+	VPERMB          Z14, Z1, Z1
+	VPANDQ.BCST     avx512_28<>+0(SB), Z1, Z1
+	VPSRLQ          $0x08, Z0, Z14
+	VPANDQ.BCST     avx512_30<>+0(SB), Z14, Z14
+	VPTESTMQ.BCST   avx512_31<>+0(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_20<>+0(SB), Z14, K1, Z14
+	VPSLLQ          $0x02, Z1, Z1
+	VPSLLQ          $0x18, Z14, Z14
+	VPORQ           Z14, Z1, Z0
+	VPMOVQD         Z0, Y0
+	VMOVDQU         Y0, (DI)
+	MOVL            CX, SI
+	MOVQ            $0x00000008, DI
+	CMPQ            SI, DI
+	CMOVQLT         SI, DI
+	CMPQ            DX, DI
+	CMOVQLT         DX, DI
+	MOVQ            $-1, SI
+	BZHIQ           DI, SI, SI
+	KMOVB           SI, K1
+	VMOVDQA64.Z     Z1, K1, Z1
+	CMPQ            DX, $0x08
+	JHI             flood
+	VEXTRACTI64X4   $0x01, Z1, Y0
+	VPADDD          Y1, Y0, Y0
+	VEXTRACTI128    $0x01, Y0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0x4e, X0, X1
+	VPADDD          X1, X0, X0
+	VPSHUFD         $0xb1, X0, X1
+	VPADDD          X1, X0, X0
+	VMOVD           X0, SI
+	ADDL            SI, 48(BX)
+	ADDL            DX, 76(BX)
+	CMPL            DX, CX
+	JHI             full
+	ADDL            DX, AX
+	MOVL            AX, 20(BX)
+	JMP             stepped
+
+full:
+	SUBL CX, DX
+	ADDL DX, 92(BX)
+	ADDL DX, 88(BX)
+	ADDL AX, CX
+	MOVL CX, 20(BX)
+	JMP  stepped
+
+flood:
+	MOVQ 128(SP), AX
+	MOVQ AX, done+48(FP)
+	MOVB $0x03, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
+stepped:
+	MOVQ  (SP), AX
+	MOVQ  AX, CX
+	MOVQ  8(SP), AX
+	MOVQ  AX, BX
+	MOVQ  a+16(FP), AX
+	MOVQ  48(AX), DX
+	TESTQ DX, DX
+	JZ    charged
+
+charge:
+	TZCNTQ  DX, SI
+	MOVBLZX 704(CX)(SI*1), DI
+	XORL    R8, R8
+	TESTL   DI, DI
+	MOVBLZX 36(AX)(DI*1), R10
+	CMOVLNE R10, R8
+	MOVL    $0x00000002, R9
+	MOVQ    936(CX), R10
+	BTQ     SI, R10
+	SBBL    $0x00, R9
+	MOVQ    944(CX), R10
+	BTQ     SI, R10
+	SBBL    $0x00, R9
+	MOVQ    944(CX), R10
+	BTQ     SI, R10
+	SBBL    $0x00, R9
+	MOVL    (CX)(SI*4), SI
+	ADDL    $0x7f, SI
+	SHRL    $0x07, SI
+	MOVQ    24(SP), R10
+	MOVWLZX (R10)(DI*2), R10
+	SUBL    R10, SI
+	SHLXL   R9, SI, SI
+	ADDL    SI, SI
+	MOVL    $0x000000c8, DI
+	CMPL    SI, DI
+	CMOVLHI DI, SI
+	ADDL    $0x64, SI
+	IMULL   R8, SI
+	ADDL    SI, 52(BX)
+	ADDL    R8, 112(BX)
+	BLSRQ   DX, DX
+	JNZ     charge
+
+charged:
+	MOVL    32(BX), AX
+	ADDL    36(BX), AX
+	MOVQ    16(SP), CX
+	MOVL    4(CX), CX
+	IMUL3Q  $+100, AX, DX
+	XORL    AX, AX
+	IMUL3Q  $+100, CX, SI
+	CMPQ    DX, SI
+	ADCL    $0x00, AX
+	IMUL3Q  $+80, CX, SI
+	CMPQ    DX, SI
+	ADCL    $0x00, AX
+	IMUL3Q  $+95, CX, SI
+	CMPQ    DX, SI
+	ADCL    $0x00, AX
+	CMPQ    SI, DX
+	ADCL    $0x00, 116(BX)
+	LEAQ    avx512_108<>+0(SB), CX
+	MOVQ    (CX)(AX*8), CX
+	ADDL    CX, 28(BX)
+	MOVL    20(BX), AX
+	ADDL    AX, 24(BX)
+	XORL    CX, CX
+	MOVL    16(BX), AX
+	MOVQ    f+8(FP), DX
+	CMPL    AX, 64(DX)
+	SETGE   CL
+	MOVQ    run+0(FP), AX
+	MOVQ    144(AX), AX
+	MOVL    CX, (BX)(AX*1)
+	MOVQ    128(SP), AX
+	MOVQ    run+0(FP), DX
+	MOVBLZX 176(DX), DX
+	ANDL    CX, DX
+	MOVQ    run+0(FP), BX
+	MOVQ    160(BX), BX
+	MOVB    DL, (BX)(AX*1)
+	MOVQ    run+0(FP), DX
+	MOVBLZX 177(DX), DX
+	ANDL    CX, DX
+	MOVQ    run+0(FP), CX
+	MOVQ    168(CX), CX
+	MOVB    DL, (CX)(AX*1)
+	MOVQ    s+24(FP), AX
+	MOVQ    trail+32(FP), CX
+	VMOVDQU 32(AX), Y0
+	VMOVDQU Y0, 80(CX)
+	MOVQ    64(AX), AX
+	MOVQ    AX, 112(CX)
+	VMOVDQU (SP), Y0
+	VMOVDQU Y0, 64(SP)
+	MOVQ    run+0(FP), AX
+	VPADDQ  64(AX), Y0, Y0
+	VMOVDQU Y0, (SP)
+	VMOVDQU 32(SP), Y0
+	VMOVDQU Y0, 96(SP)
+	MOVQ    run+0(FP), AX
+	VPADDQ  96(AX), Y0, Y0
+	VMOVDQU Y0, 32(SP)
+	MOVQ    128(SP), AX
+	INCQ    AX
+	MOVQ    AX, 128(SP)
+	MOVQ    envs+40(FP), CX
+	CMPQ    AX, CX
+	JGE     untouched
+	JMP     environment
+
+untouched:
+	MOVQ       128(SP), CX
+	DECQ       CX
+	JS         rewarded4
+	MOVQ       72(SP), BX
+	MOVL       32(BX), SI
+	ADDL       36(BX), SI
+	MOVQ       80(SP), AX
+	MOVL       4(AX), AX
+	MOVQ       run+0(FP), DX
+	MOVQ       224(DX), R8
+	IMUL3Q     $+100, SI, DI
+	XORL       DX, DX
+	IMUL3Q     $+100, AX, R9
+	CMPQ       DI, R9
+	ADCL       $0x00, DX
+	IMUL3Q     $+95, AX, R9
+	CMPQ       DI, R9
+	ADCL       $0x00, DX
+	IMUL3Q     $+85, AX, R9
+	CMPQ       DI, R9
+	ADCL       $0x00, DX
+	LEAQ       avx512_105<>+0(SB), AX
+	MOVQ       (AX)(DX*8), AX
+	IMULQ      24(R8), AX
+	MOVQ       AX, DI
+	MOVL       88(BX), AX
+	MOVL       $0x00000007, DX
+	CMPQ       AX, DX
+	CMOVQHI    DX, AX
+	LEAQ       avx512_106<>+0(SB), DX
+	MOVQ       (DX)(AX*8), DX
+	IMULQ      (R8), DX
+	ADDQ       DX, DI
+	MOVQ       80(SP), R9
+	MOVL       8(R9), R9
+	MOVQ       8(BX), AX
+	CMPQ       AX, R9
+	CMOVQHI    R9, AX
+	SHLQ       $0x18, AX
+	XORL       DX, DX
+	DIVQ       R9
+	IMULQ      8(R8), AX
+	ADDQ       AX, DI
+	MOVLQSX    28(BX), AX
+	SHLQ       $0x1a, AX
+	MOVQ       f+8(FP), DX
+	MOVL       64(DX), R9
+	IMUL3Q     $+100, R9, R9
+	CQO
+	IDIVQ      R9
+	SARQ       $0x3f, DX
+	ADDQ       AX, DX
+	MOVQ       DX, AX
+	IMULQ      16(R8), AX
+	ADDQ       AX, DI
+	MOVL       40(BX), AX
+	ADDL       44(BX), AX
+	MOVL       $0x00000001, R9
+	CMPL       SI, R9
+	CMOVLHI    SI, R9
+	IMUL3Q     $+20, R9, R9
+	SHLQ       $0x18, AX
+	XORL       DX, DX
+	DIVQ       R9
+	IMULQ      32(R8), AX
+	ADDQ       AX, DI
+	MOVL       52(BX), DX
+	MOVL       56(BX), AX
+	ADDQ       DX, DX
+	MOVL       $0x00000bb8, SI
+	CMPQ       DX, SI
+	CMOVQHI    SI, DX
+	MOVQ       $0xd1b71758e219652c, SI
+	SHLQ       $0x18, DX
+	MULXQ      SI, DX, SI
+	SHRQ       $0x0d, SI
+	IMULQ      40(R8), SI
+	SUBQ       SI, DI
+	MOVQ       $0xa3d70a3d70a3d70b, SI
+	MOVQ       AX, DX
+	SHLQ       $0x18, DX
+	MULXQ      SI, AX, DX
+	SHRQ       $0x06, DX
+	IMULQ      48(R8), DX
+	SUBQ       DX, DI
+	MOVQ       $0x0064000000000000, AX
+	ADDQ       AX, DI
+	MOVQ       $0xa3d70a3d70a3d70b, AX
+	MOVQ       DI, DX
+	MULXQ      AX, AX, DX
+	SHRQ       $0x0a, DX
+	MOVQ       $0x0000100000000000, AX
+	SUBQ       AX, DX
+	MOVQ       DX, AX
+	SUBQ       (BX), AX
+	MOVQ       DX, (BX)
+	VXORPS     X0, X0, X0
+	VCVTSI2SSQ AX, X0, X0
+	VMULSS     avx512_107<>+0(SB), X0, X0
+	MOVQ       run+0(FP), AX
+	MOVQ       152(AX), AX
+	VMOVSS     X0, (AX)(CX*4)
+
+rewarded4:
+	MOVQ 128(SP), AX
+	MOVQ AX, done+48(FP)
+	MOVB $0x00, AL
+	MOVB AL, stage+56(FP)
+	VZEROUPPER
+	RET
+
 // func holdersAVX512(b *Block, pages *[8]uint16, mul *[8]uint8, s *Shared)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, AVX512VPOPCNTDQ
 TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
@@ -8551,7 +13354,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_103<>+0(SB), K1
+	KMOVB         avx512_109<>+0(SB), K1
 	VPCMPEQQ.BCST avx512_20<>+0(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y3
@@ -8560,18 +13363,18 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VMOVDQA64.Z   Z0, K1, Z0
 	VMOVDQU       Y3, 32(CX)
 	VEXTRACTI64X4 $0x01, Z0, Y1
-	VPOR          Y0, Y1, Y1
+	VPORD         Y0, Y1, Y1
 	VEXTRACTI128  $0x01, Y1, X2
-	VPOR          X1, X2, X2
+	VPORD         X1, X2, X2
 	VPSHUFD       $0x4e, X2, X0
-	VPOR          X0, X2, X2
+	VPORD         X0, X2, X2
 	VMOVQ         X2, X2
 	VMOVDQU       Y2, 64(CX)
 	VZEROUPPER
 	RET
 
-DATA avx512_103<>+0(SB)/1, $0xfe
-GLOBL avx512_103<>(SB), RODATA|NOPTR, $1
+DATA avx512_109<>+0(SB)/1, $0xfe
+GLOBL avx512_109<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -8602,13 +13405,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KMOVQ       CX, K1
 	VMOVDQU32.Z (AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_98<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_98<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	SHRQ        $0x20, CX
@@ -8616,13 +13419,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_98<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_84<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_98<>+0(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 
@@ -8658,12 +13461,12 @@ TEXT ·removeAVX512(SB), NOSPLIT, $0-41
 	MOVB           CL, empty+40(FP)
 	VMOVDQU8       avx512_66<>+0(SB), Z3
 	VPERMB         Z1, Z3, Z3
-	VMOVDQU8       avx512_42<>+0(SB), Z7
+	VMOVDQU8       avx512_43<>+0(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z3, Z7, Z3
 	VPANDD.BCST    avx512_18<>+0(SB), Z3, Z3
-	VMOVDQU8       avx512_104<>+0(SB), Z7
+	VMOVDQU8       avx512_110<>+0(SB), Z7
 	VPSHUFB        Z3, Z7, Z7
-	VMOVDQU8       avx512_105<>+0(SB), Z8
+	VMOVDQU8       avx512_111<>+0(SB), Z8
 	VPSHUFB        Z3, Z8, Z8
 	KMOVQ          960(AX), K1
 	KNOTQ          K1, K1
@@ -8759,137 +13562,137 @@ summed:
 	VZEROUPPER
 	RET
 
-DATA avx512_104<>+0(SB)/1, $0x02
-DATA avx512_104<>+1(SB)/1, $0x01
-DATA avx512_104<>+2(SB)/1, $0x00
-DATA avx512_104<>+3(SB)/1, $0x00
-DATA avx512_104<>+4(SB)/1, $0x02
-DATA avx512_104<>+5(SB)/1, $0x01
-DATA avx512_104<>+6(SB)/1, $0x00
-DATA avx512_104<>+7(SB)/1, $0x00
-DATA avx512_104<>+8(SB)/1, $0x02
-DATA avx512_104<>+9(SB)/1, $0x01
-DATA avx512_104<>+10(SB)/1, $0x00
-DATA avx512_104<>+11(SB)/1, $0x00
-DATA avx512_104<>+12(SB)/1, $0x02
-DATA avx512_104<>+13(SB)/1, $0x01
-DATA avx512_104<>+14(SB)/1, $0x00
-DATA avx512_104<>+15(SB)/1, $0x00
-DATA avx512_104<>+16(SB)/1, $0x02
-DATA avx512_104<>+17(SB)/1, $0x01
-DATA avx512_104<>+18(SB)/1, $0x00
-DATA avx512_104<>+19(SB)/1, $0x00
-DATA avx512_104<>+20(SB)/1, $0x02
-DATA avx512_104<>+21(SB)/1, $0x01
-DATA avx512_104<>+22(SB)/1, $0x00
-DATA avx512_104<>+23(SB)/1, $0x00
-DATA avx512_104<>+24(SB)/1, $0x02
-DATA avx512_104<>+25(SB)/1, $0x01
-DATA avx512_104<>+26(SB)/1, $0x00
-DATA avx512_104<>+27(SB)/1, $0x00
-DATA avx512_104<>+28(SB)/1, $0x02
-DATA avx512_104<>+29(SB)/1, $0x01
-DATA avx512_104<>+30(SB)/1, $0x00
-DATA avx512_104<>+31(SB)/1, $0x00
-DATA avx512_104<>+32(SB)/1, $0x02
-DATA avx512_104<>+33(SB)/1, $0x01
-DATA avx512_104<>+34(SB)/1, $0x00
-DATA avx512_104<>+35(SB)/1, $0x00
-DATA avx512_104<>+36(SB)/1, $0x02
-DATA avx512_104<>+37(SB)/1, $0x01
-DATA avx512_104<>+38(SB)/1, $0x00
-DATA avx512_104<>+39(SB)/1, $0x00
-DATA avx512_104<>+40(SB)/1, $0x02
-DATA avx512_104<>+41(SB)/1, $0x01
-DATA avx512_104<>+42(SB)/1, $0x00
-DATA avx512_104<>+43(SB)/1, $0x00
-DATA avx512_104<>+44(SB)/1, $0x02
-DATA avx512_104<>+45(SB)/1, $0x01
-DATA avx512_104<>+46(SB)/1, $0x00
-DATA avx512_104<>+47(SB)/1, $0x00
-DATA avx512_104<>+48(SB)/1, $0x02
-DATA avx512_104<>+49(SB)/1, $0x01
-DATA avx512_104<>+50(SB)/1, $0x00
-DATA avx512_104<>+51(SB)/1, $0x00
-DATA avx512_104<>+52(SB)/1, $0x02
-DATA avx512_104<>+53(SB)/1, $0x01
-DATA avx512_104<>+54(SB)/1, $0x00
-DATA avx512_104<>+55(SB)/1, $0x00
-DATA avx512_104<>+56(SB)/1, $0x02
-DATA avx512_104<>+57(SB)/1, $0x01
-DATA avx512_104<>+58(SB)/1, $0x00
-DATA avx512_104<>+59(SB)/1, $0x00
-DATA avx512_104<>+60(SB)/1, $0x02
-DATA avx512_104<>+61(SB)/1, $0x01
-DATA avx512_104<>+62(SB)/1, $0x00
-DATA avx512_104<>+63(SB)/1, $0x00
-GLOBL avx512_104<>(SB), RODATA|NOPTR, $64
+DATA avx512_110<>+0(SB)/1, $0x02
+DATA avx512_110<>+1(SB)/1, $0x01
+DATA avx512_110<>+2(SB)/1, $0x00
+DATA avx512_110<>+3(SB)/1, $0x00
+DATA avx512_110<>+4(SB)/1, $0x02
+DATA avx512_110<>+5(SB)/1, $0x01
+DATA avx512_110<>+6(SB)/1, $0x00
+DATA avx512_110<>+7(SB)/1, $0x00
+DATA avx512_110<>+8(SB)/1, $0x02
+DATA avx512_110<>+9(SB)/1, $0x01
+DATA avx512_110<>+10(SB)/1, $0x00
+DATA avx512_110<>+11(SB)/1, $0x00
+DATA avx512_110<>+12(SB)/1, $0x02
+DATA avx512_110<>+13(SB)/1, $0x01
+DATA avx512_110<>+14(SB)/1, $0x00
+DATA avx512_110<>+15(SB)/1, $0x00
+DATA avx512_110<>+16(SB)/1, $0x02
+DATA avx512_110<>+17(SB)/1, $0x01
+DATA avx512_110<>+18(SB)/1, $0x00
+DATA avx512_110<>+19(SB)/1, $0x00
+DATA avx512_110<>+20(SB)/1, $0x02
+DATA avx512_110<>+21(SB)/1, $0x01
+DATA avx512_110<>+22(SB)/1, $0x00
+DATA avx512_110<>+23(SB)/1, $0x00
+DATA avx512_110<>+24(SB)/1, $0x02
+DATA avx512_110<>+25(SB)/1, $0x01
+DATA avx512_110<>+26(SB)/1, $0x00
+DATA avx512_110<>+27(SB)/1, $0x00
+DATA avx512_110<>+28(SB)/1, $0x02
+DATA avx512_110<>+29(SB)/1, $0x01
+DATA avx512_110<>+30(SB)/1, $0x00
+DATA avx512_110<>+31(SB)/1, $0x00
+DATA avx512_110<>+32(SB)/1, $0x02
+DATA avx512_110<>+33(SB)/1, $0x01
+DATA avx512_110<>+34(SB)/1, $0x00
+DATA avx512_110<>+35(SB)/1, $0x00
+DATA avx512_110<>+36(SB)/1, $0x02
+DATA avx512_110<>+37(SB)/1, $0x01
+DATA avx512_110<>+38(SB)/1, $0x00
+DATA avx512_110<>+39(SB)/1, $0x00
+DATA avx512_110<>+40(SB)/1, $0x02
+DATA avx512_110<>+41(SB)/1, $0x01
+DATA avx512_110<>+42(SB)/1, $0x00
+DATA avx512_110<>+43(SB)/1, $0x00
+DATA avx512_110<>+44(SB)/1, $0x02
+DATA avx512_110<>+45(SB)/1, $0x01
+DATA avx512_110<>+46(SB)/1, $0x00
+DATA avx512_110<>+47(SB)/1, $0x00
+DATA avx512_110<>+48(SB)/1, $0x02
+DATA avx512_110<>+49(SB)/1, $0x01
+DATA avx512_110<>+50(SB)/1, $0x00
+DATA avx512_110<>+51(SB)/1, $0x00
+DATA avx512_110<>+52(SB)/1, $0x02
+DATA avx512_110<>+53(SB)/1, $0x01
+DATA avx512_110<>+54(SB)/1, $0x00
+DATA avx512_110<>+55(SB)/1, $0x00
+DATA avx512_110<>+56(SB)/1, $0x02
+DATA avx512_110<>+57(SB)/1, $0x01
+DATA avx512_110<>+58(SB)/1, $0x00
+DATA avx512_110<>+59(SB)/1, $0x00
+DATA avx512_110<>+60(SB)/1, $0x02
+DATA avx512_110<>+61(SB)/1, $0x01
+DATA avx512_110<>+62(SB)/1, $0x00
+DATA avx512_110<>+63(SB)/1, $0x00
+GLOBL avx512_110<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_105<>+0(SB)/1, $0x14
-DATA avx512_105<>+1(SB)/1, $0x14
-DATA avx512_105<>+2(SB)/1, $0x14
-DATA avx512_105<>+3(SB)/1, $0x14
-DATA avx512_105<>+4(SB)/1, $0x0f
-DATA avx512_105<>+5(SB)/1, $0x0f
-DATA avx512_105<>+6(SB)/1, $0x0f
-DATA avx512_105<>+7(SB)/1, $0x0f
-DATA avx512_105<>+8(SB)/1, $0x0a
-DATA avx512_105<>+9(SB)/1, $0x0a
-DATA avx512_105<>+10(SB)/1, $0x0a
-DATA avx512_105<>+11(SB)/1, $0x0a
-DATA avx512_105<>+12(SB)/1, $0x02
-DATA avx512_105<>+13(SB)/1, $0x02
-DATA avx512_105<>+14(SB)/1, $0x02
-DATA avx512_105<>+15(SB)/1, $0x02
-DATA avx512_105<>+16(SB)/1, $0x14
-DATA avx512_105<>+17(SB)/1, $0x14
-DATA avx512_105<>+18(SB)/1, $0x14
-DATA avx512_105<>+19(SB)/1, $0x14
-DATA avx512_105<>+20(SB)/1, $0x0f
-DATA avx512_105<>+21(SB)/1, $0x0f
-DATA avx512_105<>+22(SB)/1, $0x0f
-DATA avx512_105<>+23(SB)/1, $0x0f
-DATA avx512_105<>+24(SB)/1, $0x0a
-DATA avx512_105<>+25(SB)/1, $0x0a
-DATA avx512_105<>+26(SB)/1, $0x0a
-DATA avx512_105<>+27(SB)/1, $0x0a
-DATA avx512_105<>+28(SB)/1, $0x02
-DATA avx512_105<>+29(SB)/1, $0x02
-DATA avx512_105<>+30(SB)/1, $0x02
-DATA avx512_105<>+31(SB)/1, $0x02
-DATA avx512_105<>+32(SB)/1, $0x14
-DATA avx512_105<>+33(SB)/1, $0x14
-DATA avx512_105<>+34(SB)/1, $0x14
-DATA avx512_105<>+35(SB)/1, $0x14
-DATA avx512_105<>+36(SB)/1, $0x0f
-DATA avx512_105<>+37(SB)/1, $0x0f
-DATA avx512_105<>+38(SB)/1, $0x0f
-DATA avx512_105<>+39(SB)/1, $0x0f
-DATA avx512_105<>+40(SB)/1, $0x0a
-DATA avx512_105<>+41(SB)/1, $0x0a
-DATA avx512_105<>+42(SB)/1, $0x0a
-DATA avx512_105<>+43(SB)/1, $0x0a
-DATA avx512_105<>+44(SB)/1, $0x02
-DATA avx512_105<>+45(SB)/1, $0x02
-DATA avx512_105<>+46(SB)/1, $0x02
-DATA avx512_105<>+47(SB)/1, $0x02
-DATA avx512_105<>+48(SB)/1, $0x14
-DATA avx512_105<>+49(SB)/1, $0x14
-DATA avx512_105<>+50(SB)/1, $0x14
-DATA avx512_105<>+51(SB)/1, $0x14
-DATA avx512_105<>+52(SB)/1, $0x0f
-DATA avx512_105<>+53(SB)/1, $0x0f
-DATA avx512_105<>+54(SB)/1, $0x0f
-DATA avx512_105<>+55(SB)/1, $0x0f
-DATA avx512_105<>+56(SB)/1, $0x0a
-DATA avx512_105<>+57(SB)/1, $0x0a
-DATA avx512_105<>+58(SB)/1, $0x0a
-DATA avx512_105<>+59(SB)/1, $0x0a
-DATA avx512_105<>+60(SB)/1, $0x02
-DATA avx512_105<>+61(SB)/1, $0x02
-DATA avx512_105<>+62(SB)/1, $0x02
-DATA avx512_105<>+63(SB)/1, $0x02
-GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
+DATA avx512_111<>+0(SB)/1, $0x14
+DATA avx512_111<>+1(SB)/1, $0x14
+DATA avx512_111<>+2(SB)/1, $0x14
+DATA avx512_111<>+3(SB)/1, $0x14
+DATA avx512_111<>+4(SB)/1, $0x0f
+DATA avx512_111<>+5(SB)/1, $0x0f
+DATA avx512_111<>+6(SB)/1, $0x0f
+DATA avx512_111<>+7(SB)/1, $0x0f
+DATA avx512_111<>+8(SB)/1, $0x0a
+DATA avx512_111<>+9(SB)/1, $0x0a
+DATA avx512_111<>+10(SB)/1, $0x0a
+DATA avx512_111<>+11(SB)/1, $0x0a
+DATA avx512_111<>+12(SB)/1, $0x02
+DATA avx512_111<>+13(SB)/1, $0x02
+DATA avx512_111<>+14(SB)/1, $0x02
+DATA avx512_111<>+15(SB)/1, $0x02
+DATA avx512_111<>+16(SB)/1, $0x14
+DATA avx512_111<>+17(SB)/1, $0x14
+DATA avx512_111<>+18(SB)/1, $0x14
+DATA avx512_111<>+19(SB)/1, $0x14
+DATA avx512_111<>+20(SB)/1, $0x0f
+DATA avx512_111<>+21(SB)/1, $0x0f
+DATA avx512_111<>+22(SB)/1, $0x0f
+DATA avx512_111<>+23(SB)/1, $0x0f
+DATA avx512_111<>+24(SB)/1, $0x0a
+DATA avx512_111<>+25(SB)/1, $0x0a
+DATA avx512_111<>+26(SB)/1, $0x0a
+DATA avx512_111<>+27(SB)/1, $0x0a
+DATA avx512_111<>+28(SB)/1, $0x02
+DATA avx512_111<>+29(SB)/1, $0x02
+DATA avx512_111<>+30(SB)/1, $0x02
+DATA avx512_111<>+31(SB)/1, $0x02
+DATA avx512_111<>+32(SB)/1, $0x14
+DATA avx512_111<>+33(SB)/1, $0x14
+DATA avx512_111<>+34(SB)/1, $0x14
+DATA avx512_111<>+35(SB)/1, $0x14
+DATA avx512_111<>+36(SB)/1, $0x0f
+DATA avx512_111<>+37(SB)/1, $0x0f
+DATA avx512_111<>+38(SB)/1, $0x0f
+DATA avx512_111<>+39(SB)/1, $0x0f
+DATA avx512_111<>+40(SB)/1, $0x0a
+DATA avx512_111<>+41(SB)/1, $0x0a
+DATA avx512_111<>+42(SB)/1, $0x0a
+DATA avx512_111<>+43(SB)/1, $0x0a
+DATA avx512_111<>+44(SB)/1, $0x02
+DATA avx512_111<>+45(SB)/1, $0x02
+DATA avx512_111<>+46(SB)/1, $0x02
+DATA avx512_111<>+47(SB)/1, $0x02
+DATA avx512_111<>+48(SB)/1, $0x14
+DATA avx512_111<>+49(SB)/1, $0x14
+DATA avx512_111<>+50(SB)/1, $0x14
+DATA avx512_111<>+51(SB)/1, $0x14
+DATA avx512_111<>+52(SB)/1, $0x0f
+DATA avx512_111<>+53(SB)/1, $0x0f
+DATA avx512_111<>+54(SB)/1, $0x0f
+DATA avx512_111<>+55(SB)/1, $0x0f
+DATA avx512_111<>+56(SB)/1, $0x0a
+DATA avx512_111<>+57(SB)/1, $0x0a
+DATA avx512_111<>+58(SB)/1, $0x0a
+DATA avx512_111<>+59(SB)/1, $0x0a
+DATA avx512_111<>+60(SB)/1, $0x02
+DATA avx512_111<>+61(SB)/1, $0x02
+DATA avx512_111<>+62(SB)/1, $0x02
+DATA avx512_111<>+63(SB)/1, $0x02
+GLOBL avx512_111<>(SB), RODATA|NOPTR, $64
 
 // func prefillAVX512(b *Block, lane *Lane, budget uint64, p *Prefilled) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
@@ -8919,19 +13722,19 @@ TEXT ·prefillAVX512(SB), NOSPLIT, $0-33
 	KMOVW         DI, K1
 	VPBROADCASTD  R8, Z0
 	KMOVD         BX, K2
-	VMOVDQU8      avx512_106<>+0(SB), Y1
+	VMOVDQU8      avx512_112<>+0(SB), Y1
 	VPCOMPRESSB.Z Y1, K2, Y1
 	VPMOVZXBD     X1, Z1
 	VMOVDQU32     64(CX), Z4
 	VPERMI2D      128(CX), Z4, Z1
 	VMOVDQA32.Z   Z1, K1, Z4
-	VPADDD.BCST   avx512_57<>+0(SB), Z0, Z1
+	VPADDD.BCST   avx512_56<>+0(SB), Z0, Z1
 	VPMINUD       Z1, Z4, Z5
 	VMOVDQU16     1088(CX), Z1
 	VPCOMPRESSW.Z Z1, K2, Z1
 	VPMOVZXWD     Y1, Z1
 	VPSLLD        $0x04, Z1, Z1
-	VPORD         avx512_107<>+0(SB), Z1, Z1
+	VPORD         avx512_113<>+0(SB), Z1, Z1
 	MOVQ          BX, SI
 	VEXTRACTI64X4 $0x01, Z5, Y6
 	VPADDD        Y5, Y6, Y6
@@ -9074,13 +13877,13 @@ none:
 	VPXORD      Z3, Z3, Z3
 	VMOVDQU32.Z (AX), K1, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_98<>+0(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_98<>+0(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	SHRQ        $0x20, DX
@@ -9088,13 +13891,13 @@ none:
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_98<>+0(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_84<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_98<>+0(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 
@@ -9118,57 +13921,57 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_106<>+0(SB)/1, $0x00
-DATA avx512_106<>+1(SB)/1, $0x01
-DATA avx512_106<>+2(SB)/1, $0x02
-DATA avx512_106<>+3(SB)/1, $0x03
-DATA avx512_106<>+4(SB)/1, $0x04
-DATA avx512_106<>+5(SB)/1, $0x05
-DATA avx512_106<>+6(SB)/1, $0x06
-DATA avx512_106<>+7(SB)/1, $0x07
-DATA avx512_106<>+8(SB)/1, $0x08
-DATA avx512_106<>+9(SB)/1, $0x09
-DATA avx512_106<>+10(SB)/1, $0x0a
-DATA avx512_106<>+11(SB)/1, $0x0b
-DATA avx512_106<>+12(SB)/1, $0x0c
-DATA avx512_106<>+13(SB)/1, $0x0d
-DATA avx512_106<>+14(SB)/1, $0x0e
-DATA avx512_106<>+15(SB)/1, $0x0f
-DATA avx512_106<>+16(SB)/1, $0x10
-DATA avx512_106<>+17(SB)/1, $0x11
-DATA avx512_106<>+18(SB)/1, $0x12
-DATA avx512_106<>+19(SB)/1, $0x13
-DATA avx512_106<>+20(SB)/1, $0x14
-DATA avx512_106<>+21(SB)/1, $0x15
-DATA avx512_106<>+22(SB)/1, $0x16
-DATA avx512_106<>+23(SB)/1, $0x17
-DATA avx512_106<>+24(SB)/1, $0x18
-DATA avx512_106<>+25(SB)/1, $0x19
-DATA avx512_106<>+26(SB)/1, $0x1a
-DATA avx512_106<>+27(SB)/1, $0x1b
-DATA avx512_106<>+28(SB)/1, $0x1c
-DATA avx512_106<>+29(SB)/1, $0x1d
-DATA avx512_106<>+30(SB)/1, $0x1e
-DATA avx512_106<>+31(SB)/1, $0x1f
-GLOBL avx512_106<>(SB), RODATA|NOPTR, $32
+DATA avx512_112<>+0(SB)/1, $0x00
+DATA avx512_112<>+1(SB)/1, $0x01
+DATA avx512_112<>+2(SB)/1, $0x02
+DATA avx512_112<>+3(SB)/1, $0x03
+DATA avx512_112<>+4(SB)/1, $0x04
+DATA avx512_112<>+5(SB)/1, $0x05
+DATA avx512_112<>+6(SB)/1, $0x06
+DATA avx512_112<>+7(SB)/1, $0x07
+DATA avx512_112<>+8(SB)/1, $0x08
+DATA avx512_112<>+9(SB)/1, $0x09
+DATA avx512_112<>+10(SB)/1, $0x0a
+DATA avx512_112<>+11(SB)/1, $0x0b
+DATA avx512_112<>+12(SB)/1, $0x0c
+DATA avx512_112<>+13(SB)/1, $0x0d
+DATA avx512_112<>+14(SB)/1, $0x0e
+DATA avx512_112<>+15(SB)/1, $0x0f
+DATA avx512_112<>+16(SB)/1, $0x10
+DATA avx512_112<>+17(SB)/1, $0x11
+DATA avx512_112<>+18(SB)/1, $0x12
+DATA avx512_112<>+19(SB)/1, $0x13
+DATA avx512_112<>+20(SB)/1, $0x14
+DATA avx512_112<>+21(SB)/1, $0x15
+DATA avx512_112<>+22(SB)/1, $0x16
+DATA avx512_112<>+23(SB)/1, $0x17
+DATA avx512_112<>+24(SB)/1, $0x18
+DATA avx512_112<>+25(SB)/1, $0x19
+DATA avx512_112<>+26(SB)/1, $0x1a
+DATA avx512_112<>+27(SB)/1, $0x1b
+DATA avx512_112<>+28(SB)/1, $0x1c
+DATA avx512_112<>+29(SB)/1, $0x1d
+DATA avx512_112<>+30(SB)/1, $0x1e
+DATA avx512_112<>+31(SB)/1, $0x1f
+GLOBL avx512_112<>(SB), RODATA|NOPTR, $32
 
-DATA avx512_107<>+0(SB)/4, $0x00000000
-DATA avx512_107<>+4(SB)/4, $0x00000001
-DATA avx512_107<>+8(SB)/4, $0x00000002
-DATA avx512_107<>+12(SB)/4, $0x00000003
-DATA avx512_107<>+16(SB)/4, $0x00000004
-DATA avx512_107<>+20(SB)/4, $0x00000005
-DATA avx512_107<>+24(SB)/4, $0x00000006
-DATA avx512_107<>+28(SB)/4, $0x00000007
-DATA avx512_107<>+32(SB)/4, $0x00000008
-DATA avx512_107<>+36(SB)/4, $0x00000009
-DATA avx512_107<>+40(SB)/4, $0x0000000a
-DATA avx512_107<>+44(SB)/4, $0x0000000b
-DATA avx512_107<>+48(SB)/4, $0x0000000c
-DATA avx512_107<>+52(SB)/4, $0x0000000d
-DATA avx512_107<>+56(SB)/4, $0x0000000e
-DATA avx512_107<>+60(SB)/4, $0x0000000f
-GLOBL avx512_107<>(SB), RODATA|NOPTR, $64
+DATA avx512_113<>+0(SB)/4, $0x00000000
+DATA avx512_113<>+4(SB)/4, $0x00000001
+DATA avx512_113<>+8(SB)/4, $0x00000002
+DATA avx512_113<>+12(SB)/4, $0x00000003
+DATA avx512_113<>+16(SB)/4, $0x00000004
+DATA avx512_113<>+20(SB)/4, $0x00000005
+DATA avx512_113<>+24(SB)/4, $0x00000006
+DATA avx512_113<>+28(SB)/4, $0x00000007
+DATA avx512_113<>+32(SB)/4, $0x00000008
+DATA avx512_113<>+36(SB)/4, $0x00000009
+DATA avx512_113<>+40(SB)/4, $0x0000000a
+DATA avx512_113<>+44(SB)/4, $0x0000000b
+DATA avx512_113<>+48(SB)/4, $0x0000000c
+DATA avx512_113<>+52(SB)/4, $0x0000000d
+DATA avx512_113<>+56(SB)/4, $0x0000000e
+DATA avx512_113<>+60(SB)/4, $0x0000000f
+GLOBL avx512_113<>(SB), RODATA|NOPTR, $64
 
 // func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, AVX512VNNI, BMI, GFNI, POPCNT
@@ -9234,7 +14037,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	JZ             moved
 	VMOVDQU8       avx512_66<>+0(SB), Z9
 	VPERMB         Z0, Z9, Z9
-	VMOVDQU8       avx512_42<>+0(SB), Z10
+	VMOVDQU8       avx512_43<>+0(SB), Z10
 	VGF2P8AFFINEQB $0x00, Z9, Z10, Z9
 	VPANDD.BCST    avx512_18<>+0(SB), Z9, Z9
 	KMOVQ          avx512_69<>+0(SB), K1
@@ -9242,7 +14045,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPSHUFB        Z9, Z10, Z10
 	VMOVDQU8       avx512_68<>+0(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_108<>+0(SB), Z12
+	VMOVDQU8       avx512_114<>+0(SB), Z12
 	VPSHUFB        Z9, Z12, Z12
 	MOVQ           960(CX), R11
 	MOVQ           904(CX), R13
@@ -9321,7 +14124,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPDPWSSD       Z9, Z12, Z5
 
 weighed:
-	VPBROADCASTD  avx512_109<>+0(SB), Z9
+	VPBROADCASTD  avx512_115<>+0(SB), Z9
 	VPTESTMD      Z9, Z15, K1
 	VPUNPCKLDQ    Z3, Z2, Z9
 	VPUNPCKHDQ    Z3, Z2, Z2
@@ -9361,7 +14164,7 @@ room:
 	SUBL          R14, 40(DX)
 	VPBROADCASTQ  R9, Z2
 	VPBROADCASTQ  DI, Z3
-	KMOVB         avx512_103<>+0(SB), K1
+	KMOVB         avx512_109<>+0(SB), K1
 	VPANDQ        Z1, Z2, Z2
 	VPTESTMQ      Z2, Z2, K1, K2
 	VPBROADCASTQ  936(CX), Z4
@@ -9374,7 +14177,7 @@ room:
 	VPMOVZXBD     60(DX), Y6
 	VPMOVZXBD     68(DX), Y1
 	VPBROADCASTD  avx512_12<>+0(SB), Y7
-	VPBROADCASTD  avx512_57<>+0(SB), K3, Y7
+	VPBROADCASTD  avx512_56<>+0(SB), K3, Y7
 	VPCMPUD       $0x01, Y6, Y7, K2, K2
 	VPMULLD       Y5, Y6, Y2
 	VPMULLD       Y2, Y1, Y3
@@ -9448,9 +14251,9 @@ moved:
 	VMOVDQU8     Z0, 768(CX)
 	VMOVDQU64    (BX), Z0
 	VPBROADCASTQ R8, Z1
-	KMOVB        avx512_110<>+0(SB), K1
+	KMOVB        avx512_116<>+0(SB), K1
 	VPORQ        Z1, Z0, K1, Z0
-	KMOVB        avx512_111<>+0(SB), K1
+	KMOVB        avx512_117<>+0(SB), K1
 	VPBROADCASTQ DI, K1, Z0
 	VMOVDQU64    Z0, (BX)
 	MOVB         $0x01, AL
@@ -9464,80 +14267,80 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_108<>+0(SB)/1, $0x28
-DATA avx512_108<>+1(SB)/1, $0x14
-DATA avx512_108<>+2(SB)/1, $0x0a
-DATA avx512_108<>+3(SB)/1, $0x0a
-DATA avx512_108<>+4(SB)/1, $0x1e
-DATA avx512_108<>+5(SB)/1, $0x0f
-DATA avx512_108<>+6(SB)/1, $0x07
-DATA avx512_108<>+7(SB)/1, $0x07
-DATA avx512_108<>+8(SB)/1, $0x14
-DATA avx512_108<>+9(SB)/1, $0x0a
-DATA avx512_108<>+10(SB)/1, $0x05
-DATA avx512_108<>+11(SB)/1, $0x05
-DATA avx512_108<>+12(SB)/1, $0x04
-DATA avx512_108<>+13(SB)/1, $0x02
-DATA avx512_108<>+14(SB)/1, $0x01
-DATA avx512_108<>+15(SB)/1, $0x01
-DATA avx512_108<>+16(SB)/1, $0x28
-DATA avx512_108<>+17(SB)/1, $0x14
-DATA avx512_108<>+18(SB)/1, $0x0a
-DATA avx512_108<>+19(SB)/1, $0x0a
-DATA avx512_108<>+20(SB)/1, $0x1e
-DATA avx512_108<>+21(SB)/1, $0x0f
-DATA avx512_108<>+22(SB)/1, $0x07
-DATA avx512_108<>+23(SB)/1, $0x07
-DATA avx512_108<>+24(SB)/1, $0x14
-DATA avx512_108<>+25(SB)/1, $0x0a
-DATA avx512_108<>+26(SB)/1, $0x05
-DATA avx512_108<>+27(SB)/1, $0x05
-DATA avx512_108<>+28(SB)/1, $0x04
-DATA avx512_108<>+29(SB)/1, $0x02
-DATA avx512_108<>+30(SB)/1, $0x01
-DATA avx512_108<>+31(SB)/1, $0x01
-DATA avx512_108<>+32(SB)/1, $0x28
-DATA avx512_108<>+33(SB)/1, $0x14
-DATA avx512_108<>+34(SB)/1, $0x0a
-DATA avx512_108<>+35(SB)/1, $0x0a
-DATA avx512_108<>+36(SB)/1, $0x1e
-DATA avx512_108<>+37(SB)/1, $0x0f
-DATA avx512_108<>+38(SB)/1, $0x07
-DATA avx512_108<>+39(SB)/1, $0x07
-DATA avx512_108<>+40(SB)/1, $0x14
-DATA avx512_108<>+41(SB)/1, $0x0a
-DATA avx512_108<>+42(SB)/1, $0x05
-DATA avx512_108<>+43(SB)/1, $0x05
-DATA avx512_108<>+44(SB)/1, $0x04
-DATA avx512_108<>+45(SB)/1, $0x02
-DATA avx512_108<>+46(SB)/1, $0x01
-DATA avx512_108<>+47(SB)/1, $0x01
-DATA avx512_108<>+48(SB)/1, $0x28
-DATA avx512_108<>+49(SB)/1, $0x14
-DATA avx512_108<>+50(SB)/1, $0x0a
-DATA avx512_108<>+51(SB)/1, $0x0a
-DATA avx512_108<>+52(SB)/1, $0x1e
-DATA avx512_108<>+53(SB)/1, $0x0f
-DATA avx512_108<>+54(SB)/1, $0x07
-DATA avx512_108<>+55(SB)/1, $0x07
-DATA avx512_108<>+56(SB)/1, $0x14
-DATA avx512_108<>+57(SB)/1, $0x0a
-DATA avx512_108<>+58(SB)/1, $0x05
-DATA avx512_108<>+59(SB)/1, $0x05
-DATA avx512_108<>+60(SB)/1, $0x04
-DATA avx512_108<>+61(SB)/1, $0x02
-DATA avx512_108<>+62(SB)/1, $0x01
-DATA avx512_108<>+63(SB)/1, $0x01
-GLOBL avx512_108<>(SB), RODATA|NOPTR, $64
+DATA avx512_114<>+0(SB)/1, $0x28
+DATA avx512_114<>+1(SB)/1, $0x14
+DATA avx512_114<>+2(SB)/1, $0x0a
+DATA avx512_114<>+3(SB)/1, $0x0a
+DATA avx512_114<>+4(SB)/1, $0x1e
+DATA avx512_114<>+5(SB)/1, $0x0f
+DATA avx512_114<>+6(SB)/1, $0x07
+DATA avx512_114<>+7(SB)/1, $0x07
+DATA avx512_114<>+8(SB)/1, $0x14
+DATA avx512_114<>+9(SB)/1, $0x0a
+DATA avx512_114<>+10(SB)/1, $0x05
+DATA avx512_114<>+11(SB)/1, $0x05
+DATA avx512_114<>+12(SB)/1, $0x04
+DATA avx512_114<>+13(SB)/1, $0x02
+DATA avx512_114<>+14(SB)/1, $0x01
+DATA avx512_114<>+15(SB)/1, $0x01
+DATA avx512_114<>+16(SB)/1, $0x28
+DATA avx512_114<>+17(SB)/1, $0x14
+DATA avx512_114<>+18(SB)/1, $0x0a
+DATA avx512_114<>+19(SB)/1, $0x0a
+DATA avx512_114<>+20(SB)/1, $0x1e
+DATA avx512_114<>+21(SB)/1, $0x0f
+DATA avx512_114<>+22(SB)/1, $0x07
+DATA avx512_114<>+23(SB)/1, $0x07
+DATA avx512_114<>+24(SB)/1, $0x14
+DATA avx512_114<>+25(SB)/1, $0x0a
+DATA avx512_114<>+26(SB)/1, $0x05
+DATA avx512_114<>+27(SB)/1, $0x05
+DATA avx512_114<>+28(SB)/1, $0x04
+DATA avx512_114<>+29(SB)/1, $0x02
+DATA avx512_114<>+30(SB)/1, $0x01
+DATA avx512_114<>+31(SB)/1, $0x01
+DATA avx512_114<>+32(SB)/1, $0x28
+DATA avx512_114<>+33(SB)/1, $0x14
+DATA avx512_114<>+34(SB)/1, $0x0a
+DATA avx512_114<>+35(SB)/1, $0x0a
+DATA avx512_114<>+36(SB)/1, $0x1e
+DATA avx512_114<>+37(SB)/1, $0x0f
+DATA avx512_114<>+38(SB)/1, $0x07
+DATA avx512_114<>+39(SB)/1, $0x07
+DATA avx512_114<>+40(SB)/1, $0x14
+DATA avx512_114<>+41(SB)/1, $0x0a
+DATA avx512_114<>+42(SB)/1, $0x05
+DATA avx512_114<>+43(SB)/1, $0x05
+DATA avx512_114<>+44(SB)/1, $0x04
+DATA avx512_114<>+45(SB)/1, $0x02
+DATA avx512_114<>+46(SB)/1, $0x01
+DATA avx512_114<>+47(SB)/1, $0x01
+DATA avx512_114<>+48(SB)/1, $0x28
+DATA avx512_114<>+49(SB)/1, $0x14
+DATA avx512_114<>+50(SB)/1, $0x0a
+DATA avx512_114<>+51(SB)/1, $0x0a
+DATA avx512_114<>+52(SB)/1, $0x1e
+DATA avx512_114<>+53(SB)/1, $0x0f
+DATA avx512_114<>+54(SB)/1, $0x07
+DATA avx512_114<>+55(SB)/1, $0x07
+DATA avx512_114<>+56(SB)/1, $0x14
+DATA avx512_114<>+57(SB)/1, $0x0a
+DATA avx512_114<>+58(SB)/1, $0x05
+DATA avx512_114<>+59(SB)/1, $0x05
+DATA avx512_114<>+60(SB)/1, $0x04
+DATA avx512_114<>+61(SB)/1, $0x02
+DATA avx512_114<>+62(SB)/1, $0x01
+DATA avx512_114<>+63(SB)/1, $0x01
+GLOBL avx512_114<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_109<>+0(SB)/4, $0xffe00000
-GLOBL avx512_109<>(SB), RODATA|NOPTR, $4
+DATA avx512_115<>+0(SB)/4, $0xffe00000
+GLOBL avx512_115<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_110<>+0(SB)/1, $0x08
-GLOBL avx512_110<>(SB), RODATA|NOPTR, $1
+DATA avx512_116<>+0(SB)/1, $0x08
+GLOBL avx512_116<>(SB), RODATA|NOPTR, $1
 
-DATA avx512_111<>+0(SB)/1, $0x04
-GLOBL avx512_111<>(SB), RODATA|NOPTR, $1
+DATA avx512_117<>+0(SB)/1, $0x04
+GLOBL avx512_117<>(SB), RODATA|NOPTR, $1
 
 // func decodeAVX512(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI, POPCNT
@@ -9545,24 +14348,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          b+0(FP), AX
 	MOVQ          set+24(FP), CX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_112<>+0(SB), Z0
+	VPBROADCASTD  avx512_118<>+0(SB), Z0
 	VPBROADCASTD  avx512_2<>+0(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_1<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_113<>+0(SB), Z1
+	VPBROADCASTD  avx512_119<>+0(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_18<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_114<>+0(SB), Z16
+	VPBROADCASTD  avx512_120<>+0(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_2<>+0(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_115<>+0(SB), Z16
+	VPBROADCASTD  avx512_121<>+0(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_6<>+0(SB), Z17
@@ -9697,7 +14500,7 @@ born:
 	POPCNTQ      SI, BX
 	ADDL         BX, 124(DX)
 	VMOVDQU8     768(AX), Z0
-	VPADDUSB     avx512_116<>+0(SB), Z0, K1, Z0
+	VPADDUSB     avx512_122<>+0(SB), Z0, K1, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         l+16(FP), DX
 	VPBROADCASTW 16(DX), Z0
@@ -9706,13 +14509,13 @@ born:
 	MOVQ         l+16(FP), BX
 	VPMOVZXBD    60(BX), Y14
 	VPTESTNMD    Y14, Y14, K2
-	VPBROADCASTD avx512_117<>+0(SB), K2, Y14
+	VPBROADCASTD avx512_123<>+0(SB), K2, Y14
 	MOVQ         worth+48(FP), BX
 	VMOVDQU32    (BX), Y15
 	MOVQ         lane+8(FP), BX
 	KMOVQ        40(BX), K2
 	KNOTQ        K2, K2
-	VPBROADCASTD avx512_118<>+0(SB), Z1
+	VPBROADCASTD avx512_124<>+0(SB), Z1
 	VMOVDQU16    Z19, 256(AX)
 	VMOVDQU16    512(AX), Z2
 	VMOVDQU16    Z18, K1, Z2
@@ -9864,89 +14667,89 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_112<>+0(SB)/4, $0x04040404
-GLOBL avx512_112<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_113<>+0(SB)/4, $0x14141414
-GLOBL avx512_113<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_114<>+0(SB)/4, $0x0a0a0a0a
-GLOBL avx512_114<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_115<>+0(SB)/4, $0x00000000
-GLOBL avx512_115<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_116<>+0(SB)/1, $0x3f
-DATA avx512_116<>+1(SB)/1, $0x3f
-DATA avx512_116<>+2(SB)/1, $0x3f
-DATA avx512_116<>+3(SB)/1, $0x3f
-DATA avx512_116<>+4(SB)/1, $0x3f
-DATA avx512_116<>+5(SB)/1, $0x3f
-DATA avx512_116<>+6(SB)/1, $0x3f
-DATA avx512_116<>+7(SB)/1, $0x3f
-DATA avx512_116<>+8(SB)/1, $0x3f
-DATA avx512_116<>+9(SB)/1, $0x3f
-DATA avx512_116<>+10(SB)/1, $0x3f
-DATA avx512_116<>+11(SB)/1, $0x3f
-DATA avx512_116<>+12(SB)/1, $0x3f
-DATA avx512_116<>+13(SB)/1, $0x3f
-DATA avx512_116<>+14(SB)/1, $0x3f
-DATA avx512_116<>+15(SB)/1, $0x3f
-DATA avx512_116<>+16(SB)/1, $0x3f
-DATA avx512_116<>+17(SB)/1, $0x3f
-DATA avx512_116<>+18(SB)/1, $0x3f
-DATA avx512_116<>+19(SB)/1, $0x3f
-DATA avx512_116<>+20(SB)/1, $0x3f
-DATA avx512_116<>+21(SB)/1, $0x3f
-DATA avx512_116<>+22(SB)/1, $0x3f
-DATA avx512_116<>+23(SB)/1, $0x3f
-DATA avx512_116<>+24(SB)/1, $0x3f
-DATA avx512_116<>+25(SB)/1, $0x3f
-DATA avx512_116<>+26(SB)/1, $0x3f
-DATA avx512_116<>+27(SB)/1, $0x3f
-DATA avx512_116<>+28(SB)/1, $0x3f
-DATA avx512_116<>+29(SB)/1, $0x3f
-DATA avx512_116<>+30(SB)/1, $0x3f
-DATA avx512_116<>+31(SB)/1, $0x3f
-DATA avx512_116<>+32(SB)/1, $0x3f
-DATA avx512_116<>+33(SB)/1, $0x3f
-DATA avx512_116<>+34(SB)/1, $0x3f
-DATA avx512_116<>+35(SB)/1, $0x3f
-DATA avx512_116<>+36(SB)/1, $0x3f
-DATA avx512_116<>+37(SB)/1, $0x3f
-DATA avx512_116<>+38(SB)/1, $0x3f
-DATA avx512_116<>+39(SB)/1, $0x3f
-DATA avx512_116<>+40(SB)/1, $0x3f
-DATA avx512_116<>+41(SB)/1, $0x3f
-DATA avx512_116<>+42(SB)/1, $0x3f
-DATA avx512_116<>+43(SB)/1, $0x3f
-DATA avx512_116<>+44(SB)/1, $0x3f
-DATA avx512_116<>+45(SB)/1, $0x3f
-DATA avx512_116<>+46(SB)/1, $0x3f
-DATA avx512_116<>+47(SB)/1, $0x3f
-DATA avx512_116<>+48(SB)/1, $0x3f
-DATA avx512_116<>+49(SB)/1, $0x3f
-DATA avx512_116<>+50(SB)/1, $0x3f
-DATA avx512_116<>+51(SB)/1, $0x3f
-DATA avx512_116<>+52(SB)/1, $0x3f
-DATA avx512_116<>+53(SB)/1, $0x3f
-DATA avx512_116<>+54(SB)/1, $0x3f
-DATA avx512_116<>+55(SB)/1, $0x3f
-DATA avx512_116<>+56(SB)/1, $0x3f
-DATA avx512_116<>+57(SB)/1, $0x3f
-DATA avx512_116<>+58(SB)/1, $0x3f
-DATA avx512_116<>+59(SB)/1, $0x3f
-DATA avx512_116<>+60(SB)/1, $0x3f
-DATA avx512_116<>+61(SB)/1, $0x3f
-DATA avx512_116<>+62(SB)/1, $0x3f
-DATA avx512_116<>+63(SB)/1, $0x3f
-GLOBL avx512_116<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_117<>+0(SB)/4, $0x00000004
-GLOBL avx512_117<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_118<>+0(SB)/4, $0x00000032
+DATA avx512_118<>+0(SB)/4, $0x04040404
 GLOBL avx512_118<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_119<>+0(SB)/4, $0x14141414
+GLOBL avx512_119<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_120<>+0(SB)/4, $0x0a0a0a0a
+GLOBL avx512_120<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_121<>+0(SB)/4, $0x00000000
+GLOBL avx512_121<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_122<>+0(SB)/1, $0x3f
+DATA avx512_122<>+1(SB)/1, $0x3f
+DATA avx512_122<>+2(SB)/1, $0x3f
+DATA avx512_122<>+3(SB)/1, $0x3f
+DATA avx512_122<>+4(SB)/1, $0x3f
+DATA avx512_122<>+5(SB)/1, $0x3f
+DATA avx512_122<>+6(SB)/1, $0x3f
+DATA avx512_122<>+7(SB)/1, $0x3f
+DATA avx512_122<>+8(SB)/1, $0x3f
+DATA avx512_122<>+9(SB)/1, $0x3f
+DATA avx512_122<>+10(SB)/1, $0x3f
+DATA avx512_122<>+11(SB)/1, $0x3f
+DATA avx512_122<>+12(SB)/1, $0x3f
+DATA avx512_122<>+13(SB)/1, $0x3f
+DATA avx512_122<>+14(SB)/1, $0x3f
+DATA avx512_122<>+15(SB)/1, $0x3f
+DATA avx512_122<>+16(SB)/1, $0x3f
+DATA avx512_122<>+17(SB)/1, $0x3f
+DATA avx512_122<>+18(SB)/1, $0x3f
+DATA avx512_122<>+19(SB)/1, $0x3f
+DATA avx512_122<>+20(SB)/1, $0x3f
+DATA avx512_122<>+21(SB)/1, $0x3f
+DATA avx512_122<>+22(SB)/1, $0x3f
+DATA avx512_122<>+23(SB)/1, $0x3f
+DATA avx512_122<>+24(SB)/1, $0x3f
+DATA avx512_122<>+25(SB)/1, $0x3f
+DATA avx512_122<>+26(SB)/1, $0x3f
+DATA avx512_122<>+27(SB)/1, $0x3f
+DATA avx512_122<>+28(SB)/1, $0x3f
+DATA avx512_122<>+29(SB)/1, $0x3f
+DATA avx512_122<>+30(SB)/1, $0x3f
+DATA avx512_122<>+31(SB)/1, $0x3f
+DATA avx512_122<>+32(SB)/1, $0x3f
+DATA avx512_122<>+33(SB)/1, $0x3f
+DATA avx512_122<>+34(SB)/1, $0x3f
+DATA avx512_122<>+35(SB)/1, $0x3f
+DATA avx512_122<>+36(SB)/1, $0x3f
+DATA avx512_122<>+37(SB)/1, $0x3f
+DATA avx512_122<>+38(SB)/1, $0x3f
+DATA avx512_122<>+39(SB)/1, $0x3f
+DATA avx512_122<>+40(SB)/1, $0x3f
+DATA avx512_122<>+41(SB)/1, $0x3f
+DATA avx512_122<>+42(SB)/1, $0x3f
+DATA avx512_122<>+43(SB)/1, $0x3f
+DATA avx512_122<>+44(SB)/1, $0x3f
+DATA avx512_122<>+45(SB)/1, $0x3f
+DATA avx512_122<>+46(SB)/1, $0x3f
+DATA avx512_122<>+47(SB)/1, $0x3f
+DATA avx512_122<>+48(SB)/1, $0x3f
+DATA avx512_122<>+49(SB)/1, $0x3f
+DATA avx512_122<>+50(SB)/1, $0x3f
+DATA avx512_122<>+51(SB)/1, $0x3f
+DATA avx512_122<>+52(SB)/1, $0x3f
+DATA avx512_122<>+53(SB)/1, $0x3f
+DATA avx512_122<>+54(SB)/1, $0x3f
+DATA avx512_122<>+55(SB)/1, $0x3f
+DATA avx512_122<>+56(SB)/1, $0x3f
+DATA avx512_122<>+57(SB)/1, $0x3f
+DATA avx512_122<>+58(SB)/1, $0x3f
+DATA avx512_122<>+59(SB)/1, $0x3f
+DATA avx512_122<>+60(SB)/1, $0x3f
+DATA avx512_122<>+61(SB)/1, $0x3f
+DATA avx512_122<>+62(SB)/1, $0x3f
+DATA avx512_122<>+63(SB)/1, $0x3f
+GLOBL avx512_122<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_123<>+0(SB)/4, $0x00000004
+GLOBL avx512_123<>(SB), RODATA|NOPTR, $4
+
+DATA avx512_124<>+0(SB)/4, $0x00000032
+GLOBL avx512_124<>(SB), RODATA|NOPTR, $4
 
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
@@ -9999,7 +14802,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST   avx512_25<>+0(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_119<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_125<>+0(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(BX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -10024,8 +14827,8 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VZEROUPPER
 	RET
 
-DATA avx512_119<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_119<>(SB), RODATA|NOPTR, $8
+DATA avx512_125<>+0(SB)/8, $0x0000000080000000
+GLOBL avx512_125<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -10069,7 +14872,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DX
 	VMOVDQU8     576(SI), Y0
-	VPBROADCASTB avx512_120<>+0(SB), Y1
+	VPBROADCASTB avx512_126<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, SI
 	ANDQ         CX, BX
@@ -10085,8 +14888,8 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_120<>+0(SB)/1, $0x01
-GLOBL avx512_120<>(SB), RODATA|NOPTR, $1
+DATA avx512_126<>+0(SB)/1, $0x01
+GLOBL avx512_126<>(SB), RODATA|NOPTR, $1
 
 // func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
@@ -10111,7 +14914,7 @@ TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
 	VPSRLD       $0x07, Z0, Z0
 	VPSLLD       $0x02, Z0, Z0
 	VPMOVZXBD    496(BX), Z5
-	VMOVDQU32    avx512_107<>+0(SB), Z6
+	VMOVDQU32    avx512_113<>+0(SB), Z6
 	VPXORD       Z3, Z3, Z3
 
 choose:
@@ -10165,7 +14968,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           free+24(FP), BX
 	PDEPQ          BX, SI, BX
 	KMOVD          AX, K2
-	VMOVDQU8       avx512_106<>+0(SB), Y0
+	VMOVDQU8       avx512_112<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K2, Y0
 	VPMOVZXBD      X0, Z1
 	VMOVDQU32      (DX), Z2
@@ -10175,29 +14978,29 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPERMB         512(DX), Y0, Y4
 	VPERMB         576(DX), Y0, Y0
 	VPMOVZXBQ      X3, Z2
-	VMOVDQU8       avx512_42<>+0(SB), Z6
+	VMOVDQU8       avx512_43<>+0(SB), Z6
 	VPSHUFB        Z3, Z6, Z6
 	VMOVDQU8.Z     Z6, K1, Z3
-	VMOVDQU8       avx512_42<>+0(SB), Z6
+	VMOVDQU8       avx512_43<>+0(SB), Z6
 	VGF2P8AFFINEQB $0x00, Z3, Z6, Z6
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z6, Z6
-	VMOVDQU8       avx512_43<>+0(SB), Z3
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z6, Z6
+	VMOVDQU8       avx512_44<>+0(SB), Z3
 	VPERMB         Z6, Z3, Z6
 	VPMOVZXBQ      60(CX), Z3
 	MOVQ           pages+32(FP), AX
 	VPMOVZXWQ      (AX), Z7
-	KMOVB          avx512_103<>+0(SB), K2
+	KMOVB          avx512_109<>+0(SB), K2
 	VPTESTNMQ      Z3, Z3, K2, K2
 	VPTESTMQ       Z6, Z6, K2, K2
 	VPXORQ         Z5, Z5, Z5
 	VPSUBQ         Z6, Z5, Z5
 	VPANDQ.Z       Z6, Z5, K2, Z5
 	VEXTRACTI64X4  $0x01, Z5, Y8
-	VPOR           Y5, Y8, Y8
+	VPORD          Y5, Y8, Y8
 	VEXTRACTI128   $0x01, Y8, X5
-	VPOR           X8, X5, X5
+	VPORD          X8, X5, X5
 	VPSHUFD        $0x4e, X5, X8
-	VPOR           X8, X5, X5
+	VPORD          X8, X5, X5
 	VMOVQ          X5, X5
 	VMOVQ          X5, AX
 	KMOVB          AX, K3
@@ -10209,12 +15012,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z1, Z2, Z2
 	VMOVDQA64      Z1, Z5
 	VMOVDQA64      Z2, K3, Z5
-	VPBROADCASTQ   avx512_121<>+0(SB), Z2
+	VPBROADCASTQ   avx512_127<>+0(SB), Z2
 	VPMINUQ        Z2, Z5, Z5
 	VPMINUQ        Z2, Z8, Z8
 	VPADDQ.BCST    avx512_23<>+0(SB), Z5, Z2
 	VPLZCNTQ       Z2, Z2
-	KMOVQ          avx512_122<>+0(SB), K3
+	KMOVQ          avx512_128<>+0(SB), K3
 	VPERMB.Z       (AX), Z2, K3, Z2
 	VMOVDQA64      Z2, Z9
 	VMOVDQU64      64(AX), Z10
@@ -10228,7 +15031,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VMOVDQU64      448(AX), Z11
 	VPERMI2Q       512(AX), Z11, Z10
 	VPMULUDQ       Z10, Z9, Z9
-	VPTESTMQ.BCST  avx512_123<>+0(SB), Z9, K1, K4
+	VPTESTMQ.BCST  avx512_129<>+0(SB), Z9, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z2, Z10
@@ -10237,7 +15040,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTQ   avx512_124<>+0(SB), Z10
+	VPBROADCASTQ   avx512_130<>+0(SB), Z10
 	VPBROADCASTQ   704(AX), Z11
 	VPMULUDQ       Z5, Z8, Z8
 	VPMULUDQ       Z5, Z5, Z5
@@ -10247,7 +15050,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z5, Z5
 	VMULPD         Z10, Z5, Z5
 	VCVTTPD2UQQ    Z5, Z5
-	VPMULLQ.BCST   avx512_125<>+0(SB), Z5, Z12
+	VPMULLQ.BCST   avx512_131<>+0(SB), Z5, Z12
 	VPSUBQ         Z12, Z8, Z12
 	VPMULUDQ       Z11, Z12, Z12
 	VCVTUQQ2PD     Z12, Z12
@@ -10260,12 +15063,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z2, Z9, Z9
 	VPADDQ         Z5, Z9, Z9
 	VPADDQ         Z12, Z9, Z9
-	VPMINUQ.BCST   avx512_126<>+0(SB), Z9, Z9
-	VPADDQ.BCST    avx512_127<>+0(SB), Z9, Z9
+	VPMINUQ.BCST   avx512_132<>+0(SB), Z9, Z9
+	VPADDQ.BCST    avx512_133<>+0(SB), Z9, Z9
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTD   avx512_112<>+0(SB), Z2
+	VPBROADCASTD   avx512_118<>+0(SB), Z2
 	VPTESTMB       Z2, Z0, K1, K3
 	VMOVDQA64.Z    Z9, K3, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
@@ -10278,7 +15081,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ.BCST    avx512_32<>+0(SB), Z1, Z1
 	VPSRLQ         $0x07, Z1, Z1
 	VPSLLQ.Z       $0x02, Z1, K1, Z1
-	VMOVDQU8       avx512_128<>+0(SB), Z2
+	VMOVDQU8       avx512_134<>+0(SB), Z2
 	VPSHUFB        Z4, Z2, Z2
 	VPMOVZXBQ      X2, Z2
 	VPMULUDQ       Z1, Z2, Z2
@@ -10321,7 +15124,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           work+48(FP), CX
 	VPMOVQD        Z9, Y0
 	KMOVQ          BX, K1
-	VMOVDQU8       avx512_129<>+0(SB), Z1
+	VMOVDQU8       avx512_64<>+0(SB), Z1
 	VPEXPANDB.Z    Z1, K1, Z1
 	VPMOVZXBD      X1, Z2
 	VPERMD         Z0, Z2, Z2
@@ -10359,158 +15162,92 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_121<>+0(SB)/8, $0x0000000002000000
-GLOBL avx512_121<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_122<>+0(SB)/8, $0x0101010101010101
-GLOBL avx512_122<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_123<>+0(SB)/8, $0xfffc000000000000
-GLOBL avx512_123<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_124<>+0(SB)/8, $0x3f50624dd2f1a9fc
-GLOBL avx512_124<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_125<>+0(SB)/8, $0x00000000000003e8
-GLOBL avx512_125<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_126<>+0(SB)/8, $0x000001f400000000
-GLOBL avx512_126<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_127<>+0(SB)/8, $0x00000000000003e7
+DATA avx512_127<>+0(SB)/8, $0x0000000002000000
 GLOBL avx512_127<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_128<>+0(SB)/1, $0x14
-DATA avx512_128<>+1(SB)/1, $0x0f
-DATA avx512_128<>+2(SB)/1, $0x0a
-DATA avx512_128<>+3(SB)/1, $0x02
-DATA avx512_128<>+4(SB)/1, $0x00
-DATA avx512_128<>+5(SB)/1, $0x00
-DATA avx512_128<>+6(SB)/1, $0x00
-DATA avx512_128<>+7(SB)/1, $0x00
-DATA avx512_128<>+8(SB)/1, $0x14
-DATA avx512_128<>+9(SB)/1, $0x0f
-DATA avx512_128<>+10(SB)/1, $0x0a
-DATA avx512_128<>+11(SB)/1, $0x02
-DATA avx512_128<>+12(SB)/1, $0x00
-DATA avx512_128<>+13(SB)/1, $0x00
-DATA avx512_128<>+14(SB)/1, $0x00
-DATA avx512_128<>+15(SB)/1, $0x00
-DATA avx512_128<>+16(SB)/1, $0x14
-DATA avx512_128<>+17(SB)/1, $0x0f
-DATA avx512_128<>+18(SB)/1, $0x0a
-DATA avx512_128<>+19(SB)/1, $0x02
-DATA avx512_128<>+20(SB)/1, $0x00
-DATA avx512_128<>+21(SB)/1, $0x00
-DATA avx512_128<>+22(SB)/1, $0x00
-DATA avx512_128<>+23(SB)/1, $0x00
-DATA avx512_128<>+24(SB)/1, $0x14
-DATA avx512_128<>+25(SB)/1, $0x0f
-DATA avx512_128<>+26(SB)/1, $0x0a
-DATA avx512_128<>+27(SB)/1, $0x02
-DATA avx512_128<>+28(SB)/1, $0x00
-DATA avx512_128<>+29(SB)/1, $0x00
-DATA avx512_128<>+30(SB)/1, $0x00
-DATA avx512_128<>+31(SB)/1, $0x00
-DATA avx512_128<>+32(SB)/1, $0x14
-DATA avx512_128<>+33(SB)/1, $0x0f
-DATA avx512_128<>+34(SB)/1, $0x0a
-DATA avx512_128<>+35(SB)/1, $0x02
-DATA avx512_128<>+36(SB)/1, $0x00
-DATA avx512_128<>+37(SB)/1, $0x00
-DATA avx512_128<>+38(SB)/1, $0x00
-DATA avx512_128<>+39(SB)/1, $0x00
-DATA avx512_128<>+40(SB)/1, $0x14
-DATA avx512_128<>+41(SB)/1, $0x0f
-DATA avx512_128<>+42(SB)/1, $0x0a
-DATA avx512_128<>+43(SB)/1, $0x02
-DATA avx512_128<>+44(SB)/1, $0x00
-DATA avx512_128<>+45(SB)/1, $0x00
-DATA avx512_128<>+46(SB)/1, $0x00
-DATA avx512_128<>+47(SB)/1, $0x00
-DATA avx512_128<>+48(SB)/1, $0x14
-DATA avx512_128<>+49(SB)/1, $0x0f
-DATA avx512_128<>+50(SB)/1, $0x0a
-DATA avx512_128<>+51(SB)/1, $0x02
-DATA avx512_128<>+52(SB)/1, $0x00
-DATA avx512_128<>+53(SB)/1, $0x00
-DATA avx512_128<>+54(SB)/1, $0x00
-DATA avx512_128<>+55(SB)/1, $0x00
-DATA avx512_128<>+56(SB)/1, $0x14
-DATA avx512_128<>+57(SB)/1, $0x0f
-DATA avx512_128<>+58(SB)/1, $0x0a
-DATA avx512_128<>+59(SB)/1, $0x02
-DATA avx512_128<>+60(SB)/1, $0x00
-DATA avx512_128<>+61(SB)/1, $0x00
-DATA avx512_128<>+62(SB)/1, $0x00
-DATA avx512_128<>+63(SB)/1, $0x00
-GLOBL avx512_128<>(SB), RODATA|NOPTR, $64
+DATA avx512_128<>+0(SB)/8, $0x0101010101010101
+GLOBL avx512_128<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_129<>+0(SB)/1, $0x00
-DATA avx512_129<>+1(SB)/1, $0x01
-DATA avx512_129<>+2(SB)/1, $0x02
-DATA avx512_129<>+3(SB)/1, $0x03
-DATA avx512_129<>+4(SB)/1, $0x04
-DATA avx512_129<>+5(SB)/1, $0x05
-DATA avx512_129<>+6(SB)/1, $0x06
-DATA avx512_129<>+7(SB)/1, $0x07
-DATA avx512_129<>+8(SB)/1, $0x08
-DATA avx512_129<>+9(SB)/1, $0x09
-DATA avx512_129<>+10(SB)/1, $0x0a
-DATA avx512_129<>+11(SB)/1, $0x0b
-DATA avx512_129<>+12(SB)/1, $0x0c
-DATA avx512_129<>+13(SB)/1, $0x0d
-DATA avx512_129<>+14(SB)/1, $0x0e
-DATA avx512_129<>+15(SB)/1, $0x0f
-DATA avx512_129<>+16(SB)/1, $0x10
-DATA avx512_129<>+17(SB)/1, $0x11
-DATA avx512_129<>+18(SB)/1, $0x12
-DATA avx512_129<>+19(SB)/1, $0x13
-DATA avx512_129<>+20(SB)/1, $0x14
-DATA avx512_129<>+21(SB)/1, $0x15
-DATA avx512_129<>+22(SB)/1, $0x16
-DATA avx512_129<>+23(SB)/1, $0x17
-DATA avx512_129<>+24(SB)/1, $0x18
-DATA avx512_129<>+25(SB)/1, $0x19
-DATA avx512_129<>+26(SB)/1, $0x1a
-DATA avx512_129<>+27(SB)/1, $0x1b
-DATA avx512_129<>+28(SB)/1, $0x1c
-DATA avx512_129<>+29(SB)/1, $0x1d
-DATA avx512_129<>+30(SB)/1, $0x1e
-DATA avx512_129<>+31(SB)/1, $0x1f
-DATA avx512_129<>+32(SB)/1, $0x20
-DATA avx512_129<>+33(SB)/1, $0x21
-DATA avx512_129<>+34(SB)/1, $0x22
-DATA avx512_129<>+35(SB)/1, $0x23
-DATA avx512_129<>+36(SB)/1, $0x24
-DATA avx512_129<>+37(SB)/1, $0x25
-DATA avx512_129<>+38(SB)/1, $0x26
-DATA avx512_129<>+39(SB)/1, $0x27
-DATA avx512_129<>+40(SB)/1, $0x28
-DATA avx512_129<>+41(SB)/1, $0x29
-DATA avx512_129<>+42(SB)/1, $0x2a
-DATA avx512_129<>+43(SB)/1, $0x2b
-DATA avx512_129<>+44(SB)/1, $0x2c
-DATA avx512_129<>+45(SB)/1, $0x2d
-DATA avx512_129<>+46(SB)/1, $0x2e
-DATA avx512_129<>+47(SB)/1, $0x2f
-DATA avx512_129<>+48(SB)/1, $0x30
-DATA avx512_129<>+49(SB)/1, $0x31
-DATA avx512_129<>+50(SB)/1, $0x32
-DATA avx512_129<>+51(SB)/1, $0x33
-DATA avx512_129<>+52(SB)/1, $0x34
-DATA avx512_129<>+53(SB)/1, $0x35
-DATA avx512_129<>+54(SB)/1, $0x36
-DATA avx512_129<>+55(SB)/1, $0x37
-DATA avx512_129<>+56(SB)/1, $0x38
-DATA avx512_129<>+57(SB)/1, $0x39
-DATA avx512_129<>+58(SB)/1, $0x3a
-DATA avx512_129<>+59(SB)/1, $0x3b
-DATA avx512_129<>+60(SB)/1, $0x3c
-DATA avx512_129<>+61(SB)/1, $0x3d
-DATA avx512_129<>+62(SB)/1, $0x3e
-DATA avx512_129<>+63(SB)/1, $0x3f
-GLOBL avx512_129<>(SB), RODATA|NOPTR, $64
+DATA avx512_129<>+0(SB)/8, $0xfffc000000000000
+GLOBL avx512_129<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_130<>+0(SB)/8, $0x3f50624dd2f1a9fc
+GLOBL avx512_130<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_131<>+0(SB)/8, $0x00000000000003e8
+GLOBL avx512_131<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_132<>+0(SB)/8, $0x000001f400000000
+GLOBL avx512_132<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_133<>+0(SB)/8, $0x00000000000003e7
+GLOBL avx512_133<>(SB), RODATA|NOPTR, $8
+
+DATA avx512_134<>+0(SB)/1, $0x14
+DATA avx512_134<>+1(SB)/1, $0x0f
+DATA avx512_134<>+2(SB)/1, $0x0a
+DATA avx512_134<>+3(SB)/1, $0x02
+DATA avx512_134<>+4(SB)/1, $0x00
+DATA avx512_134<>+5(SB)/1, $0x00
+DATA avx512_134<>+6(SB)/1, $0x00
+DATA avx512_134<>+7(SB)/1, $0x00
+DATA avx512_134<>+8(SB)/1, $0x14
+DATA avx512_134<>+9(SB)/1, $0x0f
+DATA avx512_134<>+10(SB)/1, $0x0a
+DATA avx512_134<>+11(SB)/1, $0x02
+DATA avx512_134<>+12(SB)/1, $0x00
+DATA avx512_134<>+13(SB)/1, $0x00
+DATA avx512_134<>+14(SB)/1, $0x00
+DATA avx512_134<>+15(SB)/1, $0x00
+DATA avx512_134<>+16(SB)/1, $0x14
+DATA avx512_134<>+17(SB)/1, $0x0f
+DATA avx512_134<>+18(SB)/1, $0x0a
+DATA avx512_134<>+19(SB)/1, $0x02
+DATA avx512_134<>+20(SB)/1, $0x00
+DATA avx512_134<>+21(SB)/1, $0x00
+DATA avx512_134<>+22(SB)/1, $0x00
+DATA avx512_134<>+23(SB)/1, $0x00
+DATA avx512_134<>+24(SB)/1, $0x14
+DATA avx512_134<>+25(SB)/1, $0x0f
+DATA avx512_134<>+26(SB)/1, $0x0a
+DATA avx512_134<>+27(SB)/1, $0x02
+DATA avx512_134<>+28(SB)/1, $0x00
+DATA avx512_134<>+29(SB)/1, $0x00
+DATA avx512_134<>+30(SB)/1, $0x00
+DATA avx512_134<>+31(SB)/1, $0x00
+DATA avx512_134<>+32(SB)/1, $0x14
+DATA avx512_134<>+33(SB)/1, $0x0f
+DATA avx512_134<>+34(SB)/1, $0x0a
+DATA avx512_134<>+35(SB)/1, $0x02
+DATA avx512_134<>+36(SB)/1, $0x00
+DATA avx512_134<>+37(SB)/1, $0x00
+DATA avx512_134<>+38(SB)/1, $0x00
+DATA avx512_134<>+39(SB)/1, $0x00
+DATA avx512_134<>+40(SB)/1, $0x14
+DATA avx512_134<>+41(SB)/1, $0x0f
+DATA avx512_134<>+42(SB)/1, $0x0a
+DATA avx512_134<>+43(SB)/1, $0x02
+DATA avx512_134<>+44(SB)/1, $0x00
+DATA avx512_134<>+45(SB)/1, $0x00
+DATA avx512_134<>+46(SB)/1, $0x00
+DATA avx512_134<>+47(SB)/1, $0x00
+DATA avx512_134<>+48(SB)/1, $0x14
+DATA avx512_134<>+49(SB)/1, $0x0f
+DATA avx512_134<>+50(SB)/1, $0x0a
+DATA avx512_134<>+51(SB)/1, $0x02
+DATA avx512_134<>+52(SB)/1, $0x00
+DATA avx512_134<>+53(SB)/1, $0x00
+DATA avx512_134<>+54(SB)/1, $0x00
+DATA avx512_134<>+55(SB)/1, $0x00
+DATA avx512_134<>+56(SB)/1, $0x14
+DATA avx512_134<>+57(SB)/1, $0x0f
+DATA avx512_134<>+58(SB)/1, $0x0a
+DATA avx512_134<>+59(SB)/1, $0x02
+DATA avx512_134<>+60(SB)/1, $0x00
+DATA avx512_134<>+61(SB)/1, $0x00
+DATA avx512_134<>+62(SB)/1, $0x00
+DATA avx512_134<>+63(SB)/1, $0x00
+GLOBL avx512_134<>(SB), RODATA|NOPTR, $64
 
 // func settleAVX512(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, GFNI
@@ -10521,7 +15258,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	MOVQ           b+0(FP), BX
 	MOVQ           t+16(FP), SI
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_106<>+0(SB), Y0
+	VMOVDQU8       avx512_112<>+0(SB), Y0
 	VPCOMPRESSB.Z  Y0, K1, Y0
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z0, K1, Z0
@@ -10556,25 +15293,25 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	KMOVQ          K2, AX
 	MOVQ           lane+8(FP), DX
 	ORQ            AX, 40(DX)
-	VMOVDQU8       avx512_44<>+0(SB), Z6
+	VMOVDQU8       avx512_45<>+0(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
 	VMOVDQU8.Z     Z6, K1, Z6
-	VMOVDQU8       avx512_42<>+0(SB), Z7
+	VMOVDQU8       avx512_43<>+0(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z6, Z7, Z7
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z7, Z7
-	VMOVDQU8       avx512_43<>+0(SB), Z6
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z7, Z7
+	VMOVDQU8       avx512_44<>+0(SB), Z6
 	VPERMB         Z7, Z6, Z7
 	VPORQ          896(BX), Z7, Z7
 	VMOVDQU64      Z7, 896(BX)
-	VMOVDQU8       avx512_130<>+0(SB), Z6
+	VMOVDQU8       avx512_135<>+0(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
 	VMOVDQU8       avx512_65<>+0(SB), Z5
 	VPSHUFB        Z1, Z5, Z5
 	VPORQ          Z6, Z5, Z5
-	VMOVDQU8       avx512_42<>+0(SB), Z6
+	VMOVDQU8       avx512_43<>+0(SB), Z6
 	VGF2P8AFFINEQB $0x00, Z5, Z6, Z6
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z6, Z6
-	VMOVDQU8       avx512_43<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z6, Z6
+	VMOVDQU8       avx512_44<>+0(SB), Z5
 	VPERMB         Z6, Z5, Z6
 	VPORQ          960(BX), Z6, Z6
 	VMOVDQU64      Z6, 960(BX)
@@ -10709,71 +15446,71 @@ settled:
 	VZEROUPPER
 	RET
 
-DATA avx512_130<>+0(SB)/1, $0x00
-DATA avx512_130<>+1(SB)/1, $0x00
-DATA avx512_130<>+2(SB)/1, $0x00
-DATA avx512_130<>+3(SB)/1, $0x00
-DATA avx512_130<>+4(SB)/1, $0x01
-DATA avx512_130<>+5(SB)/1, $0x01
-DATA avx512_130<>+6(SB)/1, $0x01
-DATA avx512_130<>+7(SB)/1, $0x01
-DATA avx512_130<>+8(SB)/1, $0x00
-DATA avx512_130<>+9(SB)/1, $0x00
-DATA avx512_130<>+10(SB)/1, $0x00
-DATA avx512_130<>+11(SB)/1, $0x00
-DATA avx512_130<>+12(SB)/1, $0x01
-DATA avx512_130<>+13(SB)/1, $0x01
-DATA avx512_130<>+14(SB)/1, $0x01
-DATA avx512_130<>+15(SB)/1, $0x01
-DATA avx512_130<>+16(SB)/1, $0x00
-DATA avx512_130<>+17(SB)/1, $0x00
-DATA avx512_130<>+18(SB)/1, $0x00
-DATA avx512_130<>+19(SB)/1, $0x00
-DATA avx512_130<>+20(SB)/1, $0x01
-DATA avx512_130<>+21(SB)/1, $0x01
-DATA avx512_130<>+22(SB)/1, $0x01
-DATA avx512_130<>+23(SB)/1, $0x01
-DATA avx512_130<>+24(SB)/1, $0x00
-DATA avx512_130<>+25(SB)/1, $0x00
-DATA avx512_130<>+26(SB)/1, $0x00
-DATA avx512_130<>+27(SB)/1, $0x00
-DATA avx512_130<>+28(SB)/1, $0x01
-DATA avx512_130<>+29(SB)/1, $0x01
-DATA avx512_130<>+30(SB)/1, $0x01
-DATA avx512_130<>+31(SB)/1, $0x01
-DATA avx512_130<>+32(SB)/1, $0x00
-DATA avx512_130<>+33(SB)/1, $0x00
-DATA avx512_130<>+34(SB)/1, $0x00
-DATA avx512_130<>+35(SB)/1, $0x00
-DATA avx512_130<>+36(SB)/1, $0x01
-DATA avx512_130<>+37(SB)/1, $0x01
-DATA avx512_130<>+38(SB)/1, $0x01
-DATA avx512_130<>+39(SB)/1, $0x01
-DATA avx512_130<>+40(SB)/1, $0x00
-DATA avx512_130<>+41(SB)/1, $0x00
-DATA avx512_130<>+42(SB)/1, $0x00
-DATA avx512_130<>+43(SB)/1, $0x00
-DATA avx512_130<>+44(SB)/1, $0x01
-DATA avx512_130<>+45(SB)/1, $0x01
-DATA avx512_130<>+46(SB)/1, $0x01
-DATA avx512_130<>+47(SB)/1, $0x01
-DATA avx512_130<>+48(SB)/1, $0x00
-DATA avx512_130<>+49(SB)/1, $0x00
-DATA avx512_130<>+50(SB)/1, $0x00
-DATA avx512_130<>+51(SB)/1, $0x00
-DATA avx512_130<>+52(SB)/1, $0x01
-DATA avx512_130<>+53(SB)/1, $0x01
-DATA avx512_130<>+54(SB)/1, $0x01
-DATA avx512_130<>+55(SB)/1, $0x01
-DATA avx512_130<>+56(SB)/1, $0x00
-DATA avx512_130<>+57(SB)/1, $0x00
-DATA avx512_130<>+58(SB)/1, $0x00
-DATA avx512_130<>+59(SB)/1, $0x00
-DATA avx512_130<>+60(SB)/1, $0x01
-DATA avx512_130<>+61(SB)/1, $0x01
-DATA avx512_130<>+62(SB)/1, $0x01
-DATA avx512_130<>+63(SB)/1, $0x01
-GLOBL avx512_130<>(SB), RODATA|NOPTR, $64
+DATA avx512_135<>+0(SB)/1, $0x00
+DATA avx512_135<>+1(SB)/1, $0x00
+DATA avx512_135<>+2(SB)/1, $0x00
+DATA avx512_135<>+3(SB)/1, $0x00
+DATA avx512_135<>+4(SB)/1, $0x01
+DATA avx512_135<>+5(SB)/1, $0x01
+DATA avx512_135<>+6(SB)/1, $0x01
+DATA avx512_135<>+7(SB)/1, $0x01
+DATA avx512_135<>+8(SB)/1, $0x00
+DATA avx512_135<>+9(SB)/1, $0x00
+DATA avx512_135<>+10(SB)/1, $0x00
+DATA avx512_135<>+11(SB)/1, $0x00
+DATA avx512_135<>+12(SB)/1, $0x01
+DATA avx512_135<>+13(SB)/1, $0x01
+DATA avx512_135<>+14(SB)/1, $0x01
+DATA avx512_135<>+15(SB)/1, $0x01
+DATA avx512_135<>+16(SB)/1, $0x00
+DATA avx512_135<>+17(SB)/1, $0x00
+DATA avx512_135<>+18(SB)/1, $0x00
+DATA avx512_135<>+19(SB)/1, $0x00
+DATA avx512_135<>+20(SB)/1, $0x01
+DATA avx512_135<>+21(SB)/1, $0x01
+DATA avx512_135<>+22(SB)/1, $0x01
+DATA avx512_135<>+23(SB)/1, $0x01
+DATA avx512_135<>+24(SB)/1, $0x00
+DATA avx512_135<>+25(SB)/1, $0x00
+DATA avx512_135<>+26(SB)/1, $0x00
+DATA avx512_135<>+27(SB)/1, $0x00
+DATA avx512_135<>+28(SB)/1, $0x01
+DATA avx512_135<>+29(SB)/1, $0x01
+DATA avx512_135<>+30(SB)/1, $0x01
+DATA avx512_135<>+31(SB)/1, $0x01
+DATA avx512_135<>+32(SB)/1, $0x00
+DATA avx512_135<>+33(SB)/1, $0x00
+DATA avx512_135<>+34(SB)/1, $0x00
+DATA avx512_135<>+35(SB)/1, $0x00
+DATA avx512_135<>+36(SB)/1, $0x01
+DATA avx512_135<>+37(SB)/1, $0x01
+DATA avx512_135<>+38(SB)/1, $0x01
+DATA avx512_135<>+39(SB)/1, $0x01
+DATA avx512_135<>+40(SB)/1, $0x00
+DATA avx512_135<>+41(SB)/1, $0x00
+DATA avx512_135<>+42(SB)/1, $0x00
+DATA avx512_135<>+43(SB)/1, $0x00
+DATA avx512_135<>+44(SB)/1, $0x01
+DATA avx512_135<>+45(SB)/1, $0x01
+DATA avx512_135<>+46(SB)/1, $0x01
+DATA avx512_135<>+47(SB)/1, $0x01
+DATA avx512_135<>+48(SB)/1, $0x00
+DATA avx512_135<>+49(SB)/1, $0x00
+DATA avx512_135<>+50(SB)/1, $0x00
+DATA avx512_135<>+51(SB)/1, $0x00
+DATA avx512_135<>+52(SB)/1, $0x01
+DATA avx512_135<>+53(SB)/1, $0x01
+DATA avx512_135<>+54(SB)/1, $0x01
+DATA avx512_135<>+55(SB)/1, $0x01
+DATA avx512_135<>+56(SB)/1, $0x00
+DATA avx512_135<>+57(SB)/1, $0x00
+DATA avx512_135<>+58(SB)/1, $0x00
+DATA avx512_135<>+59(SB)/1, $0x00
+DATA avx512_135<>+60(SB)/1, $0x01
+DATA avx512_135<>+61(SB)/1, $0x01
+DATA avx512_135<>+62(SB)/1, $0x01
+DATA avx512_135<>+63(SB)/1, $0x01
+GLOBL avx512_135<>(SB), RODATA|NOPTR, $64
 
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
@@ -10842,13 +15579,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPSHUFD       $0xb1, X2, X1
 	VPADDD        X1, X2, X2
 	VMOVD         X2, AX
-	VPBROADCASTW  avx512_131<>+0(SB), Z1
+	VPBROADCASTW  avx512_136<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_132<>+0(SB), X1, X1
+	VPXORD        avx512_137<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -10857,18 +15594,18 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VZEROUPPER
 	RET
 
-DATA avx512_131<>+0(SB)/2, $0x7fff
-GLOBL avx512_131<>(SB), RODATA|NOPTR, $2
+DATA avx512_136<>+0(SB)/2, $0x7fff
+GLOBL avx512_136<>(SB), RODATA|NOPTR, $2
 
-DATA avx512_132<>+0(SB)/2, $0x8000
-DATA avx512_132<>+2(SB)/2, $0x8000
-DATA avx512_132<>+4(SB)/2, $0x8000
-DATA avx512_132<>+6(SB)/2, $0x8000
-DATA avx512_132<>+8(SB)/2, $0x8000
-DATA avx512_132<>+10(SB)/2, $0x8000
-DATA avx512_132<>+12(SB)/2, $0x8000
-DATA avx512_132<>+14(SB)/2, $0x8000
-GLOBL avx512_132<>(SB), RODATA|NOPTR, $16
+DATA avx512_137<>+0(SB)/2, $0x8000
+DATA avx512_137<>+2(SB)/2, $0x8000
+DATA avx512_137<>+4(SB)/2, $0x8000
+DATA avx512_137<>+6(SB)/2, $0x8000
+DATA avx512_137<>+8(SB)/2, $0x8000
+DATA avx512_137<>+10(SB)/2, $0x8000
+DATA avx512_137<>+12(SB)/2, $0x8000
+DATA avx512_137<>+14(SB)/2, $0x8000
+GLOBL avx512_137<>(SB), RODATA|NOPTR, $16
 
 // func serveTicketsAVX512(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, POPCNT
@@ -10935,7 +15672,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPCMPW       $0x02, Z8, Z1, K1
 	KMOVD        K1, SI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_120<>+0(SB), Y1
+	VPBROADCASTB avx512_126<>+0(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         BX, CX
@@ -10975,7 +15712,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPSRLD       $0x07, Z1, Z1
 	VPSLLD       $0x02, Z1, Z1
 	VPMOVZXBD    496(DX), Z10
-	VMOVDQU32    avx512_107<>+0(SB), Z14
+	VMOVDQU32    avx512_113<>+0(SB), Z14
 	VPXORD       Z2, Z2, Z2
 
 choose:
@@ -11029,7 +15766,7 @@ chosen:
 	MOVQ           40(SP), DX
 	PDEPQ          DX, SI, DX
 	KMOVD          BX, K2
-	VMOVDQU8       avx512_106<>+0(SB), Y2
+	VMOVDQU8       avx512_112<>+0(SB), Y2
 	VPCOMPRESSB.Z  Y2, K2, Y2
 	VPMOVZXBD      X2, Z0
 	VMOVDQU32      (CX), Z1
@@ -11039,30 +15776,30 @@ chosen:
 	VPERMB         512(CX), Y2, Y12
 	VPERMB         576(CX), Y2, Y13
 	VPMOVZXBQ      X11, Z1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_43<>+0(SB), Z2
 	VPSHUFB        Z11, Z2, Z2
 	VMOVDQU8.Z     Z2, K1, Z2
-	VMOVDQU8       avx512_42<>+0(SB), Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z8
 	VGF2P8AFFINEQB $0x00, Z2, Z8, Z8
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_43<>+0(SB), Z2
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_44<>+0(SB), Z2
 	VPERMB         Z8, Z2, Z8
 	VPMOVZXBQ      60(AX), Z2
 	MOVQ           p+0(FP), CX
 	MOVQ           24(CX), CX
 	VPMOVZXWQ      (CX), Z9
-	KMOVB          avx512_103<>+0(SB), K2
+	KMOVB          avx512_109<>+0(SB), K2
 	VPTESTNMQ      Z2, Z2, K2, K2
 	VPTESTMQ       Z8, Z8, K2, K2
 	VPXORQ         Z3, Z3, Z3
 	VPSUBQ         Z8, Z3, Z3
 	VPANDQ.Z       Z8, Z3, K2, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y10
-	VPOR           Y3, Y10, Y10
+	VPORD          Y3, Y10, Y10
 	VEXTRACTI128   $0x01, Y10, X3
-	VPOR           X10, X3, X3
+	VPORD          X10, X3, X3
 	VPSHUFD        $0x4e, X3, X10
-	VPOR           X10, X3, X3
+	VPORD          X10, X3, X3
 	VMOVQ          X3, X3
 	VMOVQ          X3, CX
 	KMOVB          CX, K3
@@ -11074,12 +15811,12 @@ chosen:
 	VPADDQ         Z0, Z1, Z1
 	VMOVDQA64      Z0, Z3
 	VMOVDQA64      Z1, K3, Z3
-	VPBROADCASTQ   avx512_121<>+0(SB), Z1
+	VPBROADCASTQ   avx512_127<>+0(SB), Z1
 	VPMINUQ        Z1, Z3, Z3
 	VPMINUQ        Z1, Z10, Z10
 	VPADDQ.BCST    avx512_23<>+0(SB), Z3, Z1
 	VPLZCNTQ       Z1, Z1
-	KMOVQ          avx512_122<>+0(SB), K3
+	KMOVQ          avx512_128<>+0(SB), K3
 	VPERMB.Z       (CX), Z1, K3, Z1
 	VMOVDQA64      Z1, Z14
 	VMOVDQU64      64(CX), Z15
@@ -11093,7 +15830,7 @@ chosen:
 	VMOVDQU64      448(CX), Z16
 	VPERMI2Q       512(CX), Z16, Z15
 	VPMULUDQ       Z15, Z14, Z14
-	VPTESTMQ.BCST  avx512_123<>+0(SB), Z14, K1, K4
+	VPTESTMQ.BCST  avx512_129<>+0(SB), Z14, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z1, Z15
@@ -11102,7 +15839,7 @@ chosen:
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTQ   avx512_124<>+0(SB), Z15
+	VPBROADCASTQ   avx512_130<>+0(SB), Z15
 	VPBROADCASTQ   704(CX), Z16
 	VPMULUDQ       Z3, Z10, Z10
 	VPMULUDQ       Z3, Z3, Z3
@@ -11112,7 +15849,7 @@ chosen:
 	VCVTUQQ2PD     Z3, Z3
 	VMULPD         Z15, Z3, Z3
 	VCVTTPD2UQQ    Z3, Z3
-	VPMULLQ.BCST   avx512_125<>+0(SB), Z3, Z17
+	VPMULLQ.BCST   avx512_131<>+0(SB), Z3, Z17
 	VPSUBQ         Z17, Z10, Z17
 	VPMULUDQ       Z16, Z17, Z17
 	VCVTUQQ2PD     Z17, Z17
@@ -11125,12 +15862,12 @@ chosen:
 	VPADDQ         Z1, Z14, Z14
 	VPADDQ         Z3, Z14, Z14
 	VPADDQ         Z17, Z14, Z14
-	VPMINUQ.BCST   avx512_126<>+0(SB), Z14, Z14
-	VPADDQ.BCST    avx512_127<>+0(SB), Z14, Z14
+	VPMINUQ.BCST   avx512_132<>+0(SB), Z14, Z14
+	VPADDQ.BCST    avx512_133<>+0(SB), Z14, Z14
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTD   avx512_112<>+0(SB), Z1
+	VPBROADCASTD   avx512_118<>+0(SB), Z1
 	VPTESTMB       Z1, Z13, K1, K3
 	VMOVDQA64.Z    Z14, K3, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y3
@@ -11143,7 +15880,7 @@ chosen:
 	VPADDQ.BCST    avx512_32<>+0(SB), Z0, Z0
 	VPSRLQ         $0x07, Z0, Z0
 	VPSLLQ.Z       $0x02, Z0, K1, Z0
-	VMOVDQU8       avx512_128<>+0(SB), Z1
+	VMOVDQU8       avx512_134<>+0(SB), Z1
 	VPSHUFB        Z12, Z1, Z1
 	VPMOVZXBQ      X1, Z1
 	VPMULUDQ       Z0, Z1, Z1
@@ -11188,7 +15925,7 @@ chosen:
 	ADDQ           $0x00000040, AX
 	VPMOVQD        Z14, Y11
 	KMOVQ          DX, K1
-	VMOVDQU8       avx512_129<>+0(SB), Z0
+	VMOVDQU8       avx512_64<>+0(SB), Z0
 	VPEXPANDB.Z    Z0, K1, Z0
 	VPMOVZXBD      X0, Z1
 	VPERMD         Z11, Z1, Z1
@@ -11220,7 +15957,7 @@ placed:
 	MOVQ           (CX), CX
 	MOVQ           t+24(FP), BX
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_106<>+0(SB), Y11
+	VMOVDQU8       avx512_112<>+0(SB), Y11
 	VPCOMPRESSB.Z  Y11, K1, Y11
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z11, K1, Z0
@@ -11256,25 +15993,25 @@ placed:
 	KMOVQ          K2, DX
 	MOVQ           lane+16(FP), SI
 	ORQ            DX, 40(SI)
-	VMOVDQU8       avx512_44<>+0(SB), Z3
+	VMOVDQU8       avx512_45<>+0(SB), Z3
 	VPSHUFB        Z2, Z3, Z3
 	VMOVDQU8.Z     Z3, K1, Z3
-	VMOVDQU8       avx512_42<>+0(SB), Z8
+	VMOVDQU8       avx512_43<>+0(SB), Z8
 	VGF2P8AFFINEQB $0x00, Z3, Z8, Z8
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_43<>+0(SB), Z3
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z8, Z8
+	VMOVDQU8       avx512_44<>+0(SB), Z3
 	VPERMB         Z8, Z3, Z8
 	VPORQ          896(CX), Z8, Z8
 	VMOVDQU64      Z8, 896(CX)
-	VMOVDQU8       avx512_130<>+0(SB), Z3
+	VMOVDQU8       avx512_135<>+0(SB), Z3
 	VPSHUFB        Z2, Z3, Z3
 	VMOVDQU8       avx512_65<>+0(SB), Z2
 	VPSHUFB        Z1, Z2, Z2
 	VPORQ          Z3, Z2, Z2
-	VMOVDQU8       avx512_42<>+0(SB), Z3
+	VMOVDQU8       avx512_43<>+0(SB), Z3
 	VGF2P8AFFINEQB $0x00, Z2, Z3, Z3
-	VGF2P8AFFINEQB $0x00, avx512_42<>+0(SB), Z3, Z3
-	VMOVDQU8       avx512_43<>+0(SB), Z2
+	VGF2P8AFFINEQB $0x00, avx512_43<>+0(SB), Z3, Z3
+	VMOVDQU8       avx512_44<>+0(SB), Z2
 	VPERMB         Z3, Z2, Z3
 	VPORQ          960(CX), Z3, Z3
 	VMOVDQU64      Z3, 960(CX)
@@ -11492,13 +16229,13 @@ none:
 	VPSHUFD       $0xb1, X1, X2
 	VPADDD        X2, X1, X1
 	VMOVD         X1, AX
-	VPBROADCASTW  avx512_131<>+0(SB), Z1
+	VPBROADCASTW  avx512_136<>+0(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXOR         avx512_132<>+0(SB), X1, X1
+	VPXORD        avx512_137<>+0(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -11552,7 +16289,7 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	SHLQ            $0x04, BX
 	BZHIQ           BX, CX, CX
 	VPBROADCASTQ    CX, Z0
-	VMOVDQU16       avx512_49<>+0(SB), Z1
+	VMOVDQU16       avx512_48<>+0(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), CX
 	MOVQ            16(CX), CX
@@ -11573,14 +16310,14 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	MOVQ            d+24(FP), CX
 	MOVQ            (CX), CX
 	VPBROADCASTQ    CX, Z0
-	VPADDQ          avx512_50<>+0(SB), Z0, Z0
+	VPADDQ          avx512_49<>+0(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_51<>+0(SB), Z1
+	VPBROADCASTQ    avx512_50<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_52<>+0(SB), Z1
+	VPBROADCASTQ    avx512_51<>+0(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
@@ -11630,7 +16367,7 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	VPANDQ.BCST     avx512_25<>+0(SB), Z4, Z4
 	VPSLLQ          $0x04, Z1, Z0
 	VPORQ           Z4, Z0, Z0
-	VPORQ.BCST.Z    avx512_119<>+0(SB), Z0, K2, Z0
+	VPORQ.BCST.Z    avx512_125<>+0(SB), Z0, K2, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU32       Y0, 128(BX)(DX*4)
 	VPMOVQW         Z1, X0
@@ -11729,7 +16466,7 @@ eight:
 	VPANDQ.BCST   avx512_30<>+0(SB), Z12, Z12
 	VPBROADCASTQ  avx512_21<>+0(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_133<>+0(SB), Z13
+	VPBROADCASTQ  avx512_138<>+0(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -11774,7 +16511,7 @@ eight:
 	VPANDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_134<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_139<>+0(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_32<>+0(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -11805,11 +16542,11 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_133<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_133<>(SB), RODATA|NOPTR, $8
+DATA avx512_138<>+0(SB)/8, $0x0000000000000100
+GLOBL avx512_138<>(SB), RODATA|NOPTR, $8
 
-DATA avx512_134<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_134<>(SB), RODATA|NOPTR, $8
+DATA avx512_139<>+0(SB)/8, $0x0000000000000032
+GLOBL avx512_139<>(SB), RODATA|NOPTR, $8
 
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
@@ -11861,10 +16598,10 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_30<>+0(SB), Z10, Z10
 	VPBROADCASTQ  avx512_21<>+0(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_133<>+0(SB), Z11
+	VPBROADCASTQ  avx512_138<>+0(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
-	VPTESTMQ.BCST avx512_62<>+0(SB), Z4, K2, K2
+	VPTESTMQ.BCST avx512_61<>+0(SB), Z4, K2, K2
 	VPTESTNMQ     Z8, Z8, K2, K3
 	VPSRLQ        $0x30, Z4, Z11
 	VPANDQ.BCST   avx512_29<>+0(SB), Z11, Z11
@@ -11882,7 +16619,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VMOVDQA64     Z5, K2, Z14
 	VMOVDQA64     Z7, K2, Z15
 	VPSRLQ        $0x36, Z4, Z16
-	VPANDQ.BCST   avx512_63<>+0(SB), Z16, Z16
+	VPANDQ.BCST   avx512_62<>+0(SB), Z16, Z16
 	VPADDQ        Z16, Z13, K2, Z13
 	VPSUBQ.BCST   avx512_20<>+0(SB), Z8, K2, Z8
 	VMOVDQA64     Z10, K2, Z11
@@ -11927,7 +16664,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_32<>+0(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_34<>+0(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_134<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_139<>+0(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_32<>+0(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -12011,15 +16748,15 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z5
-	VMOVDQU32      avx512_94<>+0(SB), Z6
-	VMOVDQU32      avx512_95<>+0(SB), Z7
-	VMOVDQU32      avx512_96<>+0(SB), Z8
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z5
+	VMOVDQU32      avx512_81<>+0(SB), Z6
+	VMOVDQU32      avx512_82<>+0(SB), Z7
+	VMOVDQU32      avx512_83<>+0(SB), Z8
 	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
@@ -12104,27 +16841,27 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z12, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_84<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_86<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_87<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_88<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -12196,8 +16933,8 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_135<>+0(SB)/4, $(0.5)
-GLOBL avx512_135<>(SB), RODATA|NOPTR, $4
+DATA avx512_140<>+0(SB)/4, $(0.5)
+GLOBL avx512_140<>(SB), RODATA|NOPTR, $4
 
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -12207,15 +16944,15 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z4
-	VMOVDQU32      avx512_94<>+0(SB), Z5
-	VMOVDQU32      avx512_95<>+0(SB), Z6
-	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VMOVDQU32      avx512_83<>+0(SB), Z7
 	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
@@ -12268,27 +17005,27 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z7, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_84<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_86<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_87<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_88<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVUPS      Z13, (R8)
@@ -12333,15 +17070,15 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	VMOVDQU64      896(AX), Z1
 	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_43<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z1
-	VMOVDQU32      avx512_92<>+0(SB), Z2
-	VMOVDQU32      avx512_93<>+0(SB), Z6
-	VMOVDQU32      avx512_94<>+0(SB), Z7
-	VMOVDQU32      avx512_95<>+0(SB), Z8
-	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VMOVDQU32      avx512_78<>+0(SB), Z1
+	VMOVDQU32      avx512_79<>+0(SB), Z2
+	VMOVDQU32      avx512_80<>+0(SB), Z6
+	VMOVDQU32      avx512_81<>+0(SB), Z7
+	VMOVDQU32      avx512_82<>+0(SB), Z8
+	VMOVDQU32      avx512_83<>+0(SB), Z9
 	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
@@ -12438,20 +17175,20 @@ group:
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_84<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_86<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_87<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_88<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -12527,25 +17264,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_78<>+0(SB), Z4
+	VMOVDQU32    avx512_92<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_79<>+0(SB), Z2
+	VMOVDQU32    avx512_93<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_81<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_94<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_95<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_82<>+0(SB), Z2, Z2
+	VPANDD       avx512_96<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_97<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_84<>+0(SB), Z0, Z2
+	VPANDQ.BCST  avx512_98<>+0(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -12560,21 +17297,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_100<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_88<>+0(SB), Z2
-	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_102<>+0(SB), Z2
+	VPSLLVD      avx512_103<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -12592,15 +17329,15 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU64      896(AX), Z1
 	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_43<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z1
-	VMOVDQU32      avx512_92<>+0(SB), Z2
-	VMOVDQU32      avx512_93<>+0(SB), Z6
-	VMOVDQU32      avx512_94<>+0(SB), Z7
-	VMOVDQU32      avx512_95<>+0(SB), Z8
-	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VMOVDQU32      avx512_78<>+0(SB), Z1
+	VMOVDQU32      avx512_79<>+0(SB), Z2
+	VMOVDQU32      avx512_80<>+0(SB), Z6
+	VMOVDQU32      avx512_81<>+0(SB), Z7
+	VMOVDQU32      avx512_82<>+0(SB), Z8
+	VMOVDQU32      avx512_83<>+0(SB), Z9
 	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           CX, CX
@@ -12611,7 +17348,7 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_103<>+0(SB), K1
+	KMOVB          avx512_109<>+0(SB), K1
 	VPCMPEQQ.BCST  avx512_20<>+0(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
@@ -12621,11 +17358,11 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	VMOVDQA64.Z    Z10, K1, Z10
 	MOVQ           896(AX), SI
 	VEXTRACTI64X4  $0x01, Z10, Y4
-	VPOR           Y10, Y4, Y4
+	VPORD          Y10, Y4, Y4
 	VEXTRACTI128   $0x01, Y4, X10
-	VPOR           X4, X10, X10
+	VPORD          X4, X10, X10
 	VPSHUFD        $0x4e, X10, X4
-	VPOR           X4, X10, X10
+	VPORD          X4, X10, X10
 	VMOVQ          X10, X10
 	VMOVQ          X10, BX
 	MOVQ           904(AX), DI
@@ -12716,27 +17453,27 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
-	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_84<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_86<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_87<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_88<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -12812,52 +17549,52 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_78<>+0(SB), Z4
+	VMOVDQU32    avx512_92<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_79<>+0(SB), Z2
+	VMOVDQU32    avx512_93<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_81<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_94<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_95<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_82<>+0(SB), Z2, Z2
+	VPANDD       avx512_96<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_97<>+0(SB), Z0, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_136<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_141<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_137<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_142<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_100<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 16(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_143<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_143<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_139<>+0(SB), Z2
-	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_144<>+0(SB), Z2
+	VPSLLVD      avx512_103<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -12866,77 +17603,77 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_136<>+0(SB)/4, $0x00000000
-DATA avx512_136<>+4(SB)/4, $0x00000000
-DATA avx512_136<>+8(SB)/4, $0x00000000
-DATA avx512_136<>+12(SB)/4, $0x00000000
-DATA avx512_136<>+16(SB)/4, $0xffffffff
-DATA avx512_136<>+20(SB)/4, $0x00000000
-DATA avx512_136<>+24(SB)/4, $0x00000000
-DATA avx512_136<>+28(SB)/4, $0x00000000
-DATA avx512_136<>+32(SB)/4, $0x00000000
-DATA avx512_136<>+36(SB)/4, $0x00000000
-DATA avx512_136<>+40(SB)/4, $0x00000000
-DATA avx512_136<>+44(SB)/4, $0x00000000
-DATA avx512_136<>+48(SB)/4, $0x00000000
-DATA avx512_136<>+52(SB)/4, $0x00000000
-DATA avx512_136<>+56(SB)/4, $0x00000000
-DATA avx512_136<>+60(SB)/4, $0x00000000
-GLOBL avx512_136<>(SB), RODATA|NOPTR, $64
+DATA avx512_141<>+0(SB)/4, $0x00000000
+DATA avx512_141<>+4(SB)/4, $0x00000000
+DATA avx512_141<>+8(SB)/4, $0x00000000
+DATA avx512_141<>+12(SB)/4, $0x00000000
+DATA avx512_141<>+16(SB)/4, $0xffffffff
+DATA avx512_141<>+20(SB)/4, $0x00000000
+DATA avx512_141<>+24(SB)/4, $0x00000000
+DATA avx512_141<>+28(SB)/4, $0x00000000
+DATA avx512_141<>+32(SB)/4, $0x00000000
+DATA avx512_141<>+36(SB)/4, $0x00000000
+DATA avx512_141<>+40(SB)/4, $0x00000000
+DATA avx512_141<>+44(SB)/4, $0x00000000
+DATA avx512_141<>+48(SB)/4, $0x00000000
+DATA avx512_141<>+52(SB)/4, $0x00000000
+DATA avx512_141<>+56(SB)/4, $0x00000000
+DATA avx512_141<>+60(SB)/4, $0x00000000
+GLOBL avx512_141<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_137<>+0(SB)/4, $0x00000000
-DATA avx512_137<>+4(SB)/4, $0x00000000
-DATA avx512_137<>+8(SB)/4, $0x00000000
-DATA avx512_137<>+12(SB)/4, $0x00000000
-DATA avx512_137<>+16(SB)/4, $0x00000000
-DATA avx512_137<>+20(SB)/4, $0xffffffff
-DATA avx512_137<>+24(SB)/4, $0x00000000
-DATA avx512_137<>+28(SB)/4, $0x00000000
-DATA avx512_137<>+32(SB)/4, $0x00000000
-DATA avx512_137<>+36(SB)/4, $0x00000000
-DATA avx512_137<>+40(SB)/4, $0x00000000
-DATA avx512_137<>+44(SB)/4, $0x00000000
-DATA avx512_137<>+48(SB)/4, $0x00000000
-DATA avx512_137<>+52(SB)/4, $0x00000000
-DATA avx512_137<>+56(SB)/4, $0x00000000
-DATA avx512_137<>+60(SB)/4, $0x00000000
-GLOBL avx512_137<>(SB), RODATA|NOPTR, $64
+DATA avx512_142<>+0(SB)/4, $0x00000000
+DATA avx512_142<>+4(SB)/4, $0x00000000
+DATA avx512_142<>+8(SB)/4, $0x00000000
+DATA avx512_142<>+12(SB)/4, $0x00000000
+DATA avx512_142<>+16(SB)/4, $0x00000000
+DATA avx512_142<>+20(SB)/4, $0xffffffff
+DATA avx512_142<>+24(SB)/4, $0x00000000
+DATA avx512_142<>+28(SB)/4, $0x00000000
+DATA avx512_142<>+32(SB)/4, $0x00000000
+DATA avx512_142<>+36(SB)/4, $0x00000000
+DATA avx512_142<>+40(SB)/4, $0x00000000
+DATA avx512_142<>+44(SB)/4, $0x00000000
+DATA avx512_142<>+48(SB)/4, $0x00000000
+DATA avx512_142<>+52(SB)/4, $0x00000000
+DATA avx512_142<>+56(SB)/4, $0x00000000
+DATA avx512_142<>+60(SB)/4, $0x00000000
+GLOBL avx512_142<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_138<>+0(SB)/4, $0x00000000
-DATA avx512_138<>+4(SB)/4, $0x00000000
-DATA avx512_138<>+8(SB)/4, $0x00000000
-DATA avx512_138<>+12(SB)/4, $0x00000000
-DATA avx512_138<>+16(SB)/4, $0x00000000
-DATA avx512_138<>+20(SB)/4, $0x00000000
-DATA avx512_138<>+24(SB)/4, $0x00000000
-DATA avx512_138<>+28(SB)/4, $0x00000000
-DATA avx512_138<>+32(SB)/4, $0x00000000
-DATA avx512_138<>+36(SB)/4, $0x00000000
-DATA avx512_138<>+40(SB)/4, $0x00000000
-DATA avx512_138<>+44(SB)/4, $0x00000000
-DATA avx512_138<>+48(SB)/4, $0x00000000
-DATA avx512_138<>+52(SB)/4, $0x00000000
-DATA avx512_138<>+56(SB)/4, $0x00000000
-DATA avx512_138<>+60(SB)/4, $0xffffffff
-GLOBL avx512_138<>(SB), RODATA|NOPTR, $64
+DATA avx512_143<>+0(SB)/4, $0x00000000
+DATA avx512_143<>+4(SB)/4, $0x00000000
+DATA avx512_143<>+8(SB)/4, $0x00000000
+DATA avx512_143<>+12(SB)/4, $0x00000000
+DATA avx512_143<>+16(SB)/4, $0x00000000
+DATA avx512_143<>+20(SB)/4, $0x00000000
+DATA avx512_143<>+24(SB)/4, $0x00000000
+DATA avx512_143<>+28(SB)/4, $0x00000000
+DATA avx512_143<>+32(SB)/4, $0x00000000
+DATA avx512_143<>+36(SB)/4, $0x00000000
+DATA avx512_143<>+40(SB)/4, $0x00000000
+DATA avx512_143<>+44(SB)/4, $0x00000000
+DATA avx512_143<>+48(SB)/4, $0x00000000
+DATA avx512_143<>+52(SB)/4, $0x00000000
+DATA avx512_143<>+56(SB)/4, $0x00000000
+DATA avx512_143<>+60(SB)/4, $0xffffffff
+GLOBL avx512_143<>(SB), RODATA|NOPTR, $64
 
-DATA avx512_139<>+0(SB)/4, $0xffffffff
-DATA avx512_139<>+4(SB)/4, $0xffffffff
-DATA avx512_139<>+8(SB)/4, $0xffffffff
-DATA avx512_139<>+12(SB)/4, $0xffffffff
-DATA avx512_139<>+16(SB)/4, $0xffffffff
-DATA avx512_139<>+20(SB)/4, $0xffffffff
-DATA avx512_139<>+24(SB)/4, $0xffffffff
-DATA avx512_139<>+28(SB)/4, $0xffffffff
-DATA avx512_139<>+32(SB)/4, $0xffffffff
-DATA avx512_139<>+36(SB)/4, $0xffffffff
-DATA avx512_139<>+40(SB)/4, $0xffffffff
-DATA avx512_139<>+44(SB)/4, $0xffffffff
-DATA avx512_139<>+48(SB)/4, $0xffffffff
-DATA avx512_139<>+52(SB)/4, $0x00000010
-DATA avx512_139<>+56(SB)/4, $0xffffffff
-DATA avx512_139<>+60(SB)/4, $0xffffffff
-GLOBL avx512_139<>(SB), RODATA|NOPTR, $64
+DATA avx512_144<>+0(SB)/4, $0xffffffff
+DATA avx512_144<>+4(SB)/4, $0xffffffff
+DATA avx512_144<>+8(SB)/4, $0xffffffff
+DATA avx512_144<>+12(SB)/4, $0xffffffff
+DATA avx512_144<>+16(SB)/4, $0xffffffff
+DATA avx512_144<>+20(SB)/4, $0xffffffff
+DATA avx512_144<>+24(SB)/4, $0xffffffff
+DATA avx512_144<>+28(SB)/4, $0xffffffff
+DATA avx512_144<>+32(SB)/4, $0xffffffff
+DATA avx512_144<>+36(SB)/4, $0xffffffff
+DATA avx512_144<>+40(SB)/4, $0xffffffff
+DATA avx512_144<>+44(SB)/4, $0xffffffff
+DATA avx512_144<>+48(SB)/4, $0xffffffff
+DATA avx512_144<>+52(SB)/4, $0x00000010
+DATA avx512_144<>+56(SB)/4, $0xffffffff
+DATA avx512_144<>+60(SB)/4, $0xffffffff
+GLOBL avx512_144<>(SB), RODATA|NOPTR, $64
 
 // func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
@@ -12946,15 +17683,15 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z5
-	VMOVDQU32      avx512_94<>+0(SB), Z6
-	VMOVDQU32      avx512_95<>+0(SB), Z7
-	VMOVDQU32      avx512_96<>+0(SB), Z8
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z5
+	VMOVDQU32      avx512_81<>+0(SB), Z6
+	VMOVDQU32      avx512_82<>+0(SB), Z7
+	VMOVDQU32      avx512_83<>+0(SB), Z8
 	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
@@ -13039,27 +17776,27 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z12, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_84<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_86<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_87<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_88<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -13139,15 +17876,15 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z4
-	VMOVDQU32      avx512_94<>+0(SB), Z5
-	VMOVDQU32      avx512_95<>+0(SB), Z6
-	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VMOVDQU32      avx512_83<>+0(SB), Z7
 	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
@@ -13200,27 +17937,27 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z7, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_97<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_84<>+0(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_98<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_85<>+0(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_99<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_86<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_100<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_87<>+0(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_101<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_88<>+0(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_102<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_89<>+0(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVNTPS     Z13, (R8)
@@ -13265,15 +18002,15 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	VMOVDQU64      896(AX), Z1
 	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_43<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z1
-	VMOVDQU32      avx512_92<>+0(SB), Z2
-	VMOVDQU32      avx512_93<>+0(SB), Z6
-	VMOVDQU32      avx512_94<>+0(SB), Z7
-	VMOVDQU32      avx512_95<>+0(SB), Z8
-	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VMOVDQU32      avx512_78<>+0(SB), Z1
+	VMOVDQU32      avx512_79<>+0(SB), Z2
+	VMOVDQU32      avx512_80<>+0(SB), Z6
+	VMOVDQU32      avx512_81<>+0(SB), Z7
+	VMOVDQU32      avx512_82<>+0(SB), Z8
+	VMOVDQU32      avx512_83<>+0(SB), Z9
 	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           DX, DX
@@ -13370,20 +18107,20 @@ group:
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_84<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_86<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_87<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_88<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -13459,25 +18196,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_78<>+0(SB), Z4
+	VMOVDQU32    avx512_92<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_79<>+0(SB), Z2
+	VMOVDQU32    avx512_93<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_81<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_94<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_95<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_82<>+0(SB), Z2, Z2
+	VPANDD       avx512_96<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_97<>+0(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_84<>+0(SB), Z0, Z2
+	VPANDQ.BCST  avx512_98<>+0(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -13492,21 +18229,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_100<>+0(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_88<>+0(SB), Z2
-	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_102<>+0(SB), Z2
+	VPSLLVD      avx512_103<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -13524,15 +18261,15 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU64      896(AX), Z1
 	VMOVDQU8       avx512_76<>+0(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_43<>+0(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z1
-	VMOVDQU32      avx512_92<>+0(SB), Z2
-	VMOVDQU32      avx512_93<>+0(SB), Z6
-	VMOVDQU32      avx512_94<>+0(SB), Z7
-	VMOVDQU32      avx512_95<>+0(SB), Z8
-	VMOVDQU32      avx512_96<>+0(SB), Z9
+	VMOVDQU32      avx512_78<>+0(SB), Z1
+	VMOVDQU32      avx512_79<>+0(SB), Z2
+	VMOVDQU32      avx512_80<>+0(SB), Z6
+	VMOVDQU32      avx512_81<>+0(SB), Z7
+	VMOVDQU32      avx512_82<>+0(SB), Z8
+	VMOVDQU32      avx512_83<>+0(SB), Z9
 	VBROADCASTSS   avx512_77<>+0(SB), Z12
 	VPBROADCASTD   avx512_6<>+0(SB), Z13
 	XORQ           CX, CX
@@ -13543,7 +18280,7 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_103<>+0(SB), K1
+	KMOVB          avx512_109<>+0(SB), K1
 	VPCMPEQQ.BCST  avx512_20<>+0(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
@@ -13553,11 +18290,11 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	VMOVDQA64.Z    Z10, K1, Z10
 	MOVQ           896(AX), SI
 	VEXTRACTI64X4  $0x01, Z10, Y4
-	VPOR           Y10, Y4, Y4
+	VPORD          Y10, Y4, Y4
 	VEXTRACTI128   $0x01, Y4, X10
-	VPOR           X4, X10, X10
+	VPORD          X4, X10, X10
 	VPSHUFD        $0x4e, X10, X4
-	VPOR           X4, X10, X10
+	VPORD          X4, X10, X10
 	VMOVQ          X10, X10
 	VMOVQ          X10, BX
 	MOVQ           904(AX), DI
@@ -13648,27 +18385,27 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
-	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_84<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_86<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_87<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_88<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -13744,52 +18481,52 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_78<>+0(SB), Z4
+	VMOVDQU32    avx512_92<>+0(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_79<>+0(SB), Z2
+	VMOVDQU32    avx512_93<>+0(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_80<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_81<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_94<>+0(SB), Z2, Z4
+	VMOVDQU32    avx512_95<>+0(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_82<>+0(SB), Z2, Z2
+	VPANDD       avx512_96<>+0(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_83<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_97<>+0(SB), Z0, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_136<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_141<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_137<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_142<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_86<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_100<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 16(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_143<>+0(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_138<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_143<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_139<>+0(SB), Z2
-	VPSLLVD      avx512_89<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z4
+	VMOVDQU32    avx512_144<>+0(SB), Z2
+	VPSLLVD      avx512_103<>+0(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_90<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_87<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_85<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_101<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -13806,15 +18543,15 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z4
-	VMOVDQU32      avx512_94<>+0(SB), Z5
-	VMOVDQU32      avx512_95<>+0(SB), Z6
-	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VMOVDQU32      avx512_83<>+0(SB), Z7
 	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
@@ -13837,7 +18574,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_135<>+0(SB), Z13
+	VBROADCASTSS   avx512_140<>+0(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -13867,98 +18604,98 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z20
 	VPERMPS      Z7, Z18, Z21
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_84<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_86<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_87<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_88<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
-	VMULPS.BCST  avx512_140<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_145<>+0(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
-	VMULPS.BCST  avx512_141<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_146<>+0(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x08, Z15, Z15
 	VPORD        Z15, Z14, Z14
-	VMULPS.BCST  avx512_141<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_146<>+0(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPORD        Z16, Z14, Z14
-	VMULPS.BCST  avx512_140<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_145<>+0(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPSLLD       $0x18, Z17, Z17
 	VPORD        Z17, Z14, Z14
-	VMULPS.BCST  avx512_140<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_145<>+0(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
-	VMULPS.BCST  avx512_140<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_145<>+0(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x08, Z19, Z19
 	VPORD        Z19, Z18, Z18
-	VMULPS.BCST  avx512_140<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_145<>+0(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x10, Z20, Z20
 	VPORD        Z20, Z18, Z18
-	VMULPS.BCST  avx512_142<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_147<>+0(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPSLLD       $0x18, Z21, Z21
 	VPORD        Z21, Z18, Z18
-	VMULPS.BCST  avx512_140<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_145<>+0(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
-	VMULPS.BCST  avx512_140<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_145<>+0(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x08, Z23, Z23
 	VPORD        Z23, Z22, Z22
-	VMULPS.BCST  avx512_143<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_148<>+0(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPORD        Z24, Z22, Z22
-	VMULPS.BCST  avx512_140<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_145<>+0(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPSLLD       $0x18, Z25, Z25
 	VPORD        Z25, Z22, Z22
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_144<>+0(SB), Z16
+	VMOVDQU32    avx512_149<>+0(SB), Z16
 	VPERMT2D     Z18, Z16, Z15
-	VMOVDQU32    avx512_145<>+0(SB), Z16
+	VMOVDQU32    avx512_150<>+0(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, (AX)
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_146<>+0(SB), Z16
+	VMOVDQU32    avx512_151<>+0(SB), Z16
 	VPERMT2D     Z18, Z16, Z15
-	VMOVDQU32    avx512_147<>+0(SB), Z16
+	VMOVDQU32    avx512_152<>+0(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, 64(AX)
 	VMOVDQA32    Z14, Z14
-	VMOVDQU32    avx512_148<>+0(SB), Z15
+	VMOVDQU32    avx512_153<>+0(SB), Z15
 	VPERMT2D     Z18, Z15, Z14
-	VMOVDQU32    avx512_149<>+0(SB), Z15
+	VMOVDQU32    avx512_154<>+0(SB), Z15
 	VPERMT2D     Z22, Z15, Z14
 	VMOVDQU32    Z14, 128(AX)
 	ADDQ         $0x10, DX
@@ -13969,125 +18706,125 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_140<>+0(SB)/4, $(255.0)
-GLOBL avx512_140<>(SB), RODATA|NOPTR, $4
+DATA avx512_145<>+0(SB)/4, $(255.0)
+GLOBL avx512_145<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_141<>+0(SB)/4, $(127.5)
-GLOBL avx512_141<>(SB), RODATA|NOPTR, $4
+DATA avx512_146<>+0(SB)/4, $(127.5)
+GLOBL avx512_146<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_142<>+0(SB)/4, $(340.0)
-GLOBL avx512_142<>(SB), RODATA|NOPTR, $4
+DATA avx512_147<>+0(SB)/4, $(340.0)
+GLOBL avx512_147<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_143<>+0(SB)/4, $(291.42856)
-GLOBL avx512_143<>(SB), RODATA|NOPTR, $4
+DATA avx512_148<>+0(SB)/4, $(291.42856)
+GLOBL avx512_148<>(SB), RODATA|NOPTR, $4
 
-DATA avx512_144<>+0(SB)/4, $0x00000000
-DATA avx512_144<>+4(SB)/4, $0x00000010
-DATA avx512_144<>+8(SB)/4, $0x00000000
-DATA avx512_144<>+12(SB)/4, $0x00000001
-DATA avx512_144<>+16(SB)/4, $0x00000011
-DATA avx512_144<>+20(SB)/4, $0x00000000
-DATA avx512_144<>+24(SB)/4, $0x00000002
-DATA avx512_144<>+28(SB)/4, $0x00000012
-DATA avx512_144<>+32(SB)/4, $0x00000000
-DATA avx512_144<>+36(SB)/4, $0x00000003
-DATA avx512_144<>+40(SB)/4, $0x00000013
-DATA avx512_144<>+44(SB)/4, $0x00000000
-DATA avx512_144<>+48(SB)/4, $0x00000004
-DATA avx512_144<>+52(SB)/4, $0x00000014
-DATA avx512_144<>+56(SB)/4, $0x00000000
-DATA avx512_144<>+60(SB)/4, $0x00000005
-GLOBL avx512_144<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_145<>+0(SB)/4, $0x00000000
-DATA avx512_145<>+4(SB)/4, $0x00000001
-DATA avx512_145<>+8(SB)/4, $0x00000010
-DATA avx512_145<>+12(SB)/4, $0x00000003
-DATA avx512_145<>+16(SB)/4, $0x00000004
-DATA avx512_145<>+20(SB)/4, $0x00000011
-DATA avx512_145<>+24(SB)/4, $0x00000006
-DATA avx512_145<>+28(SB)/4, $0x00000007
-DATA avx512_145<>+32(SB)/4, $0x00000012
-DATA avx512_145<>+36(SB)/4, $0x00000009
-DATA avx512_145<>+40(SB)/4, $0x0000000a
-DATA avx512_145<>+44(SB)/4, $0x00000013
-DATA avx512_145<>+48(SB)/4, $0x0000000c
-DATA avx512_145<>+52(SB)/4, $0x0000000d
-DATA avx512_145<>+56(SB)/4, $0x00000014
-DATA avx512_145<>+60(SB)/4, $0x0000000f
-GLOBL avx512_145<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_146<>+0(SB)/4, $0x00000015
-DATA avx512_146<>+4(SB)/4, $0x00000000
-DATA avx512_146<>+8(SB)/4, $0x00000006
-DATA avx512_146<>+12(SB)/4, $0x00000016
-DATA avx512_146<>+16(SB)/4, $0x00000000
-DATA avx512_146<>+20(SB)/4, $0x00000007
-DATA avx512_146<>+24(SB)/4, $0x00000017
-DATA avx512_146<>+28(SB)/4, $0x00000000
-DATA avx512_146<>+32(SB)/4, $0x00000008
-DATA avx512_146<>+36(SB)/4, $0x00000018
-DATA avx512_146<>+40(SB)/4, $0x00000000
-DATA avx512_146<>+44(SB)/4, $0x00000009
-DATA avx512_146<>+48(SB)/4, $0x00000019
-DATA avx512_146<>+52(SB)/4, $0x00000000
-DATA avx512_146<>+56(SB)/4, $0x0000000a
-DATA avx512_146<>+60(SB)/4, $0x0000001a
-GLOBL avx512_146<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_147<>+0(SB)/4, $0x00000000
-DATA avx512_147<>+4(SB)/4, $0x00000015
-DATA avx512_147<>+8(SB)/4, $0x00000002
-DATA avx512_147<>+12(SB)/4, $0x00000003
-DATA avx512_147<>+16(SB)/4, $0x00000016
-DATA avx512_147<>+20(SB)/4, $0x00000005
-DATA avx512_147<>+24(SB)/4, $0x00000006
-DATA avx512_147<>+28(SB)/4, $0x00000017
-DATA avx512_147<>+32(SB)/4, $0x00000008
-DATA avx512_147<>+36(SB)/4, $0x00000009
-DATA avx512_147<>+40(SB)/4, $0x00000018
-DATA avx512_147<>+44(SB)/4, $0x0000000b
-DATA avx512_147<>+48(SB)/4, $0x0000000c
-DATA avx512_147<>+52(SB)/4, $0x00000019
-DATA avx512_147<>+56(SB)/4, $0x0000000e
-DATA avx512_147<>+60(SB)/4, $0x0000000f
-GLOBL avx512_147<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_148<>+0(SB)/4, $0x00000000
-DATA avx512_148<>+4(SB)/4, $0x0000000b
-DATA avx512_148<>+8(SB)/4, $0x0000001b
-DATA avx512_148<>+12(SB)/4, $0x00000000
-DATA avx512_148<>+16(SB)/4, $0x0000000c
-DATA avx512_148<>+20(SB)/4, $0x0000001c
-DATA avx512_148<>+24(SB)/4, $0x00000000
-DATA avx512_148<>+28(SB)/4, $0x0000000d
-DATA avx512_148<>+32(SB)/4, $0x0000001d
-DATA avx512_148<>+36(SB)/4, $0x00000000
-DATA avx512_148<>+40(SB)/4, $0x0000000e
-DATA avx512_148<>+44(SB)/4, $0x0000001e
-DATA avx512_148<>+48(SB)/4, $0x00000000
-DATA avx512_148<>+52(SB)/4, $0x0000000f
-DATA avx512_148<>+56(SB)/4, $0x0000001f
-DATA avx512_148<>+60(SB)/4, $0x00000000
-GLOBL avx512_148<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_149<>+0(SB)/4, $0x0000001a
-DATA avx512_149<>+4(SB)/4, $0x00000001
-DATA avx512_149<>+8(SB)/4, $0x00000002
-DATA avx512_149<>+12(SB)/4, $0x0000001b
-DATA avx512_149<>+16(SB)/4, $0x00000004
-DATA avx512_149<>+20(SB)/4, $0x00000005
-DATA avx512_149<>+24(SB)/4, $0x0000001c
-DATA avx512_149<>+28(SB)/4, $0x00000007
-DATA avx512_149<>+32(SB)/4, $0x00000008
-DATA avx512_149<>+36(SB)/4, $0x0000001d
-DATA avx512_149<>+40(SB)/4, $0x0000000a
-DATA avx512_149<>+44(SB)/4, $0x0000000b
-DATA avx512_149<>+48(SB)/4, $0x0000001e
-DATA avx512_149<>+52(SB)/4, $0x0000000d
-DATA avx512_149<>+56(SB)/4, $0x0000000e
-DATA avx512_149<>+60(SB)/4, $0x0000001f
+DATA avx512_149<>+0(SB)/4, $0x00000000
+DATA avx512_149<>+4(SB)/4, $0x00000010
+DATA avx512_149<>+8(SB)/4, $0x00000000
+DATA avx512_149<>+12(SB)/4, $0x00000001
+DATA avx512_149<>+16(SB)/4, $0x00000011
+DATA avx512_149<>+20(SB)/4, $0x00000000
+DATA avx512_149<>+24(SB)/4, $0x00000002
+DATA avx512_149<>+28(SB)/4, $0x00000012
+DATA avx512_149<>+32(SB)/4, $0x00000000
+DATA avx512_149<>+36(SB)/4, $0x00000003
+DATA avx512_149<>+40(SB)/4, $0x00000013
+DATA avx512_149<>+44(SB)/4, $0x00000000
+DATA avx512_149<>+48(SB)/4, $0x00000004
+DATA avx512_149<>+52(SB)/4, $0x00000014
+DATA avx512_149<>+56(SB)/4, $0x00000000
+DATA avx512_149<>+60(SB)/4, $0x00000005
 GLOBL avx512_149<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_150<>+0(SB)/4, $0x00000000
+DATA avx512_150<>+4(SB)/4, $0x00000001
+DATA avx512_150<>+8(SB)/4, $0x00000010
+DATA avx512_150<>+12(SB)/4, $0x00000003
+DATA avx512_150<>+16(SB)/4, $0x00000004
+DATA avx512_150<>+20(SB)/4, $0x00000011
+DATA avx512_150<>+24(SB)/4, $0x00000006
+DATA avx512_150<>+28(SB)/4, $0x00000007
+DATA avx512_150<>+32(SB)/4, $0x00000012
+DATA avx512_150<>+36(SB)/4, $0x00000009
+DATA avx512_150<>+40(SB)/4, $0x0000000a
+DATA avx512_150<>+44(SB)/4, $0x00000013
+DATA avx512_150<>+48(SB)/4, $0x0000000c
+DATA avx512_150<>+52(SB)/4, $0x0000000d
+DATA avx512_150<>+56(SB)/4, $0x00000014
+DATA avx512_150<>+60(SB)/4, $0x0000000f
+GLOBL avx512_150<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_151<>+0(SB)/4, $0x00000015
+DATA avx512_151<>+4(SB)/4, $0x00000000
+DATA avx512_151<>+8(SB)/4, $0x00000006
+DATA avx512_151<>+12(SB)/4, $0x00000016
+DATA avx512_151<>+16(SB)/4, $0x00000000
+DATA avx512_151<>+20(SB)/4, $0x00000007
+DATA avx512_151<>+24(SB)/4, $0x00000017
+DATA avx512_151<>+28(SB)/4, $0x00000000
+DATA avx512_151<>+32(SB)/4, $0x00000008
+DATA avx512_151<>+36(SB)/4, $0x00000018
+DATA avx512_151<>+40(SB)/4, $0x00000000
+DATA avx512_151<>+44(SB)/4, $0x00000009
+DATA avx512_151<>+48(SB)/4, $0x00000019
+DATA avx512_151<>+52(SB)/4, $0x00000000
+DATA avx512_151<>+56(SB)/4, $0x0000000a
+DATA avx512_151<>+60(SB)/4, $0x0000001a
+GLOBL avx512_151<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_152<>+0(SB)/4, $0x00000000
+DATA avx512_152<>+4(SB)/4, $0x00000015
+DATA avx512_152<>+8(SB)/4, $0x00000002
+DATA avx512_152<>+12(SB)/4, $0x00000003
+DATA avx512_152<>+16(SB)/4, $0x00000016
+DATA avx512_152<>+20(SB)/4, $0x00000005
+DATA avx512_152<>+24(SB)/4, $0x00000006
+DATA avx512_152<>+28(SB)/4, $0x00000017
+DATA avx512_152<>+32(SB)/4, $0x00000008
+DATA avx512_152<>+36(SB)/4, $0x00000009
+DATA avx512_152<>+40(SB)/4, $0x00000018
+DATA avx512_152<>+44(SB)/4, $0x0000000b
+DATA avx512_152<>+48(SB)/4, $0x0000000c
+DATA avx512_152<>+52(SB)/4, $0x00000019
+DATA avx512_152<>+56(SB)/4, $0x0000000e
+DATA avx512_152<>+60(SB)/4, $0x0000000f
+GLOBL avx512_152<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_153<>+0(SB)/4, $0x00000000
+DATA avx512_153<>+4(SB)/4, $0x0000000b
+DATA avx512_153<>+8(SB)/4, $0x0000001b
+DATA avx512_153<>+12(SB)/4, $0x00000000
+DATA avx512_153<>+16(SB)/4, $0x0000000c
+DATA avx512_153<>+20(SB)/4, $0x0000001c
+DATA avx512_153<>+24(SB)/4, $0x00000000
+DATA avx512_153<>+28(SB)/4, $0x0000000d
+DATA avx512_153<>+32(SB)/4, $0x0000001d
+DATA avx512_153<>+36(SB)/4, $0x00000000
+DATA avx512_153<>+40(SB)/4, $0x0000000e
+DATA avx512_153<>+44(SB)/4, $0x0000001e
+DATA avx512_153<>+48(SB)/4, $0x00000000
+DATA avx512_153<>+52(SB)/4, $0x0000000f
+DATA avx512_153<>+56(SB)/4, $0x0000001f
+DATA avx512_153<>+60(SB)/4, $0x00000000
+GLOBL avx512_153<>(SB), RODATA|NOPTR, $64
+
+DATA avx512_154<>+0(SB)/4, $0x0000001a
+DATA avx512_154<>+4(SB)/4, $0x00000001
+DATA avx512_154<>+8(SB)/4, $0x00000002
+DATA avx512_154<>+12(SB)/4, $0x0000001b
+DATA avx512_154<>+16(SB)/4, $0x00000004
+DATA avx512_154<>+20(SB)/4, $0x00000005
+DATA avx512_154<>+24(SB)/4, $0x0000001c
+DATA avx512_154<>+28(SB)/4, $0x00000007
+DATA avx512_154<>+32(SB)/4, $0x00000008
+DATA avx512_154<>+36(SB)/4, $0x0000001d
+DATA avx512_154<>+40(SB)/4, $0x0000000a
+DATA avx512_154<>+44(SB)/4, $0x0000000b
+DATA avx512_154<>+48(SB)/4, $0x0000001e
+DATA avx512_154<>+52(SB)/4, $0x0000000d
+DATA avx512_154<>+56(SB)/4, $0x0000000e
+DATA avx512_154<>+60(SB)/4, $0x0000001f
+GLOBL avx512_154<>(SB), RODATA|NOPTR, $64
 
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
@@ -14097,15 +18834,15 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	VMOVDQU64      896(CX), Z0
 	VMOVDQU8       avx512_76<>+0(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_42<>+0(SB), Z1
+	VMOVDQU8       avx512_43<>+0(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_91<>+0(SB), Z0
-	VMOVDQU32      avx512_92<>+0(SB), Z1
-	VMOVDQU32      avx512_93<>+0(SB), Z4
-	VMOVDQU32      avx512_94<>+0(SB), Z5
-	VMOVDQU32      avx512_95<>+0(SB), Z6
-	VMOVDQU32      avx512_96<>+0(SB), Z7
+	VMOVDQU32      avx512_78<>+0(SB), Z0
+	VMOVDQU32      avx512_79<>+0(SB), Z1
+	VMOVDQU32      avx512_80<>+0(SB), Z4
+	VMOVDQU32      avx512_81<>+0(SB), Z5
+	VMOVDQU32      avx512_82<>+0(SB), Z6
+	VMOVDQU32      avx512_83<>+0(SB), Z7
 	VBROADCASTSS   avx512_77<>+0(SB), Z11
 	VPBROADCASTD   avx512_6<>+0(SB), Z12
 	XORQ           DX, DX
@@ -14129,7 +18866,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_135<>+0(SB), Z13
+	VBROADCASTSS   avx512_140<>+0(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -14159,96 +18896,96 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_135<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_140<>+0(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z20
 	VPERMPS      Z7, Z18, Z21
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_97<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_84<>+0(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_98<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_85<>+0(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_99<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_86<>+0(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_100<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_87<>+0(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_101<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_88<>+0(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_102<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_89<>+0(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_145<>+0(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_141<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_146<>+0(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_141<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_146<>+0(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_145<>+0(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_145<>+0(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_145<>+0(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_145<>+0(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_142<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_147<>+0(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_145<>+0(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_145<>+0(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_143<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_148<>+0(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_140<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_145<>+0(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPMOVDB      Z25, X14

@@ -473,3 +473,17 @@ func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
 	}
 	return livesInitialGeneric(l, draws, n)
 }
+
+func steps(r *Run, n int, f *Frame, a *Admission, s *Shared, t *Trail) (int, Stage) {
+	if active != AVX512 {
+		return 0, StageOperate
+	}
+	var done int
+	var left uint8
+	if t.Stream {
+		done, left = stepsStreamAVX512(r, f, a, s, t, n)
+	} else {
+		done, left = stepsAVX512(r, f, a, s, t, n)
+	}
+	return done, Stage(left)
+}

@@ -165,3 +165,7 @@ func prefetch([]uint8) {}
 func livesInitial(l *Lives, draws *[8]uint64, n int) (pageSteps, good uint64) {
 	return livesInitialGeneric(l, draws, n)
 }
+
+func steps(r *Run, n int, f *Frame, a *Admission, s *Shared, t *Trail) (int, Stage) {
+	return 0, StageOperate
+}

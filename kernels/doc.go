@@ -1,6 +1,6 @@
 // Package kernels holds the array functions that a step of the simulator needs, each in plain Go and, where the machine has them, in
 // AVX2 and AVX-512: use it below vecenv, where 64 slots are handled at once. It knows arrays, bit planes and tables; environments,
-// traffic and rewards live above it. A kernel's documentation is the loop that it does, and the plain Go next to it (generic*.go, lives.go) is what
+// traffic and rewards live above it, but that Steps finds the seed profile's reward by the way. A kernel's documentation is the loop that it does, and the plain Go next to it (generic*.go, lives.go) is what
 // every level must equal, bit for bit.
 //
 //	kernel       what it does                                                      assembly
@@ -47,6 +47,7 @@
 //	ObserveServing  the same of the serving profile, Holders included              AVX-512, also streamed
 //	Step         a whole step of the seed profile                                  AVX2 (in its kernels), AVX-512
 //	StepTrailing Step, and another environment's Observe meanwhile                 AVX2 (one after the other), AVX-512, also streamed
+//	Steps        StepTrailing of environments one after the other, their rewards and flags  AVX-512, also streamed
 //	MaskRows     action masks                                                      AVX2, AVX-512
 //	Fill         stores one value, the memory's limit in benchmarks                AVX2, AVX-512, also streamed
 //

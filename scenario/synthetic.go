@@ -168,6 +168,12 @@ func (s *Synthetic) Draws(e *Episode, step int32, d *kernels.ArrivalDraws) {
 	d.Base, d.Count, d.Counts = rng.Counter(e.Key, rng.Request, t, 0), rng.Counter(e.Key, rng.Arrivals, t, 0), s.thresholds(e, t)
 }
 
+// Arrivals says what any step's arrivals are drawn from, as Draws says it of one.
+func (s *Synthetic) Arrivals(a *kernels.RunArrivals) {
+	a.Base, a.Count, a.Burst = rng.Counter(0, rng.Request, 0, 0), rng.Counter(0, rng.Arrivals, 0, 0), rng.Counter(0, rng.Arrivals, 0, burstIndex)
+	a.Counts, a.Chance = &arrivalThresholds, burstChance
+}
+
 // stepDraws says what all steps' arrivals are drawn from, as Draws says it of one.
 func (s *Synthetic) stepDraws(e *Episode, d *kernels.StepDraws) {
 	d.Count, d.Burst, d.Base = rng.Counter(e.Key, rng.Arrivals, 0, 0), rng.Counter(e.Key, rng.Arrivals, 0, burstIndex), rng.Counter(e.Key, rng.Request, 0, 0)

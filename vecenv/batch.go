@@ -27,6 +27,8 @@ type Batch struct {
 	scratch  *scratch       // of the caller
 	stream   bool           // observations pass the caches by
 	trails   bool           // those of the seed profile are left to be written while the next environment steps
+	runs     bool           // kernels.Steps does the steps of a matrix of operations
+	run      kernels.Run    // what it takes that no step changes
 	profiles []Profile      // nil: cfg.Profile for all
 	serving  *servingMemory // nil: no environment has the serving profile
 
@@ -318,6 +320,11 @@ func (b *Batch) stepEnv(v *env, i, row int, a *Actions) {
 		return
 	}
 	v.step(actionRows(a, row, b.cfg.Slots))
+	b.finishEnv(v, i)
+}
+
+// finishEnv writes what a step of environment i has led to.
+func (b *Batch) finishEnv(v *env, i int) {
 	components := v.scratch.terms(b.Components)
 	gain := v.account(components)
 	b.Reward[i] = float32(gain) * (1.0 / reward.ScoreOne)
@@ -370,6 +377,7 @@ func (b *Batch) chooseStores() {
 	r := &b.rules[Seed]
 	b.trails = b.Obs != nil && b.cfg.plays(Seed) && r.drawn != nil && r.obsLen == kernels.TrailRow && b.cfg.ObsOrder == SlotMajor && trailPays()
 	b.stream = b.cfg.Stores.streams(b.Obs, b.trails)
+	b.chooseRuns()
 }
 
 // Streams tells whether observations pass the caches by; Config.Stores.

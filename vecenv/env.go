@@ -95,6 +95,7 @@ type scratch struct {
 	components reward.Terms
 
 	trail kernels.Trail
+	run   kernels.Run
 }
 
 // terms is where the components of a step go if there is a tensor for them, else nil.
@@ -200,6 +201,12 @@ func (v *env) stepDrawn(ops []uint8, list []int32) {
 		v.operate(ops, nil)
 		left = kernels.Step(&v.seat, f, row, &s.draws, &s.admission, &s.shared, kernels.StageServe)
 	}
+	v.complete(left)
+}
+
+// complete does what a step's kernel has left.
+func (v *env) complete(left kernels.Stage) {
+	s := v.scratch
 	if s.admission.Reads != 0 {
 		v.chargeReads(v.block(0), s.admission.Reads, &s.admission.Joins)
 	}

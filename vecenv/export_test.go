@@ -11,3 +11,6 @@ func SetTrailing(trails bool) (reset func()) {
 
 // Trails tells whether a batch does that.
 func (b *Batch) Trails() bool { return b.trails }
+
+// Runs tells whether environments of a batch step in one call of a kernel.
+func (b *Batch) Runs() bool { return b.runs }

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/kvgym/kvgym/internal/rng"
+	"github.com/kvgym/kvgym/kernels"
 	"github.com/kvgym/kvgym/kv"
 	"github.com/kvgym/kvgym/reward"
 	"github.com/kvgym/kvgym/scenario"
@@ -48,6 +49,7 @@ var plays = []play{
 	{name: "fork", workers: 1, fork: true},
 	{name: "stream", workers: 2, stores: vecenv.StreamStores},
 	{name: "trails", workers: 2, trails: true},
+	{name: "trails/groups=3/async", workers: 2, trails: true, groups: 3, async: true},
 	{name: "trails/list/groups=3/async", workers: 2, trails: true, list: true, groups: 3, async: true},
 	{name: "trails/stream/fork", workers: 3, trails: true, stores: vecenv.StreamStores, fork: true},
 	{name: "everything", workers: 3, splits: 2, groups: 3, async: true, list: true, buffers: true, restore: true, fork: true},
@@ -58,6 +60,16 @@ func TestMetamorphic(t *testing.T) {
 	for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
 		testMetamorphic(t, vecenv.Config{Envs: metamorphicEnvs, Steps: 11, Seed: historySeed(t), FirstEnv: 1000, Source: mustSynthetic(64, 11, scenario.All),
 			Autoreset: mode, Outputs: vecenv.AllOutputs})
+	}
+}
+
+// TestMetamorphicRuns does it with observations, rewards and flags alone, so that those that trail are of environments that step in one call.
+func TestMetamorphicRuns(t *testing.T) {
+	for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
+		for _, truncate := range []bool{false, true} {
+			testMetamorphic(t, vecenv.Config{Envs: metamorphicEnvs, Steps: 11, Seed: historySeed(t), FirstEnv: 1000, Source: mustSynthetic(64, 11, scenario.All),
+				Autoreset: mode, Truncate: truncate, Outputs: vecenv.WithObs})
+		}
 	}
 }
 
@@ -147,6 +159,7 @@ func (p play) runPart(t *testing.T, cfg vecenv.Config, steps int) []uint64 {
 	}
 	require.NoError(t, b.Check())
 	require.Equal(t, p.trails, b.Trails())
+	require.Equal(t, p.trails && cfg.Outputs == vecenv.WithObs && kernels.StepsPay(), b.Runs())
 	return digests
 }
 
@@ -248,8 +261,10 @@ func newBatch(t testing.TB, cfg vecenv.Config) *vecenv.Batch {
 // ownBuffers gives every tensor, filled with what must be overwritten.
 func ownBuffers(cfg vecenv.Config) vecenv.Buffers {
 	n := cfg.Envs
-	b := vecenv.Buffers{Obs: make([]float32, n*vecenv.ObsLen(64)), Reward: make([]float32, n), Terminated: make([]uint8, n),
-		Truncated: make([]uint8, n), Mask: make([]uint8, n*64*4), Components: make([]float32, n*reward.NumTerms), Metrics: make([]float32, n*vecenv.NumMetrics)}
+	b := vecenv.Buffers{Obs: make([]float32, n*vecenv.ObsLen(64)), Reward: make([]float32, n), Terminated: make([]uint8, n), Truncated: make([]uint8, n)}
+	if cfg.Outputs == vecenv.AllOutputs {
+		b.Mask, b.Components, b.Metrics = make([]uint8, n*64*4), make([]float32, n*reward.NumTerms), make([]float32, n*vecenv.NumMetrics)
+	}
 	if cfg.Autoreset == vecenv.SameStep {
 		b.FinalObs = make([]float32, n*vecenv.ObsLen(64))
 	}

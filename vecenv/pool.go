@@ -201,49 +201,63 @@ func (p *pool) park(j *job) {
 	}
 }
 
-// run claims and steps chunks of the job until none is left, those of worker k's share first.
+// run claims and steps chunks of the job until none is left, those of worker k's share first. Nothing of it is done before all of it is:
+// the last row of one chunk may be written by the first step of the next.
 func (p *pool) run(j *job, k int, s *scratch) {
+	v, did := env{scratch: s}, int32(0)
+	if p.batch.trails {
+		v.trail, s.run = &s.trail, p.batch.run
+	}
 	for range j.shares {
-		p.runShare(j, &j.shares[k], s)
+		did += p.runShare(j, &j.shares[k], &v)
 		if k++; k == len(j.shares) {
 			k = 0
 		}
 	}
-}
-
-func (p *pool) runShare(j *job, part *share, s *scratch) {
-	for j.active.Load() {
-		lo, hi := part.claim(j.chunk)
-		if lo >= hi {
-			return
-		}
-		p.steps(j, int(lo), int(hi), s)
-		if j.left.Add(lo-hi) == 0 && j.waiting.Load() {
-			select {
-			case j.done <- struct{}{}:
-			default:
-			}
-		}
-	}
-}
-
-// steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
-func (p *pool) steps(j *job, lo, hi int, s *scratch) {
-	i, v := lo, env{scratch: s}
-	defer func() {
-		if r := recover(); r != nil {
-			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: p.batch.ids[i], value: r, stack: debug.Stack()})
-		}
-	}()
-	if p.batch.trails {
-		v.trail = &s.trail
-	}
-	for ; i < hi; i++ {
-		p.batch.prefetch(min(i+1, hi-1))
-		p.batch.stepEnv(&v, i, i-int(j.first), &j.actions)
+	if did == 0 {
+		return
 	}
 	s.trail.Flush()
 	p.batch.publish()
+	if j.left.Add(-did) == 0 && j.waiting.Load() {
+		select {
+		case j.done <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// runShare returns how many environments it has stepped.
+func (p *pool) runShare(j *job, part *share, v *env) (did int32) {
+	for j.active.Load() {
+		lo, hi := part.claim(j.chunk)
+		if lo >= hi {
+			break
+		}
+		p.steps(j, int(lo), int(hi), v)
+		did += hi - lo
+	}
+	return did
+}
+
+// steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
+func (p *pool) steps(j *job, lo, hi int, v *env) {
+	i, b := lo, p.batch
+	defer func() {
+		if r := recover(); r != nil {
+			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: b.ids[i], value: r, stack: debug.Stack()})
+		}
+	}()
+	for i < hi {
+		if b.runs && j.actions.Ops != nil && v.trail.To != nil {
+			if i = b.stepRun(v, i, hi, int(j.first), &j.actions); i == hi {
+				break
+			}
+		}
+		b.prefetch(min(i+1, hi-1))
+		b.stepEnv(v, i, i-int(j.first), &j.actions)
+		i++
+	}
 }
 
 // takePanic returns the panic of a finished job as an error, and forgets it.

@@ -31,6 +31,8 @@ func avx512() {
 	step512()
 	stepTrailing512(false)
 	stepTrailing512(true)
+	steps512(false)
+	steps512(true)
 	holders512()
 	due512()
 	sums512()
@@ -145,7 +147,7 @@ func (t *told512) number(n Register, off int) {
 // asked512 turns op bytes into the planes of their two bits, without those that are none, and counts all of them.
 func asked512() (lo, hi, count GPVirtual) {
 	ops := ZMM()
-	VMOVDQU8(Mem{Base: Load(Param("ops"), GP64())}, ops)
+	VMOVDQU8(Mem{Base: argument("ops")}, ops)
 	plane := func(bits uint8) GPVirtual {
 		k, r := K(), GP64()
 		VPTESTMB(bytes(bits), ops, k)
@@ -662,13 +664,31 @@ func one512(plane GPVirtual) VecVirtual {
 	return z
 }
 
+// mixing are the shifts and factors of rule 2.1 but for the last shift, which is 31.
+var mixing = []struct {
+	shift uint8
+	times uint64
+}{{30, 0xBF58476D1CE4E5B9}, {27, 0x94D049BB133111EB}}
+
+// mix is rule 2.1.
+func mix(u GPVirtual) {
+	x, c := GP64(), GP64()
+	for _, s := range mixing {
+		MOVQ(u, x)
+		SHRQ(U8(s.shift), x)
+		XORQ(x, u)
+		MOVQ(U64(s.times), c)
+		IMULQ(c, u)
+	}
+	MOVQ(u, x)
+	SHRQ(U8(31), x)
+	XORQ(x, u)
+}
+
 // mix512 is rule 2.1 on eight counters.
 func mix512(z VecVirtual) {
 	t, c := ZMM(), ZMM()
-	for _, s := range []struct {
-		shift uint8
-		times uint64
-	}{{30, 0xBF58476D1CE4E5B9}, {27, 0x94D049BB133111EB}} {
+	for _, s := range mixing {
 		VPSRLQ(U8(s.shift), z, t)
 		VPXORQ(t, z, z)
 		VPBROADCASTQ(constant(s.times), c)
@@ -1134,22 +1154,7 @@ func store512(z VecVirtual, m Mem, stream bool) {
 // transpose512 turns 12 registers of a feature each into 12 lines of 16 lanes' rows: 4 by 4 dwords within the 128-bit pieces, then
 // 4 by 4 pieces.
 func transpose512(f [12]VecVirtual) (lines [12]VecVirtual) {
-	var m [12]VecVirtual // m[3j+q]: in piece k, features 4q to 4q+3 of lane 4k+j
-	for q := range 3 {
-		a, b, c, d := f[4*q], f[4*q+1], f[4*q+2], f[4*q+3]
-		t := [4]VecVirtual{ZMM(), ZMM(), ZMM(), ZMM()}
-		VUNPCKLPS(b, a, t[0])
-		VUNPCKHPS(b, a, t[1])
-		VUNPCKLPS(d, c, t[2])
-		VUNPCKHPS(d, c, t[3])
-		for j := range 4 {
-			m[3*j+q] = ZMM()
-		}
-		VUNPCKLPD(t[2], t[0], m[q])
-		VUNPCKHPD(t[2], t[0], m[3+q])
-		VUNPCKLPD(t[3], t[1], m[6+q])
-		VUNPCKHPD(t[3], t[1], m[9+q])
-	}
+	m := pieces512(f)
 	for i := range 3 {
 		a, b, c, d := m[4*i], m[4*i+1], m[4*i+2], m[4*i+3]
 		t := [4]VecVirtual{ZMM(), ZMM(), ZMM(), ZMM()}
@@ -1166,6 +1171,53 @@ func transpose512(f [12]VecVirtual) (lines [12]VecVirtual) {
 		VSHUFF32X4(U8(0xDD), t[3], t[1], lines[9+i])
 	}
 	return lines
+}
+
+// pieces512 transposes within the 128-bit pieces: piece k of m[3j+q] has features 4q to 4q+3 of lane 4k+j.
+func pieces512(f [12]VecVirtual) (m [12]VecVirtual) {
+	for q := range 3 {
+		a, b, c, d := f[4*q], f[4*q+1], f[4*q+2], f[4*q+3]
+		t := [4]VecVirtual{ZMM(), ZMM(), ZMM(), ZMM()}
+		VUNPCKLPS(b, a, t[0])
+		VUNPCKHPS(b, a, t[1])
+		VUNPCKLPS(d, c, t[2])
+		VUNPCKHPS(d, c, t[3])
+		for j := range 4 {
+			m[3*j+q] = ZMM()
+		}
+		VUNPCKLPD(t[2], t[0], m[q])
+		VUNPCKHPD(t[2], t[0], m[3+q])
+		VUNPCKLPD(t[3], t[1], m[6+q])
+		VUNPCKHPD(t[3], t[1], m[9+q])
+	}
+	return m
+}
+
+// storeHalves512 writes the 12 lines that transpose512 makes, as halves: 12 shuffles fewer for 12 stores more, which wait for each other less.
+func storeHalves512(f [12]VecVirtual, to Register, first int) {
+	m := pieces512(f)
+	of := [2]VecVirtual{ZMM(), ZMM()} // pieces 0 and 1, 2 and 3
+	VMOVDQU64(constant[uint64](0, 1, 8, 9, 2, 3, 10, 11), of[0])
+	VMOVDQU64(constant[uint64](4, 5, 12, 13, 6, 7, 14, 15), of[1])
+	var halves [2][6]VecVirtual
+	for i := range 6 {
+		for k := range 2 {
+			z := ZMM()
+			VMOVDQA64(m[2*i], z)
+			VPERMT2PD(m[2*i+1], of[k], z)
+			halves[k][i] = z
+		}
+	}
+	for k := range 4 {
+		for i, z := range halves[k/2] {
+			at := Mem{Base: to, Disp: first + 192*k + 32*i}
+			if k%2 == 0 {
+				VMOVUPS(z.AsY(), at)
+			} else {
+				VEXTRACTF64X4(U8(1), z, at)
+			}
+		}
+	}
 }
 
 func named(base string, stream bool) string {
@@ -1672,20 +1724,8 @@ func arrive512() {
 
 // howMany512 draws how many requests arrive.
 func howMany512() GPVirtual {
-	u, x, c := argument("count"), GP64(), GP64()
-	for _, s := range []struct {
-		shift uint8
-		times uint64
-	}{{30, 0xBF58476D1CE4E5B9}, {27, 0x94D049BB133111EB}} {
-		MOVQ(u, x)
-		SHRQ(U8(s.shift), x)
-		XORQ(x, u)
-		MOVQ(U64(s.times), c)
-		IMULQ(c, u)
-	}
-	MOVQ(u, x)
-	SHRQ(U8(31), x)
-	XORQ(x, u)
+	u := argument("count")
+	mix(u)
 	lanes := argument("lanes")
 	SHLQ(U8(4), lanes)
 	BZHIQ(lanes, u, u)
@@ -1734,7 +1774,7 @@ func together512() {
 	VPSUBB(joined, before, joined) // all ones where they are the first
 	VPMOVSXBD(joined, fresh)
 	VPMOVZXWD(Mem{Base: argument("pages")}, pages)
-	VPAND(pages, fresh, fresh)
+	VPANDD(pages, fresh, fresh)
 	VPSLLD(U8(2), fresh, fresh)
 	both := twoSums512(need, fresh)
 	whole := GP64()
@@ -1783,14 +1823,14 @@ func place512() {
 	Doc("placeAVX512 is Place for the first newcomers: take is 2^k - 1.")
 	b, slots, take := Load(Param("b"), GP64()), argument("slots"), argument("take")
 	n := Load(Param("n"), GP64())
-	e := newExpander512(b, slots)
+	e := newExpander512(b, slots, false)
 	var prefixes VecVirtual
 	for _, c := range [][2]int{{offNewPriority, offPriority}, {offNewHotness, offHotness}, {offNewCycle, offCycle}, {offNewPrefix, offPrefix}} {
 		x := XMM()
 		VMOVQ(Mem{Base: n, Disp: c[0]}, x)
 		prefixes = e.byteColumn(x, c[1])
 	}
-	words := narrow512{words: map[int]VecVirtual{}, tokens: YMM()}
+	words := wide512{map[int]VecVirtual{}, YMM()}
 	for _, c := range [][2]int{{offNewRemaining, offRemaining}, {offNewLast, offLastAccess}, {offNewRate, offRate}} {
 		words.words[c[1]] = XMM()
 		VMOVDQU(Mem{Base: n, Disp: c[0]}, words.words[c[1]])

@@ -180,7 +180,9 @@ var (
 	ledger kernels.Ledger
 	frame  kernels.Frame
 
+	offLgScore           = int(unsafe.Offsetof(ledger.Score))
 	offLgTokens          = int(unsafe.Offsetof(ledger.Tokens))
+	offLgTenths          = int(unsafe.Offsetof(ledger.HeadroomTenths))
 	offLgStep            = int(unsafe.Offsetof(ledger.Step))
 	offLgQueueLen        = int(unsafe.Offsetof(ledger.QueueLen))
 	offLgGrowth          = int(unsafe.Offsetof(ledger.Growth))
@@ -237,6 +239,30 @@ var (
 	offDrBase     = int(unsafe.Offsetof(draws.Base))
 	offDrCount    = int(unsafe.Offsetof(draws.Count))
 	offDrCounts   = int(unsafe.Offsetof(draws.Counts))
+)
+
+// Offsets of a run.
+var (
+	run kernels.Run
+
+	offRnOps        = int(unsafe.Offsetof(run.Ops))
+	offRnRow        = int(unsafe.Offsetof(run.Row))
+	offRnStride     = int(unsafe.Offsetof(run.Stride))
+	offRnKey        = int(unsafe.Offsetof(run.Key))
+	offRnLevel      = int(unsafe.Offsetof(run.Level))
+	offRnEnded      = int(unsafe.Offsetof(run.Ended))
+	offRnReward     = int(unsafe.Offsetof(run.Reward))
+	offRnTerminated = int(unsafe.Offsetof(run.Terminated))
+	offRnTruncated  = int(unsafe.Offsetof(run.Truncated))
+	offRnTerminal   = int(unsafe.Offsetof(run.Terminal))
+	offRnTruncate   = int(unsafe.Offsetof(run.Truncate))
+	offRnLast       = int(unsafe.Offsetof(run.Last))
+	offRnWeights    = int(unsafe.Offsetof(run.Weights))
+	offRnBase       = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Base))
+	offRnCount      = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Count))
+	offRnBurst      = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Burst))
+	offRnCounts     = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Counts))
+	offRnChance     = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Chance))
 )
 
 // Offsets of what the serving profile counts otherwise.

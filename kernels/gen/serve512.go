@@ -108,11 +108,11 @@ func storeLast512(last VecVirtual, out Register) {
 func union512(last VecVirtual) VecVirtual {
 	x, y, hi := XMM(), YMM(), XMM()
 	VEXTRACTI64X4(U8(1), last, y)
-	VPOR(last.AsY(), y, y)
+	VPORD(last.AsY(), y, y)
 	VEXTRACTI128(U8(1), y, x)
-	VPOR(y.AsX(), x, x)
+	VPORD(y.AsX(), x, x)
 	VPSHUFD(U8(0x4E), x, hi)
-	VPOR(hi, x, x)
+	VPORD(hi, x, x)
 	VMOVQ(x, x)
 	return x
 }
@@ -446,18 +446,26 @@ func weighed512(need VecVirtual, t [3]GPVirtual, take GPVirtual) VecVirtual {
 	return w
 }
 
-// expander512 puts consecutive elements of narrow registers into the slots of a block's columns: those below 32, and the others, which
-// are seldom there.
+// expander512 puts up to eight elements into the slots of a block's columns, in order: those below 32, and the others, which are seldom there.
 type expander512 struct {
-	b      Register
-	slots  GPVirtual
-	bytes  OpmaskVirtual // all 64 slots
-	passed GPVirtual     // elements that are placed by now
+	b     Register
+	slots GPVirtual
+	bytes OpmaskVirtual // all 64 slots
+	from  VecVirtual    // bytes: where in a register the first byte of each slot's element stands, if elements are quadwords; else its number
+	quads bool
 }
 
-func newExpander512(b Register, slots GPVirtual) *expander512 {
-	e := &expander512{b: b, slots: slots, bytes: K()}
+func newExpander512(b Register, slots GPVirtual, quads bool) *expander512 {
+	e := &expander512{b: b, slots: slots, bytes: K(), from: ZMM(), quads: quads}
 	KMOVQ(slots, e.bytes)
+	first := iotas[uint8](64)
+	if quads {
+		for i := range first {
+			first[i] *= 8
+		}
+	}
+	VMOVDQU8(constant(first...), e.from)
+	VPEXPANDB_Z(e.from, e.bytes, e.from)
 	return e
 }
 
@@ -467,7 +475,7 @@ func (e *expander512) at(off int) Mem { return Mem{Base: e.b, Disp: off} }
 func (e *expander512) byteColumn(x VecVirtual, off int) VecVirtual {
 	z := ZMM()
 	VMOVDQU8(e.at(off), z)
-	VPEXPANDB(x.AsZ(), e.bytes, z)
+	VPERMB(x.AsZ(), e.from, e.bytes, z)
 	VMOVDQU8(z, e.at(off))
 	return z
 }
@@ -479,10 +487,9 @@ func (e *expander512) kinds(f *fields512) (prefixes VecVirtual) {
 		type0
 		type1
 	)
-	kind, x, z := byType512(f.below, type0, type1, type0|type1, ephemeral), XMM(), ZMM()
+	kind, z := byType512(f.below, type0, type1, type0|type1, ephemeral), ZMM()
 	VPORQ(f.prefix, kind, kind)
-	VPMOVQB(kind, x)
-	VPEXPANDB_Z(x.AsZ(), e.bytes, z)
+	VPERMB_Z(kind, e.from, e.bytes, z)
 	halves := bytes(0x0F)
 	lower, upper, planes := ZMM(), ZMM(), ZMM()
 	VPANDD(halves, z, lower)
@@ -501,63 +508,50 @@ func (e *expander512) kinds(f *fields512) (prefixes VecVirtual) {
 	return prefixes
 }
 
-// narrow512 are the elements of columns of words, and of the one column of dwords.
-type narrow512 struct {
+// wide512 are the elements of columns of words, and of the one column of dwords.
+type wide512 struct {
 	words  map[int]VecVirtual // by offset
 	tokens VecVirtual
 }
 
-// wide puts words and dwords in their places.
-func (e *expander512) wide(n narrow512, offsets ...int) {
+// wide puts words, in the given order, and dwords in their places.
+func (e *expander512) wide(w wide512, offsets ...int) {
+	e.half(0, w, offsets)
 	upper := GP64()
 	MOVQ(e.slots, upper)
 	SHRQ(U8(32), upper)
-	e.half(0, e.bytes, n, offsets, nil)
 	TESTQ(upper, upper)
 	JZ(LabelRef("placed"))
-	count, before := GP64(), XMM()
-	POPCNTL(e.slots.As32(), count.As32())
-	VPBROADCASTW(count.As32(), before)
-	VPADDW(constant(iotas[uint16](8)...), before, before)
-	rest := narrow512{words: map[int]VecVirtual{}, tokens: YMM()}
-	for _, off := range offsets {
-		rest.words[off] = XMM()
-		VPERMW(n.words[off], before, rest.words[off])
-	}
-	skip := YMM()
-	VPMOVZXWD(before, skip)
-	VPERMD(n.tokens, skip, rest.tokens)
-	k := K()
-	KMOVQ(upper, k)
-	e.half(1, k, rest, offsets, upper)
+	e.half(1, w, offsets)
 	Label("placed")
 }
 
 // half places elements into 32 lanes.
-func (e *expander512) half(h int, k OpmaskVirtual, n narrow512, offsets []int, upper GPVirtual) {
+func (e *expander512) half(h int, w wide512, offsets []int) {
+	y, from := e.from.AsY(), ZMM()
+	if h == 1 {
+		y = YMM()
+		VEXTRACTI64X4(U8(1), e.from, y)
+	}
+	VPMOVZXBW(y, from)
+	if e.quads {
+		VPSRLW(U8(1), from, from)
+	}
 	for _, off := range offsets {
 		z := ZMM()
 		VMOVDQU16(e.at(off+64*h), z)
-		VPEXPANDW(n.words[off].AsZ(), k, z)
+		VPERMW(w.words[off].AsZ(), from, lanesFrom(e.bytes, uint8(32*h)), z)
 		VMOVDQU16(z, e.at(off+64*h))
 	}
-	slots := e.slots
-	if upper != nil {
-		slots = upper
+	for g := 2 * h; g < 2*h+2; g++ {
+		z, from := ZMM(), bytesOf(e.from, g)
+		if e.quads {
+			VPSRLD(U8(2), from, from)
+		}
+		VMOVDQU32(e.at(offTokens+64*g), z)
+		VPERMD(w.tokens.AsZ(), from, lanesFrom(e.bytes, uint8(16*g)), z)
+		VMOVDQU32(z, e.at(offTokens+64*g))
 	}
-	z, low, skip, rest := ZMM(), GP32(), YMM(), YMM()
-	VMOVDQU32(e.at(offTokens+128*h), z)
-	VPEXPANDD(n.tokens.AsZ(), k, z)
-	VMOVDQU32(z, e.at(offTokens+128*h))
-	MOVWLZX(slots.As16(), low)
-	POPCNTL(low, low)
-	VPBROADCASTD(low, skip)
-	VPADDD(constant(iotas[uint32](8)...), skip, skip)
-	VPERMD(n.tokens, skip, rest)
-	z = ZMM()
-	VMOVDQU32(e.at(offTokens+128*h+64), z)
-	VPEXPANDD(rest.AsZ(), lanesFrom(k, 16), z)
-	VMOVDQU32(z, e.at(offTokens+128*h+64))
 }
 
 func enter512() {
@@ -584,15 +578,11 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 	worth := ZMM()
 	VPMULUDQ_Z(f.need, byType512(f.below, 15, 10, 2, 0), taken, worth)
 
-	e := newExpander512(b, slots)
-	x := XMM()
-	VPMOVQB(f.priority, x)
-	e.byteColumn(x, offPriority)
+	e := newExpander512(b, slots, true)
+	e.byteColumn(f.priority, offPriority)
 	system := andNot(planeOf(b, offAlive), or(or(planeOf(b, offType0), planeOf(b, offType1)), planeOf(b, offType2)))
 	prefixes := e.kinds(&f)
-	x = XMM()
-	VPMOVQB(f.cycle, x)
-	e.byteColumn(x, offCycle)
+	e.byteColumn(f.cycle, offCycle)
 	// Hotness and last access, of the newcomers and of the system blocks that they touch.
 	hot := ZMM()
 	joins := joins512(joined)
@@ -614,10 +604,6 @@ func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVir
 		VMOVDQU16(step, lanesFrom(accessed, uint8(32*h)), z)
 		VMOVDQU16(z, e.at(offLastAccess+64*h))
 	}
-	n := narrow512{words: map[int]VecVirtual{offRemaining: XMM(), offRate: XMM()}, tokens: YMM()}
-	VPMOVQW(f.output, n.words[offRemaining])
-	VPMOVQW(f.rate, n.words[offRate])
-	VPMOVQD(f.tokens, n.tokens)
-	e.wide(n, offRemaining, offRate)
+	e.wide(wide512{map[int]VecVirtual{offRemaining: f.output, offRate: f.rate}, f.tokens}, offRemaining, offRate)
 	return worth, touched
 }

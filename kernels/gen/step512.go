@@ -24,6 +24,9 @@ func within(pointer string, off, bytes int) func() GPVirtual {
 	}
 }
 
+// seatOf512 is what a seat has.
+var seatOf512 = map[string]int{"b": offStBlock, "l": offStLedger, "limits": offStLimits, "pages": offStPages, "queue": offStQueue, "needs": offStNeeds}
+
 // seated512 is where kernels that work on a seat find what others have as arguments.
 func seated512() map[string]func() GPVirtual {
 	return map[string]func() GPVirtual{
@@ -79,7 +82,7 @@ func stepTrailing512(stream bool) {
 	given = seated512()
 	defer func() { given = nil }()
 	s := newStepper512()
-	s.trail = &trailer512{stream: stream}
+	s.trail = &trailer512{stream: stream, seat: func(off int) func() GPVirtual { return within("trail", offTrSeat+off, 8) }, to: within("trail", offTrTo, 8)}
 	s.load()
 	s.operate()
 	s.rest()
@@ -87,12 +90,14 @@ func stepTrailing512(stream bool) {
 
 func newStepper512() *stepper512 {
 	given["t"] = within("f", offFrTables, 8)
-	return &stepper512{b: GP64(), ledger: GP64(), used: GP32()}
+	given["base"], given["count"], given["table"] = within("d", offDrBase, 8), within("d", offDrCount, 8), within("d", offDrCounts, 8)
+	return &stepper512{b: GP64(), ledger: GP64(), used: GP32(), leave: leaveStep512}
 }
 
 // rest is what follows the first stage.
 func (s *stepper512) rest() {
 	Label("admit")
+	s.trail.globals()
 	s.trail.group(2)
 	s.serve()
 	Label("arrive")
@@ -105,6 +110,8 @@ type stepper512 struct {
 	b, ledger GPVirtual
 	used      GPVirtual // quarter pages
 	trail     *trailer512
+	amid      func()              // does what else is done amid a step; may be nil
+	leave     func(kernels.Stage) // says what is left to do
 }
 
 func (s *stepper512) load() {
@@ -130,6 +137,14 @@ func leaveStep512(stage kernels.Stage) {
 }
 
 func (s *stepper512) operate() {
+	s.mayStall()
+	s.leave(kernels.StageOperate)
+	Label("operate")
+	s.work()
+}
+
+// mayStall passes over what follows, to a label, if no lane can stall.
+func (s *stepper512) mayStall() {
 	most, frame, used := planeOf(s.b, offActive), argument("f"), GP32()
 	POPCNTQ(most, most)
 	IMULL(Mem{Base: frame, Disp: offFrGrowth}, most.As32())
@@ -137,14 +152,18 @@ func (s *stepper512) operate() {
 	ADDL(used, most.As32())
 	CMPL(most.As32(), argument("capacity").As32())
 	JLS(LabelRef("operate"))
-	leaveStep512(kernels.StageOperate)
-	Label("operate")
+}
+
+func (s *stepper512) work() {
 	if s.trail != nil {
 		s.trail.begin()
 		s.trail.group(0)
 	}
 	p := passer512{b: s.b, ledger: s.ledger}
 	p.operate()
+	if s.amid != nil {
+		s.amid()
+	}
 	s.trail.group(1)
 	p.generate()
 	private := p.account()
@@ -200,7 +219,7 @@ func (s *stepper512) serve() {
 
 	Label("many")
 	s.noReads()
-	leaveStep512(kernels.StageEnter)
+	s.leave(kernels.StageEnter)
 }
 
 func (s *stepper512) prefixes() toldPrefixes512 {
@@ -328,7 +347,6 @@ func (s *stepper512) arrive() {
 		}
 	}
 	given["words"], given["needs"] = behind("queue", 8), behind("needs", 4)
-	given["base"], given["count"], given["table"] = within("d", offDrBase, 8), within("d", offDrCount, 8), within("d", offDrCounts, 8)
 	given["lanes"] = within("f", offFrGroups, 8)
 	given["stamp"] = func() GPVirtual {
 		r := argument("step")
@@ -353,7 +371,7 @@ func (s *stepper512) arrive() {
 	JHI(LabelRef("full"))
 	ADDL(arrived.As32(), n.As32())
 	MOVL(n.As32(), s.in(offLgQueueLen))
-	leaveStep512(kernels.StageDone)
+	s.leave(kernels.StageDone)
 
 	Label("full")
 	SUBL(room, arrived.As32())
@@ -361,8 +379,8 @@ func (s *stepper512) arrive() {
 	ADDL(arrived.As32(), s.in(offLgFailures))
 	ADDL(n.As32(), room)
 	MOVL(room, s.in(offLgQueueLen))
-	leaveStep512(kernels.StageDone)
+	s.leave(kernels.StageDone)
 
 	Label("flood")
-	leaveStep512(kernels.StageArrive)
+	s.leave(kernels.StageArrive)
 }

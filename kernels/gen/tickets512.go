@@ -268,7 +268,7 @@ func leaveBody512(stays GPVirtual) (oldest, qp GPVirtual) {
 	VPMINSW(most.AsY(), y, y)
 	VEXTRACTI128(U8(1), y, x)
 	VPMINSW(y.AsX(), x, x)
-	VPXOR(constant(repeated(uint16(0x8000), 8)...), x, x)
+	VPXORD(constant(repeated(uint16(0x8000), 8)...), x, x)
 	VPHMINPOSUW(x, x)
 	VMOVD(x, oldest)
 	XORL(U32(0x8000), oldest)

@@ -10,6 +10,8 @@ import (
 
 // trailer512 writes the observation of a Trail in parts, between those of another environment's step. A nil one writes nothing.
 type trailer512 struct {
+	seat             func(off int) func() GPVirtual
+	to               func() GPVirtual // where the row belongs
 	given            map[string]func() GPVirtual
 	codes, last, inv Mem
 	live             Mem // groups up to the last sequence
@@ -28,7 +30,7 @@ func (t *trailer512) within(do func()) {
 func (t *trailer512) begin() {
 	t.given = seated512()
 	for name, off := range map[string]int{"b": offStBlock, "l": offStLedger, "limits": offStLimits, "pages": offStPages, "queue": offStQueue} {
-		t.given[name] = within("trail", offTrSeat+off, 8)
+		t.given[name] = t.seat(off)
 	}
 	t.given["s"] = func() GPVirtual {
 		r := argument("trail")
@@ -36,7 +38,7 @@ func (t *trailer512) begin() {
 		return r
 	}
 	t.within(func() {
-		b, planes := argument("b"), ZMM()
+		b := argument("b")
 		t.codes = AllocLocal(64)
 		VMOVDQU8(codes512(b), t.codes)
 		t.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(argument("s"), offShLast)))
@@ -45,15 +47,19 @@ func (t *trailer512) begin() {
 		t.live = local(live)
 		t.inv = AllocLocal(8)
 		VMOVSS(inverse512(ofEpisode512(offLmBudget)), t.inv)
-		VMOVDQU64(Mem{Base: b, Disp: offAlive}, planes)
-		store512(seatGlobals512(planes, argument("l"), argument("f"), nil), Mem{Base: t.to()}, t.stream)
 	})
 }
 
-func (t *trailer512) to() GPVirtual {
-	r := argument("trail")
-	MOVQ(Mem{Base: r, Disp: offTrTo}, r)
-	return r
+// globals writes the global values.
+func (t *trailer512) globals() {
+	if t == nil {
+		return
+	}
+	t.within(func() {
+		planes := ZMM()
+		VMOVDQU64(Mem{Base: argument("b"), Disp: offAlive}, planes)
+		store512(seatGlobals512(planes, argument("l"), argument("f"), nil), Mem{Base: t.to()}, t.stream)
+	})
 }
 
 // inverse512 is 1 over the first dword of n.
@@ -75,15 +81,20 @@ func (t *trailer512) group(g int) {
 		first := 64 * (1 + 12*g)
 		CMPQ(t.live, U8(uint8(g)))
 		JLE(LabelRef(empty))
-		lines, to := transpose512(t.observer(g).features()), t.to()
-		for i, line := range lines {
-			store512(line, Mem{Base: to, Disp: first + 64*i}, t.stream)
+		f := t.observer(g).features()
+		if t.stream {
+			to := t.to()
+			for i, line := range transpose512(f) {
+				store512(line, Mem{Base: to, Disp: first + 64*i}, t.stream)
+			}
+		} else {
+			storeHalves512(f, t.to(), first)
 		}
 		JMP(LabelRef(done))
 		Label(empty)
 		zero, to := ZMM(), t.to()
 		VPXORD(zero, zero, zero)
-		for i := range lines {
+		for i := range 12 {
 			store512(zero, Mem{Base: to, Disp: first + 64*i}, t.stream)
 		}
 		Label(done)

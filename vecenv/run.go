@@ -1,0 +1,61 @@
+package vecenv
+
+import (
+	"unsafe"
+
+	"github.com/kvgym/kvgym/kernels"
+	"github.com/kvgym/kvgym/reward"
+)
+
+// chooseRuns says whether one kernel steps one environment after the other: where observations trail, and nothing else describes a step than
+// observation, reward and flags.
+func (b *Batch) chooseRuns() {
+	r := &b.rules[Seed]
+	b.runs = b.trails && b.serving == nil && b.Mask == nil && b.Components == nil && b.Metrics == nil && kernels.StepsPay()
+	if !b.runs {
+		return
+	}
+	var h head
+	const size = int(unsafe.Sizeof(head{}))
+	fromLedger := func(offset uintptr) int { return int(offset) - int(unsafe.Offsetof(h.Ledger)) }
+	b.run = kernels.Run{
+		Stride:   [8]int{int(unsafe.Sizeof(block{})), size, size, size, r.words * 8, r.words * 4, kernels.Lanes, kernels.TrailRow * 4},
+		Key:      fromLedger(unsafe.Offsetof(h.Episode) + unsafe.Offsetof(h.Episode.Key)),
+		Level:    fromLedger(unsafe.Offsetof(h.Episode) + unsafe.Offsetof(h.Episode.ArrivalLevel)),
+		Ended:    fromLedger(unsafe.Offsetof(h.Ended)),
+		Terminal: 1,
+		Last:     r.steps,
+		Weights:  (*[reward.SeedTerms]int64)(reward.SeedWeights[:]),
+	}
+	if r.truncate {
+		b.run.Terminal, b.run.Truncate = 0, 1
+	}
+	if b.cfg.Autoreset == SameStep { // whose last step leads to two observations
+		b.run.Last--
+	}
+	r.drawn.Arrivals(&b.run.Arrivals)
+}
+
+// stepRun lets environments from i on step, but for those that something else happens to, and returns the first one that has not. The
+// actions are of environments from first on.
+func (b *Batch) stepRun(v *env, i, hi, first int, a *Actions) int {
+	r, f, s := &v.scratch.run, &v.rules.frame, v.scratch
+	for i < hi {
+		b.load(v, i)
+		p, q := &r.Seat, &v.seat // field by field; as in sit
+		p.Block, p.Ledger, p.Limits, p.Pages, p.Queue, p.Needs = q.Block, q.Ledger, q.Limits, q.Pages, q.Queue, q.Needs
+		r.Ops = (*[kernels.Lanes]uint8)(a.Ops[(i-first)*kernels.Lanes:])
+		r.Row = (*[kernels.TrailRow]float32)(b.Obs[i*kernels.TrailRow:])
+		r.Reward, r.Terminated, r.Truncated = &b.Reward[i], &b.Terminated[i], &b.Truncated[i]
+		n, left := kernels.Steps(r, hi-i, f, &s.admission, &s.shared, v.trail)
+		if i += n; left == kernels.StageOperate {
+			break
+		}
+		b.load(v, i)
+		v.complete(left)
+		v.Growth += v.QueueLen
+		b.finishEnv(v, i)
+		i++
+	}
+	return i
+}
