@@ -94,15 +94,20 @@ func opPlanes512() {
 	RET()
 }
 
-// lane512 is the mask of planes in the first line of them.
-func lane512(offsets ...int) OpmaskVirtual {
-	k, r, bits := K(), GP32(), uint32(0)
-	for _, off := range offsets {
-		bits |= 1 << ((off - offAlive) / 8)
-	}
-	MOVL(U32(bits), r)
-	KMOVB(r, k)
-	return k
+// plane512 has ones where a plane stands in the first line of them.
+func plane512(off int) Mem {
+	d := (off - offAlive) / 4
+	return lanes512(d, d+1)
+}
+
+// orPlane512, xorPlane512 and setPlane512 change one plane of a line by what is in all lanes of by; clearPlanes512 takes what is in by
+// out of all planes, and one plane out whole.
+func orPlane512(line, by VecVirtual, off int)  { VPTERNLOGQ(U8(0xF8), plane512(off), by, line) }
+func xorPlane512(line, by VecVirtual, off int) { VPTERNLOGQ(U8(0x78), plane512(off), by, line) }
+func setPlane512(line, by VecVirtual, off int) { VPTERNLOGQ(U8(0xD8), plane512(off), by, line) }
+
+func clearPlanes512(line, by VecVirtual, whole int) {
+	VPTERNLOGQ(U8(0x10), plane512(whole), by, line)
 }
 
 func act512() {
@@ -304,9 +309,9 @@ func applyOps512(b Register, o acted512) VecVirtual {
 	ANDQ(o.compress, lower)
 	VPANDNQ(planes, gone, planes)
 	VPANDNQ(rest, gone, rest)
-	VPORQ(one512(o.swap), planes, lane512(offSwapped), planes)
-	VPXORQ(one512(o.compress), planes, lane512(offInt8), planes)
-	VPORQ(one512(lower), planes, lane512(offInt4), planes)
+	orPlane512(planes, one512(o.swap), offSwapped)
+	xorPlane512(planes, one512(o.compress), offInt8)
+	orPlane512(planes, one512(lower), offInt4)
 	VMOVDQU64(planes, Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(rest, Mem{Base: b, Disp: offAlive + 64})
 	return planes
@@ -601,8 +606,8 @@ func advanceBody512(b, out Register) {
 		MOVL(sum512(value), worth)
 	}
 	Label("none")
-	VPBROADCASTQ(now, lane512(offActive), lines[0])
-	VPANDNQ_Z(lines[0], gone, lane512(offAlive, offSwapped, offType0, offType1, offActive, offInt8, offInt4), lines[0]) // no Prefill
+	setPlane512(lines[0], one512(now), offActive)
+	clearPlanes512(lines[0], gone, offPrefill)
 	VPANDNQ(lines[1], gone, lines[1])
 	VMOVDQU64(lines[0], Mem{Base: b, Disp: offAlive})
 	VMOVDQU64(lines[1], Mem{Base: b, Disp: offAlive + 64})
@@ -618,7 +623,7 @@ func timers512(b Register, active, t0, t1, spent GPVirtual) (done, now GPVirtual
 	ANDQ(finished, done)
 	linger := andNot(finished, done)
 	runs := andNot(and(active, context), done)
-	started := planeOf(b, offPrefill)
+	started := upperPlane(b, offPrefill)
 	idle := or(or(t0, t1), planeOf(b, offType2))
 	idle = andNot(idle, or(started, active))
 	cycle, fifteen, one := ZMM(), bytes(15), bytes(1)

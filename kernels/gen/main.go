@@ -425,6 +425,15 @@ func planeOf(b Register, off int) GPVirtual {
 	return r
 }
 
+// upperPlane is planeOf one of the upper four planes of a line that has just been stored whole. Intel's processors forward a vector of
+// it to a load, but to a general register only what stands in the lower half; the rest waits until the line is in memory.
+func upperPlane(b Register, off int) GPVirtual {
+	x, r := XMM(), GP64()
+	VMOVQ(Mem{Base: b, Disp: off}, x)
+	VMOVQ(x, r)
+	return r
+}
+
 // and, andNot and or make new planes; andNot(a, b) is a &^ b.
 func and(a, b GPVirtual) GPVirtual {
 	r := GP64()

@@ -176,9 +176,9 @@ func (o *operator512) move(busy, moved GPVirtual) {
 	lower := GP64()
 	MOVQ(o.plane(offInt8), lower)
 	ANDQ(o.compress, lower)
-	VPORQ(one512(o.leave), o.line0, lane512(offSwapped), o.line0)
-	VPXORQ(one512(o.compress), o.line0, lane512(offInt8), o.line0)
-	VPORQ(one512(lower), o.line0, lane512(offInt4), o.line0)
+	orPlane512(o.line0, one512(o.leave), offSwapped)
+	xorPlane512(o.line0, one512(o.compress), offInt8)
+	orPlane512(o.line0, one512(lower), offInt4)
 	VMOVDQU64(o.line0, o.plane(offAlive))
 }
 

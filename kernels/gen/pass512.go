@@ -123,7 +123,7 @@ func (p *passer512) generate() {
 	p.own = [2]VecVirtual{ZMM(), ZMM()}
 	p.even = K()
 	KMOVQ(constant(uint64(0x5555555555555555)), p.even)
-	p.active = planeOf(b, offActive)
+	p.active = upperPlane(b, offActive)
 	slow := planeOf(b, offSwapped)
 	ANDQ(p.active, slow)
 	active, slowly := K(), K()
@@ -157,8 +157,8 @@ func (p *passer512) generate() {
 	p.lines = [2]VecVirtual{ZMM(), ZMM()}
 	VMOVDQU64(p.plane(offAlive), p.lines[0])
 	VMOVDQU64(p.plane(offAlive+64), p.lines[1])
-	VPBROADCASTQ(now, lane512(offActive), p.lines[0])
-	VPANDNQ_Z(p.lines[0], gone, lane512(offAlive, offSwapped, offType0, offType1, offActive, offInt8, offInt4), p.lines[0]) // no Prefill
+	setPlane512(p.lines[0], one512(now), offActive)
+	clearPlanes512(p.lines[0], gone, offPrefill)
 	VPANDNQ(p.lines[1], gone, p.lines[1])
 	VMOVDQU64(p.lines[0], p.plane(offAlive))
 	VMOVDQU64(p.lines[1], p.plane(offAlive+64))

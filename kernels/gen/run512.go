@@ -307,7 +307,7 @@ func (r *runner512) reward() {
 		SUBQ(r.in(offLgScore), gain)
 		MOVQ(score, r.in(offLgScore))
 		VXORPS(x, x, x)
-		VCVTSI2SSQ(gain, x, x)
+		VCVTSI2SSQ(local(gain), x, x)
 		VMULSS(constant(float32(1.0/scoreOne)), x, x)
 		MOVQ(r.run(offRnReward), to)
 		VMOVSS(x, Mem{Base: to, Index: i, Scale: 4})

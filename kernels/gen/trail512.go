@@ -10,12 +10,13 @@ import (
 
 // trailer512 writes the observation of a Trail in parts, between those of another environment's step. A nil one writes nothing.
 type trailer512 struct {
-	seat             func(off int) func() GPVirtual
-	to               func() GPVirtual // where the row belongs
-	given            map[string]func() GPVirtual
-	codes, last, inv Mem
-	live             Mem // groups up to the last sequence
-	stream           bool
+	seat         func(off int) func() GPVirtual
+	to           func() GPVirtual // where the row belongs
+	given        map[string]func() GPVirtual
+	codes, pages Mem
+	last, inv    Mem
+	live         Mem // groups up to the last sequence
+	stream       bool
 }
 
 // within lets what follows find the trail's environment where it would find its own.
@@ -42,6 +43,10 @@ func (t *trailer512) begin() {
 		t.codes = AllocLocal(64)
 		VMOVDQU8(codes512(b), t.codes)
 		t.last = local(and(andNot(planeOf(b, offAlive), planeOf(b, offSwapped)), planeOf(argument("s"), offShLast)))
+		pages := YMM()
+		VPMOVZXWD(Mem{Base: argument("pages")}, pages)
+		t.pages = AllocLocal(32)
+		VMOVDQU(pages, t.pages)
 		live := GP64()
 		liveGroups512(b, live)
 		t.live = local(live)
@@ -108,7 +113,7 @@ func (t *trailer512) observer(g int) *observer512 {
 	MOVQ(U32(uint32(16*g)), o.lane)
 	MOVQ(U32(uint32(2*g)), o.bits)
 	VBROADCASTSS(constant(float32(1)), o.one)
-	o.widen(Mem{Base: argument("pages")}, &o.pages)
+	o.pages = eightDwords512(t.pages)
 	o.gain = eightDwords512(Mem{Base: argument("s"), Disp: offShGain})
 	VPBROADCASTD(Mem{Base: argument("l"), Disp: offLgStep}, o.step)
 	VBROADCASTSS(t.inv, o.inv)
