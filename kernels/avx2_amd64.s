@@ -13,7 +13,7 @@ TEXT ·opPlanesAVX2(SB), NOSPLIT, $0-32
 	VPMOVMSKB Y1, CX
 	VPSLLW    $0x06, Y0, Y1
 	VPMOVMSKB Y1, DX
-	VPMINUB   avx2_1<>+0(SB), Y0, Y1
+	VPMINUB   avx2_constants<>+0(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, BX
 	VMOVDQU   32(AX), Y0
@@ -21,7 +21,7 @@ TEXT ·opPlanesAVX2(SB), NOSPLIT, $0-32
 	VPMOVMSKB Y1, AX
 	VPSLLW    $0x06, Y0, Y1
 	VPMOVMSKB Y1, SI
-	VPMINUB   avx2_1<>+0(SB), Y0, Y1
+	VPMINUB   avx2_constants<>+0(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, DI
 	SHLQ      $0x20, AX
@@ -39,40 +39,6 @@ TEXT ·opPlanesAVX2(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx2_1<>+0(SB)/1, $0x03
-DATA avx2_1<>+1(SB)/1, $0x03
-DATA avx2_1<>+2(SB)/1, $0x03
-DATA avx2_1<>+3(SB)/1, $0x03
-DATA avx2_1<>+4(SB)/1, $0x03
-DATA avx2_1<>+5(SB)/1, $0x03
-DATA avx2_1<>+6(SB)/1, $0x03
-DATA avx2_1<>+7(SB)/1, $0x03
-DATA avx2_1<>+8(SB)/1, $0x03
-DATA avx2_1<>+9(SB)/1, $0x03
-DATA avx2_1<>+10(SB)/1, $0x03
-DATA avx2_1<>+11(SB)/1, $0x03
-DATA avx2_1<>+12(SB)/1, $0x03
-DATA avx2_1<>+13(SB)/1, $0x03
-DATA avx2_1<>+14(SB)/1, $0x03
-DATA avx2_1<>+15(SB)/1, $0x03
-DATA avx2_1<>+16(SB)/1, $0x03
-DATA avx2_1<>+17(SB)/1, $0x03
-DATA avx2_1<>+18(SB)/1, $0x03
-DATA avx2_1<>+19(SB)/1, $0x03
-DATA avx2_1<>+20(SB)/1, $0x03
-DATA avx2_1<>+21(SB)/1, $0x03
-DATA avx2_1<>+22(SB)/1, $0x03
-DATA avx2_1<>+23(SB)/1, $0x03
-DATA avx2_1<>+24(SB)/1, $0x03
-DATA avx2_1<>+25(SB)/1, $0x03
-DATA avx2_1<>+26(SB)/1, $0x03
-DATA avx2_1<>+27(SB)/1, $0x03
-DATA avx2_1<>+28(SB)/1, $0x03
-DATA avx2_1<>+29(SB)/1, $0x03
-DATA avx2_1<>+30(SB)/1, $0x03
-DATA avx2_1<>+31(SB)/1, $0x03
-GLOBL avx2_1<>(SB), RODATA|NOPTR, $32
-
 // func actAVX2(b *Block, ops *[64]uint8, pages *[8]uint16, a *Acted)
 // Requires: AVX, AVX2, BMI, POPCNT
 TEXT ·actAVX2(SB), NOSPLIT, $40-32
@@ -84,7 +50,7 @@ TEXT ·actAVX2(SB), NOSPLIT, $40-32
 	VPMOVMSKB Y1, BX
 	VPSLLW    $0x06, Y0, Y1
 	VPMOVMSKB Y1, SI
-	VPMINUB   avx2_1<>+0(SB), Y0, Y1
+	VPMINUB   avx2_constants<>+0(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, DI
 	VMOVDQU   32(DX), Y0
@@ -92,7 +58,7 @@ TEXT ·actAVX2(SB), NOSPLIT, $40-32
 	VPMOVMSKB Y1, DX
 	VPSLLW    $0x06, Y0, Y1
 	VPMOVMSKB Y1, R8
-	VPMINUB   avx2_1<>+0(SB), Y0, Y1
+	VPMINUB   avx2_constants<>+0(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, R9
 	SHLQ      $0x20, DX
@@ -154,11 +120,11 @@ TEXT ·actAVX2(SB), NOSPLIT, $40-32
 	POPCNTQ   DX, DX
 	IMUL3L    $0x1e, DX, DX
 	VMOVDQU   640(AX), Y0
-	VPMAXUB   avx2_2<>+0(SB), Y0, Y1
+	VPMAXUB   avx2_constants<>+32(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, R11
 	VMOVDQU   672(AX), Y0
-	VPMAXUB   avx2_2<>+0(SB), Y0, Y1
+	VPMAXUB   avx2_constants<>+32(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, R12
 	SHLQ      $0x20, R12
@@ -170,11 +136,11 @@ TEXT ·actAVX2(SB), NOSPLIT, $40-32
 	IMUL3L    $0x0f, R11, R11
 	ADDL      R11, DX
 	VMOVDQU   640(AX), Y0
-	VPMAXUB   avx2_3<>+0(SB), Y0, Y1
+	VPMAXUB   avx2_constants<>+64(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, R11
 	VMOVDQU   672(AX), Y0
-	VPMAXUB   avx2_3<>+0(SB), Y0, Y1
+	VPMAXUB   avx2_constants<>+64(SB), Y0, Y1
 	VPCMPEQB  Y0, Y1, Y1
 	VPMOVMSKB Y1, R12
 	SHLQ      $0x20, R12
@@ -216,53 +182,53 @@ group:
 	CMPB         (SP)(R8*1), $0x00
 	JE           next
 	VMOVDQU      (AX)(DX*4), Y4
-	VPADDD       avx2_4<>+0(SB), Y4, Y4
+	VPADDD       avx2_constants<>+96(SB), Y4, Y4
 	VPSRLD       $0x07, Y4, Y4
 	VPMOVZXBD    704(AX)(DX*1), Y5
 	VPERMD       Y3, Y5, Y5
 	VPSUBD       Y5, Y4, Y4
 	VPBROADCASTD 944(AX)(R8*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPADDD       Y5, Y5, Y5
 	VPBROADCASTD 936(AX)(R8*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPADDD       Y6, Y5, Y5
-	VPADDD       avx2_6<>+0(SB), Y5, Y5
+	VPADDD       avx2_constants<>+160(SB), Y5, Y5
 	VPSLLVD      Y5, Y4, Y4
 	VPADDD       Y4, Y4, Y5
-	VPMINUD      avx2_7<>+0(SB), Y5, Y5
-	VPADDD       avx2_8<>+0(SB), Y5, Y5
+	VPMINUD      avx2_constants<>+192(SB), Y5, Y5
+	VPADDD       avx2_constants<>+224(SB), Y5, Y5
 	VPBROADCASTD 16(SP)(R8*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPAND        Y6, Y5, Y5
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 8(SP)(R8*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPAND        Y5, Y4, Y4
 	VPBROADCASTD 24(SP)(R8*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPSRLD       $0x1f, Y5, Y5
 	VPSRLVD      Y5, Y4, Y4
 	VPADDD       Y4, Y0, Y0
 	VPBROADCASTD 960(AX)(R8*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPADDD       Y5, Y5, Y5
 	VPBROADCASTD 920(AX)(R8*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPADDD       Y6, Y5, Y5
 	VPADDD       Y5, Y5, Y5
 	VPBROADCASTD 912(AX)(R8*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPADDD       Y6, Y5, Y5
-	VPERMD       avx2_9<>+0(SB), Y5, Y5
+	VPERMD       avx2_constants<>+256(SB), Y5, Y5
 	VPMULLD      Y4, Y5, Y5
 	VPADDD       Y5, Y1, Y1
 
@@ -306,17 +272,17 @@ counted:
 	VPANDN       896(AX), Y0, Y1
 	VMOVQ        BX, X2
 	VPBROADCASTQ X2, Y2
-	VPAND        avx2_10<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+288(SB), Y2, Y2
 	VPXOR        Y2, Y1, Y1
 	VMOVDQU      Y1, 896(AX)
 	VPANDN       928(AX), Y0, Y1
 	VMOVQ        DI, X2
 	VPBROADCASTQ X2, Y2
-	VPAND        avx2_10<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+288(SB), Y2, Y2
 	VPXOR        Y2, Y1, Y1
 	VMOVQ        CX, X2
 	VPBROADCASTQ X2, Y2
-	VPAND        avx2_11<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+320(SB), Y2, Y2
 	VPXOR        Y2, Y1, Y1
 	VMOVDQU      Y1, 928(AX)
 	VPANDN       960(AX), Y0, Y1
@@ -327,146 +293,6 @@ counted:
 end:
 	VZEROUPPER
 	RET
-
-DATA avx2_2<>+0(SB)/1, $0x32
-DATA avx2_2<>+1(SB)/1, $0x32
-DATA avx2_2<>+2(SB)/1, $0x32
-DATA avx2_2<>+3(SB)/1, $0x32
-DATA avx2_2<>+4(SB)/1, $0x32
-DATA avx2_2<>+5(SB)/1, $0x32
-DATA avx2_2<>+6(SB)/1, $0x32
-DATA avx2_2<>+7(SB)/1, $0x32
-DATA avx2_2<>+8(SB)/1, $0x32
-DATA avx2_2<>+9(SB)/1, $0x32
-DATA avx2_2<>+10(SB)/1, $0x32
-DATA avx2_2<>+11(SB)/1, $0x32
-DATA avx2_2<>+12(SB)/1, $0x32
-DATA avx2_2<>+13(SB)/1, $0x32
-DATA avx2_2<>+14(SB)/1, $0x32
-DATA avx2_2<>+15(SB)/1, $0x32
-DATA avx2_2<>+16(SB)/1, $0x32
-DATA avx2_2<>+17(SB)/1, $0x32
-DATA avx2_2<>+18(SB)/1, $0x32
-DATA avx2_2<>+19(SB)/1, $0x32
-DATA avx2_2<>+20(SB)/1, $0x32
-DATA avx2_2<>+21(SB)/1, $0x32
-DATA avx2_2<>+22(SB)/1, $0x32
-DATA avx2_2<>+23(SB)/1, $0x32
-DATA avx2_2<>+24(SB)/1, $0x32
-DATA avx2_2<>+25(SB)/1, $0x32
-DATA avx2_2<>+26(SB)/1, $0x32
-DATA avx2_2<>+27(SB)/1, $0x32
-DATA avx2_2<>+28(SB)/1, $0x32
-DATA avx2_2<>+29(SB)/1, $0x32
-DATA avx2_2<>+30(SB)/1, $0x32
-DATA avx2_2<>+31(SB)/1, $0x32
-GLOBL avx2_2<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_3<>+0(SB)/1, $0x46
-DATA avx2_3<>+1(SB)/1, $0x46
-DATA avx2_3<>+2(SB)/1, $0x46
-DATA avx2_3<>+3(SB)/1, $0x46
-DATA avx2_3<>+4(SB)/1, $0x46
-DATA avx2_3<>+5(SB)/1, $0x46
-DATA avx2_3<>+6(SB)/1, $0x46
-DATA avx2_3<>+7(SB)/1, $0x46
-DATA avx2_3<>+8(SB)/1, $0x46
-DATA avx2_3<>+9(SB)/1, $0x46
-DATA avx2_3<>+10(SB)/1, $0x46
-DATA avx2_3<>+11(SB)/1, $0x46
-DATA avx2_3<>+12(SB)/1, $0x46
-DATA avx2_3<>+13(SB)/1, $0x46
-DATA avx2_3<>+14(SB)/1, $0x46
-DATA avx2_3<>+15(SB)/1, $0x46
-DATA avx2_3<>+16(SB)/1, $0x46
-DATA avx2_3<>+17(SB)/1, $0x46
-DATA avx2_3<>+18(SB)/1, $0x46
-DATA avx2_3<>+19(SB)/1, $0x46
-DATA avx2_3<>+20(SB)/1, $0x46
-DATA avx2_3<>+21(SB)/1, $0x46
-DATA avx2_3<>+22(SB)/1, $0x46
-DATA avx2_3<>+23(SB)/1, $0x46
-DATA avx2_3<>+24(SB)/1, $0x46
-DATA avx2_3<>+25(SB)/1, $0x46
-DATA avx2_3<>+26(SB)/1, $0x46
-DATA avx2_3<>+27(SB)/1, $0x46
-DATA avx2_3<>+28(SB)/1, $0x46
-DATA avx2_3<>+29(SB)/1, $0x46
-DATA avx2_3<>+30(SB)/1, $0x46
-DATA avx2_3<>+31(SB)/1, $0x46
-GLOBL avx2_3<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_4<>+0(SB)/4, $0x0000007f
-DATA avx2_4<>+4(SB)/4, $0x0000007f
-DATA avx2_4<>+8(SB)/4, $0x0000007f
-DATA avx2_4<>+12(SB)/4, $0x0000007f
-DATA avx2_4<>+16(SB)/4, $0x0000007f
-DATA avx2_4<>+20(SB)/4, $0x0000007f
-DATA avx2_4<>+24(SB)/4, $0x0000007f
-DATA avx2_4<>+28(SB)/4, $0x0000007f
-GLOBL avx2_4<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_5<>+0(SB)/4, $0x00000001
-DATA avx2_5<>+4(SB)/4, $0x00000002
-DATA avx2_5<>+8(SB)/4, $0x00000004
-DATA avx2_5<>+12(SB)/4, $0x00000008
-DATA avx2_5<>+16(SB)/4, $0x00000010
-DATA avx2_5<>+20(SB)/4, $0x00000020
-DATA avx2_5<>+24(SB)/4, $0x00000040
-DATA avx2_5<>+28(SB)/4, $0x00000080
-GLOBL avx2_5<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_6<>+0(SB)/4, $0x00000002
-DATA avx2_6<>+4(SB)/4, $0x00000002
-DATA avx2_6<>+8(SB)/4, $0x00000002
-DATA avx2_6<>+12(SB)/4, $0x00000002
-DATA avx2_6<>+16(SB)/4, $0x00000002
-DATA avx2_6<>+20(SB)/4, $0x00000002
-DATA avx2_6<>+24(SB)/4, $0x00000002
-DATA avx2_6<>+28(SB)/4, $0x00000002
-GLOBL avx2_6<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_7<>+0(SB)/4, $0x000000c8
-DATA avx2_7<>+4(SB)/4, $0x000000c8
-DATA avx2_7<>+8(SB)/4, $0x000000c8
-DATA avx2_7<>+12(SB)/4, $0x000000c8
-DATA avx2_7<>+16(SB)/4, $0x000000c8
-DATA avx2_7<>+20(SB)/4, $0x000000c8
-DATA avx2_7<>+24(SB)/4, $0x000000c8
-DATA avx2_7<>+28(SB)/4, $0x000000c8
-GLOBL avx2_7<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_8<>+0(SB)/4, $0x00000064
-DATA avx2_8<>+4(SB)/4, $0x00000064
-DATA avx2_8<>+8(SB)/4, $0x00000064
-DATA avx2_8<>+12(SB)/4, $0x00000064
-DATA avx2_8<>+16(SB)/4, $0x00000064
-DATA avx2_8<>+20(SB)/4, $0x00000064
-DATA avx2_8<>+24(SB)/4, $0x00000064
-DATA avx2_8<>+28(SB)/4, $0x00000064
-GLOBL avx2_8<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_9<>+0(SB)/4, $0x00000014
-DATA avx2_9<>+4(SB)/4, $0x00000000
-DATA avx2_9<>+8(SB)/4, $0x00000000
-DATA avx2_9<>+12(SB)/4, $0x00000000
-DATA avx2_9<>+16(SB)/4, $0x00000000
-DATA avx2_9<>+20(SB)/4, $0x00000002
-DATA avx2_9<>+24(SB)/4, $0x0000000a
-DATA avx2_9<>+28(SB)/4, $0x0000000f
-GLOBL avx2_9<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_10<>+0(SB)/8, $0x0000000000000000
-DATA avx2_10<>+8(SB)/8, $0xffffffffffffffff
-DATA avx2_10<>+16(SB)/8, $0x0000000000000000
-DATA avx2_10<>+24(SB)/8, $0x0000000000000000
-GLOBL avx2_10<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_11<>+0(SB)/8, $0x0000000000000000
-DATA avx2_11<>+8(SB)/8, $0x0000000000000000
-DATA avx2_11<>+16(SB)/8, $0xffffffffffffffff
-DATA avx2_11<>+24(SB)/8, $0x0000000000000000
-GLOBL avx2_11<>(SB), RODATA|NOPTR, $32
 
 // func globalsAVX2(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, most uint32, stream bool)
 // Requires: AVX, AVX2
@@ -531,134 +357,26 @@ TEXT ·heatAVX2(SB), NOSPLIT, $0-16
 	VPBROADCASTQ warm+8(FP), Y0
 	VMOVDQU      (AX), Y1
 	VPSRLW       $0x02, Y1, Y2
-	VPAND        avx2_12<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+352(SB), Y2, Y2
 	VPSUBB       Y2, Y1, Y1
-	VPSHUFB      avx2_13<>+0(SB), Y0, Y2
-	VPAND        avx2_14<>+0(SB), Y2, Y2
-	VPCMPEQB     avx2_14<>+0(SB), Y2, Y2
-	VPAND        avx2_12<>+0(SB), Y2, Y2
+	VPSHUFB      avx2_constants<>+384(SB), Y0, Y2
+	VPAND        avx2_constants<>+416(SB), Y2, Y2
+	VPCMPEQB     avx2_constants<>+416(SB), Y2, Y2
+	VPAND        avx2_constants<>+352(SB), Y2, Y2
 	VPADDB       Y2, Y1, Y1
 	VMOVDQU      Y1, (AX)
 	VMOVDQU      32(AX), Y1
 	VPSRLW       $0x02, Y1, Y2
-	VPAND        avx2_12<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+352(SB), Y2, Y2
 	VPSUBB       Y2, Y1, Y1
-	VPSHUFB      avx2_15<>+0(SB), Y0, Y0
-	VPAND        avx2_14<>+0(SB), Y0, Y0
-	VPCMPEQB     avx2_14<>+0(SB), Y0, Y0
-	VPAND        avx2_12<>+0(SB), Y0, Y0
+	VPSHUFB      avx2_constants<>+448(SB), Y0, Y0
+	VPAND        avx2_constants<>+416(SB), Y0, Y0
+	VPCMPEQB     avx2_constants<>+416(SB), Y0, Y0
+	VPAND        avx2_constants<>+352(SB), Y0, Y0
 	VPADDB       Y0, Y1, Y1
 	VMOVDQU      Y1, 32(AX)
 	VZEROUPPER
 	RET
-
-DATA avx2_12<>+0(SB)/1, $0x3f
-DATA avx2_12<>+1(SB)/1, $0x3f
-DATA avx2_12<>+2(SB)/1, $0x3f
-DATA avx2_12<>+3(SB)/1, $0x3f
-DATA avx2_12<>+4(SB)/1, $0x3f
-DATA avx2_12<>+5(SB)/1, $0x3f
-DATA avx2_12<>+6(SB)/1, $0x3f
-DATA avx2_12<>+7(SB)/1, $0x3f
-DATA avx2_12<>+8(SB)/1, $0x3f
-DATA avx2_12<>+9(SB)/1, $0x3f
-DATA avx2_12<>+10(SB)/1, $0x3f
-DATA avx2_12<>+11(SB)/1, $0x3f
-DATA avx2_12<>+12(SB)/1, $0x3f
-DATA avx2_12<>+13(SB)/1, $0x3f
-DATA avx2_12<>+14(SB)/1, $0x3f
-DATA avx2_12<>+15(SB)/1, $0x3f
-DATA avx2_12<>+16(SB)/1, $0x3f
-DATA avx2_12<>+17(SB)/1, $0x3f
-DATA avx2_12<>+18(SB)/1, $0x3f
-DATA avx2_12<>+19(SB)/1, $0x3f
-DATA avx2_12<>+20(SB)/1, $0x3f
-DATA avx2_12<>+21(SB)/1, $0x3f
-DATA avx2_12<>+22(SB)/1, $0x3f
-DATA avx2_12<>+23(SB)/1, $0x3f
-DATA avx2_12<>+24(SB)/1, $0x3f
-DATA avx2_12<>+25(SB)/1, $0x3f
-DATA avx2_12<>+26(SB)/1, $0x3f
-DATA avx2_12<>+27(SB)/1, $0x3f
-DATA avx2_12<>+28(SB)/1, $0x3f
-DATA avx2_12<>+29(SB)/1, $0x3f
-DATA avx2_12<>+30(SB)/1, $0x3f
-DATA avx2_12<>+31(SB)/1, $0x3f
-GLOBL avx2_12<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_13<>+0(SB)/1, $0x00
-DATA avx2_13<>+1(SB)/1, $0x00
-DATA avx2_13<>+2(SB)/1, $0x00
-DATA avx2_13<>+3(SB)/1, $0x00
-DATA avx2_13<>+4(SB)/1, $0x00
-DATA avx2_13<>+5(SB)/1, $0x00
-DATA avx2_13<>+6(SB)/1, $0x00
-DATA avx2_13<>+7(SB)/1, $0x00
-DATA avx2_13<>+8(SB)/1, $0x01
-DATA avx2_13<>+9(SB)/1, $0x01
-DATA avx2_13<>+10(SB)/1, $0x01
-DATA avx2_13<>+11(SB)/1, $0x01
-DATA avx2_13<>+12(SB)/1, $0x01
-DATA avx2_13<>+13(SB)/1, $0x01
-DATA avx2_13<>+14(SB)/1, $0x01
-DATA avx2_13<>+15(SB)/1, $0x01
-DATA avx2_13<>+16(SB)/1, $0x02
-DATA avx2_13<>+17(SB)/1, $0x02
-DATA avx2_13<>+18(SB)/1, $0x02
-DATA avx2_13<>+19(SB)/1, $0x02
-DATA avx2_13<>+20(SB)/1, $0x02
-DATA avx2_13<>+21(SB)/1, $0x02
-DATA avx2_13<>+22(SB)/1, $0x02
-DATA avx2_13<>+23(SB)/1, $0x02
-DATA avx2_13<>+24(SB)/1, $0x03
-DATA avx2_13<>+25(SB)/1, $0x03
-DATA avx2_13<>+26(SB)/1, $0x03
-DATA avx2_13<>+27(SB)/1, $0x03
-DATA avx2_13<>+28(SB)/1, $0x03
-DATA avx2_13<>+29(SB)/1, $0x03
-DATA avx2_13<>+30(SB)/1, $0x03
-DATA avx2_13<>+31(SB)/1, $0x03
-GLOBL avx2_13<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_14<>+0(SB)/8, $0x8040201008040201
-DATA avx2_14<>+8(SB)/8, $0x8040201008040201
-DATA avx2_14<>+16(SB)/8, $0x8040201008040201
-DATA avx2_14<>+24(SB)/8, $0x8040201008040201
-GLOBL avx2_14<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_15<>+0(SB)/1, $0x04
-DATA avx2_15<>+1(SB)/1, $0x04
-DATA avx2_15<>+2(SB)/1, $0x04
-DATA avx2_15<>+3(SB)/1, $0x04
-DATA avx2_15<>+4(SB)/1, $0x04
-DATA avx2_15<>+5(SB)/1, $0x04
-DATA avx2_15<>+6(SB)/1, $0x04
-DATA avx2_15<>+7(SB)/1, $0x04
-DATA avx2_15<>+8(SB)/1, $0x05
-DATA avx2_15<>+9(SB)/1, $0x05
-DATA avx2_15<>+10(SB)/1, $0x05
-DATA avx2_15<>+11(SB)/1, $0x05
-DATA avx2_15<>+12(SB)/1, $0x05
-DATA avx2_15<>+13(SB)/1, $0x05
-DATA avx2_15<>+14(SB)/1, $0x05
-DATA avx2_15<>+15(SB)/1, $0x05
-DATA avx2_15<>+16(SB)/1, $0x06
-DATA avx2_15<>+17(SB)/1, $0x06
-DATA avx2_15<>+18(SB)/1, $0x06
-DATA avx2_15<>+19(SB)/1, $0x06
-DATA avx2_15<>+20(SB)/1, $0x06
-DATA avx2_15<>+21(SB)/1, $0x06
-DATA avx2_15<>+22(SB)/1, $0x06
-DATA avx2_15<>+23(SB)/1, $0x06
-DATA avx2_15<>+24(SB)/1, $0x07
-DATA avx2_15<>+25(SB)/1, $0x07
-DATA avx2_15<>+26(SB)/1, $0x07
-DATA avx2_15<>+27(SB)/1, $0x07
-DATA avx2_15<>+28(SB)/1, $0x07
-DATA avx2_15<>+29(SB)/1, $0x07
-DATA avx2_15<>+30(SB)/1, $0x07
-DATA avx2_15<>+31(SB)/1, $0x07
-GLOBL avx2_15<>(SB), RODATA|NOPTR, $32
 
 // func advanceAVX2(b *Block, pages *[8]uint16, step int16, used uint32, limit uint32, a *Advanced) (ok bool)
 // Requires: AVX, AVX2, BMI, BMI2
@@ -679,90 +397,90 @@ grow:
 	JZ           growNext
 	VMOVDQU      512(AX)(DX*1), Y2
 	VPBROADCASTW (SP)(BX*1), Y4
-	VPAND        avx2_16<>+0(SB), Y4, Y4
-	VPCMPEQW     avx2_16<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+480(SB), Y4, Y4
+	VPCMPEQW     avx2_constants<>+480(SB), Y4, Y4
 	VPSRLW       $0x01, Y2, Y3
 	VPAND        Y4, Y3, Y3
 	VPSUBW       Y3, Y2, Y2
 	VPMINUW      256(AX)(DX*1), Y2, Y2
 	VPBROADCASTW 928(AX)(BX*1), Y3
-	VPAND        avx2_16<>+0(SB), Y3, Y3
-	VPCMPEQW     avx2_16<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+480(SB), Y3, Y3
+	VPCMPEQW     avx2_constants<>+480(SB), Y3, Y3
 	VPAND        Y3, Y2, Y2
 	VMOVDQU      Y2, 8(SP)(DX*1)
 	VPANDN       Y2, Y4, Y2
 	VPMOVZXWD    X2, Y4
 	VMOVDQU      (AX)(DX*2), Y3
-	VPADDD       avx2_4<>+0(SB), Y3, Y3
+	VPADDD       avx2_constants<>+96(SB), Y3, Y3
 	VPADDD       Y3, Y4, Y4
 	VEXTRACTI128 $0x01, Y2, X2
 	VPMOVZXWD    X2, Y5
 	VMOVDQU      32(AX)(DX*2), Y2
-	VPADDD       avx2_4<>+0(SB), Y2, Y2
+	VPADDD       avx2_constants<>+96(SB), Y2, Y2
 	VPADDD       Y2, Y5, Y5
 	VPXOR        Y3, Y4, Y6
 	VPXOR        Y2, Y5, Y7
 	VPOR         Y7, Y6, Y6
-	VPTEST       avx2_17<>+0(SB), Y6
+	VPTEST       avx2_constants<>+512(SB), Y6
 	JZ           growNext
 	VPSRLD       $0x07, Y3, Y3
 	VPSRLD       $0x07, Y4, Y4
 	VPSUBD       Y3, Y4, Y4
 	VPBROADCASTD 944(AX)(BX*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPADDD       Y3, Y3, Y3
 	VPBROADCASTD 936(AX)(BX*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPADDD       Y6, Y3, Y3
-	VPADDD       avx2_6<>+0(SB), Y3, Y3
+	VPADDD       avx2_constants<>+160(SB), Y3, Y3
 	VPSLLVD      Y3, Y4, Y4
 	VPADDD       Y4, Y0, Y0
 	VPBROADCASTD 960(AX)(BX*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPADDD       Y3, Y3, Y3
 	VPBROADCASTD 920(AX)(BX*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPADDD       Y3, Y3, Y3
 	VPBROADCASTD 912(AX)(BX*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPADDD       Y6, Y3, Y3
-	VPERMD       avx2_9<>+0(SB), Y3, Y3
+	VPERMD       avx2_constants<>+256(SB), Y3, Y3
 	VPMULLD      Y4, Y3, Y3
 	VPADDD       Y3, Y1, Y1
 	VPSRLD       $0x07, Y2, Y2
 	VPSRLD       $0x07, Y5, Y5
 	VPSUBD       Y2, Y5, Y5
 	VPBROADCASTD 945(AX)(BX*1), Y2
-	VPAND        avx2_5<>+0(SB), Y2, Y2
-	VPCMPEQD     avx2_5<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+128(SB), Y2, Y2
+	VPCMPEQD     avx2_constants<>+128(SB), Y2, Y2
 	VPADDD       Y2, Y2, Y2
 	VPBROADCASTD 937(AX)(BX*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPADDD       Y3, Y2, Y2
-	VPADDD       avx2_6<>+0(SB), Y2, Y2
+	VPADDD       avx2_constants<>+160(SB), Y2, Y2
 	VPSLLVD      Y2, Y5, Y5
 	VPADDD       Y5, Y0, Y0
 	VPBROADCASTD 961(AX)(BX*1), Y2
-	VPAND        avx2_5<>+0(SB), Y2, Y2
-	VPCMPEQD     avx2_5<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+128(SB), Y2, Y2
+	VPCMPEQD     avx2_constants<>+128(SB), Y2, Y2
 	VPADDD       Y2, Y2, Y2
 	VPBROADCASTD 921(AX)(BX*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPADDD       Y3, Y2, Y2
 	VPADDD       Y2, Y2, Y2
 	VPBROADCASTD 913(AX)(BX*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPADDD       Y3, Y2, Y2
-	VPERMD       avx2_9<>+0(SB), Y2, Y2
+	VPERMD       avx2_constants<>+256(SB), Y2, Y2
 	VPMULLD      Y5, Y2, Y2
 	VPADDD       Y2, Y1, Y1
 
@@ -817,8 +535,8 @@ note:
 	VMOVDQU      Y3, 256(AX)(DX*1)
 	VMOVDQU      384(AX)(DX*1), Y3
 	VPBROADCASTW 928(AX)(BX*1), Y4
-	VPAND        avx2_16<>+0(SB), Y4, Y4
-	VPCMPEQW     avx2_16<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+480(SB), Y4, Y4
+	VPCMPEQW     avx2_constants<>+480(SB), Y4, Y4
 	VPBLENDVB    Y4, Y0, Y3, Y3
 	VMOVDQU      Y3, 384(AX)(DX*1)
 	VPMOVZXWD    X2, Y3
@@ -861,22 +579,22 @@ noteNext:
 	VPBROADCASTQ 928(AX), Y1
 	VMOVDQU      768(AX), Y2
 	VPSRLW       $0x02, Y2, Y3
-	VPAND        avx2_12<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+352(SB), Y3, Y3
 	VPSUBB       Y3, Y2, Y2
-	VPSHUFB      avx2_13<>+0(SB), Y1, Y3
-	VPAND        avx2_14<>+0(SB), Y3, Y3
-	VPCMPEQB     avx2_14<>+0(SB), Y3, Y3
-	VPAND        avx2_12<>+0(SB), Y3, Y3
+	VPSHUFB      avx2_constants<>+384(SB), Y1, Y3
+	VPAND        avx2_constants<>+416(SB), Y3, Y3
+	VPCMPEQB     avx2_constants<>+416(SB), Y3, Y3
+	VPAND        avx2_constants<>+352(SB), Y3, Y3
 	VPADDB       Y3, Y2, Y2
 	VMOVDQU      Y2, 768(AX)
 	VMOVDQU      800(AX), Y2
 	VPSRLW       $0x02, Y2, Y3
-	VPAND        avx2_12<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+352(SB), Y3, Y3
 	VPSUBB       Y3, Y2, Y2
-	VPSHUFB      avx2_15<>+0(SB), Y1, Y1
-	VPAND        avx2_14<>+0(SB), Y1, Y1
-	VPCMPEQB     avx2_14<>+0(SB), Y1, Y1
-	VPAND        avx2_12<>+0(SB), Y1, Y1
+	VPSHUFB      avx2_constants<>+448(SB), Y1, Y1
+	VPAND        avx2_constants<>+416(SB), Y1, Y1
+	VPCMPEQB     avx2_constants<>+416(SB), Y1, Y1
+	VPAND        avx2_constants<>+352(SB), Y1, Y1
 	VPADDB       Y1, Y2, Y2
 	VMOVDQU      Y2, 800(AX)
 	MOVQ         912(AX), SI
@@ -904,26 +622,26 @@ noteNext:
 	VMOVQ        DI, X1
 	VPBROADCASTQ X1, Y1
 	VMOVDQU      832(AX), Y2
-	VPAND        avx2_18<>+0(SB), Y2, Y3
+	VPAND        avx2_constants<>+544(SB), Y2, Y3
 	VPCMPEQB     Y0, Y3, Y3
-	VPSHUFB      avx2_13<>+0(SB), Y1, Y4
-	VPAND        avx2_14<>+0(SB), Y4, Y4
-	VPCMPEQB     avx2_14<>+0(SB), Y4, Y4
+	VPSHUFB      avx2_constants<>+384(SB), Y1, Y4
+	VPAND        avx2_constants<>+416(SB), Y4, Y4
+	VPCMPEQB     avx2_constants<>+416(SB), Y4, Y4
 	VPANDN       Y4, Y3, Y4
 	VPADDB       Y4, Y2, Y2
-	VPAND        avx2_18<>+0(SB), Y2, Y3
+	VPAND        avx2_constants<>+544(SB), Y2, Y3
 	VPCMPEQB     Y0, Y3, Y3
 	VPAND        Y4, Y3, Y3
 	VPMOVMSKB    Y3, DI
 	VMOVDQU      864(AX), Y3
-	VPAND        avx2_18<>+0(SB), Y3, Y4
+	VPAND        avx2_constants<>+544(SB), Y3, Y4
 	VPCMPEQB     Y0, Y4, Y4
-	VPSHUFB      avx2_15<>+0(SB), Y1, Y1
-	VPAND        avx2_14<>+0(SB), Y1, Y1
-	VPCMPEQB     avx2_14<>+0(SB), Y1, Y1
+	VPSHUFB      avx2_constants<>+448(SB), Y1, Y1
+	VPAND        avx2_constants<>+416(SB), Y1, Y1
+	VPCMPEQB     avx2_constants<>+416(SB), Y1, Y1
 	VPANDN       Y1, Y4, Y1
 	VPADDB       Y1, Y3, Y3
-	VPAND        avx2_18<>+0(SB), Y3, Y4
+	VPAND        avx2_constants<>+544(SB), Y3, Y4
 	VPCMPEQB     Y0, Y4, Y4
 	VPAND        Y1, Y4, Y4
 	VPMOVMSKB    Y4, R12
@@ -941,39 +659,39 @@ noteNext:
 	VMOVQ        DI, X1
 	VPBROADCASTQ X1, Y1
 	VPSRLW       $0x04, Y2, Y4
-	VPAND        avx2_1<>+0(SB), Y4, Y4
-	VPADDB       avx2_19<>+0(SB), Y4, Y4
-	VPSHUFB      avx2_13<>+0(SB), Y0, Y5
-	VPAND        avx2_14<>+0(SB), Y5, Y5
-	VPCMPEQB     avx2_14<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+0(SB), Y4, Y4
+	VPADDB       avx2_constants<>+576(SB), Y4, Y4
+	VPSHUFB      avx2_constants<>+384(SB), Y0, Y5
+	VPAND        avx2_constants<>+416(SB), Y5, Y5
+	VPCMPEQB     avx2_constants<>+416(SB), Y5, Y5
 	VPAND        Y5, Y4, Y4
 	VPADDB       Y4, Y2, Y2
 	VPSRLW       $0x06, Y2, Y4
-	VPAND        avx2_1<>+0(SB), Y4, Y4
-	VPADDB       avx2_20<>+0(SB), Y4, Y4
-	VPAND        avx2_21<>+0(SB), Y2, Y5
+	VPAND        avx2_constants<>+0(SB), Y4, Y4
+	VPADDB       avx2_constants<>+608(SB), Y4, Y4
+	VPAND        avx2_constants<>+640(SB), Y2, Y5
 	VPOR         Y5, Y4, Y4
-	VPSHUFB      avx2_13<>+0(SB), Y1, Y5
-	VPAND        avx2_14<>+0(SB), Y5, Y5
-	VPCMPEQB     avx2_14<>+0(SB), Y5, Y5
+	VPSHUFB      avx2_constants<>+384(SB), Y1, Y5
+	VPAND        avx2_constants<>+416(SB), Y5, Y5
+	VPCMPEQB     avx2_constants<>+416(SB), Y5, Y5
 	VPBLENDVB    Y5, Y4, Y2, Y2
 	VMOVDQU      Y2, 832(AX)
 	VPSRLW       $0x04, Y3, Y2
-	VPAND        avx2_1<>+0(SB), Y2, Y2
-	VPADDB       avx2_19<>+0(SB), Y2, Y2
-	VPSHUFB      avx2_15<>+0(SB), Y0, Y0
-	VPAND        avx2_14<>+0(SB), Y0, Y0
-	VPCMPEQB     avx2_14<>+0(SB), Y0, Y0
+	VPAND        avx2_constants<>+0(SB), Y2, Y2
+	VPADDB       avx2_constants<>+576(SB), Y2, Y2
+	VPSHUFB      avx2_constants<>+448(SB), Y0, Y0
+	VPAND        avx2_constants<>+416(SB), Y0, Y0
+	VPCMPEQB     avx2_constants<>+416(SB), Y0, Y0
 	VPAND        Y0, Y2, Y2
 	VPADDB       Y2, Y3, Y3
 	VPSRLW       $0x06, Y3, Y2
-	VPAND        avx2_1<>+0(SB), Y2, Y2
-	VPADDB       avx2_20<>+0(SB), Y2, Y2
-	VPAND        avx2_21<>+0(SB), Y3, Y0
+	VPAND        avx2_constants<>+0(SB), Y2, Y2
+	VPADDB       avx2_constants<>+608(SB), Y2, Y2
+	VPAND        avx2_constants<>+640(SB), Y3, Y0
 	VPOR         Y0, Y2, Y2
-	VPSHUFB      avx2_15<>+0(SB), Y1, Y0
-	VPAND        avx2_14<>+0(SB), Y0, Y0
-	VPCMPEQB     avx2_14<>+0(SB), Y0, Y0
+	VPSHUFB      avx2_constants<>+448(SB), Y1, Y0
+	VPAND        avx2_constants<>+416(SB), Y0, Y0
+	VPCMPEQB     avx2_constants<>+416(SB), Y0, Y0
 	VPBLENDVB    Y0, Y2, Y3, Y3
 	VMOVDQU      Y3, 864(AX)
 	ORQ          SI, R11
@@ -986,7 +704,7 @@ noteNext:
 	TESTQ        R11, R11
 	JZ           none
 	MOVQ         pages+8(FP), DI
-	LEAQ         avx2_9<>+0(SB), R8
+	LEAQ         avx2_constants<>+256(SB), R8
 	MOVQ         904(AX), R9
 	ANDNQ        R11, R9, R9
 	TESTQ        R9, R9
@@ -1040,11 +758,11 @@ none:
 	VMOVQ        R11, X0
 	VPBROADCASTQ X0, Y1
 	VPANDN       928(AX), Y1, Y0
-	VPAND        avx2_22<>+0(SB), Y0, Y0
+	VPAND        avx2_constants<>+672(SB), Y0, Y0
 	VMOVQ        BX, X2
 	VPBROADCASTQ X2, Y2
 	VPANDN       Y2, Y1, Y2
-	VPAND        avx2_23<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+704(SB), Y2, Y2
 	VPOR         Y2, Y0, Y0
 	VMOVDQU      Y0, 928(AX)
 	MOVL         DX, 20(CX)
@@ -1053,182 +771,6 @@ none:
 	MOVB         AL, ok+40(FP)
 	VZEROUPPER
 	RET
-
-DATA avx2_16<>+0(SB)/2, $0x0001
-DATA avx2_16<>+2(SB)/2, $0x0002
-DATA avx2_16<>+4(SB)/2, $0x0004
-DATA avx2_16<>+6(SB)/2, $0x0008
-DATA avx2_16<>+8(SB)/2, $0x0010
-DATA avx2_16<>+10(SB)/2, $0x0020
-DATA avx2_16<>+12(SB)/2, $0x0040
-DATA avx2_16<>+14(SB)/2, $0x0080
-DATA avx2_16<>+16(SB)/2, $0x0100
-DATA avx2_16<>+18(SB)/2, $0x0200
-DATA avx2_16<>+20(SB)/2, $0x0400
-DATA avx2_16<>+22(SB)/2, $0x0800
-DATA avx2_16<>+24(SB)/2, $0x1000
-DATA avx2_16<>+26(SB)/2, $0x2000
-DATA avx2_16<>+28(SB)/2, $0x4000
-DATA avx2_16<>+30(SB)/2, $0x8000
-GLOBL avx2_16<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_17<>+0(SB)/4, $0xffffff80
-DATA avx2_17<>+4(SB)/4, $0xffffff80
-DATA avx2_17<>+8(SB)/4, $0xffffff80
-DATA avx2_17<>+12(SB)/4, $0xffffff80
-DATA avx2_17<>+16(SB)/4, $0xffffff80
-DATA avx2_17<>+20(SB)/4, $0xffffff80
-DATA avx2_17<>+24(SB)/4, $0xffffff80
-DATA avx2_17<>+28(SB)/4, $0xffffff80
-GLOBL avx2_17<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_18<>+0(SB)/1, $0x0f
-DATA avx2_18<>+1(SB)/1, $0x0f
-DATA avx2_18<>+2(SB)/1, $0x0f
-DATA avx2_18<>+3(SB)/1, $0x0f
-DATA avx2_18<>+4(SB)/1, $0x0f
-DATA avx2_18<>+5(SB)/1, $0x0f
-DATA avx2_18<>+6(SB)/1, $0x0f
-DATA avx2_18<>+7(SB)/1, $0x0f
-DATA avx2_18<>+8(SB)/1, $0x0f
-DATA avx2_18<>+9(SB)/1, $0x0f
-DATA avx2_18<>+10(SB)/1, $0x0f
-DATA avx2_18<>+11(SB)/1, $0x0f
-DATA avx2_18<>+12(SB)/1, $0x0f
-DATA avx2_18<>+13(SB)/1, $0x0f
-DATA avx2_18<>+14(SB)/1, $0x0f
-DATA avx2_18<>+15(SB)/1, $0x0f
-DATA avx2_18<>+16(SB)/1, $0x0f
-DATA avx2_18<>+17(SB)/1, $0x0f
-DATA avx2_18<>+18(SB)/1, $0x0f
-DATA avx2_18<>+19(SB)/1, $0x0f
-DATA avx2_18<>+20(SB)/1, $0x0f
-DATA avx2_18<>+21(SB)/1, $0x0f
-DATA avx2_18<>+22(SB)/1, $0x0f
-DATA avx2_18<>+23(SB)/1, $0x0f
-DATA avx2_18<>+24(SB)/1, $0x0f
-DATA avx2_18<>+25(SB)/1, $0x0f
-DATA avx2_18<>+26(SB)/1, $0x0f
-DATA avx2_18<>+27(SB)/1, $0x0f
-DATA avx2_18<>+28(SB)/1, $0x0f
-DATA avx2_18<>+29(SB)/1, $0x0f
-DATA avx2_18<>+30(SB)/1, $0x0f
-DATA avx2_18<>+31(SB)/1, $0x0f
-GLOBL avx2_18<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_19<>+0(SB)/1, $0x02
-DATA avx2_19<>+1(SB)/1, $0x02
-DATA avx2_19<>+2(SB)/1, $0x02
-DATA avx2_19<>+3(SB)/1, $0x02
-DATA avx2_19<>+4(SB)/1, $0x02
-DATA avx2_19<>+5(SB)/1, $0x02
-DATA avx2_19<>+6(SB)/1, $0x02
-DATA avx2_19<>+7(SB)/1, $0x02
-DATA avx2_19<>+8(SB)/1, $0x02
-DATA avx2_19<>+9(SB)/1, $0x02
-DATA avx2_19<>+10(SB)/1, $0x02
-DATA avx2_19<>+11(SB)/1, $0x02
-DATA avx2_19<>+12(SB)/1, $0x02
-DATA avx2_19<>+13(SB)/1, $0x02
-DATA avx2_19<>+14(SB)/1, $0x02
-DATA avx2_19<>+15(SB)/1, $0x02
-DATA avx2_19<>+16(SB)/1, $0x02
-DATA avx2_19<>+17(SB)/1, $0x02
-DATA avx2_19<>+18(SB)/1, $0x02
-DATA avx2_19<>+19(SB)/1, $0x02
-DATA avx2_19<>+20(SB)/1, $0x02
-DATA avx2_19<>+21(SB)/1, $0x02
-DATA avx2_19<>+22(SB)/1, $0x02
-DATA avx2_19<>+23(SB)/1, $0x02
-DATA avx2_19<>+24(SB)/1, $0x02
-DATA avx2_19<>+25(SB)/1, $0x02
-DATA avx2_19<>+26(SB)/1, $0x02
-DATA avx2_19<>+27(SB)/1, $0x02
-DATA avx2_19<>+28(SB)/1, $0x02
-DATA avx2_19<>+29(SB)/1, $0x02
-DATA avx2_19<>+30(SB)/1, $0x02
-DATA avx2_19<>+31(SB)/1, $0x02
-GLOBL avx2_19<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_20<>+0(SB)/1, $0x01
-DATA avx2_20<>+1(SB)/1, $0x01
-DATA avx2_20<>+2(SB)/1, $0x01
-DATA avx2_20<>+3(SB)/1, $0x01
-DATA avx2_20<>+4(SB)/1, $0x01
-DATA avx2_20<>+5(SB)/1, $0x01
-DATA avx2_20<>+6(SB)/1, $0x01
-DATA avx2_20<>+7(SB)/1, $0x01
-DATA avx2_20<>+8(SB)/1, $0x01
-DATA avx2_20<>+9(SB)/1, $0x01
-DATA avx2_20<>+10(SB)/1, $0x01
-DATA avx2_20<>+11(SB)/1, $0x01
-DATA avx2_20<>+12(SB)/1, $0x01
-DATA avx2_20<>+13(SB)/1, $0x01
-DATA avx2_20<>+14(SB)/1, $0x01
-DATA avx2_20<>+15(SB)/1, $0x01
-DATA avx2_20<>+16(SB)/1, $0x01
-DATA avx2_20<>+17(SB)/1, $0x01
-DATA avx2_20<>+18(SB)/1, $0x01
-DATA avx2_20<>+19(SB)/1, $0x01
-DATA avx2_20<>+20(SB)/1, $0x01
-DATA avx2_20<>+21(SB)/1, $0x01
-DATA avx2_20<>+22(SB)/1, $0x01
-DATA avx2_20<>+23(SB)/1, $0x01
-DATA avx2_20<>+24(SB)/1, $0x01
-DATA avx2_20<>+25(SB)/1, $0x01
-DATA avx2_20<>+26(SB)/1, $0x01
-DATA avx2_20<>+27(SB)/1, $0x01
-DATA avx2_20<>+28(SB)/1, $0x01
-DATA avx2_20<>+29(SB)/1, $0x01
-DATA avx2_20<>+30(SB)/1, $0x01
-DATA avx2_20<>+31(SB)/1, $0x01
-GLOBL avx2_20<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_21<>+0(SB)/1, $0xf0
-DATA avx2_21<>+1(SB)/1, $0xf0
-DATA avx2_21<>+2(SB)/1, $0xf0
-DATA avx2_21<>+3(SB)/1, $0xf0
-DATA avx2_21<>+4(SB)/1, $0xf0
-DATA avx2_21<>+5(SB)/1, $0xf0
-DATA avx2_21<>+6(SB)/1, $0xf0
-DATA avx2_21<>+7(SB)/1, $0xf0
-DATA avx2_21<>+8(SB)/1, $0xf0
-DATA avx2_21<>+9(SB)/1, $0xf0
-DATA avx2_21<>+10(SB)/1, $0xf0
-DATA avx2_21<>+11(SB)/1, $0xf0
-DATA avx2_21<>+12(SB)/1, $0xf0
-DATA avx2_21<>+13(SB)/1, $0xf0
-DATA avx2_21<>+14(SB)/1, $0xf0
-DATA avx2_21<>+15(SB)/1, $0xf0
-DATA avx2_21<>+16(SB)/1, $0xf0
-DATA avx2_21<>+17(SB)/1, $0xf0
-DATA avx2_21<>+18(SB)/1, $0xf0
-DATA avx2_21<>+19(SB)/1, $0xf0
-DATA avx2_21<>+20(SB)/1, $0xf0
-DATA avx2_21<>+21(SB)/1, $0xf0
-DATA avx2_21<>+22(SB)/1, $0xf0
-DATA avx2_21<>+23(SB)/1, $0xf0
-DATA avx2_21<>+24(SB)/1, $0xf0
-DATA avx2_21<>+25(SB)/1, $0xf0
-DATA avx2_21<>+26(SB)/1, $0xf0
-DATA avx2_21<>+27(SB)/1, $0xf0
-DATA avx2_21<>+28(SB)/1, $0xf0
-DATA avx2_21<>+29(SB)/1, $0xf0
-DATA avx2_21<>+30(SB)/1, $0xf0
-DATA avx2_21<>+31(SB)/1, $0xf0
-GLOBL avx2_21<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_22<>+0(SB)/8, $0x0000000000000000
-DATA avx2_22<>+8(SB)/8, $0xffffffffffffffff
-DATA avx2_22<>+16(SB)/8, $0xffffffffffffffff
-DATA avx2_22<>+24(SB)/8, $0x0000000000000000
-GLOBL avx2_22<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_23<>+0(SB)/8, $0xffffffffffffffff
-DATA avx2_23<>+8(SB)/8, $0x0000000000000000
-DATA avx2_23<>+16(SB)/8, $0x0000000000000000
-DATA avx2_23<>+24(SB)/8, $0x0000000000000000
-GLOBL avx2_23<>(SB), RODATA|NOPTR, $32
 
 // func prefixesAVX2(b *Block, pages *[8]uint16, s *Shared)
 // Requires: AVX, AVX2, BMI
@@ -1278,25 +820,25 @@ TEXT ·prefixesAVX2(SB), NOSPLIT, $0-24
 	VBLENDVPD    Y11, Y8, Y10, Y8
 	VBLENDVPD    Y12, Y5, Y7, Y5
 	VSHUFPS      $0x88, Y12, Y11, Y7
-	VPANDN       avx2_24<>+0(SB), Y9, Y9
+	VPANDN       avx2_constants<>+736(SB), Y9, Y9
 	VPAND        Y3, Y7, Y10
 	VPANDN       Y9, Y10, Y10
 	VPOR         Y3, Y7, Y11
 	VPAND        Y11, Y10, Y10
-	VPANDN       avx2_6<>+0(SB), Y11, Y11
+	VPANDN       avx2_constants<>+160(SB), Y11, Y11
 	VPOR         Y11, Y10, Y10
-	VMOVDQU      avx2_6<>+0(SB), Y11
-	VMOVDQU      avx2_25<>+0(SB), Y12
+	VMOVDQU      avx2_constants<>+160(SB), Y11
+	VMOVDQU      avx2_constants<>+768(SB), Y12
 	VBLENDVPS    Y3, Y9, Y11, Y9
 	VBLENDVPS    Y7, Y9, Y12, Y9
 	VPCMPEQQ     Y0, Y8, Y3
-	VPADDQ       avx2_26<>+0(SB), Y8, Y7
+	VPADDQ       avx2_constants<>+800(SB), Y8, Y7
 	VPAND        Y8, Y7, Y7
 	VPCMPEQQ     Y0, Y7, Y7
 	VPANDN       Y7, Y3, Y3
 	VPAND        Y3, Y8, Y8
 	VPCMPEQQ     Y0, Y5, Y7
-	VPADDQ       avx2_26<>+0(SB), Y5, Y11
+	VPADDQ       avx2_constants<>+800(SB), Y5, Y11
 	VPAND        Y5, Y11, Y11
 	VPCMPEQQ     Y0, Y11, Y11
 	VPANDN       Y11, Y7, Y7
@@ -1323,7 +865,7 @@ TEXT ·prefixesAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQQ     Y0, Y5, Y5
 	VPCMPEQQ     Y0, Y3, Y3
 	VSHUFPS      $0x88, Y3, Y5, Y3
-	VPANDN       avx2_6<>+0(SB), Y3, Y3
+	VPANDN       avx2_constants<>+160(SB), Y3, Y3
 	MOVQ         SI, DX
 	ORQ          DI, DX
 	ORQ          960(AX), DX
@@ -1336,7 +878,7 @@ TEXT ·prefixesAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQQ     Y0, Y6, Y6
 	VPCMPEQQ     Y0, Y5, Y5
 	VSHUFPS      $0x88, Y5, Y6, Y5
-	VMOVDQU      avx2_27<>+0(SB), Y6
+	VMOVDQU      avx2_constants<>+832(SB), Y6
 	VBLENDVPS    Y5, Y3, Y6, Y3
 	VMOVQ        BX, X5
 	VPBROADCASTQ X5, Y5
@@ -1345,7 +887,7 @@ TEXT ·prefixesAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQQ     Y0, Y6, Y6
 	VPCMPEQQ     Y0, Y5, Y5
 	VSHUFPS      $0x88, Y5, Y6, Y5
-	VMOVDQU      avx2_28<>+0(SB), Y6
+	VMOVDQU      avx2_constants<>+864(SB), Y6
 	VBLENDVPS    Y5, Y3, Y6, Y3
 	VMOVQ        DX, X5
 	VPBROADCASTQ X5, Y5
@@ -1354,12 +896,12 @@ TEXT ·prefixesAVX2(SB), NOSPLIT, $0-24
 	VPCMPEQQ     Y0, Y4, Y4
 	VPCMPEQQ     Y0, Y2, Y0
 	VSHUFPS      $0x88, Y0, Y4, Y0
-	VMOVDQU      avx2_29<>+0(SB), Y2
+	VMOVDQU      avx2_constants<>+896(SB), Y2
 	VBLENDVPS    Y0, Y3, Y2, Y3
 	VPACKUSDW    Y3, Y9, Y0
 	VPACKUSWB    Y0, Y0, Y0
 	VPERMQ       $0x08, Y0, Y0
-	VPSHUFB      avx2_30<>+0(SB), X0, X0
+	VPSHUFB      avx2_constants<>+928(SB), X0, X0
 	VMOVDQU      X0, 104(CX)
 	VPMULLD      Y1, Y9, Y0
 	VPSLLD       $0x02, Y1, Y1
@@ -1386,122 +928,48 @@ TEXT ·prefixesAVX2(SB), NOSPLIT, $0-24
 	VZEROUPPER
 	RET
 
-DATA avx2_24<>+0(SB)/4, $0x00000001
-DATA avx2_24<>+4(SB)/4, $0x00000001
-DATA avx2_24<>+8(SB)/4, $0x00000001
-DATA avx2_24<>+12(SB)/4, $0x00000001
-DATA avx2_24<>+16(SB)/4, $0x00000001
-DATA avx2_24<>+20(SB)/4, $0x00000001
-DATA avx2_24<>+24(SB)/4, $0x00000001
-DATA avx2_24<>+28(SB)/4, $0x00000001
-GLOBL avx2_24<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_25<>+0(SB)/4, $0x00000004
-DATA avx2_25<>+4(SB)/4, $0x00000004
-DATA avx2_25<>+8(SB)/4, $0x00000004
-DATA avx2_25<>+12(SB)/4, $0x00000004
-DATA avx2_25<>+16(SB)/4, $0x00000004
-DATA avx2_25<>+20(SB)/4, $0x00000004
-DATA avx2_25<>+24(SB)/4, $0x00000004
-DATA avx2_25<>+28(SB)/4, $0x00000004
-GLOBL avx2_25<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_26<>+0(SB)/8, $0xffffffffffffffff
-DATA avx2_26<>+8(SB)/8, $0xffffffffffffffff
-DATA avx2_26<>+16(SB)/8, $0xffffffffffffffff
-DATA avx2_26<>+24(SB)/8, $0xffffffffffffffff
-GLOBL avx2_26<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_27<>+0(SB)/4, $0x0000000a
-DATA avx2_27<>+4(SB)/4, $0x0000000a
-DATA avx2_27<>+8(SB)/4, $0x0000000a
-DATA avx2_27<>+12(SB)/4, $0x0000000a
-DATA avx2_27<>+16(SB)/4, $0x0000000a
-DATA avx2_27<>+20(SB)/4, $0x0000000a
-DATA avx2_27<>+24(SB)/4, $0x0000000a
-DATA avx2_27<>+28(SB)/4, $0x0000000a
-GLOBL avx2_27<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_28<>+0(SB)/4, $0x0000000f
-DATA avx2_28<>+4(SB)/4, $0x0000000f
-DATA avx2_28<>+8(SB)/4, $0x0000000f
-DATA avx2_28<>+12(SB)/4, $0x0000000f
-DATA avx2_28<>+16(SB)/4, $0x0000000f
-DATA avx2_28<>+20(SB)/4, $0x0000000f
-DATA avx2_28<>+24(SB)/4, $0x0000000f
-DATA avx2_28<>+28(SB)/4, $0x0000000f
-GLOBL avx2_28<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_29<>+0(SB)/4, $0x00000014
-DATA avx2_29<>+4(SB)/4, $0x00000014
-DATA avx2_29<>+8(SB)/4, $0x00000014
-DATA avx2_29<>+12(SB)/4, $0x00000014
-DATA avx2_29<>+16(SB)/4, $0x00000014
-DATA avx2_29<>+20(SB)/4, $0x00000014
-DATA avx2_29<>+24(SB)/4, $0x00000014
-DATA avx2_29<>+28(SB)/4, $0x00000014
-GLOBL avx2_29<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_30<>+0(SB)/1, $0x00
-DATA avx2_30<>+1(SB)/1, $0x01
-DATA avx2_30<>+2(SB)/1, $0x08
-DATA avx2_30<>+3(SB)/1, $0x09
-DATA avx2_30<>+4(SB)/1, $0x02
-DATA avx2_30<>+5(SB)/1, $0x03
-DATA avx2_30<>+6(SB)/1, $0x0a
-DATA avx2_30<>+7(SB)/1, $0x0b
-DATA avx2_30<>+8(SB)/1, $0x04
-DATA avx2_30<>+9(SB)/1, $0x05
-DATA avx2_30<>+10(SB)/1, $0x0c
-DATA avx2_30<>+11(SB)/1, $0x0d
-DATA avx2_30<>+12(SB)/1, $0x06
-DATA avx2_30<>+13(SB)/1, $0x07
-DATA avx2_30<>+14(SB)/1, $0x0e
-DATA avx2_30<>+15(SB)/1, $0x0f
-GLOBL avx2_30<>(SB), RODATA|NOPTR, $16
-
 // func drawsAVX2(dst *[8]uint64, base uint64)
 // Requires: AVX, AVX2
 TEXT ·drawsAVX2(SB), NOSPLIT, $0-16
 	MOVQ         dst+0(FP), AX
 	VPBROADCASTQ base+8(FP), Y0
-	VPADDQ       avx2_31<>+0(SB), Y0, Y1
-	VPADDQ       avx2_32<>+0(SB), Y0, Y0
+	VPADDQ       avx2_constants<>+960(SB), Y0, Y1
+	VPADDQ       avx2_constants<>+992(SB), Y0, Y0
 	VPSRLQ       $0x1e, Y1, Y2
 	VPXOR        Y2, Y1, Y1
 	VPSRLQ       $0x20, Y1, Y2
-	VPMULUDQ     avx2_33<>+0(SB), Y2, Y2
-	VPMULUDQ     avx2_34<>+0(SB), Y1, Y3
+	VPMULUDQ     avx2_constants<>+1024(SB), Y2, Y2
+	VPMULUDQ     avx2_constants<>+1056(SB), Y1, Y3
 	VPADDQ       Y3, Y2, Y2
 	VPSLLQ       $0x20, Y2, Y2
-	VPMULUDQ     avx2_33<>+0(SB), Y1, Y1
+	VPMULUDQ     avx2_constants<>+1024(SB), Y1, Y1
 	VPADDQ       Y2, Y1, Y1
 	VPSRLQ       $0x1e, Y0, Y2
 	VPXOR        Y2, Y0, Y0
 	VPSRLQ       $0x20, Y0, Y2
-	VPMULUDQ     avx2_33<>+0(SB), Y2, Y2
-	VPMULUDQ     avx2_34<>+0(SB), Y0, Y3
+	VPMULUDQ     avx2_constants<>+1024(SB), Y2, Y2
+	VPMULUDQ     avx2_constants<>+1056(SB), Y0, Y3
 	VPADDQ       Y3, Y2, Y2
 	VPSLLQ       $0x20, Y2, Y2
-	VPMULUDQ     avx2_33<>+0(SB), Y0, Y0
+	VPMULUDQ     avx2_constants<>+1024(SB), Y0, Y0
 	VPADDQ       Y2, Y0, Y0
 	VPSRLQ       $0x1b, Y1, Y2
 	VPXOR        Y2, Y1, Y1
 	VPSRLQ       $0x20, Y1, Y2
-	VPMULUDQ     avx2_35<>+0(SB), Y2, Y2
-	VPMULUDQ     avx2_36<>+0(SB), Y1, Y3
+	VPMULUDQ     avx2_constants<>+1088(SB), Y2, Y2
+	VPMULUDQ     avx2_constants<>+1120(SB), Y1, Y3
 	VPADDQ       Y3, Y2, Y2
 	VPSLLQ       $0x20, Y2, Y2
-	VPMULUDQ     avx2_35<>+0(SB), Y1, Y1
+	VPMULUDQ     avx2_constants<>+1088(SB), Y1, Y1
 	VPADDQ       Y2, Y1, Y1
 	VPSRLQ       $0x1b, Y0, Y2
 	VPXOR        Y2, Y0, Y0
 	VPSRLQ       $0x20, Y0, Y2
-	VPMULUDQ     avx2_35<>+0(SB), Y2, Y2
-	VPMULUDQ     avx2_36<>+0(SB), Y0, Y3
+	VPMULUDQ     avx2_constants<>+1088(SB), Y2, Y2
+	VPMULUDQ     avx2_constants<>+1120(SB), Y0, Y3
 	VPADDQ       Y3, Y2, Y2
 	VPSLLQ       $0x20, Y2, Y2
-	VPMULUDQ     avx2_35<>+0(SB), Y0, Y0
+	VPMULUDQ     avx2_constants<>+1088(SB), Y0, Y0
 	VPADDQ       Y2, Y0, Y0
 	VPSRLQ       $0x1f, Y1, Y2
 	VPXOR        Y2, Y1, Y1
@@ -1512,42 +980,6 @@ TEXT ·drawsAVX2(SB), NOSPLIT, $0-16
 	VZEROUPPER
 	RET
 
-DATA avx2_31<>+0(SB)/8, $0x0000000000000000
-DATA avx2_31<>+8(SB)/8, $0x9e3779b97f4a7c15
-DATA avx2_31<>+16(SB)/8, $0x3c6ef372fe94f82a
-DATA avx2_31<>+24(SB)/8, $0xdaa66d2c7ddf743f
-GLOBL avx2_31<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_32<>+0(SB)/8, $0x78dde6e5fd29f054
-DATA avx2_32<>+8(SB)/8, $0x1715609f7c746c69
-DATA avx2_32<>+16(SB)/8, $0xb54cda58fbbee87e
-DATA avx2_32<>+24(SB)/8, $0x538454127b096493
-GLOBL avx2_32<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_33<>+0(SB)/8, $0xbf58476d1ce4e5b9
-DATA avx2_33<>+8(SB)/8, $0xbf58476d1ce4e5b9
-DATA avx2_33<>+16(SB)/8, $0xbf58476d1ce4e5b9
-DATA avx2_33<>+24(SB)/8, $0xbf58476d1ce4e5b9
-GLOBL avx2_33<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_34<>+0(SB)/8, $0x00000000bf58476d
-DATA avx2_34<>+8(SB)/8, $0x00000000bf58476d
-DATA avx2_34<>+16(SB)/8, $0x00000000bf58476d
-DATA avx2_34<>+24(SB)/8, $0x00000000bf58476d
-GLOBL avx2_34<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_35<>+0(SB)/8, $0x94d049bb133111eb
-DATA avx2_35<>+8(SB)/8, $0x94d049bb133111eb
-DATA avx2_35<>+16(SB)/8, $0x94d049bb133111eb
-DATA avx2_35<>+24(SB)/8, $0x94d049bb133111eb
-GLOBL avx2_35<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_36<>+0(SB)/8, $0x0000000094d049bb
-DATA avx2_36<>+8(SB)/8, $0x0000000094d049bb
-DATA avx2_36<>+16(SB)/8, $0x0000000094d049bb
-DATA avx2_36<>+24(SB)/8, $0x0000000094d049bb
-GLOBL avx2_36<>(SB), RODATA|NOPTR, $32
-
 // func countsAVX2(u uint64, table *[8]uint16) (n int)
 // Requires: AVX, AVX2, POPCNT
 TEXT ·countsAVX2(SB), NOSPLIT, $0-24
@@ -1556,10 +988,10 @@ TEXT ·countsAVX2(SB), NOSPLIT, $0-24
 	VPBROADCASTQ   X0, Y1
 	MOVQ           table+8(FP), AX
 	VBROADCASTI128 (AX), Y0
-	VPSHUFB        avx2_37<>+0(SB), Y1, Y2
+	VPSHUFB        avx2_constants<>+1152(SB), Y1, Y2
 	VPMINUW        Y0, Y2, Y2
 	VPCMPEQW       Y0, Y2, Y2
-	VPSHUFB        avx2_38<>+0(SB), Y1, Y1
+	VPSHUFB        avx2_constants<>+1184(SB), Y1, Y1
 	VPMINUW        Y0, Y1, Y1
 	VPCMPEQW       Y0, Y1, Y1
 	VPACKSSWB      Y1, Y2, Y2
@@ -1569,74 +1001,6 @@ TEXT ·countsAVX2(SB), NOSPLIT, $0-24
 	MOVQ           AX, n+16(FP)
 	VZEROUPPER
 	RET
-
-DATA avx2_37<>+0(SB)/1, $0x00
-DATA avx2_37<>+1(SB)/1, $0x01
-DATA avx2_37<>+2(SB)/1, $0x00
-DATA avx2_37<>+3(SB)/1, $0x01
-DATA avx2_37<>+4(SB)/1, $0x00
-DATA avx2_37<>+5(SB)/1, $0x01
-DATA avx2_37<>+6(SB)/1, $0x00
-DATA avx2_37<>+7(SB)/1, $0x01
-DATA avx2_37<>+8(SB)/1, $0x00
-DATA avx2_37<>+9(SB)/1, $0x01
-DATA avx2_37<>+10(SB)/1, $0x00
-DATA avx2_37<>+11(SB)/1, $0x01
-DATA avx2_37<>+12(SB)/1, $0x00
-DATA avx2_37<>+13(SB)/1, $0x01
-DATA avx2_37<>+14(SB)/1, $0x00
-DATA avx2_37<>+15(SB)/1, $0x01
-DATA avx2_37<>+16(SB)/1, $0x02
-DATA avx2_37<>+17(SB)/1, $0x03
-DATA avx2_37<>+18(SB)/1, $0x02
-DATA avx2_37<>+19(SB)/1, $0x03
-DATA avx2_37<>+20(SB)/1, $0x02
-DATA avx2_37<>+21(SB)/1, $0x03
-DATA avx2_37<>+22(SB)/1, $0x02
-DATA avx2_37<>+23(SB)/1, $0x03
-DATA avx2_37<>+24(SB)/1, $0x02
-DATA avx2_37<>+25(SB)/1, $0x03
-DATA avx2_37<>+26(SB)/1, $0x02
-DATA avx2_37<>+27(SB)/1, $0x03
-DATA avx2_37<>+28(SB)/1, $0x02
-DATA avx2_37<>+29(SB)/1, $0x03
-DATA avx2_37<>+30(SB)/1, $0x02
-DATA avx2_37<>+31(SB)/1, $0x03
-GLOBL avx2_37<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_38<>+0(SB)/1, $0x04
-DATA avx2_38<>+1(SB)/1, $0x05
-DATA avx2_38<>+2(SB)/1, $0x04
-DATA avx2_38<>+3(SB)/1, $0x05
-DATA avx2_38<>+4(SB)/1, $0x04
-DATA avx2_38<>+5(SB)/1, $0x05
-DATA avx2_38<>+6(SB)/1, $0x04
-DATA avx2_38<>+7(SB)/1, $0x05
-DATA avx2_38<>+8(SB)/1, $0x04
-DATA avx2_38<>+9(SB)/1, $0x05
-DATA avx2_38<>+10(SB)/1, $0x04
-DATA avx2_38<>+11(SB)/1, $0x05
-DATA avx2_38<>+12(SB)/1, $0x04
-DATA avx2_38<>+13(SB)/1, $0x05
-DATA avx2_38<>+14(SB)/1, $0x04
-DATA avx2_38<>+15(SB)/1, $0x05
-DATA avx2_38<>+16(SB)/1, $0x06
-DATA avx2_38<>+17(SB)/1, $0x07
-DATA avx2_38<>+18(SB)/1, $0x06
-DATA avx2_38<>+19(SB)/1, $0x07
-DATA avx2_38<>+20(SB)/1, $0x06
-DATA avx2_38<>+21(SB)/1, $0x07
-DATA avx2_38<>+22(SB)/1, $0x06
-DATA avx2_38<>+23(SB)/1, $0x07
-DATA avx2_38<>+24(SB)/1, $0x06
-DATA avx2_38<>+25(SB)/1, $0x07
-DATA avx2_38<>+26(SB)/1, $0x06
-DATA avx2_38<>+27(SB)/1, $0x07
-DATA avx2_38<>+28(SB)/1, $0x06
-DATA avx2_38<>+29(SB)/1, $0x07
-DATA avx2_38<>+30(SB)/1, $0x06
-DATA avx2_38<>+31(SB)/1, $0x07
-GLOBL avx2_38<>(SB), RODATA|NOPTR, $32
 
 // func maskRowsAVX2(dst *uint8, groups int, evict uint64, compress uint64, swap uint64)
 // Requires: AVX, AVX2
@@ -1657,13 +1021,13 @@ TEXT ·maskRowsAVX2(SB), NOSPLIT, $32-40
 
 group:
 	VPBROADCASTD (SP)(DX*8), Y0
-	VPAND        avx2_39<>+0(SB), Y0, Y0
-	VPCMPEQB     avx2_39<>+0(SB), Y0, Y0
+	VPAND        avx2_constants<>+1216(SB), Y0, Y0
+	VPCMPEQB     avx2_constants<>+1216(SB), Y0, Y0
 	VPABSB       Y0, Y0
 	VMOVDQU      Y0, (AX)
 	VPBROADCASTD 4(SP)(DX*8), Y0
-	VPAND        avx2_39<>+0(SB), Y0, Y0
-	VPCMPEQB     avx2_39<>+0(SB), Y0, Y0
+	VPAND        avx2_constants<>+1216(SB), Y0, Y0
+	VPCMPEQB     avx2_constants<>+1216(SB), Y0, Y0
 	VPABSB       Y0, Y0
 	VMOVDQU      Y0, 32(AX)
 	ADDQ         $0x40, AX
@@ -1673,40 +1037,6 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx2_39<>+0(SB)/1, $0x01
-DATA avx2_39<>+1(SB)/1, $0x01
-DATA avx2_39<>+2(SB)/1, $0x01
-DATA avx2_39<>+3(SB)/1, $0x01
-DATA avx2_39<>+4(SB)/1, $0x02
-DATA avx2_39<>+5(SB)/1, $0x02
-DATA avx2_39<>+6(SB)/1, $0x02
-DATA avx2_39<>+7(SB)/1, $0x02
-DATA avx2_39<>+8(SB)/1, $0x04
-DATA avx2_39<>+9(SB)/1, $0x04
-DATA avx2_39<>+10(SB)/1, $0x04
-DATA avx2_39<>+11(SB)/1, $0x04
-DATA avx2_39<>+12(SB)/1, $0x08
-DATA avx2_39<>+13(SB)/1, $0x08
-DATA avx2_39<>+14(SB)/1, $0x08
-DATA avx2_39<>+15(SB)/1, $0x08
-DATA avx2_39<>+16(SB)/1, $0x10
-DATA avx2_39<>+17(SB)/1, $0x10
-DATA avx2_39<>+18(SB)/1, $0x10
-DATA avx2_39<>+19(SB)/1, $0x10
-DATA avx2_39<>+20(SB)/1, $0x20
-DATA avx2_39<>+21(SB)/1, $0x20
-DATA avx2_39<>+22(SB)/1, $0x20
-DATA avx2_39<>+23(SB)/1, $0x20
-DATA avx2_39<>+24(SB)/1, $0x40
-DATA avx2_39<>+25(SB)/1, $0x40
-DATA avx2_39<>+26(SB)/1, $0x40
-DATA avx2_39<>+27(SB)/1, $0x40
-DATA avx2_39<>+28(SB)/1, $0x80
-DATA avx2_39<>+29(SB)/1, $0x80
-DATA avx2_39<>+30(SB)/1, $0x80
-DATA avx2_39<>+31(SB)/1, $0x80
-GLOBL avx2_39<>(SB), RODATA|NOPTR, $32
-
 // func arrivalsAVX2(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables)
 // Requires: AVX, AVX2
 TEXT ·arrivalsAVX2(SB), NOSPLIT, $0-40
@@ -1714,53 +1044,53 @@ TEXT ·arrivalsAVX2(SB), NOSPLIT, $0-40
 	MOVQ           needs+8(FP), CX
 	MOVQ           t+32(FP), DX
 	VPBROADCASTQ   base+16(FP), Y0
-	VPADDQ         avx2_31<>+0(SB), Y0, Y1
-	VPADDQ         avx2_32<>+0(SB), Y0, Y0
+	VPADDQ         avx2_constants<>+960(SB), Y0, Y1
+	VPADDQ         avx2_constants<>+992(SB), Y0, Y0
 	VPSRLQ         $0x1e, Y1, Y2
 	VPXOR          Y2, Y1, Y1
 	VPSRLQ         $0x20, Y1, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_34<>+0(SB), Y1, Y3
+	VPMULUDQ       avx2_constants<>+1024(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1056(SB), Y1, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y1, Y1
+	VPMULUDQ       avx2_constants<>+1024(SB), Y1, Y1
 	VPADDQ         Y2, Y1, Y1
 	VPSRLQ         $0x1e, Y0, Y2
 	VPXOR          Y2, Y0, Y0
 	VPSRLQ         $0x20, Y0, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_34<>+0(SB), Y0, Y3
+	VPMULUDQ       avx2_constants<>+1024(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1056(SB), Y0, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y0, Y0
+	VPMULUDQ       avx2_constants<>+1024(SB), Y0, Y0
 	VPADDQ         Y2, Y0, Y0
 	VPSRLQ         $0x1b, Y1, Y2
 	VPXOR          Y2, Y1, Y1
 	VPSRLQ         $0x20, Y1, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_36<>+0(SB), Y1, Y3
+	VPMULUDQ       avx2_constants<>+1088(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1120(SB), Y1, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y1, Y1
+	VPMULUDQ       avx2_constants<>+1088(SB), Y1, Y1
 	VPADDQ         Y2, Y1, Y1
 	VPSRLQ         $0x1b, Y0, Y2
 	VPXOR          Y2, Y0, Y0
 	VPSRLQ         $0x20, Y0, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_36<>+0(SB), Y0, Y3
+	VPMULUDQ       avx2_constants<>+1088(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1120(SB), Y0, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y0, Y0
+	VPMULUDQ       avx2_constants<>+1088(SB), Y0, Y0
 	VPADDQ         Y2, Y0, Y0
 	VPSRLQ         $0x1f, Y1, Y2
 	VPXOR          Y2, Y1, Y1
 	VPSRLQ         $0x1f, Y0, Y2
 	VPXOR          Y2, Y0, Y0
 	VPBROADCASTQ   stamp+24(FP), Y2
-	VPAND          avx2_40<>+0(SB), Y1, Y3
+	VPAND          avx2_constants<>+1248(SB), Y1, Y3
 	VPOR           Y2, Y3, Y3
 	VMOVDQU        Y3, (AX)
-	VPAND          avx2_40<>+0(SB), Y0, Y3
+	VPAND          avx2_constants<>+1248(SB), Y0, Y3
 	VPOR           Y2, Y3, Y3
 	VMOVDQU        Y3, 32(AX)
 	VSHUFPS        $0x88, Y0, Y1, Y2
@@ -1768,8 +1098,8 @@ TEXT ·arrivalsAVX2(SB), NOSPLIT, $0-40
 	VPERMQ         $0xd8, Y2, Y2
 	VPERMQ         $0xd8, Y0, Y0
 	VPSRLD         $0x0c, Y2, Y0
-	VPAND          avx2_41<>+0(SB), Y0, Y0
-	VPOR           avx2_42<>+0(SB), Y0, Y0
+	VPAND          avx2_constants<>+1280(SB), Y0, Y0
+	VPOR           avx2_constants<>+1312(SB), Y0, Y0
 	VPSLLD         $0x03, Y0, Y1
 	VPSLLD         $0x02, Y0, Y3
 	VBROADCASTI128 (DX), Y4
@@ -1785,9 +1115,9 @@ TEXT ·arrivalsAVX2(SB), NOSPLIT, $0-40
 	VPBLENDVB      Y3, Y5, Y4, Y4
 	VPSLLD         $0x02, Y4, Y4
 	VPSRLD         $0x08, Y2, Y0
-	VPAND          avx2_43<>+0(SB), Y0, Y0
-	VPADDD         avx2_24<>+0(SB), Y0, Y0
-	VPAND          avx2_44<>+0(SB), Y2, Y1
+	VPAND          avx2_constants<>+1344(SB), Y0, Y0
+	VPADDD         avx2_constants<>+736(SB), Y0, Y0
+	VPAND          avx2_constants<>+1376(SB), Y2, Y1
 	VPXOR          Y2, Y2, Y2
 	VPCMPEQD       Y2, Y1, Y1
 	VPANDN         Y0, Y1, Y0
@@ -1796,52 +1126,6 @@ TEXT ·arrivalsAVX2(SB), NOSPLIT, $0-40
 	VMOVDQU        Y0, (CX)
 	VZEROUPPER
 	RET
-
-DATA avx2_40<>+0(SB)/8, $0x0000ffffffffffff
-DATA avx2_40<>+8(SB)/8, $0x0000ffffffffffff
-DATA avx2_40<>+16(SB)/8, $0x0000ffffffffffff
-DATA avx2_40<>+24(SB)/8, $0x0000ffffffffffff
-GLOBL avx2_40<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_41<>+0(SB)/4, $0x0000003f
-DATA avx2_41<>+4(SB)/4, $0x0000003f
-DATA avx2_41<>+8(SB)/4, $0x0000003f
-DATA avx2_41<>+12(SB)/4, $0x0000003f
-DATA avx2_41<>+16(SB)/4, $0x0000003f
-DATA avx2_41<>+20(SB)/4, $0x0000003f
-DATA avx2_41<>+24(SB)/4, $0x0000003f
-DATA avx2_41<>+28(SB)/4, $0x0000003f
-GLOBL avx2_41<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_42<>+0(SB)/4, $0x80808000
-DATA avx2_42<>+4(SB)/4, $0x80808000
-DATA avx2_42<>+8(SB)/4, $0x80808000
-DATA avx2_42<>+12(SB)/4, $0x80808000
-DATA avx2_42<>+16(SB)/4, $0x80808000
-DATA avx2_42<>+20(SB)/4, $0x80808000
-DATA avx2_42<>+24(SB)/4, $0x80808000
-DATA avx2_42<>+28(SB)/4, $0x80808000
-GLOBL avx2_42<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_43<>+0(SB)/4, $0x00000003
-DATA avx2_43<>+4(SB)/4, $0x00000003
-DATA avx2_43<>+8(SB)/4, $0x00000003
-DATA avx2_43<>+12(SB)/4, $0x00000003
-DATA avx2_43<>+16(SB)/4, $0x00000003
-DATA avx2_43<>+20(SB)/4, $0x00000003
-DATA avx2_43<>+24(SB)/4, $0x00000003
-DATA avx2_43<>+28(SB)/4, $0x00000003
-GLOBL avx2_43<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_44<>+0(SB)/4, $0x00000c00
-DATA avx2_44<>+4(SB)/4, $0x00000c00
-DATA avx2_44<>+8(SB)/4, $0x00000c00
-DATA avx2_44<>+12(SB)/4, $0x00000c00
-DATA avx2_44<>+16(SB)/4, $0x00000c00
-DATA avx2_44<>+20(SB)/4, $0x00000c00
-DATA avx2_44<>+24(SB)/4, $0x00000c00
-DATA avx2_44<>+28(SB)/4, $0x00000c00
-GLOBL avx2_44<>(SB), RODATA|NOPTR, $32
 
 // func arriveAVX2(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)
 // Requires: AVX, AVX2, BMI2, CMOV, POPCNT
@@ -1867,10 +1151,10 @@ TEXT ·arriveAVX2(SB), NOSPLIT, $0-84
 	VPBROADCASTQ   X0, Y1
 	MOVQ           table+56(FP), AX
 	VBROADCASTI128 (AX), Y0
-	VPSHUFB        avx2_37<>+0(SB), Y1, Y2
+	VPSHUFB        avx2_constants<>+1152(SB), Y1, Y2
 	VPMINUW        Y0, Y2, Y2
 	VPCMPEQW       Y0, Y2, Y2
-	VPSHUFB        avx2_38<>+0(SB), Y1, Y1
+	VPSHUFB        avx2_constants<>+1184(SB), Y1, Y1
 	VPMINUW        Y0, Y1, Y1
 	VPCMPEQW       Y0, Y1, Y1
 	VPACKSSWB      Y1, Y2, Y2
@@ -1881,53 +1165,53 @@ TEXT ·arriveAVX2(SB), NOSPLIT, $0-84
 	MOVQ           needs+8(FP), DX
 	MOVQ           t+32(FP), BX
 	VPBROADCASTQ   base+16(FP), Y0
-	VPADDQ         avx2_31<>+0(SB), Y0, Y1
-	VPADDQ         avx2_32<>+0(SB), Y0, Y0
+	VPADDQ         avx2_constants<>+960(SB), Y0, Y1
+	VPADDQ         avx2_constants<>+992(SB), Y0, Y0
 	VPSRLQ         $0x1e, Y1, Y2
 	VPXOR          Y2, Y1, Y1
 	VPSRLQ         $0x20, Y1, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_34<>+0(SB), Y1, Y3
+	VPMULUDQ       avx2_constants<>+1024(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1056(SB), Y1, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y1, Y1
+	VPMULUDQ       avx2_constants<>+1024(SB), Y1, Y1
 	VPADDQ         Y2, Y1, Y1
 	VPSRLQ         $0x1e, Y0, Y2
 	VPXOR          Y2, Y0, Y0
 	VPSRLQ         $0x20, Y0, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_34<>+0(SB), Y0, Y3
+	VPMULUDQ       avx2_constants<>+1024(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1056(SB), Y0, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_33<>+0(SB), Y0, Y0
+	VPMULUDQ       avx2_constants<>+1024(SB), Y0, Y0
 	VPADDQ         Y2, Y0, Y0
 	VPSRLQ         $0x1b, Y1, Y2
 	VPXOR          Y2, Y1, Y1
 	VPSRLQ         $0x20, Y1, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_36<>+0(SB), Y1, Y3
+	VPMULUDQ       avx2_constants<>+1088(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1120(SB), Y1, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y1, Y1
+	VPMULUDQ       avx2_constants<>+1088(SB), Y1, Y1
 	VPADDQ         Y2, Y1, Y1
 	VPSRLQ         $0x1b, Y0, Y2
 	VPXOR          Y2, Y0, Y0
 	VPSRLQ         $0x20, Y0, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y2, Y2
-	VPMULUDQ       avx2_36<>+0(SB), Y0, Y3
+	VPMULUDQ       avx2_constants<>+1088(SB), Y2, Y2
+	VPMULUDQ       avx2_constants<>+1120(SB), Y0, Y3
 	VPADDQ         Y3, Y2, Y2
 	VPSLLQ         $0x20, Y2, Y2
-	VPMULUDQ       avx2_35<>+0(SB), Y0, Y0
+	VPMULUDQ       avx2_constants<>+1088(SB), Y0, Y0
 	VPADDQ         Y2, Y0, Y0
 	VPSRLQ         $0x1f, Y1, Y2
 	VPXOR          Y2, Y1, Y1
 	VPSRLQ         $0x1f, Y0, Y2
 	VPXOR          Y2, Y0, Y0
 	VPBROADCASTQ   stamp+24(FP), Y2
-	VPAND          avx2_40<>+0(SB), Y1, Y3
+	VPAND          avx2_constants<>+1248(SB), Y1, Y3
 	VPOR           Y2, Y3, Y3
 	VMOVDQU        Y3, (CX)
-	VPAND          avx2_40<>+0(SB), Y0, Y3
+	VPAND          avx2_constants<>+1248(SB), Y0, Y3
 	VPOR           Y2, Y3, Y3
 	VMOVDQU        Y3, 32(CX)
 	VSHUFPS        $0x88, Y0, Y1, Y2
@@ -1935,8 +1219,8 @@ TEXT ·arriveAVX2(SB), NOSPLIT, $0-84
 	VPERMQ         $0xd8, Y2, Y2
 	VPERMQ         $0xd8, Y0, Y0
 	VPSRLD         $0x0c, Y2, Y0
-	VPAND          avx2_41<>+0(SB), Y0, Y0
-	VPOR           avx2_42<>+0(SB), Y0, Y0
+	VPAND          avx2_constants<>+1280(SB), Y0, Y0
+	VPOR           avx2_constants<>+1312(SB), Y0, Y0
 	VPSLLD         $0x03, Y0, Y1
 	VPSLLD         $0x02, Y0, Y3
 	VBROADCASTI128 (BX), Y4
@@ -1952,9 +1236,9 @@ TEXT ·arriveAVX2(SB), NOSPLIT, $0-84
 	VPBLENDVB      Y3, Y5, Y4, Y4
 	VPSLLD         $0x02, Y4, Y4
 	VPSRLD         $0x08, Y2, Y0
-	VPAND          avx2_43<>+0(SB), Y0, Y0
-	VPADDD         avx2_24<>+0(SB), Y0, Y0
-	VPAND          avx2_44<>+0(SB), Y2, Y1
+	VPAND          avx2_constants<>+1344(SB), Y0, Y0
+	VPADDD         avx2_constants<>+736(SB), Y0, Y0
+	VPAND          avx2_constants<>+1376(SB), Y2, Y1
 	VPXOR          Y2, Y2, Y2
 	VPCMPEQD       Y2, Y1, Y1
 	VPANDN         Y0, Y1, Y0
@@ -1967,7 +1251,7 @@ TEXT ·arriveAVX2(SB), NOSPLIT, $0-84
 	CMOVQLT        CX, DX
 	VMOVD          DX, X0
 	VPBROADCASTD   X0, Y0
-	VPCMPGTD       avx2_45<>+0(SB), Y0, Y0
+	VPCMPGTD       avx2_constants<>+1408(SB), Y0, Y0
 	VPAND          Y0, Y4, Y4
 	VEXTRACTI128   $0x01, Y4, X0
 	VPADDD         X4, X0, X0
@@ -1980,16 +1264,6 @@ TEXT ·arriveAVX2(SB), NOSPLIT, $0-84
 	MOVQ           AX, n+72(FP)
 	VZEROUPPER
 	RET
-
-DATA avx2_45<>+0(SB)/4, $0x00000000
-DATA avx2_45<>+4(SB)/4, $0x00000001
-DATA avx2_45<>+8(SB)/4, $0x00000002
-DATA avx2_45<>+12(SB)/4, $0x00000003
-DATA avx2_45<>+16(SB)/4, $0x00000004
-DATA avx2_45<>+20(SB)/4, $0x00000005
-DATA avx2_45<>+24(SB)/4, $0x00000006
-DATA avx2_45<>+28(SB)/4, $0x00000007
-GLOBL avx2_45<>(SB), RODATA|NOPTR, $32
 
 // func requestsAVX2(words *[8]uint64, t *RequestTables, prefixPages *[8]uint16, last int16, hotness uint8, n *Newcomers)
 // Requires: AVX, AVX2
@@ -2004,8 +1278,8 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VPERMQ         $0xd8, Y2, Y2
 	VPERMQ         $0xd8, Y0, Y0
 	VPSRLD         $0x00, Y2, Y1
-	VPAND          avx2_46<>+0(SB), Y1, Y1
-	VMOVDQU        avx2_25<>+0(SB), Y3
+	VPAND          avx2_constants<>+1440(SB), Y1, Y1
+	VMOVDQU        avx2_constants<>+768(SB), Y3
 	VPBROADCASTD   192(AX), Y4
 	VPCMPGTD       Y1, Y4, Y4
 	VPADDD         Y4, Y3, Y3
@@ -2024,31 +1298,31 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VPSLLD         $0x1d, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 146(CX)
-	VPCMPEQD       avx2_24<>+0(SB), Y3, Y1
+	VPCMPEQD       avx2_constants<>+736(SB), Y3, Y1
 	VPSRLD         $0x1f, Y2, Y3
-	VPAND          avx2_24<>+0(SB), Y0, Y4
+	VPAND          avx2_constants<>+736(SB), Y0, Y4
 	VPADDD         Y4, Y4, Y4
 	VPADDD         Y4, Y3, Y3
-	VPADDD         avx2_24<>+0(SB), Y3, Y3
+	VPADDD         avx2_constants<>+736(SB), Y3, Y3
 	VPACKUSDW      Y3, Y3, Y3
 	VPERMQ         $0x08, Y3, Y3
 	VMOVDQU        X3, 96(CX)
 	VPSRLD         $0x01, Y0, Y3
-	VPAND          avx2_4<>+0(SB), Y3, Y3
-	VPMULLD        avx2_47<>+0(SB), Y3, Y3
+	VPAND          avx2_constants<>+96(SB), Y3, Y3
+	VPMULLD        avx2_constants<>+1472(SB), Y3, Y3
 	VPSRLD         $0x07, Y3, Y3
 	MOVQ           prefixPages+16(FP), DX
 	VPMOVZXWD      (DX), Y4
 	VPSRLD         $0x08, Y2, Y5
-	VPAND          avx2_43<>+0(SB), Y5, Y5
-	VPADDD         avx2_24<>+0(SB), Y5, Y5
-	VPAND          avx2_44<>+0(SB), Y2, Y6
+	VPAND          avx2_constants<>+1344(SB), Y5, Y5
+	VPADDD         avx2_constants<>+736(SB), Y5, Y5
+	VPAND          avx2_constants<>+1376(SB), Y2, Y6
 	VPXOR          Y7, Y7, Y7
 	VPCMPEQD       Y7, Y6, Y6
 	VPANDN         Y5, Y6, Y5
 	VPSRLD         $0x0c, Y2, Y6
-	VPAND          avx2_41<>+0(SB), Y6, Y6
-	VPOR           avx2_42<>+0(SB), Y6, Y6
+	VPAND          avx2_constants<>+1280(SB), Y6, Y6
+	VPOR           avx2_constants<>+1312(SB), Y6, Y6
 	VPSLLD         $0x03, Y6, Y7
 	VPSLLD         $0x02, Y6, Y8
 	VBROADCASTI128 (AX), Y9
@@ -2063,10 +1337,10 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VPBLENDVB      Y7, Y11, Y10, Y10
 	VPBLENDVB      Y8, Y10, Y9, Y9
 	VPSRLD         $0x12, Y2, Y6
-	VPAND          avx2_4<>+0(SB), Y6, Y6
+	VPAND          avx2_constants<>+96(SB), Y6, Y6
 	VPSLLD         $0x07, Y9, Y7
 	VPADDD         Y7, Y6, Y6
-	VPSUBD         avx2_4<>+0(SB), Y6, Y6
+	VPSUBD         avx2_constants<>+96(SB), Y6, Y6
 	VPERMD         Y4, Y5, Y4
 	VPSLLD         $0x07, Y4, Y4
 	VPADDD         Y4, Y6, Y6
@@ -2074,10 +1348,10 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VPSLLD         $0x02, Y9, Y9
 	VMOVDQU        Y9, 32(CX)
 	VPSRLD         $0x08, Y0, Y4
-	VPAND          avx2_43<>+0(SB), Y4, Y4
+	VPAND          avx2_constants<>+1344(SB), Y4, Y4
 	VPSRLD         $0x04, Y0, Y0
-	VPAND          avx2_48<>+0(SB), Y0, Y0
-	VPADDD         avx2_6<>+0(SB), Y4, Y4
+	VPAND          avx2_constants<>+1504(SB), Y0, Y0
+	VPADDD         avx2_constants<>+160(SB), Y4, Y4
 	VPAND          Y1, Y4, Y4
 	VPOR           Y4, Y0, Y0
 	VPBROADCASTB   hotness+26(FP), Y1
@@ -2085,16 +1359,16 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VPACKUSDW      Y5, Y3, Y3
 	VPACKUSDW      Y0, Y1, Y0
 	VPACKUSWB      Y0, Y3, Y3
-	VMOVDQU        avx2_49<>+0(SB), Y0
+	VMOVDQU        avx2_constants<>+1536(SB), Y0
 	VPERMD         Y3, Y0, Y3
 	VMOVDQU        Y3, 112(CX)
 	VPBROADCASTW   last+24(FP), Y0
 	VPSRLD         $0x10, Y0, Y0
 	VPSRLD         $0x18, Y2, Y1
-	VPAND          avx2_50<>+0(SB), Y1, Y1
+	VPAND          avx2_constants<>+1568(SB), Y1, Y1
 	VPSLLD         $0x08, Y1, Y2
 	VPOR           Y2, Y1, Y1
-	VPOR           avx2_51<>+0(SB), Y1, Y1
+	VPOR           avx2_constants<>+1600(SB), Y1, Y1
 	VPSLLD         $0x03, Y1, Y2
 	VPSLLD         $0x02, Y1, Y3
 	VPSLLD         $0x01, Y1, Y4
@@ -2128,66 +1402,6 @@ TEXT ·requestsAVX2(SB), NOSPLIT, $0-40
 	VZEROUPPER
 	RET
 
-DATA avx2_46<>+0(SB)/4, $0x000000ff
-DATA avx2_46<>+4(SB)/4, $0x000000ff
-DATA avx2_46<>+8(SB)/4, $0x000000ff
-DATA avx2_46<>+12(SB)/4, $0x000000ff
-DATA avx2_46<>+16(SB)/4, $0x000000ff
-DATA avx2_46<>+20(SB)/4, $0x000000ff
-DATA avx2_46<>+24(SB)/4, $0x000000ff
-DATA avx2_46<>+28(SB)/4, $0x000000ff
-GLOBL avx2_46<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_47<>+0(SB)/4, $0x00000065
-DATA avx2_47<>+4(SB)/4, $0x00000065
-DATA avx2_47<>+8(SB)/4, $0x00000065
-DATA avx2_47<>+12(SB)/4, $0x00000065
-DATA avx2_47<>+16(SB)/4, $0x00000065
-DATA avx2_47<>+20(SB)/4, $0x00000065
-DATA avx2_47<>+24(SB)/4, $0x00000065
-DATA avx2_47<>+28(SB)/4, $0x00000065
-GLOBL avx2_47<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_48<>+0(SB)/4, $0x000000f0
-DATA avx2_48<>+4(SB)/4, $0x000000f0
-DATA avx2_48<>+8(SB)/4, $0x000000f0
-DATA avx2_48<>+12(SB)/4, $0x000000f0
-DATA avx2_48<>+16(SB)/4, $0x000000f0
-DATA avx2_48<>+20(SB)/4, $0x000000f0
-DATA avx2_48<>+24(SB)/4, $0x000000f0
-DATA avx2_48<>+28(SB)/4, $0x000000f0
-GLOBL avx2_48<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_49<>+0(SB)/4, $0x00000000
-DATA avx2_49<>+4(SB)/4, $0x00000004
-DATA avx2_49<>+8(SB)/4, $0x00000001
-DATA avx2_49<>+12(SB)/4, $0x00000005
-DATA avx2_49<>+16(SB)/4, $0x00000002
-DATA avx2_49<>+20(SB)/4, $0x00000006
-DATA avx2_49<>+24(SB)/4, $0x00000003
-DATA avx2_49<>+28(SB)/4, $0x00000007
-GLOBL avx2_49<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_50<>+0(SB)/4, $0x0000007e
-DATA avx2_50<>+4(SB)/4, $0x0000007e
-DATA avx2_50<>+8(SB)/4, $0x0000007e
-DATA avx2_50<>+12(SB)/4, $0x0000007e
-DATA avx2_50<>+16(SB)/4, $0x0000007e
-DATA avx2_50<>+20(SB)/4, $0x0000007e
-DATA avx2_50<>+24(SB)/4, $0x0000007e
-DATA avx2_50<>+28(SB)/4, $0x0000007e
-GLOBL avx2_50<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_51<>+0(SB)/4, $0x80800100
-DATA avx2_51<>+4(SB)/4, $0x80800100
-DATA avx2_51<>+8(SB)/4, $0x80800100
-DATA avx2_51<>+12(SB)/4, $0x80800100
-DATA avx2_51<>+16(SB)/4, $0x80800100
-DATA avx2_51<>+20(SB)/4, $0x80800100
-DATA avx2_51<>+24(SB)/4, $0x80800100
-DATA avx2_51<>+28(SB)/4, $0x80800100
-GLOBL avx2_51<>(SB), RODATA|NOPTR, $32
-
 // func initialsAVX2(draws *[8]uint64, t *RequestTables, prefixPages *[8]uint16, n *Newcomers)
 // Requires: AVX, AVX2
 TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
@@ -2201,8 +1415,8 @@ TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
 	VPERMQ         $0xd8, Y2, Y2
 	VPERMQ         $0xd8, Y0, Y0
 	VPSRLD         $0x00, Y2, Y1
-	VPAND          avx2_46<>+0(SB), Y1, Y1
-	VMOVDQU        avx2_25<>+0(SB), Y3
+	VPAND          avx2_constants<>+1440(SB), Y1, Y1
+	VMOVDQU        avx2_constants<>+768(SB), Y3
 	VPBROADCASTD   192(AX), Y4
 	VPCMPGTD       Y1, Y4, Y4
 	VPADDD         Y4, Y3, Y3
@@ -2221,31 +1435,31 @@ TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
 	VPSLLD         $0x1d, Y3, Y1
 	VMOVMSKPS      Y1, DX
 	MOVB           DL, 146(CX)
-	VPCMPEQD       avx2_24<>+0(SB), Y3, Y1
+	VPCMPEQD       avx2_constants<>+736(SB), Y3, Y1
 	VPSRLD         $0x1f, Y2, Y3
-	VPAND          avx2_24<>+0(SB), Y0, Y4
+	VPAND          avx2_constants<>+736(SB), Y0, Y4
 	VPADDD         Y4, Y4, Y4
 	VPADDD         Y4, Y3, Y3
-	VPADDD         avx2_24<>+0(SB), Y3, Y3
+	VPADDD         avx2_constants<>+736(SB), Y3, Y3
 	VPACKUSDW      Y3, Y3, Y3
 	VPERMQ         $0x08, Y3, Y3
 	VMOVDQU        X3, 96(CX)
 	VPSRLD         $0x01, Y0, Y3
-	VPAND          avx2_4<>+0(SB), Y3, Y3
-	VPMULLD        avx2_47<>+0(SB), Y3, Y3
+	VPAND          avx2_constants<>+96(SB), Y3, Y3
+	VPMULLD        avx2_constants<>+1472(SB), Y3, Y3
 	VPSRLD         $0x07, Y3, Y3
 	MOVQ           prefixPages+16(FP), DX
 	VPMOVZXWD      (DX), Y4
 	VPSRLD         $0x08, Y2, Y5
-	VPAND          avx2_43<>+0(SB), Y5, Y5
-	VPADDD         avx2_24<>+0(SB), Y5, Y5
-	VPAND          avx2_44<>+0(SB), Y2, Y6
+	VPAND          avx2_constants<>+1344(SB), Y5, Y5
+	VPADDD         avx2_constants<>+736(SB), Y5, Y5
+	VPAND          avx2_constants<>+1376(SB), Y2, Y6
 	VPXOR          Y7, Y7, Y7
 	VPCMPEQD       Y7, Y6, Y6
 	VPANDN         Y5, Y6, Y5
 	VPSRLD         $0x0c, Y2, Y6
-	VPAND          avx2_41<>+0(SB), Y6, Y6
-	VPOR           avx2_42<>+0(SB), Y6, Y6
+	VPAND          avx2_constants<>+1280(SB), Y6, Y6
+	VPOR           avx2_constants<>+1312(SB), Y6, Y6
 	VPSLLD         $0x03, Y6, Y7
 	VPSLLD         $0x02, Y6, Y8
 	VBROADCASTI128 (AX), Y9
@@ -2260,17 +1474,17 @@ TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
 	VPBLENDVB      Y7, Y11, Y10, Y10
 	VPBLENDVB      Y8, Y10, Y9, Y9
 	VPSRLD         $0x12, Y2, Y6
-	VPAND          avx2_4<>+0(SB), Y6, Y6
+	VPAND          avx2_constants<>+96(SB), Y6, Y6
 	VPSLLD         $0x07, Y9, Y7
 	VPADDD         Y7, Y6, Y6
-	VPSUBD         avx2_4<>+0(SB), Y6, Y6
+	VPSUBD         avx2_constants<>+96(SB), Y6, Y6
 	VPERMD         Y4, Y5, Y4
 	VPSLLD         $0x07, Y4, Y4
 	VPSRLD         $0x18, Y2, Y2
-	VPAND          avx2_50<>+0(SB), Y2, Y2
+	VPAND          avx2_constants<>+1568(SB), Y2, Y2
 	VPSLLD         $0x08, Y2, Y7
 	VPOR           Y7, Y2, Y2
-	VPOR           avx2_51<>+0(SB), Y2, Y2
+	VPOR           avx2_constants<>+1600(SB), Y2, Y2
 	VPSLLD         $0x03, Y2, Y7
 	VPSLLD         $0x02, Y2, Y8
 	VPSLLD         $0x01, Y2, Y9
@@ -2298,14 +1512,14 @@ TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
 	VPBLENDVB      Y8, Y12, Y11, Y11
 	VPBLENDVB      Y9, Y11, Y10, Y10
 	VPSRLD         $0x10, Y0, Y2
-	VPAND          avx2_41<>+0(SB), Y2, Y2
+	VPAND          avx2_constants<>+1280(SB), Y2, Y2
 	VPMULLD        Y10, Y2, Y2
 	VPSRLD         $0x06, Y2, Y2
 	VPSUBD         Y2, Y10, Y10
 	VPADDD         Y2, Y6, Y6
 	VPADDD         Y6, Y4, Y4
 	VMOVDQU        Y4, (CX)
-	VPADDD         avx2_4<>+0(SB), Y6, Y6
+	VPADDD         avx2_constants<>+96(SB), Y6, Y6
 	VPSRLD         $0x07, Y6, Y6
 	VPSLLD         $0x02, Y6, Y6
 	VMOVDQU        Y6, 32(CX)
@@ -2317,55 +1531,35 @@ TEXT ·initialsAVX2(SB), NOSPLIT, $0-32
 	MOVB           $+0, 147(CX)
 	MOVB           AL, 148(CX)
 	VPSRLD         $0x08, Y0, Y6
-	VPAND          avx2_43<>+0(SB), Y6, Y6
+	VPAND          avx2_constants<>+1344(SB), Y6, Y6
 	VPSRLD         $0x04, Y0, Y4
-	VPAND          avx2_48<>+0(SB), Y4, Y4
-	VPADDD         avx2_6<>+0(SB), Y6, Y6
+	VPAND          avx2_constants<>+1504(SB), Y4, Y4
+	VPADDD         avx2_constants<>+160(SB), Y6, Y6
 	VPAND          Y1, Y6, Y6
 	VPSRLD         $0x0a, Y0, Y1
-	VPAND          avx2_43<>+0(SB), Y1, Y1
-	VPADDD         avx2_24<>+0(SB), Y1, Y1
+	VPAND          avx2_constants<>+1344(SB), Y1, Y1
+	VPADDD         avx2_constants<>+736(SB), Y1, Y1
 	VPBLENDVB      Y2, Y1, Y6, Y6
 	VPOR           Y6, Y4, Y4
 	VPSRLD         $0x16, Y0, Y1
-	VPAND          avx2_46<>+0(SB), Y1, Y1
+	VPAND          avx2_constants<>+1440(SB), Y1, Y1
 	VPACKUSDW      Y5, Y3, Y3
 	VPACKUSDW      Y4, Y1, Y1
 	VPACKUSWB      Y1, Y3, Y3
-	VMOVDQU        avx2_49<>+0(SB), Y1
+	VMOVDQU        avx2_constants<>+1536(SB), Y1
 	VPERMD         Y3, Y1, Y3
 	VMOVDQU        Y3, 112(CX)
 	VPSRLD         $0x16, Y0, Y0
-	VPAND          avx2_52<>+0(SB), Y0, Y0
+	VPAND          avx2_constants<>+1632(SB), Y0, Y0
 	VPAND          Y2, Y0, Y0
 	VPXOR          Y1, Y1, Y1
 	VPSUBD         Y0, Y1, Y0
-	VPAND          avx2_53<>+0(SB), Y0, Y0
+	VPAND          avx2_constants<>+1664(SB), Y0, Y0
 	VPACKUSDW      Y0, Y10, Y0
 	VPERMQ         $0xd8, Y0, Y0
 	VMOVDQU        Y0, 64(CX)
 	VZEROUPPER
 	RET
-
-DATA avx2_52<>+0(SB)/4, $0x00000007
-DATA avx2_52<>+4(SB)/4, $0x00000007
-DATA avx2_52<>+8(SB)/4, $0x00000007
-DATA avx2_52<>+12(SB)/4, $0x00000007
-DATA avx2_52<>+16(SB)/4, $0x00000007
-DATA avx2_52<>+20(SB)/4, $0x00000007
-DATA avx2_52<>+24(SB)/4, $0x00000007
-DATA avx2_52<>+28(SB)/4, $0x00000007
-GLOBL avx2_52<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_53<>+0(SB)/4, $0x0000ffff
-DATA avx2_53<>+4(SB)/4, $0x0000ffff
-DATA avx2_53<>+8(SB)/4, $0x0000ffff
-DATA avx2_53<>+12(SB)/4, $0x0000ffff
-DATA avx2_53<>+16(SB)/4, $0x0000ffff
-DATA avx2_53<>+20(SB)/4, $0x0000ffff
-DATA avx2_53<>+24(SB)/4, $0x0000ffff
-DATA avx2_53<>+28(SB)/4, $0x0000ffff
-GLOBL avx2_53<>(SB), RODATA|NOPTR, $32
 
 // func placeAVX2(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
 // Requires: AVX, AVX2, BMI
@@ -2375,23 +1569,23 @@ TEXT ·placeAVX2(SB), NOSPLIT, $0-36
 	MOVQ         slots+8(FP), DX
 	MOVBQZX      take+24(FP), BX
 	VPBROADCASTD 146(CX), Y0
-	VPAND        avx2_5<>+0(SB), Y0, Y0
-	VPCMPEQD     avx2_5<>+0(SB), Y0, Y0
+	VPAND        avx2_constants<>+128(SB), Y0, Y0
+	VPCMPEQD     avx2_constants<>+128(SB), Y0, Y0
 	VPADDD       Y0, Y0, Y0
 	VPBROADCASTD 145(CX), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPADDD       Y1, Y0, Y0
 	VPADDD       Y0, Y0, Y0
 	VPBROADCASTD 144(CX), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPADDD       Y1, Y0, Y0
-	VPERMD       avx2_9<>+0(SB), Y0, Y0
+	VPERMD       avx2_constants<>+256(SB), Y0, Y0
 	VMOVD        BX, X1
 	VPBROADCASTD X1, Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y0, Y0
 	VPMULLD      32(CX), Y0, Y0
 	VEXTRACTI128 $0x01, Y0, X1
@@ -2425,11 +1619,11 @@ TEXT ·placeAVX2(SB), NOSPLIT, $0-36
 	VPINSRQ      $0x00, R9, X2, X2
 	VPXOR        X5, X5, X5
 	VINSERTI128  $0x01, X5, Y2, Y2
-	VMOVDQU      avx2_54<>+0(SB), Y5
+	VMOVDQU      avx2_constants<>+1696(SB), Y5
 	VPXOR        Y6, Y6, Y6
 	VPXOR        X7, X7, X7
 	VPXOR        X7, X7, X7
-	VMOVDQU      avx2_55<>+0(SB), Y7
+	VMOVDQU      avx2_constants<>+1728(SB), Y7
 	VPXOR        Y8, Y8, Y8
 	JMP          any
 
@@ -2460,15 +1654,15 @@ next:
 	VMOVQ        R8, X11
 	VPBROADCASTQ X11, Y11
 	VPSRLQ       X9, Y0, Y12
-	VPAND        avx2_56<>+0(SB), Y12, Y12
+	VPAND        avx2_constants<>+1760(SB), Y12, Y12
 	VPSLLQ       X10, Y12, Y12
 	VPOR         Y12, Y1, Y1
 	VPSRLQ       X9, Y3, Y12
-	VPAND        avx2_56<>+0(SB), Y12, Y12
+	VPAND        avx2_constants<>+1760(SB), Y12, Y12
 	VPSLLQ       X10, Y12, Y12
 	VPOR         Y12, Y4, Y4
 	VPSRLQ       X9, Y2, Y9
-	VPAND        avx2_56<>+0(SB), Y9, Y9
+	VPAND        avx2_constants<>+1760(SB), Y9, Y9
 	VPCMPEQQ     Y5, Y11, Y12
 	VPSRLQ       $0x3f, Y12, Y12
 	VPOR         Y12, Y9, Y9
@@ -2493,31 +1687,13 @@ any:
 	VZEROUPPER
 	RET
 
-DATA avx2_54<>+0(SB)/8, $0x00000000000000ff
-DATA avx2_54<>+8(SB)/8, $0x0000000000000001
-DATA avx2_54<>+16(SB)/8, $0x0000000000000002
-DATA avx2_54<>+24(SB)/8, $0x0000000000000003
-GLOBL avx2_54<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_55<>+0(SB)/8, $0x0000000000000004
-DATA avx2_55<>+8(SB)/8, $0x0000000000000005
-DATA avx2_55<>+16(SB)/8, $0x0000000000000006
-DATA avx2_55<>+24(SB)/8, $0x0000000000000007
-GLOBL avx2_55<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_56<>+0(SB)/8, $0x0000000000000001
-DATA avx2_56<>+8(SB)/8, $0x0000000000000001
-DATA avx2_56<>+16(SB)/8, $0x0000000000000001
-DATA avx2_56<>+24(SB)/8, $0x0000000000000001
-GLOBL avx2_56<>(SB), RODATA|NOPTR, $32
-
 // func touchAVX2(b *Block, plane uint64, joins *[8]uint8, step int16)
 // Requires: AVX, AVX2
 TEXT ·touchAVX2(SB), NOSPLIT, $0-26
 	MOVQ         b+0(FP), AX
 	MOVQ         joins+16(FP), CX
 	VPMOVZXBW    (CX), X0
-	VPMULLW      avx2_57<>+0(SB), X0, X0
+	VPMULLW      avx2_constants<>+944(SB), X0, X0
 	VPACKUSWB    X0, X0, X0
 	VPBROADCASTQ X0, Y0
 	VPBROADCASTQ plane+8(FP), Y1
@@ -2527,9 +1703,9 @@ TEXT ·touchAVX2(SB), NOSPLIT, $0-26
 	JZ           low
 	VMOVDQU      704(AX), Y3
 	VPSHUFB      Y3, Y0, Y3
-	VPSHUFB      avx2_13<>+0(SB), Y1, Y4
-	VPAND        avx2_14<>+0(SB), Y4, Y4
-	VPCMPEQB     avx2_14<>+0(SB), Y4, Y4
+	VPSHUFB      avx2_constants<>+384(SB), Y1, Y4
+	VPAND        avx2_constants<>+416(SB), Y4, Y4
+	VPCMPEQB     avx2_constants<>+416(SB), Y4, Y4
 	VPAND        Y4, Y3, Y3
 	VPADDUSB     768(AX), Y3, Y4
 	VMOVDQU      Y4, 768(AX)
@@ -2549,9 +1725,9 @@ low:
 	JZ           high
 	VMOVDQU      736(AX), Y3
 	VPSHUFB      Y3, Y0, Y3
-	VPSHUFB      avx2_15<>+0(SB), Y1, Y0
-	VPAND        avx2_14<>+0(SB), Y0, Y0
-	VPCMPEQB     avx2_14<>+0(SB), Y0, Y0
+	VPSHUFB      avx2_constants<>+448(SB), Y1, Y0
+	VPAND        avx2_constants<>+416(SB), Y0, Y0
+	VPCMPEQB     avx2_constants<>+416(SB), Y0, Y0
 	VPAND        Y0, Y3, Y3
 	VPADDUSB     800(AX), Y3, Y0
 	VMOVDQU      Y0, 800(AX)
@@ -2568,16 +1744,6 @@ low:
 high:
 	VZEROUPPER
 	RET
-
-DATA avx2_57<>+0(SB)/2, $0x0000
-DATA avx2_57<>+2(SB)/2, $0x003f
-DATA avx2_57<>+4(SB)/2, $0x003f
-DATA avx2_57<>+6(SB)/2, $0x003f
-DATA avx2_57<>+8(SB)/2, $0x003f
-DATA avx2_57<>+10(SB)/2, $0x003f
-DATA avx2_57<>+12(SB)/2, $0x003f
-DATA avx2_57<>+14(SB)/2, $0x003f
-GLOBL avx2_57<>(SB), RODATA|NOPTR, $16
 
 // func fillAVX2(dst *float32, lines int, x float32, stream bool)
 // Requires: AVX
@@ -2655,19 +1821,19 @@ TEXT ·rowsAVX2(SB), NOSPLIT, $120-32
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_58<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1792(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x07, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_59<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1824(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x0e, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_60<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1856(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x1c, Y3, Y3
 	VPXOR       Y3, Y0, Y0
@@ -2677,19 +1843,19 @@ TEXT ·rowsAVX2(SB), NOSPLIT, $120-32
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_58<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1792(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x07, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_59<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1824(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x0e, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_60<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1856(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x1c, Y1, Y1
 	VPXOR       Y1, Y0, Y0
@@ -2704,22 +1870,22 @@ group:
 	CMPB         896(AX)(SI*1), $0x00
 	JE           empty
 	VPBROADCASTD 896(AX)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y2
-	VPERMPS      avx2_61<>+0(SB), Y2, Y0
-	VPERMD       avx2_62<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+1888(SB), Y2, Y0
+	VPERMD       avx2_constants<>+1920(SB), Y2, Y2
 	VMOVDQU      (AX)(BX*4), Y3
 	VPMOVZXBD    704(AX)(BX*1), Y1
-	VPADDD       avx2_4<>+0(SB), Y3, Y5
+	VPADDD       avx2_constants<>+96(SB), Y3, Y5
 	VPSRLD       $0x07, Y5, Y5
 	VPERMD       (SP), Y1, Y6
 	VPSUBD       Y6, Y5, Y5
 	VPSLLVD      Y2, Y5, Y5
 	VPERMD       (DX), Y1, Y2
 	VPBROADCASTD 96(SP)(SI*1), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y2, Y2
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 32(CX), Y6
@@ -2745,22 +1911,22 @@ group:
 	VUNPCKLPD    Y3, Y0, Y4
 	VUNPCKHPD    Y3, Y0, Y0
 	VPBROADCASTD 896(AX)(SI*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPMOVZXBD    32(SP)(BX*1), Y7
 	VPMOVZXWD    512(AX)(BX*2), Y3
-	VPMINUD      avx2_63<>+0(SB), Y3, Y3
+	VPMINUD      avx2_constants<>+1952(SB), Y3, Y3
 	VPAND        Y6, Y3, Y3
 	VCVTDQ2PS    Y3, Y3
-	VMULPS       avx2_64<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+1984(SB), Y3, Y3
 	VPMOVZXBD    640(AX)(BX*1), Y5
 	VPAND        Y6, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_65<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2016(SB), Y5, Y5
 	VPSRLD       $0x03, Y7, Y6
-	VPERMPS      avx2_66<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+2048(SB), Y6, Y6
 	VPSRLD       $0x06, Y7, Y7
-	VPERMPS      avx2_67<>+0(SB), Y7, Y7
+	VPERMPS      avx2_constants<>+2080(SB), Y7, Y7
 	VUNPCKLPS    Y5, Y3, Y8
 	VUNPCKHPS    Y5, Y3, Y3
 	VUNPCKLPS    Y7, Y6, Y5
@@ -2770,29 +1936,29 @@ group:
 	VUNPCKLPD    Y7, Y3, Y8
 	VUNPCKHPD    Y7, Y3, Y3
 	VPBROADCASTD 896(AX)(SI*1), Y11
-	VPAND        avx2_5<>+0(SB), Y11, Y11
-	VPCMPEQD     avx2_5<>+0(SB), Y11, Y11
+	VPAND        avx2_constants<>+128(SB), Y11, Y11
+	VPCMPEQD     avx2_constants<>+128(SB), Y11, Y11
 	VPMOVZXBD    768(AX)(BX*1), Y7
 	VPAND        Y11, Y7, Y7
 	VCVTDQ2PS    Y7, Y7
-	VMULPS       avx2_68<>+0(SB), Y7, Y7
+	VMULPS       avx2_constants<>+2112(SB), Y7, Y7
 	VPMOVSXWD    384(AX)(BX*2), Y10
 	VPBROADCASTD 40(CX), Y9
 	VPSUBD       Y10, Y9, Y9
-	VPMINUD      avx2_69<>+0(SB), Y9, Y9
+	VPMINUD      avx2_constants<>+2144(SB), Y9, Y9
 	VPAND        Y11, Y9, Y9
 	VCVTDQ2PS    Y9, Y9
-	VMULPS       avx2_70<>+0(SB), Y9, Y9
+	VMULPS       avx2_constants<>+2176(SB), Y9, Y9
 	VPMOVZXBD    704(AX)(BX*1), Y10
 	VPAND        Y11, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
-	VMULPS       avx2_71<>+0(SB), Y10, Y10
+	VMULPS       avx2_constants<>+2208(SB), Y10, Y10
 	VPBROADCASTD 104(SP)(SI*1), Y12
-	VPAND        avx2_5<>+0(SB), Y12, Y12
-	VPCMPEQD     avx2_5<>+0(SB), Y12, Y12
+	VPAND        avx2_constants<>+128(SB), Y12, Y12
+	VPCMPEQD     avx2_constants<>+128(SB), Y12, Y12
 	VPMOVZXBD    32(SP)(BX*1), Y11
-	VPERMPS      avx2_72<>+0(SB), Y11, Y11
-	VMOVUPS      avx2_73<>+0(SB), Y13
+	VPERMPS      avx2_constants<>+2240(SB), Y11, Y11
+	VMOVUPS      avx2_constants<>+2272(SB), Y13
 	VBLENDVPS    Y12, Y13, Y11, Y11
 	VUNPCKLPS    Y9, Y7, Y12
 	VUNPCKHPS    Y9, Y7, Y7
@@ -2852,154 +2018,6 @@ next:
 	VZEROUPPER
 	RET
 
-DATA avx2_58<>+0(SB)/8, $0x00aa00aa00aa00aa
-DATA avx2_58<>+8(SB)/8, $0x00aa00aa00aa00aa
-DATA avx2_58<>+16(SB)/8, $0x00aa00aa00aa00aa
-DATA avx2_58<>+24(SB)/8, $0x00aa00aa00aa00aa
-GLOBL avx2_58<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_59<>+0(SB)/8, $0x0000cccc0000cccc
-DATA avx2_59<>+8(SB)/8, $0x0000cccc0000cccc
-DATA avx2_59<>+16(SB)/8, $0x0000cccc0000cccc
-DATA avx2_59<>+24(SB)/8, $0x0000cccc0000cccc
-GLOBL avx2_59<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_60<>+0(SB)/8, $0x00000000f0f0f0f0
-DATA avx2_60<>+8(SB)/8, $0x00000000f0f0f0f0
-DATA avx2_60<>+16(SB)/8, $0x00000000f0f0f0f0
-DATA avx2_60<>+24(SB)/8, $0x00000000f0f0f0f0
-GLOBL avx2_60<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_61<>+0(SB)/4, $(1.0)
-DATA avx2_61<>+4(SB)/4, $(0.5)
-DATA avx2_61<>+8(SB)/4, $(0.25)
-DATA avx2_61<>+12(SB)/4, $(0.0)
-DATA avx2_61<>+16(SB)/4, $(1.0)
-DATA avx2_61<>+20(SB)/4, $(0.5)
-DATA avx2_61<>+24(SB)/4, $(0.25)
-DATA avx2_61<>+28(SB)/4, $(0.0)
-GLOBL avx2_61<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_62<>+0(SB)/4, $0x00000002
-DATA avx2_62<>+4(SB)/4, $0x00000001
-DATA avx2_62<>+8(SB)/4, $0x00000000
-DATA avx2_62<>+12(SB)/4, $0x00000020
-DATA avx2_62<>+16(SB)/4, $0x00000020
-DATA avx2_62<>+20(SB)/4, $0x00000020
-DATA avx2_62<>+24(SB)/4, $0x00000020
-DATA avx2_62<>+28(SB)/4, $0x00000020
-GLOBL avx2_62<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_63<>+0(SB)/4, $0x00000080
-DATA avx2_63<>+4(SB)/4, $0x00000080
-DATA avx2_63<>+8(SB)/4, $0x00000080
-DATA avx2_63<>+12(SB)/4, $0x00000080
-DATA avx2_63<>+16(SB)/4, $0x00000080
-DATA avx2_63<>+20(SB)/4, $0x00000080
-DATA avx2_63<>+24(SB)/4, $0x00000080
-DATA avx2_63<>+28(SB)/4, $0x00000080
-GLOBL avx2_63<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_64<>+0(SB)/4, $(0.0078125)
-DATA avx2_64<>+4(SB)/4, $(0.0078125)
-DATA avx2_64<>+8(SB)/4, $(0.0078125)
-DATA avx2_64<>+12(SB)/4, $(0.0078125)
-DATA avx2_64<>+16(SB)/4, $(0.0078125)
-DATA avx2_64<>+20(SB)/4, $(0.0078125)
-DATA avx2_64<>+24(SB)/4, $(0.0078125)
-DATA avx2_64<>+28(SB)/4, $(0.0078125)
-GLOBL avx2_64<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_65<>+0(SB)/4, $(0.01)
-DATA avx2_65<>+4(SB)/4, $(0.01)
-DATA avx2_65<>+8(SB)/4, $(0.01)
-DATA avx2_65<>+12(SB)/4, $(0.01)
-DATA avx2_65<>+16(SB)/4, $(0.01)
-DATA avx2_65<>+20(SB)/4, $(0.01)
-DATA avx2_65<>+24(SB)/4, $(0.01)
-DATA avx2_65<>+28(SB)/4, $(0.01)
-GLOBL avx2_65<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_66<>+0(SB)/4, $(0.0)
-DATA avx2_66<>+4(SB)/4, $(0.25)
-DATA avx2_66<>+8(SB)/4, $(0.5)
-DATA avx2_66<>+12(SB)/4, $(0.9)
-DATA avx2_66<>+16(SB)/4, $(1.0)
-DATA avx2_66<>+20(SB)/4, $(0.0)
-DATA avx2_66<>+24(SB)/4, $(0.0)
-DATA avx2_66<>+28(SB)/4, $(0.0)
-GLOBL avx2_66<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_67<>+0(SB)/4, $(0.0)
-DATA avx2_67<>+4(SB)/4, $(0.25)
-DATA avx2_67<>+8(SB)/4, $(0.5)
-DATA avx2_67<>+12(SB)/4, $(0.75)
-DATA avx2_67<>+16(SB)/4, $(0.0)
-DATA avx2_67<>+20(SB)/4, $(0.0)
-DATA avx2_67<>+24(SB)/4, $(0.0)
-DATA avx2_67<>+28(SB)/4, $(0.0)
-GLOBL avx2_67<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_68<>+0(SB)/4, $(0.003921569)
-DATA avx2_68<>+4(SB)/4, $(0.003921569)
-DATA avx2_68<>+8(SB)/4, $(0.003921569)
-DATA avx2_68<>+12(SB)/4, $(0.003921569)
-DATA avx2_68<>+16(SB)/4, $(0.003921569)
-DATA avx2_68<>+20(SB)/4, $(0.003921569)
-DATA avx2_68<>+24(SB)/4, $(0.003921569)
-DATA avx2_68<>+28(SB)/4, $(0.003921569)
-GLOBL avx2_68<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_69<>+0(SB)/4, $0x00000010
-DATA avx2_69<>+4(SB)/4, $0x00000010
-DATA avx2_69<>+8(SB)/4, $0x00000010
-DATA avx2_69<>+12(SB)/4, $0x00000010
-DATA avx2_69<>+16(SB)/4, $0x00000010
-DATA avx2_69<>+20(SB)/4, $0x00000010
-DATA avx2_69<>+24(SB)/4, $0x00000010
-DATA avx2_69<>+28(SB)/4, $0x00000010
-GLOBL avx2_69<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_70<>+0(SB)/4, $(0.0625)
-DATA avx2_70<>+4(SB)/4, $(0.0625)
-DATA avx2_70<>+8(SB)/4, $(0.0625)
-DATA avx2_70<>+12(SB)/4, $(0.0625)
-DATA avx2_70<>+16(SB)/4, $(0.0625)
-DATA avx2_70<>+20(SB)/4, $(0.0625)
-DATA avx2_70<>+24(SB)/4, $(0.0625)
-DATA avx2_70<>+28(SB)/4, $(0.0625)
-GLOBL avx2_70<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_71<>+0(SB)/4, $(0.125)
-DATA avx2_71<>+4(SB)/4, $(0.125)
-DATA avx2_71<>+8(SB)/4, $(0.125)
-DATA avx2_71<>+12(SB)/4, $(0.125)
-DATA avx2_71<>+16(SB)/4, $(0.125)
-DATA avx2_71<>+20(SB)/4, $(0.125)
-DATA avx2_71<>+24(SB)/4, $(0.125)
-DATA avx2_71<>+28(SB)/4, $(0.125)
-GLOBL avx2_71<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_72<>+0(SB)/4, $(0.0)
-DATA avx2_72<>+4(SB)/4, $(0.0)
-DATA avx2_72<>+8(SB)/4, $(0.0)
-DATA avx2_72<>+12(SB)/4, $(0.0)
-DATA avx2_72<>+16(SB)/4, $(1.0)
-DATA avx2_72<>+20(SB)/4, $(1.0)
-DATA avx2_72<>+24(SB)/4, $(1.0)
-DATA avx2_72<>+28(SB)/4, $(1.0)
-GLOBL avx2_72<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_73<>+0(SB)/4, $(0.5)
-DATA avx2_73<>+4(SB)/4, $(0.5)
-DATA avx2_73<>+8(SB)/4, $(0.5)
-DATA avx2_73<>+12(SB)/4, $(0.5)
-DATA avx2_73<>+16(SB)/4, $(0.5)
-DATA avx2_73<>+20(SB)/4, $(0.5)
-DATA avx2_73<>+24(SB)/4, $(0.5)
-DATA avx2_73<>+28(SB)/4, $(0.5)
-GLOBL avx2_73<>(SB), RODATA|NOPTR, $32
-
 // func columnsAVX2(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, BMI
 TEXT ·columnsAVX2(SB), NOSPLIT, $120-40
@@ -3048,19 +2066,19 @@ TEXT ·columnsAVX2(SB), NOSPLIT, $120-40
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_58<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1792(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x07, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_59<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1824(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x0e, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_60<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1856(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x1c, Y3, Y3
 	VPXOR       Y3, Y0, Y0
@@ -3070,19 +2088,19 @@ TEXT ·columnsAVX2(SB), NOSPLIT, $120-40
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_58<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1792(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x07, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_59<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1824(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x0e, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_60<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1856(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x1c, Y1, Y1
 	VPXOR       Y1, Y0, Y0
@@ -3098,22 +2116,22 @@ group:
 	CMPW         896(AX)(SI*1), $0x00
 	JE           empty
 	VPBROADCASTD 896(AX)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y2
-	VPERMPS      avx2_61<>+0(SB), Y2, Y0
-	VPERMD       avx2_62<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+1888(SB), Y2, Y0
+	VPERMD       avx2_constants<>+1920(SB), Y2, Y2
 	VMOVDQU      (AX)(BX*4), Y3
 	VPMOVZXBD    704(AX)(BX*1), Y1
-	VPADDD       avx2_4<>+0(SB), Y3, Y5
+	VPADDD       avx2_constants<>+96(SB), Y3, Y5
 	VPSRLD       $0x07, Y5, Y5
 	VPERMD       (SP), Y1, Y6
 	VPSUBD       Y6, Y5, Y5
 	VPSLLVD      Y2, Y5, Y5
 	VPERMD       (DX), Y1, Y2
 	VPBROADCASTD 96(SP)(SI*1), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y2, Y2
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 32(CX), Y6
@@ -3131,22 +2149,22 @@ group:
 	VDIVPS       Y5, Y3, Y3
 	VANDPS       Y4, Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y8
-	VPAND        avx2_5<>+0(SB), Y8, Y8
-	VPCMPEQD     avx2_5<>+0(SB), Y8, Y8
+	VPAND        avx2_constants<>+128(SB), Y8, Y8
+	VPCMPEQD     avx2_constants<>+128(SB), Y8, Y8
 	VPMOVZXBD    40(SP)(BX*1), Y6
-	VPERMPS      avx2_61<>+0(SB), Y6, Y4
-	VPERMD       avx2_62<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+1888(SB), Y6, Y4
+	VPERMD       avx2_constants<>+1920(SB), Y6, Y6
 	VMOVDQU      32(AX)(BX*4), Y7
 	VPMOVZXBD    712(AX)(BX*1), Y5
-	VPADDD       avx2_4<>+0(SB), Y7, Y9
+	VPADDD       avx2_constants<>+96(SB), Y7, Y9
 	VPSRLD       $0x07, Y9, Y9
 	VPERMD       (SP), Y5, Y10
 	VPSUBD       Y10, Y9, Y9
 	VPSLLVD      Y6, Y9, Y9
 	VPERMD       (DX), Y5, Y6
 	VPBROADCASTD 97(SP)(SI*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPAND        Y5, Y6, Y6
 	VPADDD       Y9, Y6, Y6
 	VPBROADCASTD 32(CX), Y10
@@ -3176,39 +2194,39 @@ group:
 	VMOVUPS      Y7, 32(R10)
 	ADDQ         R8, R10
 	VPBROADCASTD 896(AX)(SI*1), Y2
-	VPAND        avx2_5<>+0(SB), Y2, Y2
-	VPCMPEQD     avx2_5<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+128(SB), Y2, Y2
+	VPCMPEQD     avx2_constants<>+128(SB), Y2, Y2
 	VPMOVZXBD    32(SP)(BX*1), Y3
 	VPMOVZXWD    512(AX)(BX*2), Y0
-	VPMINUD      avx2_63<>+0(SB), Y0, Y0
+	VPMINUD      avx2_constants<>+1952(SB), Y0, Y0
 	VPAND        Y2, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
-	VMULPS       avx2_64<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+1984(SB), Y0, Y0
 	VPMOVZXBD    640(AX)(BX*1), Y1
 	VPAND        Y2, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_65<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2016(SB), Y1, Y1
 	VPSRLD       $0x03, Y3, Y2
-	VPERMPS      avx2_66<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+2048(SB), Y2, Y2
 	VPSRLD       $0x06, Y3, Y3
-	VPERMPS      avx2_67<>+0(SB), Y3, Y3
+	VPERMPS      avx2_constants<>+2080(SB), Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPMOVZXBD    40(SP)(BX*1), Y7
 	VPMOVZXWD    528(AX)(BX*2), Y4
-	VPMINUD      avx2_63<>+0(SB), Y4, Y4
+	VPMINUD      avx2_constants<>+1952(SB), Y4, Y4
 	VPAND        Y6, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_64<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+1984(SB), Y4, Y4
 	VPMOVZXBD    648(AX)(BX*1), Y5
 	VPAND        Y6, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_65<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2016(SB), Y5, Y5
 	VPSRLD       $0x03, Y7, Y6
-	VPERMPS      avx2_66<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+2048(SB), Y6, Y6
 	VPSRLD       $0x06, Y7, Y7
-	VPERMPS      avx2_67<>+0(SB), Y7, Y7
+	VPERMPS      avx2_constants<>+2080(SB), Y7, Y7
 	VMOVUPS      Y0, (R10)
 	VMOVUPS      Y4, 32(R10)
 	ADDQ         R8, R10
@@ -3222,54 +2240,54 @@ group:
 	VMOVUPS      Y7, 32(R10)
 	ADDQ         R8, R10
 	VPBROADCASTD 896(AX)(SI*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPMOVZXBD    768(AX)(BX*1), Y0
 	VPAND        Y3, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
-	VMULPS       avx2_68<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+2112(SB), Y0, Y0
 	VPMOVSXWD    384(AX)(BX*2), Y2
 	VPBROADCASTD 40(CX), Y1
 	VPSUBD       Y2, Y1, Y1
-	VPMINUD      avx2_69<>+0(SB), Y1, Y1
+	VPMINUD      avx2_constants<>+2144(SB), Y1, Y1
 	VPAND        Y3, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_70<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2176(SB), Y1, Y1
 	VPMOVZXBD    704(AX)(BX*1), Y2
 	VPAND        Y3, Y2, Y2
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       avx2_71<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2208(SB), Y2, Y2
 	VPBROADCASTD 104(SP)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y3
-	VPERMPS      avx2_72<>+0(SB), Y3, Y3
-	VMOVUPS      avx2_73<>+0(SB), Y5
+	VPERMPS      avx2_constants<>+2240(SB), Y3, Y3
+	VMOVUPS      avx2_constants<>+2272(SB), Y5
 	VBLENDVPS    Y4, Y5, Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y7
-	VPAND        avx2_5<>+0(SB), Y7, Y7
-	VPCMPEQD     avx2_5<>+0(SB), Y7, Y7
+	VPAND        avx2_constants<>+128(SB), Y7, Y7
+	VPCMPEQD     avx2_constants<>+128(SB), Y7, Y7
 	VPMOVZXBD    776(AX)(BX*1), Y4
 	VPAND        Y7, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_68<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2112(SB), Y4, Y4
 	VPMOVSXWD    400(AX)(BX*2), Y6
 	VPBROADCASTD 40(CX), Y5
 	VPSUBD       Y6, Y5, Y5
-	VPMINUD      avx2_69<>+0(SB), Y5, Y5
+	VPMINUD      avx2_constants<>+2144(SB), Y5, Y5
 	VPAND        Y7, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_70<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2176(SB), Y5, Y5
 	VPMOVZXBD    712(AX)(BX*1), Y6
 	VPAND        Y7, Y6, Y6
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       avx2_71<>+0(SB), Y6, Y6
+	VMULPS       avx2_constants<>+2208(SB), Y6, Y6
 	VPBROADCASTD 105(SP)(SI*1), Y8
-	VPAND        avx2_5<>+0(SB), Y8, Y8
-	VPCMPEQD     avx2_5<>+0(SB), Y8, Y8
+	VPAND        avx2_constants<>+128(SB), Y8, Y8
+	VPCMPEQD     avx2_constants<>+128(SB), Y8, Y8
 	VPMOVZXBD    40(SP)(BX*1), Y7
-	VPERMPS      avx2_72<>+0(SB), Y7, Y7
-	VMOVUPS      avx2_73<>+0(SB), Y9
+	VPERMPS      avx2_constants<>+2240(SB), Y7, Y7
+	VMOVUPS      avx2_constants<>+2272(SB), Y9
 	VBLENDVPS    Y8, Y9, Y7, Y7
 	VMOVUPS      Y0, (R10)
 	VMOVUPS      Y4, 32(R10)
@@ -3381,19 +2399,19 @@ TEXT ·rowsStreamAVX2(SB), NOSPLIT, $120-32
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_58<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1792(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x07, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_59<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1824(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x0e, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_60<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1856(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x1c, Y3, Y3
 	VPXOR       Y3, Y0, Y0
@@ -3403,19 +2421,19 @@ TEXT ·rowsStreamAVX2(SB), NOSPLIT, $120-32
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_58<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1792(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x07, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_59<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1824(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x0e, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_60<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1856(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x1c, Y1, Y1
 	VPXOR       Y1, Y0, Y0
@@ -3430,22 +2448,22 @@ group:
 	CMPB         896(AX)(SI*1), $0x00
 	JE           empty
 	VPBROADCASTD 896(AX)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y2
-	VPERMPS      avx2_61<>+0(SB), Y2, Y0
-	VPERMD       avx2_62<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+1888(SB), Y2, Y0
+	VPERMD       avx2_constants<>+1920(SB), Y2, Y2
 	VMOVDQU      (AX)(BX*4), Y3
 	VPMOVZXBD    704(AX)(BX*1), Y1
-	VPADDD       avx2_4<>+0(SB), Y3, Y5
+	VPADDD       avx2_constants<>+96(SB), Y3, Y5
 	VPSRLD       $0x07, Y5, Y5
 	VPERMD       (SP), Y1, Y6
 	VPSUBD       Y6, Y5, Y5
 	VPSLLVD      Y2, Y5, Y5
 	VPERMD       (DX), Y1, Y2
 	VPBROADCASTD 96(SP)(SI*1), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y2, Y2
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 32(CX), Y6
@@ -3471,22 +2489,22 @@ group:
 	VUNPCKLPD    Y3, Y0, Y4
 	VUNPCKHPD    Y3, Y0, Y0
 	VPBROADCASTD 896(AX)(SI*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPMOVZXBD    32(SP)(BX*1), Y7
 	VPMOVZXWD    512(AX)(BX*2), Y3
-	VPMINUD      avx2_63<>+0(SB), Y3, Y3
+	VPMINUD      avx2_constants<>+1952(SB), Y3, Y3
 	VPAND        Y6, Y3, Y3
 	VCVTDQ2PS    Y3, Y3
-	VMULPS       avx2_64<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+1984(SB), Y3, Y3
 	VPMOVZXBD    640(AX)(BX*1), Y5
 	VPAND        Y6, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_65<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2016(SB), Y5, Y5
 	VPSRLD       $0x03, Y7, Y6
-	VPERMPS      avx2_66<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+2048(SB), Y6, Y6
 	VPSRLD       $0x06, Y7, Y7
-	VPERMPS      avx2_67<>+0(SB), Y7, Y7
+	VPERMPS      avx2_constants<>+2080(SB), Y7, Y7
 	VUNPCKLPS    Y5, Y3, Y8
 	VUNPCKHPS    Y5, Y3, Y3
 	VUNPCKLPS    Y7, Y6, Y5
@@ -3496,29 +2514,29 @@ group:
 	VUNPCKLPD    Y7, Y3, Y8
 	VUNPCKHPD    Y7, Y3, Y3
 	VPBROADCASTD 896(AX)(SI*1), Y11
-	VPAND        avx2_5<>+0(SB), Y11, Y11
-	VPCMPEQD     avx2_5<>+0(SB), Y11, Y11
+	VPAND        avx2_constants<>+128(SB), Y11, Y11
+	VPCMPEQD     avx2_constants<>+128(SB), Y11, Y11
 	VPMOVZXBD    768(AX)(BX*1), Y7
 	VPAND        Y11, Y7, Y7
 	VCVTDQ2PS    Y7, Y7
-	VMULPS       avx2_68<>+0(SB), Y7, Y7
+	VMULPS       avx2_constants<>+2112(SB), Y7, Y7
 	VPMOVSXWD    384(AX)(BX*2), Y10
 	VPBROADCASTD 40(CX), Y9
 	VPSUBD       Y10, Y9, Y9
-	VPMINUD      avx2_69<>+0(SB), Y9, Y9
+	VPMINUD      avx2_constants<>+2144(SB), Y9, Y9
 	VPAND        Y11, Y9, Y9
 	VCVTDQ2PS    Y9, Y9
-	VMULPS       avx2_70<>+0(SB), Y9, Y9
+	VMULPS       avx2_constants<>+2176(SB), Y9, Y9
 	VPMOVZXBD    704(AX)(BX*1), Y10
 	VPAND        Y11, Y10, Y10
 	VCVTDQ2PS    Y10, Y10
-	VMULPS       avx2_71<>+0(SB), Y10, Y10
+	VMULPS       avx2_constants<>+2208(SB), Y10, Y10
 	VPBROADCASTD 104(SP)(SI*1), Y12
-	VPAND        avx2_5<>+0(SB), Y12, Y12
-	VPCMPEQD     avx2_5<>+0(SB), Y12, Y12
+	VPAND        avx2_constants<>+128(SB), Y12, Y12
+	VPCMPEQD     avx2_constants<>+128(SB), Y12, Y12
 	VPMOVZXBD    32(SP)(BX*1), Y11
-	VPERMPS      avx2_72<>+0(SB), Y11, Y11
-	VMOVUPS      avx2_73<>+0(SB), Y13
+	VPERMPS      avx2_constants<>+2240(SB), Y11, Y11
+	VMOVUPS      avx2_constants<>+2272(SB), Y13
 	VBLENDVPS    Y12, Y13, Y11, Y11
 	VUNPCKLPS    Y9, Y7, Y12
 	VUNPCKHPS    Y9, Y7, Y7
@@ -3626,19 +2644,19 @@ TEXT ·columnsStreamAVX2(SB), NOSPLIT, $120-40
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_58<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1792(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x07, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_59<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1824(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x0e, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_60<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1856(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x1c, Y3, Y3
 	VPXOR       Y3, Y0, Y0
@@ -3648,19 +2666,19 @@ TEXT ·columnsStreamAVX2(SB), NOSPLIT, $120-40
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_58<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1792(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x07, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_59<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1824(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x0e, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_60<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1856(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x1c, Y1, Y1
 	VPXOR       Y1, Y0, Y0
@@ -3676,22 +2694,22 @@ group:
 	CMPW         896(AX)(SI*1), $0x00
 	JE           empty
 	VPBROADCASTD 896(AX)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y2
-	VPERMPS      avx2_61<>+0(SB), Y2, Y0
-	VPERMD       avx2_62<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+1888(SB), Y2, Y0
+	VPERMD       avx2_constants<>+1920(SB), Y2, Y2
 	VMOVDQU      (AX)(BX*4), Y3
 	VPMOVZXBD    704(AX)(BX*1), Y1
-	VPADDD       avx2_4<>+0(SB), Y3, Y5
+	VPADDD       avx2_constants<>+96(SB), Y3, Y5
 	VPSRLD       $0x07, Y5, Y5
 	VPERMD       (SP), Y1, Y6
 	VPSUBD       Y6, Y5, Y5
 	VPSLLVD      Y2, Y5, Y5
 	VPERMD       (DX), Y1, Y2
 	VPBROADCASTD 96(SP)(SI*1), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y2, Y2
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 32(CX), Y6
@@ -3709,22 +2727,22 @@ group:
 	VDIVPS       Y5, Y3, Y3
 	VANDPS       Y4, Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y8
-	VPAND        avx2_5<>+0(SB), Y8, Y8
-	VPCMPEQD     avx2_5<>+0(SB), Y8, Y8
+	VPAND        avx2_constants<>+128(SB), Y8, Y8
+	VPCMPEQD     avx2_constants<>+128(SB), Y8, Y8
 	VPMOVZXBD    40(SP)(BX*1), Y6
-	VPERMPS      avx2_61<>+0(SB), Y6, Y4
-	VPERMD       avx2_62<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+1888(SB), Y6, Y4
+	VPERMD       avx2_constants<>+1920(SB), Y6, Y6
 	VMOVDQU      32(AX)(BX*4), Y7
 	VPMOVZXBD    712(AX)(BX*1), Y5
-	VPADDD       avx2_4<>+0(SB), Y7, Y9
+	VPADDD       avx2_constants<>+96(SB), Y7, Y9
 	VPSRLD       $0x07, Y9, Y9
 	VPERMD       (SP), Y5, Y10
 	VPSUBD       Y10, Y9, Y9
 	VPSLLVD      Y6, Y9, Y9
 	VPERMD       (DX), Y5, Y6
 	VPBROADCASTD 97(SP)(SI*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPAND        Y5, Y6, Y6
 	VPADDD       Y9, Y6, Y6
 	VPBROADCASTD 32(CX), Y10
@@ -3754,39 +2772,39 @@ group:
 	VMOVNTPS     Y7, 32(R10)
 	ADDQ         R8, R10
 	VPBROADCASTD 896(AX)(SI*1), Y2
-	VPAND        avx2_5<>+0(SB), Y2, Y2
-	VPCMPEQD     avx2_5<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+128(SB), Y2, Y2
+	VPCMPEQD     avx2_constants<>+128(SB), Y2, Y2
 	VPMOVZXBD    32(SP)(BX*1), Y3
 	VPMOVZXWD    512(AX)(BX*2), Y0
-	VPMINUD      avx2_63<>+0(SB), Y0, Y0
+	VPMINUD      avx2_constants<>+1952(SB), Y0, Y0
 	VPAND        Y2, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
-	VMULPS       avx2_64<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+1984(SB), Y0, Y0
 	VPMOVZXBD    640(AX)(BX*1), Y1
 	VPAND        Y2, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_65<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2016(SB), Y1, Y1
 	VPSRLD       $0x03, Y3, Y2
-	VPERMPS      avx2_66<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+2048(SB), Y2, Y2
 	VPSRLD       $0x06, Y3, Y3
-	VPERMPS      avx2_67<>+0(SB), Y3, Y3
+	VPERMPS      avx2_constants<>+2080(SB), Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPMOVZXBD    40(SP)(BX*1), Y7
 	VPMOVZXWD    528(AX)(BX*2), Y4
-	VPMINUD      avx2_63<>+0(SB), Y4, Y4
+	VPMINUD      avx2_constants<>+1952(SB), Y4, Y4
 	VPAND        Y6, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_64<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+1984(SB), Y4, Y4
 	VPMOVZXBD    648(AX)(BX*1), Y5
 	VPAND        Y6, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_65<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2016(SB), Y5, Y5
 	VPSRLD       $0x03, Y7, Y6
-	VPERMPS      avx2_66<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+2048(SB), Y6, Y6
 	VPSRLD       $0x06, Y7, Y7
-	VPERMPS      avx2_67<>+0(SB), Y7, Y7
+	VPERMPS      avx2_constants<>+2080(SB), Y7, Y7
 	VMOVNTPS     Y0, (R10)
 	VMOVNTPS     Y4, 32(R10)
 	ADDQ         R8, R10
@@ -3800,54 +2818,54 @@ group:
 	VMOVNTPS     Y7, 32(R10)
 	ADDQ         R8, R10
 	VPBROADCASTD 896(AX)(SI*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPMOVZXBD    768(AX)(BX*1), Y0
 	VPAND        Y3, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
-	VMULPS       avx2_68<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+2112(SB), Y0, Y0
 	VPMOVSXWD    384(AX)(BX*2), Y2
 	VPBROADCASTD 40(CX), Y1
 	VPSUBD       Y2, Y1, Y1
-	VPMINUD      avx2_69<>+0(SB), Y1, Y1
+	VPMINUD      avx2_constants<>+2144(SB), Y1, Y1
 	VPAND        Y3, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_70<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2176(SB), Y1, Y1
 	VPMOVZXBD    704(AX)(BX*1), Y2
 	VPAND        Y3, Y2, Y2
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       avx2_71<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2208(SB), Y2, Y2
 	VPBROADCASTD 104(SP)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y3
-	VPERMPS      avx2_72<>+0(SB), Y3, Y3
-	VMOVUPS      avx2_73<>+0(SB), Y5
+	VPERMPS      avx2_constants<>+2240(SB), Y3, Y3
+	VMOVUPS      avx2_constants<>+2272(SB), Y5
 	VBLENDVPS    Y4, Y5, Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y7
-	VPAND        avx2_5<>+0(SB), Y7, Y7
-	VPCMPEQD     avx2_5<>+0(SB), Y7, Y7
+	VPAND        avx2_constants<>+128(SB), Y7, Y7
+	VPCMPEQD     avx2_constants<>+128(SB), Y7, Y7
 	VPMOVZXBD    776(AX)(BX*1), Y4
 	VPAND        Y7, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_68<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2112(SB), Y4, Y4
 	VPMOVSXWD    400(AX)(BX*2), Y6
 	VPBROADCASTD 40(CX), Y5
 	VPSUBD       Y6, Y5, Y5
-	VPMINUD      avx2_69<>+0(SB), Y5, Y5
+	VPMINUD      avx2_constants<>+2144(SB), Y5, Y5
 	VPAND        Y7, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_70<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2176(SB), Y5, Y5
 	VPMOVZXBD    712(AX)(BX*1), Y6
 	VPAND        Y7, Y6, Y6
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       avx2_71<>+0(SB), Y6, Y6
+	VMULPS       avx2_constants<>+2208(SB), Y6, Y6
 	VPBROADCASTD 105(SP)(SI*1), Y8
-	VPAND        avx2_5<>+0(SB), Y8, Y8
-	VPCMPEQD     avx2_5<>+0(SB), Y8, Y8
+	VPAND        avx2_constants<>+128(SB), Y8, Y8
+	VPCMPEQD     avx2_constants<>+128(SB), Y8, Y8
 	VPMOVZXBD    40(SP)(BX*1), Y7
-	VPERMPS      avx2_72<>+0(SB), Y7, Y7
-	VMOVUPS      avx2_73<>+0(SB), Y9
+	VPERMPS      avx2_constants<>+2240(SB), Y7, Y7
+	VMOVUPS      avx2_constants<>+2272(SB), Y9
 	VBLENDVPS    Y8, Y9, Y7, Y7
 	VMOVNTPS     Y0, (R10)
 	VMOVNTPS     Y4, 32(R10)
@@ -3959,19 +2977,19 @@ TEXT ·byteRowsAVX2(SB), NOSPLIT, $120-32
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_58<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1792(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x07, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_59<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1824(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x0e, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_60<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1856(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x1c, Y3, Y3
 	VPXOR       Y3, Y0, Y0
@@ -3981,19 +2999,19 @@ TEXT ·byteRowsAVX2(SB), NOSPLIT, $120-32
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_58<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1792(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x07, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_59<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1824(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x0e, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_60<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1856(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x1c, Y1, Y1
 	VPXOR       Y1, Y0, Y0
@@ -4008,22 +3026,22 @@ group:
 	CMPB         896(AX)(SI*1), $0x00
 	JE           empty
 	VPBROADCASTD 896(AX)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y2
-	VPERMPS      avx2_61<>+0(SB), Y2, Y0
-	VPERMD       avx2_62<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+1888(SB), Y2, Y0
+	VPERMD       avx2_constants<>+1920(SB), Y2, Y2
 	VMOVDQU      (AX)(BX*4), Y3
 	VPMOVZXBD    704(AX)(BX*1), Y1
-	VPADDD       avx2_4<>+0(SB), Y3, Y5
+	VPADDD       avx2_constants<>+96(SB), Y3, Y5
 	VPSRLD       $0x07, Y5, Y5
 	VPERMD       (SP), Y1, Y6
 	VPSUBD       Y6, Y5, Y5
 	VPSLLVD      Y2, Y5, Y5
 	VPERMD       (DX), Y1, Y2
 	VPBROADCASTD 96(SP)(SI*1), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y2, Y2
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 32(CX), Y6
@@ -4040,120 +3058,120 @@ group:
 	VCVTDQ2PS    Y5, Y5
 	VDIVPS       Y5, Y3, Y3
 	VANDPS       Y4, Y3, Y3
-	VMULPS       avx2_74<>+0(SB), Y0, Y0
-	VADDPS       avx2_73<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+2304(SB), Y0, Y0
+	VADDPS       avx2_constants<>+2272(SB), Y0, Y0
 	VCVTTPS2DQ   Y0, Y0
-	VMULPS       avx2_75<>+0(SB), Y1, Y1
-	VADDPS       avx2_73<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2336(SB), Y1, Y1
+	VADDPS       avx2_constants<>+2272(SB), Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
-	VMULPS       avx2_75<>+0(SB), Y2, Y2
-	VADDPS       avx2_73<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2336(SB), Y2, Y2
+	VADDPS       avx2_constants<>+2272(SB), Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
-	VMULPS       avx2_74<>+0(SB), Y3, Y3
-	VADDPS       avx2_73<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2304(SB), Y3, Y3
+	VADDPS       avx2_constants<>+2272(SB), Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPACKUSDW    Y1, Y0, Y0
 	VPACKUSDW    Y3, Y2, Y2
 	VPACKUSWB    Y2, Y0, Y0
-	VPSHUFB      avx2_76<>+0(SB), Y0, Y0
+	VPSHUFB      avx2_constants<>+2368(SB), Y0, Y0
 	VPBROADCASTD 896(AX)(SI*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPMOVZXBD    32(SP)(BX*1), Y4
 	VPMOVZXWD    512(AX)(BX*2), Y1
-	VPMINUD      avx2_63<>+0(SB), Y1, Y1
+	VPMINUD      avx2_constants<>+1952(SB), Y1, Y1
 	VPAND        Y3, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_64<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+1984(SB), Y1, Y1
 	VPMOVZXBD    640(AX)(BX*1), Y2
 	VPAND        Y3, Y2, Y2
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       avx2_65<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2016(SB), Y2, Y2
 	VPSRLD       $0x03, Y4, Y3
-	VPERMPS      avx2_66<>+0(SB), Y3, Y3
+	VPERMPS      avx2_constants<>+2048(SB), Y3, Y3
 	VPSRLD       $0x06, Y4, Y4
-	VPERMPS      avx2_67<>+0(SB), Y4, Y4
-	VMULPS       avx2_74<>+0(SB), Y1, Y1
-	VADDPS       avx2_73<>+0(SB), Y1, Y1
+	VPERMPS      avx2_constants<>+2080(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2304(SB), Y1, Y1
+	VADDPS       avx2_constants<>+2272(SB), Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
-	VMULPS       avx2_74<>+0(SB), Y2, Y2
-	VADDPS       avx2_73<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2304(SB), Y2, Y2
+	VADDPS       avx2_constants<>+2272(SB), Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
-	VMULPS       avx2_74<>+0(SB), Y3, Y3
-	VADDPS       avx2_73<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2304(SB), Y3, Y3
+	VADDPS       avx2_constants<>+2272(SB), Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
-	VMULPS       avx2_77<>+0(SB), Y4, Y4
-	VADDPS       avx2_73<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2400(SB), Y4, Y4
+	VADDPS       avx2_constants<>+2272(SB), Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
 	VPACKUSDW    Y2, Y1, Y1
 	VPACKUSDW    Y4, Y3, Y3
 	VPACKUSWB    Y3, Y1, Y1
-	VPSHUFB      avx2_76<>+0(SB), Y1, Y1
+	VPSHUFB      avx2_constants<>+2368(SB), Y1, Y1
 	VPBROADCASTD 896(AX)(SI*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPMOVZXBD    768(AX)(BX*1), Y2
 	VPAND        Y5, Y2, Y2
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       avx2_68<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2112(SB), Y2, Y2
 	VPMOVSXWD    384(AX)(BX*2), Y4
 	VPBROADCASTD 40(CX), Y3
 	VPSUBD       Y4, Y3, Y3
-	VPMINUD      avx2_69<>+0(SB), Y3, Y3
+	VPMINUD      avx2_constants<>+2144(SB), Y3, Y3
 	VPAND        Y5, Y3, Y3
 	VCVTDQ2PS    Y3, Y3
-	VMULPS       avx2_70<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2176(SB), Y3, Y3
 	VPMOVZXBD    704(AX)(BX*1), Y4
 	VPAND        Y5, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_71<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2208(SB), Y4, Y4
 	VPBROADCASTD 104(SP)(SI*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPMOVZXBD    32(SP)(BX*1), Y5
-	VPERMPS      avx2_72<>+0(SB), Y5, Y5
-	VMOVUPS      avx2_73<>+0(SB), Y7
+	VPERMPS      avx2_constants<>+2240(SB), Y5, Y5
+	VMOVUPS      avx2_constants<>+2272(SB), Y7
 	VBLENDVPS    Y6, Y7, Y5, Y5
-	VMULPS       avx2_74<>+0(SB), Y2, Y2
-	VADDPS       avx2_73<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2304(SB), Y2, Y2
+	VADDPS       avx2_constants<>+2272(SB), Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
-	VMULPS       avx2_74<>+0(SB), Y3, Y3
-	VADDPS       avx2_73<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2304(SB), Y3, Y3
+	VADDPS       avx2_constants<>+2272(SB), Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
-	VMULPS       avx2_78<>+0(SB), Y4, Y4
-	VADDPS       avx2_73<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2432(SB), Y4, Y4
+	VADDPS       avx2_constants<>+2272(SB), Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
-	VMULPS       avx2_74<>+0(SB), Y5, Y5
-	VADDPS       avx2_73<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2304(SB), Y5, Y5
+	VADDPS       avx2_constants<>+2272(SB), Y5, Y5
 	VCVTTPS2DQ   Y5, Y5
 	VPACKUSDW    Y3, Y2, Y2
 	VPACKUSDW    Y5, Y4, Y4
 	VPACKUSWB    Y4, Y2, Y2
-	VPSHUFB      avx2_76<>+0(SB), Y2, Y2
-	VMOVDQU      avx2_79<>+0(SB), Y3
+	VPSHUFB      avx2_constants<>+2368(SB), Y2, Y2
+	VMOVDQU      avx2_constants<>+2464(SB), Y3
 	VPERMD       Y0, Y3, Y3
-	VMOVDQU      avx2_79<>+0(SB), Y4
+	VMOVDQU      avx2_constants<>+2464(SB), Y4
 	VPERMD       Y1, Y4, Y4
 	VPBLENDD     $0x92, Y4, Y3, Y3
-	VMOVDQU      avx2_79<>+0(SB), Y4
+	VMOVDQU      avx2_constants<>+2464(SB), Y4
 	VPERMD       Y2, Y4, Y4
 	VPBLENDD     $0x24, Y4, Y3, Y3
 	VMOVDQU      Y3, (DI)
-	VMOVDQU      avx2_80<>+0(SB), Y3
+	VMOVDQU      avx2_constants<>+2496(SB), Y3
 	VPERMD       Y0, Y3, Y3
-	VMOVDQU      avx2_80<>+0(SB), Y4
+	VMOVDQU      avx2_constants<>+2496(SB), Y4
 	VPERMD       Y1, Y4, Y4
 	VPBLENDD     $0x24, Y4, Y3, Y3
-	VMOVDQU      avx2_80<>+0(SB), Y4
+	VMOVDQU      avx2_constants<>+2496(SB), Y4
 	VPERMD       Y2, Y4, Y4
 	VPBLENDD     $0x49, Y4, Y3, Y3
 	VMOVDQU      Y3, 32(DI)
-	VMOVDQU      avx2_81<>+0(SB), Y3
+	VMOVDQU      avx2_constants<>+2528(SB), Y3
 	VPERMD       Y0, Y3, Y0
-	VMOVDQU      avx2_81<>+0(SB), Y3
+	VMOVDQU      avx2_constants<>+2528(SB), Y3
 	VPERMD       Y1, Y3, Y1
 	VPBLENDD     $0x49, Y1, Y0, Y0
-	VMOVDQU      avx2_81<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+2528(SB), Y1
 	VPERMD       Y2, Y1, Y1
 	VPBLENDD     $0x92, Y1, Y0, Y0
 	VMOVDQU      Y0, 64(DI)
@@ -4173,110 +3191,6 @@ next:
 	JNZ  group
 	VZEROUPPER
 	RET
-
-DATA avx2_74<>+0(SB)/4, $(255.0)
-DATA avx2_74<>+4(SB)/4, $(255.0)
-DATA avx2_74<>+8(SB)/4, $(255.0)
-DATA avx2_74<>+12(SB)/4, $(255.0)
-DATA avx2_74<>+16(SB)/4, $(255.0)
-DATA avx2_74<>+20(SB)/4, $(255.0)
-DATA avx2_74<>+24(SB)/4, $(255.0)
-DATA avx2_74<>+28(SB)/4, $(255.0)
-GLOBL avx2_74<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_75<>+0(SB)/4, $(127.5)
-DATA avx2_75<>+4(SB)/4, $(127.5)
-DATA avx2_75<>+8(SB)/4, $(127.5)
-DATA avx2_75<>+12(SB)/4, $(127.5)
-DATA avx2_75<>+16(SB)/4, $(127.5)
-DATA avx2_75<>+20(SB)/4, $(127.5)
-DATA avx2_75<>+24(SB)/4, $(127.5)
-DATA avx2_75<>+28(SB)/4, $(127.5)
-GLOBL avx2_75<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_76<>+0(SB)/1, $0x00
-DATA avx2_76<>+1(SB)/1, $0x04
-DATA avx2_76<>+2(SB)/1, $0x08
-DATA avx2_76<>+3(SB)/1, $0x0c
-DATA avx2_76<>+4(SB)/1, $0x01
-DATA avx2_76<>+5(SB)/1, $0x05
-DATA avx2_76<>+6(SB)/1, $0x09
-DATA avx2_76<>+7(SB)/1, $0x0d
-DATA avx2_76<>+8(SB)/1, $0x02
-DATA avx2_76<>+9(SB)/1, $0x06
-DATA avx2_76<>+10(SB)/1, $0x0a
-DATA avx2_76<>+11(SB)/1, $0x0e
-DATA avx2_76<>+12(SB)/1, $0x03
-DATA avx2_76<>+13(SB)/1, $0x07
-DATA avx2_76<>+14(SB)/1, $0x0b
-DATA avx2_76<>+15(SB)/1, $0x0f
-DATA avx2_76<>+16(SB)/1, $0x00
-DATA avx2_76<>+17(SB)/1, $0x04
-DATA avx2_76<>+18(SB)/1, $0x08
-DATA avx2_76<>+19(SB)/1, $0x0c
-DATA avx2_76<>+20(SB)/1, $0x01
-DATA avx2_76<>+21(SB)/1, $0x05
-DATA avx2_76<>+22(SB)/1, $0x09
-DATA avx2_76<>+23(SB)/1, $0x0d
-DATA avx2_76<>+24(SB)/1, $0x02
-DATA avx2_76<>+25(SB)/1, $0x06
-DATA avx2_76<>+26(SB)/1, $0x0a
-DATA avx2_76<>+27(SB)/1, $0x0e
-DATA avx2_76<>+28(SB)/1, $0x03
-DATA avx2_76<>+29(SB)/1, $0x07
-DATA avx2_76<>+30(SB)/1, $0x0b
-DATA avx2_76<>+31(SB)/1, $0x0f
-GLOBL avx2_76<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_77<>+0(SB)/4, $(340.0)
-DATA avx2_77<>+4(SB)/4, $(340.0)
-DATA avx2_77<>+8(SB)/4, $(340.0)
-DATA avx2_77<>+12(SB)/4, $(340.0)
-DATA avx2_77<>+16(SB)/4, $(340.0)
-DATA avx2_77<>+20(SB)/4, $(340.0)
-DATA avx2_77<>+24(SB)/4, $(340.0)
-DATA avx2_77<>+28(SB)/4, $(340.0)
-GLOBL avx2_77<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_78<>+0(SB)/4, $(291.42856)
-DATA avx2_78<>+4(SB)/4, $(291.42856)
-DATA avx2_78<>+8(SB)/4, $(291.42856)
-DATA avx2_78<>+12(SB)/4, $(291.42856)
-DATA avx2_78<>+16(SB)/4, $(291.42856)
-DATA avx2_78<>+20(SB)/4, $(291.42856)
-DATA avx2_78<>+24(SB)/4, $(291.42856)
-DATA avx2_78<>+28(SB)/4, $(291.42856)
-GLOBL avx2_78<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_79<>+0(SB)/4, $0x00000000
-DATA avx2_79<>+4(SB)/4, $0x00000000
-DATA avx2_79<>+8(SB)/4, $0x00000000
-DATA avx2_79<>+12(SB)/4, $0x00000001
-DATA avx2_79<>+16(SB)/4, $0x00000001
-DATA avx2_79<>+20(SB)/4, $0x00000001
-DATA avx2_79<>+24(SB)/4, $0x00000002
-DATA avx2_79<>+28(SB)/4, $0x00000002
-GLOBL avx2_79<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_80<>+0(SB)/4, $0x00000002
-DATA avx2_80<>+4(SB)/4, $0x00000003
-DATA avx2_80<>+8(SB)/4, $0x00000003
-DATA avx2_80<>+12(SB)/4, $0x00000003
-DATA avx2_80<>+16(SB)/4, $0x00000004
-DATA avx2_80<>+20(SB)/4, $0x00000004
-DATA avx2_80<>+24(SB)/4, $0x00000004
-DATA avx2_80<>+28(SB)/4, $0x00000005
-GLOBL avx2_80<>(SB), RODATA|NOPTR, $32
-
-DATA avx2_81<>+0(SB)/4, $0x00000005
-DATA avx2_81<>+4(SB)/4, $0x00000005
-DATA avx2_81<>+8(SB)/4, $0x00000006
-DATA avx2_81<>+12(SB)/4, $0x00000006
-DATA avx2_81<>+16(SB)/4, $0x00000006
-DATA avx2_81<>+20(SB)/4, $0x00000007
-DATA avx2_81<>+24(SB)/4, $0x00000007
-DATA avx2_81<>+28(SB)/4, $0x00000007
-GLOBL avx2_81<>(SB), RODATA|NOPTR, $32
 
 // func byteColumnsAVX2(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, BMI
@@ -4326,19 +3240,19 @@ TEXT ·byteColumnsAVX2(SB), NOSPLIT, $120-40
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_58<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1792(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x07, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_59<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1824(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x0e, Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y3
 	VPXOR       Y0, Y3, Y3
-	VPAND       avx2_60<>+0(SB), Y3, Y3
+	VPAND       avx2_constants<>+1856(SB), Y3, Y3
 	VPXOR       Y3, Y0, Y0
 	VPSLLQ      $0x1c, Y3, Y3
 	VPXOR       Y3, Y0, Y0
@@ -4348,19 +3262,19 @@ TEXT ·byteColumnsAVX2(SB), NOSPLIT, $120-40
 	VINSERTI128 $0x01, X0, Y1, Y0
 	VPSRLQ      $0x07, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_58<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1792(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x07, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x0e, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_59<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1824(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x0e, Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSRLQ      $0x1c, Y0, Y1
 	VPXOR       Y0, Y1, Y1
-	VPAND       avx2_60<>+0(SB), Y1, Y1
+	VPAND       avx2_constants<>+1856(SB), Y1, Y1
 	VPXOR       Y1, Y0, Y0
 	VPSLLQ      $0x1c, Y1, Y1
 	VPXOR       Y1, Y0, Y0
@@ -4376,22 +3290,22 @@ group:
 	CMPW         896(AX)(SI*1), $0x00
 	JE           empty
 	VPBROADCASTD 896(AX)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y2
-	VPERMPS      avx2_61<>+0(SB), Y2, Y0
-	VPERMD       avx2_62<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+1888(SB), Y2, Y0
+	VPERMD       avx2_constants<>+1920(SB), Y2, Y2
 	VMOVDQU      (AX)(BX*4), Y3
 	VPMOVZXBD    704(AX)(BX*1), Y1
-	VPADDD       avx2_4<>+0(SB), Y3, Y5
+	VPADDD       avx2_constants<>+96(SB), Y3, Y5
 	VPSRLD       $0x07, Y5, Y5
 	VPERMD       (SP), Y1, Y6
 	VPSUBD       Y6, Y5, Y5
 	VPSLLVD      Y2, Y5, Y5
 	VPERMD       (DX), Y1, Y2
 	VPBROADCASTD 96(SP)(SI*1), Y1
-	VPAND        avx2_5<>+0(SB), Y1, Y1
-	VPCMPEQD     avx2_5<>+0(SB), Y1, Y1
+	VPAND        avx2_constants<>+128(SB), Y1, Y1
+	VPCMPEQD     avx2_constants<>+128(SB), Y1, Y1
 	VPAND        Y1, Y2, Y2
 	VPADDD       Y5, Y2, Y2
 	VPBROADCASTD 32(CX), Y6
@@ -4409,22 +3323,22 @@ group:
 	VDIVPS       Y5, Y3, Y3
 	VANDPS       Y4, Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y8
-	VPAND        avx2_5<>+0(SB), Y8, Y8
-	VPCMPEQD     avx2_5<>+0(SB), Y8, Y8
+	VPAND        avx2_constants<>+128(SB), Y8, Y8
+	VPCMPEQD     avx2_constants<>+128(SB), Y8, Y8
 	VPMOVZXBD    40(SP)(BX*1), Y6
-	VPERMPS      avx2_61<>+0(SB), Y6, Y4
-	VPERMD       avx2_62<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+1888(SB), Y6, Y4
+	VPERMD       avx2_constants<>+1920(SB), Y6, Y6
 	VMOVDQU      32(AX)(BX*4), Y7
 	VPMOVZXBD    712(AX)(BX*1), Y5
-	VPADDD       avx2_4<>+0(SB), Y7, Y9
+	VPADDD       avx2_constants<>+96(SB), Y7, Y9
 	VPSRLD       $0x07, Y9, Y9
 	VPERMD       (SP), Y5, Y10
 	VPSUBD       Y10, Y9, Y9
 	VPSLLVD      Y6, Y9, Y9
 	VPERMD       (DX), Y5, Y6
 	VPBROADCASTD 97(SP)(SI*1), Y5
-	VPAND        avx2_5<>+0(SB), Y5, Y5
-	VPCMPEQD     avx2_5<>+0(SB), Y5, Y5
+	VPAND        avx2_constants<>+128(SB), Y5, Y5
+	VPCMPEQD     avx2_constants<>+128(SB), Y5, Y5
 	VPAND        Y5, Y6, Y6
 	VPADDD       Y9, Y6, Y6
 	VPBROADCASTD 32(CX), Y10
@@ -4441,211 +3355,211 @@ group:
 	VCVTDQ2PS    Y9, Y9
 	VDIVPS       Y9, Y7, Y7
 	VANDPS       Y8, Y7, Y7
-	VMULPS       avx2_74<>+0(SB), Y0, Y0
-	VADDPS       avx2_73<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+2304(SB), Y0, Y0
+	VADDPS       avx2_constants<>+2272(SB), Y0, Y0
 	VCVTTPS2DQ   Y0, Y0
-	VMULPS       avx2_74<>+0(SB), Y4, Y4
-	VADDPS       avx2_73<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2304(SB), Y4, Y4
+	VADDPS       avx2_constants<>+2272(SB), Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
 	VPACKUSDW    Y4, Y0, Y0
-	VMULPS       avx2_75<>+0(SB), Y1, Y1
-	VADDPS       avx2_73<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2336(SB), Y1, Y1
+	VADDPS       avx2_constants<>+2272(SB), Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
-	VMULPS       avx2_75<>+0(SB), Y5, Y5
-	VADDPS       avx2_73<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2336(SB), Y5, Y5
+	VADDPS       avx2_constants<>+2272(SB), Y5, Y5
 	VCVTTPS2DQ   Y5, Y5
 	VPACKUSDW    Y5, Y1, Y1
-	VMULPS       avx2_75<>+0(SB), Y2, Y2
-	VADDPS       avx2_73<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2336(SB), Y2, Y2
+	VADDPS       avx2_constants<>+2272(SB), Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
-	VMULPS       avx2_75<>+0(SB), Y6, Y6
-	VADDPS       avx2_73<>+0(SB), Y6, Y6
+	VMULPS       avx2_constants<>+2336(SB), Y6, Y6
+	VADDPS       avx2_constants<>+2272(SB), Y6, Y6
 	VCVTTPS2DQ   Y6, Y6
 	VPACKUSDW    Y6, Y2, Y2
-	VMULPS       avx2_74<>+0(SB), Y3, Y3
-	VADDPS       avx2_73<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2304(SB), Y3, Y3
+	VADDPS       avx2_constants<>+2272(SB), Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
-	VMULPS       avx2_74<>+0(SB), Y7, Y7
-	VADDPS       avx2_73<>+0(SB), Y7, Y7
+	VMULPS       avx2_constants<>+2304(SB), Y7, Y7
+	VADDPS       avx2_constants<>+2272(SB), Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
 	VPACKUSDW    Y7, Y3, Y3
 	VPACKUSWB    Y1, Y0, Y0
-	VMOVDQU      avx2_49<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+1536(SB), Y1
 	VPERMD       Y0, Y1, Y0
 	VMOVDQU      X0, (R10)
 	ADDQ         R8, R10
 	VEXTRACTI128 $0x01, Y0, (R10)
 	ADDQ         R8, R10
 	VPACKUSWB    Y3, Y2, Y0
-	VMOVDQU      avx2_49<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+1536(SB), Y1
 	VPERMD       Y0, Y1, Y0
 	VMOVDQU      X0, (R10)
 	ADDQ         R8, R10
 	VEXTRACTI128 $0x01, Y0, (R10)
 	ADDQ         R8, R10
 	VPBROADCASTD 896(AX)(SI*1), Y2
-	VPAND        avx2_5<>+0(SB), Y2, Y2
-	VPCMPEQD     avx2_5<>+0(SB), Y2, Y2
+	VPAND        avx2_constants<>+128(SB), Y2, Y2
+	VPCMPEQD     avx2_constants<>+128(SB), Y2, Y2
 	VPMOVZXBD    32(SP)(BX*1), Y3
 	VPMOVZXWD    512(AX)(BX*2), Y0
-	VPMINUD      avx2_63<>+0(SB), Y0, Y0
+	VPMINUD      avx2_constants<>+1952(SB), Y0, Y0
 	VPAND        Y2, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
-	VMULPS       avx2_64<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+1984(SB), Y0, Y0
 	VPMOVZXBD    640(AX)(BX*1), Y1
 	VPAND        Y2, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_65<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2016(SB), Y1, Y1
 	VPSRLD       $0x03, Y3, Y2
-	VPERMPS      avx2_66<>+0(SB), Y2, Y2
+	VPERMPS      avx2_constants<>+2048(SB), Y2, Y2
 	VPSRLD       $0x06, Y3, Y3
-	VPERMPS      avx2_67<>+0(SB), Y3, Y3
+	VPERMPS      avx2_constants<>+2080(SB), Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y6
-	VPAND        avx2_5<>+0(SB), Y6, Y6
-	VPCMPEQD     avx2_5<>+0(SB), Y6, Y6
+	VPAND        avx2_constants<>+128(SB), Y6, Y6
+	VPCMPEQD     avx2_constants<>+128(SB), Y6, Y6
 	VPMOVZXBD    40(SP)(BX*1), Y7
 	VPMOVZXWD    528(AX)(BX*2), Y4
-	VPMINUD      avx2_63<>+0(SB), Y4, Y4
+	VPMINUD      avx2_constants<>+1952(SB), Y4, Y4
 	VPAND        Y6, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_64<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+1984(SB), Y4, Y4
 	VPMOVZXBD    648(AX)(BX*1), Y5
 	VPAND        Y6, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_65<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2016(SB), Y5, Y5
 	VPSRLD       $0x03, Y7, Y6
-	VPERMPS      avx2_66<>+0(SB), Y6, Y6
+	VPERMPS      avx2_constants<>+2048(SB), Y6, Y6
 	VPSRLD       $0x06, Y7, Y7
-	VPERMPS      avx2_67<>+0(SB), Y7, Y7
-	VMULPS       avx2_74<>+0(SB), Y0, Y0
-	VADDPS       avx2_73<>+0(SB), Y0, Y0
+	VPERMPS      avx2_constants<>+2080(SB), Y7, Y7
+	VMULPS       avx2_constants<>+2304(SB), Y0, Y0
+	VADDPS       avx2_constants<>+2272(SB), Y0, Y0
 	VCVTTPS2DQ   Y0, Y0
-	VMULPS       avx2_74<>+0(SB), Y4, Y4
-	VADDPS       avx2_73<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2304(SB), Y4, Y4
+	VADDPS       avx2_constants<>+2272(SB), Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
 	VPACKUSDW    Y4, Y0, Y0
-	VMULPS       avx2_74<>+0(SB), Y1, Y1
-	VADDPS       avx2_73<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2304(SB), Y1, Y1
+	VADDPS       avx2_constants<>+2272(SB), Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
-	VMULPS       avx2_74<>+0(SB), Y5, Y5
-	VADDPS       avx2_73<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2304(SB), Y5, Y5
+	VADDPS       avx2_constants<>+2272(SB), Y5, Y5
 	VCVTTPS2DQ   Y5, Y5
 	VPACKUSDW    Y5, Y1, Y1
-	VMULPS       avx2_74<>+0(SB), Y2, Y2
-	VADDPS       avx2_73<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2304(SB), Y2, Y2
+	VADDPS       avx2_constants<>+2272(SB), Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
-	VMULPS       avx2_74<>+0(SB), Y6, Y6
-	VADDPS       avx2_73<>+0(SB), Y6, Y6
+	VMULPS       avx2_constants<>+2304(SB), Y6, Y6
+	VADDPS       avx2_constants<>+2272(SB), Y6, Y6
 	VCVTTPS2DQ   Y6, Y6
 	VPACKUSDW    Y6, Y2, Y2
-	VMULPS       avx2_77<>+0(SB), Y3, Y3
-	VADDPS       avx2_73<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2400(SB), Y3, Y3
+	VADDPS       avx2_constants<>+2272(SB), Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
-	VMULPS       avx2_77<>+0(SB), Y7, Y7
-	VADDPS       avx2_73<>+0(SB), Y7, Y7
+	VMULPS       avx2_constants<>+2400(SB), Y7, Y7
+	VADDPS       avx2_constants<>+2272(SB), Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
 	VPACKUSDW    Y7, Y3, Y3
 	VPACKUSWB    Y1, Y0, Y0
-	VMOVDQU      avx2_49<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+1536(SB), Y1
 	VPERMD       Y0, Y1, Y0
 	VMOVDQU      X0, (R10)
 	ADDQ         R8, R10
 	VEXTRACTI128 $0x01, Y0, (R10)
 	ADDQ         R8, R10
 	VPACKUSWB    Y3, Y2, Y0
-	VMOVDQU      avx2_49<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+1536(SB), Y1
 	VPERMD       Y0, Y1, Y0
 	VMOVDQU      X0, (R10)
 	ADDQ         R8, R10
 	VEXTRACTI128 $0x01, Y0, (R10)
 	ADDQ         R8, R10
 	VPBROADCASTD 896(AX)(SI*1), Y3
-	VPAND        avx2_5<>+0(SB), Y3, Y3
-	VPCMPEQD     avx2_5<>+0(SB), Y3, Y3
+	VPAND        avx2_constants<>+128(SB), Y3, Y3
+	VPCMPEQD     avx2_constants<>+128(SB), Y3, Y3
 	VPMOVZXBD    768(AX)(BX*1), Y0
 	VPAND        Y3, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
-	VMULPS       avx2_68<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+2112(SB), Y0, Y0
 	VPMOVSXWD    384(AX)(BX*2), Y2
 	VPBROADCASTD 40(CX), Y1
 	VPSUBD       Y2, Y1, Y1
-	VPMINUD      avx2_69<>+0(SB), Y1, Y1
+	VPMINUD      avx2_constants<>+2144(SB), Y1, Y1
 	VPAND        Y3, Y1, Y1
 	VCVTDQ2PS    Y1, Y1
-	VMULPS       avx2_70<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2176(SB), Y1, Y1
 	VPMOVZXBD    704(AX)(BX*1), Y2
 	VPAND        Y3, Y2, Y2
 	VCVTDQ2PS    Y2, Y2
-	VMULPS       avx2_71<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2208(SB), Y2, Y2
 	VPBROADCASTD 104(SP)(SI*1), Y4
-	VPAND        avx2_5<>+0(SB), Y4, Y4
-	VPCMPEQD     avx2_5<>+0(SB), Y4, Y4
+	VPAND        avx2_constants<>+128(SB), Y4, Y4
+	VPCMPEQD     avx2_constants<>+128(SB), Y4, Y4
 	VPMOVZXBD    32(SP)(BX*1), Y3
-	VPERMPS      avx2_72<>+0(SB), Y3, Y3
-	VMOVUPS      avx2_73<>+0(SB), Y5
+	VPERMPS      avx2_constants<>+2240(SB), Y3, Y3
+	VMOVUPS      avx2_constants<>+2272(SB), Y5
 	VBLENDVPS    Y4, Y5, Y3, Y3
 	VPBROADCASTD 897(AX)(SI*1), Y7
-	VPAND        avx2_5<>+0(SB), Y7, Y7
-	VPCMPEQD     avx2_5<>+0(SB), Y7, Y7
+	VPAND        avx2_constants<>+128(SB), Y7, Y7
+	VPCMPEQD     avx2_constants<>+128(SB), Y7, Y7
 	VPMOVZXBD    776(AX)(BX*1), Y4
 	VPAND        Y7, Y4, Y4
 	VCVTDQ2PS    Y4, Y4
-	VMULPS       avx2_68<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2112(SB), Y4, Y4
 	VPMOVSXWD    400(AX)(BX*2), Y6
 	VPBROADCASTD 40(CX), Y5
 	VPSUBD       Y6, Y5, Y5
-	VPMINUD      avx2_69<>+0(SB), Y5, Y5
+	VPMINUD      avx2_constants<>+2144(SB), Y5, Y5
 	VPAND        Y7, Y5, Y5
 	VCVTDQ2PS    Y5, Y5
-	VMULPS       avx2_70<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2176(SB), Y5, Y5
 	VPMOVZXBD    712(AX)(BX*1), Y6
 	VPAND        Y7, Y6, Y6
 	VCVTDQ2PS    Y6, Y6
-	VMULPS       avx2_71<>+0(SB), Y6, Y6
+	VMULPS       avx2_constants<>+2208(SB), Y6, Y6
 	VPBROADCASTD 105(SP)(SI*1), Y8
-	VPAND        avx2_5<>+0(SB), Y8, Y8
-	VPCMPEQD     avx2_5<>+0(SB), Y8, Y8
+	VPAND        avx2_constants<>+128(SB), Y8, Y8
+	VPCMPEQD     avx2_constants<>+128(SB), Y8, Y8
 	VPMOVZXBD    40(SP)(BX*1), Y7
-	VPERMPS      avx2_72<>+0(SB), Y7, Y7
-	VMOVUPS      avx2_73<>+0(SB), Y9
+	VPERMPS      avx2_constants<>+2240(SB), Y7, Y7
+	VMOVUPS      avx2_constants<>+2272(SB), Y9
 	VBLENDVPS    Y8, Y9, Y7, Y7
-	VMULPS       avx2_74<>+0(SB), Y0, Y0
-	VADDPS       avx2_73<>+0(SB), Y0, Y0
+	VMULPS       avx2_constants<>+2304(SB), Y0, Y0
+	VADDPS       avx2_constants<>+2272(SB), Y0, Y0
 	VCVTTPS2DQ   Y0, Y0
-	VMULPS       avx2_74<>+0(SB), Y4, Y4
-	VADDPS       avx2_73<>+0(SB), Y4, Y4
+	VMULPS       avx2_constants<>+2304(SB), Y4, Y4
+	VADDPS       avx2_constants<>+2272(SB), Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
 	VPACKUSDW    Y4, Y0, Y0
-	VMULPS       avx2_74<>+0(SB), Y1, Y1
-	VADDPS       avx2_73<>+0(SB), Y1, Y1
+	VMULPS       avx2_constants<>+2304(SB), Y1, Y1
+	VADDPS       avx2_constants<>+2272(SB), Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
-	VMULPS       avx2_74<>+0(SB), Y5, Y5
-	VADDPS       avx2_73<>+0(SB), Y5, Y5
+	VMULPS       avx2_constants<>+2304(SB), Y5, Y5
+	VADDPS       avx2_constants<>+2272(SB), Y5, Y5
 	VCVTTPS2DQ   Y5, Y5
 	VPACKUSDW    Y5, Y1, Y1
-	VMULPS       avx2_78<>+0(SB), Y2, Y2
-	VADDPS       avx2_73<>+0(SB), Y2, Y2
+	VMULPS       avx2_constants<>+2432(SB), Y2, Y2
+	VADDPS       avx2_constants<>+2272(SB), Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
-	VMULPS       avx2_78<>+0(SB), Y6, Y6
-	VADDPS       avx2_73<>+0(SB), Y6, Y6
+	VMULPS       avx2_constants<>+2432(SB), Y6, Y6
+	VADDPS       avx2_constants<>+2272(SB), Y6, Y6
 	VCVTTPS2DQ   Y6, Y6
 	VPACKUSDW    Y6, Y2, Y2
-	VMULPS       avx2_74<>+0(SB), Y3, Y3
-	VADDPS       avx2_73<>+0(SB), Y3, Y3
+	VMULPS       avx2_constants<>+2304(SB), Y3, Y3
+	VADDPS       avx2_constants<>+2272(SB), Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
-	VMULPS       avx2_74<>+0(SB), Y7, Y7
-	VADDPS       avx2_73<>+0(SB), Y7, Y7
+	VMULPS       avx2_constants<>+2304(SB), Y7, Y7
+	VADDPS       avx2_constants<>+2272(SB), Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
 	VPACKUSDW    Y7, Y3, Y3
 	VPACKUSWB    Y1, Y0, Y0
-	VMOVDQU      avx2_49<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+1536(SB), Y1
 	VPERMD       Y0, Y1, Y0
 	VMOVDQU      X0, (R10)
 	ADDQ         R8, R10
 	VEXTRACTI128 $0x01, Y0, (R10)
 	ADDQ         R8, R10
 	VPACKUSWB    Y3, Y2, Y0
-	VMOVDQU      avx2_49<>+0(SB), Y1
+	VMOVDQU      avx2_constants<>+1536(SB), Y1
 	VPERMD       Y0, Y1, Y0
 	VMOVDQU      X0, (R10)
 	ADDQ         R8, R10
@@ -4688,3 +3602,327 @@ next:
 	JNZ  group
 	VZEROUPPER
 	RET
+
+// No code: nothing runs into it.
+TEXT avx2_constants<>(SB), NOSPLIT|NOFRAME, $0-0
+	PCALIGN $64
+	QUAD $0x0303030303030303
+	QUAD $0x0303030303030303
+	QUAD $0x0303030303030303
+	QUAD $0x0303030303030303
+	QUAD $0x3232323232323232
+	QUAD $0x3232323232323232
+	QUAD $0x3232323232323232
+	QUAD $0x3232323232323232
+	QUAD $0x4646464646464646
+	QUAD $0x4646464646464646
+	QUAD $0x4646464646464646
+	QUAD $0x4646464646464646
+	QUAD $0x0000007f0000007f
+	QUAD $0x0000007f0000007f
+	QUAD $0x0000007f0000007f
+	QUAD $0x0000007f0000007f
+	QUAD $0x0000000200000001
+	QUAD $0x0000000800000004
+	QUAD $0x0000002000000010
+	QUAD $0x0000008000000040
+	QUAD $0x0000000200000002
+	QUAD $0x0000000200000002
+	QUAD $0x0000000200000002
+	QUAD $0x0000000200000002
+	QUAD $0x000000c8000000c8
+	QUAD $0x000000c8000000c8
+	QUAD $0x000000c8000000c8
+	QUAD $0x000000c8000000c8
+	QUAD $0x0000006400000064
+	QUAD $0x0000006400000064
+	QUAD $0x0000006400000064
+	QUAD $0x0000006400000064
+	QUAD $0x0000000000000014
+	QUAD $0x0000000000000000
+	QUAD $0x0000000200000000
+	QUAD $0x0000000f0000000a
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x0000000000000000
+	QUAD $0x0101010101010101
+	QUAD $0x0202020202020202
+	QUAD $0x0303030303030303
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x0404040404040404
+	QUAD $0x0505050505050505
+	QUAD $0x0606060606060606
+	QUAD $0x0707070707070707
+	QUAD $0x0008000400020001
+	QUAD $0x0080004000200010
+	QUAD $0x0800040002000100
+	QUAD $0x8000400020001000
+	QUAD $0xffffff80ffffff80
+	QUAD $0xffffff80ffffff80
+	QUAD $0xffffff80ffffff80
+	QUAD $0xffffff80ffffff80
+	QUAD $0x0f0f0f0f0f0f0f0f
+	QUAD $0x0f0f0f0f0f0f0f0f
+	QUAD $0x0f0f0f0f0f0f0f0f
+	QUAD $0x0f0f0f0f0f0f0f0f
+	QUAD $0x0202020202020202
+	QUAD $0x0202020202020202
+	QUAD $0x0202020202020202
+	QUAD $0x0202020202020202
+	QUAD $0x0101010101010101
+	QUAD $0x0101010101010101
+	QUAD $0x0101010101010101
+	QUAD $0x0101010101010101
+	QUAD $0xf0f0f0f0f0f0f0f0
+	QUAD $0xf0f0f0f0f0f0f0f0
+	QUAD $0xf0f0f0f0f0f0f0f0
+	QUAD $0xf0f0f0f0f0f0f0f0
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000100000001
+	QUAD $0x0000000100000001
+	QUAD $0x0000000100000001
+	QUAD $0x0000000100000001
+	QUAD $0x0000000400000004
+	QUAD $0x0000000400000004
+	QUAD $0x0000000400000004
+	QUAD $0x0000000400000004
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000a0000000a
+	QUAD $0x0000000a0000000a
+	QUAD $0x0000000a0000000a
+	QUAD $0x0000000a0000000a
+	QUAD $0x0000000f0000000f
+	QUAD $0x0000000f0000000f
+	QUAD $0x0000000f0000000f
+	QUAD $0x0000000f0000000f
+	QUAD $0x0000001400000014
+	QUAD $0x0000001400000014
+	QUAD $0x0000001400000014
+	QUAD $0x0000001400000014
+	QUAD $0x0b0a030209080100
+	QUAD $0x0f0e07060d0c0504
+	QUAD $0x003f003f003f0000
+	QUAD $0x003f003f003f003f
+	QUAD $0x0000000000000000
+	QUAD $0x9e3779b97f4a7c15
+	QUAD $0x3c6ef372fe94f82a
+	QUAD $0xdaa66d2c7ddf743f
+	QUAD $0x78dde6e5fd29f054
+	QUAD $0x1715609f7c746c69
+	QUAD $0xb54cda58fbbee87e
+	QUAD $0x538454127b096493
+	QUAD $0xbf58476d1ce4e5b9
+	QUAD $0xbf58476d1ce4e5b9
+	QUAD $0xbf58476d1ce4e5b9
+	QUAD $0xbf58476d1ce4e5b9
+	QUAD $0x00000000bf58476d
+	QUAD $0x00000000bf58476d
+	QUAD $0x00000000bf58476d
+	QUAD $0x00000000bf58476d
+	QUAD $0x94d049bb133111eb
+	QUAD $0x94d049bb133111eb
+	QUAD $0x94d049bb133111eb
+	QUAD $0x94d049bb133111eb
+	QUAD $0x0000000094d049bb
+	QUAD $0x0000000094d049bb
+	QUAD $0x0000000094d049bb
+	QUAD $0x0000000094d049bb
+	QUAD $0x0100010001000100
+	QUAD $0x0100010001000100
+	QUAD $0x0302030203020302
+	QUAD $0x0302030203020302
+	QUAD $0x0504050405040504
+	QUAD $0x0504050405040504
+	QUAD $0x0706070607060706
+	QUAD $0x0706070607060706
+	QUAD $0x0202020201010101
+	QUAD $0x0808080804040404
+	QUAD $0x2020202010101010
+	QUAD $0x8080808040404040
+	QUAD $0x0000ffffffffffff
+	QUAD $0x0000ffffffffffff
+	QUAD $0x0000ffffffffffff
+	QUAD $0x0000ffffffffffff
+	QUAD $0x0000003f0000003f
+	QUAD $0x0000003f0000003f
+	QUAD $0x0000003f0000003f
+	QUAD $0x0000003f0000003f
+	QUAD $0x8080800080808000
+	QUAD $0x8080800080808000
+	QUAD $0x8080800080808000
+	QUAD $0x8080800080808000
+	QUAD $0x0000000300000003
+	QUAD $0x0000000300000003
+	QUAD $0x0000000300000003
+	QUAD $0x0000000300000003
+	QUAD $0x00000c0000000c00
+	QUAD $0x00000c0000000c00
+	QUAD $0x00000c0000000c00
+	QUAD $0x00000c0000000c00
+	QUAD $0x0000000100000000
+	QUAD $0x0000000300000002
+	QUAD $0x0000000500000004
+	QUAD $0x0000000700000006
+	QUAD $0x000000ff000000ff
+	QUAD $0x000000ff000000ff
+	QUAD $0x000000ff000000ff
+	QUAD $0x000000ff000000ff
+	QUAD $0x0000006500000065
+	QUAD $0x0000006500000065
+	QUAD $0x0000006500000065
+	QUAD $0x0000006500000065
+	QUAD $0x000000f0000000f0
+	QUAD $0x000000f0000000f0
+	QUAD $0x000000f0000000f0
+	QUAD $0x000000f0000000f0
+	QUAD $0x0000000400000000
+	QUAD $0x0000000500000001
+	QUAD $0x0000000600000002
+	QUAD $0x0000000700000003
+	QUAD $0x0000007e0000007e
+	QUAD $0x0000007e0000007e
+	QUAD $0x0000007e0000007e
+	QUAD $0x0000007e0000007e
+	QUAD $0x8080010080800100
+	QUAD $0x8080010080800100
+	QUAD $0x8080010080800100
+	QUAD $0x8080010080800100
+	QUAD $0x0000000700000007
+	QUAD $0x0000000700000007
+	QUAD $0x0000000700000007
+	QUAD $0x0000000700000007
+	QUAD $0x0000ffff0000ffff
+	QUAD $0x0000ffff0000ffff
+	QUAD $0x0000ffff0000ffff
+	QUAD $0x0000ffff0000ffff
+	QUAD $0x00000000000000ff
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000002
+	QUAD $0x0000000000000003
+	QUAD $0x0000000000000004
+	QUAD $0x0000000000000005
+	QUAD $0x0000000000000006
+	QUAD $0x0000000000000007
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000001
+	QUAD $0x00aa00aa00aa00aa
+	QUAD $0x00aa00aa00aa00aa
+	QUAD $0x00aa00aa00aa00aa
+	QUAD $0x00aa00aa00aa00aa
+	QUAD $0x0000cccc0000cccc
+	QUAD $0x0000cccc0000cccc
+	QUAD $0x0000cccc0000cccc
+	QUAD $0x0000cccc0000cccc
+	QUAD $0x00000000f0f0f0f0
+	QUAD $0x00000000f0f0f0f0
+	QUAD $0x00000000f0f0f0f0
+	QUAD $0x00000000f0f0f0f0
+	QUAD $0x3f0000003f800000
+	QUAD $0x000000003e800000
+	QUAD $0x3f0000003f800000
+	QUAD $0x000000003e800000
+	QUAD $0x0000000100000002
+	QUAD $0x0000002000000000
+	QUAD $0x0000002000000020
+	QUAD $0x0000002000000020
+	QUAD $0x0000008000000080
+	QUAD $0x0000008000000080
+	QUAD $0x0000008000000080
+	QUAD $0x0000008000000080
+	QUAD $0x3c0000003c000000
+	QUAD $0x3c0000003c000000
+	QUAD $0x3c0000003c000000
+	QUAD $0x3c0000003c000000
+	QUAD $0x3c23d70a3c23d70a
+	QUAD $0x3c23d70a3c23d70a
+	QUAD $0x3c23d70a3c23d70a
+	QUAD $0x3c23d70a3c23d70a
+	QUAD $0x3e80000000000000
+	QUAD $0x3f6666663f000000
+	QUAD $0x000000003f800000
+	QUAD $0x0000000000000000
+	QUAD $0x3e80000000000000
+	QUAD $0x3f4000003f000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x3b8080813b808081
+	QUAD $0x3b8080813b808081
+	QUAD $0x3b8080813b808081
+	QUAD $0x3b8080813b808081
+	QUAD $0x0000001000000010
+	QUAD $0x0000001000000010
+	QUAD $0x0000001000000010
+	QUAD $0x0000001000000010
+	QUAD $0x3d8000003d800000
+	QUAD $0x3d8000003d800000
+	QUAD $0x3d8000003d800000
+	QUAD $0x3d8000003d800000
+	QUAD $0x3e0000003e000000
+	QUAD $0x3e0000003e000000
+	QUAD $0x3e0000003e000000
+	QUAD $0x3e0000003e000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x3f8000003f800000
+	QUAD $0x3f8000003f800000
+	QUAD $0x3f0000003f000000
+	QUAD $0x3f0000003f000000
+	QUAD $0x3f0000003f000000
+	QUAD $0x3f0000003f000000
+	QUAD $0x437f0000437f0000
+	QUAD $0x437f0000437f0000
+	QUAD $0x437f0000437f0000
+	QUAD $0x437f0000437f0000
+	QUAD $0x42ff000042ff0000
+	QUAD $0x42ff000042ff0000
+	QUAD $0x42ff000042ff0000
+	QUAD $0x42ff000042ff0000
+	QUAD $0x0d0905010c080400
+	QUAD $0x0f0b07030e0a0602
+	QUAD $0x0d0905010c080400
+	QUAD $0x0f0b07030e0a0602
+	QUAD $0x43aa000043aa0000
+	QUAD $0x43aa000043aa0000
+	QUAD $0x43aa000043aa0000
+	QUAD $0x43aa000043aa0000
+	QUAD $0x4391b6db4391b6db
+	QUAD $0x4391b6db4391b6db
+	QUAD $0x4391b6db4391b6db
+	QUAD $0x4391b6db4391b6db
+	QUAD $0x0000000000000000
+	QUAD $0x0000000100000000
+	QUAD $0x0000000100000001
+	QUAD $0x0000000200000002
+	QUAD $0x0000000300000002
+	QUAD $0x0000000300000003
+	QUAD $0x0000000400000004
+	QUAD $0x0000000500000004
+	QUAD $0x0000000500000005
+	QUAD $0x0000000600000006
+	QUAD $0x0000000700000006
+	QUAD $0x0000000700000007

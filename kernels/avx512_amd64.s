@@ -9,13 +9,13 @@
 TEXT ·opPlanesAVX512(SB), NOSPLIT, $0-32
 	MOVQ         ops+0(FP), AX
 	VMOVDQU8     (AX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, AX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, CX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
 	ANDNQ        AX, DX, AX
@@ -26,15 +26,6 @@ TEXT ·opPlanesAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-DATA avx512_1<>+0(SB)/4, $0x01010101
-GLOBL avx512_1<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_2<>+0(SB)/4, $0x02020202
-GLOBL avx512_2<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_3<>+0(SB)/4, $0xfcfcfcfc
-GLOBL avx512_3<>(SB), RODATA|NOPTR, $4
-
 // func actAVX512(b *Block, ops *[64]uint8, pages *[8]uint16, a *Acted)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, BMI, POPCNT
 TEXT ·actAVX512(SB), NOSPLIT, $64-32
@@ -42,13 +33,13 @@ TEXT ·actAVX512(SB), NOSPLIT, $64-32
 	MOVQ         a+24(FP), CX
 	MOVQ         ops+8(FP), DX
 	VMOVDQU8     (DX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, BX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         DX, DI
@@ -112,7 +103,7 @@ TEXT ·actAVX512(SB), NOSPLIT, $64-32
 	POPCNTQ      BX, BX
 	IMUL3L       $0x1e, BX, BX
 	VMOVDQU8     640(AX), Z0
-	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+12(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, DI
 	ANDQ         R9, DI
@@ -120,7 +111,7 @@ TEXT ·actAVX512(SB), NOSPLIT, $64-32
 	POPCNTQ      DI, DI
 	IMUL3L       $0x0f, DI, DI
 	ADDL         DI, BX
-	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+16(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, DI
 	ANDQ         R11, DI
@@ -147,9 +138,9 @@ risked:
 	VPXORD         Z3, Z3, Z3
 	VPXORD         Z4, Z4, Z4
 	VPXORD         Z5, Z5, Z5
-	VPBROADCASTD   avx512_6<>+0(SB), Z0
-	VPBROADCASTD   avx512_7<>+0(SB), Z1
-	VPBROADCASTD   avx512_8<>+0(SB), Z6
+	VPBROADCASTD   avx512_constants<>+20(SB), Z0
+	VPBROADCASTD   avx512_constants<>+24(SB), Z1
+	VPBROADCASTD   avx512_constants<>+28(SB), Z6
 	MOVWLZX        (SP), BX
 	TESTL          BX, BX
 	JZ             skip0
@@ -175,13 +166,13 @@ risked:
 	VPSRLD         $0x01, Z7, K1, Z7
 	VPADDD         Z7, Z3, Z3
 	KMOVW          56(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z8
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z8
 	KMOVW          32(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z8
 	KMOVW          40(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z8
 	KMOVW          48(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z8
 	VPMULLD        Z8, Z7, Z7
 	VPADDD         Z7, Z4, Z4
 
@@ -211,13 +202,13 @@ skip0:
 	VPSRLD         $0x01, Z7, K1, Z7
 	VPADDD         Z7, Z3, Z3
 	KMOVW          58(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z8
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z8
 	KMOVW          34(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z8
 	KMOVW          42(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z8
 	KMOVW          50(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z8
 	VPMULLD        Z8, Z7, Z7
 	VPADDD         Z7, Z4, Z4
 
@@ -247,13 +238,13 @@ skip1:
 	VPSRLD         $0x01, Z7, K1, Z7
 	VPADDD         Z7, Z3, Z3
 	KMOVW          60(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z8
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z8
 	KMOVW          36(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z8
 	KMOVW          44(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z8
 	KMOVW          52(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z8
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z8
 	VPMULLD        Z8, Z7, Z7
 	VPADDD         Z7, Z4, Z4
 
@@ -283,13 +274,13 @@ skip2:
 	VPSRLD         $0x01, Z7, K1, Z7
 	VPADDD         Z7, Z3, Z3
 	KMOVW          62(SP), K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z0
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z0
 	KMOVW          38(SP), K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z0
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z0
 	KMOVW          46(SP), K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z0
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z0
 	KMOVW          54(SP), K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z0
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z0
 	VPMULLD        Z0, Z7, Z7
 	VPADDD         Z7, Z4, Z4
 
@@ -332,96 +323,15 @@ skip3:
 	VPANDNQ       Z1, Z0, Z1
 	VPANDNQ       Z2, Z0, Z2
 	VPBROADCASTQ  DX, Z0
-	VPTERNLOGQ    $0xf8, avx512_13<>+0(SB), Z0, Z1
+	VPTERNLOGQ    $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ  SI, Z0
-	VPTERNLOGQ    $0x78, avx512_14<>+0(SB), Z0, Z1
+	VPTERNLOGQ    $0x78, avx512_constants<>+128(SB), Z0, Z1
 	VPBROADCASTQ  CX, Z0
-	VPTERNLOGQ    $0xf8, avx512_15<>+0(SB), Z0, Z1
+	VPTERNLOGQ    $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64     Z1, 896(AX)
 	VMOVDQU64     Z2, 960(AX)
 	VZEROUPPER
 	RET
-
-DATA avx512_4<>+0(SB)/4, $0x32323232
-GLOBL avx512_4<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_5<>+0(SB)/4, $0x46464646
-GLOBL avx512_5<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_6<>+0(SB)/4, $0x0000007f
-GLOBL avx512_6<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_7<>+0(SB)/4, $0x000000c8
-GLOBL avx512_7<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_8<>+0(SB)/4, $0x00000064
-GLOBL avx512_8<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_9<>+0(SB)/4, $0x00000014
-GLOBL avx512_9<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_10<>+0(SB)/4, $0x0000000f
-GLOBL avx512_10<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_11<>+0(SB)/4, $0x0000000a
-GLOBL avx512_11<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_12<>+0(SB)/4, $0x00000002
-GLOBL avx512_12<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_13<>+0(SB)/4, $0x00000000
-DATA avx512_13<>+4(SB)/4, $0x00000000
-DATA avx512_13<>+8(SB)/4, $0xffffffff
-DATA avx512_13<>+12(SB)/4, $0xffffffff
-DATA avx512_13<>+16(SB)/4, $0x00000000
-DATA avx512_13<>+20(SB)/4, $0x00000000
-DATA avx512_13<>+24(SB)/4, $0x00000000
-DATA avx512_13<>+28(SB)/4, $0x00000000
-DATA avx512_13<>+32(SB)/4, $0x00000000
-DATA avx512_13<>+36(SB)/4, $0x00000000
-DATA avx512_13<>+40(SB)/4, $0x00000000
-DATA avx512_13<>+44(SB)/4, $0x00000000
-DATA avx512_13<>+48(SB)/4, $0x00000000
-DATA avx512_13<>+52(SB)/4, $0x00000000
-DATA avx512_13<>+56(SB)/4, $0x00000000
-DATA avx512_13<>+60(SB)/4, $0x00000000
-GLOBL avx512_13<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_14<>+0(SB)/4, $0x00000000
-DATA avx512_14<>+4(SB)/4, $0x00000000
-DATA avx512_14<>+8(SB)/4, $0x00000000
-DATA avx512_14<>+12(SB)/4, $0x00000000
-DATA avx512_14<>+16(SB)/4, $0x00000000
-DATA avx512_14<>+20(SB)/4, $0x00000000
-DATA avx512_14<>+24(SB)/4, $0x00000000
-DATA avx512_14<>+28(SB)/4, $0x00000000
-DATA avx512_14<>+32(SB)/4, $0x00000000
-DATA avx512_14<>+36(SB)/4, $0x00000000
-DATA avx512_14<>+40(SB)/4, $0xffffffff
-DATA avx512_14<>+44(SB)/4, $0xffffffff
-DATA avx512_14<>+48(SB)/4, $0x00000000
-DATA avx512_14<>+52(SB)/4, $0x00000000
-DATA avx512_14<>+56(SB)/4, $0x00000000
-DATA avx512_14<>+60(SB)/4, $0x00000000
-GLOBL avx512_14<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_15<>+0(SB)/4, $0x00000000
-DATA avx512_15<>+4(SB)/4, $0x00000000
-DATA avx512_15<>+8(SB)/4, $0x00000000
-DATA avx512_15<>+12(SB)/4, $0x00000000
-DATA avx512_15<>+16(SB)/4, $0x00000000
-DATA avx512_15<>+20(SB)/4, $0x00000000
-DATA avx512_15<>+24(SB)/4, $0x00000000
-DATA avx512_15<>+28(SB)/4, $0x00000000
-DATA avx512_15<>+32(SB)/4, $0x00000000
-DATA avx512_15<>+36(SB)/4, $0x00000000
-DATA avx512_15<>+40(SB)/4, $0x00000000
-DATA avx512_15<>+44(SB)/4, $0x00000000
-DATA avx512_15<>+48(SB)/4, $0xffffffff
-DATA avx512_15<>+52(SB)/4, $0xffffffff
-DATA avx512_15<>+56(SB)/4, $0x00000000
-DATA avx512_15<>+60(SB)/4, $0x00000000
-GLOBL avx512_15<>(SB), RODATA|NOPTR, $64
 
 // func globalsAVX512(dst *[16]float32, num *[16]int32, den *[16]int32, budget uint32, capacity uint32, norm uint32, most uint32, stream bool)
 // Requires: AVX, AVX512F
@@ -430,16 +340,16 @@ TEXT ·globalsAVX512(SB), NOSPLIT, $0-41
 	VMOVDQU32    (AX), Z0
 	MOVQ         den+16(FP), AX
 	VMOVDQU32    (AX), Z1
-	KMOVW        avx512_16<>+0(SB), K1
+	KMOVW        avx512_constants<>+48(SB), K1
 	MOVLQZX      budget+24(FP), AX
 	VPBROADCASTD AX, K1, Z1
-	KMOVW        avx512_17<>+0(SB), K1
+	KMOVW        avx512_constants<>+50(SB), K1
 	MOVLQZX      capacity+28(FP), AX
 	VPBROADCASTD AX, K1, Z1
-	KMOVW        avx512_18<>+0(SB), K1
+	KMOVW        avx512_constants<>+52(SB), K1
 	MOVLQZX      norm+32(FP), AX
 	VPBROADCASTD AX, K1, Z1
-	KMOVW        avx512_19<>+0(SB), K1
+	KMOVW        avx512_constants<>+54(SB), K1
 	MOVLQZX      most+36(FP), AX
 	VPBROADCASTD AX, K1, Z1
 	VCVTDQ2PS    Z0, Z0
@@ -458,18 +368,6 @@ stream:
 	VZEROUPPER
 	RET
 
-DATA avx512_16<>+0(SB)/2, $0x1081
-GLOBL avx512_16<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_17<>+0(SB)/2, $0x0002
-GLOBL avx512_17<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_18<>+0(SB)/2, $0x4000
-GLOBL avx512_18<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_19<>+0(SB)/2, $0x8000
-GLOBL avx512_19<>(SB), RODATA|NOPTR, $2
-
 // func heatAVX512(h *[64]uint8, warm uint64)
 // Requires: AVX, AVX512BW, AVX512F
 TEXT ·heatAVX512(SB), NOSPLIT, $0-16
@@ -478,16 +376,13 @@ TEXT ·heatAVX512(SB), NOSPLIT, $0-16
 	KMOVQ        CX, K1
 	VMOVDQU8     (AX), Z0
 	VPSRLW       $0x02, Z0, Z1
-	VPANDD.BCST  avx512_20<>+0(SB), Z1, Z1
+	VPANDD.BCST  avx512_constants<>+56(SB), Z1, Z1
 	VPSUBB       Z1, Z0, Z0
-	VPBROADCASTD avx512_20<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+56(SB), Z1
 	VPADDB       Z1, Z0, K1, Z0
 	VMOVDQU8     Z0, (AX)
 	VZEROUPPER
 	RET
-
-DATA avx512_20<>+0(SB)/4, $0x3f3f3f3f
-GLOBL avx512_20<>(SB), RODATA|NOPTR, $4
 
 // func advanceAVX512(b *Block, pages *[8]uint16, step int16, used uint32, limit uint32, a *Advanced) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, BMI
@@ -516,7 +411,7 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	SHRQ           $0x20, SI
 	KMOVD          SI, K1
 	VPMINUW.Z      Z10, Z1, K1, Z1
-	VPBROADCASTD   avx512_6<>+0(SB), Z9
+	VPBROADCASTD   avx512_constants<>+20(SB), Z9
 	XORL           SI, SI
 	VMOVDQU32      (AX), Z11
 	VPMOVZXWD      Y0, Z13
@@ -595,13 +490,13 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	VPSRLD         $0x02, Z12, K1, Z12
 	VPADDD         Z12, Z3, Z3
 	KMOVW          DI, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z26
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z26
 	KMOVW          R10, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z26
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z26
 	KMOVW          R11, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z26
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z26
 	KMOVW          R12, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z26
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z26
 	VPMULLD        Z26, Z12, Z26
 	VPADDD         Z26, Z4, Z4
 	VPSLLD         $0x02, Z16, Z16
@@ -617,19 +512,19 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	MOVQ           DI, R13
 	SHRQ           $0x10, R13
 	KMOVW          R13, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z12
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z12
 	MOVQ           R10, R13
 	SHRQ           $0x10, R13
 	KMOVW          R13, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z12
 	MOVQ           R11, R13
 	SHRQ           $0x10, R13
 	KMOVW          R13, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z12
 	MOVQ           R12, R13
 	SHRQ           $0x10, R13
 	KMOVW          R13, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z12
 	VPMULLD        Z12, Z16, Z12
 	VPADDD         Z12, Z4, Z4
 	VPSLLD         $0x02, Z20, Z20
@@ -645,19 +540,19 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	MOVQ           DI, R13
 	SHRQ           $0x20, R13
 	KMOVW          R13, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z12
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z12
 	MOVQ           R10, R13
 	SHRQ           $0x20, R13
 	KMOVW          R13, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z12
 	MOVQ           R11, R13
 	SHRQ           $0x20, R13
 	KMOVW          R13, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z12
 	MOVQ           R12, R13
 	SHRQ           $0x20, R13
 	KMOVW          R13, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z12
 	VPMULLD        Z12, Z20, Z12
 	VPADDD         Z12, Z4, Z4
 	VPSLLD         $0x02, Z9, Z9
@@ -672,19 +567,19 @@ TEXT ·advanceAVX512(SB), NOSPLIT, $0-41
 	MOVQ           DI, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD.Z avx512_9<>+0(SB), K1, Z12
+	VPBROADCASTD.Z avx512_constants<>+32(SB), K1, Z12
 	MOVQ           R10, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD   avx512_10<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+36(SB), K1, Z12
 	MOVQ           R11, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z12
 	MOVQ           R12, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z12
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z12
 	VPMULLD        Z12, Z9, Z12
 	VPADDD         Z12, Z4, Z4
 	VEXTRACTI64X4  $0x01, Z3, Y6
@@ -767,9 +662,9 @@ fits:
 	KMOVQ          DX, K1
 	VMOVDQU8       768(AX), Z0
 	VPSRLW         $0x02, Z0, Z1
-	VPANDD.BCST    avx512_20<>+0(SB), Z1, Z1
+	VPANDD.BCST    avx512_constants<>+56(SB), Z1, Z1
 	VPSUBB         Z1, Z0, Z0
-	VPBROADCASTD   avx512_20<>+0(SB), Z1
+	VPBROADCASTD   avx512_constants<>+56(SB), Z1
 	VPADDB         Z1, Z0, K1, Z0
 	VMOVDQU8       Z0, 768(AX)
 	ANDNQ          R8, R9, SI
@@ -791,8 +686,8 @@ fits:
 	MOVQ           R10, R9
 	ORQ            DX, R9
 	ANDNQ          R8, R9, R8
-	VPBROADCASTD   avx512_21<>+0(SB), Z1
-	VPBROADCASTD   avx512_1<>+0(SB), Z2
+	VPBROADCASTD   avx512_constants<>+60(SB), Z1
+	VPBROADCASTD   avx512_constants<>+0(SB), Z2
 	VMOVDQU8       832(AX), Z0
 	MOVQ           R8, R9
 	ORQ            SI, R9
@@ -808,7 +703,7 @@ fits:
 	ANDNQ          R12, BX, BX
 	ANDQ           SI, R9
 	ORQ            DI, R9
-	VPBROADCASTD   avx512_22<>+0(SB), Z3
+	VPBROADCASTD   avx512_constants<>+256(SB), Z3
 	KMOVQ          BX, K1
 	VPSRLW         $0x04, Z0, Z4
 	VPANDQ         Z3, Z4, Z4
@@ -858,11 +753,11 @@ fits:
 	VPSRLD         $0x02, Z14, K1, Z14
 	VPADDD         Z14, Z7, Z7
 	KMOVW          R8, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z3
+	VPBROADCASTD.Z avx512_constants<>+36(SB), K1, Z3
 	KMOVW          R9, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z3
 	KMOVW          SI, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z3
 	VPMULLD        Z3, Z14, Z3
 	VPADDD         Z3, Z8, Z8
 	VPMOVZXBD      720(AX), Z3
@@ -884,15 +779,15 @@ fits:
 	MOVQ           R8, R11
 	SHRQ           $0x10, R11
 	KMOVW          R11, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z3
+	VPBROADCASTD.Z avx512_constants<>+36(SB), K1, Z3
 	MOVQ           R9, R11
 	SHRQ           $0x10, R11
 	KMOVW          R11, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z3
 	MOVQ           SI, R11
 	SHRQ           $0x10, R11
 	KMOVW          R11, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z3
 	VPMULLD        Z3, Z18, Z3
 	VPADDD         Z3, Z8, Z8
 	VPMOVZXBD      736(AX), Z3
@@ -914,15 +809,15 @@ fits:
 	MOVQ           R8, R11
 	SHRQ           $0x20, R11
 	KMOVW          R11, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z3
+	VPBROADCASTD.Z avx512_constants<>+36(SB), K1, Z3
 	MOVQ           R9, R11
 	SHRQ           $0x20, R11
 	KMOVW          R11, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z3
 	MOVQ           SI, R11
 	SHRQ           $0x20, R11
 	KMOVW          R11, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z3
 	VPMULLD        Z3, Z22, Z3
 	VPADDD         Z3, Z8, Z8
 	VPMOVZXBD      752(AX), Z3
@@ -943,15 +838,15 @@ fits:
 	MOVQ           R8, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD.Z avx512_10<>+0(SB), K1, Z3
+	VPBROADCASTD.Z avx512_constants<>+36(SB), K1, Z3
 	MOVQ           R9, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD   avx512_11<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+40(SB), K1, Z3
 	MOVQ           SI, BX
 	SHRQ           $0x30, BX
 	KMOVW          BX, K1
-	VPBROADCASTD   avx512_12<>+0(SB), K1, Z3
+	VPBROADCASTD   avx512_constants<>+44(SB), K1, Z3
 	VPMULLD        Z3, Z25, Z3
 	VPADDD         Z3, Z8, Z8
 	VEXTRACTI64X4  $0x01, Z7, Y3
@@ -975,8 +870,8 @@ fits:
 
 none:
 	VPBROADCASTQ DX, Z3
-	VPTERNLOGQ   $0xd8, avx512_23<>+0(SB), Z3, Z0
-	VPTERNLOGQ   $0x10, avx512_24<>+0(SB), Z2, Z0
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z3, Z0
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z2, Z0
 	VPANDNQ      Z1, Z2, Z1
 	VMOVDQU64    Z0, 896(AX)
 	VMOVDQU64    Z1, 960(AX)
@@ -986,48 +881,6 @@ none:
 	MOVB         AL, ok+40(FP)
 	VZEROUPPER
 	RET
-
-DATA avx512_21<>+0(SB)/4, $0x0f0f0f0f
-GLOBL avx512_21<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_22<>+0(SB)/4, $0x03030303
-GLOBL avx512_22<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_23<>+0(SB)/4, $0x00000000
-DATA avx512_23<>+4(SB)/4, $0x00000000
-DATA avx512_23<>+8(SB)/4, $0x00000000
-DATA avx512_23<>+12(SB)/4, $0x00000000
-DATA avx512_23<>+16(SB)/4, $0x00000000
-DATA avx512_23<>+20(SB)/4, $0x00000000
-DATA avx512_23<>+24(SB)/4, $0x00000000
-DATA avx512_23<>+28(SB)/4, $0x00000000
-DATA avx512_23<>+32(SB)/4, $0xffffffff
-DATA avx512_23<>+36(SB)/4, $0xffffffff
-DATA avx512_23<>+40(SB)/4, $0x00000000
-DATA avx512_23<>+44(SB)/4, $0x00000000
-DATA avx512_23<>+48(SB)/4, $0x00000000
-DATA avx512_23<>+52(SB)/4, $0x00000000
-DATA avx512_23<>+56(SB)/4, $0x00000000
-DATA avx512_23<>+60(SB)/4, $0x00000000
-GLOBL avx512_23<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_24<>+0(SB)/4, $0x00000000
-DATA avx512_24<>+4(SB)/4, $0x00000000
-DATA avx512_24<>+8(SB)/4, $0x00000000
-DATA avx512_24<>+12(SB)/4, $0x00000000
-DATA avx512_24<>+16(SB)/4, $0x00000000
-DATA avx512_24<>+20(SB)/4, $0x00000000
-DATA avx512_24<>+24(SB)/4, $0x00000000
-DATA avx512_24<>+28(SB)/4, $0x00000000
-DATA avx512_24<>+32(SB)/4, $0x00000000
-DATA avx512_24<>+36(SB)/4, $0x00000000
-DATA avx512_24<>+40(SB)/4, $0x00000000
-DATA avx512_24<>+44(SB)/4, $0x00000000
-DATA avx512_24<>+48(SB)/4, $0x00000000
-DATA avx512_24<>+52(SB)/4, $0x00000000
-DATA avx512_24<>+56(SB)/4, $0xffffffff
-DATA avx512_24<>+60(SB)/4, $0xffffffff
-GLOBL avx512_24<>(SB), RODATA|NOPTR, $64
 
 // func prefixesAVX512(b *Block, pages *[8]uint16, s *Shared)
 // Requires: AVX, AVX2, AVX512F, AVX512VL
@@ -1047,19 +900,19 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VPORQ          Z2, Z4, Z5
 	VPANDNQ        Z0, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
 	VPANDQ         Z4, Z0, Z4
 	VPANDQ         Z2, Z0, K1, Z4
 	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z4, Z5
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z5
 	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
@@ -1080,16 +933,16 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VPANDQ         Z2, Z0, Z5
 	VPANDNQ        Z0, Z2, Z0
 	VPTESTMQ       Z5, Z3, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
 	VPANDNQ        Z5, Z3, Z5
 	VPTESTMQ       Z5, Z5, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
 	VPORQ          Z3, Z4, Z4
 	VPANDNQ        Z0, Z4, Z5
 	VPTESTMQ       Z5, Z5, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
 	VPMOVQB        Z6, X0
 	VMOVQ          X0, 104(CX)
 	VPMOVQB        Z2, X0
@@ -1118,27 +971,6 @@ TEXT ·prefixesAVX512(SB), NOSPLIT, $0-24
 	VZEROUPPER
 	RET
 
-DATA avx512_25<>+0(SB)/8, $0x0000000000000001
-GLOBL avx512_25<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_26<>+0(SB)/8, $0x0000000000000002
-GLOBL avx512_26<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_27<>+0(SB)/8, $0x0000000000000004
-GLOBL avx512_27<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_28<>+0(SB)/8, $0xffffffffffffffff
-GLOBL avx512_28<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_29<>+0(SB)/8, $0x000000000000000a
-GLOBL avx512_29<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_30<>+0(SB)/8, $0x000000000000000f
-GLOBL avx512_30<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_31<>+0(SB)/8, $0x0000000000000014
-GLOBL avx512_31<>(SB), RODATA|NOPTR, $8
-
 // func admitAVX512(queue *uint64, needs *uint32, first int, n int, old int, kept int, a *Admission) (end int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·admitAVX512(SB), NOSPLIT, $8-64
@@ -1155,7 +987,7 @@ TEXT ·admitAVX512(SB), NOSPLIT, $8-64
 	MOVQ            36(AX), R10
 	MOVQ            $0x00000001, R11
 	VBROADCASTI32X8 (CX), Z0
-	VPBROADCASTD    avx512_32<>+0(SB), Z1
+	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            SI, R12
 	SUBL            BX, R12
 	VPBROADCASTD    R12, Z2
@@ -1276,9 +1108,6 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_32<>+0(SB)/4, $0x00ffffff
-GLOBL avx512_32<>(SB), RODATA|NOPTR, $4
-
 // func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, BMI, BMI2, GFNI
 TEXT ·enterAVX512(SB), NOSPLIT, $0-68
@@ -1293,57 +1122,57 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	MOVQ           t+32(FP), DX
 	MOVQ           pages+40(FP), BX
 	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
 	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
 	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      (DX), Z2
 	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_35<>+0(SB), Z3, Z3
-	VPTESTMQ.BCST  avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_25<>+0(SB), Z3, K1, Z3
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
 	VPMOVZXWQ      (BX), Z2
 	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z4
 	VPSRLQ         $0x12, Z0, Z5
-	VPANDQ.BCST    avx512_37<>+0(SB), Z5, Z5
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z5, Z5
 	VPSLLQ         $0x07, Z1, Z1
 	VPADDQ         Z1, Z5, Z5
-	VPBROADCASTQ   avx512_37<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
 	VPSUBQ         Z1, Z5, Z5
 	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z6
 	VMOVDQU64      128(DX), Z7
 	VPERMI2W       Z7, Z6, Z1
-	VPANDQ.BCST    avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z6
-	VPANDQ.BCST    avx512_35<>+0(SB), Z6, Z6
-	VPADDQ.BCST    avx512_25<>+0(SB), Z6, Z6
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z6, Z6
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z6, Z6
 	VPSRLQ         $0x21, Z0, Z7
-	VPANDQ.BCST    avx512_37<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST  avx512_39<>+0(SB), Z7, Z7
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z7, Z7
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z7, Z7
 	VPSRLQ         $0x07, Z7, Z7
 	VPSRLQ         $0x24, Z0, Z8
-	VPANDQ.BCST    avx512_40<>+0(SB), Z8, Z8
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z8, Z8
 	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_26<>+0(SB), Z0, K2, Z0
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z8, Z8
 	VPADDQ         Z2, Z5, Z5
 	KMOVB          DI, K1
-	VPBROADCASTQ   avx512_41<>+0(SB), Z0
-	VPBROADCASTQ   avx512_26<>+0(SB), K4, Z0
-	VPBROADCASTQ   avx512_29<>+0(SB), K3, Z0
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
+	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
+	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
 	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          CX, K1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+576(SB), Z2
 	VPEXPANDB.Z    Z2, K1, Z2
 	VMOVDQU8       640(AX), Z4
 	VPERMB         Z7, Z2, K1, Z4
@@ -1355,44 +1184,44 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	MOVQ           960(AX), DI
 	ORQ            DI, BX
 	ANDNQ          DX, BX, DX
-	VPBROADCASTQ   avx512_43<>+0(SB), Z4
-	VPBROADCASTQ   avx512_44<>+0(SB), K4, Z4
-	VPBROADCASTQ   avx512_45<>+0(SB), K3, Z4
-	VPBROADCASTQ   avx512_46<>+0(SB), K2, Z4
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z4
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z4
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z4
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z4
 	VPORQ          Z3, Z4, Z4
 	VPERMB.Z       Z4, Z2, K1, Z3
-	VPBROADCASTD   avx512_21<>+0(SB), Z4
+	VPBROADCASTD   avx512_constants<>+60(SB), Z4
 	VPANDD         Z4, Z3, Z7
-	VMOVDQU8       avx512_47<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+640(SB), Z9
 	VPSHUFB        Z7, Z9, Z9
-	VMOVDQU8       avx512_48<>+0(SB), Z7
+	VMOVDQU8       avx512_constants<>+704(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z9, Z7, Z9
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z9, Z9
-	VMOVDQU8       avx512_49<>+0(SB), Z7
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z9, Z9
+	VMOVDQU8       avx512_constants<>+768(SB), Z7
 	VPERMB         Z9, Z7, Z9
 	VPORQ          960(AX), Z9, Z9
 	VMOVDQU64      Z9, 960(AX)
 	VPSRLW         $0x04, Z3, Z7
 	VPANDD         Z4, Z7, Z7
-	VMOVDQU8       avx512_50<>+0(SB), Z4
+	VMOVDQU8       avx512_constants<>+832(SB), Z4
 	VPSHUFB        Z7, Z4, Z4
 	VMOVDQU8.Z     Z4, K1, Z4
-	VMOVDQU8       avx512_48<>+0(SB), Z7
+	VMOVDQU8       avx512_constants<>+704(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z4, Z7, Z7
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z7, Z7
-	VMOVDQU8       avx512_49<>+0(SB), Z4
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z7, Z7
+	VMOVDQU8       avx512_constants<>+768(SB), Z4
 	VPERMB         Z7, Z4, Z7
 	VPORQ          896(AX), Z7, Z7
 	VMOVDQU64      Z7, 896(AX)
 	VMOVDQU8       704(AX), Z4
-	VPANDD.BCST    avx512_51<>+0(SB), Z3, Z3
+	VPANDD.BCST    avx512_constants<>+560(SB), Z3, Z3
 	VMOVDQU8       Z3, K1, Z4
 	VMOVDQU8       Z4, 704(AX)
 	VMOVDQU8       832(AX), Z3
 	VPERMB         Z8, Z2, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
 	VPMOVZXBW      (SI), X3
-	VMOVDQU        avx512_52<>+0(SB), X7
+	VMOVDQU        avx512_constants<>+896(SB), X7
 	VPMULLW        X7, X3, X3
 	VPACKUSWB      X3, X3, X3
 	VPBROADCASTQ   X3, Z3
@@ -1401,7 +1230,7 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPTESTMB       Z3, Z3, K2, K2
 	VMOVDQU8       768(AX), Z4
 	VPADDUSB       Z3, Z4, K2, Z4
-	VPBROADCASTD   avx512_20<>+0(SB), Z3
+	VPBROADCASTD   avx512_constants<>+56(SB), Z3
 	VMOVDQU8       Z3, K1, Z4
 	VMOVDQU8       Z4, 768(AX)
 	KORQ           K1, K2, K2
@@ -1477,388 +1306,6 @@ placed:
 	VZEROUPPER
 	RET
 
-DATA avx512_33<>+0(SB)/8, $0x00000000000000ff
-GLOBL avx512_33<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_34<>+0(SB)/8, $0x000000000000003f
-GLOBL avx512_34<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_35<>+0(SB)/8, $0x0000000000000003
-GLOBL avx512_35<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_36<>+0(SB)/8, $0x0000000000000c00
-GLOBL avx512_36<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_37<>+0(SB)/8, $0x000000000000007f
-GLOBL avx512_37<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_38<>+0(SB)/8, $0x000000000000ffff
-GLOBL avx512_38<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_39<>+0(SB)/8, $0x0000000000000065
-GLOBL avx512_39<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_40<>+0(SB)/8, $0x00000000000000f0
-GLOBL avx512_40<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_41<>+0(SB)/8, $0x0000000000000000
-GLOBL avx512_41<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_42<>+0(SB)/1, $0x00
-DATA avx512_42<>+1(SB)/1, $0x08
-DATA avx512_42<>+2(SB)/1, $0x10
-DATA avx512_42<>+3(SB)/1, $0x18
-DATA avx512_42<>+4(SB)/1, $0x20
-DATA avx512_42<>+5(SB)/1, $0x28
-DATA avx512_42<>+6(SB)/1, $0x30
-DATA avx512_42<>+7(SB)/1, $0x38
-DATA avx512_42<>+8(SB)/1, $0x40
-DATA avx512_42<>+9(SB)/1, $0x48
-DATA avx512_42<>+10(SB)/1, $0x50
-DATA avx512_42<>+11(SB)/1, $0x58
-DATA avx512_42<>+12(SB)/1, $0x60
-DATA avx512_42<>+13(SB)/1, $0x68
-DATA avx512_42<>+14(SB)/1, $0x70
-DATA avx512_42<>+15(SB)/1, $0x78
-DATA avx512_42<>+16(SB)/1, $0x80
-DATA avx512_42<>+17(SB)/1, $0x88
-DATA avx512_42<>+18(SB)/1, $0x90
-DATA avx512_42<>+19(SB)/1, $0x98
-DATA avx512_42<>+20(SB)/1, $0xa0
-DATA avx512_42<>+21(SB)/1, $0xa8
-DATA avx512_42<>+22(SB)/1, $0xb0
-DATA avx512_42<>+23(SB)/1, $0xb8
-DATA avx512_42<>+24(SB)/1, $0xc0
-DATA avx512_42<>+25(SB)/1, $0xc8
-DATA avx512_42<>+26(SB)/1, $0xd0
-DATA avx512_42<>+27(SB)/1, $0xd8
-DATA avx512_42<>+28(SB)/1, $0xe0
-DATA avx512_42<>+29(SB)/1, $0xe8
-DATA avx512_42<>+30(SB)/1, $0xf0
-DATA avx512_42<>+31(SB)/1, $0xf8
-DATA avx512_42<>+32(SB)/1, $0x00
-DATA avx512_42<>+33(SB)/1, $0x08
-DATA avx512_42<>+34(SB)/1, $0x10
-DATA avx512_42<>+35(SB)/1, $0x18
-DATA avx512_42<>+36(SB)/1, $0x20
-DATA avx512_42<>+37(SB)/1, $0x28
-DATA avx512_42<>+38(SB)/1, $0x30
-DATA avx512_42<>+39(SB)/1, $0x38
-DATA avx512_42<>+40(SB)/1, $0x40
-DATA avx512_42<>+41(SB)/1, $0x48
-DATA avx512_42<>+42(SB)/1, $0x50
-DATA avx512_42<>+43(SB)/1, $0x58
-DATA avx512_42<>+44(SB)/1, $0x60
-DATA avx512_42<>+45(SB)/1, $0x68
-DATA avx512_42<>+46(SB)/1, $0x70
-DATA avx512_42<>+47(SB)/1, $0x78
-DATA avx512_42<>+48(SB)/1, $0x80
-DATA avx512_42<>+49(SB)/1, $0x88
-DATA avx512_42<>+50(SB)/1, $0x90
-DATA avx512_42<>+51(SB)/1, $0x98
-DATA avx512_42<>+52(SB)/1, $0xa0
-DATA avx512_42<>+53(SB)/1, $0xa8
-DATA avx512_42<>+54(SB)/1, $0xb0
-DATA avx512_42<>+55(SB)/1, $0xb8
-DATA avx512_42<>+56(SB)/1, $0xc0
-DATA avx512_42<>+57(SB)/1, $0xc8
-DATA avx512_42<>+58(SB)/1, $0xd0
-DATA avx512_42<>+59(SB)/1, $0xd8
-DATA avx512_42<>+60(SB)/1, $0xe0
-DATA avx512_42<>+61(SB)/1, $0xe8
-DATA avx512_42<>+62(SB)/1, $0xf0
-DATA avx512_42<>+63(SB)/1, $0xf8
-GLOBL avx512_42<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_43<>+0(SB)/8, $0x0000000000000008
-GLOBL avx512_43<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_44<>+0(SB)/8, $0x0000000000000030
-GLOBL avx512_44<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_45<>+0(SB)/8, $0x0000000000000020
-GLOBL avx512_45<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_46<>+0(SB)/8, $0x0000000000000010
-GLOBL avx512_46<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_47<>+0(SB)/1, $0x00
-DATA avx512_47<>+1(SB)/1, $0x02
-DATA avx512_47<>+2(SB)/1, $0x04
-DATA avx512_47<>+3(SB)/1, $0x08
-DATA avx512_47<>+4(SB)/1, $0x10
-DATA avx512_47<>+5(SB)/1, $0x20
-DATA avx512_47<>+6(SB)/1, $0x40
-DATA avx512_47<>+7(SB)/1, $0x80
-DATA avx512_47<>+8(SB)/1, $0x01
-DATA avx512_47<>+9(SB)/1, $0x03
-DATA avx512_47<>+10(SB)/1, $0x05
-DATA avx512_47<>+11(SB)/1, $0x09
-DATA avx512_47<>+12(SB)/1, $0x11
-DATA avx512_47<>+13(SB)/1, $0x21
-DATA avx512_47<>+14(SB)/1, $0x41
-DATA avx512_47<>+15(SB)/1, $0x81
-DATA avx512_47<>+16(SB)/1, $0x00
-DATA avx512_47<>+17(SB)/1, $0x02
-DATA avx512_47<>+18(SB)/1, $0x04
-DATA avx512_47<>+19(SB)/1, $0x08
-DATA avx512_47<>+20(SB)/1, $0x10
-DATA avx512_47<>+21(SB)/1, $0x20
-DATA avx512_47<>+22(SB)/1, $0x40
-DATA avx512_47<>+23(SB)/1, $0x80
-DATA avx512_47<>+24(SB)/1, $0x01
-DATA avx512_47<>+25(SB)/1, $0x03
-DATA avx512_47<>+26(SB)/1, $0x05
-DATA avx512_47<>+27(SB)/1, $0x09
-DATA avx512_47<>+28(SB)/1, $0x11
-DATA avx512_47<>+29(SB)/1, $0x21
-DATA avx512_47<>+30(SB)/1, $0x41
-DATA avx512_47<>+31(SB)/1, $0x81
-DATA avx512_47<>+32(SB)/1, $0x00
-DATA avx512_47<>+33(SB)/1, $0x02
-DATA avx512_47<>+34(SB)/1, $0x04
-DATA avx512_47<>+35(SB)/1, $0x08
-DATA avx512_47<>+36(SB)/1, $0x10
-DATA avx512_47<>+37(SB)/1, $0x20
-DATA avx512_47<>+38(SB)/1, $0x40
-DATA avx512_47<>+39(SB)/1, $0x80
-DATA avx512_47<>+40(SB)/1, $0x01
-DATA avx512_47<>+41(SB)/1, $0x03
-DATA avx512_47<>+42(SB)/1, $0x05
-DATA avx512_47<>+43(SB)/1, $0x09
-DATA avx512_47<>+44(SB)/1, $0x11
-DATA avx512_47<>+45(SB)/1, $0x21
-DATA avx512_47<>+46(SB)/1, $0x41
-DATA avx512_47<>+47(SB)/1, $0x81
-DATA avx512_47<>+48(SB)/1, $0x00
-DATA avx512_47<>+49(SB)/1, $0x02
-DATA avx512_47<>+50(SB)/1, $0x04
-DATA avx512_47<>+51(SB)/1, $0x08
-DATA avx512_47<>+52(SB)/1, $0x10
-DATA avx512_47<>+53(SB)/1, $0x20
-DATA avx512_47<>+54(SB)/1, $0x40
-DATA avx512_47<>+55(SB)/1, $0x80
-DATA avx512_47<>+56(SB)/1, $0x01
-DATA avx512_47<>+57(SB)/1, $0x03
-DATA avx512_47<>+58(SB)/1, $0x05
-DATA avx512_47<>+59(SB)/1, $0x09
-DATA avx512_47<>+60(SB)/1, $0x11
-DATA avx512_47<>+61(SB)/1, $0x21
-DATA avx512_47<>+62(SB)/1, $0x41
-DATA avx512_47<>+63(SB)/1, $0x81
-GLOBL avx512_47<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_48<>+0(SB)/1, $0x01
-DATA avx512_48<>+1(SB)/1, $0x02
-DATA avx512_48<>+2(SB)/1, $0x04
-DATA avx512_48<>+3(SB)/1, $0x08
-DATA avx512_48<>+4(SB)/1, $0x10
-DATA avx512_48<>+5(SB)/1, $0x20
-DATA avx512_48<>+6(SB)/1, $0x40
-DATA avx512_48<>+7(SB)/1, $0x80
-DATA avx512_48<>+8(SB)/1, $0x01
-DATA avx512_48<>+9(SB)/1, $0x02
-DATA avx512_48<>+10(SB)/1, $0x04
-DATA avx512_48<>+11(SB)/1, $0x08
-DATA avx512_48<>+12(SB)/1, $0x10
-DATA avx512_48<>+13(SB)/1, $0x20
-DATA avx512_48<>+14(SB)/1, $0x40
-DATA avx512_48<>+15(SB)/1, $0x80
-DATA avx512_48<>+16(SB)/1, $0x01
-DATA avx512_48<>+17(SB)/1, $0x02
-DATA avx512_48<>+18(SB)/1, $0x04
-DATA avx512_48<>+19(SB)/1, $0x08
-DATA avx512_48<>+20(SB)/1, $0x10
-DATA avx512_48<>+21(SB)/1, $0x20
-DATA avx512_48<>+22(SB)/1, $0x40
-DATA avx512_48<>+23(SB)/1, $0x80
-DATA avx512_48<>+24(SB)/1, $0x01
-DATA avx512_48<>+25(SB)/1, $0x02
-DATA avx512_48<>+26(SB)/1, $0x04
-DATA avx512_48<>+27(SB)/1, $0x08
-DATA avx512_48<>+28(SB)/1, $0x10
-DATA avx512_48<>+29(SB)/1, $0x20
-DATA avx512_48<>+30(SB)/1, $0x40
-DATA avx512_48<>+31(SB)/1, $0x80
-DATA avx512_48<>+32(SB)/1, $0x01
-DATA avx512_48<>+33(SB)/1, $0x02
-DATA avx512_48<>+34(SB)/1, $0x04
-DATA avx512_48<>+35(SB)/1, $0x08
-DATA avx512_48<>+36(SB)/1, $0x10
-DATA avx512_48<>+37(SB)/1, $0x20
-DATA avx512_48<>+38(SB)/1, $0x40
-DATA avx512_48<>+39(SB)/1, $0x80
-DATA avx512_48<>+40(SB)/1, $0x01
-DATA avx512_48<>+41(SB)/1, $0x02
-DATA avx512_48<>+42(SB)/1, $0x04
-DATA avx512_48<>+43(SB)/1, $0x08
-DATA avx512_48<>+44(SB)/1, $0x10
-DATA avx512_48<>+45(SB)/1, $0x20
-DATA avx512_48<>+46(SB)/1, $0x40
-DATA avx512_48<>+47(SB)/1, $0x80
-DATA avx512_48<>+48(SB)/1, $0x01
-DATA avx512_48<>+49(SB)/1, $0x02
-DATA avx512_48<>+50(SB)/1, $0x04
-DATA avx512_48<>+51(SB)/1, $0x08
-DATA avx512_48<>+52(SB)/1, $0x10
-DATA avx512_48<>+53(SB)/1, $0x20
-DATA avx512_48<>+54(SB)/1, $0x40
-DATA avx512_48<>+55(SB)/1, $0x80
-DATA avx512_48<>+56(SB)/1, $0x01
-DATA avx512_48<>+57(SB)/1, $0x02
-DATA avx512_48<>+58(SB)/1, $0x04
-DATA avx512_48<>+59(SB)/1, $0x08
-DATA avx512_48<>+60(SB)/1, $0x10
-DATA avx512_48<>+61(SB)/1, $0x20
-DATA avx512_48<>+62(SB)/1, $0x40
-DATA avx512_48<>+63(SB)/1, $0x80
-GLOBL avx512_48<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_49<>+0(SB)/1, $0x00
-DATA avx512_49<>+1(SB)/1, $0x08
-DATA avx512_49<>+2(SB)/1, $0x10
-DATA avx512_49<>+3(SB)/1, $0x18
-DATA avx512_49<>+4(SB)/1, $0x20
-DATA avx512_49<>+5(SB)/1, $0x28
-DATA avx512_49<>+6(SB)/1, $0x30
-DATA avx512_49<>+7(SB)/1, $0x38
-DATA avx512_49<>+8(SB)/1, $0x01
-DATA avx512_49<>+9(SB)/1, $0x09
-DATA avx512_49<>+10(SB)/1, $0x11
-DATA avx512_49<>+11(SB)/1, $0x19
-DATA avx512_49<>+12(SB)/1, $0x21
-DATA avx512_49<>+13(SB)/1, $0x29
-DATA avx512_49<>+14(SB)/1, $0x31
-DATA avx512_49<>+15(SB)/1, $0x39
-DATA avx512_49<>+16(SB)/1, $0x02
-DATA avx512_49<>+17(SB)/1, $0x0a
-DATA avx512_49<>+18(SB)/1, $0x12
-DATA avx512_49<>+19(SB)/1, $0x1a
-DATA avx512_49<>+20(SB)/1, $0x22
-DATA avx512_49<>+21(SB)/1, $0x2a
-DATA avx512_49<>+22(SB)/1, $0x32
-DATA avx512_49<>+23(SB)/1, $0x3a
-DATA avx512_49<>+24(SB)/1, $0x03
-DATA avx512_49<>+25(SB)/1, $0x0b
-DATA avx512_49<>+26(SB)/1, $0x13
-DATA avx512_49<>+27(SB)/1, $0x1b
-DATA avx512_49<>+28(SB)/1, $0x23
-DATA avx512_49<>+29(SB)/1, $0x2b
-DATA avx512_49<>+30(SB)/1, $0x33
-DATA avx512_49<>+31(SB)/1, $0x3b
-DATA avx512_49<>+32(SB)/1, $0x04
-DATA avx512_49<>+33(SB)/1, $0x0c
-DATA avx512_49<>+34(SB)/1, $0x14
-DATA avx512_49<>+35(SB)/1, $0x1c
-DATA avx512_49<>+36(SB)/1, $0x24
-DATA avx512_49<>+37(SB)/1, $0x2c
-DATA avx512_49<>+38(SB)/1, $0x34
-DATA avx512_49<>+39(SB)/1, $0x3c
-DATA avx512_49<>+40(SB)/1, $0x05
-DATA avx512_49<>+41(SB)/1, $0x0d
-DATA avx512_49<>+42(SB)/1, $0x15
-DATA avx512_49<>+43(SB)/1, $0x1d
-DATA avx512_49<>+44(SB)/1, $0x25
-DATA avx512_49<>+45(SB)/1, $0x2d
-DATA avx512_49<>+46(SB)/1, $0x35
-DATA avx512_49<>+47(SB)/1, $0x3d
-DATA avx512_49<>+48(SB)/1, $0x06
-DATA avx512_49<>+49(SB)/1, $0x0e
-DATA avx512_49<>+50(SB)/1, $0x16
-DATA avx512_49<>+51(SB)/1, $0x1e
-DATA avx512_49<>+52(SB)/1, $0x26
-DATA avx512_49<>+53(SB)/1, $0x2e
-DATA avx512_49<>+54(SB)/1, $0x36
-DATA avx512_49<>+55(SB)/1, $0x3e
-DATA avx512_49<>+56(SB)/1, $0x07
-DATA avx512_49<>+57(SB)/1, $0x0f
-DATA avx512_49<>+58(SB)/1, $0x17
-DATA avx512_49<>+59(SB)/1, $0x1f
-DATA avx512_49<>+60(SB)/1, $0x27
-DATA avx512_49<>+61(SB)/1, $0x2f
-DATA avx512_49<>+62(SB)/1, $0x37
-DATA avx512_49<>+63(SB)/1, $0x3f
-GLOBL avx512_49<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_50<>+0(SB)/1, $0x81
-DATA avx512_50<>+1(SB)/1, $0x85
-DATA avx512_50<>+2(SB)/1, $0x89
-DATA avx512_50<>+3(SB)/1, $0x8d
-DATA avx512_50<>+4(SB)/1, $0x81
-DATA avx512_50<>+5(SB)/1, $0x85
-DATA avx512_50<>+6(SB)/1, $0x89
-DATA avx512_50<>+7(SB)/1, $0x8d
-DATA avx512_50<>+8(SB)/1, $0x81
-DATA avx512_50<>+9(SB)/1, $0x85
-DATA avx512_50<>+10(SB)/1, $0x89
-DATA avx512_50<>+11(SB)/1, $0x8d
-DATA avx512_50<>+12(SB)/1, $0x81
-DATA avx512_50<>+13(SB)/1, $0x85
-DATA avx512_50<>+14(SB)/1, $0x89
-DATA avx512_50<>+15(SB)/1, $0x8d
-DATA avx512_50<>+16(SB)/1, $0x81
-DATA avx512_50<>+17(SB)/1, $0x85
-DATA avx512_50<>+18(SB)/1, $0x89
-DATA avx512_50<>+19(SB)/1, $0x8d
-DATA avx512_50<>+20(SB)/1, $0x81
-DATA avx512_50<>+21(SB)/1, $0x85
-DATA avx512_50<>+22(SB)/1, $0x89
-DATA avx512_50<>+23(SB)/1, $0x8d
-DATA avx512_50<>+24(SB)/1, $0x81
-DATA avx512_50<>+25(SB)/1, $0x85
-DATA avx512_50<>+26(SB)/1, $0x89
-DATA avx512_50<>+27(SB)/1, $0x8d
-DATA avx512_50<>+28(SB)/1, $0x81
-DATA avx512_50<>+29(SB)/1, $0x85
-DATA avx512_50<>+30(SB)/1, $0x89
-DATA avx512_50<>+31(SB)/1, $0x8d
-DATA avx512_50<>+32(SB)/1, $0x81
-DATA avx512_50<>+33(SB)/1, $0x85
-DATA avx512_50<>+34(SB)/1, $0x89
-DATA avx512_50<>+35(SB)/1, $0x8d
-DATA avx512_50<>+36(SB)/1, $0x81
-DATA avx512_50<>+37(SB)/1, $0x85
-DATA avx512_50<>+38(SB)/1, $0x89
-DATA avx512_50<>+39(SB)/1, $0x8d
-DATA avx512_50<>+40(SB)/1, $0x81
-DATA avx512_50<>+41(SB)/1, $0x85
-DATA avx512_50<>+42(SB)/1, $0x89
-DATA avx512_50<>+43(SB)/1, $0x8d
-DATA avx512_50<>+44(SB)/1, $0x81
-DATA avx512_50<>+45(SB)/1, $0x85
-DATA avx512_50<>+46(SB)/1, $0x89
-DATA avx512_50<>+47(SB)/1, $0x8d
-DATA avx512_50<>+48(SB)/1, $0x81
-DATA avx512_50<>+49(SB)/1, $0x85
-DATA avx512_50<>+50(SB)/1, $0x89
-DATA avx512_50<>+51(SB)/1, $0x8d
-DATA avx512_50<>+52(SB)/1, $0x81
-DATA avx512_50<>+53(SB)/1, $0x85
-DATA avx512_50<>+54(SB)/1, $0x89
-DATA avx512_50<>+55(SB)/1, $0x8d
-DATA avx512_50<>+56(SB)/1, $0x81
-DATA avx512_50<>+57(SB)/1, $0x85
-DATA avx512_50<>+58(SB)/1, $0x89
-DATA avx512_50<>+59(SB)/1, $0x8d
-DATA avx512_50<>+60(SB)/1, $0x81
-DATA avx512_50<>+61(SB)/1, $0x85
-DATA avx512_50<>+62(SB)/1, $0x89
-DATA avx512_50<>+63(SB)/1, $0x8d
-GLOBL avx512_50<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_51<>+0(SB)/4, $0x07070707
-GLOBL avx512_51<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_52<>+0(SB)/2, $0x0000
-DATA avx512_52<>+2(SB)/2, $0x003f
-DATA avx512_52<>+4(SB)/2, $0x003f
-DATA avx512_52<>+6(SB)/2, $0x003f
-DATA avx512_52<>+8(SB)/2, $0x003f
-DATA avx512_52<>+10(SB)/2, $0x003f
-DATA avx512_52<>+12(SB)/2, $0x003f
-DATA avx512_52<>+14(SB)/2, $0x003f
-GLOBL avx512_52<>(SB), RODATA|NOPTR, $16
-
 // func arriveAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2, CMOV, POPCNT
 TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
@@ -1880,7 +1327,7 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	SHLQ            $0x04, CX
 	BZHIQ           CX, AX, AX
 	VPBROADCASTQ    AX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            table+56(FP), AX
 	VBROADCASTI32X4 (AX), Z1
@@ -1893,31 +1340,31 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	MOVQ            t+32(FP), BX
 	MOVQ            base+16(FP), SI
 	VPBROADCASTQ    SI, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_constants<>+920(SB), Z0, Z1
 	MOVQ            stamp+24(FP), SI
 	VPBROADCASTQ    SI, Z2
 	VPORQ           Z2, Z1, Z1
 	VMOVDQU64       Z1, (CX)
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (BX), Z2
 	VPERMB          Z2, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z2
-	VPANDQ.BCST     avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z2, K1, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ          $0x02, Z1, Z1
 	VPSLLQ          $0x18, Z2, Z2
 	VPORQ           Z2, Z1, Z0
@@ -1947,73 +1394,20 @@ TEXT ·arriveAVX512(SB), NOSPLIT, $0-84
 	VZEROUPPER
 	RET
 
-DATA avx512_53<>+0(SB)/2, $0x0000
-DATA avx512_53<>+2(SB)/2, $0x0000
-DATA avx512_53<>+4(SB)/2, $0x0000
-DATA avx512_53<>+6(SB)/2, $0x0000
-DATA avx512_53<>+8(SB)/2, $0x0000
-DATA avx512_53<>+10(SB)/2, $0x0000
-DATA avx512_53<>+12(SB)/2, $0x0000
-DATA avx512_53<>+14(SB)/2, $0x0000
-DATA avx512_53<>+16(SB)/2, $0x0001
-DATA avx512_53<>+18(SB)/2, $0x0001
-DATA avx512_53<>+20(SB)/2, $0x0001
-DATA avx512_53<>+22(SB)/2, $0x0001
-DATA avx512_53<>+24(SB)/2, $0x0001
-DATA avx512_53<>+26(SB)/2, $0x0001
-DATA avx512_53<>+28(SB)/2, $0x0001
-DATA avx512_53<>+30(SB)/2, $0x0001
-DATA avx512_53<>+32(SB)/2, $0x0002
-DATA avx512_53<>+34(SB)/2, $0x0002
-DATA avx512_53<>+36(SB)/2, $0x0002
-DATA avx512_53<>+38(SB)/2, $0x0002
-DATA avx512_53<>+40(SB)/2, $0x0002
-DATA avx512_53<>+42(SB)/2, $0x0002
-DATA avx512_53<>+44(SB)/2, $0x0002
-DATA avx512_53<>+46(SB)/2, $0x0002
-DATA avx512_53<>+48(SB)/2, $0x0003
-DATA avx512_53<>+50(SB)/2, $0x0003
-DATA avx512_53<>+52(SB)/2, $0x0003
-DATA avx512_53<>+54(SB)/2, $0x0003
-DATA avx512_53<>+56(SB)/2, $0x0003
-DATA avx512_53<>+58(SB)/2, $0x0003
-DATA avx512_53<>+60(SB)/2, $0x0003
-DATA avx512_53<>+62(SB)/2, $0x0003
-GLOBL avx512_53<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_54<>+0(SB)/8, $0x0000000000000000
-DATA avx512_54<>+8(SB)/8, $0x9e3779b97f4a7c15
-DATA avx512_54<>+16(SB)/8, $0x3c6ef372fe94f82a
-DATA avx512_54<>+24(SB)/8, $0xdaa66d2c7ddf743f
-DATA avx512_54<>+32(SB)/8, $0x78dde6e5fd29f054
-DATA avx512_54<>+40(SB)/8, $0x1715609f7c746c69
-DATA avx512_54<>+48(SB)/8, $0xb54cda58fbbee87e
-DATA avx512_54<>+56(SB)/8, $0x538454127b096493
-GLOBL avx512_54<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_55<>+0(SB)/8, $0xbf58476d1ce4e5b9
-GLOBL avx512_55<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_56<>+0(SB)/8, $0x94d049bb133111eb
-GLOBL avx512_56<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_57<>+0(SB)/8, $0x0000ffffffffffff
-GLOBL avx512_57<>(SB), RODATA|NOPTR, $8
-
 // func drawsAVX512(dst *[8]uint64, base uint64)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·drawsAVX512(SB), NOSPLIT, $0-16
 	MOVQ         dst+0(FP), AX
 	MOVQ         base+8(FP), CX
 	VPBROADCASTQ CX, Z0
-	VPADDQ       avx512_54<>+0(SB), Z0, Z0
+	VPADDQ       avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ       $0x1e, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
-	VPBROADCASTQ avx512_55<>+0(SB), Z1
+	VPBROADCASTQ avx512_constants<>+568(SB), Z1
 	VPMULLQ      Z1, Z0, Z0
 	VPSRLQ       $0x1b, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
-	VPBROADCASTQ avx512_56<>+0(SB), Z1
+	VPBROADCASTQ avx512_constants<>+912(SB), Z1
 	VPMULLQ      Z1, Z0, Z0
 	VPSRLQ       $0x1f, Z0, Z1
 	VPXORQ       Z1, Z0, Z0
@@ -2033,28 +1427,28 @@ TEXT ·arriveStepsAVX512(SB), NOSPLIT, $64-40
 	MOVQ            (AX), DI
 	ADDQ            BX, DI
 	VPBROADCASTQ    DI, Z0
-	VPADDQ          avx512_58<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1088(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
 	MOVQ            8(AX), DI
 	ADDQ            BX, DI
 	VPBROADCASTQ    DI, Z1
-	VPADDQ          avx512_58<>+0(SB), Z1, Z1
+	VPADDQ          avx512_constants<>+1088(SB), Z1, Z1
 	VPSRLQ          $0x1e, Z1, Z2
 	VPXORQ          Z2, Z1, Z1
-	VPBROADCASTQ    avx512_55<>+0(SB), Z2
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z2
 	VPMULLQ         Z2, Z1, Z1
 	VPSRLQ          $0x1b, Z1, Z2
 	VPXORQ          Z2, Z1, Z1
-	VPBROADCASTQ    avx512_56<>+0(SB), Z2
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z2
 	VPMULLQ         Z2, Z1, Z1
 	VPSRLQ          $0x1f, Z1, Z2
 	VPXORQ          Z2, Z1, Z1
@@ -2065,7 +1459,7 @@ TEXT ·arriveStepsAVX512(SB), NOSPLIT, $64-40
 	VPBROADCASTQ    DI, Z2
 	VPANDQ          Z2, Z0, Z0
 	VMOVDQU64       Z0, (SP)
-	VPANDQ.BCST     avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+496(SB), Z1, Z1
 	MOVWQZX         40(AX), DI
 	VPBROADCASTQ    DI, Z0
 	VPCMPUQ         $0x01, Z0, Z1, K1
@@ -2074,15 +1468,15 @@ TEXT ·arriveStepsAVX512(SB), NOSPLIT, $64-40
 	VBROADCASTI32X4 (R8), Z0
 	MOVQ            32(AX), R8
 	VBROADCASTI32X4 (R8), Z1
-	VMOVDQU16       avx512_53<>+0(SB), Z2
-	VPBROADCASTQ    avx512_57<>+0(SB), Z4
-	VPBROADCASTQ    avx512_59<>+0(SB), Z6
+	VMOVDQU16       avx512_constants<>+960(SB), Z2
+	VPBROADCASTQ    avx512_constants<>+920(SB), Z4
+	VPBROADCASTQ    avx512_constants<>+928(SB), Z6
 	MOVQ            words+0(FP), R8
 	MOVQ            16(AX), AX
 	ADDQ            BX, AX
 	SHLQ            $0x30, CX
 	VPBROADCASTQ    CX, Z5
-	VPBROADCASTQ    avx512_60<>+0(SB), Z3
+	VPBROADCASTQ    avx512_constants<>+936(SB), Z3
 	XORL            CX, CX
 	LEAQ            (SP), BX
 
@@ -2100,18 +1494,18 @@ step:
 	SHRQ         $0x01, DI
 	CMOVQCS      R10, R9
 	VPBROADCASTQ AX, Z7
-	VPADDQ       avx512_54<>+0(SB), Z7, Z7
+	VPADDQ       avx512_constants<>+1024(SB), Z7, Z7
 	LEAQ         (CX)(R9*1), R9
 
 words:
 	VMOVDQA64    Z7, Z8
 	VPSRLQ       $0x1e, Z8, Z9
 	VPXORQ       Z9, Z8, Z8
-	VPBROADCASTQ avx512_55<>+0(SB), Z9
+	VPBROADCASTQ avx512_constants<>+568(SB), Z9
 	VPMULLQ      Z9, Z8, Z8
 	VPSRLQ       $0x1b, Z8, Z9
 	VPXORQ       Z9, Z8, Z8
-	VPBROADCASTQ avx512_56<>+0(SB), Z9
+	VPBROADCASTQ avx512_constants<>+912(SB), Z9
 	VPMULLQ      Z9, Z8, Z8
 	VPSRLQ       $0x1f, Z8, Z9
 	VPXORQ       Z9, Z8, Z8
@@ -2132,28 +1526,12 @@ words:
 	VZEROUPPER
 	RET
 
-DATA avx512_58<>+0(SB)/8, $0x0000000000000000
-DATA avx512_58<>+8(SB)/8, $0xb97f4a7c15000000
-DATA avx512_58<>+16(SB)/8, $0x72fe94f82a000000
-DATA avx512_58<>+24(SB)/8, $0x2c7ddf743f000000
-DATA avx512_58<>+32(SB)/8, $0xe5fd29f054000000
-DATA avx512_58<>+40(SB)/8, $0x9f7c746c69000000
-DATA avx512_58<>+48(SB)/8, $0x58fbbee87e000000
-DATA avx512_58<>+56(SB)/8, $0x127b096493000000
-GLOBL avx512_58<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_59<>+0(SB)/8, $0x0001000000000000
-GLOBL avx512_59<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_60<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
-GLOBL avx512_60<>(SB), RODATA|NOPTR, $8
-
 // func countsAVX512(u uint64, table *[8]uint16) (n int)
 // Requires: AVX, AVX512BW, AVX512F, POPCNT
 TEXT ·countsAVX512(SB), NOSPLIT, $0-24
 	MOVQ            u+0(FP), AX
 	VPBROADCASTQ    AX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            table+8(FP), AX
 	VBROADCASTI32X4 (AX), Z1
@@ -2173,10 +1551,10 @@ TEXT ·maskRowsAVX512(SB), NOSPLIT, $0-40
 	MOVQ         evict+16(FP), DX
 	MOVQ         compress+24(FP), BX
 	MOVQ         swap+32(FP), SI
-	VPBROADCASTD avx512_61<>+0(SB), Z0
-	VPBROADCASTD avx512_62<>+0(SB), Z1
-	VPBROADCASTD avx512_63<>+0(SB), Z2
-	VPBROADCASTD avx512_64<>+0(SB), Z3
+	VPBROADCASTD avx512_constants<>+944(SB), Z0
+	VPBROADCASTD avx512_constants<>+948(SB), Z1
+	VPBROADCASTD avx512_constants<>+952(SB), Z2
+	VPBROADCASTD avx512_constants<>+956(SB), Z3
 
 group:
 	VMOVDQA32 Z0, Z4
@@ -2196,18 +1574,6 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_61<>+0(SB)/4, $0x00000001
-GLOBL avx512_61<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_62<>+0(SB)/4, $0x00000100
-GLOBL avx512_62<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_63<>+0(SB)/4, $0x00010000
-GLOBL avx512_63<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_64<>+0(SB)/4, $0x01000000
-GLOBL avx512_64<>(SB), RODATA|NOPTR, $4
-
 // func arrivalsAVX512(words *[8]uint64, needs *[8]uint32, base uint64, stamp uint64, t *RequestTables)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VBMI
 TEXT ·arrivalsAVX512(SB), NOSPLIT, $0-40
@@ -2216,31 +1582,31 @@ TEXT ·arrivalsAVX512(SB), NOSPLIT, $0-40
 	MOVQ          t+32(FP), DX
 	MOVQ          base+16(FP), BX
 	VPBROADCASTQ  BX, Z0
-	VPADDQ        avx512_54<>+0(SB), Z0, Z0
+	VPADDQ        avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ        $0x1e, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_55<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+568(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1b, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_56<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+912(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1f, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPANDQ.BCST   avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST   avx512_constants<>+920(SB), Z0, Z1
 	MOVQ          stamp+24(FP), BX
 	VPBROADCASTQ  BX, Z2
 	VPORQ         Z2, Z1, Z1
 	VMOVDQU64     Z1, (AX)
 	VPSRLQ        $0x0c, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     (DX), Z2
 	VPERMB        Z2, Z1, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ        $0x08, Z0, Z2
-	VPANDQ.BCST   avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z avx512_25<>+0(SB), Z2, K1, Z2
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ        $0x02, Z1, Z1
 	VPSLLQ        $0x18, Z2, Z2
 	VPORQ         Z2, Z1, Z0
@@ -2258,44 +1624,44 @@ TEXT ·requestsAVX512(SB), NOSPLIT, $0-40
 	MOVQ          n+32(FP), BX
 	VMOVDQU64     (AX), Z0
 	VPSRLQ        $0x00, Z0, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K1
 	VPCMPUQ.BCST  $0x01, 200(CX), Z1, K2
 	VPCMPUQ.BCST  $0x01, 208(CX), Z1, K3
 	VPSRLQ        $0x0c, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     (CX), Z2
 	VPERMB        Z2, Z1, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ        $0x08, Z0, Z3
-	VPANDQ.BCST   avx512_35<>+0(SB), Z3, Z3
-	VPTESTMQ.BCST avx512_36<>+0(SB), Z0, K4
-	VPADDQ.BCST.Z avx512_25<>+0(SB), Z3, K4, Z3
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z3, Z3
+	VPTESTMQ.BCST avx512_constants<>+480(SB), Z0, K4
+	VPADDQ.BCST.Z avx512_constants<>+264(SB), Z3, K4, Z3
 	VPMOVZXWQ     (DX), Z2
 	VPERMQ        Z2, Z3, Z2
 	VPSLLQ        $0x07, Z2, Z2
 	VPSLLQ        $0x02, Z1, Z4
 	VPSRLQ        $0x12, Z0, Z5
-	VPANDQ.BCST   avx512_37<>+0(SB), Z5, Z5
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z5, Z5
 	VPSLLQ        $0x07, Z1, Z1
 	VPADDQ        Z1, Z5, Z5
-	VPBROADCASTQ  avx512_37<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+488(SB), Z1
 	VPSUBQ        Z1, Z5, Z5
 	VPSRLQ        $0x19, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     64(CX), Z6
 	VMOVDQU64     128(CX), Z7
 	VPERMI2W      Z7, Z6, Z1
-	VPANDQ.BCST   avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ        $0x1f, Z0, Z6
-	VPANDQ.BCST   avx512_35<>+0(SB), Z6, Z6
-	VPADDQ.BCST   avx512_25<>+0(SB), Z6, Z6
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z6, Z6
+	VPADDQ.BCST   avx512_constants<>+264(SB), Z6, Z6
 	VPSRLQ        $0x21, Z0, Z7
-	VPANDQ.BCST   avx512_37<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST avx512_39<>+0(SB), Z7, Z7
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z7, Z7
+	VPMULUDQ.BCST avx512_constants<>+504(SB), Z7, Z7
 	VPSRLQ        $0x07, Z7, Z7
 	VPSRLQ        $0x24, Z0, Z8
-	VPANDQ.BCST   avx512_40<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+512(SB), Z8, Z8
 	KMOVB         K1, AX
 	KMOVB         K2, CX
 	KMOVB         K3, DX
@@ -2315,8 +1681,8 @@ TEXT ·requestsAVX512(SB), NOSPLIT, $0-40
 	VPMOVQB       Z7, X3
 	VMOVQ         X3, 112(BX)
 	VPSRLQ        $0x28, Z0, Z0
-	VPANDQ.BCST   avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z avx512_26<>+0(SB), Z0, K1, Z0
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z avx512_constants<>+272(SB), Z0, K1, Z0
 	VPORQ         Z0, Z8, Z8
 	VPMOVQB       Z8, X0
 	VMOVQ         X0, 136(BX)
@@ -2347,14 +1713,14 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	MOVQ          n+40(FP), BX
 	MOVQ          base+8(FP), SI
 	VPBROADCASTQ  SI, Z0
-	VPADDQ        avx512_54<>+0(SB), Z0, Z0
+	VPADDQ        avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ        $0x1e, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_55<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+568(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1b, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
-	VPBROADCASTQ  avx512_56<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+912(SB), Z1
 	VPMULLQ       Z1, Z0, Z0
 	VPSRLQ        $0x1f, Z0, Z1
 	VPXORQ        Z1, Z0, Z0
@@ -2365,45 +1731,45 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	KMOVB         AX, K1
 	KNOTB         K1, K2
 	VPSRLQ        $0x00, Z0, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST  $0x01, 192(CX), Z1, K3
 	VPCMPUQ.BCST  $0x01, 200(CX), Z1, K4
 	VPCMPUQ.BCST  $0x01, 208(CX), Z1, K5
 	VPSRLQ        $0x0c, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     (CX), Z3
 	VPERMB        Z3, Z1, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ        $0x08, Z0, Z4
-	VPANDQ.BCST   avx512_35<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST avx512_36<>+0(SB), Z0, K6
-	VPADDQ.BCST.Z avx512_25<>+0(SB), Z4, K6, Z4
-	VMOVDQU64     avx512_65<>+0(SB), K1, Z4
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z4, Z4
+	VPTESTMQ.BCST avx512_constants<>+480(SB), Z0, K6
+	VPADDQ.BCST.Z avx512_constants<>+264(SB), Z4, K6, Z4
+	VMOVDQU64     avx512_constants<>+1152(SB), K1, Z4
 	VPMOVZXWQ     (DX), Z3
 	VPERMQ        Z3, Z4, Z3
 	VPSLLQ        $0x07, Z3, Z3
 	VPSLLQ        $0x02, Z1, Z5
 	VPSRLQ        $0x12, Z0, Z5
-	VPANDQ.BCST   avx512_37<>+0(SB), Z5, Z5
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z5, Z5
 	VPSLLQ        $0x07, Z1, Z1
 	VPADDQ        Z1, Z5, Z5
-	VPBROADCASTQ  avx512_37<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+488(SB), Z1
 	VPSUBQ        Z1, Z5, Z5
 	VPSRLQ        $0x19, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     64(CX), Z6
 	VMOVDQU64     128(CX), Z7
 	VPERMI2W      Z7, Z6, Z1
-	VPANDQ.BCST   avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ        $0x1f, Z0, Z6
-	VPANDQ.BCST   avx512_35<>+0(SB), Z6, Z6
-	VPADDQ.BCST.Z avx512_25<>+0(SB), Z6, K2, Z6
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z6, Z6
+	VPADDQ.BCST.Z avx512_constants<>+264(SB), Z6, K2, Z6
 	VPSRLQ        $0x21, Z0, Z7
-	VPANDQ.BCST   avx512_37<>+0(SB), Z7, Z7
-	VPMULUDQ.BCST avx512_39<>+0(SB), Z7, Z7
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z7, Z7
+	VPMULUDQ.BCST avx512_constants<>+504(SB), Z7, Z7
 	VPSRLQ        $0x07, Z7, Z7
 	VPSRLQ        $0x24, Z0, Z8
-	VPANDQ.BCST   avx512_40<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+512(SB), Z8, Z8
 	KANDB         K2, K3, K3
 	KANDB         K2, K4, K4
 	KANDB         K2, K5, K5
@@ -2428,7 +1794,7 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	NOTQ          AX
 	ANDB          AL, 146(BX)
 	VPSRLQ        $0x30, Z0, Z4
-	VPANDQ.BCST   avx512_34<>+0(SB), Z4, Z4
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z4, Z4
 	VPMULUDQ      Z1, Z4, Z4
 	VPSRLQ        $0x06, Z4, Z4
 	VPSUBQ        Z4, Z1, Z1
@@ -2437,7 +1803,7 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VMOVDQU       X1, 64(BX)
 	VPADDQ        Z4, Z5, Z5
 	VMOVDQA64.Z   Z5, K2, Z5
-	VPBROADCASTQ  avx512_37<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+488(SB), Z1
 	VPADDQ        Z1, Z5, Z1
 	VPSRLQ        $0x07, Z1, Z1
 	VPSLLQ        $0x02, Z1, Z1
@@ -2447,12 +1813,12 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VPMOVQD       Z5, Y1
 	VMOVDQU       Y1, (BX)
 	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPMOVQB       Z1, X1
 	VMOVQ         X1, 128(BX)
-	VPTESTMQ.BCST avx512_66<>+0(SB), Z0, K3, K4
+	VPTESTMQ.BCST avx512_constants<>+1216(SB), Z0, K3, K4
 	VPSRLQ        $0x36, Z0, Z1
-	VPANDQ.BCST   avx512_67<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+1224(SB), Z1, Z1
 	VPXORQ        Z2, Z2, Z2
 	VPSUBQ.Z      Z1, Z2, K4, Z1
 	VPSRLQ        $0x3e, Z0, Z3
@@ -2460,11 +1826,11 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VPMOVQW       Z1, X1
 	VMOVDQU       X1, 80(BX)
 	VPSRLQ        $0x28, Z0, Z1
-	VPANDQ.BCST   avx512_35<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z1, Z1
 	VPSRLQ        $0x2a, Z0, Z0
-	VPANDQ.BCST   avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z avx512_26<>+0(SB), Z1, K3, Z1
-	VPADDQ.BCST   avx512_25<>+0(SB), Z0, K4, Z1
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z avx512_constants<>+272(SB), Z1, K3, Z1
+	VPADDQ.BCST   avx512_constants<>+264(SB), Z0, K4, Z1
 	VPORQ         Z1, Z8, Z8
 	VMOVDQA64.Z   Z8, K2, Z8
 	VPMOVQB       Z8, X0
@@ -2477,22 +1843,6 @@ TEXT ·initialsAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_65<>+0(SB)/8, $0x0000000000000001
-DATA avx512_65<>+8(SB)/8, $0x0000000000000002
-DATA avx512_65<>+16(SB)/8, $0x0000000000000003
-DATA avx512_65<>+24(SB)/8, $0x0000000000000004
-DATA avx512_65<>+32(SB)/8, $0x0000000000000005
-DATA avx512_65<>+40(SB)/8, $0x0000000000000006
-DATA avx512_65<>+48(SB)/8, $0x0000000000000007
-DATA avx512_65<>+56(SB)/8, $0x0000000000000008
-GLOBL avx512_65<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_66<>+0(SB)/8, $0x4000000000000000
-GLOBL avx512_66<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_67<>+0(SB)/8, $0x0000000000000007
-GLOBL avx512_67<>(SB), RODATA|NOPTR, $8
-
 // func togetherAVX512(n *Newcomers, count int, joins uint64, pages *[8]uint16) (private uint32, whole uint32, joined uint64)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, BMI2
 TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
@@ -2504,7 +1854,7 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VMOVDQU32.Z    32(AX), K1, Y0
 	VPMOVZXBQ      120(AX), Z1
 	VPSLLQ         $0x03, Z1, Z1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
 	VPSLLVQ        Z1, Z2, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y1
 	VPADDQ         Y2, Y1, Y1
@@ -2514,7 +1864,7 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VPADDQ         X1, X2, X2
 	VMOVQ          joins+16(FP), X1
 	VPADDB         X1, X2, X2
-	VPMINUB        avx512_68<>+0(SB), X2, X2
+	VPMINUB        avx512_constants<>+1232(SB), X2, X2
 	VMOVQ          X2, AX
 	MOVQ           AX, joined+40(FP)
 	VPSUBB         X2, X1, X2
@@ -2539,24 +1889,6 @@ TEXT ·togetherAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_68<>+0(SB)/1, $0x01
-DATA avx512_68<>+1(SB)/1, $0x01
-DATA avx512_68<>+2(SB)/1, $0x01
-DATA avx512_68<>+3(SB)/1, $0x01
-DATA avx512_68<>+4(SB)/1, $0x01
-DATA avx512_68<>+5(SB)/1, $0x01
-DATA avx512_68<>+6(SB)/1, $0x01
-DATA avx512_68<>+7(SB)/1, $0x01
-DATA avx512_68<>+8(SB)/1, $0x01
-DATA avx512_68<>+9(SB)/1, $0x01
-DATA avx512_68<>+10(SB)/1, $0x01
-DATA avx512_68<>+11(SB)/1, $0x01
-DATA avx512_68<>+12(SB)/1, $0x01
-DATA avx512_68<>+13(SB)/1, $0x01
-DATA avx512_68<>+14(SB)/1, $0x01
-DATA avx512_68<>+15(SB)/1, $0x01
-GLOBL avx512_68<>(SB), RODATA|NOPTR, $16
-
 // func placeAVX512(b *Block, slots uint64, n *Newcomers, take uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, BMI, BMI2, GFNI
 TEXT ·placeAVX512(SB), NOSPLIT, $0-36
@@ -2565,7 +1897,7 @@ TEXT ·placeAVX512(SB), NOSPLIT, $0-36
 	MOVBQZX       take+24(FP), DX
 	MOVQ          n+16(FP), BX
 	KMOVQ         CX, K1
-	VMOVDQU8      avx512_69<>+0(SB), Z0
+	VMOVDQU8      avx512_constants<>+1280(SB), Z0
 	VPEXPANDB.Z   Z0, K1, Z0
 	VMOVQ         112(BX), X1
 	VMOVDQU8      640(AX), Z2
@@ -2649,20 +1981,20 @@ placed:
 	NOTQ           R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ.Z avx512_31<>+0(SB), K2, Z4
+	VPBROADCASTQ.Z avx512_constants<>+312(SB), K2, Z4
 	ANDNQ          SI, DI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z4
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z4
 	ANDNQ          DI, SI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_29<>+0(SB), K2, Z4
+	VPBROADCASTQ   avx512_constants<>+296(SB), K2, Z4
 	MOVQ           SI, R9
 	ANDQ           DI, R9
 	ANDQ           DX, R9
 	KMOVB          R9, K2
-	VPBROADCASTQ   avx512_26<>+0(SB), K2, Z4
+	VPBROADCASTQ   avx512_constants<>+272(SB), K2, Z4
 	VPMULUDQ       Z0, Z4, Z4
 	VEXTRACTI64X4  $0x01, Z4, Y0
 	VPADDD         Y4, Y0, Y0
@@ -2695,13 +2027,13 @@ placed:
 	VINSERTI64X4   $0x01, Y0, Z1, Z0
 	VPORQ          896(AX), Z0, Z0
 	VMOVDQU64      Z0, 896(AX)
-	VMOVDQU8       avx512_70<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1344(SB), Z0
 	VPSHUFB        Z2, Z0, Z0
 	VMOVDQU8.Z     Z0, K1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z1
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z1, Z1
-	VMOVDQU8       avx512_49<>+0(SB), Z0
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z1, Z1
+	VMOVDQU8       avx512_constants<>+768(SB), Z0
 	VPERMB         Z1, Z0, Z1
 	ANDL           DX, R8
 	PDEPQ          CX, R8, R8
@@ -2712,138 +2044,6 @@ placed:
 	VZEROUPPER
 	RET
 
-DATA avx512_69<>+0(SB)/1, $0x00
-DATA avx512_69<>+1(SB)/1, $0x01
-DATA avx512_69<>+2(SB)/1, $0x02
-DATA avx512_69<>+3(SB)/1, $0x03
-DATA avx512_69<>+4(SB)/1, $0x04
-DATA avx512_69<>+5(SB)/1, $0x05
-DATA avx512_69<>+6(SB)/1, $0x06
-DATA avx512_69<>+7(SB)/1, $0x07
-DATA avx512_69<>+8(SB)/1, $0x08
-DATA avx512_69<>+9(SB)/1, $0x09
-DATA avx512_69<>+10(SB)/1, $0x0a
-DATA avx512_69<>+11(SB)/1, $0x0b
-DATA avx512_69<>+12(SB)/1, $0x0c
-DATA avx512_69<>+13(SB)/1, $0x0d
-DATA avx512_69<>+14(SB)/1, $0x0e
-DATA avx512_69<>+15(SB)/1, $0x0f
-DATA avx512_69<>+16(SB)/1, $0x10
-DATA avx512_69<>+17(SB)/1, $0x11
-DATA avx512_69<>+18(SB)/1, $0x12
-DATA avx512_69<>+19(SB)/1, $0x13
-DATA avx512_69<>+20(SB)/1, $0x14
-DATA avx512_69<>+21(SB)/1, $0x15
-DATA avx512_69<>+22(SB)/1, $0x16
-DATA avx512_69<>+23(SB)/1, $0x17
-DATA avx512_69<>+24(SB)/1, $0x18
-DATA avx512_69<>+25(SB)/1, $0x19
-DATA avx512_69<>+26(SB)/1, $0x1a
-DATA avx512_69<>+27(SB)/1, $0x1b
-DATA avx512_69<>+28(SB)/1, $0x1c
-DATA avx512_69<>+29(SB)/1, $0x1d
-DATA avx512_69<>+30(SB)/1, $0x1e
-DATA avx512_69<>+31(SB)/1, $0x1f
-DATA avx512_69<>+32(SB)/1, $0x20
-DATA avx512_69<>+33(SB)/1, $0x21
-DATA avx512_69<>+34(SB)/1, $0x22
-DATA avx512_69<>+35(SB)/1, $0x23
-DATA avx512_69<>+36(SB)/1, $0x24
-DATA avx512_69<>+37(SB)/1, $0x25
-DATA avx512_69<>+38(SB)/1, $0x26
-DATA avx512_69<>+39(SB)/1, $0x27
-DATA avx512_69<>+40(SB)/1, $0x28
-DATA avx512_69<>+41(SB)/1, $0x29
-DATA avx512_69<>+42(SB)/1, $0x2a
-DATA avx512_69<>+43(SB)/1, $0x2b
-DATA avx512_69<>+44(SB)/1, $0x2c
-DATA avx512_69<>+45(SB)/1, $0x2d
-DATA avx512_69<>+46(SB)/1, $0x2e
-DATA avx512_69<>+47(SB)/1, $0x2f
-DATA avx512_69<>+48(SB)/1, $0x30
-DATA avx512_69<>+49(SB)/1, $0x31
-DATA avx512_69<>+50(SB)/1, $0x32
-DATA avx512_69<>+51(SB)/1, $0x33
-DATA avx512_69<>+52(SB)/1, $0x34
-DATA avx512_69<>+53(SB)/1, $0x35
-DATA avx512_69<>+54(SB)/1, $0x36
-DATA avx512_69<>+55(SB)/1, $0x37
-DATA avx512_69<>+56(SB)/1, $0x38
-DATA avx512_69<>+57(SB)/1, $0x39
-DATA avx512_69<>+58(SB)/1, $0x3a
-DATA avx512_69<>+59(SB)/1, $0x3b
-DATA avx512_69<>+60(SB)/1, $0x3c
-DATA avx512_69<>+61(SB)/1, $0x3d
-DATA avx512_69<>+62(SB)/1, $0x3e
-DATA avx512_69<>+63(SB)/1, $0x3f
-GLOBL avx512_69<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_70<>+0(SB)/1, $0x00
-DATA avx512_70<>+1(SB)/1, $0x02
-DATA avx512_70<>+2(SB)/1, $0x04
-DATA avx512_70<>+3(SB)/1, $0x08
-DATA avx512_70<>+4(SB)/1, $0x10
-DATA avx512_70<>+5(SB)/1, $0x20
-DATA avx512_70<>+6(SB)/1, $0x40
-DATA avx512_70<>+7(SB)/1, $0x80
-DATA avx512_70<>+8(SB)/1, $0x00
-DATA avx512_70<>+9(SB)/1, $0x02
-DATA avx512_70<>+10(SB)/1, $0x04
-DATA avx512_70<>+11(SB)/1, $0x08
-DATA avx512_70<>+12(SB)/1, $0x10
-DATA avx512_70<>+13(SB)/1, $0x20
-DATA avx512_70<>+14(SB)/1, $0x40
-DATA avx512_70<>+15(SB)/1, $0x80
-DATA avx512_70<>+16(SB)/1, $0x00
-DATA avx512_70<>+17(SB)/1, $0x02
-DATA avx512_70<>+18(SB)/1, $0x04
-DATA avx512_70<>+19(SB)/1, $0x08
-DATA avx512_70<>+20(SB)/1, $0x10
-DATA avx512_70<>+21(SB)/1, $0x20
-DATA avx512_70<>+22(SB)/1, $0x40
-DATA avx512_70<>+23(SB)/1, $0x80
-DATA avx512_70<>+24(SB)/1, $0x00
-DATA avx512_70<>+25(SB)/1, $0x02
-DATA avx512_70<>+26(SB)/1, $0x04
-DATA avx512_70<>+27(SB)/1, $0x08
-DATA avx512_70<>+28(SB)/1, $0x10
-DATA avx512_70<>+29(SB)/1, $0x20
-DATA avx512_70<>+30(SB)/1, $0x40
-DATA avx512_70<>+31(SB)/1, $0x80
-DATA avx512_70<>+32(SB)/1, $0x00
-DATA avx512_70<>+33(SB)/1, $0x02
-DATA avx512_70<>+34(SB)/1, $0x04
-DATA avx512_70<>+35(SB)/1, $0x08
-DATA avx512_70<>+36(SB)/1, $0x10
-DATA avx512_70<>+37(SB)/1, $0x20
-DATA avx512_70<>+38(SB)/1, $0x40
-DATA avx512_70<>+39(SB)/1, $0x80
-DATA avx512_70<>+40(SB)/1, $0x00
-DATA avx512_70<>+41(SB)/1, $0x02
-DATA avx512_70<>+42(SB)/1, $0x04
-DATA avx512_70<>+43(SB)/1, $0x08
-DATA avx512_70<>+44(SB)/1, $0x10
-DATA avx512_70<>+45(SB)/1, $0x20
-DATA avx512_70<>+46(SB)/1, $0x40
-DATA avx512_70<>+47(SB)/1, $0x80
-DATA avx512_70<>+48(SB)/1, $0x00
-DATA avx512_70<>+49(SB)/1, $0x02
-DATA avx512_70<>+50(SB)/1, $0x04
-DATA avx512_70<>+51(SB)/1, $0x08
-DATA avx512_70<>+52(SB)/1, $0x10
-DATA avx512_70<>+53(SB)/1, $0x20
-DATA avx512_70<>+54(SB)/1, $0x40
-DATA avx512_70<>+55(SB)/1, $0x80
-DATA avx512_70<>+56(SB)/1, $0x00
-DATA avx512_70<>+57(SB)/1, $0x02
-DATA avx512_70<>+58(SB)/1, $0x04
-DATA avx512_70<>+59(SB)/1, $0x08
-DATA avx512_70<>+60(SB)/1, $0x10
-DATA avx512_70<>+61(SB)/1, $0x20
-DATA avx512_70<>+62(SB)/1, $0x40
-DATA avx512_70<>+63(SB)/1, $0x80
-GLOBL avx512_70<>(SB), RODATA|NOPTR, $64
-
 // func touchAVX512(b *Block, plane uint64, joins *[8]uint8, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
 TEXT ·touchAVX512(SB), NOSPLIT, $0-26
@@ -2851,7 +2051,7 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 	MOVQ         plane+8(FP), CX
 	MOVQ         joins+16(FP), DX
 	VPMOVZXBW    (DX), X0
-	VMOVDQU      avx512_52<>+0(SB), X1
+	VMOVDQU      avx512_constants<>+896(SB), X1
 	VPMULLW      X1, X0, X0
 	VPACKUSWB    X0, X0, X0
 	VPBROADCASTQ X0, Z0
@@ -2907,13 +2107,13 @@ TEXT ·stepAVX512(SB), NOSPLIT, $16-57
 operate:
 	MOVQ         ops+16(FP), DX
 	VMOVDQU8     (DX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, BX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         DX, DI
@@ -2965,7 +2165,7 @@ operate:
 	POPCNTQ      R8, R8
 	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(AX), Z0
-	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+12(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         R11, R9
@@ -2973,7 +2173,7 @@ operate:
 	POPCNTQ      R9, R9
 	IMUL3L       $0x0f, R9, R9
 	ADDL         R9, R8
-	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+16(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         DI, R9
@@ -3003,28 +2203,28 @@ risked:
 	VPANDNQ        Z1, Z0, Z1
 	VPANDNQ        Z8, Z0, Z8
 	VPBROADCASTQ   DX, Z0
-	VPTERNLOGQ     $0xf8, avx512_13<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
-	VPTERNLOGQ     $0x78, avx512_14<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0x78, avx512_constants<>+128(SB), Z0, Z1
 	VPBROADCASTQ   DI, Z0
-	VPTERNLOGQ     $0xf8, avx512_15<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z8, 960(AX)
-	VMOVDQU8       avx512_71<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
-	VPANDD.BCST    avx512_21<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_72<>+0(SB), Z1
+	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
+	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z8
+	VMOVDQU8       avx512_constants<>+1536(SB), Z8
 	VPSHUFB        Z0, Z8, Z8
 	KMOVQ          BX, K1
-	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	VPXORD         Z2, Z2, Z2
 	VPXORD         Z3, Z3, Z3
-	KMOVQ          avx512_74<>+0(SB), K1
+	KMOVQ          avx512_constants<>+1248(SB), K1
 	VMOVQ          928(AX), X5
 	VMOVQ          X5, DX
 	MOVQ           904(AX), BX
@@ -3051,7 +2251,7 @@ risked:
 	VMOVDQU16      Z12, 384(AX)
 	VPTESTNMW      Z9, Z9, K4
 	KMOVD          K4, BX
-	VPBROADCASTD   avx512_6<>+0(SB), Z15
+	VPBROADCASTD   avx512_constants<>+20(SB), Z15
 	VPMOVZXWD      Y13, Z14
 	VMOVDQU32      (AX), Z9
 	VPADDD         Z15, Z9, Z12
@@ -3061,9 +2261,9 @@ risked:
 	VPADDD         Z14, Z12, Z9
 	VPSRLD         $0x07, Z12, Z12
 	VPSRLD         $0x07, Z9, Z9
-	VMOVDQU16      avx512_75<>+0(SB), Z14
+	VMOVDQU16      avx512_constants<>+1600(SB), Z14
 	VPERMW         Z13, Z14, Z14
-	VPANDD.BCST    avx512_76<>+0(SB), Z14, Z14
+	VPANDD.BCST    avx512_constants<>+1256(SB), Z14, Z14
 	VMOVDQU32      64(AX), Z13
 	VPADDD         Z15, Z13, Z15
 	VPADDD         Z14, Z13, Z13
@@ -3072,23 +2272,23 @@ risked:
 	VPADDD         Z14, Z15, Z14
 	VPSRLD         $0x07, Z15, Z15
 	VPSRLD         $0x07, Z14, Z14
-	VMOVDQU8       avx512_77<>+0(SB), Z13
+	VMOVDQU8       avx512_constants<>+1664(SB), Z13
 	VPERMB.Z       Z10, Z13, K1, Z13
 	VPERMW         Z5, Z13, Z13
 	VPACKUSDW      Z15, Z12, Z12
 	VPACKUSDW      Z14, Z9, Z9
 	VPSUBW         Z13, Z12, Z12
 	VPSUBW         Z13, Z9, Z9
-	VPBROADCASTD   avx512_78<>+0(SB), Z13
+	VPBROADCASTD   avx512_constants<>+1260(SB), Z13
 	VPMINUW        Z13, Z12, Z12
-	VMOVDQU8       avx512_77<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+1664(SB), Z14
 	VPERMB.Z       Z1, Z14, K1, Z14
 	VPMULLW        Z14, Z12, Z12
 	VPADDW         Z12, Z12, Z12
 	VPMINUW        Z13, Z12, Z12
-	VPBROADCASTD   avx512_79<>+0(SB), Z13
+	VPBROADCASTD   avx512_constants<>+1264(SB), Z13
 	VPADDW         Z13, Z12, Z12
-	VMOVDQU8       avx512_77<>+0(SB), Z13
+	VMOVDQU8       avx512_constants<>+1664(SB), Z13
 	VPERMB.Z       Z0, Z13, K1, Z13
 	VPDPWSSD       Z13, Z12, Z3
 	MOVL           900(AX), SI
@@ -3108,7 +2308,7 @@ risked:
 	VMOVDQU16      Z12, 448(AX)
 	VPTESTNMW      Z13, Z13, K3
 	KMOVD          K3, SI
-	VPBROADCASTD   avx512_6<>+0(SB), Z11
+	VPBROADCASTD   avx512_constants<>+20(SB), Z11
 	VPMOVZXWD      Y4, Z13
 	VMOVDQU32      128(AX), Z12
 	VPADDD         Z11, Z12, Z14
@@ -3118,9 +2318,9 @@ risked:
 	VPADDD         Z13, Z14, Z12
 	VPSRLD         $0x07, Z14, Z14
 	VPSRLD         $0x07, Z12, Z12
-	VMOVDQU16      avx512_75<>+0(SB), Z13
+	VMOVDQU16      avx512_constants<>+1600(SB), Z13
 	VPERMW         Z4, Z13, Z13
-	VPANDD.BCST    avx512_76<>+0(SB), Z13, Z13
+	VPANDD.BCST    avx512_constants<>+1256(SB), Z13, Z13
 	VMOVDQU32      192(AX), Z4
 	VPADDD         Z11, Z4, Z11
 	VPADDD         Z13, Z4, Z4
@@ -3129,23 +2329,23 @@ risked:
 	VPADDD         Z13, Z11, Z4
 	VPSRLD         $0x07, Z11, Z11
 	VPSRLD         $0x07, Z4, Z4
-	VMOVDQU8       avx512_80<>+0(SB), Z13
+	VMOVDQU8       avx512_constants<>+1728(SB), Z13
 	VPERMB.Z       Z10, Z13, K1, Z13
 	VPERMW         Z5, Z13, Z13
 	VPACKUSDW      Z11, Z14, Z10
 	VPACKUSDW      Z4, Z12, Z4
 	VPSUBW         Z13, Z10, Z10
 	VPSUBW         Z13, Z4, Z4
-	VPBROADCASTD   avx512_78<>+0(SB), Z11
+	VPBROADCASTD   avx512_constants<>+1260(SB), Z11
 	VPMINUW        Z11, Z10, Z10
-	VMOVDQU8       avx512_80<>+0(SB), Z12
+	VMOVDQU8       avx512_constants<>+1728(SB), Z12
 	VPERMB.Z       Z1, Z12, K1, Z12
 	VPMULLW        Z12, Z10, Z10
 	VPADDW         Z10, Z10, Z10
 	VPMINUW        Z11, Z10, Z10
-	VPBROADCASTD   avx512_79<>+0(SB), Z11
+	VPBROADCASTD   avx512_constants<>+1264(SB), Z11
 	VPADDW         Z11, Z10, Z10
-	VMOVDQU8       avx512_80<>+0(SB), Z11
+	VMOVDQU8       avx512_constants<>+1728(SB), Z11
 	VPERMB.Z       Z0, Z11, K1, Z11
 	VPDPWSSD       Z11, Z10, Z3
 	SHLQ           $0x20, SI
@@ -3154,9 +2354,9 @@ risked:
 lower:
 	VMOVDQU8     768(AX), Z0
 	VPSRLW       $0x02, Z0, Z10
-	VPANDD.BCST  avx512_20<>+0(SB), Z10, Z10
+	VPANDD.BCST  avx512_constants<>+56(SB), Z10, Z10
 	VPSUBB       Z10, Z0, Z0
-	VPBROADCASTD avx512_20<>+0(SB), Z10
+	VPBROADCASTD avx512_constants<>+56(SB), Z10
 	VPADDB       Z10, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
@@ -3180,8 +2380,8 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_21<>+0(SB), Z10
-	VPBROADCASTD avx512_1<>+0(SB), Z11
+	VPBROADCASTD avx512_constants<>+60(SB), Z10
+	VPBROADCASTD avx512_constants<>+0(SB), Z11
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
@@ -3197,7 +2397,7 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_22<>+0(SB), Z12
+	VPBROADCASTD avx512_constants<>+256(SB), Z12
 	KMOVQ        BX, K2
 	VPSRLW       $0x04, Z0, Z13
 	VPANDQ       Z12, Z13, Z13
@@ -3221,8 +2421,8 @@ lower:
 	VMOVDQU64    896(AX), Z10
 	VMOVDQU64    960(AX), Z11
 	VPBROADCASTQ DX, Z12
-	VPTERNLOGQ   $0xd8, avx512_23<>+0(SB), Z12, Z10
-	VPTERNLOGQ   $0x10, avx512_24<>+0(SB), Z0, Z10
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z12, Z10
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z10
 	VPANDNQ      Z11, Z0, Z11
 	VMOVDQU64    Z10, 896(AX)
 	VMOVDQU64    Z11, 960(AX)
@@ -3237,19 +2437,19 @@ lower:
 	VMOVDQU8.Z   Z8, K2, Z1
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	VMOVDQU8     avx512_77<>+0(SB), Z8
+	VMOVDQU8     avx512_constants<>+1664(SB), Z8
 	VPERMB.Z     Z0, Z8, K1, Z8
 	VPDPWSSD     Z8, Z9, Z6
-	VMOVDQU8     avx512_77<>+0(SB), Z8
+	VMOVDQU8     avx512_constants<>+1664(SB), Z8
 	VPERMB.Z     Z1, Z8, K1, Z8
 	VPDPWSSD     Z8, Z9, Z7
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_80<>+0(SB), Z8
+	VMOVDQU8     avx512_constants<>+1728(SB), Z8
 	VPERMB.Z     Z0, Z8, K1, Z8
 	VPDPWSSD     Z8, Z4, Z6
-	VMOVDQU8     avx512_80<>+0(SB), Z0
+	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z4, Z7
 
@@ -3288,9 +2488,9 @@ accounted:
 	VPORQ          Z2, Z3, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z1
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
 	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
@@ -3338,10 +2538,10 @@ admit:
 	MOVQ           40(R9), R9
 	VMOVDQU32.Z    (R9), K1, Y0
 	VPSRLD         $0x18, Y0, Y1
-	VPANDD.BCST    avx512_32<>+0(SB), Y0, Y0
+	VPANDD.BCST    avx512_constants<>+448(SB), Y0, Y0
 	VPMOVZXDQ      Y1, Z1
 	VPSLLQ         $0x03, Z1, Z1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
 	VPSLLVQ        Z1, Z2, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y1
 	VPADDQ         Y2, Y1, Y1
@@ -3431,7 +2631,7 @@ expired:
 	MOVQ            36(BX), R12
 	MOVQ            $0x00000001, R13
 	VBROADCASTI32X8 (SI), Z0
-	VPBROADCASTD    avx512_32<>+0(SB), Z1
+	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
@@ -3591,57 +2791,57 @@ admitted:
 	MOVQ           p+0(FP), R8
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
 	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
 	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      (DX), Z2
 	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z3
-	VPANDQ.BCST    avx512_35<>+0(SB), Z3, Z3
-	VPTESTMQ.BCST  avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_25<>+0(SB), Z3, K1, Z3
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
+	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
 	VPMOVZXWQ      (R8), Z2
 	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z4
 	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_37<>+0(SB), Z6, Z6
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
 	VPADDQ         Z1, Z6, Z6
-	VPBROADCASTQ   avx512_37<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
 	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z7
 	VMOVDQU64      128(DX), Z8
 	VPERMI2W       Z8, Z7, Z1
-	VPANDQ.BCST    avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
-	VPANDQ.BCST    avx512_35<>+0(SB), Z7, Z7
-	VPADDQ.BCST    avx512_25<>+0(SB), Z7, Z7
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z7, Z7
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z7, Z7
 	VPSRLQ         $0x21, Z0, Z8
-	VPANDQ.BCST    avx512_37<>+0(SB), Z8, Z8
-	VPMULUDQ.BCST  avx512_39<>+0(SB), Z8, Z8
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z8, Z8
 	VPSRLQ         $0x07, Z8, Z8
 	VPSRLQ         $0x24, Z0, Z9
-	VPANDQ.BCST    avx512_40<>+0(SB), Z9, Z9
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_26<>+0(SB), Z0, K2, Z0
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z9, Z9
 	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
-	VPBROADCASTQ   avx512_41<>+0(SB), Z0
-	VPBROADCASTQ   avx512_26<>+0(SB), K4, Z0
-	VPBROADCASTQ   avx512_29<>+0(SB), K3, Z0
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
+	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
+	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
 	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+576(SB), Z2
 	VPEXPANDB.Z    Z2, K1, Z2
 	VMOVDQU8       640(AX), Z4
 	VPERMB         Z8, Z2, K1, Z4
@@ -3653,44 +2853,44 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_43<>+0(SB), Z4
-	VPBROADCASTQ   avx512_44<>+0(SB), K4, Z4
-	VPBROADCASTQ   avx512_45<>+0(SB), K3, Z4
-	VPBROADCASTQ   avx512_46<>+0(SB), K2, Z4
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z4
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z4
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z4
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z4
 	VPORQ          Z3, Z4, Z4
 	VPERMB.Z       Z4, Z2, K1, Z3
-	VPBROADCASTD   avx512_21<>+0(SB), Z4
+	VPBROADCASTD   avx512_constants<>+60(SB), Z4
 	VPANDD         Z4, Z3, Z8
-	VMOVDQU8       avx512_47<>+0(SB), Z10
+	VMOVDQU8       avx512_constants<>+640(SB), Z10
 	VPSHUFB        Z8, Z10, Z10
-	VMOVDQU8       avx512_48<>+0(SB), Z8
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
 	VGF2P8AFFINEQB $0x00, Z10, Z8, Z10
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z10, Z10
-	VMOVDQU8       avx512_49<>+0(SB), Z8
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z10, Z10
+	VMOVDQU8       avx512_constants<>+768(SB), Z8
 	VPERMB         Z10, Z8, Z10
 	VPORQ          960(AX), Z10, Z10
 	VMOVDQU64      Z10, 960(AX)
 	VPSRLW         $0x04, Z3, Z8
 	VPANDD         Z4, Z8, Z8
-	VMOVDQU8       avx512_50<>+0(SB), Z4
+	VMOVDQU8       avx512_constants<>+832(SB), Z4
 	VPSHUFB        Z8, Z4, Z4
 	VMOVDQU8.Z     Z4, K1, Z4
-	VMOVDQU8       avx512_48<>+0(SB), Z8
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
 	VGF2P8AFFINEQB $0x00, Z4, Z8, Z8
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_49<>+0(SB), Z4
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z8, Z8
+	VMOVDQU8       avx512_constants<>+768(SB), Z4
 	VPERMB         Z8, Z4, Z8
 	VPORQ          896(AX), Z8, Z8
 	VMOVDQU64      Z8, 896(AX)
 	VMOVDQU8       704(AX), Z4
-	VPANDD.BCST    avx512_51<>+0(SB), Z3, Z3
+	VPANDD.BCST    avx512_constants<>+560(SB), Z3, Z3
 	VMOVDQU8       Z3, K1, Z4
 	VMOVDQU8       Z4, 704(AX)
 	VMOVDQU8       832(AX), Z3
 	VPERMB         Z9, Z2, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
 	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_52<>+0(SB), X5
+	VMOVDQU        avx512_constants<>+896(SB), X5
 	VPMULLW        X5, X3, X3
 	VPACKUSWB      X3, X3, X3
 	VPBROADCASTQ   X3, Z3
@@ -3699,7 +2899,7 @@ admitted:
 	VPTESTMB       Z3, Z3, K2, K2
 	VMOVDQU8       768(AX), Z4
 	VPADDUSB       Z3, Z4, K2, Z4
-	VPBROADCASTD   avx512_20<>+0(SB), Z3
+	VPBROADCASTD   avx512_constants<>+56(SB), Z3
 	VMOVDQU8       Z3, K1, Z4
 	VMOVDQU8       Z4, 768(AX)
 	KORQ           K1, K2, K3
@@ -3783,19 +2983,19 @@ placed:
 	VPORQ          Z3, Z4, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z7
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z7
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z7
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z7
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z7
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z7
 	VPANDQ         Z4, Z1, Z4
 	VPANDQ         Z3, Z1, K1, Z4
 	VMOVDQA64      Z6, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z3
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z3
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z3
 	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z4, Z6
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z6
 	VPTESTNMQ      Z6, Z4, K1, K1
 	VPSUBQ         Z3, Z7, Z3
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
@@ -3816,16 +3016,16 @@ placed:
 	VPANDQ         Z3, Z1, Z6
 	VPANDNQ        Z1, Z3, Z1
 	VPTESTMQ       Z6, Z4, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z3
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z3
 	VPTESTMQ       Z1, Z4, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z3
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z3
 	VPANDNQ        Z6, Z4, Z6
 	VPTESTMQ       Z6, Z6, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z3
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z3
 	VPORQ          Z4, Z5, Z5
 	VPANDNQ        Z1, Z5, Z6
 	VPTESTMQ       Z6, Z6, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z3
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z3
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z3, X1
@@ -3874,19 +3074,19 @@ nobody:
 	VPORQ          Z2, Z3, Z4
 	VPANDNQ        Z0, Z4, Z4
 	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
 	VPANDQ         Z3, Z0, Z3
 	VPANDQ         Z2, Z0, K1, Z3
 	VMOVDQA64      Z4, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z3, Z3, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z3, Z4
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z4
 	VPTESTNMQ      Z4, Z3, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
@@ -3907,16 +3107,16 @@ nobody:
 	VPANDQ         Z2, Z0, Z5
 	VPANDNQ        Z0, Z2, Z0
 	VPTESTMQ       Z5, Z3, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
 	VPANDNQ        Z5, Z3, Z5
 	VPTESTMQ       Z5, Z5, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
 	VPORQ          Z3, Z4, Z4
 	VPANDNQ        Z0, Z4, Z5
 	VPTESTMQ       Z5, Z5, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
 	VPMOVQB        Z6, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
@@ -3980,7 +3180,7 @@ arrive:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -4000,18 +3200,18 @@ arrive:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_constants<>+920(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -4020,14 +3220,14 @@ arrive:
 	VPORQ           Z2, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (R8), Z2
 	VPERMB          Z2, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z2
-	VPANDQ.BCST     avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z2, K1, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ          $0x02, Z1, Z1
 	VPSLLQ          $0x18, Z2, Z2
 	VPORQ           Z2, Z1, Z0
@@ -4082,382 +3282,6 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_71<>+0(SB)/1, $0x18
-DATA avx512_71<>+1(SB)/1, $0x10
-DATA avx512_71<>+2(SB)/1, $0x30
-DATA avx512_71<>+3(SB)/1, $0x28
-DATA avx512_71<>+4(SB)/1, $0x18
-DATA avx512_71<>+5(SB)/1, $0x10
-DATA avx512_71<>+6(SB)/1, $0x30
-DATA avx512_71<>+7(SB)/1, $0x28
-DATA avx512_71<>+8(SB)/1, $0x19
-DATA avx512_71<>+9(SB)/1, $0x11
-DATA avx512_71<>+10(SB)/1, $0x31
-DATA avx512_71<>+11(SB)/1, $0x29
-DATA avx512_71<>+12(SB)/1, $0x19
-DATA avx512_71<>+13(SB)/1, $0x11
-DATA avx512_71<>+14(SB)/1, $0x31
-DATA avx512_71<>+15(SB)/1, $0x29
-DATA avx512_71<>+16(SB)/1, $0x1a
-DATA avx512_71<>+17(SB)/1, $0x12
-DATA avx512_71<>+18(SB)/1, $0x32
-DATA avx512_71<>+19(SB)/1, $0x2a
-DATA avx512_71<>+20(SB)/1, $0x1a
-DATA avx512_71<>+21(SB)/1, $0x12
-DATA avx512_71<>+22(SB)/1, $0x32
-DATA avx512_71<>+23(SB)/1, $0x2a
-DATA avx512_71<>+24(SB)/1, $0x1b
-DATA avx512_71<>+25(SB)/1, $0x13
-DATA avx512_71<>+26(SB)/1, $0x33
-DATA avx512_71<>+27(SB)/1, $0x2b
-DATA avx512_71<>+28(SB)/1, $0x1b
-DATA avx512_71<>+29(SB)/1, $0x13
-DATA avx512_71<>+30(SB)/1, $0x33
-DATA avx512_71<>+31(SB)/1, $0x2b
-DATA avx512_71<>+32(SB)/1, $0x1c
-DATA avx512_71<>+33(SB)/1, $0x14
-DATA avx512_71<>+34(SB)/1, $0x34
-DATA avx512_71<>+35(SB)/1, $0x2c
-DATA avx512_71<>+36(SB)/1, $0x1c
-DATA avx512_71<>+37(SB)/1, $0x14
-DATA avx512_71<>+38(SB)/1, $0x34
-DATA avx512_71<>+39(SB)/1, $0x2c
-DATA avx512_71<>+40(SB)/1, $0x1d
-DATA avx512_71<>+41(SB)/1, $0x15
-DATA avx512_71<>+42(SB)/1, $0x35
-DATA avx512_71<>+43(SB)/1, $0x2d
-DATA avx512_71<>+44(SB)/1, $0x1d
-DATA avx512_71<>+45(SB)/1, $0x15
-DATA avx512_71<>+46(SB)/1, $0x35
-DATA avx512_71<>+47(SB)/1, $0x2d
-DATA avx512_71<>+48(SB)/1, $0x1e
-DATA avx512_71<>+49(SB)/1, $0x16
-DATA avx512_71<>+50(SB)/1, $0x36
-DATA avx512_71<>+51(SB)/1, $0x2e
-DATA avx512_71<>+52(SB)/1, $0x1e
-DATA avx512_71<>+53(SB)/1, $0x16
-DATA avx512_71<>+54(SB)/1, $0x36
-DATA avx512_71<>+55(SB)/1, $0x2e
-DATA avx512_71<>+56(SB)/1, $0x1f
-DATA avx512_71<>+57(SB)/1, $0x17
-DATA avx512_71<>+58(SB)/1, $0x37
-DATA avx512_71<>+59(SB)/1, $0x2f
-DATA avx512_71<>+60(SB)/1, $0x1f
-DATA avx512_71<>+61(SB)/1, $0x17
-DATA avx512_71<>+62(SB)/1, $0x37
-DATA avx512_71<>+63(SB)/1, $0x2f
-GLOBL avx512_71<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_72<>+0(SB)/1, $0x04
-DATA avx512_72<>+1(SB)/1, $0x02
-DATA avx512_72<>+2(SB)/1, $0x01
-DATA avx512_72<>+3(SB)/1, $0x01
-DATA avx512_72<>+4(SB)/1, $0x04
-DATA avx512_72<>+5(SB)/1, $0x02
-DATA avx512_72<>+6(SB)/1, $0x01
-DATA avx512_72<>+7(SB)/1, $0x01
-DATA avx512_72<>+8(SB)/1, $0x04
-DATA avx512_72<>+9(SB)/1, $0x02
-DATA avx512_72<>+10(SB)/1, $0x01
-DATA avx512_72<>+11(SB)/1, $0x01
-DATA avx512_72<>+12(SB)/1, $0x04
-DATA avx512_72<>+13(SB)/1, $0x02
-DATA avx512_72<>+14(SB)/1, $0x01
-DATA avx512_72<>+15(SB)/1, $0x01
-DATA avx512_72<>+16(SB)/1, $0x04
-DATA avx512_72<>+17(SB)/1, $0x02
-DATA avx512_72<>+18(SB)/1, $0x01
-DATA avx512_72<>+19(SB)/1, $0x01
-DATA avx512_72<>+20(SB)/1, $0x04
-DATA avx512_72<>+21(SB)/1, $0x02
-DATA avx512_72<>+22(SB)/1, $0x01
-DATA avx512_72<>+23(SB)/1, $0x01
-DATA avx512_72<>+24(SB)/1, $0x04
-DATA avx512_72<>+25(SB)/1, $0x02
-DATA avx512_72<>+26(SB)/1, $0x01
-DATA avx512_72<>+27(SB)/1, $0x01
-DATA avx512_72<>+28(SB)/1, $0x04
-DATA avx512_72<>+29(SB)/1, $0x02
-DATA avx512_72<>+30(SB)/1, $0x01
-DATA avx512_72<>+31(SB)/1, $0x01
-DATA avx512_72<>+32(SB)/1, $0x04
-DATA avx512_72<>+33(SB)/1, $0x02
-DATA avx512_72<>+34(SB)/1, $0x01
-DATA avx512_72<>+35(SB)/1, $0x01
-DATA avx512_72<>+36(SB)/1, $0x04
-DATA avx512_72<>+37(SB)/1, $0x02
-DATA avx512_72<>+38(SB)/1, $0x01
-DATA avx512_72<>+39(SB)/1, $0x01
-DATA avx512_72<>+40(SB)/1, $0x04
-DATA avx512_72<>+41(SB)/1, $0x02
-DATA avx512_72<>+42(SB)/1, $0x01
-DATA avx512_72<>+43(SB)/1, $0x01
-DATA avx512_72<>+44(SB)/1, $0x04
-DATA avx512_72<>+45(SB)/1, $0x02
-DATA avx512_72<>+46(SB)/1, $0x01
-DATA avx512_72<>+47(SB)/1, $0x01
-DATA avx512_72<>+48(SB)/1, $0x04
-DATA avx512_72<>+49(SB)/1, $0x02
-DATA avx512_72<>+50(SB)/1, $0x01
-DATA avx512_72<>+51(SB)/1, $0x01
-DATA avx512_72<>+52(SB)/1, $0x04
-DATA avx512_72<>+53(SB)/1, $0x02
-DATA avx512_72<>+54(SB)/1, $0x01
-DATA avx512_72<>+55(SB)/1, $0x01
-DATA avx512_72<>+56(SB)/1, $0x04
-DATA avx512_72<>+57(SB)/1, $0x02
-DATA avx512_72<>+58(SB)/1, $0x01
-DATA avx512_72<>+59(SB)/1, $0x01
-DATA avx512_72<>+60(SB)/1, $0x04
-DATA avx512_72<>+61(SB)/1, $0x02
-DATA avx512_72<>+62(SB)/1, $0x01
-DATA avx512_72<>+63(SB)/1, $0x01
-GLOBL avx512_72<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_73<>+0(SB)/1, $0x50
-DATA avx512_73<>+1(SB)/1, $0x28
-DATA avx512_73<>+2(SB)/1, $0x14
-DATA avx512_73<>+3(SB)/1, $0x14
-DATA avx512_73<>+4(SB)/1, $0x3c
-DATA avx512_73<>+5(SB)/1, $0x1e
-DATA avx512_73<>+6(SB)/1, $0x0f
-DATA avx512_73<>+7(SB)/1, $0x0f
-DATA avx512_73<>+8(SB)/1, $0x28
-DATA avx512_73<>+9(SB)/1, $0x14
-DATA avx512_73<>+10(SB)/1, $0x0a
-DATA avx512_73<>+11(SB)/1, $0x0a
-DATA avx512_73<>+12(SB)/1, $0x08
-DATA avx512_73<>+13(SB)/1, $0x04
-DATA avx512_73<>+14(SB)/1, $0x02
-DATA avx512_73<>+15(SB)/1, $0x02
-DATA avx512_73<>+16(SB)/1, $0x50
-DATA avx512_73<>+17(SB)/1, $0x28
-DATA avx512_73<>+18(SB)/1, $0x14
-DATA avx512_73<>+19(SB)/1, $0x14
-DATA avx512_73<>+20(SB)/1, $0x3c
-DATA avx512_73<>+21(SB)/1, $0x1e
-DATA avx512_73<>+22(SB)/1, $0x0f
-DATA avx512_73<>+23(SB)/1, $0x0f
-DATA avx512_73<>+24(SB)/1, $0x28
-DATA avx512_73<>+25(SB)/1, $0x14
-DATA avx512_73<>+26(SB)/1, $0x0a
-DATA avx512_73<>+27(SB)/1, $0x0a
-DATA avx512_73<>+28(SB)/1, $0x08
-DATA avx512_73<>+29(SB)/1, $0x04
-DATA avx512_73<>+30(SB)/1, $0x02
-DATA avx512_73<>+31(SB)/1, $0x02
-DATA avx512_73<>+32(SB)/1, $0x50
-DATA avx512_73<>+33(SB)/1, $0x28
-DATA avx512_73<>+34(SB)/1, $0x14
-DATA avx512_73<>+35(SB)/1, $0x14
-DATA avx512_73<>+36(SB)/1, $0x3c
-DATA avx512_73<>+37(SB)/1, $0x1e
-DATA avx512_73<>+38(SB)/1, $0x0f
-DATA avx512_73<>+39(SB)/1, $0x0f
-DATA avx512_73<>+40(SB)/1, $0x28
-DATA avx512_73<>+41(SB)/1, $0x14
-DATA avx512_73<>+42(SB)/1, $0x0a
-DATA avx512_73<>+43(SB)/1, $0x0a
-DATA avx512_73<>+44(SB)/1, $0x08
-DATA avx512_73<>+45(SB)/1, $0x04
-DATA avx512_73<>+46(SB)/1, $0x02
-DATA avx512_73<>+47(SB)/1, $0x02
-DATA avx512_73<>+48(SB)/1, $0x50
-DATA avx512_73<>+49(SB)/1, $0x28
-DATA avx512_73<>+50(SB)/1, $0x14
-DATA avx512_73<>+51(SB)/1, $0x14
-DATA avx512_73<>+52(SB)/1, $0x3c
-DATA avx512_73<>+53(SB)/1, $0x1e
-DATA avx512_73<>+54(SB)/1, $0x0f
-DATA avx512_73<>+55(SB)/1, $0x0f
-DATA avx512_73<>+56(SB)/1, $0x28
-DATA avx512_73<>+57(SB)/1, $0x14
-DATA avx512_73<>+58(SB)/1, $0x0a
-DATA avx512_73<>+59(SB)/1, $0x0a
-DATA avx512_73<>+60(SB)/1, $0x08
-DATA avx512_73<>+61(SB)/1, $0x04
-DATA avx512_73<>+62(SB)/1, $0x02
-DATA avx512_73<>+63(SB)/1, $0x02
-GLOBL avx512_73<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_74<>+0(SB)/8, $0x5555555555555555
-GLOBL avx512_74<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_75<>+0(SB)/2, $0x0010
-DATA avx512_75<>+2(SB)/2, $0x0010
-DATA avx512_75<>+4(SB)/2, $0x0011
-DATA avx512_75<>+6(SB)/2, $0x0011
-DATA avx512_75<>+8(SB)/2, $0x0012
-DATA avx512_75<>+10(SB)/2, $0x0012
-DATA avx512_75<>+12(SB)/2, $0x0013
-DATA avx512_75<>+14(SB)/2, $0x0013
-DATA avx512_75<>+16(SB)/2, $0x0014
-DATA avx512_75<>+18(SB)/2, $0x0014
-DATA avx512_75<>+20(SB)/2, $0x0015
-DATA avx512_75<>+22(SB)/2, $0x0015
-DATA avx512_75<>+24(SB)/2, $0x0016
-DATA avx512_75<>+26(SB)/2, $0x0016
-DATA avx512_75<>+28(SB)/2, $0x0017
-DATA avx512_75<>+30(SB)/2, $0x0017
-DATA avx512_75<>+32(SB)/2, $0x0018
-DATA avx512_75<>+34(SB)/2, $0x0018
-DATA avx512_75<>+36(SB)/2, $0x0019
-DATA avx512_75<>+38(SB)/2, $0x0019
-DATA avx512_75<>+40(SB)/2, $0x001a
-DATA avx512_75<>+42(SB)/2, $0x001a
-DATA avx512_75<>+44(SB)/2, $0x001b
-DATA avx512_75<>+46(SB)/2, $0x001b
-DATA avx512_75<>+48(SB)/2, $0x001c
-DATA avx512_75<>+50(SB)/2, $0x001c
-DATA avx512_75<>+52(SB)/2, $0x001d
-DATA avx512_75<>+54(SB)/2, $0x001d
-DATA avx512_75<>+56(SB)/2, $0x001e
-DATA avx512_75<>+58(SB)/2, $0x001e
-DATA avx512_75<>+60(SB)/2, $0x001f
-DATA avx512_75<>+62(SB)/2, $0x001f
-GLOBL avx512_75<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_76<>+0(SB)/4, $0x0000ffff
-GLOBL avx512_76<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_77<>+0(SB)/1, $0x00
-DATA avx512_77<>+1(SB)/1, $0x00
-DATA avx512_77<>+2(SB)/1, $0x01
-DATA avx512_77<>+3(SB)/1, $0x01
-DATA avx512_77<>+4(SB)/1, $0x02
-DATA avx512_77<>+5(SB)/1, $0x02
-DATA avx512_77<>+6(SB)/1, $0x03
-DATA avx512_77<>+7(SB)/1, $0x03
-DATA avx512_77<>+8(SB)/1, $0x10
-DATA avx512_77<>+9(SB)/1, $0x10
-DATA avx512_77<>+10(SB)/1, $0x11
-DATA avx512_77<>+11(SB)/1, $0x11
-DATA avx512_77<>+12(SB)/1, $0x12
-DATA avx512_77<>+13(SB)/1, $0x12
-DATA avx512_77<>+14(SB)/1, $0x13
-DATA avx512_77<>+15(SB)/1, $0x13
-DATA avx512_77<>+16(SB)/1, $0x04
-DATA avx512_77<>+17(SB)/1, $0x04
-DATA avx512_77<>+18(SB)/1, $0x05
-DATA avx512_77<>+19(SB)/1, $0x05
-DATA avx512_77<>+20(SB)/1, $0x06
-DATA avx512_77<>+21(SB)/1, $0x06
-DATA avx512_77<>+22(SB)/1, $0x07
-DATA avx512_77<>+23(SB)/1, $0x07
-DATA avx512_77<>+24(SB)/1, $0x14
-DATA avx512_77<>+25(SB)/1, $0x14
-DATA avx512_77<>+26(SB)/1, $0x15
-DATA avx512_77<>+27(SB)/1, $0x15
-DATA avx512_77<>+28(SB)/1, $0x16
-DATA avx512_77<>+29(SB)/1, $0x16
-DATA avx512_77<>+30(SB)/1, $0x17
-DATA avx512_77<>+31(SB)/1, $0x17
-DATA avx512_77<>+32(SB)/1, $0x08
-DATA avx512_77<>+33(SB)/1, $0x08
-DATA avx512_77<>+34(SB)/1, $0x09
-DATA avx512_77<>+35(SB)/1, $0x09
-DATA avx512_77<>+36(SB)/1, $0x0a
-DATA avx512_77<>+37(SB)/1, $0x0a
-DATA avx512_77<>+38(SB)/1, $0x0b
-DATA avx512_77<>+39(SB)/1, $0x0b
-DATA avx512_77<>+40(SB)/1, $0x18
-DATA avx512_77<>+41(SB)/1, $0x18
-DATA avx512_77<>+42(SB)/1, $0x19
-DATA avx512_77<>+43(SB)/1, $0x19
-DATA avx512_77<>+44(SB)/1, $0x1a
-DATA avx512_77<>+45(SB)/1, $0x1a
-DATA avx512_77<>+46(SB)/1, $0x1b
-DATA avx512_77<>+47(SB)/1, $0x1b
-DATA avx512_77<>+48(SB)/1, $0x0c
-DATA avx512_77<>+49(SB)/1, $0x0c
-DATA avx512_77<>+50(SB)/1, $0x0d
-DATA avx512_77<>+51(SB)/1, $0x0d
-DATA avx512_77<>+52(SB)/1, $0x0e
-DATA avx512_77<>+53(SB)/1, $0x0e
-DATA avx512_77<>+54(SB)/1, $0x0f
-DATA avx512_77<>+55(SB)/1, $0x0f
-DATA avx512_77<>+56(SB)/1, $0x1c
-DATA avx512_77<>+57(SB)/1, $0x1c
-DATA avx512_77<>+58(SB)/1, $0x1d
-DATA avx512_77<>+59(SB)/1, $0x1d
-DATA avx512_77<>+60(SB)/1, $0x1e
-DATA avx512_77<>+61(SB)/1, $0x1e
-DATA avx512_77<>+62(SB)/1, $0x1f
-DATA avx512_77<>+63(SB)/1, $0x1f
-GLOBL avx512_77<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_78<>+0(SB)/4, $0x00c800c8
-GLOBL avx512_78<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_79<>+0(SB)/4, $0x00640064
-GLOBL avx512_79<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_80<>+0(SB)/1, $0x20
-DATA avx512_80<>+1(SB)/1, $0x20
-DATA avx512_80<>+2(SB)/1, $0x21
-DATA avx512_80<>+3(SB)/1, $0x21
-DATA avx512_80<>+4(SB)/1, $0x22
-DATA avx512_80<>+5(SB)/1, $0x22
-DATA avx512_80<>+6(SB)/1, $0x23
-DATA avx512_80<>+7(SB)/1, $0x23
-DATA avx512_80<>+8(SB)/1, $0x30
-DATA avx512_80<>+9(SB)/1, $0x30
-DATA avx512_80<>+10(SB)/1, $0x31
-DATA avx512_80<>+11(SB)/1, $0x31
-DATA avx512_80<>+12(SB)/1, $0x32
-DATA avx512_80<>+13(SB)/1, $0x32
-DATA avx512_80<>+14(SB)/1, $0x33
-DATA avx512_80<>+15(SB)/1, $0x33
-DATA avx512_80<>+16(SB)/1, $0x24
-DATA avx512_80<>+17(SB)/1, $0x24
-DATA avx512_80<>+18(SB)/1, $0x25
-DATA avx512_80<>+19(SB)/1, $0x25
-DATA avx512_80<>+20(SB)/1, $0x26
-DATA avx512_80<>+21(SB)/1, $0x26
-DATA avx512_80<>+22(SB)/1, $0x27
-DATA avx512_80<>+23(SB)/1, $0x27
-DATA avx512_80<>+24(SB)/1, $0x34
-DATA avx512_80<>+25(SB)/1, $0x34
-DATA avx512_80<>+26(SB)/1, $0x35
-DATA avx512_80<>+27(SB)/1, $0x35
-DATA avx512_80<>+28(SB)/1, $0x36
-DATA avx512_80<>+29(SB)/1, $0x36
-DATA avx512_80<>+30(SB)/1, $0x37
-DATA avx512_80<>+31(SB)/1, $0x37
-DATA avx512_80<>+32(SB)/1, $0x28
-DATA avx512_80<>+33(SB)/1, $0x28
-DATA avx512_80<>+34(SB)/1, $0x29
-DATA avx512_80<>+35(SB)/1, $0x29
-DATA avx512_80<>+36(SB)/1, $0x2a
-DATA avx512_80<>+37(SB)/1, $0x2a
-DATA avx512_80<>+38(SB)/1, $0x2b
-DATA avx512_80<>+39(SB)/1, $0x2b
-DATA avx512_80<>+40(SB)/1, $0x38
-DATA avx512_80<>+41(SB)/1, $0x38
-DATA avx512_80<>+42(SB)/1, $0x39
-DATA avx512_80<>+43(SB)/1, $0x39
-DATA avx512_80<>+44(SB)/1, $0x3a
-DATA avx512_80<>+45(SB)/1, $0x3a
-DATA avx512_80<>+46(SB)/1, $0x3b
-DATA avx512_80<>+47(SB)/1, $0x3b
-DATA avx512_80<>+48(SB)/1, $0x2c
-DATA avx512_80<>+49(SB)/1, $0x2c
-DATA avx512_80<>+50(SB)/1, $0x2d
-DATA avx512_80<>+51(SB)/1, $0x2d
-DATA avx512_80<>+52(SB)/1, $0x2e
-DATA avx512_80<>+53(SB)/1, $0x2e
-DATA avx512_80<>+54(SB)/1, $0x2f
-DATA avx512_80<>+55(SB)/1, $0x2f
-DATA avx512_80<>+56(SB)/1, $0x3c
-DATA avx512_80<>+57(SB)/1, $0x3c
-DATA avx512_80<>+58(SB)/1, $0x3d
-DATA avx512_80<>+59(SB)/1, $0x3d
-DATA avx512_80<>+60(SB)/1, $0x3e
-DATA avx512_80<>+61(SB)/1, $0x3e
-DATA avx512_80<>+62(SB)/1, $0x3f
-DATA avx512_80<>+63(SB)/1, $0x3f
-GLOBL avx512_80<>(SB), RODATA|NOPTR, $64
-
 // func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
 TEXT ·stepTrailingAVX512(SB), NOSPLIT, $136-57
@@ -4486,9 +3310,9 @@ operate:
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
 	MOVQ           896(DX), BX
@@ -4512,23 +3336,23 @@ operate:
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_82<>+0(SB), X1
+	VMOVSS         avx512_constants<>+1268(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 112(SP)
 	CMPQ           104(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z13
-	VMOVDQU32      avx512_86<>+0(SB), Z14
-	VMOVDQU32      avx512_87<>+0(SB), Z15
-	VMOVDQU32      avx512_88<>+0(SB), Z16
-	VPBROADCASTD   avx512_6<>+0(SB), Z20
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z13
+	VMOVDQU32      avx512_constants<>+2048(SB), Z14
+	VMOVDQU32      avx512_constants<>+2112(SB), Z15
+	VMOVDQU32      avx512_constants<>+2176(SB), Z16
+	VPBROADCASTD   avx512_constants<>+20(SB), Z20
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_82<>+0(SB), Z19
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z19
 	VMOVDQU32      72(SP), Y2
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
@@ -4573,20 +3397,20 @@ operate:
 	VMOVAPS        Z19, K2, Z14
 	VPERMPS        Z16, Z25, Z19
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z16
-	VPMINUD.BCST   avx512_89<>+0(SB), Z16, Z16
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z16, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_90<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z16, Z16
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_91<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z17, Z17
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z20
 	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_92<>+0(SB), Z20, Z20
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z20, Z20
 	VPMOVSXWD      384(DX)(BX*2), Z21
 	VPSUBD.Z       Z21, Z18, K1, Z21
-	VPMINUD.BCST   avx512_93<>+0(SB), Z21, Z21
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z21, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z21, Z21
 	VPERMPS.Z      Z15, Z24, K1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
@@ -4614,8 +3438,8 @@ operate:
 	VUNPCKHPD      Z21, Z16, Z16
 	VUNPCKLPD      Z13, Z20, Z21
 	VUNPCKHPD      Z13, Z20, Z13
-	VMOVDQU64      avx512_95<>+0(SB), Z20
-	VMOVDQU64      avx512_96<>+0(SB), Z23
+	VMOVDQU64      avx512_constants<>+2304(SB), Z20
+	VMOVDQU64      avx512_constants<>+2368(SB), Z23
 	VMOVDQA64      Z22, Z24
 	VPERMT2PD      Z19, Z20, Z24
 	VMOVDQA64      Z22, Z22
@@ -4686,13 +3510,13 @@ empty0:
 written0:
 	MOVQ         ops+16(FP), DX
 	VMOVDQU8     (DX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, BX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         DX, DI
@@ -4744,7 +3568,7 @@ written0:
 	POPCNTQ      R8, R8
 	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(AX), Z0
-	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+12(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         R11, R9
@@ -4752,7 +3576,7 @@ written0:
 	POPCNTQ      R9, R9
 	IMUL3L       $0x0f, R9, R9
 	ADDL         R9, R8
-	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+16(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         DI, R9
@@ -4782,39 +3606,39 @@ risked:
 	VPANDNQ        Z1, Z0, Z1
 	VPANDNQ        Z2, Z0, Z2
 	VPBROADCASTQ   DX, Z0
-	VPTERNLOGQ     $0xf8, avx512_13<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
-	VPTERNLOGQ     $0x78, avx512_14<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0x78, avx512_constants<>+128(SB), Z0, Z1
 	VPBROADCASTQ   DI, Z0
-	VPTERNLOGQ     $0xf8, avx512_15<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z2, 960(AX)
-	VMOVDQU8       avx512_71<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
-	VPANDD.BCST    avx512_21<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_72<>+0(SB), Z1
+	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
+	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1536(SB), Z2
 	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
-	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	CMPQ           104(SP), $0x01
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_83<>+0(SB), Z13
-	VMOVDQU32      avx512_84<>+0(SB), Z14
-	VMOVDQU32      avx512_85<>+0(SB), Z15
-	VMOVDQU32      avx512_86<>+0(SB), Z16
-	VMOVDQU32      avx512_87<>+0(SB), Z17
-	VMOVDQU32      avx512_88<>+0(SB), Z18
-	VPBROADCASTD   avx512_6<>+0(SB), Z22
+	VMOVDQU32      avx512_constants<>+1856(SB), Z13
+	VMOVDQU32      avx512_constants<>+1920(SB), Z14
+	VMOVDQU32      avx512_constants<>+1984(SB), Z15
+	VMOVDQU32      avx512_constants<>+2048(SB), Z16
+	VMOVDQU32      avx512_constants<>+2112(SB), Z17
+	VMOVDQU32      avx512_constants<>+2176(SB), Z18
+	VPBROADCASTD   avx512_constants<>+20(SB), Z22
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_82<>+0(SB), Z21
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z21
 	VMOVDQU32      72(SP), Y3
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
@@ -4859,20 +3683,20 @@ risked:
 	VMOVAPS        Z21, K2, Z16
 	VPERMPS        Z18, Z27, Z21
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD      384(DX)(BX*2), Z23
 	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z      Z17, Z26, K1, Z17
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
@@ -4900,8 +3724,8 @@ risked:
 	VUNPCKHPD      Z23, Z18, Z18
 	VUNPCKLPD      Z15, Z22, Z23
 	VUNPCKHPD      Z15, Z22, Z15
-	VMOVDQU64      avx512_95<>+0(SB), Z22
-	VMOVDQU64      avx512_96<>+0(SB), Z25
+	VMOVDQU64      avx512_constants<>+2304(SB), Z22
+	VMOVDQU64      avx512_constants<>+2368(SB), Z25
 	VMOVDQA64      Z24, Z26
 	VPERMT2PD      Z21, Z22, Z26
 	VMOVDQA64      Z24, Z24
@@ -4972,7 +3796,7 @@ empty1:
 written1:
 	VPXORD       Z5, Z5, Z5
 	VPXORD       Z6, Z6, Z6
-	KMOVQ        avx512_74<>+0(SB), K1
+	KMOVQ        avx512_constants<>+1248(SB), K1
 	VMOVQ        928(AX), X3
 	VMOVQ        X3, DX
 	MOVQ         904(AX), BX
@@ -4999,7 +3823,7 @@ written1:
 	VMOVDQU16    Z15, 384(AX)
 	VPTESTNMW    Z4, Z4, K4
 	KMOVD        K4, BX
-	VPBROADCASTD avx512_6<>+0(SB), Z18
+	VPBROADCASTD avx512_constants<>+20(SB), Z18
 	VPMOVZXWD    Y16, Z17
 	VMOVDQU32    (AX), Z4
 	VPADDD       Z18, Z4, Z15
@@ -5009,9 +3833,9 @@ written1:
 	VPADDD       Z17, Z15, Z4
 	VPSRLD       $0x07, Z15, Z15
 	VPSRLD       $0x07, Z4, Z4
-	VMOVDQU16    avx512_75<>+0(SB), Z17
+	VMOVDQU16    avx512_constants<>+1600(SB), Z17
 	VPERMW       Z16, Z17, Z17
-	VPANDD.BCST  avx512_76<>+0(SB), Z17, Z17
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z17, Z17
 	VMOVDQU32    64(AX), Z16
 	VPADDD       Z18, Z16, Z18
 	VPADDD       Z17, Z16, Z16
@@ -5020,23 +3844,23 @@ written1:
 	VPADDD       Z17, Z18, Z17
 	VPSRLD       $0x07, Z18, Z18
 	VPSRLD       $0x07, Z17, Z17
-	VMOVDQU8     avx512_77<>+0(SB), Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z16
 	VPERMB.Z     Z13, Z16, K1, Z16
 	VPERMW       Z8, Z16, Z16
 	VPACKUSDW    Z18, Z15, Z15
 	VPACKUSDW    Z17, Z4, Z4
 	VPSUBW       Z16, Z15, Z15
 	VPSUBW       Z16, Z4, Z4
-	VPBROADCASTD avx512_78<>+0(SB), Z16
+	VPBROADCASTD avx512_constants<>+1260(SB), Z16
 	VPMINUW      Z16, Z15, Z15
-	VMOVDQU8     avx512_77<>+0(SB), Z17
+	VMOVDQU8     avx512_constants<>+1664(SB), Z17
 	VPERMB.Z     Z1, Z17, K1, Z17
 	VPMULLW      Z17, Z15, Z15
 	VPADDW       Z15, Z15, Z15
 	VPMINUW      Z16, Z15, Z15
-	VPBROADCASTD avx512_79<>+0(SB), Z16
+	VPBROADCASTD avx512_constants<>+1264(SB), Z16
 	VPADDW       Z16, Z15, Z15
-	VMOVDQU8     avx512_77<>+0(SB), Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z16
 	VPERMB.Z     Z0, Z16, K1, Z16
 	VPDPWSSD     Z16, Z15, Z6
 	MOVL         900(AX), SI
@@ -5056,7 +3880,7 @@ written1:
 	VMOVDQU16    Z15, 448(AX)
 	VPTESTNMW    Z16, Z16, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_6<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+20(SB), Z14
 	VPMOVZXWD    Y7, Z16
 	VMOVDQU32    128(AX), Z15
 	VPADDD       Z14, Z15, Z17
@@ -5066,9 +3890,9 @@ written1:
 	VPADDD       Z16, Z17, Z15
 	VPSRLD       $0x07, Z17, Z17
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_75<>+0(SB), Z16
+	VMOVDQU16    avx512_constants<>+1600(SB), Z16
 	VPERMW       Z7, Z16, Z16
-	VPANDD.BCST  avx512_76<>+0(SB), Z16, Z16
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z16, Z16
 	VMOVDQU32    192(AX), Z7
 	VPADDD       Z14, Z7, Z14
 	VPADDD       Z16, Z7, Z7
@@ -5077,23 +3901,23 @@ written1:
 	VPADDD       Z16, Z14, Z7
 	VPSRLD       $0x07, Z14, Z14
 	VPSRLD       $0x07, Z7, Z7
-	VMOVDQU8     avx512_80<>+0(SB), Z16
+	VMOVDQU8     avx512_constants<>+1728(SB), Z16
 	VPERMB.Z     Z13, Z16, K1, Z16
 	VPERMW       Z8, Z16, Z16
 	VPACKUSDW    Z14, Z17, Z13
 	VPACKUSDW    Z7, Z15, Z7
 	VPSUBW       Z16, Z13, Z13
 	VPSUBW       Z16, Z7, Z7
-	VPBROADCASTD avx512_78<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+1260(SB), Z14
 	VPMINUW      Z14, Z13, Z13
-	VMOVDQU8     avx512_80<>+0(SB), Z15
+	VMOVDQU8     avx512_constants<>+1728(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
 	VPMULLW      Z15, Z13, Z13
 	VPADDW       Z13, Z13, Z13
 	VPMINUW      Z14, Z13, Z13
-	VPBROADCASTD avx512_79<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+1264(SB), Z14
 	VPADDW       Z14, Z13, Z13
-	VMOVDQU8     avx512_80<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1728(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z13, Z6
 	SHLQ         $0x20, SI
@@ -5102,9 +3926,9 @@ written1:
 lower:
 	VMOVDQU8     768(AX), Z0
 	VPSRLW       $0x02, Z0, Z13
-	VPANDD.BCST  avx512_20<>+0(SB), Z13, Z13
+	VPANDD.BCST  avx512_constants<>+56(SB), Z13, Z13
 	VPSUBB       Z13, Z0, Z0
-	VPBROADCASTD avx512_20<>+0(SB), Z13
+	VPBROADCASTD avx512_constants<>+56(SB), Z13
 	VPADDB       Z13, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
@@ -5128,8 +3952,8 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_21<>+0(SB), Z13
-	VPBROADCASTD avx512_1<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+60(SB), Z13
+	VPBROADCASTD avx512_constants<>+0(SB), Z14
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
@@ -5145,7 +3969,7 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_22<>+0(SB), Z15
+	VPBROADCASTD avx512_constants<>+256(SB), Z15
 	KMOVQ        BX, K2
 	VPSRLW       $0x04, Z0, Z16
 	VPANDQ       Z15, Z16, Z16
@@ -5169,8 +3993,8 @@ lower:
 	VMOVDQU64    896(AX), Z13
 	VMOVDQU64    960(AX), Z14
 	VPBROADCASTQ DX, Z15
-	VPTERNLOGQ   $0xd8, avx512_23<>+0(SB), Z15, Z13
-	VPTERNLOGQ   $0x10, avx512_24<>+0(SB), Z0, Z13
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z15, Z13
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z13
 	VPANDNQ      Z14, Z0, Z14
 	VMOVDQU64    Z13, 896(AX)
 	VMOVDQU64    Z14, 960(AX)
@@ -5185,19 +4009,19 @@ lower:
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z9, Z9, Z9
 	VPXORD       Z10, Z10, Z10
-	VMOVDQU8     avx512_77<>+0(SB), Z2
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z4, Z9
-	VMOVDQU8     avx512_77<>+0(SB), Z2
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
 	VPDPWSSD     Z2, Z4, Z10
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_80<>+0(SB), Z2
+	VMOVDQU8     avx512_constants<>+1728(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z7, Z9
-	VMOVDQU8     avx512_80<>+0(SB), Z0
+	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z7, Z10
 
@@ -5236,9 +4060,9 @@ accounted:
 	VPORQ          Z2, Z4, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z1
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
 	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
@@ -5265,25 +4089,25 @@ accounted:
 	VMOVDQU64      64(BX), Z2
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (SI), Z4
-	VMOVDQU32      avx512_97<>+0(SB), Z5
+	VMOVDQU32      avx512_constants<>+2432(SB), Z5
 	VPERMI2D       Z2, Z1, Z5
-	VMOVDQU32      avx512_98<>+0(SB), Z2
+	VMOVDQU32      avx512_constants<>+2496(SB), Z2
 	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z2, Z5
-	VMOVDQU32      avx512_100<>+0(SB), Z2
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z5
+	VMOVDQU32      avx512_constants<>+2624(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_101<>+0(SB), Z2, Z2
+	VPANDD         avx512_constants<>+2688(SB), Z2, Z2
 	VPADDD         Z2, Z5, Z5
 	VPBROADCASTD   64(SI), Z0
 	VPSUBD         Z5, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_102<>+0(SB), Z0, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z5
 	MOVQ           trail+48(FP), SI
 	MOVQ           16(SI), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(BX), Z1
-	VPANDQ.BCST    avx512_103<>+0(SB), Z0, Z2
+	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z2
 	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z5
 	MOVQ           trail+48(FP), BX
 	MOVQ           8(BX), BX
 	MOVL           16(BX), BX
@@ -5298,21 +4122,21 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, BX
 	VPBROADCASTD   BX, Z1
-	VPTERNLOGD     $0xd8, avx512_105<>+0(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z5
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z5
-	VMOVDQU32      avx512_107<>+0(SB), Z2
-	VPSLLVD        avx512_108<>+0(SB), Z1, Z6
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z6, Z2
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z5
+	VMOVDQU32      avx512_constants<>+3008(SB), Z2
+	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z6
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z6, Z2
 	VPMINUD        Z2, Z5, Z5
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   (BX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z4
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z0, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z4
 	VCVTDQ2PS      Z5, Z5
 	VCVTDQ2PS      Z4, Z4
 	VDIVPS         Z4, Z5, Z5
@@ -5323,16 +4147,16 @@ accounted:
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z2
-	VMOVDQU32      avx512_86<>+0(SB), Z4
-	VMOVDQU32      avx512_87<>+0(SB), Z5
-	VMOVDQU32      avx512_88<>+0(SB), Z6
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z2
+	VMOVDQU32      avx512_constants<>+2048(SB), Z4
+	VMOVDQU32      avx512_constants<>+2112(SB), Z5
+	VMOVDQU32      avx512_constants<>+2176(SB), Z6
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_82<>+0(SB), Z10
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z10
 	VMOVDQU32      72(SP), Y3
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
@@ -5377,20 +4201,20 @@ accounted:
 	VMOVAPS        Z10, K2, Z4
 	VPERMPS        Z6, Z18, Z10
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
-	VPMINUD.BCST   avx512_89<>+0(SB), Z6, Z6
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_90<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_91<>+0(SB), Z7, Z7
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z7, Z7
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z13
 	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_92<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z13, Z13
 	VPMOVSXWD      384(BX)(SI*2), Z14
 	VPSUBD.Z       Z14, Z9, K1, Z14
-	VPMINUD.BCST   avx512_93<>+0(SB), Z14, Z14
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z14, Z14
 	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_94<>+0(SB), Z14, Z14
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z14, Z14
 	VPERMPS.Z      Z5, Z17, K1, Z5
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
@@ -5418,8 +4242,8 @@ accounted:
 	VUNPCKHPD      Z14, Z6, Z6
 	VUNPCKLPD      Z2, Z13, Z14
 	VUNPCKHPD      Z2, Z13, Z2
-	VMOVDQU64      avx512_95<>+0(SB), Z13
-	VMOVDQU64      avx512_96<>+0(SB), Z16
+	VMOVDQU64      avx512_constants<>+2304(SB), Z13
+	VMOVDQU64      avx512_constants<>+2368(SB), Z16
 	VMOVDQA64      Z15, Z17
 	VPERMT2PD      Z10, Z13, Z17
 	VMOVDQA64      Z15, Z15
@@ -5512,10 +4336,10 @@ written2:
 	MOVQ           40(R9), R9
 	VMOVDQU32.Z    (R9), K1, Y1
 	VPSRLD         $0x18, Y1, Y0
-	VPANDD.BCST    avx512_32<>+0(SB), Y1, Y1
+	VPANDD.BCST    avx512_constants<>+448(SB), Y1, Y1
 	VPMOVZXDQ      Y0, Z0
 	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
 	VPSLLVQ        Z0, Z2, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
 	VPADDQ         Y2, Y0, Y0
@@ -5605,7 +4429,7 @@ expired:
 	MOVQ            36(BX), R12
 	MOVQ            $0x00000001, R13
 	VBROADCASTI32X8 (SI), Z0
-	VPBROADCASTD    avx512_32<>+0(SB), Z1
+	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
@@ -5765,57 +4589,57 @@ admitted:
 	MOVQ           p+0(FP), R8
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
 	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
 	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      (DX), Z2
 	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_35<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST  avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_25<>+0(SB), Z4, K1, Z4
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z4, Z4
+	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z4, K1, Z4
 	VPMOVZXWQ      (R8), Z2
 	VPERMQ         Z2, Z4, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z5
 	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_37<>+0(SB), Z6, Z6
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
 	VPADDQ         Z1, Z6, Z6
-	VPBROADCASTQ   avx512_37<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
 	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z7
 	VMOVDQU64      128(DX), Z9
 	VPERMI2W       Z9, Z7, Z1
-	VPANDQ.BCST    avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
-	VPANDQ.BCST    avx512_35<>+0(SB), Z7, Z7
-	VPADDQ.BCST    avx512_25<>+0(SB), Z7, Z7
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z7, Z7
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z7, Z7
 	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_37<>+0(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_39<>+0(SB), Z9, Z9
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z9, Z9
 	VPSRLQ         $0x07, Z9, Z9
 	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_40<>+0(SB), Z10, Z10
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_26<>+0(SB), Z0, K2, Z0
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z10, Z10
 	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
-	VPBROADCASTQ   avx512_41<>+0(SB), Z0
-	VPBROADCASTQ   avx512_26<>+0(SB), K4, Z0
-	VPBROADCASTQ   avx512_29<>+0(SB), K3, Z0
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
+	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
+	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
 	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+576(SB), Z2
 	VPEXPANDB.Z    Z2, K1, Z2
 	VMOVDQU8       640(AX), Z5
 	VPERMB         Z9, Z2, K1, Z5
@@ -5827,44 +4651,44 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_43<>+0(SB), Z5
-	VPBROADCASTQ   avx512_44<>+0(SB), K4, Z5
-	VPBROADCASTQ   avx512_45<>+0(SB), K3, Z5
-	VPBROADCASTQ   avx512_46<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z5
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z5
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z5
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z5
 	VPORQ          Z4, Z5, Z5
 	VPERMB.Z       Z5, Z2, K1, Z4
-	VPBROADCASTD   avx512_21<>+0(SB), Z5
+	VPBROADCASTD   avx512_constants<>+60(SB), Z5
 	VPANDD         Z5, Z4, Z9
-	VMOVDQU8       avx512_47<>+0(SB), Z11
+	VMOVDQU8       avx512_constants<>+640(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_48<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+704(SB), Z9
 	VGF2P8AFFINEQB $0x00, Z11, Z9, Z11
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z11, Z11
-	VMOVDQU8       avx512_49<>+0(SB), Z9
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z11, Z11
+	VMOVDQU8       avx512_constants<>+768(SB), Z9
 	VPERMB         Z11, Z9, Z11
 	VPORQ          960(AX), Z11, Z11
 	VMOVDQU64      Z11, 960(AX)
 	VPSRLW         $0x04, Z4, Z9
 	VPANDD         Z5, Z9, Z9
-	VMOVDQU8       avx512_50<>+0(SB), Z5
+	VMOVDQU8       avx512_constants<>+832(SB), Z5
 	VPSHUFB        Z9, Z5, Z5
 	VMOVDQU8.Z     Z5, K1, Z5
-	VMOVDQU8       avx512_48<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+704(SB), Z9
 	VGF2P8AFFINEQB $0x00, Z5, Z9, Z9
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z9, Z9
-	VMOVDQU8       avx512_49<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z9, Z9
+	VMOVDQU8       avx512_constants<>+768(SB), Z5
 	VPERMB         Z9, Z5, Z9
 	VPORQ          896(AX), Z9, Z9
 	VMOVDQU64      Z9, 896(AX)
 	VMOVDQU8       704(AX), Z5
-	VPANDD.BCST    avx512_51<>+0(SB), Z4, Z4
+	VPANDD.BCST    avx512_constants<>+560(SB), Z4, Z4
 	VMOVDQU8       Z4, K1, Z5
 	VMOVDQU8       Z5, 704(AX)
 	VMOVDQU8       832(AX), Z4
 	VPERMB         Z10, Z2, K1, Z4
 	VMOVDQU8       Z4, 832(AX)
 	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_52<>+0(SB), X4
+	VMOVDQU        avx512_constants<>+896(SB), X4
 	VPMULLW        X4, X3, X3
 	VPACKUSWB      X3, X3, X3
 	VPBROADCASTQ   X3, Z4
@@ -5873,7 +4697,7 @@ admitted:
 	VPTESTMB       Z4, Z4, K2, K2
 	VMOVDQU8       768(AX), Z5
 	VPADDUSB       Z4, Z5, K2, Z5
-	VPBROADCASTD   avx512_20<>+0(SB), Z4
+	VPBROADCASTD   avx512_constants<>+56(SB), Z4
 	VMOVDQU8       Z4, K1, Z5
 	VMOVDQU8       Z5, 768(AX)
 	KORQ           K1, K2, K3
@@ -5957,19 +4781,19 @@ placed:
 	VPORQ          Z4, Z5, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z7
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z7
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z7
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z7
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z7
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z7
 	VPANDQ         Z5, Z1, Z5
 	VPANDQ         Z4, Z1, K1, Z5
 	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z4
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z4
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z4
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z4
 	VPTESTMQ       Z5, Z5, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z5, Z6
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z5, Z6
 	VPTESTNMQ      Z6, Z5, K1, K1
 	VPSUBQ         Z4, Z7, Z4
 	VPMULUDQ.Z     Z2, Z4, K1, Z4
@@ -5990,16 +4814,16 @@ placed:
 	VPANDQ         Z4, Z1, Z9
 	VPANDNQ        Z1, Z4, Z1
 	VPTESTMQ       Z9, Z5, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z4
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z4
 	VPTESTMQ       Z1, Z5, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z4
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z4
 	VPANDNQ        Z9, Z5, Z9
 	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z4
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z4
 	VPORQ          Z5, Z6, Z6
 	VPANDNQ        Z1, Z6, Z9
 	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z4
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z4
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z4, X1
@@ -6048,19 +4872,19 @@ nobody:
 	VPORQ          Z2, Z4, Z5
 	VPANDNQ        Z0, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
 	VPANDQ         Z4, Z0, Z4
 	VPANDQ         Z2, Z0, K1, Z4
 	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z4, Z5
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z5
 	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
@@ -6081,16 +4905,16 @@ nobody:
 	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
 	VPTESTMQ       Z7, Z4, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z0, Z4, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
 	VPANDNQ        Z7, Z4, Z7
 	VPTESTMQ       Z7, Z7, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
 	VPORQ          Z4, Z5, Z5
 	VPANDNQ        Z0, Z5, Z7
 	VPTESTMQ       Z7, Z7, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
 	VPMOVQB        Z6, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
@@ -6132,16 +4956,16 @@ arrive:
 	JLE           empty3
 	MOVQ          trail+48(FP), AX
 	MOVQ          (AX), AX
-	VMOVDQU32     avx512_83<>+0(SB), Z0
-	VMOVDQU32     avx512_84<>+0(SB), Z1
-	VMOVDQU32     avx512_85<>+0(SB), Z2
-	VMOVDQU32     avx512_86<>+0(SB), Z4
-	VMOVDQU32     avx512_87<>+0(SB), Z5
-	VMOVDQU32     avx512_88<>+0(SB), Z6
-	VPBROADCASTD  avx512_6<>+0(SB), Z11
+	VMOVDQU32     avx512_constants<>+1856(SB), Z0
+	VMOVDQU32     avx512_constants<>+1920(SB), Z1
+	VMOVDQU32     avx512_constants<>+1984(SB), Z2
+	VMOVDQU32     avx512_constants<>+2048(SB), Z4
+	VMOVDQU32     avx512_constants<>+2112(SB), Z5
+	VMOVDQU32     avx512_constants<>+2176(SB), Z6
+	VPBROADCASTD  avx512_constants<>+20(SB), Z11
 	MOVQ          $0x00000030, DX
 	MOVQ          $0x00000006, BX
-	VBROADCASTSS  avx512_82<>+0(SB), Z10
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z10
 	VMOVDQU32     72(SP), Y3
 	MOVQ          trail+48(FP), SI
 	ADDQ          $0x30, SI
@@ -6186,20 +5010,20 @@ arrive:
 	VMOVAPS       Z10, K2, Z4
 	VPERMPS       Z6, Z16, Z8
 	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z6
-	VPMINUD.BCST  avx512_89<>+0(SB), Z6, Z6
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS     Z6, Z6
-	VMULPS.BCST   avx512_90<>+0(SB), Z6, Z6
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS     Z7, Z7
-	VMULPS.BCST   avx512_91<>+0(SB), Z7, Z7
+	VMULPS.BCST   avx512_constants<>+2240(SB), Z7, Z7
 	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS     Z10, Z10
-	VMULPS.BCST   avx512_92<>+0(SB), Z10, Z10
+	VMULPS.BCST   avx512_constants<>+2244(SB), Z10, Z10
 	VPMOVSXWD     384(AX)(DX*2), Z11
 	VPSUBD.Z      Z11, Z9, K1, Z11
-	VPMINUD.BCST  avx512_93<>+0(SB), Z11, Z11
+	VPMINUD.BCST  avx512_constants<>+2248(SB), Z11, Z11
 	VCVTDQ2PS     Z11, Z11
-	VMULPS.BCST   avx512_94<>+0(SB), Z11, Z11
+	VMULPS.BCST   avx512_constants<>+2252(SB), Z11, Z11
 	VPERMPS.Z     Z5, Z15, K1, Z5
 	MOVQ          trail+48(FP), AX
 	MOVQ          176(AX), AX
@@ -6227,8 +5051,8 @@ arrive:
 	VUNPCKHPD     Z11, Z6, Z6
 	VUNPCKLPD     Z2, Z10, Z11
 	VUNPCKHPD     Z2, Z10, Z2
-	VMOVDQU64     avx512_95<>+0(SB), Z10
-	VMOVDQU64     avx512_96<>+0(SB), Z13
+	VMOVDQU64     avx512_constants<>+2304(SB), Z10
+	VMOVDQU64     avx512_constants<>+2368(SB), Z13
 	VMOVDQA64     Z12, Z14
 	VPERMT2PD     Z8, Z10, Z14
 	VMOVDQA64     Z12, Z12
@@ -6323,7 +5147,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -6343,18 +5167,18 @@ written3:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_constants<>+920(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -6363,14 +5187,14 @@ written3:
 	VPORQ           Z2, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (R8), Z2
 	VPERMB          Z2, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z2
-	VPANDQ.BCST     avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z2, K1, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ          $0x02, Z1, Z1
 	VPSLLQ          $0x18, Z2, Z2
 	VPORQ           Z2, Z1, Z0
@@ -6425,440 +5249,6 @@ flood:
 	VZEROUPPER
 	RET
 
-DATA avx512_81<>+0(SB)/1, $0x38
-DATA avx512_81<>+1(SB)/1, $0x20
-DATA avx512_81<>+2(SB)/1, $0x18
-DATA avx512_81<>+3(SB)/1, $0x10
-DATA avx512_81<>+4(SB)/1, $0x00
-DATA avx512_81<>+5(SB)/1, $0x08
-DATA avx512_81<>+6(SB)/1, $0x30
-DATA avx512_81<>+7(SB)/1, $0x28
-DATA avx512_81<>+8(SB)/1, $0x39
-DATA avx512_81<>+9(SB)/1, $0x21
-DATA avx512_81<>+10(SB)/1, $0x19
-DATA avx512_81<>+11(SB)/1, $0x11
-DATA avx512_81<>+12(SB)/1, $0x01
-DATA avx512_81<>+13(SB)/1, $0x09
-DATA avx512_81<>+14(SB)/1, $0x31
-DATA avx512_81<>+15(SB)/1, $0x29
-DATA avx512_81<>+16(SB)/1, $0x3a
-DATA avx512_81<>+17(SB)/1, $0x22
-DATA avx512_81<>+18(SB)/1, $0x1a
-DATA avx512_81<>+19(SB)/1, $0x12
-DATA avx512_81<>+20(SB)/1, $0x02
-DATA avx512_81<>+21(SB)/1, $0x0a
-DATA avx512_81<>+22(SB)/1, $0x32
-DATA avx512_81<>+23(SB)/1, $0x2a
-DATA avx512_81<>+24(SB)/1, $0x3b
-DATA avx512_81<>+25(SB)/1, $0x23
-DATA avx512_81<>+26(SB)/1, $0x1b
-DATA avx512_81<>+27(SB)/1, $0x13
-DATA avx512_81<>+28(SB)/1, $0x03
-DATA avx512_81<>+29(SB)/1, $0x0b
-DATA avx512_81<>+30(SB)/1, $0x33
-DATA avx512_81<>+31(SB)/1, $0x2b
-DATA avx512_81<>+32(SB)/1, $0x3c
-DATA avx512_81<>+33(SB)/1, $0x24
-DATA avx512_81<>+34(SB)/1, $0x1c
-DATA avx512_81<>+35(SB)/1, $0x14
-DATA avx512_81<>+36(SB)/1, $0x04
-DATA avx512_81<>+37(SB)/1, $0x0c
-DATA avx512_81<>+38(SB)/1, $0x34
-DATA avx512_81<>+39(SB)/1, $0x2c
-DATA avx512_81<>+40(SB)/1, $0x3d
-DATA avx512_81<>+41(SB)/1, $0x25
-DATA avx512_81<>+42(SB)/1, $0x1d
-DATA avx512_81<>+43(SB)/1, $0x15
-DATA avx512_81<>+44(SB)/1, $0x05
-DATA avx512_81<>+45(SB)/1, $0x0d
-DATA avx512_81<>+46(SB)/1, $0x35
-DATA avx512_81<>+47(SB)/1, $0x2d
-DATA avx512_81<>+48(SB)/1, $0x3e
-DATA avx512_81<>+49(SB)/1, $0x26
-DATA avx512_81<>+50(SB)/1, $0x1e
-DATA avx512_81<>+51(SB)/1, $0x16
-DATA avx512_81<>+52(SB)/1, $0x06
-DATA avx512_81<>+53(SB)/1, $0x0e
-DATA avx512_81<>+54(SB)/1, $0x36
-DATA avx512_81<>+55(SB)/1, $0x2e
-DATA avx512_81<>+56(SB)/1, $0x3f
-DATA avx512_81<>+57(SB)/1, $0x27
-DATA avx512_81<>+58(SB)/1, $0x1f
-DATA avx512_81<>+59(SB)/1, $0x17
-DATA avx512_81<>+60(SB)/1, $0x07
-DATA avx512_81<>+61(SB)/1, $0x0f
-DATA avx512_81<>+62(SB)/1, $0x37
-DATA avx512_81<>+63(SB)/1, $0x2f
-GLOBL avx512_81<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_82<>+0(SB)/4, $(1.0)
-GLOBL avx512_82<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_83<>+0(SB)/4, $(0.0)
-DATA avx512_83<>+4(SB)/4, $(0.0)
-DATA avx512_83<>+8(SB)/4, $(0.0)
-DATA avx512_83<>+12(SB)/4, $(0.0)
-DATA avx512_83<>+16(SB)/4, $(0.0)
-DATA avx512_83<>+20(SB)/4, $(0.0)
-DATA avx512_83<>+24(SB)/4, $(0.0)
-DATA avx512_83<>+28(SB)/4, $(0.0)
-DATA avx512_83<>+32(SB)/4, $(1.0)
-DATA avx512_83<>+36(SB)/4, $(0.5)
-DATA avx512_83<>+40(SB)/4, $(0.25)
-DATA avx512_83<>+44(SB)/4, $(0.25)
-DATA avx512_83<>+48(SB)/4, $(1.0)
-DATA avx512_83<>+52(SB)/4, $(0.5)
-DATA avx512_83<>+56(SB)/4, $(0.25)
-DATA avx512_83<>+60(SB)/4, $(0.25)
-GLOBL avx512_83<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_84<>+0(SB)/4, $0x00000020
-DATA avx512_84<>+4(SB)/4, $0x00000020
-DATA avx512_84<>+8(SB)/4, $0x00000020
-DATA avx512_84<>+12(SB)/4, $0x00000020
-DATA avx512_84<>+16(SB)/4, $0x00000020
-DATA avx512_84<>+20(SB)/4, $0x00000020
-DATA avx512_84<>+24(SB)/4, $0x00000020
-DATA avx512_84<>+28(SB)/4, $0x00000020
-DATA avx512_84<>+32(SB)/4, $0x00000002
-DATA avx512_84<>+36(SB)/4, $0x00000001
-DATA avx512_84<>+40(SB)/4, $0x00000000
-DATA avx512_84<>+44(SB)/4, $0x00000000
-DATA avx512_84<>+48(SB)/4, $0x00000020
-DATA avx512_84<>+52(SB)/4, $0x00000020
-DATA avx512_84<>+56(SB)/4, $0x00000020
-DATA avx512_84<>+60(SB)/4, $0x00000020
-GLOBL avx512_84<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_85<>+0(SB)/4, $(0.0)
-DATA avx512_85<>+4(SB)/4, $(0.0)
-DATA avx512_85<>+8(SB)/4, $(0.0)
-DATA avx512_85<>+12(SB)/4, $(0.0)
-DATA avx512_85<>+16(SB)/4, $(1.0)
-DATA avx512_85<>+20(SB)/4, $(1.0)
-DATA avx512_85<>+24(SB)/4, $(1.0)
-DATA avx512_85<>+28(SB)/4, $(1.0)
-DATA avx512_85<>+32(SB)/4, $(0.0)
-DATA avx512_85<>+36(SB)/4, $(0.0)
-DATA avx512_85<>+40(SB)/4, $(0.0)
-DATA avx512_85<>+44(SB)/4, $(0.0)
-DATA avx512_85<>+48(SB)/4, $(1.0)
-DATA avx512_85<>+52(SB)/4, $(1.0)
-DATA avx512_85<>+56(SB)/4, $(1.0)
-DATA avx512_85<>+60(SB)/4, $(1.0)
-GLOBL avx512_85<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_86<>+0(SB)/4, $(0.0)
-DATA avx512_86<>+4(SB)/4, $(0.25)
-DATA avx512_86<>+8(SB)/4, $(0.5)
-DATA avx512_86<>+12(SB)/4, $(0.9)
-DATA avx512_86<>+16(SB)/4, $(0.0)
-DATA avx512_86<>+20(SB)/4, $(0.25)
-DATA avx512_86<>+24(SB)/4, $(0.5)
-DATA avx512_86<>+28(SB)/4, $(0.9)
-DATA avx512_86<>+32(SB)/4, $(0.0)
-DATA avx512_86<>+36(SB)/4, $(0.25)
-DATA avx512_86<>+40(SB)/4, $(0.5)
-DATA avx512_86<>+44(SB)/4, $(0.9)
-DATA avx512_86<>+48(SB)/4, $(0.0)
-DATA avx512_86<>+52(SB)/4, $(0.25)
-DATA avx512_86<>+56(SB)/4, $(0.5)
-DATA avx512_86<>+60(SB)/4, $(0.9)
-GLOBL avx512_86<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_87<>+0(SB)/4, $(0.0)
-DATA avx512_87<>+4(SB)/4, $(0.125)
-DATA avx512_87<>+8(SB)/4, $(0.25)
-DATA avx512_87<>+12(SB)/4, $(0.375)
-DATA avx512_87<>+16(SB)/4, $(0.5)
-DATA avx512_87<>+20(SB)/4, $(0.625)
-DATA avx512_87<>+24(SB)/4, $(0.75)
-DATA avx512_87<>+28(SB)/4, $(0.875)
-DATA avx512_87<>+32(SB)/4, $(0.0)
-DATA avx512_87<>+36(SB)/4, $(0.125)
-DATA avx512_87<>+40(SB)/4, $(0.25)
-DATA avx512_87<>+44(SB)/4, $(0.375)
-DATA avx512_87<>+48(SB)/4, $(0.5)
-DATA avx512_87<>+52(SB)/4, $(0.625)
-DATA avx512_87<>+56(SB)/4, $(0.75)
-DATA avx512_87<>+60(SB)/4, $(0.875)
-GLOBL avx512_87<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_88<>+0(SB)/4, $(0.0)
-DATA avx512_88<>+4(SB)/4, $(0.0)
-DATA avx512_88<>+8(SB)/4, $(0.0)
-DATA avx512_88<>+12(SB)/4, $(0.0)
-DATA avx512_88<>+16(SB)/4, $(0.5)
-DATA avx512_88<>+20(SB)/4, $(0.5)
-DATA avx512_88<>+24(SB)/4, $(0.5)
-DATA avx512_88<>+28(SB)/4, $(0.75)
-DATA avx512_88<>+32(SB)/4, $(0.25)
-DATA avx512_88<>+36(SB)/4, $(0.25)
-DATA avx512_88<>+40(SB)/4, $(0.25)
-DATA avx512_88<>+44(SB)/4, $(0.25)
-DATA avx512_88<>+48(SB)/4, $(0.5)
-DATA avx512_88<>+52(SB)/4, $(0.5)
-DATA avx512_88<>+56(SB)/4, $(0.5)
-DATA avx512_88<>+60(SB)/4, $(0.75)
-GLOBL avx512_88<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_89<>+0(SB)/4, $0x00000080
-GLOBL avx512_89<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_90<>+0(SB)/4, $(0.0078125)
-GLOBL avx512_90<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_91<>+0(SB)/4, $(0.01)
-GLOBL avx512_91<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_92<>+0(SB)/4, $(0.003921569)
-GLOBL avx512_92<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_93<>+0(SB)/4, $0x00000010
-GLOBL avx512_93<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_94<>+0(SB)/4, $(0.0625)
-GLOBL avx512_94<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_95<>+0(SB)/8, $0x0000000000000000
-DATA avx512_95<>+8(SB)/8, $0x0000000000000001
-DATA avx512_95<>+16(SB)/8, $0x0000000000000008
-DATA avx512_95<>+24(SB)/8, $0x0000000000000009
-DATA avx512_95<>+32(SB)/8, $0x0000000000000002
-DATA avx512_95<>+40(SB)/8, $0x0000000000000003
-DATA avx512_95<>+48(SB)/8, $0x000000000000000a
-DATA avx512_95<>+56(SB)/8, $0x000000000000000b
-GLOBL avx512_95<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_96<>+0(SB)/8, $0x0000000000000004
-DATA avx512_96<>+8(SB)/8, $0x0000000000000005
-DATA avx512_96<>+16(SB)/8, $0x000000000000000c
-DATA avx512_96<>+24(SB)/8, $0x000000000000000d
-DATA avx512_96<>+32(SB)/8, $0x0000000000000006
-DATA avx512_96<>+40(SB)/8, $0x0000000000000007
-DATA avx512_96<>+48(SB)/8, $0x000000000000000e
-DATA avx512_96<>+56(SB)/8, $0x000000000000000f
-GLOBL avx512_96<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_97<>+0(SB)/4, $0x00000008
-DATA avx512_97<>+4(SB)/4, $0x00000000
-DATA avx512_97<>+8(SB)/4, $0x00000004
-DATA avx512_97<>+12(SB)/4, $0x0000001d
-DATA avx512_97<>+16(SB)/4, $0x00000005
-DATA avx512_97<>+20(SB)/4, $0x00000006
-DATA avx512_97<>+24(SB)/4, $0x00000000
-DATA avx512_97<>+28(SB)/4, $0x0000000c
-DATA avx512_97<>+32(SB)/4, $0x00000000
-DATA avx512_97<>+36(SB)/4, $0x00000000
-DATA avx512_97<>+40(SB)/4, $0x00000000
-DATA avx512_97<>+44(SB)/4, $0x00000000
-DATA avx512_97<>+48(SB)/4, $0x00000009
-DATA avx512_97<>+52(SB)/4, $0x00000016
-DATA avx512_97<>+56(SB)/4, $0x00000000
-DATA avx512_97<>+60(SB)/4, $0x0000000d
-GLOBL avx512_97<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_98<>+0(SB)/4, $0x00000000
-DATA avx512_98<>+4(SB)/4, $0x00000000
-DATA avx512_98<>+8(SB)/4, $0x00000000
-DATA avx512_98<>+12(SB)/4, $0x00000000
-DATA avx512_98<>+16(SB)/4, $0x00000000
-DATA avx512_98<>+20(SB)/4, $0x00000000
-DATA avx512_98<>+24(SB)/4, $0x00000000
-DATA avx512_98<>+28(SB)/4, $0x00000000
-DATA avx512_98<>+32(SB)/4, $0x00000000
-DATA avx512_98<>+36(SB)/4, $0x00000008
-DATA avx512_98<>+40(SB)/4, $0x0000000a
-DATA avx512_98<>+44(SB)/4, $0x00000002
-DATA avx512_98<>+48(SB)/4, $0x00000000
-DATA avx512_98<>+52(SB)/4, $0x00000000
-DATA avx512_98<>+56(SB)/4, $0x00000000
-DATA avx512_98<>+60(SB)/4, $0x00000000
-GLOBL avx512_98<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_99<>+0(SB)/4, $0x00000000
-DATA avx512_99<>+4(SB)/4, $0x00000000
-DATA avx512_99<>+8(SB)/4, $0x00000000
-DATA avx512_99<>+12(SB)/4, $0x00000000
-DATA avx512_99<>+16(SB)/4, $0x00000000
-DATA avx512_99<>+20(SB)/4, $0x00000000
-DATA avx512_99<>+24(SB)/4, $0x00000000
-DATA avx512_99<>+28(SB)/4, $0x00000000
-DATA avx512_99<>+32(SB)/4, $0xffffffff
-DATA avx512_99<>+36(SB)/4, $0xffffffff
-DATA avx512_99<>+40(SB)/4, $0xffffffff
-DATA avx512_99<>+44(SB)/4, $0xffffffff
-DATA avx512_99<>+48(SB)/4, $0x00000000
-DATA avx512_99<>+52(SB)/4, $0x00000000
-DATA avx512_99<>+56(SB)/4, $0x00000000
-DATA avx512_99<>+60(SB)/4, $0x00000000
-GLOBL avx512_99<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_100<>+0(SB)/4, $0x00000009
-DATA avx512_100<>+4(SB)/4, $0x00000000
-DATA avx512_100<>+8(SB)/4, $0x00000000
-DATA avx512_100<>+12(SB)/4, $0x00000000
-DATA avx512_100<>+16(SB)/4, $0x00000000
-DATA avx512_100<>+20(SB)/4, $0x00000000
-DATA avx512_100<>+24(SB)/4, $0x00000000
-DATA avx512_100<>+28(SB)/4, $0x00000000
-DATA avx512_100<>+32(SB)/4, $0x00000000
-DATA avx512_100<>+36(SB)/4, $0x00000000
-DATA avx512_100<>+40(SB)/4, $0x0000001c
-DATA avx512_100<>+44(SB)/4, $0x00000000
-DATA avx512_100<>+48(SB)/4, $0x00000000
-DATA avx512_100<>+52(SB)/4, $0x00000000
-DATA avx512_100<>+56(SB)/4, $0x00000000
-DATA avx512_100<>+60(SB)/4, $0x00000000
-GLOBL avx512_100<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_101<>+0(SB)/4, $0xffffffff
-DATA avx512_101<>+4(SB)/4, $0x00000000
-DATA avx512_101<>+8(SB)/4, $0x00000000
-DATA avx512_101<>+12(SB)/4, $0x00000000
-DATA avx512_101<>+16(SB)/4, $0x00000000
-DATA avx512_101<>+20(SB)/4, $0x00000000
-DATA avx512_101<>+24(SB)/4, $0x00000000
-DATA avx512_101<>+28(SB)/4, $0x00000000
-DATA avx512_101<>+32(SB)/4, $0x00000000
-DATA avx512_101<>+36(SB)/4, $0x00000000
-DATA avx512_101<>+40(SB)/4, $0xffffffff
-DATA avx512_101<>+44(SB)/4, $0x00000000
-DATA avx512_101<>+48(SB)/4, $0x00000000
-DATA avx512_101<>+52(SB)/4, $0x00000000
-DATA avx512_101<>+56(SB)/4, $0x00000000
-DATA avx512_101<>+60(SB)/4, $0x00000000
-GLOBL avx512_101<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_102<>+0(SB)/4, $0x00000000
-DATA avx512_102<>+4(SB)/4, $0x00000000
-DATA avx512_102<>+8(SB)/4, $0xffffffff
-DATA avx512_102<>+12(SB)/4, $0x00000000
-DATA avx512_102<>+16(SB)/4, $0x00000000
-DATA avx512_102<>+20(SB)/4, $0x00000000
-DATA avx512_102<>+24(SB)/4, $0x00000000
-DATA avx512_102<>+28(SB)/4, $0x00000000
-DATA avx512_102<>+32(SB)/4, $0x00000000
-DATA avx512_102<>+36(SB)/4, $0x00000000
-DATA avx512_102<>+40(SB)/4, $0x00000000
-DATA avx512_102<>+44(SB)/4, $0x00000000
-DATA avx512_102<>+48(SB)/4, $0x00000000
-DATA avx512_102<>+52(SB)/4, $0x00000000
-DATA avx512_102<>+56(SB)/4, $0x00000000
-DATA avx512_102<>+60(SB)/4, $0x00000000
-GLOBL avx512_102<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_103<>+0(SB)/8, $0x00000000ffffffff
-GLOBL avx512_103<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_104<>+0(SB)/4, $0x00000000
-DATA avx512_104<>+4(SB)/4, $0x00000000
-DATA avx512_104<>+8(SB)/4, $0x00000000
-DATA avx512_104<>+12(SB)/4, $0x00000000
-DATA avx512_104<>+16(SB)/4, $0x00000000
-DATA avx512_104<>+20(SB)/4, $0x00000000
-DATA avx512_104<>+24(SB)/4, $0x00000000
-DATA avx512_104<>+28(SB)/4, $0x00000000
-DATA avx512_104<>+32(SB)/4, $0x00000000
-DATA avx512_104<>+36(SB)/4, $0x00000000
-DATA avx512_104<>+40(SB)/4, $0x00000000
-DATA avx512_104<>+44(SB)/4, $0x00000000
-DATA avx512_104<>+48(SB)/4, $0x00000000
-DATA avx512_104<>+52(SB)/4, $0x00000000
-DATA avx512_104<>+56(SB)/4, $0xffffffff
-DATA avx512_104<>+60(SB)/4, $0x00000000
-GLOBL avx512_104<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_105<>+0(SB)/4, $0x00000000
-DATA avx512_105<>+4(SB)/4, $0x00000000
-DATA avx512_105<>+8(SB)/4, $0x00000000
-DATA avx512_105<>+12(SB)/4, $0x00000000
-DATA avx512_105<>+16(SB)/4, $0x00000000
-DATA avx512_105<>+20(SB)/4, $0x00000000
-DATA avx512_105<>+24(SB)/4, $0xffffffff
-DATA avx512_105<>+28(SB)/4, $0x00000000
-DATA avx512_105<>+32(SB)/4, $0x00000000
-DATA avx512_105<>+36(SB)/4, $0x00000000
-DATA avx512_105<>+40(SB)/4, $0x00000000
-DATA avx512_105<>+44(SB)/4, $0x00000000
-DATA avx512_105<>+48(SB)/4, $0x00000000
-DATA avx512_105<>+52(SB)/4, $0x00000000
-DATA avx512_105<>+56(SB)/4, $0x00000000
-DATA avx512_105<>+60(SB)/4, $0x00000000
-GLOBL avx512_105<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_106<>+0(SB)/4, $0x00000000
-DATA avx512_106<>+4(SB)/4, $0xffffffff
-DATA avx512_106<>+8(SB)/4, $0x00000000
-DATA avx512_106<>+12(SB)/4, $0x00000000
-DATA avx512_106<>+16(SB)/4, $0x00000000
-DATA avx512_106<>+20(SB)/4, $0x00000000
-DATA avx512_106<>+24(SB)/4, $0x00000000
-DATA avx512_106<>+28(SB)/4, $0x00000000
-DATA avx512_106<>+32(SB)/4, $0x00000000
-DATA avx512_106<>+36(SB)/4, $0x00000000
-DATA avx512_106<>+40(SB)/4, $0x00000000
-DATA avx512_106<>+44(SB)/4, $0x00000000
-DATA avx512_106<>+48(SB)/4, $0x00000000
-DATA avx512_106<>+52(SB)/4, $0x00000000
-DATA avx512_106<>+56(SB)/4, $0x00000000
-DATA avx512_106<>+60(SB)/4, $0x00000000
-GLOBL avx512_106<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_107<>+0(SB)/4, $0xffffffff
-DATA avx512_107<>+4(SB)/4, $0xffffffff
-DATA avx512_107<>+8(SB)/4, $0xffffffff
-DATA avx512_107<>+12(SB)/4, $0xffffffff
-DATA avx512_107<>+16(SB)/4, $0xffffffff
-DATA avx512_107<>+20(SB)/4, $0xffffffff
-DATA avx512_107<>+24(SB)/4, $0xffffffff
-DATA avx512_107<>+28(SB)/4, $0xffffffff
-DATA avx512_107<>+32(SB)/4, $0xffffffff
-DATA avx512_107<>+36(SB)/4, $0xffffffff
-DATA avx512_107<>+40(SB)/4, $0xffffffff
-DATA avx512_107<>+44(SB)/4, $0xffffffff
-DATA avx512_107<>+48(SB)/4, $0xffffffff
-DATA avx512_107<>+52(SB)/4, $0x00000010
-DATA avx512_107<>+56(SB)/4, $0xffffffff
-DATA avx512_107<>+60(SB)/4, $0x000005dc
-GLOBL avx512_107<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_108<>+0(SB)/4, $0x00000001
-DATA avx512_108<>+4(SB)/4, $0x00000000
-DATA avx512_108<>+8(SB)/4, $0x00000000
-DATA avx512_108<>+12(SB)/4, $0x00000000
-DATA avx512_108<>+16(SB)/4, $0x00000000
-DATA avx512_108<>+20(SB)/4, $0x00000000
-DATA avx512_108<>+24(SB)/4, $0x00000000
-DATA avx512_108<>+28(SB)/4, $0x00000002
-DATA avx512_108<>+32(SB)/4, $0x00000000
-DATA avx512_108<>+36(SB)/4, $0x00000000
-DATA avx512_108<>+40(SB)/4, $0x00000000
-DATA avx512_108<>+44(SB)/4, $0x00000000
-DATA avx512_108<>+48(SB)/4, $0x00000001
-DATA avx512_108<>+52(SB)/4, $0x00000000
-DATA avx512_108<>+56(SB)/4, $0x00000000
-DATA avx512_108<>+60(SB)/4, $0x00000000
-GLOBL avx512_108<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_109<>+0(SB)/4, $0xffffffff
-DATA avx512_109<>+4(SB)/4, $0x00000000
-DATA avx512_109<>+8(SB)/4, $0x00000000
-DATA avx512_109<>+12(SB)/4, $0x00000000
-DATA avx512_109<>+16(SB)/4, $0x00000000
-DATA avx512_109<>+20(SB)/4, $0x00000000
-DATA avx512_109<>+24(SB)/4, $0x00000000
-DATA avx512_109<>+28(SB)/4, $0xffffffff
-DATA avx512_109<>+32(SB)/4, $0x00000000
-DATA avx512_109<>+36(SB)/4, $0x00000000
-DATA avx512_109<>+40(SB)/4, $0x00000000
-DATA avx512_109<>+44(SB)/4, $0x00000000
-DATA avx512_109<>+48(SB)/4, $0xffffffff
-DATA avx512_109<>+52(SB)/4, $0x00000000
-DATA avx512_109<>+56(SB)/4, $0x00000000
-DATA avx512_109<>+60(SB)/4, $0x00000000
-GLOBL avx512_109<>(SB), RODATA|NOPTR, $64
-
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
 TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $136-57
@@ -6887,9 +5277,9 @@ operate:
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
 	MOVQ           896(DX), BX
@@ -6913,23 +5303,23 @@ operate:
 	MOVQ           16(DX), DX
 	VPBROADCASTD   4(DX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_82<>+0(SB), X1
+	VMOVSS         avx512_constants<>+1268(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 112(SP)
 	CMPQ           104(SP), $0x00
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z13
-	VMOVDQU32      avx512_86<>+0(SB), Z14
-	VMOVDQU32      avx512_87<>+0(SB), Z15
-	VMOVDQU32      avx512_88<>+0(SB), Z16
-	VPBROADCASTD   avx512_6<>+0(SB), Z20
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z13
+	VMOVDQU32      avx512_constants<>+2048(SB), Z14
+	VMOVDQU32      avx512_constants<>+2112(SB), Z15
+	VMOVDQU32      avx512_constants<>+2176(SB), Z16
+	VPBROADCASTD   avx512_constants<>+20(SB), Z20
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_82<>+0(SB), Z19
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z19
 	VMOVDQU32      72(SP), Y2
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
@@ -6974,20 +5364,20 @@ operate:
 	VMOVAPS        Z19, K2, Z14
 	VPERMPS        Z16, Z25, Z19
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z16
-	VPMINUD.BCST   avx512_89<>+0(SB), Z16, Z16
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z16, Z16
 	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_90<>+0(SB), Z16, Z16
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z16, Z16
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_91<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z17, Z17
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z20
 	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_92<>+0(SB), Z20, Z20
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z20, Z20
 	VPMOVSXWD      384(DX)(BX*2), Z21
 	VPSUBD.Z       Z21, Z18, K1, Z21
-	VPMINUD.BCST   avx512_93<>+0(SB), Z21, Z21
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z21, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_94<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z21, Z21
 	VPERMPS.Z      Z15, Z24, K1, Z15
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
@@ -7073,13 +5463,13 @@ empty0:
 written0:
 	MOVQ         ops+16(FP), DX
 	VMOVDQU8     (DX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, BX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         DX, DI
@@ -7131,7 +5521,7 @@ written0:
 	POPCNTQ      R8, R8
 	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(AX), Z0
-	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+12(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         R11, R9
@@ -7139,7 +5529,7 @@ written0:
 	POPCNTQ      R9, R9
 	IMUL3L       $0x0f, R9, R9
 	ADDL         R9, R8
-	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+16(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         DI, R9
@@ -7169,39 +5559,39 @@ risked:
 	VPANDNQ        Z1, Z0, Z1
 	VPANDNQ        Z2, Z0, Z2
 	VPBROADCASTQ   DX, Z0
-	VPTERNLOGQ     $0xf8, avx512_13<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
-	VPTERNLOGQ     $0x78, avx512_14<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0x78, avx512_constants<>+128(SB), Z0, Z1
 	VPBROADCASTQ   DI, Z0
-	VPTERNLOGQ     $0xf8, avx512_15<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(AX)
 	VMOVDQU64      Z2, 960(AX)
-	VMOVDQU8       avx512_71<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
-	VPANDD.BCST    avx512_21<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_72<>+0(SB), Z1
+	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
+	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1536(SB), Z2
 	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
-	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	CMPQ           104(SP), $0x01
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_83<>+0(SB), Z13
-	VMOVDQU32      avx512_84<>+0(SB), Z14
-	VMOVDQU32      avx512_85<>+0(SB), Z15
-	VMOVDQU32      avx512_86<>+0(SB), Z16
-	VMOVDQU32      avx512_87<>+0(SB), Z17
-	VMOVDQU32      avx512_88<>+0(SB), Z18
-	VPBROADCASTD   avx512_6<>+0(SB), Z22
+	VMOVDQU32      avx512_constants<>+1856(SB), Z13
+	VMOVDQU32      avx512_constants<>+1920(SB), Z14
+	VMOVDQU32      avx512_constants<>+1984(SB), Z15
+	VMOVDQU32      avx512_constants<>+2048(SB), Z16
+	VMOVDQU32      avx512_constants<>+2112(SB), Z17
+	VMOVDQU32      avx512_constants<>+2176(SB), Z18
+	VPBROADCASTD   avx512_constants<>+20(SB), Z22
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_82<>+0(SB), Z21
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z21
 	VMOVDQU32      72(SP), Y3
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
@@ -7246,20 +5636,20 @@ risked:
 	VMOVAPS        Z21, K2, Z16
 	VPERMPS        Z18, Z27, Z21
 	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD      384(DX)(BX*2), Z23
 	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z      Z17, Z26, K1, Z17
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
@@ -7345,7 +5735,7 @@ empty1:
 written1:
 	VPXORD       Z5, Z5, Z5
 	VPXORD       Z6, Z6, Z6
-	KMOVQ        avx512_74<>+0(SB), K1
+	KMOVQ        avx512_constants<>+1248(SB), K1
 	VMOVQ        928(AX), X3
 	VMOVQ        X3, DX
 	MOVQ         904(AX), BX
@@ -7372,7 +5762,7 @@ written1:
 	VMOVDQU16    Z15, 384(AX)
 	VPTESTNMW    Z4, Z4, K4
 	KMOVD        K4, BX
-	VPBROADCASTD avx512_6<>+0(SB), Z18
+	VPBROADCASTD avx512_constants<>+20(SB), Z18
 	VPMOVZXWD    Y16, Z17
 	VMOVDQU32    (AX), Z4
 	VPADDD       Z18, Z4, Z15
@@ -7382,9 +5772,9 @@ written1:
 	VPADDD       Z17, Z15, Z4
 	VPSRLD       $0x07, Z15, Z15
 	VPSRLD       $0x07, Z4, Z4
-	VMOVDQU16    avx512_75<>+0(SB), Z17
+	VMOVDQU16    avx512_constants<>+1600(SB), Z17
 	VPERMW       Z16, Z17, Z17
-	VPANDD.BCST  avx512_76<>+0(SB), Z17, Z17
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z17, Z17
 	VMOVDQU32    64(AX), Z16
 	VPADDD       Z18, Z16, Z18
 	VPADDD       Z17, Z16, Z16
@@ -7393,23 +5783,23 @@ written1:
 	VPADDD       Z17, Z18, Z17
 	VPSRLD       $0x07, Z18, Z18
 	VPSRLD       $0x07, Z17, Z17
-	VMOVDQU8     avx512_77<>+0(SB), Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z16
 	VPERMB.Z     Z13, Z16, K1, Z16
 	VPERMW       Z8, Z16, Z16
 	VPACKUSDW    Z18, Z15, Z15
 	VPACKUSDW    Z17, Z4, Z4
 	VPSUBW       Z16, Z15, Z15
 	VPSUBW       Z16, Z4, Z4
-	VPBROADCASTD avx512_78<>+0(SB), Z16
+	VPBROADCASTD avx512_constants<>+1260(SB), Z16
 	VPMINUW      Z16, Z15, Z15
-	VMOVDQU8     avx512_77<>+0(SB), Z17
+	VMOVDQU8     avx512_constants<>+1664(SB), Z17
 	VPERMB.Z     Z1, Z17, K1, Z17
 	VPMULLW      Z17, Z15, Z15
 	VPADDW       Z15, Z15, Z15
 	VPMINUW      Z16, Z15, Z15
-	VPBROADCASTD avx512_79<>+0(SB), Z16
+	VPBROADCASTD avx512_constants<>+1264(SB), Z16
 	VPADDW       Z16, Z15, Z15
-	VMOVDQU8     avx512_77<>+0(SB), Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z16
 	VPERMB.Z     Z0, Z16, K1, Z16
 	VPDPWSSD     Z16, Z15, Z6
 	MOVL         900(AX), SI
@@ -7429,7 +5819,7 @@ written1:
 	VMOVDQU16    Z15, 448(AX)
 	VPTESTNMW    Z16, Z16, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_6<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+20(SB), Z14
 	VPMOVZXWD    Y7, Z16
 	VMOVDQU32    128(AX), Z15
 	VPADDD       Z14, Z15, Z17
@@ -7439,9 +5829,9 @@ written1:
 	VPADDD       Z16, Z17, Z15
 	VPSRLD       $0x07, Z17, Z17
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_75<>+0(SB), Z16
+	VMOVDQU16    avx512_constants<>+1600(SB), Z16
 	VPERMW       Z7, Z16, Z16
-	VPANDD.BCST  avx512_76<>+0(SB), Z16, Z16
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z16, Z16
 	VMOVDQU32    192(AX), Z7
 	VPADDD       Z14, Z7, Z14
 	VPADDD       Z16, Z7, Z7
@@ -7450,23 +5840,23 @@ written1:
 	VPADDD       Z16, Z14, Z7
 	VPSRLD       $0x07, Z14, Z14
 	VPSRLD       $0x07, Z7, Z7
-	VMOVDQU8     avx512_80<>+0(SB), Z16
+	VMOVDQU8     avx512_constants<>+1728(SB), Z16
 	VPERMB.Z     Z13, Z16, K1, Z16
 	VPERMW       Z8, Z16, Z16
 	VPACKUSDW    Z14, Z17, Z13
 	VPACKUSDW    Z7, Z15, Z7
 	VPSUBW       Z16, Z13, Z13
 	VPSUBW       Z16, Z7, Z7
-	VPBROADCASTD avx512_78<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+1260(SB), Z14
 	VPMINUW      Z14, Z13, Z13
-	VMOVDQU8     avx512_80<>+0(SB), Z15
+	VMOVDQU8     avx512_constants<>+1728(SB), Z15
 	VPERMB.Z     Z1, Z15, K1, Z15
 	VPMULLW      Z15, Z13, Z13
 	VPADDW       Z13, Z13, Z13
 	VPMINUW      Z14, Z13, Z13
-	VPBROADCASTD avx512_79<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+1264(SB), Z14
 	VPADDW       Z14, Z13, Z13
-	VMOVDQU8     avx512_80<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1728(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z13, Z6
 	SHLQ         $0x20, SI
@@ -7475,9 +5865,9 @@ written1:
 lower:
 	VMOVDQU8     768(AX), Z0
 	VPSRLW       $0x02, Z0, Z13
-	VPANDD.BCST  avx512_20<>+0(SB), Z13, Z13
+	VPANDD.BCST  avx512_constants<>+56(SB), Z13, Z13
 	VPSUBB       Z13, Z0, Z0
-	VPBROADCASTD avx512_20<>+0(SB), Z13
+	VPBROADCASTD avx512_constants<>+56(SB), Z13
 	VPADDB       Z13, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
@@ -7501,8 +5891,8 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_21<>+0(SB), Z13
-	VPBROADCASTD avx512_1<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+60(SB), Z13
+	VPBROADCASTD avx512_constants<>+0(SB), Z14
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
@@ -7518,7 +5908,7 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_22<>+0(SB), Z15
+	VPBROADCASTD avx512_constants<>+256(SB), Z15
 	KMOVQ        BX, K2
 	VPSRLW       $0x04, Z0, Z16
 	VPANDQ       Z15, Z16, Z16
@@ -7542,8 +5932,8 @@ lower:
 	VMOVDQU64    896(AX), Z13
 	VMOVDQU64    960(AX), Z14
 	VPBROADCASTQ DX, Z15
-	VPTERNLOGQ   $0xd8, avx512_23<>+0(SB), Z15, Z13
-	VPTERNLOGQ   $0x10, avx512_24<>+0(SB), Z0, Z13
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z15, Z13
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z13
 	VPANDNQ      Z14, Z0, Z14
 	VMOVDQU64    Z13, 896(AX)
 	VMOVDQU64    Z14, 960(AX)
@@ -7558,19 +5948,19 @@ lower:
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z9, Z9, Z9
 	VPXORD       Z10, Z10, Z10
-	VMOVDQU8     avx512_77<>+0(SB), Z2
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z4, Z9
-	VMOVDQU8     avx512_77<>+0(SB), Z2
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
 	VPDPWSSD     Z2, Z4, Z10
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_80<>+0(SB), Z2
+	VMOVDQU8     avx512_constants<>+1728(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
 	VPDPWSSD     Z2, Z7, Z9
-	VMOVDQU8     avx512_80<>+0(SB), Z0
+	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z7, Z10
 
@@ -7609,9 +5999,9 @@ accounted:
 	VPORQ          Z2, Z4, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z1
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
 	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
@@ -7638,25 +6028,25 @@ accounted:
 	VMOVDQU64      64(BX), Z2
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (SI), Z4
-	VMOVDQU32      avx512_97<>+0(SB), Z5
+	VMOVDQU32      avx512_constants<>+2432(SB), Z5
 	VPERMI2D       Z2, Z1, Z5
-	VMOVDQU32      avx512_98<>+0(SB), Z2
+	VMOVDQU32      avx512_constants<>+2496(SB), Z2
 	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z2, Z5
-	VMOVDQU32      avx512_100<>+0(SB), Z2
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z5
+	VMOVDQU32      avx512_constants<>+2624(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
-	VPANDD         avx512_101<>+0(SB), Z2, Z2
+	VPANDD         avx512_constants<>+2688(SB), Z2, Z2
 	VPADDD         Z2, Z5, Z5
 	VPBROADCASTD   64(SI), Z0
 	VPSUBD         Z5, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_102<>+0(SB), Z0, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z5
 	MOVQ           trail+48(FP), SI
 	MOVQ           16(SI), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(BX), Z1
-	VPANDQ.BCST    avx512_103<>+0(SB), Z0, Z2
+	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z2
 	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z5
 	MOVQ           trail+48(FP), BX
 	MOVQ           8(BX), BX
 	MOVL           16(BX), BX
@@ -7671,21 +6061,21 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, BX
 	VPBROADCASTD   BX, Z1
-	VPTERNLOGD     $0xd8, avx512_105<>+0(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z5
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z5
-	VMOVDQU32      avx512_107<>+0(SB), Z2
-	VPSLLVD        avx512_108<>+0(SB), Z1, Z6
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z6, Z2
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z5
+	VMOVDQU32      avx512_constants<>+3008(SB), Z2
+	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z6
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z6, Z2
 	VPMINUD        Z2, Z5, Z5
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   (BX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z4
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z0, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z4
 	VCVTDQ2PS      Z5, Z5
 	VCVTDQ2PS      Z4, Z4
 	VDIVPS         Z4, Z5, Z5
@@ -7696,16 +6086,16 @@ accounted:
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z2
-	VMOVDQU32      avx512_86<>+0(SB), Z4
-	VMOVDQU32      avx512_87<>+0(SB), Z5
-	VMOVDQU32      avx512_88<>+0(SB), Z6
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z2
+	VMOVDQU32      avx512_constants<>+2048(SB), Z4
+	VMOVDQU32      avx512_constants<>+2112(SB), Z5
+	VMOVDQU32      avx512_constants<>+2176(SB), Z6
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_82<>+0(SB), Z10
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z10
 	VMOVDQU32      72(SP), Y3
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
@@ -7750,20 +6140,20 @@ accounted:
 	VMOVAPS        Z10, K2, Z4
 	VPERMPS        Z6, Z18, Z10
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
-	VPMINUD.BCST   avx512_89<>+0(SB), Z6, Z6
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
-	VMULPS.BCST    avx512_90<>+0(SB), Z6, Z6
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_91<>+0(SB), Z7, Z7
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z7, Z7
 	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z13
 	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_92<>+0(SB), Z13, Z13
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z13, Z13
 	VPMOVSXWD      384(BX)(SI*2), Z14
 	VPSUBD.Z       Z14, Z9, K1, Z14
-	VPMINUD.BCST   avx512_93<>+0(SB), Z14, Z14
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z14, Z14
 	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_94<>+0(SB), Z14, Z14
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z14, Z14
 	VPERMPS.Z      Z5, Z17, K1, Z5
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
@@ -7871,10 +6261,10 @@ written2:
 	MOVQ           40(R9), R9
 	VMOVDQU32.Z    (R9), K1, Y1
 	VPSRLD         $0x18, Y1, Y0
-	VPANDD.BCST    avx512_32<>+0(SB), Y1, Y1
+	VPANDD.BCST    avx512_constants<>+448(SB), Y1, Y1
 	VPMOVZXDQ      Y0, Z0
 	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
 	VPSLLVQ        Z0, Z2, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
 	VPADDQ         Y2, Y0, Y0
@@ -7964,7 +6354,7 @@ expired:
 	MOVQ            36(BX), R12
 	MOVQ            $0x00000001, R13
 	VBROADCASTI32X8 (SI), Z0
-	VPBROADCASTD    avx512_32<>+0(SB), Z1
+	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
@@ -8124,57 +6514,57 @@ admitted:
 	MOVQ           p+0(FP), R8
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
 	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
 	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      (DX), Z2
 	VPERMB         Z2, Z1, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_35<>+0(SB), Z4, Z4
-	VPTESTMQ.BCST  avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_25<>+0(SB), Z4, K1, Z4
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z4, Z4
+	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z4, K1, Z4
 	VPMOVZXWQ      (R8), Z2
 	VPERMQ         Z2, Z4, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z5
 	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_37<>+0(SB), Z6, Z6
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
 	VPADDQ         Z1, Z6, Z6
-	VPBROADCASTQ   avx512_37<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
 	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      64(DX), Z7
 	VMOVDQU64      128(DX), Z9
 	VPERMI2W       Z9, Z7, Z1
-	VPANDQ.BCST    avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
-	VPANDQ.BCST    avx512_35<>+0(SB), Z7, Z7
-	VPADDQ.BCST    avx512_25<>+0(SB), Z7, Z7
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z7, Z7
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z7, Z7
 	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_37<>+0(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_39<>+0(SB), Z9, Z9
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z9, Z9
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z9, Z9
 	VPSRLQ         $0x07, Z9, Z9
 	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_40<>+0(SB), Z10, Z10
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z10, Z10
 	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_26<>+0(SB), Z0, K2, Z0
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z10, Z10
 	VPADDQ         Z2, Z6, Z6
 	KMOVB          SI, K1
-	VPBROADCASTQ   avx512_41<>+0(SB), Z0
-	VPBROADCASTQ   avx512_26<>+0(SB), K4, Z0
-	VPBROADCASTQ   avx512_29<>+0(SB), K3, Z0
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
+	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
+	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
 	VPMULUDQ.Z     Z5, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_42<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+576(SB), Z2
 	VPEXPANDB.Z    Z2, K1, Z2
 	VMOVDQU8       640(AX), Z5
 	VPERMB         Z9, Z2, K1, Z5
@@ -8186,44 +6576,44 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_43<>+0(SB), Z5
-	VPBROADCASTQ   avx512_44<>+0(SB), K4, Z5
-	VPBROADCASTQ   avx512_45<>+0(SB), K3, Z5
-	VPBROADCASTQ   avx512_46<>+0(SB), K2, Z5
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z5
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z5
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z5
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z5
 	VPORQ          Z4, Z5, Z5
 	VPERMB.Z       Z5, Z2, K1, Z4
-	VPBROADCASTD   avx512_21<>+0(SB), Z5
+	VPBROADCASTD   avx512_constants<>+60(SB), Z5
 	VPANDD         Z5, Z4, Z9
-	VMOVDQU8       avx512_47<>+0(SB), Z11
+	VMOVDQU8       avx512_constants<>+640(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_48<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+704(SB), Z9
 	VGF2P8AFFINEQB $0x00, Z11, Z9, Z11
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z11, Z11
-	VMOVDQU8       avx512_49<>+0(SB), Z9
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z11, Z11
+	VMOVDQU8       avx512_constants<>+768(SB), Z9
 	VPERMB         Z11, Z9, Z11
 	VPORQ          960(AX), Z11, Z11
 	VMOVDQU64      Z11, 960(AX)
 	VPSRLW         $0x04, Z4, Z9
 	VPANDD         Z5, Z9, Z9
-	VMOVDQU8       avx512_50<>+0(SB), Z5
+	VMOVDQU8       avx512_constants<>+832(SB), Z5
 	VPSHUFB        Z9, Z5, Z5
 	VMOVDQU8.Z     Z5, K1, Z5
-	VMOVDQU8       avx512_48<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+704(SB), Z9
 	VGF2P8AFFINEQB $0x00, Z5, Z9, Z9
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z9, Z9
-	VMOVDQU8       avx512_49<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z9, Z9
+	VMOVDQU8       avx512_constants<>+768(SB), Z5
 	VPERMB         Z9, Z5, Z9
 	VPORQ          896(AX), Z9, Z9
 	VMOVDQU64      Z9, 896(AX)
 	VMOVDQU8       704(AX), Z5
-	VPANDD.BCST    avx512_51<>+0(SB), Z4, Z4
+	VPANDD.BCST    avx512_constants<>+560(SB), Z4, Z4
 	VMOVDQU8       Z4, K1, Z5
 	VMOVDQU8       Z5, 704(AX)
 	VMOVDQU8       832(AX), Z4
 	VPERMB         Z10, Z2, K1, Z4
 	VMOVDQU8       Z4, 832(AX)
 	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_52<>+0(SB), X4
+	VMOVDQU        avx512_constants<>+896(SB), X4
 	VPMULLW        X4, X3, X3
 	VPACKUSWB      X3, X3, X3
 	VPBROADCASTQ   X3, Z4
@@ -8232,7 +6622,7 @@ admitted:
 	VPTESTMB       Z4, Z4, K2, K2
 	VMOVDQU8       768(AX), Z5
 	VPADDUSB       Z4, Z5, K2, Z5
-	VPBROADCASTD   avx512_20<>+0(SB), Z4
+	VPBROADCASTD   avx512_constants<>+56(SB), Z4
 	VMOVDQU8       Z4, K1, Z5
 	VMOVDQU8       Z5, 768(AX)
 	KORQ           K1, K2, K3
@@ -8316,19 +6706,19 @@ placed:
 	VPORQ          Z4, Z5, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z7
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z7
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z7
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z7
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z7
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z7
 	VPANDQ         Z5, Z1, Z5
 	VPANDQ         Z4, Z1, K1, Z5
 	VMOVDQA64      Z6, K3, Z5
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z4
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z4
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z4
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z4
 	VPTESTMQ       Z5, Z5, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z5, Z6
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z5, Z6
 	VPTESTNMQ      Z6, Z5, K1, K1
 	VPSUBQ         Z4, Z7, Z4
 	VPMULUDQ.Z     Z2, Z4, K1, Z4
@@ -8349,16 +6739,16 @@ placed:
 	VPANDQ         Z4, Z1, Z9
 	VPANDNQ        Z1, Z4, Z1
 	VPTESTMQ       Z9, Z5, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z4
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z4
 	VPTESTMQ       Z1, Z5, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z4
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z4
 	VPANDNQ        Z9, Z5, Z9
 	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z4
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z4
 	VPORQ          Z5, Z6, Z6
 	VPANDNQ        Z1, Z6, Z9
 	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z4
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z4
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z4, X1
@@ -8407,19 +6797,19 @@ nobody:
 	VPORQ          Z2, Z4, Z5
 	VPANDNQ        Z0, Z5, Z5
 	VPTESTMQ       Z5, Z5, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z6
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z6
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
 	VPANDQ         Z4, Z0, Z4
 	VPANDQ         Z2, Z0, K1, Z4
 	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z2
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z4, Z5
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z5
 	VPTESTNMQ      Z5, Z4, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
@@ -8440,16 +6830,16 @@ nobody:
 	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
 	VPTESTMQ       Z7, Z4, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z2
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z0, Z4, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
 	VPANDNQ        Z7, Z4, Z7
 	VPTESTMQ       Z7, Z7, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
 	VPORQ          Z4, Z5, Z5
 	VPANDNQ        Z0, Z5, Z7
 	VPTESTMQ       Z7, Z7, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z2
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
 	VPMOVQB        Z6, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
@@ -8491,16 +6881,16 @@ arrive:
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_83<>+0(SB), Z0
-	VMOVDQU32    avx512_84<>+0(SB), Z1
-	VMOVDQU32    avx512_85<>+0(SB), Z2
-	VMOVDQU32    avx512_86<>+0(SB), Z4
-	VMOVDQU32    avx512_87<>+0(SB), Z5
-	VMOVDQU32    avx512_88<>+0(SB), Z6
-	VPBROADCASTD avx512_6<>+0(SB), Z11
+	VMOVDQU32    avx512_constants<>+1856(SB), Z0
+	VMOVDQU32    avx512_constants<>+1920(SB), Z1
+	VMOVDQU32    avx512_constants<>+1984(SB), Z2
+	VMOVDQU32    avx512_constants<>+2048(SB), Z4
+	VMOVDQU32    avx512_constants<>+2112(SB), Z5
+	VMOVDQU32    avx512_constants<>+2176(SB), Z6
+	VPBROADCASTD avx512_constants<>+20(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_82<>+0(SB), Z10
+	VBROADCASTSS avx512_constants<>+1268(SB), Z10
 	VMOVDQU32    72(SP), Y3
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
@@ -8545,20 +6935,20 @@ arrive:
 	VMOVAPS      Z10, K2, Z4
 	VPERMPS      Z6, Z16, Z8
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z6
-	VPMINUD.BCST avx512_89<>+0(SB), Z6, Z6
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS    Z6, Z6
-	VMULPS.BCST  avx512_90<>+0(SB), Z6, Z6
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_91<>+0(SB), Z7, Z7
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z7, Z7
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_92<>+0(SB), Z10, Z10
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z10, Z10
 	VPMOVSXWD    384(AX)(DX*2), Z11
 	VPSUBD.Z     Z11, Z9, K1, Z11
-	VPMINUD.BCST avx512_93<>+0(SB), Z11, Z11
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z11, Z11
 	VCVTDQ2PS    Z11, Z11
-	VMULPS.BCST  avx512_94<>+0(SB), Z11, Z11
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z11, Z11
 	VPERMPS.Z    Z5, Z15, K1, Z5
 	MOVQ         trail+48(FP), AX
 	MOVQ         176(AX), AX
@@ -8668,7 +7058,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, BX, BX
 	VPBROADCASTQ    BX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), BX
 	MOVQ            16(BX), BX
@@ -8688,18 +7078,18 @@ written3:
 	MOVQ            d+24(FP), R9
 	MOVQ            (R9), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_constants<>+920(SB), Z0, Z1
 	MOVQ            p+0(FP), R9
 	MOVQ            8(R9), R9
 	MOVL            16(R9), R9
@@ -8708,14 +7098,14 @@ written3:
 	VPORQ           Z2, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (R8), Z2
 	VPERMB          Z2, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z2
-	VPANDQ.BCST     avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z2, K1, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ          $0x02, Z1, Z1
 	VPSLLQ          $0x18, Z2, Z2
 	VPORQ           Z2, Z1, Z0
@@ -8884,9 +7274,9 @@ operate:
 	MOVQ           DX, 152(SP)
 	MOVQ           64(SP), AX
 	VMOVDQU64      896(AX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, 160(SP)
 	MOVQ           896(AX), DX
@@ -8908,22 +7298,22 @@ operate:
 	MOVQ           80(SP), AX
 	VPBROADCASTD   4(AX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_82<>+0(SB), X1
+	VMOVSS         avx512_constants<>+1268(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 272(SP)
 	CMPQ           264(SP), $0x00
 	JLE            empty0
 	MOVQ           64(SP), AX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z14
-	VMOVDQU32      avx512_86<>+0(SB), Z15
-	VMOVDQU32      avx512_87<>+0(SB), Z16
-	VMOVDQU32      avx512_88<>+0(SB), Z17
-	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z14
+	VMOVDQU32      avx512_constants<>+2048(SB), Z15
+	VMOVDQU32      avx512_constants<>+2112(SB), Z16
+	VMOVDQU32      avx512_constants<>+2176(SB), Z17
+	VPBROADCASTD   avx512_constants<>+20(SB), Z21
 	MOVQ           $0x00000000, DX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_82<>+0(SB), Z20
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z20
 	VMOVDQU32      232(SP), Y2
 	MOVQ           trail+32(FP), DI
 	ADDQ           $0x30, DI
@@ -8966,20 +7356,20 @@ operate:
 	VMOVAPS        Z20, K2, Z15
 	VPERMPS        Z17, Z26, Z20
 	VPMOVZXWD.Z    512(AX)(DX*2), K1, Z17
-	VPMINUD.BCST   avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z    640(AX)(DX*1), K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z    768(AX)(DX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD      384(AX)(DX*2), Z22
 	VPSUBD.Z       Z22, Z19, K1, Z22
-	VPMINUD.BCST   avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z      Z16, Z25, K1, Z16
 	MOVQ           120(SP), AX
 	VUNPCKLPS      Z1, Z0, Z19
@@ -9006,8 +7396,8 @@ operate:
 	VUNPCKHPD      Z22, Z17, Z17
 	VUNPCKLPD      Z14, Z21, Z22
 	VUNPCKHPD      Z14, Z21, Z14
-	VMOVDQU64      avx512_95<>+0(SB), Z21
-	VMOVDQU64      avx512_96<>+0(SB), Z25
+	VMOVDQU64      avx512_constants<>+2304(SB), Z21
+	VMOVDQU64      avx512_constants<>+2368(SB), Z25
 	VMOVDQA64      Z24, Z26
 	VPERMT2PD      Z20, Z21, Z26
 	VMOVDQA64      Z24, Z24
@@ -9077,13 +7467,13 @@ empty0:
 written0:
 	MOVQ         48(SP), AX
 	VMOVDQU8     (AX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, AX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         AX, DI
@@ -9135,7 +7525,7 @@ written0:
 	POPCNTQ      R8, R8
 	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(CX), Z0
-	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+12(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         R11, R9
@@ -9143,7 +7533,7 @@ written0:
 	POPCNTQ      R9, R9
 	IMUL3L       $0x0f, R9, R9
 	ADDL         R9, R8
-	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+16(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         DI, R9
@@ -9173,24 +7563,24 @@ risked:
 	VPANDNQ        Z1, Z0, Z1
 	VPANDNQ        Z14, Z0, Z14
 	VPBROADCASTQ   AX, Z0
-	VPTERNLOGQ     $0xf8, avx512_13<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
-	VPTERNLOGQ     $0x78, avx512_14<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0x78, avx512_constants<>+128(SB), Z0, Z1
 	VPBROADCASTQ   DI, Z0
-	VPTERNLOGQ     $0xf8, avx512_15<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(CX)
 	VMOVDQU64      Z14, 960(CX)
-	VMOVDQU8       avx512_71<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
-	VPANDD.BCST    avx512_21<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_72<>+0(SB), Z1
+	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
+	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+1536(SB), Z14
 	VPSHUFB        Z0, Z14, Z14
 	KMOVQ          DX, K1
-	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	MOVQ           128(SP), SI
 	DECQ           SI
@@ -9213,7 +7603,7 @@ risked:
 	IMUL3Q         $+85, AX, R11
 	CMPQ           R9, R11
 	ADCL           $0x00, DX
-	LEAQ           avx512_110<>+0(SB), AX
+	LEAQ           avx512_constants<>+2272(SB), AX
 	MOVQ           (AX)(DX*8), AX
 	IMULQ          24(R10), AX
 	MOVQ           AX, R9
@@ -9221,7 +7611,7 @@ risked:
 	MOVL           $0x00000007, DX
 	CMPQ           AX, DX
 	CMOVQHI        DX, AX
-	LEAQ           avx512_111<>+0(SB), DX
+	LEAQ           avx512_constants<>+3200(SB), DX
 	MOVQ           (DX)(AX*8), DX
 	IMULQ          (R10), DX
 	ADDQ           DX, R9
@@ -9291,7 +7681,7 @@ risked:
 	VXORPS         X2, X2, X2
 	MOVQ           AX, 280(SP)
 	VCVTSI2SSQ     280(SP), X2, X2
-	VMULSS         avx512_112<>+0(SB), X2, X2
+	VMULSS         avx512_constants<>+3264(SB), X2, X2
 	MOVQ           run+0(FP), AX
 	MOVQ           152(AX), AX
 	VMOVSS         X2, (AX)(SI*4)
@@ -9300,16 +7690,16 @@ rewarded1:
 	CMPQ          264(SP), $0x01
 	JLE           empty1
 	MOVQ          64(SP), AX
-	VMOVDQU32     avx512_83<>+0(SB), Z15
-	VMOVDQU32     avx512_84<>+0(SB), Z16
-	VMOVDQU32     avx512_85<>+0(SB), Z17
-	VMOVDQU32     avx512_86<>+0(SB), Z18
-	VMOVDQU32     avx512_87<>+0(SB), Z19
-	VMOVDQU32     avx512_88<>+0(SB), Z20
-	VPBROADCASTD  avx512_6<>+0(SB), Z24
+	VMOVDQU32     avx512_constants<>+1856(SB), Z15
+	VMOVDQU32     avx512_constants<>+1920(SB), Z16
+	VMOVDQU32     avx512_constants<>+1984(SB), Z17
+	VMOVDQU32     avx512_constants<>+2048(SB), Z18
+	VMOVDQU32     avx512_constants<>+2112(SB), Z19
+	VMOVDQU32     avx512_constants<>+2176(SB), Z20
+	VPBROADCASTD  avx512_constants<>+20(SB), Z24
 	MOVQ          $0x00000010, DX
 	MOVQ          $0x00000002, SI
-	VBROADCASTSS  avx512_82<>+0(SB), Z23
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z23
 	VMOVDQU32     232(SP), Y2
 	MOVQ          trail+32(FP), DI
 	ADDQ          $0x30, DI
@@ -9352,20 +7742,20 @@ rewarded1:
 	VMOVAPS       Z23, K2, Z18
 	VPERMPS       Z20, Z29, Z23
 	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z20
-	VPMINUD.BCST  avx512_89<>+0(SB), Z20, Z20
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z20, Z20
 	VCVTDQ2PS     Z20, Z20
-	VMULPS.BCST   avx512_90<>+0(SB), Z20, Z20
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z20, Z20
 	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z21
 	VCVTDQ2PS     Z21, Z21
-	VMULPS.BCST   avx512_91<>+0(SB), Z21, Z21
+	VMULPS.BCST   avx512_constants<>+2240(SB), Z21, Z21
 	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z24
 	VCVTDQ2PS     Z24, Z24
-	VMULPS.BCST   avx512_92<>+0(SB), Z24, Z24
+	VMULPS.BCST   avx512_constants<>+2244(SB), Z24, Z24
 	VPMOVSXWD     384(AX)(DX*2), Z25
 	VPSUBD.Z      Z25, Z22, K1, Z25
-	VPMINUD.BCST  avx512_93<>+0(SB), Z25, Z25
+	VPMINUD.BCST  avx512_constants<>+2248(SB), Z25, Z25
 	VCVTDQ2PS     Z25, Z25
-	VMULPS.BCST   avx512_94<>+0(SB), Z25, Z25
+	VMULPS.BCST   avx512_constants<>+2252(SB), Z25, Z25
 	VPERMPS.Z     Z19, Z28, K1, Z19
 	MOVQ          120(SP), AX
 	VUNPCKLPS     Z16, Z15, Z22
@@ -9392,8 +7782,8 @@ rewarded1:
 	VUNPCKHPD     Z25, Z20, Z20
 	VUNPCKLPD     Z17, Z24, Z25
 	VUNPCKHPD     Z17, Z24, Z17
-	VMOVDQU64     avx512_95<>+0(SB), Z24
-	VMOVDQU64     avx512_96<>+0(SB), Z28
+	VMOVDQU64     avx512_constants<>+2304(SB), Z24
+	VMOVDQU64     avx512_constants<>+2368(SB), Z28
 	VMOVDQA64     Z27, Z29
 	VPERMT2PD     Z23, Z24, Z29
 	VMOVDQA64     Z27, Z27
@@ -9463,7 +7853,7 @@ empty1:
 written1:
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	KMOVQ        avx512_74<>+0(SB), K1
+	KMOVQ        avx512_constants<>+1248(SB), K1
 	VMOVQ        928(CX), X2
 	VMOVQ        X2, AX
 	MOVQ         904(CX), DX
@@ -9488,7 +7878,7 @@ written1:
 	VMOVDQU16    Z18, 384(CX)
 	VPTESTNMW    Z15, Z15, K4
 	KMOVD        K4, DX
-	VPBROADCASTD avx512_6<>+0(SB), Z21
+	VPBROADCASTD avx512_constants<>+20(SB), Z21
 	VPMOVZXWD    Y19, Z20
 	VMOVDQU32    (CX), Z15
 	VPADDD       Z21, Z15, Z18
@@ -9498,9 +7888,9 @@ written1:
 	VPADDD       Z20, Z18, Z15
 	VPSRLD       $0x07, Z18, Z18
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_75<>+0(SB), Z20
+	VMOVDQU16    avx512_constants<>+1600(SB), Z20
 	VPERMW       Z19, Z20, Z20
-	VPANDD.BCST  avx512_76<>+0(SB), Z20, Z20
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z20, Z20
 	VMOVDQU32    64(CX), Z19
 	VPADDD       Z21, Z19, Z21
 	VPADDD       Z20, Z19, Z19
@@ -9509,23 +7899,23 @@ written1:
 	VPADDD       Z20, Z21, Z20
 	VPSRLD       $0x07, Z21, Z21
 	VPSRLD       $0x07, Z20, Z20
-	VMOVDQU8     avx512_77<>+0(SB), Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z19
 	VPERMB.Z     Z16, Z19, K1, Z19
 	VPERMW       Z9, Z19, Z19
 	VPACKUSDW    Z21, Z18, Z18
 	VPACKUSDW    Z20, Z15, Z15
 	VPSUBW       Z19, Z18, Z18
 	VPSUBW       Z19, Z15, Z15
-	VPBROADCASTD avx512_78<>+0(SB), Z19
+	VPBROADCASTD avx512_constants<>+1260(SB), Z19
 	VPMINUW      Z19, Z18, Z18
-	VMOVDQU8     avx512_77<>+0(SB), Z20
+	VMOVDQU8     avx512_constants<>+1664(SB), Z20
 	VPERMB.Z     Z1, Z20, K1, Z20
 	VPMULLW      Z20, Z18, Z18
 	VPADDW       Z18, Z18, Z18
 	VPMINUW      Z19, Z18, Z18
-	VPBROADCASTD avx512_79<>+0(SB), Z19
+	VPBROADCASTD avx512_constants<>+1264(SB), Z19
 	VPADDW       Z19, Z18, Z18
-	VMOVDQU8     avx512_77<>+0(SB), Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z19
 	VPERMB.Z     Z0, Z19, K1, Z19
 	VPDPWSSD     Z19, Z18, Z7
 	MOVL         900(CX), SI
@@ -9545,7 +7935,7 @@ written1:
 	VMOVDQU16    Z18, 448(CX)
 	VPTESTNMW    Z19, Z19, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_6<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+20(SB), Z17
 	VPMOVZXWD    Y8, Z19
 	VMOVDQU32    128(CX), Z18
 	VPADDD       Z17, Z18, Z20
@@ -9555,9 +7945,9 @@ written1:
 	VPADDD       Z19, Z20, Z18
 	VPSRLD       $0x07, Z20, Z20
 	VPSRLD       $0x07, Z18, Z18
-	VMOVDQU16    avx512_75<>+0(SB), Z19
+	VMOVDQU16    avx512_constants<>+1600(SB), Z19
 	VPERMW       Z8, Z19, Z19
-	VPANDD.BCST  avx512_76<>+0(SB), Z19, Z19
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z19, Z19
 	VMOVDQU32    192(CX), Z8
 	VPADDD       Z17, Z8, Z17
 	VPADDD       Z19, Z8, Z8
@@ -9566,23 +7956,23 @@ written1:
 	VPADDD       Z19, Z17, Z8
 	VPSRLD       $0x07, Z17, Z17
 	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_80<>+0(SB), Z19
+	VMOVDQU8     avx512_constants<>+1728(SB), Z19
 	VPERMB.Z     Z16, Z19, K1, Z19
 	VPERMW       Z9, Z19, Z19
 	VPACKUSDW    Z17, Z20, Z16
 	VPACKUSDW    Z8, Z18, Z8
 	VPSUBW       Z19, Z16, Z16
 	VPSUBW       Z19, Z8, Z8
-	VPBROADCASTD avx512_78<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+1260(SB), Z17
 	VPMINUW      Z17, Z16, Z16
-	VMOVDQU8     avx512_80<>+0(SB), Z18
+	VMOVDQU8     avx512_constants<>+1728(SB), Z18
 	VPERMB.Z     Z1, Z18, K1, Z18
 	VPMULLW      Z18, Z16, Z16
 	VPADDW       Z16, Z16, Z16
 	VPMINUW      Z17, Z16, Z16
-	VPBROADCASTD avx512_79<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+1264(SB), Z17
 	VPADDW       Z17, Z16, Z16
-	VMOVDQU8     avx512_80<>+0(SB), Z17
+	VMOVDQU8     avx512_constants<>+1728(SB), Z17
 	VPERMB.Z     Z0, Z17, K1, Z17
 	VPDPWSSD     Z17, Z16, Z7
 	SHLQ         $0x20, SI
@@ -9591,9 +7981,9 @@ written1:
 lower:
 	VMOVDQU8     768(CX), Z0
 	VPSRLW       $0x02, Z0, Z16
-	VPANDD.BCST  avx512_20<>+0(SB), Z16, Z16
+	VPANDD.BCST  avx512_constants<>+56(SB), Z16, Z16
 	VPSUBB       Z16, Z0, Z0
-	VPBROADCASTD avx512_20<>+0(SB), Z16
+	VPBROADCASTD avx512_constants<>+56(SB), Z16
 	VPADDB       Z16, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(CX)
 	MOVQ         912(CX), SI
@@ -9617,8 +8007,8 @@ lower:
 	MOVQ         R10, DI
 	ORQ          AX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_21<>+0(SB), Z16
-	VPBROADCASTD avx512_1<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+60(SB), Z16
+	VPBROADCASTD avx512_constants<>+0(SB), Z17
 	VMOVDQU8     832(CX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
@@ -9634,7 +8024,7 @@ lower:
 	ANDNQ        R12, DX, DX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_22<>+0(SB), Z18
+	VPBROADCASTD avx512_constants<>+256(SB), Z18
 	KMOVQ        DX, K2
 	VPSRLW       $0x04, Z0, Z19
 	VPANDQ       Z18, Z19, Z19
@@ -9658,8 +8048,8 @@ lower:
 	VMOVDQU64    896(CX), Z16
 	VMOVDQU64    960(CX), Z17
 	VPBROADCASTQ AX, Z18
-	VPTERNLOGQ   $0xd8, avx512_23<>+0(SB), Z18, Z16
-	VPTERNLOGQ   $0x10, avx512_24<>+0(SB), Z0, Z16
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z18, Z16
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z16
 	VPANDNQ      Z17, Z0, Z17
 	VMOVDQU64    Z16, 896(CX)
 	VMOVDQU64    Z17, 960(CX)
@@ -9674,19 +8064,19 @@ lower:
 	VMOVDQU8.Z   Z14, K2, Z1
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_77<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1664(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z15, Z10
-	VMOVDQU8     avx512_77<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1664(SB), Z14
 	VPERMB.Z     Z1, Z14, K1, Z14
 	VPDPWSSD     Z14, Z15, Z11
 	MOVL         900(CX), AX
 	TESTL        AX, AX
 	JZ           accounted
-	VMOVDQU8     avx512_80<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1728(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z8, Z10
-	VMOVDQU8     avx512_80<>+0(SB), Z0
+	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z8, Z11
 
@@ -9724,9 +8114,9 @@ accounted:
 	VPORQ          Z14, Z15, Z14
 	VPANDNQ        Z1, Z14, Z14
 	VPTESTMQ       Z14, Z14, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z1
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
 	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
@@ -9751,24 +8141,24 @@ accounted:
 	VMOVDQU64      64(DX), Z14
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (SI), Z15
-	VMOVDQU32      avx512_97<>+0(SB), Z16
+	VMOVDQU32      avx512_constants<>+2432(SB), Z16
 	VPERMI2D       Z14, Z1, Z16
-	VMOVDQU32      avx512_98<>+0(SB), Z14
+	VMOVDQU32      avx512_constants<>+2496(SB), Z14
 	VPERMD         Z0, Z14, Z14
-	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z14, Z16
-	VMOVDQU32      avx512_100<>+0(SB), Z14
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z14, Z16
+	VMOVDQU32      avx512_constants<>+2624(SB), Z14
 	VPERMI2D       Z0, Z1, Z14
-	VPANDD         avx512_101<>+0(SB), Z14, Z14
+	VPANDD         avx512_constants<>+2688(SB), Z14, Z14
 	VPADDD         Z14, Z16, Z16
 	VPBROADCASTD   64(SI), Z0
 	VPSUBD         Z16, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_102<>+0(SB), Z0, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z16
 	MOVQ           80(SP), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_103<>+0(SB), Z0, Z14
+	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z14
 	VPMINUQ        Z14, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z16
 	MOVQ           72(SP), DX
 	MOVL           16(DX), DX
 	MOVQ           96(SP), SI
@@ -9780,19 +8170,19 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, DX
 	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_105<>+0(SB), Z1, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z16
 	MOVQ           80(SP), DX
 	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z16
-	VMOVDQU32      avx512_107<>+0(SB), Z14
-	VPSLLVD        avx512_108<>+0(SB), Z1, Z17
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z17, Z14
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z16
+	VMOVDQU32      avx512_constants<>+3008(SB), Z14
+	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z17
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z17, Z14
 	VPMINUD        Z14, Z16, Z16
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z15
 	MOVQ           80(SP), DX
 	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z15
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z15
 	VCVTDQ2PS      Z16, Z16
 	VCVTDQ2PS      Z15, Z15
 	VDIVPS         Z15, Z16, Z16
@@ -9801,16 +8191,16 @@ accounted:
 	CMPQ           264(SP), $0x02
 	JLE            empty2
 	MOVQ           64(SP), DX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z14
-	VMOVDQU32      avx512_86<>+0(SB), Z15
-	VMOVDQU32      avx512_87<>+0(SB), Z16
-	VMOVDQU32      avx512_88<>+0(SB), Z17
-	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z14
+	VMOVDQU32      avx512_constants<>+2048(SB), Z15
+	VMOVDQU32      avx512_constants<>+2112(SB), Z16
+	VMOVDQU32      avx512_constants<>+2176(SB), Z17
+	VPBROADCASTD   avx512_constants<>+20(SB), Z21
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_82<>+0(SB), Z20
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z20
 	VMOVDQU32      232(SP), Y2
 	MOVQ           trail+32(FP), R8
 	ADDQ           $0x30, R8
@@ -9853,20 +8243,20 @@ accounted:
 	VMOVAPS        Z20, K2, Z15
 	VPERMPS        Z17, Z26, Z20
 	VPMOVZXWD.Z    512(DX)(SI*2), K1, Z17
-	VPMINUD.BCST   avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z    640(DX)(SI*1), K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z    768(DX)(SI*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD      384(DX)(SI*2), Z22
 	VPSUBD.Z       Z22, Z19, K1, Z22
-	VPMINUD.BCST   avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z      Z16, Z25, K1, Z16
 	MOVQ           120(SP), DX
 	VUNPCKLPS      Z1, Z0, Z19
@@ -9893,8 +8283,8 @@ accounted:
 	VUNPCKHPD      Z22, Z17, Z17
 	VUNPCKLPD      Z14, Z21, Z22
 	VUNPCKHPD      Z14, Z21, Z14
-	VMOVDQU64      avx512_95<>+0(SB), Z21
-	VMOVDQU64      avx512_96<>+0(SB), Z25
+	VMOVDQU64      avx512_constants<>+2304(SB), Z21
+	VMOVDQU64      avx512_constants<>+2368(SB), Z25
 	VMOVDQA64      Z24, Z26
 	VPERMT2PD      Z20, Z21, Z26
 	VMOVDQA64      Z24, Z24
@@ -9983,10 +8373,10 @@ written2:
 	MOVQ           40(SP), R9
 	VMOVDQU32.Z    (R9), K1, Y2
 	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_32<>+0(SB), Y2, Y2
+	VPANDD.BCST    avx512_constants<>+448(SB), Y2, Y2
 	VPMOVZXDQ      Y0, Z0
 	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K1, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z1
 	VPSLLVQ        Z0, Z1, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y0
 	VPADDQ         Y1, Y0, Y0
@@ -10070,7 +8460,7 @@ expired:
 	MOVQ            36(DX), R12
 	MOVQ            $0x00000001, R13
 	VBROADCASTI32X8 (SI), Z0
-	VPBROADCASTD    avx512_32<>+0(SB), Z1
+	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z14
@@ -10224,57 +8614,57 @@ admitted:
 	MOVQ           88(AX), AX
 	MOVQ           24(SP), R8
 	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(AX), Z1, K2
 	VPCMPUQ.BCST   $0x01, 200(AX), Z1, K3
 	VPCMPUQ.BCST   $0x01, 208(AX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      (AX), Z14
 	VPERMB         Z14, Z1, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z15
-	VPANDQ.BCST    avx512_35<>+0(SB), Z15, Z15
-	VPTESTMQ.BCST  avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_25<>+0(SB), Z15, K1, Z15
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z15, Z15
+	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z15, K1, Z15
 	VPMOVZXWQ      (R8), Z14
 	VPERMQ         Z14, Z15, Z14
 	VPSLLQ         $0x07, Z14, Z14
 	VPSLLQ         $0x02, Z1, Z16
 	VPSRLQ         $0x12, Z0, Z17
-	VPANDQ.BCST    avx512_37<>+0(SB), Z17, Z17
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z17, Z17
 	VPSLLQ         $0x07, Z1, Z1
 	VPADDQ         Z1, Z17, Z17
-	VPBROADCASTQ   avx512_37<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
 	VPSUBQ         Z1, Z17, Z17
 	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      64(AX), Z18
 	VMOVDQU64      128(AX), Z19
 	VPERMI2W       Z19, Z18, Z1
-	VPANDQ.BCST    avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z18
-	VPANDQ.BCST    avx512_35<>+0(SB), Z18, Z18
-	VPADDQ.BCST    avx512_25<>+0(SB), Z18, Z18
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z18, Z18
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z18, Z18
 	VPSRLQ         $0x21, Z0, Z19
-	VPANDQ.BCST    avx512_37<>+0(SB), Z19, Z19
-	VPMULUDQ.BCST  avx512_39<>+0(SB), Z19, Z19
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z19, Z19
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z19, Z19
 	VPSRLQ         $0x07, Z19, Z19
 	VPSRLQ         $0x24, Z0, Z20
-	VPANDQ.BCST    avx512_40<>+0(SB), Z20, Z20
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z20, Z20
 	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_26<>+0(SB), Z0, K2, Z0
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z20, Z20
 	VPADDQ         Z14, Z17, Z17
 	KMOVB          SI, K1
-	VPBROADCASTQ   avx512_41<>+0(SB), Z0
-	VPBROADCASTQ   avx512_26<>+0(SB), K4, Z0
-	VPBROADCASTQ   avx512_29<>+0(SB), K3, Z0
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
+	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
+	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
 	VPMULUDQ.Z     Z16, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_42<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+576(SB), Z14
 	VPEXPANDB.Z    Z14, K1, Z14
 	VMOVDQU8       640(CX), Z16
 	VPERMB         Z19, Z14, K1, Z16
@@ -10286,44 +8676,44 @@ admitted:
 	MOVQ           960(CX), R8
 	ORQ            R8, SI
 	ANDNQ          AX, SI, AX
-	VPBROADCASTQ   avx512_43<>+0(SB), Z16
-	VPBROADCASTQ   avx512_44<>+0(SB), K4, Z16
-	VPBROADCASTQ   avx512_45<>+0(SB), K3, Z16
-	VPBROADCASTQ   avx512_46<>+0(SB), K2, Z16
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z16
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z16
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z16
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z16
 	VPORQ          Z15, Z16, Z16
 	VPERMB.Z       Z16, Z14, K1, Z15
-	VPBROADCASTD   avx512_21<>+0(SB), Z16
+	VPBROADCASTD   avx512_constants<>+60(SB), Z16
 	VPANDD         Z16, Z15, Z19
-	VMOVDQU8       avx512_47<>+0(SB), Z21
+	VMOVDQU8       avx512_constants<>+640(SB), Z21
 	VPSHUFB        Z19, Z21, Z21
-	VMOVDQU8       avx512_48<>+0(SB), Z19
+	VMOVDQU8       avx512_constants<>+704(SB), Z19
 	VGF2P8AFFINEQB $0x00, Z21, Z19, Z21
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z21, Z21
-	VMOVDQU8       avx512_49<>+0(SB), Z19
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z21, Z21
+	VMOVDQU8       avx512_constants<>+768(SB), Z19
 	VPERMB         Z21, Z19, Z21
 	VPORQ          960(CX), Z21, Z21
 	VMOVDQU64      Z21, 960(CX)
 	VPSRLW         $0x04, Z15, Z19
 	VPANDD         Z16, Z19, Z19
-	VMOVDQU8       avx512_50<>+0(SB), Z16
+	VMOVDQU8       avx512_constants<>+832(SB), Z16
 	VPSHUFB        Z19, Z16, Z16
 	VMOVDQU8.Z     Z16, K1, Z16
-	VMOVDQU8       avx512_48<>+0(SB), Z19
+	VMOVDQU8       avx512_constants<>+704(SB), Z19
 	VGF2P8AFFINEQB $0x00, Z16, Z19, Z19
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z19, Z19
-	VMOVDQU8       avx512_49<>+0(SB), Z16
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z19, Z19
+	VMOVDQU8       avx512_constants<>+768(SB), Z16
 	VPERMB         Z19, Z16, Z19
 	VPORQ          896(CX), Z19, Z19
 	VMOVDQU64      Z19, 896(CX)
 	VMOVDQU8       704(CX), Z16
-	VPANDD.BCST    avx512_51<>+0(SB), Z15, Z15
+	VPANDD.BCST    avx512_constants<>+560(SB), Z15, Z15
 	VMOVDQU8       Z15, K1, Z16
 	VMOVDQU8       Z16, 704(CX)
 	VMOVDQU8       832(CX), Z15
 	VPERMB         Z20, Z14, K1, Z15
 	VMOVDQU8       Z15, 832(CX)
 	VPMOVZXBW      36(DX), X2
-	VMOVDQU        avx512_52<>+0(SB), X3
+	VMOVDQU        avx512_constants<>+896(SB), X3
 	VPMULLW        X3, X2, X2
 	VPACKUSWB      X2, X2, X2
 	VPBROADCASTQ   X2, Z15
@@ -10332,7 +8722,7 @@ admitted:
 	VPTESTMB       Z15, Z15, K2, K2
 	VMOVDQU8       768(CX), Z16
 	VPADDUSB       Z15, Z16, K2, Z16
-	VPBROADCASTD   avx512_20<>+0(SB), Z15
+	VPBROADCASTD   avx512_constants<>+56(SB), Z15
 	VMOVDQU8       Z15, K1, Z16
 	VMOVDQU8       Z16, 768(CX)
 	KORQ           K1, K2, K3
@@ -10414,19 +8804,19 @@ placed:
 	VPORQ          Z15, Z16, Z17
 	VPANDNQ        Z1, Z17, Z17
 	VPTESTMQ       Z17, Z17, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z18
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z18
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z18
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z18
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z18
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z18
 	VPANDQ         Z16, Z1, Z16
 	VPANDQ         Z15, Z1, K1, Z16
 	VMOVDQA64      Z17, K3, Z16
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z15
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z15
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z15
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z15
 	VPTESTMQ       Z16, Z16, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z16, Z17
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z16, Z17
 	VPTESTNMQ      Z17, Z16, K1, K1
 	VPSUBQ         Z15, Z18, Z15
 	VPMULUDQ.Z     Z14, Z15, K1, Z15
@@ -10447,16 +8837,16 @@ placed:
 	VPANDQ         Z15, Z1, Z19
 	VPANDNQ        Z1, Z15, Z1
 	VPTESTMQ       Z19, Z16, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z15
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z15
 	VPTESTMQ       Z1, Z16, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z15
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z15
 	VPANDNQ        Z19, Z16, Z19
 	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z15
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z15
 	VPORQ          Z16, Z17, Z17
 	VPANDNQ        Z1, Z17, Z19
 	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z15
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z15
 	VPMOVQB        Z18, X1
 	VMOVQ          X1, 60(BX)
 	VPMOVQB        Z15, X1
@@ -10504,19 +8894,19 @@ nobody:
 	VPORQ          Z14, Z15, Z16
 	VPANDNQ        Z0, Z16, Z16
 	VPTESTMQ       Z16, Z16, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z17
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z17
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z17
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z17
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z17
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z17
 	VPANDQ         Z15, Z0, Z15
 	VPANDQ         Z14, Z0, K1, Z15
 	VMOVDQA64      Z16, K3, Z15
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z14
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z14
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z14
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z14
 	VPTESTMQ       Z15, Z15, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z15, Z16
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z15, Z16
 	VPTESTNMQ      Z16, Z15, K1, K1
 	VPSUBQ         Z14, Z17, Z14
 	VPMULUDQ.Z     Z1, Z14, K1, Z14
@@ -10537,16 +8927,16 @@ nobody:
 	VPANDQ         Z14, Z0, Z18
 	VPANDNQ        Z0, Z14, Z0
 	VPTESTMQ       Z18, Z15, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z14
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z14
 	VPTESTMQ       Z0, Z15, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z14
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z14
 	VPANDNQ        Z18, Z15, Z18
 	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z14
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z14
 	VPORQ          Z15, Z16, Z16
 	VPANDNQ        Z0, Z16, Z18
 	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z14
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z14
 	VPMOVQB        Z17, X0
 	VMOVQ          X0, 60(BX)
 	VPMOVQB        Z14, X0
@@ -10589,16 +8979,16 @@ arrive:
 	CMPQ          264(SP), $0x03
 	JLE           empty3
 	MOVQ          64(SP), AX
-	VMOVDQU32     avx512_83<>+0(SB), Z0
-	VMOVDQU32     avx512_84<>+0(SB), Z1
-	VMOVDQU32     avx512_85<>+0(SB), Z14
-	VMOVDQU32     avx512_86<>+0(SB), Z15
-	VMOVDQU32     avx512_87<>+0(SB), Z16
-	VMOVDQU32     avx512_88<>+0(SB), Z17
-	VPBROADCASTD  avx512_6<>+0(SB), Z21
+	VMOVDQU32     avx512_constants<>+1856(SB), Z0
+	VMOVDQU32     avx512_constants<>+1920(SB), Z1
+	VMOVDQU32     avx512_constants<>+1984(SB), Z14
+	VMOVDQU32     avx512_constants<>+2048(SB), Z15
+	VMOVDQU32     avx512_constants<>+2112(SB), Z16
+	VMOVDQU32     avx512_constants<>+2176(SB), Z17
+	VPBROADCASTD  avx512_constants<>+20(SB), Z21
 	MOVQ          $0x00000030, CX
 	MOVQ          $0x00000006, DX
-	VBROADCASTSS  avx512_82<>+0(SB), Z20
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z20
 	VMOVDQU32     232(SP), Y2
 	MOVQ          trail+32(FP), SI
 	ADDQ          $0x30, SI
@@ -10641,20 +9031,20 @@ arrive:
 	VMOVAPS       Z20, K2, Z15
 	VPERMPS       Z17, Z26, Z20
 	VPMOVZXWD.Z   512(AX)(CX*2), K1, Z17
-	VPMINUD.BCST  avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS     Z17, Z17
-	VMULPS.BCST   avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z   640(AX)(CX*1), K1, Z18
 	VCVTDQ2PS     Z18, Z18
-	VMULPS.BCST   avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST   avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z   768(AX)(CX*1), K1, Z21
 	VCVTDQ2PS     Z21, Z21
-	VMULPS.BCST   avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST   avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD     384(AX)(CX*2), Z22
 	VPSUBD.Z      Z22, Z19, K1, Z22
-	VPMINUD.BCST  avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST  avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS     Z22, Z22
-	VMULPS.BCST   avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST   avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z     Z16, Z25, K1, Z16
 	MOVQ          120(SP), AX
 	VUNPCKLPS     Z1, Z0, Z19
@@ -10681,8 +9071,8 @@ arrive:
 	VUNPCKHPD     Z22, Z17, Z17
 	VUNPCKLPD     Z14, Z21, Z22
 	VUNPCKHPD     Z14, Z21, Z14
-	VMOVDQU64     avx512_95<>+0(SB), Z21
-	VMOVDQU64     avx512_96<>+0(SB), Z25
+	VMOVDQU64     avx512_constants<>+2304(SB), Z21
+	VMOVDQU64     avx512_constants<>+2368(SB), Z25
 	VMOVDQA64     Z24, Z26
 	VPERMT2PD     Z20, Z21, Z26
 	VMOVDQA64     Z24, Z24
@@ -10774,7 +9164,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, DX, DX
 	VPBROADCASTQ    DX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            152(SP), DX
 	VBROADCASTI32X4 (DX), Z1
@@ -10790,18 +9180,18 @@ written3:
 	MOVQ            88(R8), R8
 	MOVQ            136(SP), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_constants<>+920(SB), Z0, Z1
 	MOVQ            8(SP), R9
 	MOVL            16(R9), R9
 	SHLQ            $0x30, R9
@@ -10809,14 +9199,14 @@ written3:
 	VPORQ           Z14, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (R8), Z14
 	VPERMB          Z14, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z14
-	VPANDQ.BCST     avx512_35<>+0(SB), Z14, Z14
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z14, K1, Z14
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z14, Z14
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z14, K1, Z14
 	VPSLLQ          $0x02, Z1, Z1
 	VPSLLQ          $0x18, Z14, Z14
 	VPORQ           Z14, Z1, Z0
@@ -10930,7 +9320,7 @@ charged:
 	ADCL    $0x00, AX
 	CMPQ    SI, DX
 	ADCL    $0x00, 116(BX)
-	LEAQ    avx512_113<>+0(SB), CX
+	LEAQ    avx512_constants<>+3296(SB), CX
 	MOVQ    (CX)(AX*8), CX
 	ADDL    CX, 28(BX)
 	MOVL    20(BX), AX
@@ -11002,7 +9392,7 @@ untouched:
 	IMUL3Q     $+85, AX, R9
 	CMPQ       DI, R9
 	ADCL       $0x00, DX
-	LEAQ       avx512_110<>+0(SB), AX
+	LEAQ       avx512_constants<>+2272(SB), AX
 	MOVQ       (AX)(DX*8), AX
 	IMULQ      24(R8), AX
 	MOVQ       AX, DI
@@ -11010,7 +9400,7 @@ untouched:
 	MOVL       $0x00000007, DX
 	CMPQ       AX, DX
 	CMOVQHI    DX, AX
-	LEAQ       avx512_111<>+0(SB), DX
+	LEAQ       avx512_constants<>+3200(SB), DX
 	MOVQ       (DX)(AX*8), DX
 	IMULQ      (R8), DX
 	ADDQ       DX, DI
@@ -11080,7 +9470,7 @@ untouched:
 	VXORPS     X0, X0, X0
 	MOVQ       AX, 304(SP)
 	VCVTSI2SSQ 304(SP), X0, X0
-	VMULSS     avx512_112<>+0(SB), X0, X0
+	VMULSS     avx512_constants<>+3264(SB), X0, X0
 	MOVQ       run+0(FP), AX
 	MOVQ       152(AX), AX
 	VMOVSS     X0, (AX)(CX*4)
@@ -11092,31 +9482,6 @@ rewarded2:
 	MOVB AL, stage+56(FP)
 	VZEROUPPER
 	RET
-
-DATA avx512_110<>+0(SB)/8, $0xffffffffffcccccd
-DATA avx512_110<>+8(SB)/8, $0x0000000000000000
-DATA avx512_110<>+16(SB)/8, $0x0000000000199999
-DATA avx512_110<>+24(SB)/8, $0x0000000000333333
-GLOBL avx512_110<>(SB), RODATA|NOPTR, $32
-
-DATA avx512_111<>+0(SB)/8, $0x0000000000000000
-DATA avx512_111<>+8(SB)/8, $0xffffffffffd9999a
-DATA avx512_111<>+16(SB)/8, $0xffffffffffb33334
-DATA avx512_111<>+24(SB)/8, $0xffffffffff733334
-DATA avx512_111<>+32(SB)/8, $0xffffffffff333334
-DATA avx512_111<>+40(SB)/8, $0xffffffffff000000
-DATA avx512_111<>+48(SB)/8, $0xffffffffff000000
-DATA avx512_111<>+56(SB)/8, $0xffffffffff000000
-GLOBL avx512_111<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_112<>+0(SB)/4, $(0.0000009536743)
-GLOBL avx512_112<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_113<>+0(SB)/8, $0xfffffffffffffffb
-DATA avx512_113<>+8(SB)/8, $0x0000000000000002
-DATA avx512_113<>+16(SB)/8, $0x0000000000000005
-DATA avx512_113<>+24(SB)/8, $0x000000000000000a
-GLOBL avx512_113<>(SB), RODATA|NOPTR, $32
 
 // func stepsStreamAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
@@ -11232,9 +9597,9 @@ operate:
 	MOVQ           DX, 152(SP)
 	MOVQ           64(SP), AX
 	VMOVDQU64      896(AX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, 160(SP)
 	MOVQ           896(AX), DX
@@ -11256,22 +9621,22 @@ operate:
 	MOVQ           80(SP), AX
 	VPBROADCASTD   4(AX), Z0
 	VCVTUDQ2PS     X0, X0
-	VMOVSS         avx512_82<>+0(SB), X1
+	VMOVSS         avx512_constants<>+1268(SB), X1
 	VDIVSS         X0, X1, X0
 	VMOVSS         X0, 272(SP)
 	CMPQ           264(SP), $0x00
 	JLE            empty0
 	MOVQ           64(SP), AX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z14
-	VMOVDQU32      avx512_86<>+0(SB), Z15
-	VMOVDQU32      avx512_87<>+0(SB), Z16
-	VMOVDQU32      avx512_88<>+0(SB), Z17
-	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z14
+	VMOVDQU32      avx512_constants<>+2048(SB), Z15
+	VMOVDQU32      avx512_constants<>+2112(SB), Z16
+	VMOVDQU32      avx512_constants<>+2176(SB), Z17
+	VPBROADCASTD   avx512_constants<>+20(SB), Z21
 	MOVQ           $0x00000000, DX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_82<>+0(SB), Z20
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z20
 	VMOVDQU32      232(SP), Y2
 	MOVQ           trail+32(FP), DI
 	ADDQ           $0x30, DI
@@ -11314,20 +9679,20 @@ operate:
 	VMOVAPS        Z20, K2, Z15
 	VPERMPS        Z17, Z26, Z20
 	VPMOVZXWD.Z    512(AX)(DX*2), K1, Z17
-	VPMINUD.BCST   avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z    640(AX)(DX*1), K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z    768(AX)(DX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD      384(AX)(DX*2), Z22
 	VPSUBD.Z       Z22, Z19, K1, Z22
-	VPMINUD.BCST   avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z      Z16, Z25, K1, Z16
 	MOVQ           120(SP), AX
 	VUNPCKLPS      Z1, Z0, Z19
@@ -11411,13 +9776,13 @@ empty0:
 written0:
 	MOVQ         48(SP), AX
 	VMOVDQU8     (AX), Z0
-	VPBROADCASTD avx512_1<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+0(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, AX
-	VPBROADCASTD avx512_2<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+4(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, DX
-	VPBROADCASTD avx512_3<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+8(SB), Z1
 	VPTESTMB     Z1, Z0, K1
 	KMOVQ        K1, SI
 	MOVQ         AX, DI
@@ -11469,7 +9834,7 @@ written0:
 	POPCNTQ      R8, R8
 	IMUL3L       $0x1e, R8, R8
 	VMOVDQU8     640(CX), Z0
-	VPBROADCASTD avx512_4<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+12(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         R11, R9
@@ -11477,7 +9842,7 @@ written0:
 	POPCNTQ      R9, R9
 	IMUL3L       $0x0f, R9, R9
 	ADDL         R9, R8
-	VPBROADCASTD avx512_5<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+16(SB), Z1
 	VPCMPUB      $0x05, Z1, Z0, K1
 	KMOVQ        K1, R9
 	ANDQ         DI, R9
@@ -11507,24 +9872,24 @@ risked:
 	VPANDNQ        Z1, Z0, Z1
 	VPANDNQ        Z14, Z0, Z14
 	VPBROADCASTQ   AX, Z0
-	VPTERNLOGQ     $0xf8, avx512_13<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
-	VPTERNLOGQ     $0x78, avx512_14<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0x78, avx512_constants<>+128(SB), Z0, Z1
 	VPBROADCASTQ   DI, Z0
-	VPTERNLOGQ     $0xf8, avx512_15<>+0(SB), Z0, Z1
+	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(CX)
 	VMOVDQU64      Z14, 960(CX)
-	VMOVDQU8       avx512_71<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
-	VPANDD.BCST    avx512_21<>+0(SB), Z0, Z0
-	VMOVDQU8       avx512_72<>+0(SB), Z1
+	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
+	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_73<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+1536(SB), Z14
 	VPSHUFB        Z0, Z14, Z14
 	KMOVQ          DX, K1
-	VPBROADCASTD   avx512_1<>+0(SB), Z0
+	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
 	MOVQ           128(SP), SI
 	DECQ           SI
@@ -11547,7 +9912,7 @@ risked:
 	IMUL3Q         $+85, AX, R11
 	CMPQ           R9, R11
 	ADCL           $0x00, DX
-	LEAQ           avx512_110<>+0(SB), AX
+	LEAQ           avx512_constants<>+2272(SB), AX
 	MOVQ           (AX)(DX*8), AX
 	IMULQ          24(R10), AX
 	MOVQ           AX, R9
@@ -11555,7 +9920,7 @@ risked:
 	MOVL           $0x00000007, DX
 	CMPQ           AX, DX
 	CMOVQHI        DX, AX
-	LEAQ           avx512_111<>+0(SB), DX
+	LEAQ           avx512_constants<>+3200(SB), DX
 	MOVQ           (DX)(AX*8), DX
 	IMULQ          (R10), DX
 	ADDQ           DX, R9
@@ -11625,7 +9990,7 @@ risked:
 	VXORPS         X2, X2, X2
 	MOVQ           AX, 280(SP)
 	VCVTSI2SSQ     280(SP), X2, X2
-	VMULSS         avx512_112<>+0(SB), X2, X2
+	VMULSS         avx512_constants<>+3264(SB), X2, X2
 	MOVQ           run+0(FP), AX
 	MOVQ           152(AX), AX
 	VMOVSS         X2, (AX)(SI*4)
@@ -11634,16 +9999,16 @@ rewarded3:
 	CMPQ         264(SP), $0x01
 	JLE          empty1
 	MOVQ         64(SP), AX
-	VMOVDQU32    avx512_83<>+0(SB), Z15
-	VMOVDQU32    avx512_84<>+0(SB), Z16
-	VMOVDQU32    avx512_85<>+0(SB), Z17
-	VMOVDQU32    avx512_86<>+0(SB), Z18
-	VMOVDQU32    avx512_87<>+0(SB), Z19
-	VMOVDQU32    avx512_88<>+0(SB), Z20
-	VPBROADCASTD avx512_6<>+0(SB), Z24
+	VMOVDQU32    avx512_constants<>+1856(SB), Z15
+	VMOVDQU32    avx512_constants<>+1920(SB), Z16
+	VMOVDQU32    avx512_constants<>+1984(SB), Z17
+	VMOVDQU32    avx512_constants<>+2048(SB), Z18
+	VMOVDQU32    avx512_constants<>+2112(SB), Z19
+	VMOVDQU32    avx512_constants<>+2176(SB), Z20
+	VPBROADCASTD avx512_constants<>+20(SB), Z24
 	MOVQ         $0x00000010, DX
 	MOVQ         $0x00000002, SI
-	VBROADCASTSS avx512_82<>+0(SB), Z23
+	VBROADCASTSS avx512_constants<>+1268(SB), Z23
 	VMOVDQU32    232(SP), Y2
 	MOVQ         trail+32(FP), DI
 	ADDQ         $0x30, DI
@@ -11686,20 +10051,20 @@ rewarded3:
 	VMOVAPS      Z23, K2, Z18
 	VPERMPS      Z20, Z29, Z23
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z20
-	VPMINUD.BCST avx512_89<>+0(SB), Z20, Z20
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z20, Z20
 	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_90<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z20, Z20
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_91<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z21, Z21
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z24
 	VCVTDQ2PS    Z24, Z24
-	VMULPS.BCST  avx512_92<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z24, Z24
 	VPMOVSXWD    384(AX)(DX*2), Z25
 	VPSUBD.Z     Z25, Z22, K1, Z25
-	VPMINUD.BCST avx512_93<>+0(SB), Z25, Z25
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z25, Z25
 	VCVTDQ2PS    Z25, Z25
-	VMULPS.BCST  avx512_94<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z25, Z25
 	VPERMPS.Z    Z19, Z28, K1, Z19
 	MOVQ         120(SP), AX
 	VUNPCKLPS    Z16, Z15, Z22
@@ -11783,7 +10148,7 @@ empty1:
 written1:
 	VPXORD       Z6, Z6, Z6
 	VPXORD       Z7, Z7, Z7
-	KMOVQ        avx512_74<>+0(SB), K1
+	KMOVQ        avx512_constants<>+1248(SB), K1
 	VMOVQ        928(CX), X2
 	VMOVQ        X2, AX
 	MOVQ         904(CX), DX
@@ -11808,7 +10173,7 @@ written1:
 	VMOVDQU16    Z18, 384(CX)
 	VPTESTNMW    Z15, Z15, K4
 	KMOVD        K4, DX
-	VPBROADCASTD avx512_6<>+0(SB), Z21
+	VPBROADCASTD avx512_constants<>+20(SB), Z21
 	VPMOVZXWD    Y19, Z20
 	VMOVDQU32    (CX), Z15
 	VPADDD       Z21, Z15, Z18
@@ -11818,9 +10183,9 @@ written1:
 	VPADDD       Z20, Z18, Z15
 	VPSRLD       $0x07, Z18, Z18
 	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_75<>+0(SB), Z20
+	VMOVDQU16    avx512_constants<>+1600(SB), Z20
 	VPERMW       Z19, Z20, Z20
-	VPANDD.BCST  avx512_76<>+0(SB), Z20, Z20
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z20, Z20
 	VMOVDQU32    64(CX), Z19
 	VPADDD       Z21, Z19, Z21
 	VPADDD       Z20, Z19, Z19
@@ -11829,23 +10194,23 @@ written1:
 	VPADDD       Z20, Z21, Z20
 	VPSRLD       $0x07, Z21, Z21
 	VPSRLD       $0x07, Z20, Z20
-	VMOVDQU8     avx512_77<>+0(SB), Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z19
 	VPERMB.Z     Z16, Z19, K1, Z19
 	VPERMW       Z9, Z19, Z19
 	VPACKUSDW    Z21, Z18, Z18
 	VPACKUSDW    Z20, Z15, Z15
 	VPSUBW       Z19, Z18, Z18
 	VPSUBW       Z19, Z15, Z15
-	VPBROADCASTD avx512_78<>+0(SB), Z19
+	VPBROADCASTD avx512_constants<>+1260(SB), Z19
 	VPMINUW      Z19, Z18, Z18
-	VMOVDQU8     avx512_77<>+0(SB), Z20
+	VMOVDQU8     avx512_constants<>+1664(SB), Z20
 	VPERMB.Z     Z1, Z20, K1, Z20
 	VPMULLW      Z20, Z18, Z18
 	VPADDW       Z18, Z18, Z18
 	VPMINUW      Z19, Z18, Z18
-	VPBROADCASTD avx512_79<>+0(SB), Z19
+	VPBROADCASTD avx512_constants<>+1264(SB), Z19
 	VPADDW       Z19, Z18, Z18
-	VMOVDQU8     avx512_77<>+0(SB), Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z19
 	VPERMB.Z     Z0, Z19, K1, Z19
 	VPDPWSSD     Z19, Z18, Z7
 	MOVL         900(CX), SI
@@ -11865,7 +10230,7 @@ written1:
 	VMOVDQU16    Z18, 448(CX)
 	VPTESTNMW    Z19, Z19, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_6<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+20(SB), Z17
 	VPMOVZXWD    Y8, Z19
 	VMOVDQU32    128(CX), Z18
 	VPADDD       Z17, Z18, Z20
@@ -11875,9 +10240,9 @@ written1:
 	VPADDD       Z19, Z20, Z18
 	VPSRLD       $0x07, Z20, Z20
 	VPSRLD       $0x07, Z18, Z18
-	VMOVDQU16    avx512_75<>+0(SB), Z19
+	VMOVDQU16    avx512_constants<>+1600(SB), Z19
 	VPERMW       Z8, Z19, Z19
-	VPANDD.BCST  avx512_76<>+0(SB), Z19, Z19
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z19, Z19
 	VMOVDQU32    192(CX), Z8
 	VPADDD       Z17, Z8, Z17
 	VPADDD       Z19, Z8, Z8
@@ -11886,23 +10251,23 @@ written1:
 	VPADDD       Z19, Z17, Z8
 	VPSRLD       $0x07, Z17, Z17
 	VPSRLD       $0x07, Z8, Z8
-	VMOVDQU8     avx512_80<>+0(SB), Z19
+	VMOVDQU8     avx512_constants<>+1728(SB), Z19
 	VPERMB.Z     Z16, Z19, K1, Z19
 	VPERMW       Z9, Z19, Z19
 	VPACKUSDW    Z17, Z20, Z16
 	VPACKUSDW    Z8, Z18, Z8
 	VPSUBW       Z19, Z16, Z16
 	VPSUBW       Z19, Z8, Z8
-	VPBROADCASTD avx512_78<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+1260(SB), Z17
 	VPMINUW      Z17, Z16, Z16
-	VMOVDQU8     avx512_80<>+0(SB), Z18
+	VMOVDQU8     avx512_constants<>+1728(SB), Z18
 	VPERMB.Z     Z1, Z18, K1, Z18
 	VPMULLW      Z18, Z16, Z16
 	VPADDW       Z16, Z16, Z16
 	VPMINUW      Z17, Z16, Z16
-	VPBROADCASTD avx512_79<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+1264(SB), Z17
 	VPADDW       Z17, Z16, Z16
-	VMOVDQU8     avx512_80<>+0(SB), Z17
+	VMOVDQU8     avx512_constants<>+1728(SB), Z17
 	VPERMB.Z     Z0, Z17, K1, Z17
 	VPDPWSSD     Z17, Z16, Z7
 	SHLQ         $0x20, SI
@@ -11911,9 +10276,9 @@ written1:
 lower:
 	VMOVDQU8     768(CX), Z0
 	VPSRLW       $0x02, Z0, Z16
-	VPANDD.BCST  avx512_20<>+0(SB), Z16, Z16
+	VPANDD.BCST  avx512_constants<>+56(SB), Z16, Z16
 	VPSUBB       Z16, Z0, Z0
-	VPBROADCASTD avx512_20<>+0(SB), Z16
+	VPBROADCASTD avx512_constants<>+56(SB), Z16
 	VPADDB       Z16, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(CX)
 	MOVQ         912(CX), SI
@@ -11937,8 +10302,8 @@ lower:
 	MOVQ         R10, DI
 	ORQ          AX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_21<>+0(SB), Z16
-	VPBROADCASTD avx512_1<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+60(SB), Z16
+	VPBROADCASTD avx512_constants<>+0(SB), Z17
 	VMOVDQU8     832(CX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
@@ -11954,7 +10319,7 @@ lower:
 	ANDNQ        R12, DX, DX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_22<>+0(SB), Z18
+	VPBROADCASTD avx512_constants<>+256(SB), Z18
 	KMOVQ        DX, K2
 	VPSRLW       $0x04, Z0, Z19
 	VPANDQ       Z18, Z19, Z19
@@ -11978,8 +10343,8 @@ lower:
 	VMOVDQU64    896(CX), Z16
 	VMOVDQU64    960(CX), Z17
 	VPBROADCASTQ AX, Z18
-	VPTERNLOGQ   $0xd8, avx512_23<>+0(SB), Z18, Z16
-	VPTERNLOGQ   $0x10, avx512_24<>+0(SB), Z0, Z16
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z18, Z16
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z16
 	VPANDNQ      Z17, Z0, Z17
 	VMOVDQU64    Z16, 896(CX)
 	VMOVDQU64    Z17, 960(CX)
@@ -11994,19 +10359,19 @@ lower:
 	VMOVDQU8.Z   Z14, K2, Z1
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_77<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1664(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z15, Z10
-	VMOVDQU8     avx512_77<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1664(SB), Z14
 	VPERMB.Z     Z1, Z14, K1, Z14
 	VPDPWSSD     Z14, Z15, Z11
 	MOVL         900(CX), AX
 	TESTL        AX, AX
 	JZ           accounted
-	VMOVDQU8     avx512_80<>+0(SB), Z14
+	VMOVDQU8     avx512_constants<>+1728(SB), Z14
 	VPERMB.Z     Z0, Z14, K1, Z14
 	VPDPWSSD     Z14, Z8, Z10
-	VMOVDQU8     avx512_80<>+0(SB), Z0
+	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
 	VPDPWSSD     Z0, Z8, Z11
 
@@ -12044,9 +10409,9 @@ accounted:
 	VPORQ          Z14, Z15, Z14
 	VPANDNQ        Z1, Z14, Z14
 	VPTESTMQ       Z14, Z14, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z1
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z1
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
 	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ         $0x02, Z0, Z0
 	VPSUBQ         Z1, Z0, Z0
@@ -12071,24 +10436,24 @@ accounted:
 	VMOVDQU64      64(DX), Z14
 	VPOPCNTQ       Z0, Z0
 	VMOVDQU32      (SI), Z15
-	VMOVDQU32      avx512_97<>+0(SB), Z16
+	VMOVDQU32      avx512_constants<>+2432(SB), Z16
 	VPERMI2D       Z14, Z1, Z16
-	VMOVDQU32      avx512_98<>+0(SB), Z14
+	VMOVDQU32      avx512_constants<>+2496(SB), Z14
 	VPERMD         Z0, Z14, Z14
-	VPTERNLOGD     $0xd8, avx512_99<>+0(SB), Z14, Z16
-	VMOVDQU32      avx512_100<>+0(SB), Z14
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z14, Z16
+	VMOVDQU32      avx512_constants<>+2624(SB), Z14
 	VPERMI2D       Z0, Z1, Z14
-	VPANDD         avx512_101<>+0(SB), Z14, Z14
+	VPANDD         avx512_constants<>+2688(SB), Z14, Z14
 	VPADDD         Z14, Z16, Z16
 	VPBROADCASTD   64(SI), Z0
 	VPSUBD         Z16, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_102<>+0(SB), Z0, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z16
 	MOVQ           80(SP), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_103<>+0(SB), Z0, Z14
+	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z14
 	VPMINUQ        Z14, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z1, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z16
 	MOVQ           72(SP), DX
 	MOVL           16(DX), DX
 	MOVQ           96(SP), SI
@@ -12100,19 +10465,19 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, DX
 	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_105<>+0(SB), Z1, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z16
 	MOVQ           80(SP), DX
 	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z16
-	VMOVDQU32      avx512_107<>+0(SB), Z14
-	VPSLLVD        avx512_108<>+0(SB), Z1, Z17
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z17, Z14
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z16
+	VMOVDQU32      avx512_constants<>+3008(SB), Z14
+	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z17
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z17, Z14
 	VPMINUD        Z14, Z16, Z16
-	VPTERNLOGD     $0xd8, avx512_109<>+0(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z15
 	MOVQ           80(SP), DX
 	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_106<>+0(SB), Z1, Z15
-	VPTERNLOGD     $0xd8, avx512_104<>+0(SB), Z0, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z15
 	VCVTDQ2PS      Z16, Z16
 	VCVTDQ2PS      Z15, Z15
 	VDIVPS         Z15, Z16, Z16
@@ -12121,16 +10486,16 @@ accounted:
 	CMPQ           264(SP), $0x02
 	JLE            empty2
 	MOVQ           64(SP), DX
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z14
-	VMOVDQU32      avx512_86<>+0(SB), Z15
-	VMOVDQU32      avx512_87<>+0(SB), Z16
-	VMOVDQU32      avx512_88<>+0(SB), Z17
-	VPBROADCASTD   avx512_6<>+0(SB), Z21
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z14
+	VMOVDQU32      avx512_constants<>+2048(SB), Z15
+	VMOVDQU32      avx512_constants<>+2112(SB), Z16
+	VMOVDQU32      avx512_constants<>+2176(SB), Z17
+	VPBROADCASTD   avx512_constants<>+20(SB), Z21
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_82<>+0(SB), Z20
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z20
 	VMOVDQU32      232(SP), Y2
 	MOVQ           trail+32(FP), R8
 	ADDQ           $0x30, R8
@@ -12173,20 +10538,20 @@ accounted:
 	VMOVAPS        Z20, K2, Z15
 	VPERMPS        Z17, Z26, Z20
 	VPMOVZXWD.Z    512(DX)(SI*2), K1, Z17
-	VPMINUD.BCST   avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z    640(DX)(SI*1), K1, Z18
 	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST    avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z    768(DX)(SI*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD      384(DX)(SI*2), Z22
 	VPSUBD.Z       Z22, Z19, K1, Z22
-	VPMINUD.BCST   avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST   avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST    avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z      Z16, Z25, K1, Z16
 	MOVQ           120(SP), DX
 	VUNPCKLPS      Z1, Z0, Z19
@@ -12289,10 +10654,10 @@ written2:
 	MOVQ           40(SP), R9
 	VMOVDQU32.Z    (R9), K1, Y2
 	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_32<>+0(SB), Y2, Y2
+	VPANDD.BCST    avx512_constants<>+448(SB), Y2, Y2
 	VPMOVZXDQ      Y0, Z0
 	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K1, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z1
 	VPSLLVQ        Z0, Z1, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y0
 	VPADDQ         Y1, Y0, Y0
@@ -12376,7 +10741,7 @@ expired:
 	MOVQ            36(DX), R12
 	MOVQ            $0x00000001, R13
 	VBROADCASTI32X8 (SI), Z0
-	VPBROADCASTD    avx512_32<>+0(SB), Z1
+	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z14
@@ -12530,57 +10895,57 @@ admitted:
 	MOVQ           88(AX), AX
 	MOVQ           24(SP), R8
 	VPSRLQ         $0x00, Z0, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(AX), Z1, K2
 	VPCMPUQ.BCST   $0x01, 200(AX), Z1, K3
 	VPCMPUQ.BCST   $0x01, 208(AX), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      (AX), Z14
 	VPERMB         Z14, Z1, Z1
-	VPANDQ.BCST    avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z15
-	VPANDQ.BCST    avx512_35<>+0(SB), Z15, Z15
-	VPTESTMQ.BCST  avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_25<>+0(SB), Z15, K1, Z15
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z15, Z15
+	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z15, K1, Z15
 	VPMOVZXWQ      (R8), Z14
 	VPERMQ         Z14, Z15, Z14
 	VPSLLQ         $0x07, Z14, Z14
 	VPSLLQ         $0x02, Z1, Z16
 	VPSRLQ         $0x12, Z0, Z17
-	VPANDQ.BCST    avx512_37<>+0(SB), Z17, Z17
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z17, Z17
 	VPSLLQ         $0x07, Z1, Z1
 	VPADDQ         Z1, Z17, Z17
-	VPBROADCASTQ   avx512_37<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
 	VPSUBQ         Z1, Z17, Z17
 	VPSRLQ         $0x19, Z0, Z1
-	VPANDQ.BCST    avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64      64(AX), Z18
 	VMOVDQU64      128(AX), Z19
 	VPERMI2W       Z19, Z18, Z1
-	VPANDQ.BCST    avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z18
-	VPANDQ.BCST    avx512_35<>+0(SB), Z18, Z18
-	VPADDQ.BCST    avx512_25<>+0(SB), Z18, Z18
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z18, Z18
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z18, Z18
 	VPSRLQ         $0x21, Z0, Z19
-	VPANDQ.BCST    avx512_37<>+0(SB), Z19, Z19
-	VPMULUDQ.BCST  avx512_39<>+0(SB), Z19, Z19
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z19, Z19
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z19, Z19
 	VPSRLQ         $0x07, Z19, Z19
 	VPSRLQ         $0x24, Z0, Z20
-	VPANDQ.BCST    avx512_40<>+0(SB), Z20, Z20
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z20, Z20
 	VPSRLQ         $0x28, Z0, Z0
-	VPANDQ.BCST    avx512_35<>+0(SB), Z0, Z0
-	VPADDQ.BCST.Z  avx512_26<>+0(SB), Z0, K2, Z0
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
+	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z20, Z20
 	VPADDQ         Z14, Z17, Z17
 	KMOVB          SI, K1
-	VPBROADCASTQ   avx512_41<>+0(SB), Z0
-	VPBROADCASTQ   avx512_26<>+0(SB), K4, Z0
-	VPBROADCASTQ   avx512_29<>+0(SB), K3, Z0
-	VPBROADCASTQ   avx512_30<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
+	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
+	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
+	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
 	VPMULUDQ.Z     Z16, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_42<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+576(SB), Z14
 	VPEXPANDB.Z    Z14, K1, Z14
 	VMOVDQU8       640(CX), Z16
 	VPERMB         Z19, Z14, K1, Z16
@@ -12592,44 +10957,44 @@ admitted:
 	MOVQ           960(CX), R8
 	ORQ            R8, SI
 	ANDNQ          AX, SI, AX
-	VPBROADCASTQ   avx512_43<>+0(SB), Z16
-	VPBROADCASTQ   avx512_44<>+0(SB), K4, Z16
-	VPBROADCASTQ   avx512_45<>+0(SB), K3, Z16
-	VPBROADCASTQ   avx512_46<>+0(SB), K2, Z16
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z16
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z16
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z16
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z16
 	VPORQ          Z15, Z16, Z16
 	VPERMB.Z       Z16, Z14, K1, Z15
-	VPBROADCASTD   avx512_21<>+0(SB), Z16
+	VPBROADCASTD   avx512_constants<>+60(SB), Z16
 	VPANDD         Z16, Z15, Z19
-	VMOVDQU8       avx512_47<>+0(SB), Z21
+	VMOVDQU8       avx512_constants<>+640(SB), Z21
 	VPSHUFB        Z19, Z21, Z21
-	VMOVDQU8       avx512_48<>+0(SB), Z19
+	VMOVDQU8       avx512_constants<>+704(SB), Z19
 	VGF2P8AFFINEQB $0x00, Z21, Z19, Z21
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z21, Z21
-	VMOVDQU8       avx512_49<>+0(SB), Z19
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z21, Z21
+	VMOVDQU8       avx512_constants<>+768(SB), Z19
 	VPERMB         Z21, Z19, Z21
 	VPORQ          960(CX), Z21, Z21
 	VMOVDQU64      Z21, 960(CX)
 	VPSRLW         $0x04, Z15, Z19
 	VPANDD         Z16, Z19, Z19
-	VMOVDQU8       avx512_50<>+0(SB), Z16
+	VMOVDQU8       avx512_constants<>+832(SB), Z16
 	VPSHUFB        Z19, Z16, Z16
 	VMOVDQU8.Z     Z16, K1, Z16
-	VMOVDQU8       avx512_48<>+0(SB), Z19
+	VMOVDQU8       avx512_constants<>+704(SB), Z19
 	VGF2P8AFFINEQB $0x00, Z16, Z19, Z19
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z19, Z19
-	VMOVDQU8       avx512_49<>+0(SB), Z16
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z19, Z19
+	VMOVDQU8       avx512_constants<>+768(SB), Z16
 	VPERMB         Z19, Z16, Z19
 	VPORQ          896(CX), Z19, Z19
 	VMOVDQU64      Z19, 896(CX)
 	VMOVDQU8       704(CX), Z16
-	VPANDD.BCST    avx512_51<>+0(SB), Z15, Z15
+	VPANDD.BCST    avx512_constants<>+560(SB), Z15, Z15
 	VMOVDQU8       Z15, K1, Z16
 	VMOVDQU8       Z16, 704(CX)
 	VMOVDQU8       832(CX), Z15
 	VPERMB         Z20, Z14, K1, Z15
 	VMOVDQU8       Z15, 832(CX)
 	VPMOVZXBW      36(DX), X2
-	VMOVDQU        avx512_52<>+0(SB), X3
+	VMOVDQU        avx512_constants<>+896(SB), X3
 	VPMULLW        X3, X2, X2
 	VPACKUSWB      X2, X2, X2
 	VPBROADCASTQ   X2, Z15
@@ -12638,7 +11003,7 @@ admitted:
 	VPTESTMB       Z15, Z15, K2, K2
 	VMOVDQU8       768(CX), Z16
 	VPADDUSB       Z15, Z16, K2, Z16
-	VPBROADCASTD   avx512_20<>+0(SB), Z15
+	VPBROADCASTD   avx512_constants<>+56(SB), Z15
 	VMOVDQU8       Z15, K1, Z16
 	VMOVDQU8       Z16, 768(CX)
 	KORQ           K1, K2, K3
@@ -12720,19 +11085,19 @@ placed:
 	VPORQ          Z15, Z16, Z17
 	VPANDNQ        Z1, Z17, Z17
 	VPTESTMQ       Z17, Z17, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z18
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z18
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z18
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z18
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z18
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z18
 	VPANDQ         Z16, Z1, Z16
 	VPANDQ         Z15, Z1, K1, Z16
 	VMOVDQA64      Z17, K3, Z16
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z15
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z15
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z15
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z15
 	VPTESTMQ       Z16, Z16, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z16, Z17
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z16, Z17
 	VPTESTNMQ      Z17, Z16, K1, K1
 	VPSUBQ         Z15, Z18, Z15
 	VPMULUDQ.Z     Z14, Z15, K1, Z15
@@ -12753,16 +11118,16 @@ placed:
 	VPANDQ         Z15, Z1, Z19
 	VPANDNQ        Z1, Z15, Z1
 	VPTESTMQ       Z19, Z16, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z15
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z15
 	VPTESTMQ       Z1, Z16, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z15
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z15
 	VPANDNQ        Z19, Z16, Z19
 	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z15
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z15
 	VPORQ          Z16, Z17, Z17
 	VPANDNQ        Z1, Z17, Z19
 	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z15
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z15
 	VPMOVQB        Z18, X1
 	VMOVQ          X1, 60(BX)
 	VPMOVQB        Z15, X1
@@ -12810,19 +11175,19 @@ nobody:
 	VPORQ          Z14, Z15, Z16
 	VPANDNQ        Z0, Z16, Z16
 	VPTESTMQ       Z16, Z16, K3
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K2, Z17
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z17
-	VPBROADCASTQ   avx512_27<>+0(SB), K3, Z17
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z17
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z17
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z17
 	VPANDQ         Z15, Z0, Z15
 	VPANDQ         Z14, Z0, K1, Z15
 	VMOVDQA64      Z16, K3, Z15
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_25<>+0(SB), K4, Z14
-	VPBROADCASTQ   avx512_26<>+0(SB), K1, Z14
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z14
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z14
 	VPTESTMQ       Z15, Z15, K1
-	VPADDQ.BCST    avx512_28<>+0(SB), Z15, Z16
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z15, Z16
 	VPTESTNMQ      Z16, Z15, K1, K1
 	VPSUBQ         Z14, Z17, Z14
 	VPMULUDQ.Z     Z1, Z14, K1, Z14
@@ -12843,16 +11208,16 @@ nobody:
 	VPANDQ         Z14, Z0, Z18
 	VPANDNQ        Z0, Z14, Z0
 	VPTESTMQ       Z18, Z15, K1
-	VPBROADCASTQ.Z avx512_26<>+0(SB), K1, Z14
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z14
 	VPTESTMQ       Z0, Z15, K1
-	VPBROADCASTQ   avx512_29<>+0(SB), K1, Z14
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z14
 	VPANDNQ        Z18, Z15, Z18
 	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_30<>+0(SB), K1, Z14
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z14
 	VPORQ          Z15, Z16, Z16
 	VPANDNQ        Z0, Z16, Z18
 	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_31<>+0(SB), K1, Z14
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z14
 	VPMOVQB        Z17, X0
 	VMOVQ          X0, 60(BX)
 	VPMOVQB        Z14, X0
@@ -12895,16 +11260,16 @@ arrive:
 	CMPQ         264(SP), $0x03
 	JLE          empty3
 	MOVQ         64(SP), AX
-	VMOVDQU32    avx512_83<>+0(SB), Z0
-	VMOVDQU32    avx512_84<>+0(SB), Z1
-	VMOVDQU32    avx512_85<>+0(SB), Z14
-	VMOVDQU32    avx512_86<>+0(SB), Z15
-	VMOVDQU32    avx512_87<>+0(SB), Z16
-	VMOVDQU32    avx512_88<>+0(SB), Z17
-	VPBROADCASTD avx512_6<>+0(SB), Z21
+	VMOVDQU32    avx512_constants<>+1856(SB), Z0
+	VMOVDQU32    avx512_constants<>+1920(SB), Z1
+	VMOVDQU32    avx512_constants<>+1984(SB), Z14
+	VMOVDQU32    avx512_constants<>+2048(SB), Z15
+	VMOVDQU32    avx512_constants<>+2112(SB), Z16
+	VMOVDQU32    avx512_constants<>+2176(SB), Z17
+	VPBROADCASTD avx512_constants<>+20(SB), Z21
 	MOVQ         $0x00000030, CX
 	MOVQ         $0x00000006, DX
-	VBROADCASTSS avx512_82<>+0(SB), Z20
+	VBROADCASTSS avx512_constants<>+1268(SB), Z20
 	VMOVDQU32    232(SP), Y2
 	MOVQ         trail+32(FP), SI
 	ADDQ         $0x30, SI
@@ -12947,20 +11312,20 @@ arrive:
 	VMOVAPS      Z20, K2, Z15
 	VPERMPS      Z17, Z26, Z20
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
-	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD    384(AX)(CX*2), Z22
 	VPSUBD.Z     Z22, Z19, K1, Z22
-	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z    Z16, Z25, K1, Z16
 	MOVQ         120(SP), AX
 	VUNPCKLPS    Z1, Z0, Z19
@@ -13066,7 +11431,7 @@ written3:
 	SHLQ            $0x04, SI
 	BZHIQ           SI, DX, DX
 	VPBROADCASTQ    DX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            152(SP), DX
 	VBROADCASTI32X4 (DX), Z1
@@ -13082,18 +11447,18 @@ written3:
 	MOVQ            88(R8), R8
 	MOVQ            136(SP), R9
 	VPBROADCASTQ    R9, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPANDQ.BCST     avx512_57<>+0(SB), Z0, Z1
+	VPANDQ.BCST     avx512_constants<>+920(SB), Z0, Z1
 	MOVQ            8(SP), R9
 	MOVL            16(R9), R9
 	SHLQ            $0x30, R9
@@ -13101,14 +11466,14 @@ written3:
 	VPORQ           Z14, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (R8), Z14
 	VPERMB          Z14, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z14
-	VPANDQ.BCST     avx512_35<>+0(SB), Z14, Z14
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z14, K1, Z14
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z14, Z14
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z14, K1, Z14
 	VPSLLQ          $0x02, Z1, Z1
 	VPSLLQ          $0x18, Z14, Z14
 	VPORQ           Z14, Z1, Z0
@@ -13222,7 +11587,7 @@ charged:
 	ADCL    $0x00, AX
 	CMPQ    SI, DX
 	ADCL    $0x00, 116(BX)
-	LEAQ    avx512_113<>+0(SB), CX
+	LEAQ    avx512_constants<>+3296(SB), CX
 	MOVQ    (CX)(AX*8), CX
 	ADDL    CX, 28(BX)
 	MOVL    20(BX), AX
@@ -13294,7 +11659,7 @@ untouched:
 	IMUL3Q     $+85, AX, R9
 	CMPQ       DI, R9
 	ADCL       $0x00, DX
-	LEAQ       avx512_110<>+0(SB), AX
+	LEAQ       avx512_constants<>+2272(SB), AX
 	MOVQ       (AX)(DX*8), AX
 	IMULQ      24(R8), AX
 	MOVQ       AX, DI
@@ -13302,7 +11667,7 @@ untouched:
 	MOVL       $0x00000007, DX
 	CMPQ       AX, DX
 	CMOVQHI    DX, AX
-	LEAQ       avx512_111<>+0(SB), DX
+	LEAQ       avx512_constants<>+3200(SB), DX
 	MOVQ       (DX)(AX*8), DX
 	IMULQ      (R8), DX
 	ADDQ       DX, DI
@@ -13372,7 +11737,7 @@ untouched:
 	VXORPS     X0, X0, X0
 	MOVQ       AX, 304(SP)
 	VCVTSI2SSQ 304(SP), X0, X0
-	VMULSS     avx512_112<>+0(SB), X0, X0
+	VMULSS     avx512_constants<>+3264(SB), X0, X0
 	MOVQ       run+0(FP), AX
 	MOVQ       152(AX), AX
 	VMOVSS     X0, (AX)(CX*4)
@@ -13395,8 +11760,8 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_114<>+0(SB), K1
-	VPCMPEQQ.BCST avx512_25<>+0(SB), Z1, K1, K1
+	KMOVB         avx512_constants<>+3328(SB), K1
+	VPCMPEQQ.BCST avx512_constants<>+264(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y3
 	VPMOVZXBD     (DX), Y1
@@ -13413,9 +11778,6 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VMOVDQU       Y2, 64(CX)
 	VZEROUPPER
 	RET
-
-DATA avx512_114<>+0(SB)/1, $0xfe
-GLOBL avx512_114<>(SB), RODATA|NOPTR, $1
 
 // func dueAVX512(steps *[64]int16, set uint64, at int16) (plane uint64)
 // Requires: AVX, AVX512BW
@@ -13446,13 +11808,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KMOVQ       CX, K1
 	VMOVDQU32.Z (AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_103<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_103<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	SHRQ        $0x20, CX
@@ -13460,13 +11822,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_103<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_103<>+0(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 
@@ -13500,21 +11862,21 @@ TEXT ·removeAVX512(SB), NOSPLIT, $0-41
 	KMOVB          K1, CX
 	ANDL           $0xfe, CX
 	MOVB           CL, empty+40(FP)
-	VMOVDQU8       avx512_71<>+0(SB), Z3
+	VMOVDQU8       avx512_constants<>+1408(SB), Z3
 	VPERMB         Z1, Z3, Z3
-	VMOVDQU8       avx512_48<>+0(SB), Z7
+	VMOVDQU8       avx512_constants<>+704(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z3, Z7, Z3
-	VPANDD.BCST    avx512_21<>+0(SB), Z3, Z3
-	VMOVDQU8       avx512_115<>+0(SB), Z7
+	VPANDD.BCST    avx512_constants<>+60(SB), Z3, Z3
+	VMOVDQU8       avx512_constants<>+3392(SB), Z7
 	VPSHUFB        Z3, Z7, Z7
-	VMOVDQU8       avx512_116<>+0(SB), Z8
+	VMOVDQU8       avx512_constants<>+3456(SB), Z8
 	VPSHUFB        Z3, Z8, Z8
 	KMOVQ          960(AX), K1
 	KNOTQ          K1, K1
 	VMOVDQU8.Z     Z8, K1, Z8
 	MOVQ           pages+24(FP), CX
 	VPMOVZXWD      (CX), Y4
-	VPBROADCASTD   avx512_6<>+0(SB), Z3
+	VPBROADCASTD   avx512_constants<>+20(SB), Z3
 	VPXORD         Z5, Z5, Z5
 	VPXORD         Z6, Z6, Z6
 	KMOVQ          DX, K1
@@ -13603,138 +11965,6 @@ summed:
 	VZEROUPPER
 	RET
 
-DATA avx512_115<>+0(SB)/1, $0x02
-DATA avx512_115<>+1(SB)/1, $0x01
-DATA avx512_115<>+2(SB)/1, $0x00
-DATA avx512_115<>+3(SB)/1, $0x00
-DATA avx512_115<>+4(SB)/1, $0x02
-DATA avx512_115<>+5(SB)/1, $0x01
-DATA avx512_115<>+6(SB)/1, $0x00
-DATA avx512_115<>+7(SB)/1, $0x00
-DATA avx512_115<>+8(SB)/1, $0x02
-DATA avx512_115<>+9(SB)/1, $0x01
-DATA avx512_115<>+10(SB)/1, $0x00
-DATA avx512_115<>+11(SB)/1, $0x00
-DATA avx512_115<>+12(SB)/1, $0x02
-DATA avx512_115<>+13(SB)/1, $0x01
-DATA avx512_115<>+14(SB)/1, $0x00
-DATA avx512_115<>+15(SB)/1, $0x00
-DATA avx512_115<>+16(SB)/1, $0x02
-DATA avx512_115<>+17(SB)/1, $0x01
-DATA avx512_115<>+18(SB)/1, $0x00
-DATA avx512_115<>+19(SB)/1, $0x00
-DATA avx512_115<>+20(SB)/1, $0x02
-DATA avx512_115<>+21(SB)/1, $0x01
-DATA avx512_115<>+22(SB)/1, $0x00
-DATA avx512_115<>+23(SB)/1, $0x00
-DATA avx512_115<>+24(SB)/1, $0x02
-DATA avx512_115<>+25(SB)/1, $0x01
-DATA avx512_115<>+26(SB)/1, $0x00
-DATA avx512_115<>+27(SB)/1, $0x00
-DATA avx512_115<>+28(SB)/1, $0x02
-DATA avx512_115<>+29(SB)/1, $0x01
-DATA avx512_115<>+30(SB)/1, $0x00
-DATA avx512_115<>+31(SB)/1, $0x00
-DATA avx512_115<>+32(SB)/1, $0x02
-DATA avx512_115<>+33(SB)/1, $0x01
-DATA avx512_115<>+34(SB)/1, $0x00
-DATA avx512_115<>+35(SB)/1, $0x00
-DATA avx512_115<>+36(SB)/1, $0x02
-DATA avx512_115<>+37(SB)/1, $0x01
-DATA avx512_115<>+38(SB)/1, $0x00
-DATA avx512_115<>+39(SB)/1, $0x00
-DATA avx512_115<>+40(SB)/1, $0x02
-DATA avx512_115<>+41(SB)/1, $0x01
-DATA avx512_115<>+42(SB)/1, $0x00
-DATA avx512_115<>+43(SB)/1, $0x00
-DATA avx512_115<>+44(SB)/1, $0x02
-DATA avx512_115<>+45(SB)/1, $0x01
-DATA avx512_115<>+46(SB)/1, $0x00
-DATA avx512_115<>+47(SB)/1, $0x00
-DATA avx512_115<>+48(SB)/1, $0x02
-DATA avx512_115<>+49(SB)/1, $0x01
-DATA avx512_115<>+50(SB)/1, $0x00
-DATA avx512_115<>+51(SB)/1, $0x00
-DATA avx512_115<>+52(SB)/1, $0x02
-DATA avx512_115<>+53(SB)/1, $0x01
-DATA avx512_115<>+54(SB)/1, $0x00
-DATA avx512_115<>+55(SB)/1, $0x00
-DATA avx512_115<>+56(SB)/1, $0x02
-DATA avx512_115<>+57(SB)/1, $0x01
-DATA avx512_115<>+58(SB)/1, $0x00
-DATA avx512_115<>+59(SB)/1, $0x00
-DATA avx512_115<>+60(SB)/1, $0x02
-DATA avx512_115<>+61(SB)/1, $0x01
-DATA avx512_115<>+62(SB)/1, $0x00
-DATA avx512_115<>+63(SB)/1, $0x00
-GLOBL avx512_115<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_116<>+0(SB)/1, $0x14
-DATA avx512_116<>+1(SB)/1, $0x14
-DATA avx512_116<>+2(SB)/1, $0x14
-DATA avx512_116<>+3(SB)/1, $0x14
-DATA avx512_116<>+4(SB)/1, $0x0f
-DATA avx512_116<>+5(SB)/1, $0x0f
-DATA avx512_116<>+6(SB)/1, $0x0f
-DATA avx512_116<>+7(SB)/1, $0x0f
-DATA avx512_116<>+8(SB)/1, $0x0a
-DATA avx512_116<>+9(SB)/1, $0x0a
-DATA avx512_116<>+10(SB)/1, $0x0a
-DATA avx512_116<>+11(SB)/1, $0x0a
-DATA avx512_116<>+12(SB)/1, $0x02
-DATA avx512_116<>+13(SB)/1, $0x02
-DATA avx512_116<>+14(SB)/1, $0x02
-DATA avx512_116<>+15(SB)/1, $0x02
-DATA avx512_116<>+16(SB)/1, $0x14
-DATA avx512_116<>+17(SB)/1, $0x14
-DATA avx512_116<>+18(SB)/1, $0x14
-DATA avx512_116<>+19(SB)/1, $0x14
-DATA avx512_116<>+20(SB)/1, $0x0f
-DATA avx512_116<>+21(SB)/1, $0x0f
-DATA avx512_116<>+22(SB)/1, $0x0f
-DATA avx512_116<>+23(SB)/1, $0x0f
-DATA avx512_116<>+24(SB)/1, $0x0a
-DATA avx512_116<>+25(SB)/1, $0x0a
-DATA avx512_116<>+26(SB)/1, $0x0a
-DATA avx512_116<>+27(SB)/1, $0x0a
-DATA avx512_116<>+28(SB)/1, $0x02
-DATA avx512_116<>+29(SB)/1, $0x02
-DATA avx512_116<>+30(SB)/1, $0x02
-DATA avx512_116<>+31(SB)/1, $0x02
-DATA avx512_116<>+32(SB)/1, $0x14
-DATA avx512_116<>+33(SB)/1, $0x14
-DATA avx512_116<>+34(SB)/1, $0x14
-DATA avx512_116<>+35(SB)/1, $0x14
-DATA avx512_116<>+36(SB)/1, $0x0f
-DATA avx512_116<>+37(SB)/1, $0x0f
-DATA avx512_116<>+38(SB)/1, $0x0f
-DATA avx512_116<>+39(SB)/1, $0x0f
-DATA avx512_116<>+40(SB)/1, $0x0a
-DATA avx512_116<>+41(SB)/1, $0x0a
-DATA avx512_116<>+42(SB)/1, $0x0a
-DATA avx512_116<>+43(SB)/1, $0x0a
-DATA avx512_116<>+44(SB)/1, $0x02
-DATA avx512_116<>+45(SB)/1, $0x02
-DATA avx512_116<>+46(SB)/1, $0x02
-DATA avx512_116<>+47(SB)/1, $0x02
-DATA avx512_116<>+48(SB)/1, $0x14
-DATA avx512_116<>+49(SB)/1, $0x14
-DATA avx512_116<>+50(SB)/1, $0x14
-DATA avx512_116<>+51(SB)/1, $0x14
-DATA avx512_116<>+52(SB)/1, $0x0f
-DATA avx512_116<>+53(SB)/1, $0x0f
-DATA avx512_116<>+54(SB)/1, $0x0f
-DATA avx512_116<>+55(SB)/1, $0x0f
-DATA avx512_116<>+56(SB)/1, $0x0a
-DATA avx512_116<>+57(SB)/1, $0x0a
-DATA avx512_116<>+58(SB)/1, $0x0a
-DATA avx512_116<>+59(SB)/1, $0x0a
-DATA avx512_116<>+60(SB)/1, $0x02
-DATA avx512_116<>+61(SB)/1, $0x02
-DATA avx512_116<>+62(SB)/1, $0x02
-DATA avx512_116<>+63(SB)/1, $0x02
-GLOBL avx512_116<>(SB), RODATA|NOPTR, $64
-
 // func prefillAVX512(b *Block, lane *Lane, budget uint64, p *Prefilled) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, BMI, BMI2, POPCNT
 TEXT ·prefillAVX512(SB), NOSPLIT, $0-33
@@ -13763,19 +11993,19 @@ TEXT ·prefillAVX512(SB), NOSPLIT, $0-33
 	KMOVW         DI, K1
 	VPBROADCASTD  R8, Z0
 	KMOVD         BX, K2
-	VMOVDQU8      avx512_117<>+0(SB), Y1
+	VMOVDQU8      avx512_constants<>+3360(SB), Y1
 	VPCOMPRESSB.Z Y1, K2, Y1
 	VPMOVZXBD     X1, Z1
 	VMOVDQU32     64(CX), Z4
 	VPERMI2D      128(CX), Z4, Z1
 	VMOVDQA32.Z   Z1, K1, Z4
-	VPADDD.BCST   avx512_61<>+0(SB), Z0, Z1
+	VPADDD.BCST   avx512_constants<>+944(SB), Z0, Z1
 	VPMINUD       Z1, Z4, Z5
 	VMOVDQU16     1088(CX), Z1
 	VPCOMPRESSW.Z Z1, K2, Z1
 	VPMOVZXWD     Y1, Z1
 	VPSLLD        $0x04, Z1, Z1
-	VPORD         avx512_118<>+0(SB), Z1, Z1
+	VPORD         avx512_constants<>+3520(SB), Z1, Z1
 	MOVQ          BX, SI
 	VEXTRACTI64X4 $0x01, Z5, Y6
 	VPADDD        Y5, Y6, Y6
@@ -13918,13 +12148,13 @@ none:
 	VPXORD      Z3, Z3, Z3
 	VMOVDQU32.Z (AX), K1, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_103<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_103<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	SHRQ        $0x20, DX
@@ -13932,13 +12162,13 @@ none:
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_103<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_103<>+0(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 
@@ -13962,58 +12192,6 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_117<>+0(SB)/1, $0x00
-DATA avx512_117<>+1(SB)/1, $0x01
-DATA avx512_117<>+2(SB)/1, $0x02
-DATA avx512_117<>+3(SB)/1, $0x03
-DATA avx512_117<>+4(SB)/1, $0x04
-DATA avx512_117<>+5(SB)/1, $0x05
-DATA avx512_117<>+6(SB)/1, $0x06
-DATA avx512_117<>+7(SB)/1, $0x07
-DATA avx512_117<>+8(SB)/1, $0x08
-DATA avx512_117<>+9(SB)/1, $0x09
-DATA avx512_117<>+10(SB)/1, $0x0a
-DATA avx512_117<>+11(SB)/1, $0x0b
-DATA avx512_117<>+12(SB)/1, $0x0c
-DATA avx512_117<>+13(SB)/1, $0x0d
-DATA avx512_117<>+14(SB)/1, $0x0e
-DATA avx512_117<>+15(SB)/1, $0x0f
-DATA avx512_117<>+16(SB)/1, $0x10
-DATA avx512_117<>+17(SB)/1, $0x11
-DATA avx512_117<>+18(SB)/1, $0x12
-DATA avx512_117<>+19(SB)/1, $0x13
-DATA avx512_117<>+20(SB)/1, $0x14
-DATA avx512_117<>+21(SB)/1, $0x15
-DATA avx512_117<>+22(SB)/1, $0x16
-DATA avx512_117<>+23(SB)/1, $0x17
-DATA avx512_117<>+24(SB)/1, $0x18
-DATA avx512_117<>+25(SB)/1, $0x19
-DATA avx512_117<>+26(SB)/1, $0x1a
-DATA avx512_117<>+27(SB)/1, $0x1b
-DATA avx512_117<>+28(SB)/1, $0x1c
-DATA avx512_117<>+29(SB)/1, $0x1d
-DATA avx512_117<>+30(SB)/1, $0x1e
-DATA avx512_117<>+31(SB)/1, $0x1f
-GLOBL avx512_117<>(SB), RODATA|NOPTR, $32
-
-DATA avx512_118<>+0(SB)/4, $0x00000000
-DATA avx512_118<>+4(SB)/4, $0x00000001
-DATA avx512_118<>+8(SB)/4, $0x00000002
-DATA avx512_118<>+12(SB)/4, $0x00000003
-DATA avx512_118<>+16(SB)/4, $0x00000004
-DATA avx512_118<>+20(SB)/4, $0x00000005
-DATA avx512_118<>+24(SB)/4, $0x00000006
-DATA avx512_118<>+28(SB)/4, $0x00000007
-DATA avx512_118<>+32(SB)/4, $0x00000008
-DATA avx512_118<>+36(SB)/4, $0x00000009
-DATA avx512_118<>+40(SB)/4, $0x0000000a
-DATA avx512_118<>+44(SB)/4, $0x0000000b
-DATA avx512_118<>+48(SB)/4, $0x0000000c
-DATA avx512_118<>+52(SB)/4, $0x0000000d
-DATA avx512_118<>+56(SB)/4, $0x0000000e
-DATA avx512_118<>+60(SB)/4, $0x0000000f
-GLOBL avx512_118<>(SB), RODATA|NOPTR, $64
-
 // func operateServingAVX512(p *Seat, lane *Lane, ops *[64]uint8, host uint32, link uint32, o *Operated) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VL, AVX512VNNI, BMI, GFNI, POPCNT
 TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
@@ -14025,13 +12203,13 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	MOVQ           o+32(FP), SI
 	MOVQ           ops+16(FP), DI
 	VMOVDQU8       (DI), Z0
-	VPBROADCASTD   avx512_1<>+0(SB), Z1
+	VPBROADCASTD   avx512_constants<>+0(SB), Z1
 	VPTESTMB       Z1, Z0, K1
 	KMOVQ          K1, DI
-	VPBROADCASTD   avx512_2<>+0(SB), Z1
+	VPBROADCASTD   avx512_constants<>+4(SB), Z1
 	VPTESTMB       Z1, Z0, K1
 	KMOVQ          K1, R8
-	VPBROADCASTD   avx512_3<>+0(SB), Z1
+	VPBROADCASTD   avx512_constants<>+8(SB), Z1
 	VPTESTMB       Z1, Z0, K1
 	KMOVQ          K1, R9
 	MOVQ           DI, R10
@@ -14076,17 +12254,17 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	ORQ            DI, R14
 	TESTQ          R14, R14
 	JZ             moved
-	VMOVDQU8       avx512_71<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+1408(SB), Z9
 	VPERMB         Z0, Z9, Z9
-	VMOVDQU8       avx512_48<>+0(SB), Z10
+	VMOVDQU8       avx512_constants<>+704(SB), Z10
 	VGF2P8AFFINEQB $0x00, Z9, Z10, Z9
-	VPANDD.BCST    avx512_21<>+0(SB), Z9, Z9
-	KMOVQ          avx512_74<>+0(SB), K1
-	VMOVDQU8       avx512_72<>+0(SB), Z10
+	VPANDD.BCST    avx512_constants<>+60(SB), Z9, Z9
+	KMOVQ          avx512_constants<>+1248(SB), K1
+	VMOVDQU8       avx512_constants<>+1472(SB), Z10
 	VPSHUFB        Z9, Z10, Z10
-	VMOVDQU8       avx512_73<>+0(SB), Z11
+	VMOVDQU8       avx512_constants<>+1536(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_119<>+0(SB), Z12
+	VMOVDQU8       avx512_constants<>+3584(SB), Z12
 	VPSHUFB        Z9, Z12, Z12
 	MOVQ           960(CX), R11
 	MOVQ           904(CX), R13
@@ -14107,7 +12285,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPXORD         Z3, Z3, Z3
 	VPXORD         Z4, Z4, Z4
 	VPXORD         Z5, Z5, Z5
-	VPBROADCASTD   avx512_6<>+0(SB), Z14
+	VPBROADCASTD   avx512_constants<>+20(SB), Z14
 	VMOVDQU        (AX), X6
 	VMOVDQU8       704(CX), Z12
 	VMOVDQU32      (CX), Z16
@@ -14118,21 +12296,21 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPORD          Z17, Z15, Z15
 	VPADDD         Z14, Z17, Z17
 	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_77<>+0(SB), Z18
+	VMOVDQU8       avx512_constants<>+1664(SB), Z18
 	VPERMB.Z       Z12, Z18, K1, Z18
 	VPERMW         Z6, Z18, Z18
 	VPACKUSDW      Z17, Z16, Z16
 	VPSUBW         Z18, Z16, Z16
-	VMOVDQU8       avx512_77<>+0(SB), Z17
+	VMOVDQU8       avx512_constants<>+1664(SB), Z17
 	VPERMB.Z       Z9, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z2
-	VMOVDQU8       avx512_77<>+0(SB), Z17
+	VMOVDQU8       avx512_constants<>+1664(SB), Z17
 	VPERMB.Z       Z13, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z3
-	VMOVDQU8       avx512_77<>+0(SB), Z17
+	VMOVDQU8       avx512_constants<>+1664(SB), Z17
 	VPERMB.Z       Z10, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z4
-	VMOVDQU8       avx512_77<>+0(SB), Z17
+	VMOVDQU8       avx512_constants<>+1664(SB), Z17
 	VPERMB.Z       Z11, Z17, K1, Z17
 	VPDPWSSD       Z17, Z16, Z5
 	MOVL           900(CX), R11
@@ -14146,26 +12324,26 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPORD          Z17, Z15, Z15
 	VPADDD         Z14, Z17, Z17
 	VPSRLD         $0x07, Z17, Z17
-	VMOVDQU8       avx512_80<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+1728(SB), Z14
 	VPERMB.Z       Z12, Z14, K1, Z14
 	VPERMW         Z6, Z14, Z14
 	VPACKUSDW      Z17, Z16, Z12
 	VPSUBW         Z14, Z12, Z12
-	VMOVDQU8       avx512_80<>+0(SB), Z14
+	VMOVDQU8       avx512_constants<>+1728(SB), Z14
 	VPERMB.Z       Z9, Z14, K1, Z14
 	VPDPWSSD       Z14, Z12, Z2
-	VMOVDQU8       avx512_80<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+1728(SB), Z9
 	VPERMB.Z       Z13, Z9, K1, Z9
 	VPDPWSSD       Z9, Z12, Z3
-	VMOVDQU8       avx512_80<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+1728(SB), Z9
 	VPERMB.Z       Z10, Z9, K1, Z9
 	VPDPWSSD       Z9, Z12, Z4
-	VMOVDQU8       avx512_80<>+0(SB), Z9
+	VMOVDQU8       avx512_constants<>+1728(SB), Z9
 	VPERMB.Z       Z11, Z9, K1, Z9
 	VPDPWSSD       Z9, Z12, Z5
 
 weighed:
-	VPBROADCASTD  avx512_120<>+0(SB), Z9
+	VPBROADCASTD  avx512_constants<>+3648(SB), Z9
 	VPTESTMD      Z9, Z15, K1
 	VPUNPCKLDQ    Z3, Z2, Z9
 	VPUNPCKHDQ    Z3, Z2, Z2
@@ -14205,7 +12383,7 @@ room:
 	SUBL          R14, 40(DX)
 	VPBROADCASTQ  R9, Z2
 	VPBROADCASTQ  DI, Z3
-	KMOVB         avx512_114<>+0(SB), K1
+	KMOVB         avx512_constants<>+3328(SB), K1
 	VPANDQ        Z1, Z2, Z2
 	VPTESTMQ      Z2, Z2, K1, K2
 	VPBROADCASTQ  936(CX), Z4
@@ -14217,8 +12395,8 @@ room:
 	VPMOVZXWD     (AX), Y5
 	VPMOVZXBD     60(DX), Y6
 	VPMOVZXBD     68(DX), Y1
-	VPBROADCASTD  avx512_12<>+0(SB), Y7
-	VPBROADCASTD  avx512_61<>+0(SB), K3, Y7
+	VPBROADCASTD  avx512_constants<>+44(SB), Y7
+	VPBROADCASTD  avx512_constants<>+944(SB), K3, Y7
 	VPCMPUD       $0x01, Y6, Y7, K2, K2
 	VPMULLD       Y5, Y6, Y2
 	VPMULLD       Y2, Y1, Y3
@@ -14226,7 +12404,7 @@ room:
 	VMOVDQA32     Y7, K2, Y4
 	VPADDD        Y7, Y6, Y6
 	VPMULLD.Z     Y5, Y6, K2, Y6
-	VPBROADCASTD  avx512_9<>+0(SB), K2, Y1
+	VPBROADCASTD  avx512_constants<>+32(SB), K2, Y1
 	VPXORD        Y4, Y4, K1, Y4
 	VPXORD        Y1, Y1, K1, Y1
 	VPMULLD       Y5, Y4, Y7
@@ -14259,11 +12437,11 @@ room:
 	MOVQ          936(CX), AX
 	ANDQ          R9, AX
 	VPBROADCASTQ  DI, Z1
-	VPTERNLOGQ    $0xf8, avx512_13<>+0(SB), Z1, Z0
+	VPTERNLOGQ    $0xf8, avx512_constants<>+64(SB), Z1, Z0
 	VPBROADCASTQ  R9, Z1
-	VPTERNLOGQ    $0x78, avx512_14<>+0(SB), Z1, Z0
+	VPTERNLOGQ    $0x78, avx512_constants<>+128(SB), Z1, Z0
 	VPBROADCASTQ  AX, Z1
-	VPTERNLOGQ    $0xf8, avx512_15<>+0(SB), Z1, Z0
+	VPTERNLOGQ    $0xf8, avx512_constants<>+192(SB), Z1, Z0
 	VMOVDQU64     Z0, 896(CX)
 
 moved:
@@ -14281,14 +12459,14 @@ moved:
 	MOVL         R13, 12(SI)
 	VMOVDQU8     768(CX), Z0
 	VPSRLW       $0x02, Z0, Z1
-	VPANDD.BCST  avx512_20<>+0(SB), Z1, Z1
+	VPANDD.BCST  avx512_constants<>+56(SB), Z1, Z1
 	VPSUBB       Z1, Z0, Z0
 	VMOVDQU8     Z0, 768(CX)
 	VMOVDQU64    (BX), Z0
 	VPBROADCASTQ R8, Z1
-	KMOVB        avx512_121<>+0(SB), K1
+	KMOVB        avx512_constants<>+3652(SB), K1
 	VPORQ        Z1, Z0, K1, Z0
-	KMOVB        avx512_122<>+0(SB), K1
+	KMOVB        avx512_constants<>+3653(SB), K1
 	VPBROADCASTQ DI, K1, Z0
 	VMOVDQU64    Z0, (BX)
 	MOVB         $0x01, AL
@@ -14302,108 +12480,33 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_119<>+0(SB)/1, $0x28
-DATA avx512_119<>+1(SB)/1, $0x14
-DATA avx512_119<>+2(SB)/1, $0x0a
-DATA avx512_119<>+3(SB)/1, $0x0a
-DATA avx512_119<>+4(SB)/1, $0x1e
-DATA avx512_119<>+5(SB)/1, $0x0f
-DATA avx512_119<>+6(SB)/1, $0x07
-DATA avx512_119<>+7(SB)/1, $0x07
-DATA avx512_119<>+8(SB)/1, $0x14
-DATA avx512_119<>+9(SB)/1, $0x0a
-DATA avx512_119<>+10(SB)/1, $0x05
-DATA avx512_119<>+11(SB)/1, $0x05
-DATA avx512_119<>+12(SB)/1, $0x04
-DATA avx512_119<>+13(SB)/1, $0x02
-DATA avx512_119<>+14(SB)/1, $0x01
-DATA avx512_119<>+15(SB)/1, $0x01
-DATA avx512_119<>+16(SB)/1, $0x28
-DATA avx512_119<>+17(SB)/1, $0x14
-DATA avx512_119<>+18(SB)/1, $0x0a
-DATA avx512_119<>+19(SB)/1, $0x0a
-DATA avx512_119<>+20(SB)/1, $0x1e
-DATA avx512_119<>+21(SB)/1, $0x0f
-DATA avx512_119<>+22(SB)/1, $0x07
-DATA avx512_119<>+23(SB)/1, $0x07
-DATA avx512_119<>+24(SB)/1, $0x14
-DATA avx512_119<>+25(SB)/1, $0x0a
-DATA avx512_119<>+26(SB)/1, $0x05
-DATA avx512_119<>+27(SB)/1, $0x05
-DATA avx512_119<>+28(SB)/1, $0x04
-DATA avx512_119<>+29(SB)/1, $0x02
-DATA avx512_119<>+30(SB)/1, $0x01
-DATA avx512_119<>+31(SB)/1, $0x01
-DATA avx512_119<>+32(SB)/1, $0x28
-DATA avx512_119<>+33(SB)/1, $0x14
-DATA avx512_119<>+34(SB)/1, $0x0a
-DATA avx512_119<>+35(SB)/1, $0x0a
-DATA avx512_119<>+36(SB)/1, $0x1e
-DATA avx512_119<>+37(SB)/1, $0x0f
-DATA avx512_119<>+38(SB)/1, $0x07
-DATA avx512_119<>+39(SB)/1, $0x07
-DATA avx512_119<>+40(SB)/1, $0x14
-DATA avx512_119<>+41(SB)/1, $0x0a
-DATA avx512_119<>+42(SB)/1, $0x05
-DATA avx512_119<>+43(SB)/1, $0x05
-DATA avx512_119<>+44(SB)/1, $0x04
-DATA avx512_119<>+45(SB)/1, $0x02
-DATA avx512_119<>+46(SB)/1, $0x01
-DATA avx512_119<>+47(SB)/1, $0x01
-DATA avx512_119<>+48(SB)/1, $0x28
-DATA avx512_119<>+49(SB)/1, $0x14
-DATA avx512_119<>+50(SB)/1, $0x0a
-DATA avx512_119<>+51(SB)/1, $0x0a
-DATA avx512_119<>+52(SB)/1, $0x1e
-DATA avx512_119<>+53(SB)/1, $0x0f
-DATA avx512_119<>+54(SB)/1, $0x07
-DATA avx512_119<>+55(SB)/1, $0x07
-DATA avx512_119<>+56(SB)/1, $0x14
-DATA avx512_119<>+57(SB)/1, $0x0a
-DATA avx512_119<>+58(SB)/1, $0x05
-DATA avx512_119<>+59(SB)/1, $0x05
-DATA avx512_119<>+60(SB)/1, $0x04
-DATA avx512_119<>+61(SB)/1, $0x02
-DATA avx512_119<>+62(SB)/1, $0x01
-DATA avx512_119<>+63(SB)/1, $0x01
-GLOBL avx512_119<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_120<>+0(SB)/4, $0xffe00000
-GLOBL avx512_120<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_121<>+0(SB)/1, $0x08
-GLOBL avx512_121<>(SB), RODATA|NOPTR, $1
-
-DATA avx512_122<>+0(SB)/1, $0x04
-GLOBL avx512_122<>(SB), RODATA|NOPTR, $1
-
 // func decodeAVX512(b *Block, lane *Lane, l *Ledger, set uint64, n uint32, deadline int16, room uint32, worth *[8]uint32, d *Decoded) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI, POPCNT
 TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          b+0(FP), AX
 	MOVQ          set+24(FP), CX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_123<>+0(SB), Z0
-	VPBROADCASTD  avx512_2<>+0(SB), Z1
+	VPBROADCASTD  avx512_constants<>+3656(SB), Z0
+	VPBROADCASTD  avx512_constants<>+4(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_1<>+0(SB), Z1
+	VPBROADCASTD  avx512_constants<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_124<>+0(SB), Z1
+	VPBROADCASTD  avx512_constants<>+3660(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
-	VPBROADCASTD  avx512_21<>+0(SB), Z16
+	VPBROADCASTD  avx512_constants<>+60(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_125<>+0(SB), Z16
+	VPBROADCASTD  avx512_constants<>+3664(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
-	VPBROADCASTD  avx512_2<>+0(SB), Z16
+	VPBROADCASTD  avx512_constants<>+4(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_126<>+0(SB), Z16
+	VPBROADCASTD  avx512_constants<>+3668(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_6<>+0(SB), Z17
+	VPBROADCASTD  avx512_constants<>+20(SB), Z17
 	MOVL          n+32(FP), DX
 	VPBROADCASTW  DX, Z16
 	VPXORD        Z2, Z2, Z2
@@ -14535,7 +12638,7 @@ born:
 	POPCNTQ      SI, BX
 	ADDL         BX, 124(DX)
 	VMOVDQU8     768(AX), Z0
-	VPADDUSB     avx512_127<>+0(SB), Z0, K1, Z0
+	VPADDUSB     avx512_constants<>+3712(SB), Z0, K1, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         l+16(FP), DX
 	VPBROADCASTW 16(DX), Z0
@@ -14544,13 +12647,13 @@ born:
 	MOVQ         l+16(FP), BX
 	VPMOVZXBD    60(BX), Y14
 	VPTESTNMD    Y14, Y14, K2
-	VPBROADCASTD avx512_128<>+0(SB), K2, Y14
+	VPBROADCASTD avx512_constants<>+3672(SB), K2, Y14
 	MOVQ         worth+48(FP), BX
 	VMOVDQU32    (BX), Y15
 	MOVQ         lane+8(FP), BX
 	KMOVQ        40(BX), K2
 	KNOTQ        K2, K2
-	VPBROADCASTD avx512_129<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+3676(SB), Z1
 	VMOVDQU16    Z19, 256(AX)
 	VMOVDQU16    512(AX), Z2
 	VMOVDQU16    Z18, K1, Z2
@@ -14702,90 +12805,6 @@ full:
 	VZEROUPPER
 	RET
 
-DATA avx512_123<>+0(SB)/4, $0x04040404
-GLOBL avx512_123<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_124<>+0(SB)/4, $0x14141414
-GLOBL avx512_124<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_125<>+0(SB)/4, $0x0a0a0a0a
-GLOBL avx512_125<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_126<>+0(SB)/4, $0x00000000
-GLOBL avx512_126<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_127<>+0(SB)/1, $0x3f
-DATA avx512_127<>+1(SB)/1, $0x3f
-DATA avx512_127<>+2(SB)/1, $0x3f
-DATA avx512_127<>+3(SB)/1, $0x3f
-DATA avx512_127<>+4(SB)/1, $0x3f
-DATA avx512_127<>+5(SB)/1, $0x3f
-DATA avx512_127<>+6(SB)/1, $0x3f
-DATA avx512_127<>+7(SB)/1, $0x3f
-DATA avx512_127<>+8(SB)/1, $0x3f
-DATA avx512_127<>+9(SB)/1, $0x3f
-DATA avx512_127<>+10(SB)/1, $0x3f
-DATA avx512_127<>+11(SB)/1, $0x3f
-DATA avx512_127<>+12(SB)/1, $0x3f
-DATA avx512_127<>+13(SB)/1, $0x3f
-DATA avx512_127<>+14(SB)/1, $0x3f
-DATA avx512_127<>+15(SB)/1, $0x3f
-DATA avx512_127<>+16(SB)/1, $0x3f
-DATA avx512_127<>+17(SB)/1, $0x3f
-DATA avx512_127<>+18(SB)/1, $0x3f
-DATA avx512_127<>+19(SB)/1, $0x3f
-DATA avx512_127<>+20(SB)/1, $0x3f
-DATA avx512_127<>+21(SB)/1, $0x3f
-DATA avx512_127<>+22(SB)/1, $0x3f
-DATA avx512_127<>+23(SB)/1, $0x3f
-DATA avx512_127<>+24(SB)/1, $0x3f
-DATA avx512_127<>+25(SB)/1, $0x3f
-DATA avx512_127<>+26(SB)/1, $0x3f
-DATA avx512_127<>+27(SB)/1, $0x3f
-DATA avx512_127<>+28(SB)/1, $0x3f
-DATA avx512_127<>+29(SB)/1, $0x3f
-DATA avx512_127<>+30(SB)/1, $0x3f
-DATA avx512_127<>+31(SB)/1, $0x3f
-DATA avx512_127<>+32(SB)/1, $0x3f
-DATA avx512_127<>+33(SB)/1, $0x3f
-DATA avx512_127<>+34(SB)/1, $0x3f
-DATA avx512_127<>+35(SB)/1, $0x3f
-DATA avx512_127<>+36(SB)/1, $0x3f
-DATA avx512_127<>+37(SB)/1, $0x3f
-DATA avx512_127<>+38(SB)/1, $0x3f
-DATA avx512_127<>+39(SB)/1, $0x3f
-DATA avx512_127<>+40(SB)/1, $0x3f
-DATA avx512_127<>+41(SB)/1, $0x3f
-DATA avx512_127<>+42(SB)/1, $0x3f
-DATA avx512_127<>+43(SB)/1, $0x3f
-DATA avx512_127<>+44(SB)/1, $0x3f
-DATA avx512_127<>+45(SB)/1, $0x3f
-DATA avx512_127<>+46(SB)/1, $0x3f
-DATA avx512_127<>+47(SB)/1, $0x3f
-DATA avx512_127<>+48(SB)/1, $0x3f
-DATA avx512_127<>+49(SB)/1, $0x3f
-DATA avx512_127<>+50(SB)/1, $0x3f
-DATA avx512_127<>+51(SB)/1, $0x3f
-DATA avx512_127<>+52(SB)/1, $0x3f
-DATA avx512_127<>+53(SB)/1, $0x3f
-DATA avx512_127<>+54(SB)/1, $0x3f
-DATA avx512_127<>+55(SB)/1, $0x3f
-DATA avx512_127<>+56(SB)/1, $0x3f
-DATA avx512_127<>+57(SB)/1, $0x3f
-DATA avx512_127<>+58(SB)/1, $0x3f
-DATA avx512_127<>+59(SB)/1, $0x3f
-DATA avx512_127<>+60(SB)/1, $0x3f
-DATA avx512_127<>+61(SB)/1, $0x3f
-DATA avx512_127<>+62(SB)/1, $0x3f
-DATA avx512_127<>+63(SB)/1, $0x3f
-GLOBL avx512_127<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_128<>+0(SB)/4, $0x00000004
-GLOBL avx512_128<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_129<>+0(SB)/4, $0x00000032
-GLOBL avx512_129<>(SB), RODATA|NOPTR, $4
-
 // func enqueueAVX512(t *Tickets, first int, words *[8]uint64, tables *RequestTables, step int16)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, AVX512VL
 TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
@@ -14796,48 +12815,48 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	MOVWLSX       step+32(FP), DX
 	MOVQ          t+0(FP), BX
 	VPSRLQ        $0x00, Z0, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST  $0x01, 192(AX), Z1, K1
 	VPCMPUQ.BCST  $0x01, 200(AX), Z1, K2
 	VPCMPUQ.BCST  $0x01, 208(AX), Z1, K3
 	VPSRLQ        $0x0c, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     (AX), Z2
 	VPERMB        Z2, Z1, Z1
-	VPANDQ.BCST   avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ        $0x08, Z0, Z2
-	VPANDQ.BCST   avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST avx512_36<>+0(SB), Z0, K4
-	VPADDQ.BCST.Z avx512_25<>+0(SB), Z2, K4, Z2
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST avx512_constants<>+480(SB), Z0, K4
+	VPADDQ.BCST.Z avx512_constants<>+264(SB), Z2, K4, Z2
 	VPSLLQ        $0x02, Z1, Z3
 	VPSRLQ        $0x12, Z0, Z3
-	VPANDQ.BCST   avx512_37<>+0(SB), Z3, Z3
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z3, Z3
 	VPSLLQ        $0x07, Z1, Z1
 	VPADDQ        Z1, Z3, Z3
-	VPBROADCASTQ  avx512_37<>+0(SB), Z1
+	VPBROADCASTQ  avx512_constants<>+488(SB), Z1
 	VPSUBQ        Z1, Z3, Z3
 	VPSRLQ        $0x19, Z0, Z1
-	VPANDQ.BCST   avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64     64(AX), Z4
 	VMOVDQU64     128(AX), Z5
 	VPERMI2W      Z5, Z4, Z1
-	VPANDQ.BCST   avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ        $0x1f, Z0, Z4
-	VPANDQ.BCST   avx512_35<>+0(SB), Z4, Z4
-	VPADDQ.BCST   avx512_25<>+0(SB), Z4, Z4
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z4, Z4
+	VPADDQ.BCST   avx512_constants<>+264(SB), Z4, Z4
 	VPSRLQ        $0x21, Z0, Z4
-	VPANDQ.BCST   avx512_37<>+0(SB), Z4, Z4
-	VPMULUDQ.BCST avx512_39<>+0(SB), Z4, Z4
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z4, Z4
+	VPMULUDQ.BCST avx512_constants<>+504(SB), Z4, Z4
 	VPSRLQ        $0x07, Z4, Z4
 	VPSRLQ        $0x24, Z0, Z5
-	VPANDQ.BCST   avx512_40<>+0(SB), Z5, Z5
+	VPANDQ.BCST   avx512_constants<>+512(SB), Z5, Z5
 	VPMOVQD       Z3, Y3
 	VMOVDQU32     Y3, (BX)(CX*4)
 	VPSRLQ        $0x28, Z0, Z3
-	VPANDQ.BCST   avx512_30<>+0(SB), Z3, Z3
+	VPANDQ.BCST   avx512_constants<>+304(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_130<>+0(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_constants<>+3680(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(BX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -14851,19 +12870,16 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VMOVQ         X0, 480(BX)(CX*1)
 	VPMOVQB       Z5, X0
 	VMOVQ         X0, 544(BX)(CX*1)
-	VPBROADCASTQ  avx512_27<>+0(SB), Z0
-	VPBROADCASTQ  avx512_35<>+0(SB), K3, Z0
-	VPBROADCASTQ  avx512_26<>+0(SB), K2, Z0
-	VPBROADCASTQ  avx512_25<>+0(SB), K1, Z0
+	VPBROADCASTQ  avx512_constants<>+280(SB), Z0
+	VPBROADCASTQ  avx512_constants<>+472(SB), K3, Z0
+	VPBROADCASTQ  avx512_constants<>+272(SB), K2, Z0
+	VPBROADCASTQ  avx512_constants<>+264(SB), K1, Z0
 	VPMOVQB       Z0, X0
 	VMOVQ         X0, 512(BX)(CX*1)
 	XORL          AX, AX
 	MOVQ          AX, 576(BX)(CX*1)
 	VZEROUPPER
 	RET
-
-DATA avx512_130<>+0(SB)/8, $0x0000000080000000
-GLOBL avx512_130<>(SB), RODATA|NOPTR, $8
 
 // func waitAVX512(t *Tickets, n int, step int16, old int16, room uint32, pages *[8]uint16, mul *[8]uint8, w *Waiting)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2
@@ -14879,7 +12895,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPMOVZXBD    (DI), Y1
 	VPTESTNMD    Y1, Y1, K1
 	VPSLLD.Z     $0x02, Y0, K1, Y0
-	VPBROADCASTD avx512_6<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+20(SB), Z1
 	VPBROADCASTD BX, Z2
 	VPADDD       (SI), Z1, Z3
 	VPSRLD       $0x07, Z3, Z3
@@ -14907,7 +12923,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DX
 	VMOVDQU8     576(SI), Y0
-	VPBROADCASTB avx512_131<>+0(SB), Y1
+	VPBROADCASTB avx512_constants<>+3688(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, SI
 	ANDQ         CX, BX
@@ -14923,9 +12939,6 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
-DATA avx512_131<>+0(SB)/1, $0x01
-GLOBL avx512_131<>(SB), RODATA|NOPTR, $1
-
 // func chooseAVX512(t *Tickets, set uint32, slots int, room uint32, pages *[8]uint16, mul *[8]uint8) (chosen uint32)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, BMI
 TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
@@ -14933,7 +12946,7 @@ TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
 	MOVL         room+24(FP), CX
 	MOVQ         slots+16(FP), DX
 	MOVQ         t+0(FP), BX
-	VPBROADCASTD avx512_6<>+0(SB), Z0
+	VPBROADCASTD avx512_constants<>+20(SB), Z0
 	XORL         SI, SI
 	MOVQ         pages+32(FP), DI
 	VPMOVZXWD    (DI), Y1
@@ -14949,7 +12962,7 @@ TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
 	VPSRLD       $0x07, Z0, Z0
 	VPSLLD       $0x02, Z0, Z0
 	VPMOVZXBD    496(BX), Z5
-	VMOVDQU32    avx512_118<>+0(SB), Z6
+	VMOVDQU32    avx512_constants<>+3520(SB), Z6
 	VPXORD       Z3, Z3, Z3
 
 choose:
@@ -15003,7 +13016,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           free+24(FP), BX
 	PDEPQ          BX, SI, BX
 	KMOVD          AX, K2
-	VMOVDQU8       avx512_117<>+0(SB), Y0
+	VMOVDQU8       avx512_constants<>+3360(SB), Y0
 	VPCOMPRESSB.Z  Y0, K2, Y0
 	VPMOVZXBD      X0, Z1
 	VMOVDQU32      (DX), Z2
@@ -15013,18 +13026,18 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPERMB         512(DX), Y0, Y4
 	VPERMB         576(DX), Y0, Y0
 	VPMOVZXBQ      X3, Z2
-	VMOVDQU8       avx512_48<>+0(SB), Z6
+	VMOVDQU8       avx512_constants<>+704(SB), Z6
 	VPSHUFB        Z3, Z6, Z6
 	VMOVDQU8.Z     Z6, K1, Z3
-	VMOVDQU8       avx512_48<>+0(SB), Z6
+	VMOVDQU8       avx512_constants<>+704(SB), Z6
 	VGF2P8AFFINEQB $0x00, Z3, Z6, Z6
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z6, Z6
-	VMOVDQU8       avx512_49<>+0(SB), Z3
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z6, Z6
+	VMOVDQU8       avx512_constants<>+768(SB), Z3
 	VPERMB         Z6, Z3, Z6
 	VPMOVZXBQ      60(CX), Z3
 	MOVQ           pages+32(FP), AX
 	VPMOVZXWQ      (AX), Z7
-	KMOVB          avx512_114<>+0(SB), K2
+	KMOVB          avx512_constants<>+3328(SB), K2
 	VPTESTNMQ      Z3, Z3, K2, K2
 	VPTESTMQ       Z6, Z6, K2, K2
 	VPXORQ         Z5, Z5, Z5
@@ -15047,12 +13060,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z1, Z2, Z2
 	VMOVDQA64      Z1, Z5
 	VMOVDQA64      Z2, K3, Z5
-	VPBROADCASTQ   avx512_132<>+0(SB), Z2
+	VPBROADCASTQ   avx512_constants<>+3696(SB), Z2
 	VPMINUQ        Z2, Z5, Z5
 	VPMINUQ        Z2, Z8, Z8
-	VPADDQ.BCST    avx512_28<>+0(SB), Z5, Z2
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z5, Z2
 	VPLZCNTQ       Z2, Z2
-	KMOVQ          avx512_133<>+0(SB), K3
+	KMOVQ          avx512_constants<>+3704(SB), K3
 	VPERMB.Z       (AX), Z2, K3, Z2
 	VMOVDQA64      Z2, Z9
 	VMOVDQU64      64(AX), Z10
@@ -15066,7 +13079,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VMOVDQU64      448(AX), Z11
 	VPERMI2Q       512(AX), Z11, Z10
 	VPMULUDQ       Z10, Z9, Z9
-	VPTESTMQ.BCST  avx512_134<>+0(SB), Z9, K1, K4
+	VPTESTMQ.BCST  avx512_constants<>+3776(SB), Z9, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z2, Z10
@@ -15075,7 +13088,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTQ   avx512_135<>+0(SB), Z10
+	VPBROADCASTQ   avx512_constants<>+3784(SB), Z10
 	VPBROADCASTQ   704(AX), Z11
 	VPMULUDQ       Z5, Z8, Z8
 	VPMULUDQ       Z5, Z5, Z5
@@ -15085,7 +13098,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z5, Z5
 	VMULPD         Z10, Z5, Z5
 	VCVTTPD2UQQ    Z5, Z5
-	VPMULLQ.BCST   avx512_136<>+0(SB), Z5, Z12
+	VPMULLQ.BCST   avx512_constants<>+3792(SB), Z5, Z12
 	VPSUBQ         Z12, Z8, Z12
 	VPMULUDQ       Z11, Z12, Z12
 	VCVTUQQ2PD     Z12, Z12
@@ -15098,12 +13111,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z2, Z9, Z9
 	VPADDQ         Z5, Z9, Z9
 	VPADDQ         Z12, Z9, Z9
-	VPMINUQ.BCST   avx512_137<>+0(SB), Z9, Z9
-	VPADDQ.BCST    avx512_138<>+0(SB), Z9, Z9
+	VPMINUQ.BCST   avx512_constants<>+3800(SB), Z9, Z9
+	VPADDQ.BCST    avx512_constants<>+3808(SB), Z9, Z9
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTD   avx512_123<>+0(SB), Z2
+	VPBROADCASTD   avx512_constants<>+3656(SB), Z2
 	VPTESTMB       Z2, Z0, K1, K3
 	VMOVDQA64.Z    Z9, K3, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
@@ -15113,15 +13126,15 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPSHUFD        $0x4e, X2, X0
 	VPADDQ         X0, X2, X2
 	VMOVQ          X2, AX
-	VPADDQ.BCST    avx512_37<>+0(SB), Z1, Z1
+	VPADDQ.BCST    avx512_constants<>+488(SB), Z1, Z1
 	VPSRLQ         $0x07, Z1, Z1
 	VPSLLQ.Z       $0x02, Z1, K1, Z1
-	VMOVDQU8       avx512_139<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+3840(SB), Z2
 	VPSHUFB        Z4, Z2, Z2
 	VPMOVZXBQ      X2, Z2
 	VPMULUDQ       Z1, Z2, Z2
 	VPSLLQ.Z       $0x02, Z7, K2, Z4
-	VPMULUDQ.BCST  avx512_31<>+0(SB), Z4, Z5
+	VPMULUDQ.BCST  avx512_constants<>+312(SB), Z4, Z5
 	VPUNPCKLDQ     Z2, Z1, Z7
 	VPUNPCKHDQ     Z2, Z1, Z1
 	VPADDD         Z1, Z7, Z7
@@ -15144,11 +13157,11 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPEXTRD        $0x03, X1, DX
 	ADDL           DX, 44(CX)
 	MOVQ           joins+56(FP), DX
-	VPBROADCASTQ   avx512_27<>+0(SB), K2, Z3
+	VPBROADCASTQ   avx512_constants<>+280(SB), K2, Z3
 	VPMOVQB        Z3, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVZXBQ      68(CX), Z1
-	VPBROADCASTQ   avx512_31<>+0(SB), K2, Z1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K2, Z1
 	VPMOVQB        Z1, X0
 	VMOVQ          X0, 68(CX)
 	VPOPCNTQ       Z6, Z2
@@ -15159,7 +13172,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           work+48(FP), CX
 	VPMOVQD        Z9, Y0
 	KMOVQ          BX, K1
-	VMOVDQU8       avx512_69<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1280(SB), Z1
 	VPEXPANDB.Z    Z1, K1, Z1
 	VPMOVZXBD      X1, Z2
 	VPERMD         Z0, Z2, Z2
@@ -15197,93 +13210,6 @@ refused:
 	VZEROUPPER
 	RET
 
-DATA avx512_132<>+0(SB)/8, $0x0000000002000000
-GLOBL avx512_132<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_133<>+0(SB)/8, $0x0101010101010101
-GLOBL avx512_133<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_134<>+0(SB)/8, $0xfffc000000000000
-GLOBL avx512_134<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_135<>+0(SB)/8, $0x3f50624dd2f1a9fc
-GLOBL avx512_135<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_136<>+0(SB)/8, $0x00000000000003e8
-GLOBL avx512_136<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_137<>+0(SB)/8, $0x000001f400000000
-GLOBL avx512_137<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_138<>+0(SB)/8, $0x00000000000003e7
-GLOBL avx512_138<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_139<>+0(SB)/1, $0x14
-DATA avx512_139<>+1(SB)/1, $0x0f
-DATA avx512_139<>+2(SB)/1, $0x0a
-DATA avx512_139<>+3(SB)/1, $0x02
-DATA avx512_139<>+4(SB)/1, $0x00
-DATA avx512_139<>+5(SB)/1, $0x00
-DATA avx512_139<>+6(SB)/1, $0x00
-DATA avx512_139<>+7(SB)/1, $0x00
-DATA avx512_139<>+8(SB)/1, $0x14
-DATA avx512_139<>+9(SB)/1, $0x0f
-DATA avx512_139<>+10(SB)/1, $0x0a
-DATA avx512_139<>+11(SB)/1, $0x02
-DATA avx512_139<>+12(SB)/1, $0x00
-DATA avx512_139<>+13(SB)/1, $0x00
-DATA avx512_139<>+14(SB)/1, $0x00
-DATA avx512_139<>+15(SB)/1, $0x00
-DATA avx512_139<>+16(SB)/1, $0x14
-DATA avx512_139<>+17(SB)/1, $0x0f
-DATA avx512_139<>+18(SB)/1, $0x0a
-DATA avx512_139<>+19(SB)/1, $0x02
-DATA avx512_139<>+20(SB)/1, $0x00
-DATA avx512_139<>+21(SB)/1, $0x00
-DATA avx512_139<>+22(SB)/1, $0x00
-DATA avx512_139<>+23(SB)/1, $0x00
-DATA avx512_139<>+24(SB)/1, $0x14
-DATA avx512_139<>+25(SB)/1, $0x0f
-DATA avx512_139<>+26(SB)/1, $0x0a
-DATA avx512_139<>+27(SB)/1, $0x02
-DATA avx512_139<>+28(SB)/1, $0x00
-DATA avx512_139<>+29(SB)/1, $0x00
-DATA avx512_139<>+30(SB)/1, $0x00
-DATA avx512_139<>+31(SB)/1, $0x00
-DATA avx512_139<>+32(SB)/1, $0x14
-DATA avx512_139<>+33(SB)/1, $0x0f
-DATA avx512_139<>+34(SB)/1, $0x0a
-DATA avx512_139<>+35(SB)/1, $0x02
-DATA avx512_139<>+36(SB)/1, $0x00
-DATA avx512_139<>+37(SB)/1, $0x00
-DATA avx512_139<>+38(SB)/1, $0x00
-DATA avx512_139<>+39(SB)/1, $0x00
-DATA avx512_139<>+40(SB)/1, $0x14
-DATA avx512_139<>+41(SB)/1, $0x0f
-DATA avx512_139<>+42(SB)/1, $0x0a
-DATA avx512_139<>+43(SB)/1, $0x02
-DATA avx512_139<>+44(SB)/1, $0x00
-DATA avx512_139<>+45(SB)/1, $0x00
-DATA avx512_139<>+46(SB)/1, $0x00
-DATA avx512_139<>+47(SB)/1, $0x00
-DATA avx512_139<>+48(SB)/1, $0x14
-DATA avx512_139<>+49(SB)/1, $0x0f
-DATA avx512_139<>+50(SB)/1, $0x0a
-DATA avx512_139<>+51(SB)/1, $0x02
-DATA avx512_139<>+52(SB)/1, $0x00
-DATA avx512_139<>+53(SB)/1, $0x00
-DATA avx512_139<>+54(SB)/1, $0x00
-DATA avx512_139<>+55(SB)/1, $0x00
-DATA avx512_139<>+56(SB)/1, $0x14
-DATA avx512_139<>+57(SB)/1, $0x0f
-DATA avx512_139<>+58(SB)/1, $0x0a
-DATA avx512_139<>+59(SB)/1, $0x02
-DATA avx512_139<>+60(SB)/1, $0x00
-DATA avx512_139<>+61(SB)/1, $0x00
-DATA avx512_139<>+62(SB)/1, $0x00
-DATA avx512_139<>+63(SB)/1, $0x00
-GLOBL avx512_139<>(SB), RODATA|NOPTR, $64
-
 // func settleAVX512(b *Block, lane *Lane, t *Tickets, set uint32, slots uint64, pages *[8]uint16, step int16)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, GFNI
 TEXT ·settleAVX512(SB), NOSPLIT, $0-50
@@ -15293,7 +13219,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	MOVQ           b+0(FP), BX
 	MOVQ           t+16(FP), SI
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_117<>+0(SB), Y0
+	VMOVDQU8       avx512_constants<>+3360(SB), Y0
 	VPCOMPRESSB.Z  Y0, K1, Y0
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z0, K1, Z0
@@ -15306,7 +13232,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	VPERMB         Z2, Z0, K1, Z1
 	VMOVDQU64      Z1, 832(BX)
 	VMOVDQU64      768(BX), Z1
-	VPBROADCASTD   avx512_20<>+0(SB), Z5
+	VPBROADCASTD   avx512_constants<>+56(SB), Z5
 	VMOVDQU8       Z5, K1, Z1
 	VMOVDQU64      Z1, 768(BX)
 	VMOVDQU        480(SI), Y2
@@ -15318,35 +13244,35 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	VMOVDQU64      704(BX), Z7
 	VMOVDQU8       Z1, K1, Z7
 	VMOVDQU64      Z7, 704(BX)
-	VPBROADCASTD   avx512_1<>+0(SB), Z7
+	VPBROADCASTD   avx512_constants<>+0(SB), Z7
 	VPTESTMB       Z7, Z6, K2
 	KMOVQ          K2, AX
 	MOVQ           lane+8(FP), DX
 	ORQ            AX, 32(DX)
-	VPBROADCASTD   avx512_2<>+0(SB), Z7
+	VPBROADCASTD   avx512_constants<>+4(SB), Z7
 	VPTESTMB       Z7, Z6, K2
 	KMOVQ          K2, AX
 	MOVQ           lane+8(FP), DX
 	ORQ            AX, 40(DX)
-	VMOVDQU8       avx512_50<>+0(SB), Z6
+	VMOVDQU8       avx512_constants<>+832(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
 	VMOVDQU8.Z     Z6, K1, Z6
-	VMOVDQU8       avx512_48<>+0(SB), Z7
+	VMOVDQU8       avx512_constants<>+704(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z6, Z7, Z7
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z7, Z7
-	VMOVDQU8       avx512_49<>+0(SB), Z6
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z7, Z7
+	VMOVDQU8       avx512_constants<>+768(SB), Z6
 	VPERMB         Z7, Z6, Z7
 	VPORQ          896(BX), Z7, Z7
 	VMOVDQU64      Z7, 896(BX)
-	VMOVDQU8       avx512_140<>+0(SB), Z6
+	VMOVDQU8       avx512_constants<>+3904(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
-	VMOVDQU8       avx512_70<>+0(SB), Z5
+	VMOVDQU8       avx512_constants<>+1344(SB), Z5
 	VPSHUFB        Z1, Z5, Z5
 	VPORQ          Z6, Z5, Z5
-	VMOVDQU8       avx512_48<>+0(SB), Z6
+	VMOVDQU8       avx512_constants<>+704(SB), Z6
 	VGF2P8AFFINEQB $0x00, Z5, Z6, Z6
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z6, Z6
-	VMOVDQU8       avx512_49<>+0(SB), Z5
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z6, Z6
+	VMOVDQU8       avx512_constants<>+768(SB), Z5
 	VPERMB         Z6, Z5, Z6
 	VPORQ          960(BX), Z6, Z6
 	VMOVDQU64      Z6, 960(BX)
@@ -15481,72 +13407,6 @@ settled:
 	VZEROUPPER
 	RET
 
-DATA avx512_140<>+0(SB)/1, $0x00
-DATA avx512_140<>+1(SB)/1, $0x00
-DATA avx512_140<>+2(SB)/1, $0x00
-DATA avx512_140<>+3(SB)/1, $0x00
-DATA avx512_140<>+4(SB)/1, $0x01
-DATA avx512_140<>+5(SB)/1, $0x01
-DATA avx512_140<>+6(SB)/1, $0x01
-DATA avx512_140<>+7(SB)/1, $0x01
-DATA avx512_140<>+8(SB)/1, $0x00
-DATA avx512_140<>+9(SB)/1, $0x00
-DATA avx512_140<>+10(SB)/1, $0x00
-DATA avx512_140<>+11(SB)/1, $0x00
-DATA avx512_140<>+12(SB)/1, $0x01
-DATA avx512_140<>+13(SB)/1, $0x01
-DATA avx512_140<>+14(SB)/1, $0x01
-DATA avx512_140<>+15(SB)/1, $0x01
-DATA avx512_140<>+16(SB)/1, $0x00
-DATA avx512_140<>+17(SB)/1, $0x00
-DATA avx512_140<>+18(SB)/1, $0x00
-DATA avx512_140<>+19(SB)/1, $0x00
-DATA avx512_140<>+20(SB)/1, $0x01
-DATA avx512_140<>+21(SB)/1, $0x01
-DATA avx512_140<>+22(SB)/1, $0x01
-DATA avx512_140<>+23(SB)/1, $0x01
-DATA avx512_140<>+24(SB)/1, $0x00
-DATA avx512_140<>+25(SB)/1, $0x00
-DATA avx512_140<>+26(SB)/1, $0x00
-DATA avx512_140<>+27(SB)/1, $0x00
-DATA avx512_140<>+28(SB)/1, $0x01
-DATA avx512_140<>+29(SB)/1, $0x01
-DATA avx512_140<>+30(SB)/1, $0x01
-DATA avx512_140<>+31(SB)/1, $0x01
-DATA avx512_140<>+32(SB)/1, $0x00
-DATA avx512_140<>+33(SB)/1, $0x00
-DATA avx512_140<>+34(SB)/1, $0x00
-DATA avx512_140<>+35(SB)/1, $0x00
-DATA avx512_140<>+36(SB)/1, $0x01
-DATA avx512_140<>+37(SB)/1, $0x01
-DATA avx512_140<>+38(SB)/1, $0x01
-DATA avx512_140<>+39(SB)/1, $0x01
-DATA avx512_140<>+40(SB)/1, $0x00
-DATA avx512_140<>+41(SB)/1, $0x00
-DATA avx512_140<>+42(SB)/1, $0x00
-DATA avx512_140<>+43(SB)/1, $0x00
-DATA avx512_140<>+44(SB)/1, $0x01
-DATA avx512_140<>+45(SB)/1, $0x01
-DATA avx512_140<>+46(SB)/1, $0x01
-DATA avx512_140<>+47(SB)/1, $0x01
-DATA avx512_140<>+48(SB)/1, $0x00
-DATA avx512_140<>+49(SB)/1, $0x00
-DATA avx512_140<>+50(SB)/1, $0x00
-DATA avx512_140<>+51(SB)/1, $0x00
-DATA avx512_140<>+52(SB)/1, $0x01
-DATA avx512_140<>+53(SB)/1, $0x01
-DATA avx512_140<>+54(SB)/1, $0x01
-DATA avx512_140<>+55(SB)/1, $0x01
-DATA avx512_140<>+56(SB)/1, $0x00
-DATA avx512_140<>+57(SB)/1, $0x00
-DATA avx512_140<>+58(SB)/1, $0x00
-DATA avx512_140<>+59(SB)/1, $0x00
-DATA avx512_140<>+60(SB)/1, $0x01
-DATA avx512_140<>+61(SB)/1, $0x01
-DATA avx512_140<>+62(SB)/1, $0x01
-DATA avx512_140<>+63(SB)/1, $0x01
-GLOBL avx512_140<>(SB), RODATA|NOPTR, $64
-
 // func leaveAVX512(t *Tickets, stay uint32) (oldest int16, qp uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
 TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
@@ -15556,7 +13416,7 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPXORD        Z0, Z0, Z0
 	MOVWLZX       AX, AX
 	POPCNTL       AX, AX
-	VPBROADCASTD  avx512_6<>+0(SB), Z2
+	VPBROADCASTD  avx512_constants<>+20(SB), Z2
 	VPXORD        Z1, Z1, Z1
 	VMOVDQU32     (CX), Z3
 	VMOVDQU32     64(CX), Z4
@@ -15614,13 +13474,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPSHUFD       $0xb1, X2, X1
 	VPADDD        X1, X2, X2
 	VMOVD         X2, AX
-	VPBROADCASTW  avx512_141<>+0(SB), Z1
+	VPBROADCASTW  avx512_constants<>+3816(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXORD        avx512_142<>+0(SB), X1, X1
+	VPXORD        avx512_constants<>+3824(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -15628,19 +13488,6 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	MOVL          AX, qp+20(FP)
 	VZEROUPPER
 	RET
-
-DATA avx512_141<>+0(SB)/2, $0x7fff
-GLOBL avx512_141<>(SB), RODATA|NOPTR, $2
-
-DATA avx512_142<>+0(SB)/2, $0x8000
-DATA avx512_142<>+2(SB)/2, $0x8000
-DATA avx512_142<>+4(SB)/2, $0x8000
-DATA avx512_142<>+6(SB)/2, $0x8000
-DATA avx512_142<>+8(SB)/2, $0x8000
-DATA avx512_142<>+10(SB)/2, $0x8000
-DATA avx512_142<>+12(SB)/2, $0x8000
-DATA avx512_142<>+14(SB)/2, $0x8000
-GLOBL avx512_142<>(SB), RODATA|NOPTR, $16
 
 // func serveTicketsAVX512(p *Seat, f *Frame, lane *Lane, t *Tickets, clock *Clock, s *Served) (ok bool)
 // Requires: AVX, AVX2, AVX512BW, AVX512CD, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, POPCNT
@@ -15679,7 +13526,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPMOVZXBD    (CX), Y1
 	VPTESTNMD    Y1, Y1, K1
 	VPSLLD.Z     $0x02, Y0, K1, Y0
-	VPBROADCASTD avx512_6<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+20(SB), Z1
 	VPBROADCASTD DI, Z8
 	VPADDD       (AX), Z1, Z9
 	VPSRLD       $0x07, Z9, Z9
@@ -15707,7 +13554,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPCMPW       $0x02, Z8, Z1, K1
 	KMOVD        K1, SI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_131<>+0(SB), Y1
+	VPBROADCASTB avx512_constants<>+3688(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         BX, CX
@@ -15728,7 +13575,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	MOVQ         DX, 40(SP)
 	MOVQ         16(SP), DI
 	MOVQ         t+24(FP), DX
-	VPBROADCASTD avx512_6<>+0(SB), Z1
+	VPBROADCASTD avx512_constants<>+20(SB), Z1
 	XORL         BX, BX
 	MOVQ         p+0(FP), SI
 	MOVQ         24(SI), SI
@@ -15747,7 +13594,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPSRLD       $0x07, Z1, Z1
 	VPSLLD       $0x02, Z1, Z1
 	VPMOVZXBD    496(DX), Z10
-	VMOVDQU32    avx512_118<>+0(SB), Z14
+	VMOVDQU32    avx512_constants<>+3520(SB), Z14
 	VPXORD       Z2, Z2, Z2
 
 choose:
@@ -15801,7 +13648,7 @@ chosen:
 	MOVQ           40(SP), DX
 	PDEPQ          DX, SI, DX
 	KMOVD          BX, K2
-	VMOVDQU8       avx512_117<>+0(SB), Y2
+	VMOVDQU8       avx512_constants<>+3360(SB), Y2
 	VPCOMPRESSB.Z  Y2, K2, Y2
 	VPMOVZXBD      X2, Z0
 	VMOVDQU32      (CX), Z1
@@ -15811,19 +13658,19 @@ chosen:
 	VPERMB         512(CX), Y2, Y12
 	VPERMB         576(CX), Y2, Y13
 	VPMOVZXBQ      X11, Z1
-	VMOVDQU8       avx512_48<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VPSHUFB        Z11, Z2, Z2
 	VMOVDQU8.Z     Z2, K1, Z2
-	VMOVDQU8       avx512_48<>+0(SB), Z8
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
 	VGF2P8AFFINEQB $0x00, Z2, Z8, Z8
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_49<>+0(SB), Z2
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z8, Z8
+	VMOVDQU8       avx512_constants<>+768(SB), Z2
 	VPERMB         Z8, Z2, Z8
 	VPMOVZXBQ      60(AX), Z2
 	MOVQ           p+0(FP), CX
 	MOVQ           24(CX), CX
 	VPMOVZXWQ      (CX), Z9
-	KMOVB          avx512_114<>+0(SB), K2
+	KMOVB          avx512_constants<>+3328(SB), K2
 	VPTESTNMQ      Z2, Z2, K2, K2
 	VPTESTMQ       Z8, Z8, K2, K2
 	VPXORQ         Z3, Z3, Z3
@@ -15846,12 +13693,12 @@ chosen:
 	VPADDQ         Z0, Z1, Z1
 	VMOVDQA64      Z0, Z3
 	VMOVDQA64      Z1, K3, Z3
-	VPBROADCASTQ   avx512_132<>+0(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+3696(SB), Z1
 	VPMINUQ        Z1, Z3, Z3
 	VPMINUQ        Z1, Z10, Z10
-	VPADDQ.BCST    avx512_28<>+0(SB), Z3, Z1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z1
 	VPLZCNTQ       Z1, Z1
-	KMOVQ          avx512_133<>+0(SB), K3
+	KMOVQ          avx512_constants<>+3704(SB), K3
 	VPERMB.Z       (CX), Z1, K3, Z1
 	VMOVDQA64      Z1, Z14
 	VMOVDQU64      64(CX), Z15
@@ -15865,7 +13712,7 @@ chosen:
 	VMOVDQU64      448(CX), Z16
 	VPERMI2Q       512(CX), Z16, Z15
 	VPMULUDQ       Z15, Z14, Z14
-	VPTESTMQ.BCST  avx512_134<>+0(SB), Z14, K1, K4
+	VPTESTMQ.BCST  avx512_constants<>+3776(SB), Z14, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z1, Z15
@@ -15874,7 +13721,7 @@ chosen:
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTQ   avx512_135<>+0(SB), Z15
+	VPBROADCASTQ   avx512_constants<>+3784(SB), Z15
 	VPBROADCASTQ   704(CX), Z16
 	VPMULUDQ       Z3, Z10, Z10
 	VPMULUDQ       Z3, Z3, Z3
@@ -15884,7 +13731,7 @@ chosen:
 	VCVTUQQ2PD     Z3, Z3
 	VMULPD         Z15, Z3, Z3
 	VCVTTPD2UQQ    Z3, Z3
-	VPMULLQ.BCST   avx512_136<>+0(SB), Z3, Z17
+	VPMULLQ.BCST   avx512_constants<>+3792(SB), Z3, Z17
 	VPSUBQ         Z17, Z10, Z17
 	VPMULUDQ       Z16, Z17, Z17
 	VCVTUQQ2PD     Z17, Z17
@@ -15897,12 +13744,12 @@ chosen:
 	VPADDQ         Z1, Z14, Z14
 	VPADDQ         Z3, Z14, Z14
 	VPADDQ         Z17, Z14, Z14
-	VPMINUQ.BCST   avx512_137<>+0(SB), Z14, Z14
-	VPADDQ.BCST    avx512_138<>+0(SB), Z14, Z14
+	VPMINUQ.BCST   avx512_constants<>+3800(SB), Z14, Z14
+	VPADDQ.BCST    avx512_constants<>+3808(SB), Z14, Z14
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTD   avx512_123<>+0(SB), Z1
+	VPBROADCASTD   avx512_constants<>+3656(SB), Z1
 	VPTESTMB       Z1, Z13, K1, K3
 	VMOVDQA64.Z    Z14, K3, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y3
@@ -15912,15 +13759,15 @@ chosen:
 	VPSHUFD        $0x4e, X1, X3
 	VPADDQ         X3, X1, X1
 	VMOVQ          X1, CX
-	VPADDQ.BCST    avx512_37<>+0(SB), Z0, Z0
+	VPADDQ.BCST    avx512_constants<>+488(SB), Z0, Z0
 	VPSRLQ         $0x07, Z0, Z0
 	VPSLLQ.Z       $0x02, Z0, K1, Z0
-	VMOVDQU8       avx512_139<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+3840(SB), Z1
 	VPSHUFB        Z12, Z1, Z1
 	VPMOVZXBQ      X1, Z1
 	VPMULUDQ       Z0, Z1, Z1
 	VPSLLQ.Z       $0x02, Z9, K2, Z3
-	VPMULUDQ.BCST  avx512_31<>+0(SB), Z3, Z9
+	VPMULUDQ.BCST  avx512_constants<>+312(SB), Z3, Z9
 	VPUNPCKLDQ     Z1, Z0, Z10
 	VPUNPCKHDQ     Z1, Z0, Z0
 	VPADDD         Z0, Z10, Z10
@@ -15944,11 +13791,11 @@ chosen:
 	ADDL           BX, 44(AX)
 	MOVQ           s+40(FP), BX
 	ADDQ           $0x00000010, BX
-	VPBROADCASTQ   avx512_27<>+0(SB), K2, Z2
+	VPBROADCASTQ   avx512_constants<>+280(SB), K2, Z2
 	VPMOVQB        Z2, X0
 	VMOVQ          X0, 60(AX)
 	VPMOVZXBQ      68(AX), Z0
-	VPBROADCASTQ   avx512_31<>+0(SB), K2, Z0
+	VPBROADCASTQ   avx512_constants<>+312(SB), K2, Z0
 	VPMOVQB        Z0, X0
 	VMOVQ          X0, 68(AX)
 	VPOPCNTQ       Z8, Z1
@@ -15960,7 +13807,7 @@ chosen:
 	ADDQ           $0x00000040, AX
 	VPMOVQD        Z14, Y11
 	KMOVQ          DX, K1
-	VMOVDQU8       avx512_69<>+0(SB), Z0
+	VMOVDQU8       avx512_constants<>+1280(SB), Z0
 	VPEXPANDB.Z    Z0, K1, Z0
 	VPMOVZXBD      X0, Z1
 	VPERMD         Z11, Z1, Z1
@@ -15992,7 +13839,7 @@ placed:
 	MOVQ           (CX), CX
 	MOVQ           t+24(FP), BX
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_117<>+0(SB), Y11
+	VMOVDQU8       avx512_constants<>+3360(SB), Y11
 	VPCOMPRESSB.Z  Y11, K1, Y11
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z11, K1, Z0
@@ -16006,7 +13853,7 @@ placed:
 	VPERMB         Z11, Z0, K1, Z1
 	VMOVDQU64      Z1, 832(CX)
 	VMOVDQU64      768(CX), Z1
-	VPBROADCASTD   avx512_20<>+0(SB), Z2
+	VPBROADCASTD   avx512_constants<>+56(SB), Z2
 	VMOVDQU8       Z2, K1, Z1
 	VMOVDQU64      Z1, 768(CX)
 	VMOVDQU        480(BX), Y11
@@ -16018,35 +13865,35 @@ placed:
 	VMOVDQU64      704(CX), Z8
 	VMOVDQU8       Z1, K1, Z8
 	VMOVDQU64      Z8, 704(CX)
-	VPBROADCASTD   avx512_1<>+0(SB), Z8
+	VPBROADCASTD   avx512_constants<>+0(SB), Z8
 	VPTESTMB       Z8, Z3, K2
 	KMOVQ          K2, DX
 	MOVQ           lane+16(FP), SI
 	ORQ            DX, 32(SI)
-	VPBROADCASTD   avx512_2<>+0(SB), Z8
+	VPBROADCASTD   avx512_constants<>+4(SB), Z8
 	VPTESTMB       Z8, Z3, K2
 	KMOVQ          K2, DX
 	MOVQ           lane+16(FP), SI
 	ORQ            DX, 40(SI)
-	VMOVDQU8       avx512_50<>+0(SB), Z3
+	VMOVDQU8       avx512_constants<>+832(SB), Z3
 	VPSHUFB        Z2, Z3, Z3
 	VMOVDQU8.Z     Z3, K1, Z3
-	VMOVDQU8       avx512_48<>+0(SB), Z8
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
 	VGF2P8AFFINEQB $0x00, Z3, Z8, Z8
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z8, Z8
-	VMOVDQU8       avx512_49<>+0(SB), Z3
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z8, Z8
+	VMOVDQU8       avx512_constants<>+768(SB), Z3
 	VPERMB         Z8, Z3, Z8
 	VPORQ          896(CX), Z8, Z8
 	VMOVDQU64      Z8, 896(CX)
-	VMOVDQU8       avx512_140<>+0(SB), Z3
+	VMOVDQU8       avx512_constants<>+3904(SB), Z3
 	VPSHUFB        Z2, Z3, Z3
-	VMOVDQU8       avx512_70<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1344(SB), Z2
 	VPSHUFB        Z1, Z2, Z2
 	VPORQ          Z3, Z2, Z2
-	VMOVDQU8       avx512_48<>+0(SB), Z3
+	VMOVDQU8       avx512_constants<>+704(SB), Z3
 	VGF2P8AFFINEQB $0x00, Z2, Z3, Z3
-	VGF2P8AFFINEQB $0x00, avx512_48<>+0(SB), Z3, Z3
-	VMOVDQU8       avx512_49<>+0(SB), Z2
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z3, Z3
+	VMOVDQU8       avx512_constants<>+768(SB), Z2
 	VPERMB         Z3, Z2, Z3
 	VPORQ          960(CX), Z3, Z3
 	VMOVDQU64      Z3, 960(CX)
@@ -16206,7 +14053,7 @@ none:
 	VPXORD        Z6, Z6, Z6
 	MOVWLZX       AX, AX
 	POPCNTL       AX, AX
-	VPBROADCASTD  avx512_6<>+0(SB), Z0
+	VPBROADCASTD  avx512_constants<>+20(SB), Z0
 	VPXORD        Z7, Z7, Z7
 	VMOVDQU32     (CX), Z1
 	VMOVDQU32     64(CX), Z2
@@ -16264,13 +14111,13 @@ none:
 	VPSHUFD       $0xb1, X1, X2
 	VPADDD        X2, X1, X1
 	VMOVD         X1, AX
-	VPBROADCASTW  avx512_141<>+0(SB), Z1
+	VPBROADCASTW  avx512_constants<>+3816(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXORD        avx512_142<>+0(SB), X1, X1
+	VPXORD        avx512_constants<>+3824(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -16324,7 +14171,7 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	SHLQ            $0x04, BX
 	BZHIQ           BX, CX, CX
 	VPBROADCASTQ    CX, Z0
-	VMOVDQU16       avx512_53<>+0(SB), Z1
+	VMOVDQU16       avx512_constants<>+960(SB), Z1
 	VPERMW          Z0, Z1, Z0
 	MOVQ            d+24(FP), CX
 	MOVQ            16(CX), CX
@@ -16345,14 +14192,14 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	MOVQ            d+24(FP), CX
 	MOVQ            (CX), CX
 	VPBROADCASTQ    CX, Z0
-	VPADDQ          avx512_54<>+0(SB), Z0, Z0
+	VPADDQ          avx512_constants<>+1024(SB), Z0, Z0
 	VPSRLQ          $0x1e, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_55<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+568(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1b, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
-	VPBROADCASTQ    avx512_56<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+912(SB), Z1
 	VPMULLQ         Z1, Z0, Z0
 	VPSRLQ          $0x1f, Z0, Z1
 	VPXORQ          Z1, Z0, Z0
@@ -16361,48 +14208,48 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	MOVQ            88(CX), CX
 	MOVQ            t+16(FP), BX
 	VPSRLQ          $0x00, Z0, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST    $0x01, 192(CX), Z1, K2
 	VPCMPUQ.BCST    $0x01, 200(CX), Z1, K3
 	VPCMPUQ.BCST    $0x01, 208(CX), Z1, K4
 	VPSRLQ          $0x0c, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       (CX), Z2
 	VPERMB          Z2, Z1, Z1
-	VPANDQ.BCST     avx512_33<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ          $0x08, Z0, Z2
-	VPANDQ.BCST     avx512_35<>+0(SB), Z2, Z2
-	VPTESTMQ.BCST   avx512_36<>+0(SB), Z0, K5
-	VPADDQ.BCST.Z   avx512_25<>+0(SB), Z2, K5, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
+	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K5
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K5, Z2
 	VPSLLQ          $0x02, Z1, Z3
 	VPSRLQ          $0x12, Z0, Z4
-	VPANDQ.BCST     avx512_37<>+0(SB), Z4, Z4
+	VPANDQ.BCST     avx512_constants<>+488(SB), Z4, Z4
 	VPSLLQ          $0x07, Z1, Z1
 	VPADDQ          Z1, Z4, Z4
-	VPBROADCASTQ    avx512_37<>+0(SB), Z1
+	VPBROADCASTQ    avx512_constants<>+488(SB), Z1
 	VPSUBQ          Z1, Z4, Z4
 	VPSRLQ          $0x19, Z0, Z1
-	VPANDQ.BCST     avx512_34<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
 	VMOVDQU64       64(CX), Z5
 	VMOVDQU64       128(CX), Z6
 	VPERMI2W        Z6, Z5, Z1
-	VPANDQ.BCST     avx512_38<>+0(SB), Z1, Z1
+	VPANDQ.BCST     avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ          $0x1f, Z0, Z5
-	VPANDQ.BCST     avx512_35<>+0(SB), Z5, Z5
-	VPADDQ.BCST     avx512_25<>+0(SB), Z5, Z5
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z5, Z5
+	VPADDQ.BCST     avx512_constants<>+264(SB), Z5, Z5
 	VPSRLQ          $0x21, Z0, Z5
-	VPANDQ.BCST     avx512_37<>+0(SB), Z5, Z5
-	VPMULUDQ.BCST   avx512_39<>+0(SB), Z5, Z5
+	VPANDQ.BCST     avx512_constants<>+488(SB), Z5, Z5
+	VPMULUDQ.BCST   avx512_constants<>+504(SB), Z5, Z5
 	VPSRLQ          $0x07, Z5, Z5
 	VPSRLQ          $0x24, Z0, Z6
-	VPANDQ.BCST     avx512_40<>+0(SB), Z6, Z6
+	VPANDQ.BCST     avx512_constants<>+512(SB), Z6, Z6
 	VPMOVQD         Z4, Y4
 	VMOVDQU32       Y4, (BX)(DX*4)
 	VPSRLQ          $0x28, Z0, Z4
-	VPANDQ.BCST     avx512_30<>+0(SB), Z4, Z4
+	VPANDQ.BCST     avx512_constants<>+304(SB), Z4, Z4
 	VPSLLQ          $0x04, Z1, Z0
 	VPORQ           Z4, Z0, Z0
-	VPORQ.BCST.Z    avx512_130<>+0(SB), Z0, K2, Z0
+	VPORQ.BCST.Z    avx512_constants<>+3680(SB), Z0, K2, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU32       Y0, 128(BX)(DX*4)
 	VPMOVQW         Z1, X0
@@ -16416,10 +14263,10 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	VMOVQ           X0, 480(BX)(DX*1)
 	VPMOVQB         Z6, X0
 	VMOVQ           X0, 544(BX)(DX*1)
-	VPBROADCASTQ    avx512_27<>+0(SB), Z0
-	VPBROADCASTQ    avx512_35<>+0(SB), K4, Z0
-	VPBROADCASTQ    avx512_26<>+0(SB), K3, Z0
-	VPBROADCASTQ    avx512_25<>+0(SB), K2, Z0
+	VPBROADCASTQ    avx512_constants<>+280(SB), Z0
+	VPBROADCASTQ    avx512_constants<>+472(SB), K4, Z0
+	VPBROADCASTQ    avx512_constants<>+272(SB), K3, Z0
+	VPBROADCASTQ    avx512_constants<>+264(SB), K2, Z0
 	VPMOVQB         Z0, X0
 	VMOVQ           X0, 512(BX)(DX*1)
 	XORL            AX, AX
@@ -16458,7 +14305,7 @@ TEXT ·livesAVX512(SB), NOSPLIT, $0-40
 	VPBROADCASTQ SI, Z0
 	MOVL         140(DX), SI
 	VPBROADCASTQ SI, Z1
-	VPADDQ.BCST  avx512_25<>+0(SB), Z1, Z2
+	VPADDQ.BCST  avx512_constants<>+264(SB), Z1, Z2
 	VPXORD       Z3, Z3, Z3
 	VPXORD       Z4, Z4, Z4
 	VPXORD       Z5, Z5, Z5
@@ -16469,50 +14316,50 @@ eight:
 	KMOVB         SI, K1
 	VMOVDQU64.Z   (AX), K1, Z6
 	VPSRLQ        $0x19, Z6, Z7
-	VPANDQ.BCST   avx512_34<>+0(SB), Z7, Z7
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z7, Z7
 	VMOVDQU64     64(BX), Z8
 	VMOVDQU64     128(BX), Z9
 	VPERMI2W      Z9, Z8, Z7
-	VPANDQ.BCST   avx512_38<>+0(SB), Z7, Z7
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z7, Z7
 	VPSRLQ        $0x0c, Z6, Z8
-	VPANDQ.BCST   avx512_34<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z8, Z8
 	VMOVDQU64     (BX), Z9
 	VPERMB        Z9, Z8, Z8
-	VPANDQ.BCST   avx512_33<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z8, Z8
 	VPSRLQ        $0x19, Z6, Z9
-	VPANDQ.BCST   avx512_34<>+0(SB), Z9, Z9
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z9, Z9
 	VMOVDQU64     8(DX), Z10
 	VMOVDQU64     72(DX), Z11
 	VPERMI2W      Z11, Z10, Z9
-	VPANDQ.BCST   avx512_38<>+0(SB), Z9, Z9
-	VPSUBQ.BCST   avx512_25<>+0(SB), Z9, Z9
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z9, Z9
+	VPSUBQ.BCST   avx512_constants<>+264(SB), Z9, Z9
 	VPSLLQ        $0x07, Z8, Z8
 	VPSRLQ        $0x12, Z6, Z10
-	VPANDQ.BCST   avx512_37<>+0(SB), Z10, Z10
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z10, Z10
 	VPADDQ        Z10, Z8, Z8
-	VPSUBQ.BCST   avx512_37<>+0(SB), Z8, Z8
+	VPSUBQ.BCST   avx512_constants<>+488(SB), Z8, Z8
 	VPSRLQ        $0x00, Z6, Z10
-	VPANDQ.BCST   avx512_33<>+0(SB), Z10, Z10
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z10, Z10
 	VPCMPUQ.BCST  $0x01, 192(BX), Z10, K2
 	VPSRLQ        $0x28, Z6, Z10
-	VPANDQ.BCST   avx512_35<>+0(SB), Z10, Z10
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z10, Z10
 	VMOVDQA64.Z   Z10, K2, Z10
 	VPSRLQ        $0x2a, Z6, Z12
-	VPANDQ.BCST   avx512_35<>+0(SB), Z12, Z12
-	VPBROADCASTQ  avx512_26<>+0(SB), Z11
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z12, Z12
+	VPBROADCASTQ  avx512_constants<>+272(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_143<>+0(SB), Z13
+	VPBROADCASTQ  avx512_constants<>+3968(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
 	VPADDQ        Z7, Z8, Z8
-	VPADDQ.BCST   avx512_26<>+0(SB), Z13, Z14
+	VPADDQ.BCST   avx512_constants<>+272(SB), Z13, Z14
 	VPADDQ        Z9, Z14, Z15
 	VPSUBQ        Z14, Z2, Z16
 	VPMAXSQ       Z3, Z16, Z16
 	VPMULUDQ      Z0, Z16, Z16
 	VPMINUQ       Z7, Z16, Z16
-	VPCMPQ.BCST   $0x06, avx512_41<>+0(SB), Z10, K2
+	VPCMPQ.BCST   $0x06, avx512_constants<>+520(SB), Z10, K2
 	VPCMPUQ       $0x01, Z1, Z15, K2, K2
 	VPADDQ        Z11, Z15, Z14
 	VPSUBQ        Z14, Z2, Z17
@@ -16522,7 +14369,7 @@ eight:
 	VPADDQ        Z17, Z16, K2, Z16
 	VPADDQ        Z12, Z8, K2, Z8
 	VPADDQ        Z9, Z14, K2, Z15
-	VPCMPQ.BCST   $0x06, avx512_25<>+0(SB), Z10, K2
+	VPCMPQ.BCST   $0x06, avx512_constants<>+264(SB), Z10, K2
 	VPCMPUQ       $0x01, Z1, Z15, K2, K2
 	VPADDQ        Z11, Z15, Z14
 	VPSUBQ        Z14, Z2, Z17
@@ -16532,7 +14379,7 @@ eight:
 	VPADDQ        Z17, Z16, K2, Z16
 	VPADDQ        Z12, Z8, K2, Z8
 	VPADDQ        Z9, Z14, K2, Z15
-	VPCMPQ.BCST   $0x06, avx512_26<>+0(SB), Z10, K2
+	VPCMPQ.BCST   $0x06, avx512_constants<>+272(SB), Z10, K2
 	VPCMPUQ       $0x01, Z1, Z15, K2, K2
 	VPADDQ        Z11, Z15, Z14
 	VPSUBQ        Z14, Z2, Z10
@@ -16543,12 +14390,12 @@ eight:
 	VPADDQ        Z12, Z8, K2, Z8
 	VPADDQ        Z9, Z14, K2, Z15
 	VPSRLQ        $0x21, Z6, Z6
-	VPANDQ.BCST   avx512_37<>+0(SB), Z6, Z6
-	VPMULUDQ.BCST avx512_39<>+0(SB), Z6, Z6
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z6, Z6
+	VPMULUDQ.BCST avx512_constants<>+504(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_144<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_constants<>+3976(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
-	VPADDQ.BCST   avx512_37<>+0(SB), Z8, Z8
+	VPADDQ.BCST   avx512_constants<>+488(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
 	VPMINUQ       Z1, Z15, Z15
 	VPSUBQ        Z13, Z15, Z15
@@ -16577,12 +14424,6 @@ eight:
 	VZEROUPPER
 	RET
 
-DATA avx512_143<>+0(SB)/8, $0x0000000000000100
-GLOBL avx512_143<>(SB), RODATA|NOPTR, $8
-
-DATA avx512_144<>+0(SB)/8, $0x0000000000000032
-GLOBL avx512_144<>(SB), RODATA|NOPTR, $8
-
 // func livesInitialAVX512(l *Lives, draws *[8]uint64, n int) (pageSteps uint64, good uint64)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, BMI2
 TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
@@ -16596,56 +14437,56 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPBROADCASTQ  DX, Z0
 	MOVL          140(AX), DX
 	VPBROADCASTQ  DX, Z1
-	VPADDQ.BCST   avx512_25<>+0(SB), Z1, Z2
+	VPADDQ.BCST   avx512_constants<>+264(SB), Z1, Z2
 	VPXORD        Z3, Z3, Z3
 	MOVQ          draws+8(FP), DX
 	VMOVDQU64.Z   (DX), K1, Z4
 	VPSRLQ        $0x19, Z4, Z5
-	VPANDQ.BCST   avx512_34<>+0(SB), Z5, Z5
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z5, Z5
 	VMOVDQU64     64(CX), Z6
 	VMOVDQU64     128(CX), Z7
 	VPERMI2W      Z7, Z6, Z5
-	VPANDQ.BCST   avx512_38<>+0(SB), Z5, Z5
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z5, Z5
 	VPSRLQ        $0x0c, Z4, Z6
-	VPANDQ.BCST   avx512_34<>+0(SB), Z6, Z6
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z6, Z6
 	VMOVDQU64     (CX), Z7
 	VPERMB        Z7, Z6, Z6
-	VPANDQ.BCST   avx512_33<>+0(SB), Z6, Z6
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z6, Z6
 	VPSRLQ        $0x19, Z4, Z7
-	VPANDQ.BCST   avx512_34<>+0(SB), Z7, Z7
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z7, Z7
 	VMOVDQU64     8(AX), Z8
 	VMOVDQU64     72(AX), Z9
 	VPERMI2W      Z9, Z8, Z7
-	VPANDQ.BCST   avx512_38<>+0(SB), Z7, Z7
-	VPSUBQ.BCST   avx512_25<>+0(SB), Z7, Z7
+	VPANDQ.BCST   avx512_constants<>+496(SB), Z7, Z7
+	VPSUBQ.BCST   avx512_constants<>+264(SB), Z7, Z7
 	VPSLLQ        $0x07, Z6, Z6
 	VPSRLQ        $0x12, Z4, Z8
-	VPANDQ.BCST   avx512_37<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z8, Z8
 	VPADDQ        Z8, Z6, Z6
-	VPSUBQ.BCST   avx512_37<>+0(SB), Z6, Z6
+	VPSUBQ.BCST   avx512_constants<>+488(SB), Z6, Z6
 	VPSRLQ        $0x00, Z4, Z8
-	VPANDQ.BCST   avx512_33<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+456(SB), Z8, Z8
 	VPCMPUQ.BCST  $0x01, 192(CX), Z8, K2
 	VPSRLQ        $0x28, Z4, Z8
-	VPANDQ.BCST   avx512_35<>+0(SB), Z8, Z8
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z8, Z8
 	VMOVDQA64.Z   Z8, K2, Z8
 	VPSRLQ        $0x2a, Z4, Z10
-	VPANDQ.BCST   avx512_35<>+0(SB), Z10, Z10
-	VPBROADCASTQ  avx512_26<>+0(SB), Z9
+	VPANDQ.BCST   avx512_constants<>+472(SB), Z10, Z10
+	VPBROADCASTQ  avx512_constants<>+272(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_143<>+0(SB), Z11
+	VPBROADCASTQ  avx512_constants<>+3968(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
-	VPTESTMQ.BCST avx512_66<>+0(SB), Z4, K2, K2
+	VPTESTMQ.BCST avx512_constants<>+1216(SB), Z4, K2, K2
 	VPTESTNMQ     Z8, Z8, K2, K3
 	VPSRLQ        $0x30, Z4, Z11
-	VPANDQ.BCST   avx512_34<>+0(SB), Z11, Z11
+	VPANDQ.BCST   avx512_constants<>+464(SB), Z11, Z11
 	VPMULUDQ      Z5, Z11, Z11
 	VPSRLQ        $0x06, Z11, Z11
-	VPBROADCASTQ  avx512_25<>+0(SB), Z13
-	VPBROADCASTQ  avx512_28<>+0(SB), Z12
+	VPBROADCASTQ  avx512_constants<>+264(SB), Z13
+	VPBROADCASTQ  avx512_constants<>+288(SB), Z12
 	VPSUBQ        Z11, Z5, Z14
-	VPSUBQ.BCST   avx512_25<>+0(SB), Z14, Z15
+	VPSUBQ.BCST   avx512_constants<>+264(SB), Z14, Z15
 	VCVTUQQ2PD    Z15, Z15
 	VCVTUQQ2PD    Z0, Z16
 	VDIVPD        Z16, Z15, Z15
@@ -16654,9 +14495,9 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VMOVDQA64     Z5, K2, Z14
 	VMOVDQA64     Z7, K2, Z15
 	VPSRLQ        $0x36, Z4, Z16
-	VPANDQ.BCST   avx512_67<>+0(SB), Z16, Z16
+	VPANDQ.BCST   avx512_constants<>+1224(SB), Z16, Z16
 	VPADDQ        Z16, Z13, K2, Z13
-	VPSUBQ.BCST   avx512_25<>+0(SB), Z8, K2, Z8
+	VPSUBQ.BCST   avx512_constants<>+264(SB), Z8, K2, Z8
 	VMOVDQA64     Z10, K2, Z11
 	VPADDQ        Z11, Z6, Z6
 	VPADDQ        Z14, Z6, Z6
@@ -16665,7 +14506,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPMAXSQ       Z3, Z15, Z15
 	VPMULUDQ      Z0, Z15, Z15
 	VPMINUQ       Z14, Z15, Z15
-	VPCMPQ.BCST   $0x06, avx512_41<>+0(SB), Z8, K2
+	VPCMPQ.BCST   $0x06, avx512_constants<>+520(SB), Z8, K2
 	VPCMPUQ       $0x01, Z1, Z11, K2, K2
 	VPADDQ        Z9, Z11, Z13
 	VPSUBQ        Z13, Z2, Z14
@@ -16675,7 +14516,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPADDQ        Z14, Z15, K2, Z15
 	VPADDQ        Z10, Z6, K2, Z6
 	VPADDQ        Z7, Z13, K2, Z11
-	VPCMPQ.BCST   $0x06, avx512_25<>+0(SB), Z8, K2
+	VPCMPQ.BCST   $0x06, avx512_constants<>+264(SB), Z8, K2
 	VPCMPUQ       $0x01, Z1, Z11, K2, K2
 	VPADDQ        Z9, Z11, Z13
 	VPSUBQ        Z13, Z2, Z14
@@ -16685,7 +14526,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPADDQ        Z14, Z15, K2, Z15
 	VPADDQ        Z10, Z6, K2, Z6
 	VPADDQ        Z7, Z13, K2, Z11
-	VPCMPQ.BCST   $0x06, avx512_26<>+0(SB), Z8, K2
+	VPCMPQ.BCST   $0x06, avx512_constants<>+272(SB), Z8, K2
 	VPCMPUQ       $0x01, Z1, Z11, K2, K2
 	VPADDQ        Z9, Z11, Z13
 	VPSUBQ        Z13, Z2, Z2
@@ -16696,12 +14537,12 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPADDQ        Z10, Z6, K2, Z6
 	VPADDQ        Z7, Z13, K2, Z11
 	VPSRLQ        $0x21, Z4, Z0
-	VPANDQ.BCST   avx512_37<>+0(SB), Z0, Z0
-	VPMULUDQ.BCST avx512_39<>+0(SB), Z0, Z0
+	VPANDQ.BCST   avx512_constants<>+488(SB), Z0, Z0
+	VPMULUDQ.BCST avx512_constants<>+504(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_144<>+0(SB), Z0, Z0
+	VPADDQ.BCST   avx512_constants<>+3976(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
-	VPADDQ.BCST   avx512_37<>+0(SB), Z6, Z6
+	VPADDQ.BCST   avx512_constants<>+488(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
 	VPMINUQ       Z1, Z11, Z11
 	VPSUBQ        Z12, Z11, Z11
@@ -16781,19 +14622,19 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z5
-	VMOVDQU32      avx512_86<>+0(SB), Z6
-	VMOVDQU32      avx512_87<>+0(SB), Z7
-	VMOVDQU32      avx512_88<>+0(SB), Z8
-	VBROADCASTSS   avx512_82<>+0(SB), Z12
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z5
+	VMOVDQU32      avx512_constants<>+2048(SB), Z6
+	VMOVDQU32      avx512_constants<>+2112(SB), Z7
+	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
 	MOVQ           (AX), SI
@@ -16876,27 +14717,27 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z12, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -16968,28 +14809,25 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_145<>+0(SB)/4, $(0.5)
-GLOBL avx512_145<>(SB), RODATA|NOPTR, $4
-
 // func columnsAVX512(dst *float32, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
 TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z4
-	VMOVDQU32      avx512_86<>+0(SB), Z5
-	VMOVDQU32      avx512_87<>+0(SB), Z6
-	VMOVDQU32      avx512_88<>+0(SB), Z7
-	VBROADCASTSS   avx512_82<>+0(SB), Z11
-	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z4
+	VMOVDQU32      avx512_constants<>+2048(SB), Z5
+	VMOVDQU32      avx512_constants<>+2112(SB), Z6
+	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
+	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
 	MOVQ           (AX), SI
@@ -17040,27 +14878,27 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z7, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVUPS      Z13, (R8)
@@ -17103,19 +14941,19 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), CX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_81<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1792(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_48<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z1
-	VMOVDQU32      avx512_84<>+0(SB), Z2
-	VMOVDQU32      avx512_85<>+0(SB), Z6
-	VMOVDQU32      avx512_86<>+0(SB), Z7
-	VMOVDQU32      avx512_87<>+0(SB), Z8
-	VMOVDQU32      avx512_88<>+0(SB), Z9
-	VBROADCASTSS   avx512_82<>+0(SB), Z12
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z1
+	VMOVDQU32      avx512_constants<>+1920(SB), Z2
+	VMOVDQU32      avx512_constants<>+1984(SB), Z6
+	VMOVDQU32      avx512_constants<>+2048(SB), Z7
+	VMOVDQU32      avx512_constants<>+2112(SB), Z8
+	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
 	VMOVDQU32      32(CX), Y3
@@ -17135,7 +14973,7 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	VPBROADCASTD   4(CX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_82<>+0(SB), X15
+	VMOVSS         avx512_constants<>+1268(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -17210,20 +15048,20 @@ group:
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -17299,25 +15137,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_97<>+0(SB), Z4
+	VMOVDQU32    avx512_constants<>+2432(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_98<>+0(SB), Z2
+	VMOVDQU32    avx512_constants<>+2496(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_100<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2560(SB), Z2, Z4
+	VMOVDQU32    avx512_constants<>+2624(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_101<>+0(SB), Z2, Z2
+	VPANDD       avx512_constants<>+2688(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_102<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2752(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_103<>+0(SB), Z0, Z2
+	VPANDQ.BCST  avx512_constants<>+2256(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -17332,21 +15170,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_105<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_107<>+0(SB), Z2
-	VPSLLVD      avx512_108<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+3008(SB), Z2
+	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -17362,19 +15200,19 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	MOVQ           (AX), AX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_81<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1792(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_48<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z1
-	VMOVDQU32      avx512_84<>+0(SB), Z2
-	VMOVDQU32      avx512_85<>+0(SB), Z6
-	VMOVDQU32      avx512_86<>+0(SB), Z7
-	VMOVDQU32      avx512_87<>+0(SB), Z8
-	VMOVDQU32      avx512_88<>+0(SB), Z9
-	VBROADCASTSS   avx512_82<>+0(SB), Z12
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z1
+	VMOVDQU32      avx512_constants<>+1920(SB), Z2
+	VMOVDQU32      avx512_constants<>+1984(SB), Z6
+	VMOVDQU32      avx512_constants<>+2048(SB), Z7
+	VMOVDQU32      avx512_constants<>+2112(SB), Z8
+	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           CX, CX
 	XORQ           DX, DX
 	MOVQ           p+8(FP), BX
@@ -17383,8 +15221,8 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_114<>+0(SB), K1
-	VPCMPEQQ.BCST  avx512_25<>+0(SB), Z11, K1, K1
+	KMOVB          avx512_constants<>+3328(SB), K1
+	VPCMPEQQ.BCST  avx512_constants<>+264(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
 	VPMOVZXWD      (SI), Y3
@@ -17418,7 +15256,7 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_82<>+0(SB), X15
+	VMOVSS         avx512_constants<>+1268(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -17488,27 +15326,27 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
-	VPMINUD.BCST avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -17584,52 +15422,52 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_97<>+0(SB), Z4
+	VMOVDQU32    avx512_constants<>+2432(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_98<>+0(SB), Z2
+	VMOVDQU32    avx512_constants<>+2496(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_100<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2560(SB), Z2, Z4
+	VMOVDQU32    avx512_constants<>+2624(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_101<>+0(SB), Z2, Z2
+	VPANDD       avx512_constants<>+2688(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_102<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2752(SB), Z0, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_146<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+4032(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_147<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+4096(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_105<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 16(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_148<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_148<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_149<>+0(SB), Z2
-	VPSLLVD      avx512_108<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+4224(SB), Z2
+	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -17638,97 +15476,25 @@ end:
 	VZEROUPPER
 	RET
 
-DATA avx512_146<>+0(SB)/4, $0x00000000
-DATA avx512_146<>+4(SB)/4, $0x00000000
-DATA avx512_146<>+8(SB)/4, $0x00000000
-DATA avx512_146<>+12(SB)/4, $0x00000000
-DATA avx512_146<>+16(SB)/4, $0xffffffff
-DATA avx512_146<>+20(SB)/4, $0x00000000
-DATA avx512_146<>+24(SB)/4, $0x00000000
-DATA avx512_146<>+28(SB)/4, $0x00000000
-DATA avx512_146<>+32(SB)/4, $0x00000000
-DATA avx512_146<>+36(SB)/4, $0x00000000
-DATA avx512_146<>+40(SB)/4, $0x00000000
-DATA avx512_146<>+44(SB)/4, $0x00000000
-DATA avx512_146<>+48(SB)/4, $0x00000000
-DATA avx512_146<>+52(SB)/4, $0x00000000
-DATA avx512_146<>+56(SB)/4, $0x00000000
-DATA avx512_146<>+60(SB)/4, $0x00000000
-GLOBL avx512_146<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_147<>+0(SB)/4, $0x00000000
-DATA avx512_147<>+4(SB)/4, $0x00000000
-DATA avx512_147<>+8(SB)/4, $0x00000000
-DATA avx512_147<>+12(SB)/4, $0x00000000
-DATA avx512_147<>+16(SB)/4, $0x00000000
-DATA avx512_147<>+20(SB)/4, $0xffffffff
-DATA avx512_147<>+24(SB)/4, $0x00000000
-DATA avx512_147<>+28(SB)/4, $0x00000000
-DATA avx512_147<>+32(SB)/4, $0x00000000
-DATA avx512_147<>+36(SB)/4, $0x00000000
-DATA avx512_147<>+40(SB)/4, $0x00000000
-DATA avx512_147<>+44(SB)/4, $0x00000000
-DATA avx512_147<>+48(SB)/4, $0x00000000
-DATA avx512_147<>+52(SB)/4, $0x00000000
-DATA avx512_147<>+56(SB)/4, $0x00000000
-DATA avx512_147<>+60(SB)/4, $0x00000000
-GLOBL avx512_147<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_148<>+0(SB)/4, $0x00000000
-DATA avx512_148<>+4(SB)/4, $0x00000000
-DATA avx512_148<>+8(SB)/4, $0x00000000
-DATA avx512_148<>+12(SB)/4, $0x00000000
-DATA avx512_148<>+16(SB)/4, $0x00000000
-DATA avx512_148<>+20(SB)/4, $0x00000000
-DATA avx512_148<>+24(SB)/4, $0x00000000
-DATA avx512_148<>+28(SB)/4, $0x00000000
-DATA avx512_148<>+32(SB)/4, $0x00000000
-DATA avx512_148<>+36(SB)/4, $0x00000000
-DATA avx512_148<>+40(SB)/4, $0x00000000
-DATA avx512_148<>+44(SB)/4, $0x00000000
-DATA avx512_148<>+48(SB)/4, $0x00000000
-DATA avx512_148<>+52(SB)/4, $0x00000000
-DATA avx512_148<>+56(SB)/4, $0x00000000
-DATA avx512_148<>+60(SB)/4, $0xffffffff
-GLOBL avx512_148<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_149<>+0(SB)/4, $0xffffffff
-DATA avx512_149<>+4(SB)/4, $0xffffffff
-DATA avx512_149<>+8(SB)/4, $0xffffffff
-DATA avx512_149<>+12(SB)/4, $0xffffffff
-DATA avx512_149<>+16(SB)/4, $0xffffffff
-DATA avx512_149<>+20(SB)/4, $0xffffffff
-DATA avx512_149<>+24(SB)/4, $0xffffffff
-DATA avx512_149<>+28(SB)/4, $0xffffffff
-DATA avx512_149<>+32(SB)/4, $0xffffffff
-DATA avx512_149<>+36(SB)/4, $0xffffffff
-DATA avx512_149<>+40(SB)/4, $0xffffffff
-DATA avx512_149<>+44(SB)/4, $0xffffffff
-DATA avx512_149<>+48(SB)/4, $0xffffffff
-DATA avx512_149<>+52(SB)/4, $0x00000010
-DATA avx512_149<>+56(SB)/4, $0xffffffff
-DATA avx512_149<>+60(SB)/4, $0xffffffff
-GLOBL avx512_149<>(SB), RODATA|NOPTR, $64
-
 // func rowsStreamAVX512(dst *float32, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, CMOV, GFNI, LZCNT
 TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z5
-	VMOVDQU32      avx512_86<>+0(SB), Z6
-	VMOVDQU32      avx512_87<>+0(SB), Z7
-	VMOVDQU32      avx512_88<>+0(SB), Z8
-	VBROADCASTSS   avx512_82<>+0(SB), Z12
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z5
+	VMOVDQU32      avx512_constants<>+2048(SB), Z6
+	VMOVDQU32      avx512_constants<>+2112(SB), Z7
+	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
 	MOVQ           (AX), SI
@@ -17811,27 +15577,27 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z12, K2, Z19
 	VPERMPS      Z8, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -17909,19 +15675,19 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z4
-	VMOVDQU32      avx512_86<>+0(SB), Z5
-	VMOVDQU32      avx512_87<>+0(SB), Z6
-	VMOVDQU32      avx512_88<>+0(SB), Z7
-	VBROADCASTSS   avx512_82<>+0(SB), Z11
-	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z4
+	VMOVDQU32      avx512_constants<>+2048(SB), Z5
+	VMOVDQU32      avx512_constants<>+2112(SB), Z6
+	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
+	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
 	MOVQ           (AX), SI
@@ -17972,27 +15738,27 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z19
 	VPERMPS      Z7, Z17, Z20
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_89<>+0(SB), Z17, Z17
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_90<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_91<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_92<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_93<>+0(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_94<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVNTPS     Z13, (R8)
@@ -18035,19 +15801,19 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), CX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_81<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1792(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_48<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z1
-	VMOVDQU32      avx512_84<>+0(SB), Z2
-	VMOVDQU32      avx512_85<>+0(SB), Z6
-	VMOVDQU32      avx512_86<>+0(SB), Z7
-	VMOVDQU32      avx512_87<>+0(SB), Z8
-	VMOVDQU32      avx512_88<>+0(SB), Z9
-	VBROADCASTSS   avx512_82<>+0(SB), Z12
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z1
+	VMOVDQU32      avx512_constants<>+1920(SB), Z2
+	VMOVDQU32      avx512_constants<>+1984(SB), Z6
+	VMOVDQU32      avx512_constants<>+2048(SB), Z7
+	VMOVDQU32      avx512_constants<>+2112(SB), Z8
+	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
 	XORQ           BX, BX
 	VMOVDQU32      32(CX), Y3
@@ -18067,7 +15833,7 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           16(CX), CX
 	VPBROADCASTD   4(CX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_82<>+0(SB), X15
+	VMOVSS         avx512_constants<>+1268(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -18142,20 +15908,20 @@ group:
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -18231,25 +15997,25 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_97<>+0(SB), Z4
+	VMOVDQU32    avx512_constants<>+2432(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_98<>+0(SB), Z2
+	VMOVDQU32    avx512_constants<>+2496(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_100<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2560(SB), Z2, Z4
+	VMOVDQU32    avx512_constants<>+2624(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_101<>+0(SB), Z2, Z2
+	VPANDD       avx512_constants<>+2688(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_102<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2752(SB), Z0, Z4
 	MOVQ         p+8(FP), CX
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_103<>+0(SB), Z0, Z2
+	VPANDQ.BCST  avx512_constants<>+2256(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -18264,21 +16030,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_105<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_107<>+0(SB), Z2
-	VPSLLVD      avx512_108<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+3008(SB), Z2
+	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -18294,19 +16060,19 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           (AX), AX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_81<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+1792(SB), Z2
 	VPERMB         Z1, Z2, Z1
-	VMOVDQU8       avx512_48<>+0(SB), Z2
+	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z1
-	VMOVDQU32      avx512_84<>+0(SB), Z2
-	VMOVDQU32      avx512_85<>+0(SB), Z6
-	VMOVDQU32      avx512_86<>+0(SB), Z7
-	VMOVDQU32      avx512_87<>+0(SB), Z8
-	VMOVDQU32      avx512_88<>+0(SB), Z9
-	VBROADCASTSS   avx512_82<>+0(SB), Z12
-	VPBROADCASTD   avx512_6<>+0(SB), Z13
+	VMOVDQU32      avx512_constants<>+1856(SB), Z1
+	VMOVDQU32      avx512_constants<>+1920(SB), Z2
+	VMOVDQU32      avx512_constants<>+1984(SB), Z6
+	VMOVDQU32      avx512_constants<>+2048(SB), Z7
+	VMOVDQU32      avx512_constants<>+2112(SB), Z8
+	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
+	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           CX, CX
 	XORQ           DX, DX
 	MOVQ           p+8(FP), BX
@@ -18315,8 +16081,8 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_114<>+0(SB), K1
-	VPCMPEQQ.BCST  avx512_25<>+0(SB), Z11, K1, K1
+	KMOVB          avx512_constants<>+3328(SB), K1
+	VPCMPEQQ.BCST  avx512_constants<>+264(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
 	VPMOVZXWD      (SI), Y3
@@ -18350,7 +16116,7 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z14
 	VCVTUDQ2PS     X14, X10
-	VMOVSS         avx512_82<>+0(SB), X15
+	VMOVSS         avx512_constants<>+1268(SB), X15
 	VDIVSS         X10, X15, X10
 	VBROADCASTSS   X10, Z10
 	VPADDD         Z14, Z14, Z14
@@ -18420,27 +16186,27 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
 	VMOVAPS      Z12, K2, Z20
 	VPERMPS      Z9, Z18, Z21
 	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
-	VPMINUD.BCST avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -18516,52 +16282,52 @@ end:
 	VMOVDQU64    64(AX), Z2
 	VPOPCNTQ     Z0, Z0
 	VMOVDQU32    (CX), Z3
-	VMOVDQU32    avx512_97<>+0(SB), Z4
+	VMOVDQU32    avx512_constants<>+2432(SB), Z4
 	VPERMI2D     Z2, Z1, Z4
-	VMOVDQU32    avx512_98<>+0(SB), Z2
+	VMOVDQU32    avx512_constants<>+2496(SB), Z2
 	VPERMD       Z0, Z2, Z2
-	VPTERNLOGD   $0xd8, avx512_99<>+0(SB), Z2, Z4
-	VMOVDQU32    avx512_100<>+0(SB), Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2560(SB), Z2, Z4
+	VMOVDQU32    avx512_constants<>+2624(SB), Z2
 	VPERMI2D     Z0, Z1, Z2
-	VPANDD       avx512_101<>+0(SB), Z2, Z2
+	VPANDD       avx512_constants<>+2688(SB), Z2, Z2
 	VPADDD       Z2, Z4, Z4
 	VPBROADCASTD 64(CX), Z0
 	VPSUBD       Z4, Z0, Z0
-	VPTERNLOGD   $0xd8, avx512_102<>+0(SB), Z0, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2752(SB), Z0, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_146<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+4032(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_147<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+4096(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_105<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 16(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_148<>+0(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_148<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z4
-	VMOVDQU32    avx512_149<>+0(SB), Z2
-	VPSLLVD      avx512_108<>+0(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+4224(SB), Z2
+	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_109<>+0(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_106<>+0(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_104<>+0(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -18576,19 +16342,19 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z4
-	VMOVDQU32      avx512_86<>+0(SB), Z5
-	VMOVDQU32      avx512_87<>+0(SB), Z6
-	VMOVDQU32      avx512_88<>+0(SB), Z7
-	VBROADCASTSS   avx512_82<>+0(SB), Z11
-	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z4
+	VMOVDQU32      avx512_constants<>+2048(SB), Z5
+	VMOVDQU32      avx512_constants<>+2112(SB), Z6
+	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
+	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
 	MOVQ           (AX), SI
@@ -18609,7 +16375,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_145<>+0(SB), Z13
+	VBROADCASTSS   avx512_constants<>+3984(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -18639,98 +16405,98 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z20
 	VPERMPS      Z7, Z18, Z21
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
-	VMULPS.BCST  avx512_150<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
-	VMULPS.BCST  avx512_151<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_constants<>+3992(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x08, Z15, Z15
 	VPORD        Z15, Z14, Z14
-	VMULPS.BCST  avx512_151<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_constants<>+3992(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPORD        Z16, Z14, Z14
-	VMULPS.BCST  avx512_150<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPSLLD       $0x18, Z17, Z17
 	VPORD        Z17, Z14, Z14
-	VMULPS.BCST  avx512_150<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
-	VMULPS.BCST  avx512_150<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x08, Z19, Z19
 	VPORD        Z19, Z18, Z18
-	VMULPS.BCST  avx512_150<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x10, Z20, Z20
 	VPORD        Z20, Z18, Z18
-	VMULPS.BCST  avx512_152<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+3996(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPSLLD       $0x18, Z21, Z21
 	VPORD        Z21, Z18, Z18
-	VMULPS.BCST  avx512_150<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
-	VMULPS.BCST  avx512_150<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x08, Z23, Z23
 	VPORD        Z23, Z22, Z22
-	VMULPS.BCST  avx512_153<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_constants<>+4000(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPORD        Z24, Z22, Z22
-	VMULPS.BCST  avx512_150<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPSLLD       $0x18, Z25, Z25
 	VPORD        Z25, Z22, Z22
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_154<>+0(SB), Z16
+	VMOVDQU32    avx512_constants<>+4288(SB), Z16
 	VPERMT2D     Z18, Z16, Z15
-	VMOVDQU32    avx512_155<>+0(SB), Z16
+	VMOVDQU32    avx512_constants<>+4352(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, (AX)
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_156<>+0(SB), Z16
+	VMOVDQU32    avx512_constants<>+4416(SB), Z16
 	VPERMT2D     Z18, Z16, Z15
-	VMOVDQU32    avx512_157<>+0(SB), Z16
+	VMOVDQU32    avx512_constants<>+4480(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, 64(AX)
 	VMOVDQA32    Z14, Z14
-	VMOVDQU32    avx512_158<>+0(SB), Z15
+	VMOVDQU32    avx512_constants<>+4544(SB), Z15
 	VPERMT2D     Z18, Z15, Z14
-	VMOVDQU32    avx512_159<>+0(SB), Z15
+	VMOVDQU32    avx512_constants<>+4608(SB), Z15
 	VPERMT2D     Z22, Z15, Z14
 	VMOVDQU32    Z14, 128(AX)
 	ADDQ         $0x10, DX
@@ -18741,145 +16507,25 @@ group:
 	VZEROUPPER
 	RET
 
-DATA avx512_150<>+0(SB)/4, $(255.0)
-GLOBL avx512_150<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_151<>+0(SB)/4, $(127.5)
-GLOBL avx512_151<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_152<>+0(SB)/4, $(340.0)
-GLOBL avx512_152<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_153<>+0(SB)/4, $(291.42856)
-GLOBL avx512_153<>(SB), RODATA|NOPTR, $4
-
-DATA avx512_154<>+0(SB)/4, $0x00000000
-DATA avx512_154<>+4(SB)/4, $0x00000010
-DATA avx512_154<>+8(SB)/4, $0x00000000
-DATA avx512_154<>+12(SB)/4, $0x00000001
-DATA avx512_154<>+16(SB)/4, $0x00000011
-DATA avx512_154<>+20(SB)/4, $0x00000000
-DATA avx512_154<>+24(SB)/4, $0x00000002
-DATA avx512_154<>+28(SB)/4, $0x00000012
-DATA avx512_154<>+32(SB)/4, $0x00000000
-DATA avx512_154<>+36(SB)/4, $0x00000003
-DATA avx512_154<>+40(SB)/4, $0x00000013
-DATA avx512_154<>+44(SB)/4, $0x00000000
-DATA avx512_154<>+48(SB)/4, $0x00000004
-DATA avx512_154<>+52(SB)/4, $0x00000014
-DATA avx512_154<>+56(SB)/4, $0x00000000
-DATA avx512_154<>+60(SB)/4, $0x00000005
-GLOBL avx512_154<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_155<>+0(SB)/4, $0x00000000
-DATA avx512_155<>+4(SB)/4, $0x00000001
-DATA avx512_155<>+8(SB)/4, $0x00000010
-DATA avx512_155<>+12(SB)/4, $0x00000003
-DATA avx512_155<>+16(SB)/4, $0x00000004
-DATA avx512_155<>+20(SB)/4, $0x00000011
-DATA avx512_155<>+24(SB)/4, $0x00000006
-DATA avx512_155<>+28(SB)/4, $0x00000007
-DATA avx512_155<>+32(SB)/4, $0x00000012
-DATA avx512_155<>+36(SB)/4, $0x00000009
-DATA avx512_155<>+40(SB)/4, $0x0000000a
-DATA avx512_155<>+44(SB)/4, $0x00000013
-DATA avx512_155<>+48(SB)/4, $0x0000000c
-DATA avx512_155<>+52(SB)/4, $0x0000000d
-DATA avx512_155<>+56(SB)/4, $0x00000014
-DATA avx512_155<>+60(SB)/4, $0x0000000f
-GLOBL avx512_155<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_156<>+0(SB)/4, $0x00000015
-DATA avx512_156<>+4(SB)/4, $0x00000000
-DATA avx512_156<>+8(SB)/4, $0x00000006
-DATA avx512_156<>+12(SB)/4, $0x00000016
-DATA avx512_156<>+16(SB)/4, $0x00000000
-DATA avx512_156<>+20(SB)/4, $0x00000007
-DATA avx512_156<>+24(SB)/4, $0x00000017
-DATA avx512_156<>+28(SB)/4, $0x00000000
-DATA avx512_156<>+32(SB)/4, $0x00000008
-DATA avx512_156<>+36(SB)/4, $0x00000018
-DATA avx512_156<>+40(SB)/4, $0x00000000
-DATA avx512_156<>+44(SB)/4, $0x00000009
-DATA avx512_156<>+48(SB)/4, $0x00000019
-DATA avx512_156<>+52(SB)/4, $0x00000000
-DATA avx512_156<>+56(SB)/4, $0x0000000a
-DATA avx512_156<>+60(SB)/4, $0x0000001a
-GLOBL avx512_156<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_157<>+0(SB)/4, $0x00000000
-DATA avx512_157<>+4(SB)/4, $0x00000015
-DATA avx512_157<>+8(SB)/4, $0x00000002
-DATA avx512_157<>+12(SB)/4, $0x00000003
-DATA avx512_157<>+16(SB)/4, $0x00000016
-DATA avx512_157<>+20(SB)/4, $0x00000005
-DATA avx512_157<>+24(SB)/4, $0x00000006
-DATA avx512_157<>+28(SB)/4, $0x00000017
-DATA avx512_157<>+32(SB)/4, $0x00000008
-DATA avx512_157<>+36(SB)/4, $0x00000009
-DATA avx512_157<>+40(SB)/4, $0x00000018
-DATA avx512_157<>+44(SB)/4, $0x0000000b
-DATA avx512_157<>+48(SB)/4, $0x0000000c
-DATA avx512_157<>+52(SB)/4, $0x00000019
-DATA avx512_157<>+56(SB)/4, $0x0000000e
-DATA avx512_157<>+60(SB)/4, $0x0000000f
-GLOBL avx512_157<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_158<>+0(SB)/4, $0x00000000
-DATA avx512_158<>+4(SB)/4, $0x0000000b
-DATA avx512_158<>+8(SB)/4, $0x0000001b
-DATA avx512_158<>+12(SB)/4, $0x00000000
-DATA avx512_158<>+16(SB)/4, $0x0000000c
-DATA avx512_158<>+20(SB)/4, $0x0000001c
-DATA avx512_158<>+24(SB)/4, $0x00000000
-DATA avx512_158<>+28(SB)/4, $0x0000000d
-DATA avx512_158<>+32(SB)/4, $0x0000001d
-DATA avx512_158<>+36(SB)/4, $0x00000000
-DATA avx512_158<>+40(SB)/4, $0x0000000e
-DATA avx512_158<>+44(SB)/4, $0x0000001e
-DATA avx512_158<>+48(SB)/4, $0x00000000
-DATA avx512_158<>+52(SB)/4, $0x0000000f
-DATA avx512_158<>+56(SB)/4, $0x0000001f
-DATA avx512_158<>+60(SB)/4, $0x00000000
-GLOBL avx512_158<>(SB), RODATA|NOPTR, $64
-
-DATA avx512_159<>+0(SB)/4, $0x0000001a
-DATA avx512_159<>+4(SB)/4, $0x00000001
-DATA avx512_159<>+8(SB)/4, $0x00000002
-DATA avx512_159<>+12(SB)/4, $0x0000001b
-DATA avx512_159<>+16(SB)/4, $0x00000004
-DATA avx512_159<>+20(SB)/4, $0x00000005
-DATA avx512_159<>+24(SB)/4, $0x0000001c
-DATA avx512_159<>+28(SB)/4, $0x00000007
-DATA avx512_159<>+32(SB)/4, $0x00000008
-DATA avx512_159<>+36(SB)/4, $0x0000001d
-DATA avx512_159<>+40(SB)/4, $0x0000000a
-DATA avx512_159<>+44(SB)/4, $0x0000000b
-DATA avx512_159<>+48(SB)/4, $0x0000001e
-DATA avx512_159<>+52(SB)/4, $0x0000000d
-DATA avx512_159<>+56(SB)/4, $0x0000000e
-DATA avx512_159<>+60(SB)/4, $0x0000001f
-GLOBL avx512_159<>(SB), RODATA|NOPTR, $64
-
 // func byteColumnsAVX512(dst *uint8, stride int, groups int, b *Block, v *View)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI, AVX512VL, BMI, GFNI
 TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_81<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+1792(SB), Z1
 	VPERMB         Z0, Z1, Z0
-	VMOVDQU8       avx512_48<>+0(SB), Z1
+	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_83<>+0(SB), Z0
-	VMOVDQU32      avx512_84<>+0(SB), Z1
-	VMOVDQU32      avx512_85<>+0(SB), Z4
-	VMOVDQU32      avx512_86<>+0(SB), Z5
-	VMOVDQU32      avx512_87<>+0(SB), Z6
-	VMOVDQU32      avx512_88<>+0(SB), Z7
-	VBROADCASTSS   avx512_82<>+0(SB), Z11
-	VPBROADCASTD   avx512_6<>+0(SB), Z12
+	VMOVDQU32      avx512_constants<>+1856(SB), Z0
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z4
+	VMOVDQU32      avx512_constants<>+2048(SB), Z5
+	VMOVDQU32      avx512_constants<>+2112(SB), Z6
+	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
+	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
 	XORQ           BX, BX
 	MOVQ           (AX), SI
@@ -18901,7 +16547,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_145<>+0(SB), Z13
+	VBROADCASTSS   avx512_constants<>+3984(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -18931,96 +16577,96 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_145<>+0(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
 	VMOVAPS      Z11, K2, Z20
 	VPERMPS      Z7, Z18, Z21
 	VPMOVZXWD.Z  512(CX)(DX*2), K1, Z18
-	VPMINUD.BCST avx512_89<>+0(SB), Z18, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_90<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_91<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_92<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_93<>+0(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_94<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z14, Z14
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_151<>+0(SB), Z15, Z15
+	VMULPS.BCST  avx512_constants<>+3992(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_151<>+0(SB), Z16, Z16
+	VMULPS.BCST  avx512_constants<>+3992(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z20, Z20
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_152<>+0(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+3996(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_153<>+0(SB), Z24, Z24
+	VMULPS.BCST  avx512_constants<>+4000(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_150<>+0(SB), Z25, Z25
+	VMULPS.BCST  avx512_constants<>+3988(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPMOVDB      Z25, X14
@@ -19033,3 +16679,591 @@ group:
 	JNZ          group
 	VZEROUPPER
 	RET
+
+// No code: nothing runs into it.
+TEXT avx512_constants<>(SB), NOSPLIT|NOFRAME, $0-0
+	PCALIGN $64
+	QUAD $0x0202020201010101
+	QUAD $0x32323232fcfcfcfc
+	QUAD $0x0000007f46464646
+	QUAD $0x00000064000000c8
+	QUAD $0x0000000f00000014
+	QUAD $0x000000020000000a
+	QUAD $0x8000400000021081
+	QUAD $0x0f0f0f0f3f3f3f3f
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000003030303
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000002
+	QUAD $0x0000000000000004
+	QUAD $0xffffffffffffffff
+	QUAD $0x000000000000000a
+	QUAD $0x000000000000000f
+	QUAD $0x0000000000000014
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000ffffff
+	QUAD $0x00000000000000ff
+	QUAD $0x000000000000003f
+	QUAD $0x0000000000000003
+	QUAD $0x0000000000000c00
+	QUAD $0x000000000000007f
+	QUAD $0x000000000000ffff
+	QUAD $0x0000000000000065
+	QUAD $0x00000000000000f0
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000008
+	QUAD $0x0000000000000030
+	QUAD $0x0000000000000020
+	QUAD $0x0000000000000010
+	QUAD $0x0000000007070707
+	QUAD $0xbf58476d1ce4e5b9
+	QUAD $0x3830282018100800
+	QUAD $0x7870686058504840
+	QUAD $0xb8b0a8a098908880
+	QUAD $0xf8f0e8e0d8d0c8c0
+	QUAD $0x3830282018100800
+	QUAD $0x7870686058504840
+	QUAD $0xb8b0a8a098908880
+	QUAD $0xf8f0e8e0d8d0c8c0
+	QUAD $0x8040201008040200
+	QUAD $0x8141211109050301
+	QUAD $0x8040201008040200
+	QUAD $0x8141211109050301
+	QUAD $0x8040201008040200
+	QUAD $0x8141211109050301
+	QUAD $0x8040201008040200
+	QUAD $0x8141211109050301
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x8040201008040201
+	QUAD $0x3830282018100800
+	QUAD $0x3931292119110901
+	QUAD $0x3a322a221a120a02
+	QUAD $0x3b332b231b130b03
+	QUAD $0x3c342c241c140c04
+	QUAD $0x3d352d251d150d05
+	QUAD $0x3e362e261e160e06
+	QUAD $0x3f372f271f170f07
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x8d8985818d898581
+	QUAD $0x003f003f003f0000
+	QUAD $0x003f003f003f003f
+	QUAD $0x94d049bb133111eb
+	QUAD $0x0000ffffffffffff
+	QUAD $0x0001000000000000
+	QUAD $0xf1bbcdcbfa53e0a8
+	QUAD $0x0000010000000001
+	QUAD $0x0100000000010000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0001000100010001
+	QUAD $0x0001000100010001
+	QUAD $0x0002000200020002
+	QUAD $0x0002000200020002
+	QUAD $0x0003000300030003
+	QUAD $0x0003000300030003
+	QUAD $0x0000000000000000
+	QUAD $0x9e3779b97f4a7c15
+	QUAD $0x3c6ef372fe94f82a
+	QUAD $0xdaa66d2c7ddf743f
+	QUAD $0x78dde6e5fd29f054
+	QUAD $0x1715609f7c746c69
+	QUAD $0xb54cda58fbbee87e
+	QUAD $0x538454127b096493
+	QUAD $0x0000000000000000
+	QUAD $0xb97f4a7c15000000
+	QUAD $0x72fe94f82a000000
+	QUAD $0x2c7ddf743f000000
+	QUAD $0xe5fd29f054000000
+	QUAD $0x9f7c746c69000000
+	QUAD $0x58fbbee87e000000
+	QUAD $0x127b096493000000
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000002
+	QUAD $0x0000000000000003
+	QUAD $0x0000000000000004
+	QUAD $0x0000000000000005
+	QUAD $0x0000000000000006
+	QUAD $0x0000000000000007
+	QUAD $0x0000000000000008
+	QUAD $0x4000000000000000
+	QUAD $0x0000000000000007
+	QUAD $0x0101010101010101
+	QUAD $0x0101010101010101
+	QUAD $0x5555555555555555
+	QUAD $0x00c800c80000ffff
+	QUAD $0x3f80000000640064
+	QUAD $0x3c00000000000080
+	QUAD $0x0706050403020100
+	QUAD $0x0f0e0d0c0b0a0908
+	QUAD $0x1716151413121110
+	QUAD $0x1f1e1d1c1b1a1918
+	QUAD $0x2726252423222120
+	QUAD $0x2f2e2d2c2b2a2928
+	QUAD $0x3736353433323130
+	QUAD $0x3f3e3d3c3b3a3938
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x8040201008040200
+	QUAD $0x2830101828301018
+	QUAD $0x2931111929311119
+	QUAD $0x2a32121a2a32121a
+	QUAD $0x2b33131b2b33131b
+	QUAD $0x2c34141c2c34141c
+	QUAD $0x2d35151d2d35151d
+	QUAD $0x2e36161e2e36161e
+	QUAD $0x2f37171f2f37171f
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0101020401010204
+	QUAD $0x0f0f1e3c14142850
+	QUAD $0x020204080a0a1428
+	QUAD $0x0f0f1e3c14142850
+	QUAD $0x020204080a0a1428
+	QUAD $0x0f0f1e3c14142850
+	QUAD $0x020204080a0a1428
+	QUAD $0x0f0f1e3c14142850
+	QUAD $0x020204080a0a1428
+	QUAD $0x0011001100100010
+	QUAD $0x0013001300120012
+	QUAD $0x0015001500140014
+	QUAD $0x0017001700160016
+	QUAD $0x0019001900180018
+	QUAD $0x001b001b001a001a
+	QUAD $0x001d001d001c001c
+	QUAD $0x001f001f001e001e
+	QUAD $0x0303020201010000
+	QUAD $0x1313121211111010
+	QUAD $0x0707060605050404
+	QUAD $0x1717161615151414
+	QUAD $0x0b0b0a0a09090808
+	QUAD $0x1b1b1a1a19191818
+	QUAD $0x0f0f0e0e0d0d0c0c
+	QUAD $0x1f1f1e1e1d1d1c1c
+	QUAD $0x2323222221212020
+	QUAD $0x3333323231313030
+	QUAD $0x2727262625252424
+	QUAD $0x3737363635353434
+	QUAD $0x2b2b2a2a29292828
+	QUAD $0x3b3b3a3a39393838
+	QUAD $0x2f2f2e2e2d2d2c2c
+	QUAD $0x3f3f3e3e3d3d3c3c
+	QUAD $0x2830080010182038
+	QUAD $0x2931090111192139
+	QUAD $0x2a320a02121a223a
+	QUAD $0x2b330b03131b233b
+	QUAD $0x2c340c04141c243c
+	QUAD $0x2d350d05151d253d
+	QUAD $0x2e360e06161e263e
+	QUAD $0x2f370f07171f273f
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x3f0000003f800000
+	QUAD $0x3e8000003e800000
+	QUAD $0x3f0000003f800000
+	QUAD $0x3e8000003e800000
+	QUAD $0x0000002000000020
+	QUAD $0x0000002000000020
+	QUAD $0x0000002000000020
+	QUAD $0x0000002000000020
+	QUAD $0x0000000100000002
+	QUAD $0x0000000000000000
+	QUAD $0x0000002000000020
+	QUAD $0x0000002000000020
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x3f8000003f800000
+	QUAD $0x3f8000003f800000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x3f8000003f800000
+	QUAD $0x3f8000003f800000
+	QUAD $0x3e80000000000000
+	QUAD $0x3f6666663f000000
+	QUAD $0x3e80000000000000
+	QUAD $0x3f6666663f000000
+	QUAD $0x3e80000000000000
+	QUAD $0x3f6666663f000000
+	QUAD $0x3e80000000000000
+	QUAD $0x3f6666663f000000
+	QUAD $0x3e00000000000000
+	QUAD $0x3ec000003e800000
+	QUAD $0x3f2000003f000000
+	QUAD $0x3f6000003f400000
+	QUAD $0x3e00000000000000
+	QUAD $0x3ec000003e800000
+	QUAD $0x3f2000003f000000
+	QUAD $0x3f6000003f400000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x3f0000003f000000
+	QUAD $0x3f4000003f000000
+	QUAD $0x3e8000003e800000
+	QUAD $0x3e8000003e800000
+	QUAD $0x3f0000003f000000
+	QUAD $0x3f4000003f000000
+	QUAD $0x3b8080813c23d70a
+	QUAD $0x3d80000000000010
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffcccccd
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000199999
+	QUAD $0x0000000000333333
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000008
+	QUAD $0x0000000000000009
+	QUAD $0x0000000000000002
+	QUAD $0x0000000000000003
+	QUAD $0x000000000000000a
+	QUAD $0x000000000000000b
+	QUAD $0x0000000000000004
+	QUAD $0x0000000000000005
+	QUAD $0x000000000000000c
+	QUAD $0x000000000000000d
+	QUAD $0x0000000000000006
+	QUAD $0x0000000000000007
+	QUAD $0x000000000000000e
+	QUAD $0x000000000000000f
+	QUAD $0x0000000000000008
+	QUAD $0x0000001d00000004
+	QUAD $0x0000000600000005
+	QUAD $0x0000000c00000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000001600000009
+	QUAD $0x0000000d00000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000800000000
+	QUAD $0x000000020000000a
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000009
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x000000000000001c
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffff00000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0x00000010ffffffff
+	QUAD $0x000005dcffffffff
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000200000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000001
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffff00000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffd9999a
+	QUAD $0xffffffffffb33334
+	QUAD $0xffffffffff733334
+	QUAD $0xffffffffff333334
+	QUAD $0xffffffffff000000
+	QUAD $0xffffffffff000000
+	QUAD $0xffffffffff000000
+	QUAD $0x0000000035800000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xfffffffffffffffb
+	QUAD $0x0000000000000002
+	QUAD $0x0000000000000005
+	QUAD $0x000000000000000a
+	QUAD $0x00000000000000fe
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0706050403020100
+	QUAD $0x0f0e0d0c0b0a0908
+	QUAD $0x1716151413121110
+	QUAD $0x1f1e1d1c1b1a1918
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0000010200000102
+	QUAD $0x0f0f0f0f14141414
+	QUAD $0x020202020a0a0a0a
+	QUAD $0x0f0f0f0f14141414
+	QUAD $0x020202020a0a0a0a
+	QUAD $0x0f0f0f0f14141414
+	QUAD $0x020202020a0a0a0a
+	QUAD $0x0f0f0f0f14141414
+	QUAD $0x020202020a0a0a0a
+	QUAD $0x0000000100000000
+	QUAD $0x0000000300000002
+	QUAD $0x0000000500000004
+	QUAD $0x0000000700000006
+	QUAD $0x0000000900000008
+	QUAD $0x0000000b0000000a
+	QUAD $0x0000000d0000000c
+	QUAD $0x0000000f0000000e
+	QUAD $0x07070f1e0a0a1428
+	QUAD $0x0101020405050a14
+	QUAD $0x07070f1e0a0a1428
+	QUAD $0x0101020405050a14
+	QUAD $0x07070f1e0a0a1428
+	QUAD $0x0101020405050a14
+	QUAD $0x07070f1e0a0a1428
+	QUAD $0x0101020405050a14
+	QUAD $0x00000408ffe00000
+	QUAD $0x1414141404040404
+	QUAD $0x000000000a0a0a0a
+	QUAD $0x0000003200000004
+	QUAD $0x0000000080000000
+	QUAD $0x0000000000000001
+	QUAD $0x0000000002000000
+	QUAD $0x0101010101010101
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0x3f3f3f3f3f3f3f3f
+	QUAD $0xfffc000000000000
+	QUAD $0x3f50624dd2f1a9fc
+	QUAD $0x00000000000003e8
+	QUAD $0x000001f400000000
+	QUAD $0x00000000000003e7
+	QUAD $0x0000000000007fff
+	QUAD $0x8000800080008000
+	QUAD $0x8000800080008000
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x00000000020a0f14
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0101010100000000
+	QUAD $0x0000000000000100
+	QUAD $0x0000000000000032
+	QUAD $0x437f00003f000000
+	QUAD $0x43aa000042ff0000
+	QUAD $0x000000004391b6db
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffff00000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffff00000000
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0x00000010ffffffff
+	QUAD $0xffffffffffffffff
+	QUAD $0x0000001000000000
+	QUAD $0x0000000100000000
+	QUAD $0x0000000000000011
+	QUAD $0x0000001200000002
+	QUAD $0x0000000300000000
+	QUAD $0x0000000000000013
+	QUAD $0x0000001400000004
+	QUAD $0x0000000500000000
+	QUAD $0x0000000100000000
+	QUAD $0x0000000300000010
+	QUAD $0x0000001100000004
+	QUAD $0x0000000700000006
+	QUAD $0x0000000900000012
+	QUAD $0x000000130000000a
+	QUAD $0x0000000d0000000c
+	QUAD $0x0000000f00000014
+	QUAD $0x0000000000000015
+	QUAD $0x0000001600000006
+	QUAD $0x0000000700000000
+	QUAD $0x0000000000000017
+	QUAD $0x0000001800000008
+	QUAD $0x0000000900000000
+	QUAD $0x0000000000000019
+	QUAD $0x0000001a0000000a
+	QUAD $0x0000001500000000
+	QUAD $0x0000000300000002
+	QUAD $0x0000000500000016
+	QUAD $0x0000001700000006
+	QUAD $0x0000000900000008
+	QUAD $0x0000000b00000018
+	QUAD $0x000000190000000c
+	QUAD $0x0000000f0000000e
+	QUAD $0x0000000b00000000
+	QUAD $0x000000000000001b
+	QUAD $0x0000001c0000000c
+	QUAD $0x0000000d00000000
+	QUAD $0x000000000000001d
+	QUAD $0x0000001e0000000e
+	QUAD $0x0000000f00000000
+	QUAD $0x000000000000001f
+	QUAD $0x000000010000001a
+	QUAD $0x0000001b00000002
+	QUAD $0x0000000500000004
+	QUAD $0x000000070000001c
+	QUAD $0x0000001d00000008
+	QUAD $0x0000000b0000000a
+	QUAD $0x0000000d0000001e
+	QUAD $0x0000001f0000000e
