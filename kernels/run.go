@@ -21,6 +21,7 @@ type Run struct {
 	Terminated, Truncated *uint8
 
 	Terminal, Truncate uint8 // 0 or 1: the flags of an episode's last step
+	Ahead              bool  // asks for the memory of the next environments: for runs that a core's cache cannot hold
 	Last               int32 // an environment that has done so many steps is left to the caller
 	Arrivals           RunArrivals
 	Weights            *[7]int64 // hundredths: of failures, throughput, headroom, efficiency, quality, latency, risk; rule 9.2

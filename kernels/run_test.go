@@ -85,7 +85,7 @@ func randomConvoy(r *rand.Rand) *convoy {
 	for i := range c.told.Reward {
 		c.told.Reward[i], c.told.Terminated[i], c.told.Truncated[i] = 77, 77, 77
 	}
-	c.run = kernels.Run{Terminal: uint8(r.IntN(2)), Last: c.frame.Steps, Weights: (*[reward.SeedTerms]int64)(reward.SeedWeights[:]),
+	c.run = kernels.Run{Terminal: uint8(r.IntN(2)), Ahead: r.IntN(2) == 0, Last: c.frame.Steps, Weights: (*[reward.SeedTerms]int64)(reward.SeedWeights[:]),
 		Arrivals: kernels.RunArrivals{Base: rng.Counter(0, rng.Request, 0, 0), Count: rng.Counter(0, rng.Arrivals, 0, 0), Burst: rng.Counter(0, rng.Arrivals, 0, 255),
 			Chance: uint64(r.IntN(65536))}}
 	c.run.Truncate = 1 - c.run.Terminal

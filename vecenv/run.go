@@ -7,6 +7,9 @@ import (
 	"github.com/kvgym/kvgym/reward"
 )
 
+// askFrom is the size of the observation tensor from which a step asks for memory ahead; docs/performance.md.
+const askFrom = 2 << 20
+
 // chooseRuns says whether one kernel steps one environment after the other: where observations trail, and nothing else describes a step than
 // observation, reward and flags.
 func (b *Batch) chooseRuns() {
@@ -24,6 +27,7 @@ func (b *Batch) chooseRuns() {
 		Level:    fromLedger(unsafe.Offsetof(h.Episode) + unsafe.Offsetof(h.Episode.ArrivalLevel)),
 		Ended:    fromLedger(unsafe.Offsetof(h.Ended)),
 		Terminal: 1,
+		Ahead:    4*len(b.Obs) >= askFrom,
 		Last:     r.steps,
 		Weights:  (*[reward.SeedTerms]int64)(reward.SeedWeights[:]),
 	}

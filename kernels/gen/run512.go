@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
+	"unsafe"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -18,7 +19,8 @@ import (
 // runner512 is what Steps keeps from one environment to the next.
 type runner512 struct {
 	*stepper512
-	here, last          Mem // the eight pointers of a run: of the environment that steps, and of the one before
+	here, last, ahead   Mem // the eight pointers of a run: of the environment that steps, of the one before, and of the one after the next
+	stream              bool
 	done                Mem
 	base, count, counts Mem // what the arrivals are drawn from
 }
@@ -50,7 +52,7 @@ func steps512(stream bool) {
 }
 
 func newRunner512(stream bool) *runner512 {
-	r := &runner512{here: AllocLocal(64), last: AllocLocal(64), done: AllocLocal(8), base: AllocLocal(8), count: AllocLocal(8), counts: AllocLocal(8)}
+	r := &runner512{stream: stream, here: AllocLocal(64), last: AllocLocal(64), ahead: AllocLocal(64), done: AllocLocal(8), base: AllocLocal(8), count: AllocLocal(8), counts: AllocLocal(8)}
 	given = seated512()
 	for name, off := range seatOf512 {
 		given[name] = loaded(r.here.Offset(off))
@@ -59,7 +61,7 @@ func newRunner512(stream bool) *runner512 {
 	r.stepper512 = newStepper512()
 	given["base"], given["count"], given["table"] = loaded(r.base), loaded(r.count), loaded(r.counts)
 	r.trail = &trailer512{stream: stream, seat: func(off int) func() GPVirtual { return loaded(r.last.Offset(off)) }, to: loaded(r.last.Offset(offRnRow))}
-	r.amid = r.reward
+	r.fetch, r.amid = r.ask, r.reward
 	r.leave = func(stage kernels.Stage) {
 		if stage == kernels.StageDone {
 			JMP(LabelRef("stepped"))
@@ -97,6 +99,9 @@ func (r *runner512) start() {
 	}
 	for off := 0; off < 64; off += 8 {
 		copied(Mem{Base: run, Disp: off}, r.here.Offset(off))
+		ADDQ(Mem{Base: run, Disp: offRnStride + off}, x)
+		ADDQ(Mem{Base: run, Disp: offRnStride + off}, x)
+		MOVQ(x, r.ahead.Offset(off))
 	}
 	for off := 0; off < offStNeeds; off += 8 {
 		copied(Mem{Base: trail, Disp: offTrSeat + off}, r.last.Offset(off))
@@ -149,6 +154,45 @@ func (r *runner512) begin() {
 	SHLL(U8(4), level.As32())
 	ADDQ(r.run(offRnCounts), level)
 	MOVQ(level, r.counts)
+}
+
+// ask asks for a quarter of what environments will need that step later: for the state of the one after the next, and for the row of the
+// next one, if it is to go through the cache.
+func (r *runner512) ask(g int) {
+	known := fmt.Sprintf("known%d", g)
+	CMPB(r.run(offRnAhead), U8(0))
+	JEQ(LabelRef(known))
+	from := func(off int) GPVirtual {
+		p := GP64()
+		MOVQ(r.ahead.Offset(off), p)
+		return p
+	}
+	lines := func(p Register, at, n int) {
+		for k := range n {
+			PREFETCHT0(Mem{Base: p, Disp: at + 64*k})
+		}
+	}
+	const quarter = int(unsafe.Sizeof(block)) / 4
+	lines(from(offStBlock), g*quarter, quarter/64)
+	switch g {
+	case 0:
+		lines(from(offStLimits), 0, 1)
+		lines(from(offRnOps), 0, 1)
+	case 1:
+		lines(from(offStLedger), 0, 2)
+	case 2:
+		lines(from(offStLedger), int(unsafe.Sizeof(ledger))-1, 1)
+		lines(from(offStQueue), 0, 1)
+	case 3:
+		lines(from(offStNeeds), 0, 1)
+	}
+	if !r.stream {
+		row := GP64()
+		MOVQ(r.here.Offset(offRnRow), row)
+		ADDQ(r.run(offRnStride+offRnRow), row)
+		lines(row, 64*12*g, 12)
+	}
+	Label(known)
 }
 
 // charge charges accesses to swapped system entries; rule 6.9.
@@ -270,11 +314,14 @@ func (r *runner512) next() {
 	MOVQ(Mem{Base: s, Disp: offShLast}, last)
 	MOVQ(last, Mem{Base: t, Disp: offTrShared + offShLast})
 	for off := 0; off < 64; off += 32 { // halves: what general registers load of a store's upper one waits until it is in memory
-		y := YMM()
+		y, stride := YMM(), YMM()
 		VMOVDQU(r.here.Offset(off), y)
 		VMOVDQU(y, r.last.Offset(off))
-		VPADDQ(r.run(offRnStride+off), y, y)
+		VMOVDQU(r.run(offRnStride+off), stride)
+		VPADDQ(stride, y, y)
 		VMOVDQU(y, r.here.Offset(off))
+		VPADDQ(r.ahead.Offset(off), stride, stride)
+		VMOVDQU(stride, r.ahead.Offset(off))
 	}
 	i := GP64()
 	MOVQ(r.done, i)

@@ -98,10 +98,10 @@ func newStepper512() *stepper512 {
 func (s *stepper512) rest() {
 	Label("admit")
 	s.trail.globals()
-	s.trail.group(2)
+	s.group(2)
 	s.serve()
 	Label("arrive")
-	s.trail.group(3)
+	s.group(3)
 	s.arrive()
 }
 
@@ -110,8 +110,17 @@ type stepper512 struct {
 	b, ledger GPVirtual
 	used      GPVirtual // quarter pages
 	trail     *trailer512
+	fetch     func(g int)         // asks for memory ahead before a group of the trail is written; may be nil
 	amid      func()              // does what else is done amid a step; may be nil
 	leave     func(kernels.Stage) // says what is left to do
+}
+
+// group writes a group of the trail's rows.
+func (s *stepper512) group(g int) {
+	if s.fetch != nil {
+		s.fetch(g)
+	}
+	s.trail.group(g)
 }
 
 func (s *stepper512) load() {
@@ -157,14 +166,14 @@ func (s *stepper512) mayStall() {
 func (s *stepper512) work() {
 	if s.trail != nil {
 		s.trail.begin()
-		s.trail.group(0)
+		s.group(0)
 	}
 	p := passer512{b: s.b, ledger: s.ledger}
 	p.operate()
 	if s.amid != nil {
 		s.amid()
 	}
-	s.trail.group(1)
+	s.group(1)
 	p.generate()
 	private := p.account()
 	shared := p.prefixes(argument("s"))
