@@ -37,6 +37,12 @@ type Block struct {
 	Members [kv.MaxPrefixes]uint64 `unit:"planes, one a shared prefix"`
 }
 
+// Empty takes all lanes out of the planes.
+func (b *Block) Empty() {
+	b.Alive, b.Swapped, b.Type0, b.Type1, b.Active, b.Int8, b.Int4, b.Prefill, b.Type2 = 0, 0, 0, 0, 0, 0, 0, 0, 0
+	b.Members = [kv.MaxPrefixes]uint64{}
+}
+
 // Clear removes the lanes of a mask from every plane.
 func (b *Block) Clear(mask uint64) {
 	keep := ^mask

@@ -101,10 +101,8 @@ func (s *Synthetic) Begin(id Identity, e *Episode) {
 	e.NumInitial = uint16(numTenants + int(per64)*s.slots/64)
 	e.TokenNorm = uint32(max(1, seedTokens*s.steps/seedSteps))
 	e.NumPrefixes = numTenants
-	var draws [8]uint64
-	kernels.Draws(&draws, rng.Counter(e.Key, rng.Prefix, 0, 0))
 	for p := 1; p <= numTenants; p++ {
-		e.PrefixPages[p] = uint16(2 + rng.Field(draws[p], 0, 3))
+		e.PrefixPages[p] = uint16(2 + rng.Field(rng.Draw(e.Key, rng.Prefix, 0, uint32(p)), 0, 3))
 	}
 }
 

@@ -152,7 +152,9 @@ func (v *env) reset(id scenario.Identity) {
 	}
 	src := v.rules.source
 	src.Begin(id, &v.Episode)
-	clear(v.blocks()) // not before: wide loads of what Begin stores would wait for all of it
+	for w := range v.rules.width { // not before: wide loads of what Begin stores would wait for all of it
+		v.block(w).Empty()
+	}
 	a := &v.scratch.admission
 	v.startAdmission(a)
 	for first := 0; first < int(v.Episode.NumInitial); first += len(v.scratch.newcomers.Need) {

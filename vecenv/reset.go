@@ -26,6 +26,7 @@ func (b *Batch) Reset(o ResetOptions) error {
 	if err := b.checkReset(&o); err != nil {
 		return err
 	}
+	v := env{scratch: b.scratch}
 	for i := range b.ids {
 		if o.Mask != nil && !o.Mask[i] {
 			continue
@@ -39,7 +40,7 @@ func (b *Batch) Reset(o ResetOptions) error {
 			b.ids[i].Episode++
 		}
 		b.fresh[i] = false
-		v := b.envAt(i)
+		b.load(&v, i)
 		v.reset(b.ids[i])
 		b.writeReset(&v, i)
 	}
