@@ -423,3 +423,15 @@ func TestHoldersLevels(t *testing.T) {
 		require.Positive(t, some)
 	})
 }
+
+// An empty block has no lanes; what they were stays in the columns.
+func TestEmpty(t *testing.T) {
+	r := random(25)
+	pages := randomPages(r)
+	b := randomBlock(r, &pages)
+	was := *b
+	b.Empty()
+	was.Clear(^uint64(0))
+	require.Equal(t, was, *b)
+	require.NotZero(t, b.Tokens)
+}
