@@ -14,7 +14,7 @@ type Trail struct {
 	Stream bool               // past the caches; as in Rows
 }
 
-// Leave leaves an observation to StepTrailing or Flush, and writes the one before. The arguments are those of Observe.
+// Leave leaves an observation to StepTrailing, Steps or Flush, and writes the one before. The arguments are those of Observe.
 func (t *Trail) Leave(to *[TrailRow]float32, p *Seat, f *Frame, s *Shared, stream bool) {
 	t.Flush()
 	q := &t.Seat // field by field: wide loads would wait for narrow stores
