@@ -250,7 +250,7 @@ func (p *pool) steps(j *job, lo, hi int, v *env) {
 	}()
 	for i < hi {
 		if b.runs && j.actions.Ops != nil && v.trail.To != nil {
-			if i = b.stepRun(v, i, hi, int(j.first), &j.actions); i == hi {
+			if b.stepRun(v, &i, hi, int(j.first), &j.actions); i == hi {
 				break
 			}
 		}

@@ -54,8 +54,13 @@ func TestPanicIsAnError(t *testing.T) {
 // A step allocates nothing, whatever the form of the actions, the outputs, the workers and the ends of episodes.
 func TestStepAllocatesNothing(t *testing.T) {
 	for _, workers := range []int{1, 2} {
-		for _, mode := range []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep} {
-			b := newBatch(t, vecenv.Config{Envs: 256, Workers: workers, Groups: 2, Outputs: vecenv.AllOutputs, Autoreset: mode, Profiles: mixed(256)})
+		for k := range 4 {
+			mode := []vecenv.Autoreset{vecenv.NextStep, vecenv.SameStep}[k%2]
+			cfg := vecenv.Config{Envs: 256, Workers: workers, Groups: 2, Outputs: vecenv.AllOutputs, Autoreset: mode, Profiles: mixed(256)}
+			if k >= 2 { // in runs
+				cfg.Outputs, cfg.Profiles = vecenv.WithObs, nil
+			}
+			b := newBatch(t, cfg)
 			require.NoError(t, b.Reset(vecenv.ResetOptions{}))
 			matrix := play{}.actions(b, 0, 256, 1)
 			list := play{list: true}.actions(b, 0, 256, 2)

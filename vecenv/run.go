@@ -40,11 +40,12 @@ func (b *Batch) chooseRuns() {
 	r.drawn.Arrivals(&b.run.Arrivals)
 }
 
-// stepRun lets environments from i on step, but for those that something else happens to, and returns the first one that has not. The
-// actions are of environments from first on.
-func (b *Batch) stepRun(v *env, i, hi, first int, a *Actions) int {
+// stepRun lets environments from the one at next on step, which moves on, until one is to step otherwise. The actions are of environments
+// from first on.
+func (b *Batch) stepRun(v *env, next *int, hi, first int, a *Actions) {
 	r, f, s := &v.scratch.run, &v.rules.frame, v.scratch
-	for i < hi {
+	for *next < hi {
+		i := *next
 		b.load(v, i)
 		p, q := &r.Seat, &v.seat // field by field; as in sit
 		p.Block, p.Ledger, p.Limits, p.Pages, p.Queue, p.Needs = q.Block, q.Ledger, q.Limits, q.Pages, q.Queue, q.Needs
@@ -52,14 +53,14 @@ func (b *Batch) stepRun(v *env, i, hi, first int, a *Actions) int {
 		r.Row = (*[kernels.TrailRow]float32)(b.Obs[i*kernels.TrailRow:])
 		r.Reward, r.Terminated, r.Truncated = &b.Reward[i], &b.Terminated[i], &b.Truncated[i]
 		n, left := kernels.Steps(r, hi-i, f, &s.admission, &s.shared, v.trail)
-		if i += n; left == kernels.StageOperate {
-			break
+		i += n
+		if *next = i; left == kernels.StageOperate {
+			return
 		}
 		b.load(v, i)
 		v.complete(left)
 		v.Growth += v.QueueLen
 		b.finishEnv(v, i)
-		i++
+		*next = i + 1
 	}
-	return i
 }
