@@ -205,9 +205,6 @@ func (p *pool) park(j *job) {
 // the last row of one chunk may be written by the first step of the next.
 func (p *pool) run(j *job, k int, s *scratch) {
 	v, did := env{scratch: s}, int32(0)
-	if p.batch.trails {
-		v.trail, s.run = &s.trail, p.batch.run
-	}
 	for range j.shares {
 		did += p.runShare(j, &j.shares[k], &v)
 		if k++; k == len(j.shares) {
@@ -243,6 +240,9 @@ func (p *pool) runShare(j *job, part *share, v *env) (did int32) {
 // steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.
 func (p *pool) steps(j *job, lo, hi int, v *env) {
 	i, b := lo, p.batch
+	if b.trails && v.trail == nil { // asked behind a claim: before one, a caller may be giving the batch other buffers
+		v.trail, v.scratch.run = &v.scratch.trail, b.run
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			j.failed.CompareAndSwap(nil, &stepPanic{env: i, id: b.ids[i], value: r, stack: debug.Stack()})
