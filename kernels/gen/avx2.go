@@ -1128,20 +1128,8 @@ func arrive2() {
 	TEXT("arriveAVX2", NOSPLIT, "func(words *[8]uint64, needs *[8]uint32, base, stamp uint64, t *RequestTables, count uint64, lanes int, table *[8]uint16, room int) (n int, qp uint32)")
 	Pragma("noescape")
 	Doc("arriveAVX2 is Arrive.")
-	u, x, c := argument("count"), GP64(), GP64()
-	for _, s := range []struct {
-		shift uint8
-		times uint64
-	}{{30, 0xBF58476D1CE4E5B9}, {27, 0x94D049BB133111EB}} {
-		MOVQ(u, x)
-		SHRQ(U8(s.shift), x)
-		XORQ(x, u)
-		MOVQ(U64(s.times), c)
-		IMULQ(c, u)
-	}
-	MOVQ(u, x)
-	SHRQ(U8(31), x)
-	XORQ(x, u)
+	u := argument("count")
+	mix(u)
 	lanes := argument("lanes")
 	SHLQ(U8(4), lanes)
 	BZHIQ(lanes, u, u)
