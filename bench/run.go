@@ -153,8 +153,8 @@ func (r *run) addC(c *comparison, profile vecenv.Profile, envs int, ours map[int
 	}
 }
 
-// otherGames compares with Python: with the same rules at as many environments, and where kvgym is fastest and where its
-// tensor is beyond a core's cache; with CartPole there.
+// otherGames compares with Python: with the same rules at as many environments, and at those of most comparisons and of CartPole with all
+// workers; with CartPole at the latter.
 func (r *run) otherGames() *comparison {
 	if len(r.programs.have) == 0 {
 		return nil

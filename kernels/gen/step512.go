@@ -29,19 +29,17 @@ var seatOf512 = map[string]int{"b": offStBlock, "l": offStLedger, "limits": offS
 
 // seated512 is where kernels that work on a seat find what others have as arguments.
 func seated512() map[string]func() GPVirtual {
-	return map[string]func() GPVirtual{
-		"b":        within("p", offStBlock, 8),
-		"l":        within("p", offStLedger, 8),
-		"limits":   within("p", offStLimits, 8),
-		"pages":    within("p", offStPages, 8),
-		"queue":    within("p", offStQueue, 8),
-		"needs":    within("p", offStNeeds, 8),
+	m := map[string]func() GPVirtual{
 		"budget":   within("limits", offLmBudget, 4),
 		"capacity": within("limits", offLmCapacity, 4),
 		"step":     within("l", offLgStep, 4),
 		"n":        within("l", offLgQueueLen, 4),
 		"oldest":   oldest512,
 	}
+	for name, off := range seatOf512 {
+		m[name] = within("p", off, 8)
+	}
+	return m
 }
 
 // oldest512 is how long the oldest request waits, 0 if none does.

@@ -30,7 +30,7 @@ func (t *trailer512) within(do func()) {
 // begin prepares what all groups need, and writes the global values.
 func (t *trailer512) begin() {
 	t.given = seated512()
-	for name, off := range map[string]int{"b": offStBlock, "l": offStLedger, "limits": offStLimits, "pages": offStPages, "queue": offStQueue} {
+	for name, off := range seatOf512 {
 		t.given[name] = t.seat(off)
 	}
 	t.given["s"] = func() GPVirtual {
