@@ -1111,16 +1111,16 @@ end:
 // func enterAVX512(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, BMI, BMI2, GFNI
 TEXT ·enterAVX512(SB), NOSPLIT, $0-68
+	MOVQ           words+16(FP), AX
+	VMOVDQU64      (AX), Z0
 	MOVQ           b+0(FP), AX
 	MOVQ           slots+8(FP), CX
 	MOVQ           count+24(FP), DX
-	MOVQ           words+16(FP), BX
-	MOVQ           joins+56(FP), SI
-	MOVQ           $-1, DI
-	BZHIQ          DX, DI, DI
-	VMOVDQU64      (BX), Z0
+	MOVQ           joins+56(FP), BX
+	MOVQ           $-1, SI
+	BZHIQ          DX, SI, SI
 	MOVQ           t+32(FP), DX
-	MOVQ           pages+40(FP), BX
+	MOVQ           pages+40(FP), DI
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
@@ -1135,7 +1135,7 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
 	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
 	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
-	VPMOVZXWQ      (BX), Z2
+	VPMOVZXWQ      (DI), Z2
 	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z4
@@ -1165,7 +1165,7 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z8, Z8
 	VPADDQ         Z2, Z5, Z5
-	KMOVB          DI, K1
+	KMOVB          SI, K1
 	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
 	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
 	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
@@ -1178,12 +1178,12 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VPERMB         Z7, Z2, K1, Z4
 	VMOVDQU8       Z4, 640(AX)
 	MOVQ           896(AX), DX
-	MOVQ           912(AX), BX
+	MOVQ           912(AX), SI
 	MOVQ           920(AX), DI
-	ORQ            DI, BX
+	ORQ            DI, SI
 	MOVQ           960(AX), DI
-	ORQ            DI, BX
-	ANDNQ          DX, BX, DX
+	ORQ            DI, SI
+	ANDNQ          DX, SI, DX
 	VPBROADCASTQ   avx512_constants<>+528(SB), Z4
 	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z4
 	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z4
@@ -1220,7 +1220,7 @@ TEXT ·enterAVX512(SB), NOSPLIT, $0-68
 	VMOVDQU8       832(AX), Z3
 	VPERMB         Z8, Z2, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
-	VPMOVZXBW      (SI), X3
+	VPMOVZXBW      (BX), X3
 	VMOVDQU        avx512_constants<>+896(SB), X7
 	VPMULLW        X7, X3, X3
 	VPACKUSWB      X3, X3, X3
@@ -2079,28 +2079,78 @@ TEXT ·touchAVX512(SB), NOSPLIT, $0-26
 
 // func stepAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, from uint8) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, BMI, BMI2, CMOV, GFNI, POPCNT
-TEXT ·stepAVX512(SB), NOSPLIT, $16-57
-	MOVQ    p+0(FP), AX
-	MOVQ    (AX), AX
-	MOVQ    p+0(FP), CX
-	MOVQ    8(CX), CX
-	MOVBLZX from+48(FP), DX
-	TESTL   DX, DX
-	JNZ     serve
-	MOVQ    928(AX), DX
-	MOVQ    f+8(FP), BX
-	POPCNTQ DX, DX
-	IMULL   76(BX), DX
-	MOVL    32(CX), BX
-	ADDL    36(CX), BX
-	ADDL    BX, DX
-	MOVQ    p+0(FP), BX
-	MOVQ    16(BX), BX
-	MOVL    (BX), BX
-	CMPL    DX, BX
-	JLS     operate
-	MOVB    $0x00, AL
-	MOVB    AL, stage+56(FP)
+TEXT ·stepAVX512(SB), NOSPLIT, $80-57
+	MOVQ          p+0(FP), AX
+	MOVQ          (AX), AX
+	MOVQ          p+0(FP), CX
+	MOVQ          8(CX), CX
+	MOVBLZX       from+48(FP), DX
+	TESTL         DX, DX
+	JNZ           serve
+	MOVQ          928(AX), DX
+	MOVQ          f+8(FP), SI
+	POPCNTQ       DX, BX
+	IMULL         76(SI), BX
+	MOVL          32(CX), SI
+	ADDL          36(CX), SI
+	ADDL          SI, BX
+	MOVQ          p+0(FP), DI
+	MOVQ          16(DI), DI
+	MOVL          (DI), DI
+	CMPL          BX, DI
+	JLS           operate
+	MOVQ          904(AX), BX
+	ANDNQ         DX, BX, DX
+	VPBROADCASTD  avx512_constants<>+20(SB), Z1
+	KMOVQ         DX, K1
+	VPADDD        (AX), Z1, Z0
+	VPMOVZXWD     512(AX), Z2
+	VPADDD        Z0, Z2, Z2
+	VPSRLD        $0x07, Z0, Z0
+	VPSRLD        $0x07, Z2, Z2
+	VPSUBD.Z      Z0, Z2, K1, Z0
+	VPADDD        64(AX), Z1, Z2
+	VPMOVZXWD     544(AX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        128(AX), Z1, Z2
+	VPMOVZXWD     576(AX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        192(AX), Z1, Z1
+	VPMOVZXWD     608(AX), Z2
+	VPADDD        Z1, Z2, Z2
+	VPSRLD        $0x07, Z1, Z1
+	VPSRLD        $0x07, Z2, Z2
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z1, Z2, K1, Z2
+	VPADDD        Z2, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, DX
+	SHLL          $0x02, DX
+	ADDL          DX, SI
+	MOVQ          p+0(FP), DX
+	MOVQ          16(DX), DX
+	MOVL          (DX), DX
+	CMPL          SI, DX
+	JLS           operate
+	MOVB          $0x00, AL
+	MOVB          AL, stage+56(FP)
 	VZEROUPPER
 	RET
 
@@ -2197,11 +2247,11 @@ risked:
 	ADDL           R8, 56(CX)
 	VPBROADCASTQ   R10, Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU64      960(AX), Z8
+	VMOVDQU64      960(AX), Z2
 	MOVQ           936(AX), DI
 	ANDQ           SI, DI
 	VPANDNQ        Z1, Z0, Z1
-	VPANDNQ        Z8, Z0, Z8
+	VPANDNQ        Z2, Z0, Z2
 	VPBROADCASTQ   DX, Z0
 	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
@@ -2209,7 +2259,7 @@ risked:
 	VPBROADCASTQ   DI, Z0
 	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(AX)
-	VMOVDQU64      Z8, 960(AX)
+	VMOVDQU64      Z2, 960(AX)
 	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
@@ -2217,147 +2267,147 @@ risked:
 	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
 	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_constants<>+1536(SB), Z8
-	VPSHUFB        Z0, Z8, Z8
+	VMOVDQU8       avx512_constants<>+1536(SB), Z2
+	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          BX, K1
 	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
-	VPXORD         Z2, Z2, Z2
-	VPXORD         Z3, Z3, Z3
+	VPXORD         Z4, Z4, Z4
+	VPXORD         Z5, Z5, Z5
 	KMOVQ          avx512_constants<>+1248(SB), K1
-	VMOVQ          928(AX), X5
-	VMOVQ          X5, DX
+	VMOVQ          928(AX), X3
+	VMOVQ          X3, DX
 	MOVQ           904(AX), BX
 	ANDQ           DX, BX
 	KMOVQ          DX, K2
 	KMOVQ          BX, K3
 	MOVQ           p+0(FP), BX
 	MOVQ           24(BX), BX
-	VMOVDQU        (BX), X5
-	VMOVDQU8       704(AX), Z10
+	VMOVDQU        (BX), X7
+	VMOVDQU8       704(AX), Z11
 	MOVQ           p+0(FP), BX
 	MOVQ           8(BX), BX
 	MOVL           16(BX), BX
-	VPBROADCASTW   BX, Z11
-	VMOVDQU16      512(AX), Z12
-	VMOVDQU16      256(AX), Z9
-	VPSRLW         $0x01, Z12, Z13
-	VPSUBW         Z13, Z12, K3, Z12
-	VPMINUW.Z      Z9, Z12, K2, Z13
-	VPSUBW         Z13, Z9, Z9
-	VMOVDQU16      Z9, 256(AX)
-	VMOVDQU16      384(AX), Z12
-	VMOVDQU16      Z11, K2, Z12
-	VMOVDQU16      Z12, 384(AX)
-	VPTESTNMW      Z9, Z9, K4
+	VPBROADCASTW   BX, Z12
+	VMOVDQU16      512(AX), Z13
+	VMOVDQU16      256(AX), Z3
+	VPSRLW         $0x01, Z13, Z14
+	VPSUBW         Z14, Z13, K3, Z13
+	VPMINUW.Z      Z3, Z13, K2, Z14
+	VPSUBW         Z14, Z3, Z3
+	VMOVDQU16      Z3, 256(AX)
+	VMOVDQU16      384(AX), Z13
+	VMOVDQU16      Z12, K2, Z13
+	VMOVDQU16      Z13, 384(AX)
+	VPTESTNMW      Z3, Z3, K4
 	KMOVD          K4, BX
-	VPBROADCASTD   avx512_constants<>+20(SB), Z15
-	VPMOVZXWD      Y13, Z14
-	VMOVDQU32      (AX), Z9
-	VPADDD         Z15, Z9, Z12
-	VPADDD         Z14, Z9, Z9
-	VMOVDQU32      Z9, (AX)
-	VPADDD         Z14, Z2, Z2
-	VPADDD         Z14, Z12, Z9
-	VPSRLD         $0x07, Z12, Z12
-	VPSRLD         $0x07, Z9, Z9
-	VMOVDQU16      avx512_constants<>+1600(SB), Z14
-	VPERMW         Z13, Z14, Z14
-	VPANDD.BCST    avx512_constants<>+1256(SB), Z14, Z14
-	VMOVDQU32      64(AX), Z13
-	VPADDD         Z15, Z13, Z15
-	VPADDD         Z14, Z13, Z13
-	VMOVDQU32      Z13, 64(AX)
-	VPADDD         Z14, Z2, Z2
-	VPADDD         Z14, Z15, Z14
+	VPBROADCASTD   avx512_constants<>+20(SB), Z16
+	VPMOVZXWD      Y14, Z15
+	VMOVDQU32      (AX), Z3
+	VPADDD         Z16, Z3, Z13
+	VPADDD         Z15, Z3, Z3
+	VMOVDQU32      Z3, (AX)
+	VPADDD         Z15, Z4, Z4
+	VPADDD         Z15, Z13, Z3
+	VPSRLD         $0x07, Z13, Z13
+	VPSRLD         $0x07, Z3, Z3
+	VMOVDQU16      avx512_constants<>+1600(SB), Z15
+	VPERMW         Z14, Z15, Z15
+	VPANDD.BCST    avx512_constants<>+1256(SB), Z15, Z15
+	VMOVDQU32      64(AX), Z14
+	VPADDD         Z16, Z14, Z16
+	VPADDD         Z15, Z14, Z14
+	VMOVDQU32      Z14, 64(AX)
+	VPADDD         Z15, Z4, Z4
+	VPADDD         Z15, Z16, Z15
+	VPSRLD         $0x07, Z16, Z16
 	VPSRLD         $0x07, Z15, Z15
-	VPSRLD         $0x07, Z14, Z14
-	VMOVDQU8       avx512_constants<>+1664(SB), Z13
-	VPERMB.Z       Z10, Z13, K1, Z13
-	VPERMW         Z5, Z13, Z13
-	VPACKUSDW      Z15, Z12, Z12
-	VPACKUSDW      Z14, Z9, Z9
-	VPSUBW         Z13, Z12, Z12
-	VPSUBW         Z13, Z9, Z9
-	VPBROADCASTD   avx512_constants<>+1260(SB), Z13
-	VPMINUW        Z13, Z12, Z12
 	VMOVDQU8       avx512_constants<>+1664(SB), Z14
-	VPERMB.Z       Z1, Z14, K1, Z14
-	VPMULLW        Z14, Z12, Z12
-	VPADDW         Z12, Z12, Z12
-	VPMINUW        Z13, Z12, Z12
-	VPBROADCASTD   avx512_constants<>+1264(SB), Z13
-	VPADDW         Z13, Z12, Z12
-	VMOVDQU8       avx512_constants<>+1664(SB), Z13
-	VPERMB.Z       Z0, Z13, K1, Z13
-	VPDPWSSD       Z13, Z12, Z3
+	VPERMB.Z       Z11, Z14, K1, Z14
+	VPERMW         Z7, Z14, Z14
+	VPACKUSDW      Z16, Z13, Z13
+	VPACKUSDW      Z15, Z3, Z3
+	VPSUBW         Z14, Z13, Z13
+	VPSUBW         Z14, Z3, Z3
+	VPBROADCASTD   avx512_constants<>+1260(SB), Z14
+	VPMINUW        Z14, Z13, Z13
+	VMOVDQU8       avx512_constants<>+1664(SB), Z15
+	VPERMB.Z       Z1, Z15, K1, Z15
+	VPMULLW        Z15, Z13, Z13
+	VPADDW         Z13, Z13, Z13
+	VPMINUW        Z14, Z13, Z13
+	VPBROADCASTD   avx512_constants<>+1264(SB), Z14
+	VPADDW         Z14, Z13, Z13
+	VMOVDQU8       avx512_constants<>+1664(SB), Z14
+	VPERMB.Z       Z0, Z14, K1, Z14
+	VPDPWSSD       Z14, Z13, Z5
 	MOVL           900(AX), SI
 	TESTL          SI, SI
 	JZ             lower
 	KSHIFTRQ       $0x20, K2, K4
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      576(AX), Z4
-	VMOVDQU16      320(AX), Z13
-	VPSRLW         $0x01, Z4, Z12
-	VPSUBW         Z12, Z4, K3, Z4
-	VPMINUW.Z      Z13, Z4, K4, Z4
-	VPSUBW         Z4, Z13, Z13
-	VMOVDQU16      Z13, 320(AX)
-	VMOVDQU16      448(AX), Z12
-	VMOVDQU16      Z11, K4, Z12
-	VMOVDQU16      Z12, 448(AX)
-	VPTESTNMW      Z13, Z13, K3
+	VMOVDQU16      576(AX), Z6
+	VMOVDQU16      320(AX), Z14
+	VPSRLW         $0x01, Z6, Z13
+	VPSUBW         Z13, Z6, K3, Z6
+	VPMINUW.Z      Z14, Z6, K4, Z6
+	VPSUBW         Z6, Z14, Z14
+	VMOVDQU16      Z14, 320(AX)
+	VMOVDQU16      448(AX), Z13
+	VMOVDQU16      Z12, K4, Z13
+	VMOVDQU16      Z13, 448(AX)
+	VPTESTNMW      Z14, Z14, K3
 	KMOVD          K3, SI
-	VPBROADCASTD   avx512_constants<>+20(SB), Z11
-	VPMOVZXWD      Y4, Z13
-	VMOVDQU32      128(AX), Z12
-	VPADDD         Z11, Z12, Z14
-	VPADDD         Z13, Z12, Z12
-	VMOVDQU32      Z12, 128(AX)
-	VPADDD         Z13, Z2, Z2
-	VPADDD         Z13, Z14, Z12
-	VPSRLD         $0x07, Z14, Z14
+	VPBROADCASTD   avx512_constants<>+20(SB), Z12
+	VPMOVZXWD      Y6, Z14
+	VMOVDQU32      128(AX), Z13
+	VPADDD         Z12, Z13, Z15
+	VPADDD         Z14, Z13, Z13
+	VMOVDQU32      Z13, 128(AX)
+	VPADDD         Z14, Z4, Z4
+	VPADDD         Z14, Z15, Z13
+	VPSRLD         $0x07, Z15, Z15
+	VPSRLD         $0x07, Z13, Z13
+	VMOVDQU16      avx512_constants<>+1600(SB), Z14
+	VPERMW         Z6, Z14, Z14
+	VPANDD.BCST    avx512_constants<>+1256(SB), Z14, Z14
+	VMOVDQU32      192(AX), Z6
+	VPADDD         Z12, Z6, Z12
+	VPADDD         Z14, Z6, Z6
+	VMOVDQU32      Z6, 192(AX)
+	VPADDD         Z14, Z4, Z4
+	VPADDD         Z14, Z12, Z6
 	VPSRLD         $0x07, Z12, Z12
-	VMOVDQU16      avx512_constants<>+1600(SB), Z13
-	VPERMW         Z4, Z13, Z13
-	VPANDD.BCST    avx512_constants<>+1256(SB), Z13, Z13
-	VMOVDQU32      192(AX), Z4
-	VPADDD         Z11, Z4, Z11
-	VPADDD         Z13, Z4, Z4
-	VMOVDQU32      Z4, 192(AX)
-	VPADDD         Z13, Z2, Z2
-	VPADDD         Z13, Z11, Z4
-	VPSRLD         $0x07, Z11, Z11
-	VPSRLD         $0x07, Z4, Z4
+	VPSRLD         $0x07, Z6, Z6
+	VMOVDQU8       avx512_constants<>+1728(SB), Z14
+	VPERMB.Z       Z11, Z14, K1, Z14
+	VPERMW         Z7, Z14, Z14
+	VPACKUSDW      Z12, Z15, Z11
+	VPACKUSDW      Z6, Z13, Z6
+	VPSUBW         Z14, Z11, Z11
+	VPSUBW         Z14, Z6, Z6
+	VPBROADCASTD   avx512_constants<>+1260(SB), Z12
+	VPMINUW        Z12, Z11, Z11
 	VMOVDQU8       avx512_constants<>+1728(SB), Z13
-	VPERMB.Z       Z10, Z13, K1, Z13
-	VPERMW         Z5, Z13, Z13
-	VPACKUSDW      Z11, Z14, Z10
-	VPACKUSDW      Z4, Z12, Z4
-	VPSUBW         Z13, Z10, Z10
-	VPSUBW         Z13, Z4, Z4
-	VPBROADCASTD   avx512_constants<>+1260(SB), Z11
-	VPMINUW        Z11, Z10, Z10
+	VPERMB.Z       Z1, Z13, K1, Z13
+	VPMULLW        Z13, Z11, Z11
+	VPADDW         Z11, Z11, Z11
+	VPMINUW        Z12, Z11, Z11
+	VPBROADCASTD   avx512_constants<>+1264(SB), Z12
+	VPADDW         Z12, Z11, Z11
 	VMOVDQU8       avx512_constants<>+1728(SB), Z12
-	VPERMB.Z       Z1, Z12, K1, Z12
-	VPMULLW        Z12, Z10, Z10
-	VPADDW         Z10, Z10, Z10
-	VPMINUW        Z11, Z10, Z10
-	VPBROADCASTD   avx512_constants<>+1264(SB), Z11
-	VPADDW         Z11, Z10, Z10
-	VMOVDQU8       avx512_constants<>+1728(SB), Z11
-	VPERMB.Z       Z0, Z11, K1, Z11
-	VPDPWSSD       Z11, Z10, Z3
+	VPERMB.Z       Z0, Z12, K1, Z12
+	VPDPWSSD       Z12, Z11, Z5
 	SHLQ           $0x20, SI
 	ORQ            SI, BX
 
 lower:
 	VMOVDQU8     768(AX), Z0
-	VPSRLW       $0x02, Z0, Z10
-	VPANDD.BCST  avx512_constants<>+56(SB), Z10, Z10
-	VPSUBB       Z10, Z0, Z0
-	VPBROADCASTD avx512_constants<>+56(SB), Z10
-	VPADDB       Z10, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z11
+	VPANDD.BCST  avx512_constants<>+56(SB), Z11, Z11
+	VPSUBB       Z11, Z0, Z0
+	VPBROADCASTD avx512_constants<>+56(SB), Z11
+	VPADDB       Z11, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
 	MOVQ         920(AX), DI
@@ -2380,15 +2430,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_constants<>+60(SB), Z10
-	VPBROADCASTD avx512_constants<>+0(SB), Z11
+	VPBROADCASTD avx512_constants<>+60(SB), Z11
+	VPBROADCASTD avx512_constants<>+0(SB), Z12
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z10, Z0, K2, K2
-	VPSUBB       Z11, Z0, K2, Z0
-	VPTESTNMB    Z10, Z0, K2, K2
+	VPTESTMB     Z11, Z0, K2, K2
+	VPSUBB       Z12, Z0, K2, Z0
+	VPTESTNMB    Z11, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -2397,19 +2447,19 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_constants<>+256(SB), Z12
+	VPBROADCASTD avx512_constants<>+256(SB), Z13
 	KMOVQ        BX, K2
-	VPSRLW       $0x04, Z0, Z13
-	VPANDQ       Z12, Z13, Z13
-	VPADDB       Z11, Z13, Z13
-	VPADDB       Z11, Z13, Z13
-	VPADDB       Z13, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z14
+	VPANDQ       Z13, Z14, Z14
+	VPADDB       Z12, Z14, Z14
+	VPADDB       Z12, Z14, Z14
+	VPADDB       Z14, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z13
-	VPANDQ       Z12, Z13, Z13
-	VPADDB       Z11, Z13, Z13
-	VPANDNQ      Z0, Z10, Z12
-	VPADDB       Z12, Z13, K2, Z0
+	VPSRLW       $0x06, Z0, Z14
+	VPANDQ       Z13, Z14, Z14
+	VPADDB       Z12, Z14, Z14
+	VPANDNQ      Z0, Z11, Z13
+	VPADDB       Z13, Z14, K2, Z0
 	VMOVDQU8     Z0, 832(AX)
 	ORQ          SI, R11
 	ANDNQ        DX, DI, DX
@@ -2418,14 +2468,14 @@ lower:
 	POPCNTQ      R11, BX
 	ADDL         BX, 84(CX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(AX), Z10
-	VMOVDQU64    960(AX), Z11
-	VPBROADCASTQ DX, Z12
-	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z12, Z10
-	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z10
-	VPANDNQ      Z11, Z0, Z11
-	VMOVDQU64    Z10, 896(AX)
-	VMOVDQU64    Z11, 960(AX)
+	VMOVDQU64    896(AX), Z11
+	VMOVDQU64    960(AX), Z12
+	VPBROADCASTQ DX, Z13
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z13, Z11
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z11
+	VPANDNQ      Z12, Z0, Z12
+	VMOVDQU64    Z11, 896(AX)
+	VMOVDQU64    Z12, 960(AX)
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
 	ANDNQ        DX, BX, DX
@@ -2434,31 +2484,31 @@ lower:
 	MOVQ         960(AX), BX
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
-	VMOVDQU8.Z   Z8, K2, Z1
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VMOVDQU8     avx512_constants<>+1664(SB), Z8
-	VPERMB.Z     Z0, Z8, K1, Z8
-	VPDPWSSD     Z8, Z9, Z6
-	VMOVDQU8     avx512_constants<>+1664(SB), Z8
-	VPERMB.Z     Z1, Z8, K1, Z8
-	VPDPWSSD     Z8, Z9, Z7
+	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z8
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
+	VPERMB.Z     Z1, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z9
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
-	VMOVDQU8     avx512_constants<>+1728(SB), Z8
-	VPERMB.Z     Z0, Z8, K1, Z8
-	VPDPWSSD     Z8, Z4, Z6
+	VMOVDQU8     avx512_constants<>+1728(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z6, Z8
 	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z4, Z7
+	VPDPWSSD     Z0, Z6, Z9
 
 accounted:
-	VPUNPCKLDQ     Z7, Z6, Z0
-	VPUNPCKHDQ     Z7, Z6, Z1
+	VPUNPCKLDQ     Z9, Z8, Z0
+	VPUNPCKHDQ     Z9, Z8, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z3, Z2, Z1
-	VPUNPCKHDQ     Z3, Z2, Z2
+	VPUNPCKLDQ     Z5, Z4, Z1
+	VPUNPCKHDQ     Z5, Z4, Z2
 	VPADDD         Z2, Z1, Z1
 	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
@@ -2480,7 +2530,7 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z11, Z1, K1, Z1
+	VPANDNQ.Z      Z12, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
 	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
@@ -2526,61 +2576,242 @@ admit:
 	ANDNQ          DI, R8, DI
 	MOVQ           p+0(FP), R8
 	MOVQ           32(R8), R8
+	VMOVDQU64      (R8), Z0
 	CMPQ           SI, $0x08
 	JHI            some
-	POPCNTQ        DI, R9
-	CMPQ           R9, SI
+	POPCNTQ        DI, R8
+	CMPQ           R8, SI
 	JCS            some
-	MOVQ           $-1, R9
-	BZHIQ          SI, R9, R9
-	KMOVB          R9, K1
-	MOVQ           p+0(FP), R9
-	MOVQ           40(R9), R9
-	VMOVDQU32.Z    (R9), K1, Y0
-	VPSRLD         $0x18, Y0, Y1
-	VPANDD.BCST    avx512_constants<>+448(SB), Y0, Y0
-	VPMOVZXDQ      Y1, Z1
-	VPSLLQ         $0x03, Z1, Z1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
-	VPSLLVQ        Z1, Z2, Z2
-	VEXTRACTI64X4  $0x01, Z2, Y1
-	VPADDQ         Y2, Y1, Y1
-	VEXTRACTI128   $0x01, Y1, X2
-	VPADDQ         X1, X2, X2
-	VPSHUFD        $0x4e, X2, X1
-	VPADDQ         X1, X2, X2
-	VPMOVZXBD      X2, Y1
-	VPTESTMD       Y1, Y1, K1
-	MOVQ           s+40(FP), R9
-	VMOVDQU32.Z    (R9), K1, Y1
-	VPUNPCKLDQ     Y1, Y0, Y3
-	VPUNPCKHDQ     Y1, Y0, Y0
-	VPADDD         Y0, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X0
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVQ          X0, R9
-	MOVQ           R9, R10
-	SHRQ           $0x20, R10
-	ADDL           R9, R10
-	ADDL           DX, R10
-	MOVQ           p+0(FP), R11
-	MOVQ           16(R11), R11
-	MOVL           4(R11), R11
-	CMPL           R10, R11
+	MOVQ           $-1, R8
+	BZHIQ          SI, R8, R8
+	KMOVB          R8, K1
+	MOVQ           p+0(FP), R8
+	MOVQ           40(R8), R8
+	VMOVDQU32.Z    (R8), K1, Y1
+	VPSRLD         $0x18, Y1, Y2
+	VPANDD.BCST    avx512_constants<>+448(SB), Y1, Y1
+	VPMOVZXDQ      Y2, Z2
+	VPSLLQ         $0x03, Z2, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z3
+	VPSLLVQ        Z2, Z3, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y2
+	VPADDQ         Y3, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X3
+	VPADDQ         X2, X3, X3
+	VPSHUFD        $0x4e, X3, X2
+	VPADDQ         X2, X3, X3
+	VPMOVZXBD      X3, Y2
+	VPTESTMD       Y2, Y2, K1
+	MOVQ           s+40(FP), R8
+	VMOVDQU32.Z    (R8), K1, Y2
+	VPUNPCKLDQ     Y2, Y1, Y4
+	VPUNPCKHDQ     Y2, Y1, Y1
+	VPADDD         Y1, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X1
+	VPADDD         X4, X1, X1
+	VPSHUFD        $0x4e, X1, X2
+	VPADDD         X2, X1, X1
+	VMOVQ          X1, R8
+	MOVQ           R8, R9
+	SHRQ           $0x20, R9
+	ADDL           R8, R9
+	ADDL           DX, R9
+	MOVQ           p+0(FP), R10
+	MOVQ           16(R10), R10
+	MOVL           4(R10), R10
+	CMPL           R9, R10
 	JHI            some
-	VMOVQ          X2, 36(BX)
-	ADDL           R9, 32(CX)
-	SUBL           R9, 48(CX)
+	VMOVQ          X3, 36(BX)
+	ADDL           R8, 32(CX)
+	SUBL           R8, 48(CX)
 	ADDL           SI, 80(CX)
 	XORL           DX, DX
 	MOVL           DX, 20(CX)
-	MOVQ           SI, DX
 	JMP            admitted
 
 some:
-	MOVQ    DI, (SP)
+	CMPQ            SI, $0x10
+	JHI             any
+	POPCNTQ         DI, R8
+	CMPQ            R8, SI
+	JCS             any
+	MOVQ            $-1, R8
+	BZHIQ           SI, R8, R8
+	KMOVW           R8, K1
+	MOVQ            p+0(FP), SI
+	MOVQ            40(SI), SI
+	VMOVDQU32       (SI), Z1
+	VPSRLD          $0x18, Z1, Z2
+	MOVQ            s+40(FP), SI
+	VBROADCASTI32X8 (SI), Z0
+	VPERMD          Z0, Z2, Z0
+	VPTESTMD        Z0, Z0, K1, K2
+	KORTESTW        K2, K2
+	JNZ             any
+	VPTERNLOGD      $0xff, Z10, Z10, Z10
+	VPANDD.BCST     avx512_constants<>+448(SB), Z1, K1, Z10
+	VMOVDQU         Y10, (SP)
+	VEXTRACTI64X4   $0x01, Z10, 32(SP)
+	XORL            SI, SI
+	MOVQ            p+0(FP), R9
+	MOVQ            16(R9), R9
+	MOVL            4(R9), R9
+	SUBL            DX, R9
+	CMOVLCS         SI, R9
+	MOVL            R9, DX
+	MOVL            R9, R10
+	SUBL            (SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            4(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            8(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            12(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            16(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            20(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            24(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            28(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            32(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            36(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            40(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            44(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            48(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            52(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            56(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            60(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	SUBL            R9, DX
+	VPBROADCASTW    SI, Y0
+	VPTESTNMW       avx512_constants<>+1792(SB), Y0, K1
+	KMOVW           K1, R9
+	POPCNTL         R9, SI
+	MOVQ            p+0(FP), R12
+	MOVQ            32(R12), R12
+	MOVQ            p+0(FP), R10
+	MOVQ            8(R10), R10
+	MOVL            16(R10), R10
+	MOVQ            f+8(FP), R11
+	SUBL            68(R11), R10
+	XORL            R11, R11
+	INCL            R10
+	CMOVLLT         R11, R10
+	SHLQ            $0x30, R10
+	VPBROADCASTQ    R10, Z0
+	VMOVDQU64       (R12), Z3
+	VPCMPUQ         $0x01, Z0, Z3, K2
+	VMOVDQU64       64(R12), Z4
+	VPCMPUQ         $0x01, Z0, Z4, K3
+	KUNPCKBW        K2, K3, K2
+	KMOVW           K2, R11
+	ANDL            R8, R11
+	ANDNL           R11, R9, R11
+	POPCNTL         R11, R10
+	ADDL            R10, 88(CX)
+	ADDL            DX, 32(CX)
+	SUBL            DX, 48(CX)
+	ADDL            SI, 80(CX)
+	ANDNL           R8, R9, DX
+	ANDNL           DX, R11, DX
+	POPCNTL         DX, R8
+	MOVL            R8, 20(CX)
+
+failing:
+	TESTL  R11, R11
+	JZ     kept
+	TZCNTL R11, R8
+	BLSRL  R11, R11
+	MOVL   (SP)(R8*4), R8
+	SUBL   R8, 48(CX)
+	JMP    failing
+
+kept:
+	VMOVDQU        avx512_constants<>+1824(SB), X5
+	VPCOMPRESSB.Z  X5, K1, X5
+	VPMOVZXBQ      X5, Z0
+	VPERMI2Q       Z4, Z3, Z0
+	VPSRLDQ        $0x08, X5, X5
+	VPMOVZXBQ      X5, Z5
+	VPERMI2Q       Z4, Z3, Z5
+	VMOVDQU64      Z0, 56(BX)
+	VMOVDQU64      Z5, 120(BX)
+	MOVL           SI, 20(BX)
+	VPMOVZXDQ      Y2, Z5
+	VPSLLQ         $0x03, Z5, Z5
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z6
+	VPSLLVQ        Z5, Z6, Z6
+	VEXTRACTI64X4  $0x01, Z2, Y2
+	KSHIFTRW       $0x08, K1, K1
+	VPMOVZXDQ      Y2, Z2
+	VPSLLQ         $0x03, Z2, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z5
+	VPSLLVQ        Z2, Z5, Z5
+	VPADDQ         Z5, Z6, Z6
+	VEXTRACTI64X4  $0x01, Z6, Y2
+	VPADDQ         Y6, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X5
+	VPADDQ         X2, X5, X5
+	VPSHUFD        $0x4e, X5, X2
+	VPADDQ         X2, X5, X5
+	VMOVQ          X5, 36(BX)
+	KMOVW          DX, K1
+	VPCOMPRESSD.Z  Z1, K1, Z1
+	MOVQ           p+0(FP), R8
+	MOVQ           40(R8), R8
+	VMOVDQU32      Z1, (R8)
+	VPCOMPRESSQ.Z  Z3, K1, Z3
+	VMOVDQU64      Z3, (R12)
+	KSHIFTRW       $0x08, K1, K1
+	VPCOMPRESSQ.Z  Z4, K1, Z4
+	MOVBLZX        DL, DX
+	POPCNTL        DX, DX
+	VMOVDQU64      Z4, (R12)(DX*8)
+	JMP            entering
+
+any:
+	MOVQ    DI, 64(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -2618,7 +2849,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 8(SP)
+	MOVQ            AX, 72(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -2690,7 +2921,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    8(SP), DI
+	MOVQ    72(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -2755,49 +2986,50 @@ eight:
 	JMP           eight
 
 end:
-	MOVL  R11, 20(BX)
-	MOVQ  p+0(FP), CX
-	MOVQ  8(CX), CX
-	MOVL  AX, 20(CX)
-	MOVL  28(BX), AX
-	ADDL  AX, 32(CX)
-	MOVL  24(BX), AX
-	ADDL  AX, 88(CX)
-	MOVL  20(BX), AX
-	ADDL  AX, 80(CX)
-	MOVL  32(BX), AX
-	SUBL  AX, 48(CX)
-	MOVQ  (SP), DI
-	MOVQ  p+0(FP), AX
-	MOVQ  (AX), AX
-	MOVQ  p+0(FP), CX
-	MOVQ  8(CX), CX
-	MOVL  20(BX), DX
-	LEAQ  56(BX), R8
-	CMPQ  DX, $0x08
+	MOVL      R11, 20(BX)
+	MOVQ      p+0(FP), CX
+	MOVQ      8(CX), CX
+	MOVL      AX, 20(CX)
+	MOVL      28(BX), AX
+	ADDL      AX, 32(CX)
+	MOVL      24(BX), AX
+	ADDL      AX, 88(CX)
+	MOVL      20(BX), AX
+	ADDL      AX, 80(CX)
+	MOVL      32(BX), AX
+	SUBL      AX, 48(CX)
+	MOVQ      64(SP), DI
+	MOVQ      p+0(FP), AX
+	MOVQ      (AX), AX
+	MOVQ      p+0(FP), CX
+	MOVQ      8(CX), CX
+	MOVL      20(BX), SI
+	VMOVDQU64 56(BX), Z0
+
+entering:
+	CMPQ  SI, $0x08
 	JHI   many
-	TESTQ DX, DX
+	TESTQ SI, SI
 	JZ    nobody
 
 admitted:
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	PDEPQ          DI, SI, DI
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	VMOVDQU64      (R8), Z0
-	MOVQ           f+8(FP), DX
-	MOVQ           88(DX), DX
+	MOVQ           $-1, DX
+	BZHIQ          SI, DX, DX
+	PDEPQ          DI, DX, DI
+	MOVQ           $-1, DX
+	BZHIQ          SI, DX, DX
+	MOVQ           f+8(FP), SI
+	MOVQ           88(SI), SI
 	MOVQ           p+0(FP), R8
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
-	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
-	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
+	VPCMPUQ.BCST   $0x01, 192(SI), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(SI), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(SI), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      (DX), Z2
+	VMOVDQU64      (SI), Z2
 	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
 	VPSRLQ         $0x08, Z0, Z3
@@ -2808,21 +3040,21 @@ admitted:
 	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
 	VPSLLQ         $0x02, Z1, Z4
-	VPSRLQ         $0x12, Z0, Z6
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z6, Z6
+	VPSRLQ         $0x12, Z0, Z5
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z5, Z5
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z6, Z6
+	VPADDQ         Z1, Z5, Z5
 	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
-	VPSUBQ         Z1, Z6, Z6
+	VPSUBQ         Z1, Z5, Z5
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z8
-	VPERMI2W       Z8, Z7, Z1
+	VMOVDQU64      64(SI), Z6
+	VMOVDQU64      128(SI), Z8
+	VPERMI2W       Z8, Z6, Z1
 	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z7
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z7, Z7
-	VPADDQ.BCST    avx512_constants<>+264(SB), Z7, Z7
+	VPSRLQ         $0x1f, Z0, Z6
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z6, Z6
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z6, Z6
 	VPSRLQ         $0x21, Z0, Z8
 	VPANDQ.BCST    avx512_constants<>+488(SB), Z8, Z8
 	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z8, Z8
@@ -2833,8 +3065,8 @@ admitted:
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
 	VPORQ          Z0, Z9, Z9
-	VPADDQ         Z2, Z6, Z6
-	KMOVB          SI, K1
+	VPADDQ         Z2, Z5, Z5
+	KMOVB          DX, K1
 	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
 	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
 	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
@@ -2890,8 +3122,8 @@ admitted:
 	VPERMB         Z9, Z2, K1, Z3
 	VMOVDQU8       Z3, 832(AX)
 	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_constants<>+896(SB), X5
-	VPMULLW        X5, X3, X3
+	VMOVDQU        avx512_constants<>+896(SB), X7
+	VPMULLW        X7, X3, X3
 	VPACKUSWB      X3, X3, X3
 	VPBROADCASTQ   X3, Z3
 	VPERMB         Z3, Z4, Z3
@@ -2920,19 +3152,19 @@ admitted:
 	VPERMW         Z1, Z3, K1, Z4
 	VMOVDQU16      Z4, 256(AX)
 	VMOVDQU16      512(AX), Z4
-	VPERMW         Z7, Z3, K1, Z4
+	VPERMW         Z6, Z3, K1, Z4
 	VMOVDQU16      Z4, 512(AX)
 	VPMOVZXBD      X2, Z4
 	VPSRLD         $0x02, Z4, Z4
 	VMOVDQU32      (AX), Z3
-	VPERMD         Z6, Z4, K1, Z3
+	VPERMD         Z5, Z4, K1, Z3
 	VMOVDQU32      Z3, (AX)
 	VEXTRACTI32X4  $0x01, Z2, X3
 	VPMOVZXBD      X3, Z4
 	VPSRLD         $0x02, Z4, Z4
 	VMOVDQU32      64(AX), Z3
 	KSHIFTRQ       $0x10, K1, K3
-	VPERMD         Z6, Z4, K3, Z3
+	VPERMD         Z5, Z4, K3, Z3
 	VMOVDQU32      Z3, 64(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
@@ -2947,21 +3179,21 @@ admitted:
 	VMOVDQU16      Z4, 320(AX)
 	VMOVDQU16      576(AX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z7, Z3, K3, Z1
+	VPERMW         Z6, Z3, K3, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VEXTRACTI32X4  $0x02, Z2, X1
 	VPMOVZXBD      X1, Z3
 	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(AX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMD         Z6, Z3, K3, Z1
+	VPERMD         Z5, Z3, K3, Z1
 	VMOVDQU32      Z1, 128(AX)
 	VEXTRACTI32X4  $0x03, Z2, X1
 	VPMOVZXBD      X1, Z2
 	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(AX), Z1
 	KSHIFTRQ       $0x30, K1, K1
-	VPERMD         Z6, Z2, K1, Z1
+	VPERMD         Z5, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(AX)
 
 placed:
@@ -2980,57 +3212,57 @@ placed:
 	VPBROADCASTQ   944(AX), Z4
 	VPTESTMQ       Z3, Z1, K1
 	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z3, Z4, Z6
-	VPANDNQ        Z1, Z6, Z6
-	VPTESTMQ       Z6, Z6, K3
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z7
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z7
-	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z7
+	VPORQ          Z3, Z4, Z5
+	VPANDNQ        Z1, Z5, Z5
+	VPTESTMQ       Z5, Z5, K3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
 	VPANDQ         Z4, Z1, Z4
 	VPANDQ         Z3, Z1, K1, Z4
-	VMOVDQA64      Z6, K3, Z4
+	VMOVDQA64      Z5, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z3
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z3
 	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z6
-	VPTESTNMQ      Z6, Z4, K1, K1
-	VPSUBQ         Z3, Z7, Z3
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z5
+	VPTESTNMQ      Z5, Z4, K1, K1
+	VPSUBQ         Z3, Z6, Z3
 	VPMULUDQ.Z     Z2, Z3, K1, Z3
 	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
 	VMOVDQA64.Z    Z4, K1, Z3
 	VEXTRACTI64X4  $0x01, Z3, Y4
 	VPORD          Y3, Y4, Y4
-	VEXTRACTI128   $0x01, Y4, X5
-	VPORD          X4, X5, X5
-	VPSHUFD        $0x4e, X5, X3
-	VPORD          X3, X5, X5
-	VMOVQ          X5, X5
-	VMOVDQU        Y5, 64(DX)
+	VEXTRACTI128   $0x01, Y4, X7
+	VPORD          X4, X7, X7
+	VPSHUFD        $0x4e, X7, X3
+	VPORD          X3, X7, X7
+	VMOVQ          X7, X7
+	VMOVDQU        Y7, 64(DX)
 	VPBROADCASTQ   912(AX), Z3
 	VPBROADCASTQ   920(AX), Z4
 	VPBROADCASTQ   960(AX), Z5
-	VPANDQ         Z3, Z1, Z6
+	VPANDQ         Z3, Z1, Z7
 	VPANDNQ        Z1, Z3, Z1
-	VPTESTMQ       Z6, Z4, K1
+	VPTESTMQ       Z7, Z4, K1
 	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z3
 	VPTESTMQ       Z1, Z4, K1
 	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z3
-	VPANDNQ        Z6, Z4, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPANDNQ        Z7, Z4, Z7
+	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z3
 	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z1, Z5, Z6
-	VPTESTMQ       Z6, Z6, K1
+	VPANDNQ        Z1, Z5, Z7
+	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z3
-	VPMOVQB        Z7, X1
+	VPMOVQB        Z6, X1
 	VMOVQ          X1, 60(CX)
 	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(CX)
-	VPMULUDQ       Z2, Z7, Z1
+	VPMULUDQ       Z2, Z6, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
@@ -3074,9 +3306,9 @@ nobody:
 	VPORQ          Z2, Z3, Z4
 	VPANDNQ        Z0, Z4, Z4
 	VPTESTMQ       Z4, Z4, K3
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
-	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z5
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z5
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z5
 	VPANDQ         Z3, Z0, Z3
 	VPANDQ         Z2, Z0, K1, Z3
 	VMOVDQA64      Z4, K3, Z3
@@ -3088,40 +3320,40 @@ nobody:
 	VPTESTMQ       Z3, Z3, K1
 	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z4
 	VPTESTNMQ      Z4, Z3, K1, K1
-	VPSUBQ         Z2, Z6, Z2
+	VPSUBQ         Z2, Z5, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
 	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPORD          Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X5
-	VPORD          X3, X5, X5
-	VPSHUFD        $0x4e, X5, X2
-	VPORD          X2, X5, X5
-	VMOVQ          X5, X5
-	VMOVDQU        Y5, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X7
+	VPORD          X3, X7, X7
+	VPSHUFD        $0x4e, X7, X2
+	VPORD          X2, X7, X7
+	VMOVQ          X7, X7
+	VMOVDQU        Y7, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
 	VPBROADCASTQ   920(AX), Z3
 	VPBROADCASTQ   960(AX), Z4
-	VPANDQ         Z2, Z0, Z5
+	VPANDQ         Z2, Z0, Z6
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z5, Z3, K1
+	VPTESTMQ       Z6, Z3, K1
 	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
 	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
-	VPANDNQ        Z5, Z3, Z5
-	VPTESTMQ       Z5, Z5, K1
+	VPANDNQ        Z6, Z3, Z6
+	VPTESTMQ       Z6, Z6, K1
 	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
 	VPORQ          Z3, Z4, Z4
-	VPANDNQ        Z0, Z4, Z5
-	VPTESTMQ       Z5, Z5, K1
+	VPANDNQ        Z0, Z4, Z6
+	VPTESTMQ       Z6, Z6, K1
 	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
-	VPMOVQB        Z6, X0
+	VPMOVQB        Z5, X0
 	VMOVQ          X0, 60(CX)
 	VPMOVQB        Z2, X0
 	VMOVQ          X0, 68(CX)
-	VPMULUDQ       Z1, Z6, Z0
+	VPMULUDQ       Z1, Z5, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
@@ -3284,25 +3516,75 @@ flood:
 
 // func stepTrailingAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
-TEXT ·stepTrailingAVX512(SB), NOSPLIT, $136-57
-	MOVQ    p+0(FP), AX
-	MOVQ    (AX), AX
-	MOVQ    p+0(FP), CX
-	MOVQ    8(CX), CX
-	MOVQ    928(AX), DX
-	MOVQ    f+8(FP), BX
-	POPCNTQ DX, DX
-	IMULL   76(BX), DX
-	MOVL    32(CX), BX
-	ADDL    36(CX), BX
-	ADDL    BX, DX
-	MOVQ    p+0(FP), BX
-	MOVQ    16(BX), BX
-	MOVL    (BX), BX
-	CMPL    DX, BX
-	JLS     operate
-	MOVB    $0x00, AL
-	MOVB    AL, stage+56(FP)
+TEXT ·stepTrailingAVX512(SB), NOSPLIT, $200-57
+	MOVQ          p+0(FP), AX
+	MOVQ          (AX), AX
+	MOVQ          p+0(FP), CX
+	MOVQ          8(CX), CX
+	MOVQ          928(AX), DX
+	MOVQ          f+8(FP), SI
+	POPCNTQ       DX, BX
+	IMULL         76(SI), BX
+	MOVL          32(CX), SI
+	ADDL          36(CX), SI
+	ADDL          SI, BX
+	MOVQ          p+0(FP), DI
+	MOVQ          16(DI), DI
+	MOVL          (DI), DI
+	CMPL          BX, DI
+	JLS           operate
+	MOVQ          904(AX), BX
+	ANDNQ         DX, BX, DX
+	VPBROADCASTD  avx512_constants<>+20(SB), Z1
+	KMOVQ         DX, K1
+	VPADDD        (AX), Z1, Z0
+	VPMOVZXWD     512(AX), Z2
+	VPADDD        Z0, Z2, Z2
+	VPSRLD        $0x07, Z0, Z0
+	VPSRLD        $0x07, Z2, Z2
+	VPSUBD.Z      Z0, Z2, K1, Z0
+	VPADDD        64(AX), Z1, Z2
+	VPMOVZXWD     544(AX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        128(AX), Z1, Z2
+	VPMOVZXWD     576(AX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        192(AX), Z1, Z1
+	VPMOVZXWD     608(AX), Z2
+	VPADDD        Z1, Z2, Z2
+	VPSRLD        $0x07, Z1, Z1
+	VPSRLD        $0x07, Z2, Z2
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z1, Z2, K1, Z2
+	VPADDD        Z2, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, DX
+	SHLL          $0x02, DX
+	ADDL          DX, SI
+	MOVQ          p+0(FP), DX
+	MOVQ          16(DX), DX
+	MOVL          (DX), DX
+	CMPL          SI, DX
+	JLS           operate
+	MOVB          $0x00, AL
+	MOVB          AL, stage+56(FP)
 	VZEROUPPER
 	RET
 
@@ -3310,7 +3592,7 @@ operate:
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -3343,169 +3625,169 @@ operate:
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z13
-	VMOVDQU32      avx512_constants<>+2048(SB), Z14
-	VMOVDQU32      avx512_constants<>+2112(SB), Z15
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z2
+	VMOVDQU32      avx512_constants<>+2112(SB), Z3
 	VMOVDQU32      avx512_constants<>+2176(SB), Z16
-	VPBROADCASTD   avx512_constants<>+20(SB), Z20
+	VMOVDQU32      avx512_constants<>+2240(SB), Z17
+	VPBROADCASTD   avx512_constants<>+20(SB), Z21
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_constants<>+1268(SB), Z19
-	VMOVDQU32      72(SP), Y2
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z20
+	VMOVDQU32      72(SP), Y4
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y3
+	VMOVDQU32      32(DI), Y5
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z18
-	VBROADCASTSS   112(SP), Z17
+	VPBROADCASTD   16(DI), Z19
+	VBROADCASTSS   112(SP), Z18
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z21
-	VPADDD         Z21, Z21, Z21
+	VPBROADCASTD   4(DI), Z22
+	VPADDD         Z22, Z22, Z22
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z23
-	VPMOVZXWD      256(DX)(BX*2), Z22
-	VPADDD         Z23, Z22, Z22
-	VCVTUDQ2PS     Z23, Z24
-	VCVTUDQ2PS     Z22, Z22
-	VDIVPS.Z       Z22, Z24, K1, Z22
-	VPMOVZXBD      704(DX)(BX*1), Z24
-	VPMOVZXBD      (SP)(BX*1), Z25
-	VPADDD         Z20, Z23, Z20
-	VPSRLD         $0x07, Z20, Z20
-	VPERMD         Z2, Z24, Z2
-	VPSUBD         Z2, Z20, Z20
-	VPERMD         Z1, Z25, Z1
-	VPSLLVD        Z1, Z20, Z20
-	VPERMPS        Z0, Z25, Z0
-	VPMINUD        Z21, Z20, Z1
+	VMOVDQU32      (DX)(BX*4), Z24
+	VPMOVZXWD      256(DX)(BX*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(DX)(BX*1), Z25
+	VPMOVZXBD      (SP)(BX*1), Z26
+	VPADDD         Z21, Z24, Z21
+	VPSRLD         $0x07, Z21, Z21
+	VPERMD         Z4, Z25, Z4
+	VPSUBD         Z4, Z21, Z21
+	VPERMD         Z1, Z26, Z1
+	VPSLLVD        Z1, Z21, Z21
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z22, Z21, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z17, Z1, Z1
+	VMULPS         Z18, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z3, Z24, K2, Z2
-	VPADDD         Z20, Z2, Z2
-	VPMINUD        Z21, Z2, Z2
-	VCVTUDQ2PS     Z2, Z2
-	VMULPS         Z17, Z2, Z2
-	VPERMPS        Z13, Z25, Z13
-	VPSRLD         $0x04, Z25, Z25
-	VPERMPS        Z14, Z25, Z14
+	VPERMD.Z       Z5, Z25, K2, Z4
+	VPADDD         Z21, Z4, Z4
+	VPMINUD        Z22, Z4, Z4
+	VCVTUDQ2PS     Z4, Z4
+	VMULPS         Z18, Z4, Z4
+	VPERMPS        Z2, Z26, Z2
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z3, Z26, Z3
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z19, K2, Z14
-	VPERMPS        Z16, Z25, Z19
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z16
-	VPMINUD.BCST   avx512_constants<>+1272(SB), Z16, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_constants<>+1276(SB), Z16, Z16
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z17
+	VMOVAPS        Z20, K2, Z3
+	VPERMPS        Z17, Z26, Z20
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z17
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_constants<>+2240(SB), Z17, Z17
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z20
-	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_constants<>+2244(SB), Z20, Z20
-	VPMOVSXWD      384(DX)(BX*2), Z21
-	VPSUBD.Z       Z21, Z18, K1, Z21
-	VPMINUD.BCST   avx512_constants<>+2248(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z17, Z17
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_constants<>+1840(SB), Z18, Z18
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_constants<>+2252(SB), Z21, Z21
-	VPERMPS.Z      Z15, Z24, K1, Z15
+	VMULPS.BCST    avx512_constants<>+1844(SB), Z21, Z21
+	VPMOVSXWD      384(DX)(BX*2), Z22
+	VPSUBD.Z       Z22, Z19, K1, Z22
+	VPMINUD.BCST   avx512_constants<>+1848(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_constants<>+1852(SB), Z22, Z22
+	VPERMPS.Z      Z16, Z25, K1, Z16
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VUNPCKLPS      Z1, Z0, Z18
+	VUNPCKLPS      Z1, Z0, Z19
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z22, Z2, Z1
-	VUNPCKHPS      Z22, Z2, Z2
-	VUNPCKLPD      Z1, Z18, Z22
-	VUNPCKHPD      Z1, Z18, Z1
-	VUNPCKLPD      Z2, Z0, Z18
-	VUNPCKHPD      Z2, Z0, Z0
-	VUNPCKLPS      Z17, Z16, Z2
-	VUNPCKHPS      Z17, Z16, Z16
-	VUNPCKLPS      Z19, Z14, Z17
-	VUNPCKHPS      Z19, Z14, Z14
-	VUNPCKLPD      Z17, Z2, Z19
-	VUNPCKHPD      Z17, Z2, Z2
-	VUNPCKLPD      Z14, Z16, Z17
-	VUNPCKHPD      Z14, Z16, Z14
-	VUNPCKLPS      Z21, Z20, Z16
-	VUNPCKHPS      Z21, Z20, Z20
-	VUNPCKLPS      Z13, Z15, Z21
-	VUNPCKHPS      Z13, Z15, Z13
-	VUNPCKLPD      Z21, Z16, Z15
-	VUNPCKHPD      Z21, Z16, Z16
-	VUNPCKLPD      Z13, Z20, Z21
-	VUNPCKHPD      Z13, Z20, Z13
-	VMOVDQU64      avx512_constants<>+2304(SB), Z20
-	VMOVDQU64      avx512_constants<>+2368(SB), Z23
-	VMOVDQA64      Z22, Z24
-	VPERMT2PD      Z19, Z20, Z24
+	VUNPCKLPS      Z23, Z4, Z1
+	VUNPCKHPS      Z23, Z4, Z4
+	VUNPCKLPD      Z1, Z19, Z23
+	VUNPCKHPD      Z1, Z19, Z1
+	VUNPCKLPD      Z4, Z0, Z19
+	VUNPCKHPD      Z4, Z0, Z0
+	VUNPCKLPS      Z18, Z17, Z4
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z20, Z3, Z18
+	VUNPCKHPS      Z20, Z3, Z3
+	VUNPCKLPD      Z18, Z4, Z20
+	VUNPCKHPD      Z18, Z4, Z4
+	VUNPCKLPD      Z3, Z17, Z18
+	VUNPCKHPD      Z3, Z17, Z3
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z2, Z16, Z22
+	VUNPCKHPS      Z2, Z16, Z2
+	VUNPCKLPD      Z22, Z17, Z16
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z2, Z21, Z22
+	VUNPCKHPD      Z2, Z21, Z2
+	VMOVDQU64      avx512_constants<>+2304(SB), Z21
+	VMOVDQU64      avx512_constants<>+2368(SB), Z24
+	VMOVDQA64      Z23, Z25
+	VPERMT2PD      Z20, Z21, Z25
+	VMOVDQA64      Z23, Z23
+	VPERMT2PD      Z20, Z24, Z23
+	VMOVDQA64      Z16, Z20
+	VPERMT2PD      Z1, Z21, Z20
+	VMOVDQA64      Z16, Z16
+	VPERMT2PD      Z1, Z24, Z16
+	VMOVDQA64      Z4, Z1
+	VPERMT2PD      Z17, Z21, Z1
+	VMOVDQA64      Z4, Z4
+	VPERMT2PD      Z17, Z24, Z4
+	VMOVDQA64      Z19, Z17
+	VPERMT2PD      Z18, Z21, Z17
+	VMOVDQA64      Z19, Z19
+	VPERMT2PD      Z18, Z24, Z19
+	VMOVDQA64      Z22, Z18
+	VPERMT2PD      Z0, Z21, Z18
 	VMOVDQA64      Z22, Z22
-	VPERMT2PD      Z19, Z23, Z22
-	VMOVDQA64      Z15, Z19
-	VPERMT2PD      Z1, Z20, Z19
-	VMOVDQA64      Z15, Z15
-	VPERMT2PD      Z1, Z23, Z15
-	VMOVDQA64      Z2, Z1
-	VPERMT2PD      Z16, Z20, Z1
-	VMOVDQA64      Z2, Z2
-	VPERMT2PD      Z16, Z23, Z2
-	VMOVDQA64      Z18, Z16
-	VPERMT2PD      Z17, Z20, Z16
-	VMOVDQA64      Z18, Z18
-	VPERMT2PD      Z17, Z23, Z18
-	VMOVDQA64      Z21, Z17
-	VPERMT2PD      Z0, Z20, Z17
-	VMOVDQA64      Z21, Z21
-	VPERMT2PD      Z0, Z23, Z21
-	VMOVDQA64      Z14, Z0
-	VPERMT2PD      Z13, Z20, Z0
-	VMOVDQA64      Z14, Z14
-	VPERMT2PD      Z13, Z23, Z14
-	VMOVUPS        Y24, 64(DX)
-	VMOVUPS        Y19, 96(DX)
+	VPERMT2PD      Z0, Z24, Z22
+	VMOVDQA64      Z3, Z0
+	VPERMT2PD      Z2, Z21, Z0
+	VMOVDQA64      Z3, Z3
+	VPERMT2PD      Z2, Z24, Z3
+	VMOVUPS        Y25, 64(DX)
+	VMOVUPS        Y20, 96(DX)
 	VMOVUPS        Y1, 128(DX)
-	VMOVUPS        Y16, 160(DX)
-	VMOVUPS        Y17, 192(DX)
+	VMOVUPS        Y17, 160(DX)
+	VMOVUPS        Y18, 192(DX)
 	VMOVUPS        Y0, 224(DX)
-	VEXTRACTF64X4  $0x01, Z24, 256(DX)
-	VEXTRACTF64X4  $0x01, Z19, 288(DX)
+	VEXTRACTF64X4  $0x01, Z25, 256(DX)
+	VEXTRACTF64X4  $0x01, Z20, 288(DX)
 	VEXTRACTF64X4  $0x01, Z1, 320(DX)
-	VEXTRACTF64X4  $0x01, Z16, 352(DX)
-	VEXTRACTF64X4  $0x01, Z17, 384(DX)
+	VEXTRACTF64X4  $0x01, Z17, 352(DX)
+	VEXTRACTF64X4  $0x01, Z18, 384(DX)
 	VEXTRACTF64X4  $0x01, Z0, 416(DX)
-	VMOVUPS        Y22, 448(DX)
-	VMOVUPS        Y15, 480(DX)
-	VMOVUPS        Y2, 512(DX)
-	VMOVUPS        Y18, 544(DX)
-	VMOVUPS        Y21, 576(DX)
-	VMOVUPS        Y14, 608(DX)
-	VEXTRACTF64X4  $0x01, Z22, 640(DX)
-	VEXTRACTF64X4  $0x01, Z15, 672(DX)
-	VEXTRACTF64X4  $0x01, Z2, 704(DX)
-	VEXTRACTF64X4  $0x01, Z18, 736(DX)
-	VEXTRACTF64X4  $0x01, Z21, 768(DX)
-	VEXTRACTF64X4  $0x01, Z14, 800(DX)
+	VMOVUPS        Y23, 448(DX)
+	VMOVUPS        Y16, 480(DX)
+	VMOVUPS        Y4, 512(DX)
+	VMOVUPS        Y19, 544(DX)
+	VMOVUPS        Y22, 576(DX)
+	VMOVUPS        Y3, 608(DX)
+	VEXTRACTF64X4  $0x01, Z23, 640(DX)
+	VEXTRACTF64X4  $0x01, Z16, 672(DX)
+	VEXTRACTF64X4  $0x01, Z4, 704(DX)
+	VEXTRACTF64X4  $0x01, Z19, 736(DX)
+	VEXTRACTF64X4  $0x01, Z22, 768(DX)
+	VEXTRACTF64X4  $0x01, Z3, 800(DX)
 	JMP            written0
 
 empty0:
 	MOVQ    trail+48(FP), DX
 	MOVQ    176(DX), DX
-	VPXORD  Z2, Z2, Z2
-	VMOVUPS Z2, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z2, 192(DX)
-	VMOVUPS Z2, 256(DX)
-	VMOVUPS Z2, 320(DX)
-	VMOVUPS Z2, 384(DX)
-	VMOVUPS Z2, 448(DX)
-	VMOVUPS Z2, 512(DX)
-	VMOVUPS Z2, 576(DX)
-	VMOVUPS Z2, 640(DX)
-	VMOVUPS Z2, 704(DX)
-	VMOVUPS Z2, 768(DX)
+	VPXORD  Z4, Z4, Z4
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z4, 128(DX)
+	VMOVUPS Z4, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z4, 320(DX)
+	VMOVUPS Z4, 384(DX)
+	VMOVUPS Z4, 448(DX)
+	VMOVUPS Z4, 512(DX)
+	VMOVUPS Z4, 576(DX)
+	VMOVUPS Z4, 640(DX)
+	VMOVUPS Z4, 704(DX)
+	VMOVUPS Z4, 768(DX)
 
 written0:
 	MOVQ         ops+16(FP), DX
@@ -3629,173 +3911,173 @@ risked:
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_constants<>+1856(SB), Z13
-	VMOVDQU32      avx512_constants<>+1920(SB), Z14
-	VMOVDQU32      avx512_constants<>+1984(SB), Z15
+	VMOVDQU32      avx512_constants<>+1920(SB), Z3
+	VMOVDQU32      avx512_constants<>+1984(SB), Z4
 	VMOVDQU32      avx512_constants<>+2048(SB), Z16
 	VMOVDQU32      avx512_constants<>+2112(SB), Z17
 	VMOVDQU32      avx512_constants<>+2176(SB), Z18
-	VPBROADCASTD   avx512_constants<>+20(SB), Z22
+	VMOVDQU32      avx512_constants<>+2240(SB), Z19
+	VPBROADCASTD   avx512_constants<>+20(SB), Z23
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_constants<>+1268(SB), Z21
-	VMOVDQU32      72(SP), Y3
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z22
+	VMOVDQU32      72(SP), Y5
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y4
+	VMOVDQU32      32(DI), Y6
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z20
-	VBROADCASTSS   112(SP), Z19
+	VPBROADCASTD   16(DI), Z21
+	VBROADCASTSS   112(SP), Z20
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z23
-	VPADDD         Z23, Z23, Z23
+	VPBROADCASTD   4(DI), Z24
+	VPADDD         Z24, Z24, Z24
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z25
-	VPMOVZXWD      256(DX)(BX*2), Z24
-	VPADDD         Z25, Z24, Z24
-	VCVTUDQ2PS     Z25, Z26
-	VCVTUDQ2PS     Z24, Z24
-	VDIVPS.Z       Z24, Z26, K1, Z24
-	VPMOVZXBD      704(DX)(BX*1), Z26
-	VPMOVZXBD      (SP)(BX*1), Z27
-	VPADDD         Z22, Z25, Z22
-	VPSRLD         $0x07, Z22, Z22
-	VPERMD         Z3, Z26, Z25
-	VPSUBD         Z25, Z22, Z22
-	VPERMD         Z14, Z27, Z14
-	VPSLLVD        Z14, Z22, Z22
-	VPERMPS        Z13, Z27, Z13
-	VPMINUD        Z23, Z22, Z14
-	VCVTUDQ2PS     Z14, Z14
-	VMULPS         Z19, Z14, Z14
-	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z26, K2, Z4
-	VPADDD         Z22, Z4, Z4
-	VPMINUD        Z23, Z4, Z4
+	VMOVDQU32      (DX)(BX*4), Z26
+	VPMOVZXWD      256(DX)(BX*2), Z25
+	VPADDD         Z26, Z25, Z25
+	VCVTUDQ2PS     Z26, Z27
+	VCVTUDQ2PS     Z25, Z25
+	VDIVPS.Z       Z25, Z27, K1, Z25
+	VPMOVZXBD      704(DX)(BX*1), Z27
+	VPMOVZXBD      (SP)(BX*1), Z28
+	VPADDD         Z23, Z26, Z23
+	VPSRLD         $0x07, Z23, Z23
+	VPERMD         Z5, Z27, Z26
+	VPSUBD         Z26, Z23, Z23
+	VPERMD         Z4, Z28, Z4
+	VPSLLVD        Z4, Z23, Z23
+	VPERMPS        Z3, Z28, Z3
+	VPMINUD        Z24, Z23, Z4
 	VCVTUDQ2PS     Z4, Z4
-	VMULPS         Z19, Z4, Z4
-	VPERMPS        Z15, Z27, Z15
-	VPSRLD         $0x04, Z27, Z27
-	VPERMPS        Z16, Z27, Z16
+	VMULPS         Z20, Z4, Z4
+	KMOVW          64(SP)(SI*1), K2
+	VPERMD.Z       Z6, Z27, K2, Z6
+	VPADDD         Z23, Z6, Z6
+	VPMINUD        Z24, Z6, Z6
+	VCVTUDQ2PS     Z6, Z6
+	VMULPS         Z20, Z6, Z6
+	VPERMPS        Z16, Z28, Z16
+	VPSRLD         $0x04, Z28, Z28
+	VPERMPS        Z17, Z28, Z17
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z21, K2, Z16
-	VPERMPS        Z18, Z27, Z21
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_constants<>+1272(SB), Z18, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_constants<>+1276(SB), Z18, Z18
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
+	VMOVAPS        Z22, K2, Z17
+	VPERMPS        Z19, Z28, Z22
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z19
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z19, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_constants<>+2240(SB), Z19, Z19
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
-	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_constants<>+2244(SB), Z22, Z22
-	VPMOVSXWD      384(DX)(BX*2), Z23
-	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_constants<>+2248(SB), Z23, Z23
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z19, Z19
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_constants<>+1840(SB), Z20, Z20
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_constants<>+2252(SB), Z23, Z23
-	VPERMPS.Z      Z17, Z26, K1, Z17
+	VMULPS.BCST    avx512_constants<>+1844(SB), Z23, Z23
+	VPMOVSXWD      384(DX)(BX*2), Z24
+	VPSUBD.Z       Z24, Z21, K1, Z24
+	VPMINUD.BCST   avx512_constants<>+1848(SB), Z24, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_constants<>+1852(SB), Z24, Z24
+	VPERMPS.Z      Z18, Z27, K1, Z18
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VUNPCKLPS      Z14, Z13, Z20
-	VUNPCKHPS      Z14, Z13, Z13
-	VUNPCKLPS      Z24, Z4, Z14
-	VUNPCKHPS      Z24, Z4, Z4
-	VUNPCKLPD      Z14, Z20, Z24
-	VUNPCKHPD      Z14, Z20, Z14
-	VUNPCKLPD      Z4, Z13, Z20
-	VUNPCKHPD      Z4, Z13, Z4
-	VUNPCKLPS      Z19, Z18, Z13
-	VUNPCKHPS      Z19, Z18, Z18
-	VUNPCKLPS      Z21, Z16, Z19
-	VUNPCKHPS      Z21, Z16, Z16
-	VUNPCKLPD      Z19, Z13, Z21
-	VUNPCKHPD      Z19, Z13, Z13
-	VUNPCKLPD      Z16, Z18, Z19
-	VUNPCKHPD      Z16, Z18, Z16
-	VUNPCKLPS      Z23, Z22, Z18
-	VUNPCKHPS      Z23, Z22, Z22
-	VUNPCKLPS      Z15, Z17, Z23
-	VUNPCKHPS      Z15, Z17, Z15
-	VUNPCKLPD      Z23, Z18, Z17
-	VUNPCKHPD      Z23, Z18, Z18
-	VUNPCKLPD      Z15, Z22, Z23
-	VUNPCKHPD      Z15, Z22, Z15
-	VMOVDQU64      avx512_constants<>+2304(SB), Z22
-	VMOVDQU64      avx512_constants<>+2368(SB), Z25
-	VMOVDQA64      Z24, Z26
-	VPERMT2PD      Z21, Z22, Z26
+	VUNPCKLPS      Z4, Z3, Z21
+	VUNPCKHPS      Z4, Z3, Z3
+	VUNPCKLPS      Z25, Z6, Z4
+	VUNPCKHPS      Z25, Z6, Z6
+	VUNPCKLPD      Z4, Z21, Z25
+	VUNPCKHPD      Z4, Z21, Z4
+	VUNPCKLPD      Z6, Z3, Z21
+	VUNPCKHPD      Z6, Z3, Z3
+	VUNPCKLPS      Z20, Z19, Z6
+	VUNPCKHPS      Z20, Z19, Z19
+	VUNPCKLPS      Z22, Z17, Z20
+	VUNPCKHPS      Z22, Z17, Z17
+	VUNPCKLPD      Z20, Z6, Z22
+	VUNPCKHPD      Z20, Z6, Z6
+	VUNPCKLPD      Z17, Z19, Z20
+	VUNPCKHPD      Z17, Z19, Z17
+	VUNPCKLPS      Z24, Z23, Z19
+	VUNPCKHPS      Z24, Z23, Z23
+	VUNPCKLPS      Z16, Z18, Z24
+	VUNPCKHPS      Z16, Z18, Z16
+	VUNPCKLPD      Z24, Z19, Z18
+	VUNPCKHPD      Z24, Z19, Z19
+	VUNPCKLPD      Z16, Z23, Z24
+	VUNPCKHPD      Z16, Z23, Z16
+	VMOVDQU64      avx512_constants<>+2304(SB), Z23
+	VMOVDQU64      avx512_constants<>+2368(SB), Z26
+	VMOVDQA64      Z25, Z27
+	VPERMT2PD      Z22, Z23, Z27
+	VMOVDQA64      Z25, Z25
+	VPERMT2PD      Z22, Z26, Z25
+	VMOVDQA64      Z18, Z22
+	VPERMT2PD      Z4, Z23, Z22
+	VMOVDQA64      Z18, Z18
+	VPERMT2PD      Z4, Z26, Z18
+	VMOVDQA64      Z6, Z4
+	VPERMT2PD      Z19, Z23, Z4
+	VMOVDQA64      Z6, Z6
+	VPERMT2PD      Z19, Z26, Z6
+	VMOVDQA64      Z21, Z19
+	VPERMT2PD      Z20, Z23, Z19
+	VMOVDQA64      Z21, Z21
+	VPERMT2PD      Z20, Z26, Z21
+	VMOVDQA64      Z24, Z20
+	VPERMT2PD      Z3, Z23, Z20
 	VMOVDQA64      Z24, Z24
-	VPERMT2PD      Z21, Z25, Z24
-	VMOVDQA64      Z17, Z21
-	VPERMT2PD      Z14, Z22, Z21
+	VPERMT2PD      Z3, Z26, Z24
+	VMOVDQA64      Z17, Z3
+	VPERMT2PD      Z16, Z23, Z3
 	VMOVDQA64      Z17, Z17
-	VPERMT2PD      Z14, Z25, Z17
-	VMOVDQA64      Z13, Z14
-	VPERMT2PD      Z18, Z22, Z14
-	VMOVDQA64      Z13, Z13
-	VPERMT2PD      Z18, Z25, Z13
-	VMOVDQA64      Z20, Z18
-	VPERMT2PD      Z19, Z22, Z18
-	VMOVDQA64      Z20, Z20
-	VPERMT2PD      Z19, Z25, Z20
-	VMOVDQA64      Z23, Z19
-	VPERMT2PD      Z4, Z22, Z19
-	VMOVDQA64      Z23, Z23
-	VPERMT2PD      Z4, Z25, Z23
-	VMOVDQA64      Z16, Z4
-	VPERMT2PD      Z15, Z22, Z4
-	VMOVDQA64      Z16, Z16
-	VPERMT2PD      Z15, Z25, Z16
-	VMOVUPS        Y26, 832(DX)
-	VMOVUPS        Y21, 864(DX)
-	VMOVUPS        Y14, 896(DX)
-	VMOVUPS        Y18, 928(DX)
-	VMOVUPS        Y19, 960(DX)
-	VMOVUPS        Y4, 992(DX)
-	VEXTRACTF64X4  $0x01, Z26, 1024(DX)
-	VEXTRACTF64X4  $0x01, Z21, 1056(DX)
-	VEXTRACTF64X4  $0x01, Z14, 1088(DX)
-	VEXTRACTF64X4  $0x01, Z18, 1120(DX)
-	VEXTRACTF64X4  $0x01, Z19, 1152(DX)
-	VEXTRACTF64X4  $0x01, Z4, 1184(DX)
-	VMOVUPS        Y24, 1216(DX)
-	VMOVUPS        Y17, 1248(DX)
-	VMOVUPS        Y13, 1280(DX)
-	VMOVUPS        Y20, 1312(DX)
-	VMOVUPS        Y23, 1344(DX)
-	VMOVUPS        Y16, 1376(DX)
-	VEXTRACTF64X4  $0x01, Z24, 1408(DX)
-	VEXTRACTF64X4  $0x01, Z17, 1440(DX)
-	VEXTRACTF64X4  $0x01, Z13, 1472(DX)
-	VEXTRACTF64X4  $0x01, Z20, 1504(DX)
-	VEXTRACTF64X4  $0x01, Z23, 1536(DX)
-	VEXTRACTF64X4  $0x01, Z16, 1568(DX)
+	VPERMT2PD      Z16, Z26, Z17
+	VMOVUPS        Y27, 832(DX)
+	VMOVUPS        Y22, 864(DX)
+	VMOVUPS        Y4, 896(DX)
+	VMOVUPS        Y19, 928(DX)
+	VMOVUPS        Y20, 960(DX)
+	VMOVUPS        Y3, 992(DX)
+	VEXTRACTF64X4  $0x01, Z27, 1024(DX)
+	VEXTRACTF64X4  $0x01, Z22, 1056(DX)
+	VEXTRACTF64X4  $0x01, Z4, 1088(DX)
+	VEXTRACTF64X4  $0x01, Z19, 1120(DX)
+	VEXTRACTF64X4  $0x01, Z20, 1152(DX)
+	VEXTRACTF64X4  $0x01, Z3, 1184(DX)
+	VMOVUPS        Y25, 1216(DX)
+	VMOVUPS        Y18, 1248(DX)
+	VMOVUPS        Y6, 1280(DX)
+	VMOVUPS        Y21, 1312(DX)
+	VMOVUPS        Y24, 1344(DX)
+	VMOVUPS        Y17, 1376(DX)
+	VEXTRACTF64X4  $0x01, Z25, 1408(DX)
+	VEXTRACTF64X4  $0x01, Z18, 1440(DX)
+	VEXTRACTF64X4  $0x01, Z6, 1472(DX)
+	VEXTRACTF64X4  $0x01, Z21, 1504(DX)
+	VEXTRACTF64X4  $0x01, Z24, 1536(DX)
+	VEXTRACTF64X4  $0x01, Z17, 1568(DX)
 	JMP            written1
 
 empty1:
 	MOVQ    trail+48(FP), DX
 	MOVQ    176(DX), DX
-	VPXORD  Z4, Z4, Z4
-	VMOVUPS Z4, 832(DX)
-	VMOVUPS Z4, 896(DX)
-	VMOVUPS Z4, 960(DX)
-	VMOVUPS Z4, 1024(DX)
-	VMOVUPS Z4, 1088(DX)
-	VMOVUPS Z4, 1152(DX)
-	VMOVUPS Z4, 1216(DX)
-	VMOVUPS Z4, 1280(DX)
-	VMOVUPS Z4, 1344(DX)
-	VMOVUPS Z4, 1408(DX)
-	VMOVUPS Z4, 1472(DX)
-	VMOVUPS Z4, 1536(DX)
+	VPXORD  Z6, Z6, Z6
+	VMOVUPS Z6, 832(DX)
+	VMOVUPS Z6, 896(DX)
+	VMOVUPS Z6, 960(DX)
+	VMOVUPS Z6, 1024(DX)
+	VMOVUPS Z6, 1088(DX)
+	VMOVUPS Z6, 1152(DX)
+	VMOVUPS Z6, 1216(DX)
+	VMOVUPS Z6, 1280(DX)
+	VMOVUPS Z6, 1344(DX)
+	VMOVUPS Z6, 1408(DX)
+	VMOVUPS Z6, 1472(DX)
+	VMOVUPS Z6, 1536(DX)
 
 written1:
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
 	KMOVQ        avx512_constants<>+1248(SB), K1
 	VMOVQ        928(AX), X3
 	VMOVQ        X3, DX
@@ -3805,131 +4087,131 @@ written1:
 	KMOVQ        BX, K3
 	MOVQ         p+0(FP), BX
 	MOVQ         24(BX), BX
-	VMOVDQU      (BX), X8
-	VMOVDQU8     704(AX), Z13
+	VMOVDQU      (BX), X10
+	VMOVDQU8     704(AX), Z4
 	MOVQ         p+0(FP), BX
 	MOVQ         8(BX), BX
 	MOVL         16(BX), BX
-	VPBROADCASTW BX, Z14
-	VMOVDQU16    512(AX), Z15
-	VMOVDQU16    256(AX), Z4
-	VPSRLW       $0x01, Z15, Z16
-	VPSUBW       Z16, Z15, K3, Z15
-	VPMINUW.Z    Z4, Z15, K2, Z16
-	VPSUBW       Z16, Z4, Z4
-	VMOVDQU16    Z4, 256(AX)
-	VMOVDQU16    384(AX), Z15
-	VMOVDQU16    Z14, K2, Z15
-	VMOVDQU16    Z15, 384(AX)
-	VPTESTNMW    Z4, Z4, K4
+	VPBROADCASTW BX, Z6
+	VMOVDQU16    512(AX), Z16
+	VMOVDQU16    256(AX), Z3
+	VPSRLW       $0x01, Z16, Z17
+	VPSUBW       Z17, Z16, K3, Z16
+	VPMINUW.Z    Z3, Z16, K2, Z17
+	VPSUBW       Z17, Z3, Z3
+	VMOVDQU16    Z3, 256(AX)
+	VMOVDQU16    384(AX), Z16
+	VMOVDQU16    Z6, K2, Z16
+	VMOVDQU16    Z16, 384(AX)
+	VPTESTNMW    Z3, Z3, K4
 	KMOVD        K4, BX
-	VPBROADCASTD avx512_constants<>+20(SB), Z18
-	VPMOVZXWD    Y16, Z17
-	VMOVDQU32    (AX), Z4
-	VPADDD       Z18, Z4, Z15
-	VPADDD       Z17, Z4, Z4
-	VMOVDQU32    Z4, (AX)
-	VPADDD       Z17, Z5, Z5
-	VPADDD       Z17, Z15, Z4
-	VPSRLD       $0x07, Z15, Z15
-	VPSRLD       $0x07, Z4, Z4
-	VMOVDQU16    avx512_constants<>+1600(SB), Z17
-	VPERMW       Z16, Z17, Z17
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z17, Z17
-	VMOVDQU32    64(AX), Z16
-	VPADDD       Z18, Z16, Z18
-	VPADDD       Z17, Z16, Z16
-	VMOVDQU32    Z16, 64(AX)
-	VPADDD       Z17, Z5, Z5
-	VPADDD       Z17, Z18, Z17
+	VPBROADCASTD avx512_constants<>+20(SB), Z19
+	VPMOVZXWD    Y17, Z18
+	VMOVDQU32    (AX), Z3
+	VPADDD       Z19, Z3, Z16
+	VPADDD       Z18, Z3, Z3
+	VMOVDQU32    Z3, (AX)
+	VPADDD       Z18, Z7, Z7
+	VPADDD       Z18, Z16, Z3
+	VPSRLD       $0x07, Z16, Z16
+	VPSRLD       $0x07, Z3, Z3
+	VMOVDQU16    avx512_constants<>+1600(SB), Z18
+	VPERMW       Z17, Z18, Z18
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z18, Z18
+	VMOVDQU32    64(AX), Z17
+	VPADDD       Z19, Z17, Z19
+	VPADDD       Z18, Z17, Z17
+	VMOVDQU32    Z17, 64(AX)
+	VPADDD       Z18, Z7, Z7
+	VPADDD       Z18, Z19, Z18
+	VPSRLD       $0x07, Z19, Z19
 	VPSRLD       $0x07, Z18, Z18
-	VPSRLD       $0x07, Z17, Z17
-	VMOVDQU8     avx512_constants<>+1664(SB), Z16
-	VPERMB.Z     Z13, Z16, K1, Z16
-	VPERMW       Z8, Z16, Z16
-	VPACKUSDW    Z18, Z15, Z15
-	VPACKUSDW    Z17, Z4, Z4
-	VPSUBW       Z16, Z15, Z15
-	VPSUBW       Z16, Z4, Z4
-	VPBROADCASTD avx512_constants<>+1260(SB), Z16
-	VPMINUW      Z16, Z15, Z15
 	VMOVDQU8     avx512_constants<>+1664(SB), Z17
-	VPERMB.Z     Z1, Z17, K1, Z17
-	VPMULLW      Z17, Z15, Z15
-	VPADDW       Z15, Z15, Z15
-	VPMINUW      Z16, Z15, Z15
-	VPBROADCASTD avx512_constants<>+1264(SB), Z16
-	VPADDW       Z16, Z15, Z15
-	VMOVDQU8     avx512_constants<>+1664(SB), Z16
-	VPERMB.Z     Z0, Z16, K1, Z16
-	VPDPWSSD     Z16, Z15, Z6
+	VPERMB.Z     Z4, Z17, K1, Z17
+	VPERMW       Z10, Z17, Z17
+	VPACKUSDW    Z19, Z16, Z16
+	VPACKUSDW    Z18, Z3, Z3
+	VPSUBW       Z17, Z16, Z16
+	VPSUBW       Z17, Z3, Z3
+	VPBROADCASTD avx512_constants<>+1260(SB), Z17
+	VPMINUW      Z17, Z16, Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z18
+	VPERMB.Z     Z1, Z18, K1, Z18
+	VPMULLW      Z18, Z16, Z16
+	VPADDW       Z16, Z16, Z16
+	VPMINUW      Z17, Z16, Z16
+	VPBROADCASTD avx512_constants<>+1264(SB), Z17
+	VPADDW       Z17, Z16, Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z17
+	VPERMB.Z     Z0, Z17, K1, Z17
+	VPDPWSSD     Z17, Z16, Z8
 	MOVL         900(AX), SI
 	TESTL        SI, SI
 	JZ           lower
 	KSHIFTRQ     $0x20, K2, K4
 	KSHIFTRQ     $0x20, K3, K3
-	VMOVDQU16    576(AX), Z7
-	VMOVDQU16    320(AX), Z16
-	VPSRLW       $0x01, Z7, Z15
-	VPSUBW       Z15, Z7, K3, Z7
-	VPMINUW.Z    Z16, Z7, K4, Z7
-	VPSUBW       Z7, Z16, Z16
-	VMOVDQU16    Z16, 320(AX)
-	VMOVDQU16    448(AX), Z15
-	VMOVDQU16    Z14, K4, Z15
-	VMOVDQU16    Z15, 448(AX)
-	VPTESTNMW    Z16, Z16, K3
+	VMOVDQU16    576(AX), Z9
+	VMOVDQU16    320(AX), Z17
+	VPSRLW       $0x01, Z9, Z16
+	VPSUBW       Z16, Z9, K3, Z9
+	VPMINUW.Z    Z17, Z9, K4, Z9
+	VPSUBW       Z9, Z17, Z17
+	VMOVDQU16    Z17, 320(AX)
+	VMOVDQU16    448(AX), Z16
+	VMOVDQU16    Z6, K4, Z16
+	VMOVDQU16    Z16, 448(AX)
+	VPTESTNMW    Z17, Z17, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_constants<>+20(SB), Z14
-	VPMOVZXWD    Y7, Z16
-	VMOVDQU32    128(AX), Z15
-	VPADDD       Z14, Z15, Z17
-	VPADDD       Z16, Z15, Z15
-	VMOVDQU32    Z15, 128(AX)
-	VPADDD       Z16, Z5, Z5
-	VPADDD       Z16, Z17, Z15
-	VPSRLD       $0x07, Z17, Z17
-	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_constants<>+1600(SB), Z16
-	VPERMW       Z7, Z16, Z16
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z16, Z16
-	VMOVDQU32    192(AX), Z7
-	VPADDD       Z14, Z7, Z14
-	VPADDD       Z16, Z7, Z7
-	VMOVDQU32    Z7, 192(AX)
-	VPADDD       Z16, Z5, Z5
-	VPADDD       Z16, Z14, Z7
-	VPSRLD       $0x07, Z14, Z14
-	VPSRLD       $0x07, Z7, Z7
+	VPBROADCASTD avx512_constants<>+20(SB), Z6
+	VPMOVZXWD    Y9, Z17
+	VMOVDQU32    128(AX), Z16
+	VPADDD       Z6, Z16, Z18
+	VPADDD       Z17, Z16, Z16
+	VMOVDQU32    Z16, 128(AX)
+	VPADDD       Z17, Z7, Z7
+	VPADDD       Z17, Z18, Z16
+	VPSRLD       $0x07, Z18, Z18
+	VPSRLD       $0x07, Z16, Z16
+	VMOVDQU16    avx512_constants<>+1600(SB), Z17
+	VPERMW       Z9, Z17, Z17
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z17, Z17
+	VMOVDQU32    192(AX), Z9
+	VPADDD       Z6, Z9, Z6
+	VPADDD       Z17, Z9, Z9
+	VMOVDQU32    Z9, 192(AX)
+	VPADDD       Z17, Z7, Z7
+	VPADDD       Z17, Z6, Z9
+	VPSRLD       $0x07, Z6, Z6
+	VPSRLD       $0x07, Z9, Z9
+	VMOVDQU8     avx512_constants<>+1728(SB), Z17
+	VPERMB.Z     Z4, Z17, K1, Z17
+	VPERMW       Z10, Z17, Z17
+	VPACKUSDW    Z6, Z18, Z4
+	VPACKUSDW    Z9, Z16, Z9
+	VPSUBW       Z17, Z4, Z4
+	VPSUBW       Z17, Z9, Z9
+	VPBROADCASTD avx512_constants<>+1260(SB), Z6
+	VPMINUW      Z6, Z4, Z4
 	VMOVDQU8     avx512_constants<>+1728(SB), Z16
-	VPERMB.Z     Z13, Z16, K1, Z16
-	VPERMW       Z8, Z16, Z16
-	VPACKUSDW    Z14, Z17, Z13
-	VPACKUSDW    Z7, Z15, Z7
-	VPSUBW       Z16, Z13, Z13
-	VPSUBW       Z16, Z7, Z7
-	VPBROADCASTD avx512_constants<>+1260(SB), Z14
-	VPMINUW      Z14, Z13, Z13
-	VMOVDQU8     avx512_constants<>+1728(SB), Z15
-	VPERMB.Z     Z1, Z15, K1, Z15
-	VPMULLW      Z15, Z13, Z13
-	VPADDW       Z13, Z13, Z13
-	VPMINUW      Z14, Z13, Z13
-	VPBROADCASTD avx512_constants<>+1264(SB), Z14
-	VPADDW       Z14, Z13, Z13
-	VMOVDQU8     avx512_constants<>+1728(SB), Z14
-	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z13, Z6
+	VPERMB.Z     Z1, Z16, K1, Z16
+	VPMULLW      Z16, Z4, Z4
+	VPADDW       Z4, Z4, Z4
+	VPMINUW      Z6, Z4, Z4
+	VPBROADCASTD avx512_constants<>+1264(SB), Z6
+	VPADDW       Z6, Z4, Z4
+	VMOVDQU8     avx512_constants<>+1728(SB), Z6
+	VPERMB.Z     Z0, Z6, K1, Z6
+	VPDPWSSD     Z6, Z4, Z8
 	SHLQ         $0x20, SI
 	ORQ          SI, BX
 
 lower:
 	VMOVDQU8     768(AX), Z0
-	VPSRLW       $0x02, Z0, Z13
-	VPANDD.BCST  avx512_constants<>+56(SB), Z13, Z13
-	VPSUBB       Z13, Z0, Z0
-	VPBROADCASTD avx512_constants<>+56(SB), Z13
-	VPADDB       Z13, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z4
+	VPANDD.BCST  avx512_constants<>+56(SB), Z4, Z4
+	VPSUBB       Z4, Z0, Z0
+	VPBROADCASTD avx512_constants<>+56(SB), Z4
+	VPADDB       Z4, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
 	MOVQ         920(AX), DI
@@ -3952,15 +4234,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_constants<>+60(SB), Z13
-	VPBROADCASTD avx512_constants<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+60(SB), Z4
+	VPBROADCASTD avx512_constants<>+0(SB), Z6
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z13, Z0, K2, K2
-	VPSUBB       Z14, Z0, K2, Z0
-	VPTESTNMB    Z13, Z0, K2, K2
+	VPTESTMB     Z4, Z0, K2, K2
+	VPSUBB       Z6, Z0, K2, Z0
+	VPTESTNMB    Z4, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -3969,19 +4251,19 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_constants<>+256(SB), Z15
+	VPBROADCASTD avx512_constants<>+256(SB), Z16
 	KMOVQ        BX, K2
-	VPSRLW       $0x04, Z0, Z16
-	VPANDQ       Z15, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPADDB       Z16, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z17
+	VPANDQ       Z16, Z17, Z17
+	VPADDB       Z6, Z17, Z17
+	VPADDB       Z6, Z17, Z17
+	VPADDB       Z17, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z16
-	VPANDQ       Z15, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPANDNQ      Z0, Z13, Z15
-	VPADDB       Z15, Z16, K2, Z0
+	VPSRLW       $0x06, Z0, Z17
+	VPANDQ       Z16, Z17, Z17
+	VPADDB       Z6, Z17, Z17
+	VPANDNQ      Z0, Z4, Z16
+	VPADDB       Z16, Z17, K2, Z0
 	VMOVDQU8     Z0, 832(AX)
 	ORQ          SI, R11
 	ANDNQ        DX, DI, DX
@@ -3990,14 +4272,14 @@ lower:
 	POPCNTQ      R11, BX
 	ADDL         BX, 84(CX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(AX), Z13
-	VMOVDQU64    960(AX), Z14
-	VPBROADCASTQ DX, Z15
-	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z15, Z13
-	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z13
-	VPANDNQ      Z14, Z0, Z14
-	VMOVDQU64    Z13, 896(AX)
-	VMOVDQU64    Z14, 960(AX)
+	VMOVDQU64    896(AX), Z4
+	VMOVDQU64    960(AX), Z6
+	VPBROADCASTQ DX, Z16
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z16, Z4
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z4
+	VPANDNQ      Z6, Z0, Z6
+	VMOVDQU64    Z4, 896(AX)
+	VMOVDQU64    Z6, 960(AX)
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
 	ANDNQ        DX, BX, DX
@@ -4007,30 +4289,30 @@ lower:
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
 	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z4, Z9
+	VPDPWSSD     Z2, Z3, Z11
 	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
-	VPDPWSSD     Z2, Z4, Z10
+	VPDPWSSD     Z2, Z3, Z12
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
 	VMOVDQU8     avx512_constants<>+1728(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z7, Z9
+	VPDPWSSD     Z2, Z9, Z11
 	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z7, Z10
+	VPDPWSSD     Z0, Z9, Z12
 
 accounted:
-	VPUNPCKLDQ     Z10, Z9, Z0
-	VPUNPCKHDQ     Z10, Z9, Z1
+	VPUNPCKLDQ     Z12, Z11, Z0
+	VPUNPCKHDQ     Z12, Z11, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z6, Z5, Z1
-	VPUNPCKHDQ     Z6, Z5, Z2
+	VPUNPCKLDQ     Z8, Z7, Z1
+	VPUNPCKHDQ     Z8, Z7, Z2
 	VPADDD         Z2, Z1, Z1
 	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
@@ -4052,12 +4334,12 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z14, Z1, K1, Z1
+	VPANDNQ.Z      Z6, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z4
+	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
-	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z2, Z4, Z2
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
@@ -4088,26 +4370,26 @@ accounted:
 	VMOVDQU64      (BX), Z1
 	VMOVDQU64      64(BX), Z2
 	VPOPCNTQ       Z0, Z0
-	VMOVDQU32      (SI), Z4
-	VMOVDQU32      avx512_constants<>+2432(SB), Z5
-	VPERMI2D       Z2, Z1, Z5
+	VMOVDQU32      (SI), Z3
+	VMOVDQU32      avx512_constants<>+2432(SB), Z4
+	VPERMI2D       Z2, Z1, Z4
 	VMOVDQU32      avx512_constants<>+2496(SB), Z2
 	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z4
 	VMOVDQU32      avx512_constants<>+2624(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
 	VPANDD         avx512_constants<>+2688(SB), Z2, Z2
-	VPADDD         Z2, Z5, Z5
+	VPADDD         Z2, Z4, Z4
 	VPBROADCASTD   64(SI), Z0
-	VPSUBD         Z5, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z5
+	VPSUBD         Z4, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z4
 	MOVQ           trail+48(FP), SI
 	MOVQ           16(SI), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(BX), Z1
-	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z2
+	VPANDQ.BCST    avx512_constants<>+2816(SB), Z0, Z2
 	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           8(BX), BX
 	MOVL           16(BX), BX
@@ -4122,194 +4404,194 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, BX
 	VPBROADCASTD   BX, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z5
-	VMOVDQU32      avx512_constants<>+3008(SB), Z2
-	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z6
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z6, Z2
-	VPMINUD        Z2, Z5, Z5
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z4
+	VMOVDQU32      avx512_constants<>+3072(SB), Z2
+	VPSLLVD        avx512_constants<>+3136(SB), Z1, Z6
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z6, Z2
+	VPMINUD        Z2, Z4, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   (BX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z4
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z4
-	VCVTDQ2PS      Z5, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z0, Z3
 	VCVTDQ2PS      Z4, Z4
-	VDIVPS         Z4, Z5, Z5
+	VCVTDQ2PS      Z3, Z3
+	VDIVPS         Z3, Z4, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
-	VMOVUPS        Z5, (BX)
+	VMOVUPS        Z4, (BX)
 	CMPQ           104(SP), $0x02
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z2
-	VMOVDQU32      avx512_constants<>+2048(SB), Z4
-	VMOVDQU32      avx512_constants<>+2112(SB), Z5
-	VMOVDQU32      avx512_constants<>+2176(SB), Z6
-	VPBROADCASTD   avx512_constants<>+20(SB), Z13
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z2
+	VMOVDQU32      avx512_constants<>+2112(SB), Z3
+	VMOVDQU32      avx512_constants<>+2176(SB), Z4
+	VMOVDQU32      avx512_constants<>+2240(SB), Z6
+	VPBROADCASTD   avx512_constants<>+20(SB), Z11
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_constants<>+1268(SB), Z10
-	VMOVDQU32      72(SP), Y3
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z9
+	VMOVDQU32      72(SP), Y5
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
-	VMOVDQU32      32(R8), Y11
+	VMOVDQU32      32(R8), Y13
 	MOVQ           trail+48(FP), R8
 	MOVQ           8(R8), R8
-	VPBROADCASTD   16(R8), Z9
+	VPBROADCASTD   16(R8), Z8
 	VBROADCASTSS   112(SP), Z7
 	MOVQ           trail+48(FP), R8
 	MOVQ           16(R8), R8
-	VPBROADCASTD   4(R8), Z14
-	VPADDD         Z14, Z14, Z14
+	VPBROADCASTD   4(R8), Z12
+	VPADDD         Z12, Z12, Z12
 	KMOVW          896(BX)(DI*1), K1
-	VMOVDQU32      (BX)(SI*4), Z16
-	VPMOVZXWD      256(BX)(SI*2), Z15
-	VPADDD         Z16, Z15, Z15
-	VCVTUDQ2PS     Z16, Z17
-	VCVTUDQ2PS     Z15, Z15
-	VDIVPS.Z       Z15, Z17, K1, Z15
-	VPMOVZXBD      704(BX)(SI*1), Z17
-	VPMOVZXBD      (SP)(SI*1), Z18
-	VPADDD         Z13, Z16, Z13
-	VPSRLD         $0x07, Z13, Z13
-	VPERMD         Z3, Z17, Z16
-	VPSUBD         Z16, Z13, Z13
-	VPERMD         Z1, Z18, Z1
-	VPSLLVD        Z1, Z13, Z13
-	VPERMPS        Z0, Z18, Z0
-	VPMINUD        Z14, Z13, Z1
+	VMOVDQU32      (BX)(SI*4), Z17
+	VPMOVZXWD      256(BX)(SI*2), Z16
+	VPADDD         Z17, Z16, Z16
+	VCVTUDQ2PS     Z17, Z18
+	VCVTUDQ2PS     Z16, Z16
+	VDIVPS.Z       Z16, Z18, K1, Z16
+	VPMOVZXBD      704(BX)(SI*1), Z18
+	VPMOVZXBD      (SP)(SI*1), Z19
+	VPADDD         Z11, Z17, Z11
+	VPSRLD         $0x07, Z11, Z11
+	VPERMD         Z5, Z18, Z17
+	VPSUBD         Z17, Z11, Z11
+	VPERMD         Z1, Z19, Z1
+	VPSLLVD        Z1, Z11, Z11
+	VPERMPS        Z0, Z19, Z0
+	VPMINUD        Z12, Z11, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
 	KMOVW          64(SP)(DI*1), K2
-	VPERMD.Z       Z11, Z17, K2, Z11
-	VPADDD         Z13, Z11, Z11
-	VPMINUD        Z14, Z11, Z11
-	VCVTUDQ2PS     Z11, Z11
-	VMULPS         Z7, Z11, Z11
-	VPERMPS        Z2, Z18, Z2
-	VPSRLD         $0x04, Z18, Z18
-	VPERMPS        Z4, Z18, Z4
+	VPERMD.Z       Z13, Z18, K2, Z13
+	VPADDD         Z11, Z13, Z13
+	VPMINUD        Z12, Z13, Z13
+	VCVTUDQ2PS     Z13, Z13
+	VMULPS         Z7, Z13, Z13
+	VPERMPS        Z2, Z19, Z2
+	VPSRLD         $0x04, Z19, Z19
+	VPERMPS        Z3, Z19, Z3
 	KMOVW          960(BX)(DI*1), K2
-	VMOVAPS        Z10, K2, Z4
-	VPERMPS        Z6, Z18, Z10
+	VMOVAPS        Z9, K2, Z3
+	VPERMPS        Z6, Z19, Z9
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
 	VPMINUD.BCST   avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
 	VMULPS.BCST    avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_constants<>+2240(SB), Z7, Z7
-	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z13
-	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_constants<>+2244(SB), Z13, Z13
-	VPMOVSXWD      384(BX)(SI*2), Z14
-	VPSUBD.Z       Z14, Z9, K1, Z14
-	VPMINUD.BCST   avx512_constants<>+2248(SB), Z14, Z14
-	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_constants<>+2252(SB), Z14, Z14
-	VPERMPS.Z      Z5, Z17, K1, Z5
+	VMULPS.BCST    avx512_constants<>+1840(SB), Z7, Z7
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z11
+	VCVTDQ2PS      Z11, Z11
+	VMULPS.BCST    avx512_constants<>+1844(SB), Z11, Z11
+	VPMOVSXWD      384(BX)(SI*2), Z12
+	VPSUBD.Z       Z12, Z8, K1, Z12
+	VPMINUD.BCST   avx512_constants<>+1848(SB), Z12, Z12
+	VCVTDQ2PS      Z12, Z12
+	VMULPS.BCST    avx512_constants<>+1852(SB), Z12, Z12
+	VPERMPS.Z      Z4, Z18, K1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
-	VUNPCKLPS      Z1, Z0, Z9
+	VUNPCKLPS      Z1, Z0, Z8
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z15, Z11, Z1
-	VUNPCKHPS      Z15, Z11, Z11
-	VUNPCKLPD      Z1, Z9, Z15
-	VUNPCKHPD      Z1, Z9, Z1
-	VUNPCKLPD      Z11, Z0, Z9
-	VUNPCKHPD      Z11, Z0, Z0
-	VUNPCKLPS      Z7, Z6, Z11
+	VUNPCKLPS      Z16, Z13, Z1
+	VUNPCKHPS      Z16, Z13, Z13
+	VUNPCKLPD      Z1, Z8, Z16
+	VUNPCKHPD      Z1, Z8, Z1
+	VUNPCKLPD      Z13, Z0, Z8
+	VUNPCKHPD      Z13, Z0, Z0
+	VUNPCKLPS      Z7, Z6, Z13
 	VUNPCKHPS      Z7, Z6, Z6
-	VUNPCKLPS      Z10, Z4, Z7
-	VUNPCKHPS      Z10, Z4, Z4
-	VUNPCKLPD      Z7, Z11, Z10
-	VUNPCKHPD      Z7, Z11, Z7
-	VUNPCKLPD      Z4, Z6, Z11
-	VUNPCKHPD      Z4, Z6, Z4
-	VUNPCKLPS      Z14, Z13, Z6
-	VUNPCKHPS      Z14, Z13, Z13
-	VUNPCKLPS      Z2, Z5, Z14
-	VUNPCKHPS      Z2, Z5, Z2
-	VUNPCKLPD      Z14, Z6, Z5
-	VUNPCKHPD      Z14, Z6, Z6
-	VUNPCKLPD      Z2, Z13, Z14
-	VUNPCKHPD      Z2, Z13, Z2
-	VMOVDQU64      avx512_constants<>+2304(SB), Z13
-	VMOVDQU64      avx512_constants<>+2368(SB), Z16
-	VMOVDQA64      Z15, Z17
-	VPERMT2PD      Z10, Z13, Z17
-	VMOVDQA64      Z15, Z15
-	VPERMT2PD      Z10, Z16, Z15
-	VMOVDQA64      Z5, Z10
-	VPERMT2PD      Z1, Z13, Z10
-	VMOVDQA64      Z5, Z5
-	VPERMT2PD      Z1, Z16, Z5
-	VMOVDQA64      Z7, Z1
-	VPERMT2PD      Z6, Z13, Z1
-	VMOVDQA64      Z7, Z7
-	VPERMT2PD      Z6, Z16, Z7
-	VMOVDQA64      Z9, Z6
-	VPERMT2PD      Z11, Z13, Z6
-	VMOVDQA64      Z9, Z9
-	VPERMT2PD      Z11, Z16, Z9
-	VMOVDQA64      Z14, Z11
-	VPERMT2PD      Z0, Z13, Z11
-	VMOVDQA64      Z14, Z14
-	VPERMT2PD      Z0, Z16, Z14
-	VMOVDQA64      Z4, Z0
-	VPERMT2PD      Z2, Z13, Z0
+	VUNPCKLPS      Z9, Z3, Z7
+	VUNPCKHPS      Z9, Z3, Z3
+	VUNPCKLPD      Z7, Z13, Z9
+	VUNPCKHPD      Z7, Z13, Z7
+	VUNPCKLPD      Z3, Z6, Z13
+	VUNPCKHPD      Z3, Z6, Z3
+	VUNPCKLPS      Z12, Z11, Z6
+	VUNPCKHPS      Z12, Z11, Z11
+	VUNPCKLPS      Z2, Z4, Z12
+	VUNPCKHPS      Z2, Z4, Z2
+	VUNPCKLPD      Z12, Z6, Z4
+	VUNPCKHPD      Z12, Z6, Z6
+	VUNPCKLPD      Z2, Z11, Z12
+	VUNPCKHPD      Z2, Z11, Z2
+	VMOVDQU64      avx512_constants<>+2304(SB), Z11
+	VMOVDQU64      avx512_constants<>+2368(SB), Z17
+	VMOVDQA64      Z16, Z18
+	VPERMT2PD      Z9, Z11, Z18
+	VMOVDQA64      Z16, Z16
+	VPERMT2PD      Z9, Z17, Z16
+	VMOVDQA64      Z4, Z9
+	VPERMT2PD      Z1, Z11, Z9
 	VMOVDQA64      Z4, Z4
-	VPERMT2PD      Z2, Z16, Z4
-	VMOVUPS        Y17, 1600(BX)
-	VMOVUPS        Y10, 1632(BX)
+	VPERMT2PD      Z1, Z17, Z4
+	VMOVDQA64      Z7, Z1
+	VPERMT2PD      Z6, Z11, Z1
+	VMOVDQA64      Z7, Z7
+	VPERMT2PD      Z6, Z17, Z7
+	VMOVDQA64      Z8, Z6
+	VPERMT2PD      Z13, Z11, Z6
+	VMOVDQA64      Z8, Z8
+	VPERMT2PD      Z13, Z17, Z8
+	VMOVDQA64      Z12, Z13
+	VPERMT2PD      Z0, Z11, Z13
+	VMOVDQA64      Z12, Z12
+	VPERMT2PD      Z0, Z17, Z12
+	VMOVDQA64      Z3, Z0
+	VPERMT2PD      Z2, Z11, Z0
+	VMOVDQA64      Z3, Z3
+	VPERMT2PD      Z2, Z17, Z3
+	VMOVUPS        Y18, 1600(BX)
+	VMOVUPS        Y9, 1632(BX)
 	VMOVUPS        Y1, 1664(BX)
 	VMOVUPS        Y6, 1696(BX)
-	VMOVUPS        Y11, 1728(BX)
+	VMOVUPS        Y13, 1728(BX)
 	VMOVUPS        Y0, 1760(BX)
-	VEXTRACTF64X4  $0x01, Z17, 1792(BX)
-	VEXTRACTF64X4  $0x01, Z10, 1824(BX)
+	VEXTRACTF64X4  $0x01, Z18, 1792(BX)
+	VEXTRACTF64X4  $0x01, Z9, 1824(BX)
 	VEXTRACTF64X4  $0x01, Z1, 1856(BX)
 	VEXTRACTF64X4  $0x01, Z6, 1888(BX)
-	VEXTRACTF64X4  $0x01, Z11, 1920(BX)
+	VEXTRACTF64X4  $0x01, Z13, 1920(BX)
 	VEXTRACTF64X4  $0x01, Z0, 1952(BX)
-	VMOVUPS        Y15, 1984(BX)
-	VMOVUPS        Y5, 2016(BX)
+	VMOVUPS        Y16, 1984(BX)
+	VMOVUPS        Y4, 2016(BX)
 	VMOVUPS        Y7, 2048(BX)
-	VMOVUPS        Y9, 2080(BX)
-	VMOVUPS        Y14, 2112(BX)
-	VMOVUPS        Y4, 2144(BX)
-	VEXTRACTF64X4  $0x01, Z15, 2176(BX)
-	VEXTRACTF64X4  $0x01, Z5, 2208(BX)
+	VMOVUPS        Y8, 2080(BX)
+	VMOVUPS        Y12, 2112(BX)
+	VMOVUPS        Y3, 2144(BX)
+	VEXTRACTF64X4  $0x01, Z16, 2176(BX)
+	VEXTRACTF64X4  $0x01, Z4, 2208(BX)
 	VEXTRACTF64X4  $0x01, Z7, 2240(BX)
-	VEXTRACTF64X4  $0x01, Z9, 2272(BX)
-	VEXTRACTF64X4  $0x01, Z14, 2304(BX)
-	VEXTRACTF64X4  $0x01, Z4, 2336(BX)
+	VEXTRACTF64X4  $0x01, Z8, 2272(BX)
+	VEXTRACTF64X4  $0x01, Z12, 2304(BX)
+	VEXTRACTF64X4  $0x01, Z3, 2336(BX)
 	JMP            written2
 
 empty2:
 	MOVQ    trail+48(FP), BX
 	MOVQ    176(BX), BX
-	VPXORD  Z11, Z11, Z11
-	VMOVUPS Z11, 1600(BX)
-	VMOVUPS Z11, 1664(BX)
-	VMOVUPS Z11, 1728(BX)
-	VMOVUPS Z11, 1792(BX)
-	VMOVUPS Z11, 1856(BX)
-	VMOVUPS Z11, 1920(BX)
-	VMOVUPS Z11, 1984(BX)
-	VMOVUPS Z11, 2048(BX)
-	VMOVUPS Z11, 2112(BX)
-	VMOVUPS Z11, 2176(BX)
-	VMOVUPS Z11, 2240(BX)
-	VMOVUPS Z11, 2304(BX)
+	VPXORD  Z13, Z13, Z13
+	VMOVUPS Z13, 1600(BX)
+	VMOVUPS Z13, 1664(BX)
+	VMOVUPS Z13, 1728(BX)
+	VMOVUPS Z13, 1792(BX)
+	VMOVUPS Z13, 1856(BX)
+	VMOVUPS Z13, 1920(BX)
+	VMOVUPS Z13, 1984(BX)
+	VMOVUPS Z13, 2048(BX)
+	VMOVUPS Z13, 2112(BX)
+	VMOVUPS Z13, 2176(BX)
+	VMOVUPS Z13, 2240(BX)
+	VMOVUPS Z13, 2304(BX)
 
 written2:
 	MOVQ           a+32(FP), BX
@@ -4324,61 +4606,242 @@ written2:
 	ANDNQ          DI, R8, DI
 	MOVQ           p+0(FP), R8
 	MOVQ           32(R8), R8
+	VMOVDQU64      (R8), Z0
 	CMPQ           SI, $0x08
 	JHI            some
-	POPCNTQ        DI, R9
-	CMPQ           R9, SI
+	POPCNTQ        DI, R8
+	CMPQ           R8, SI
 	JCS            some
-	MOVQ           $-1, R9
-	BZHIQ          SI, R9, R9
-	KMOVB          R9, K1
-	MOVQ           p+0(FP), R9
-	MOVQ           40(R9), R9
-	VMOVDQU32.Z    (R9), K1, Y1
-	VPSRLD         $0x18, Y1, Y0
-	VPANDD.BCST    avx512_constants<>+448(SB), Y1, Y1
-	VPMOVZXDQ      Y0, Z0
-	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
-	VPSLLVQ        Z0, Z2, Z2
-	VEXTRACTI64X4  $0x01, Z2, Y0
-	VPADDQ         Y2, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X2
-	VPADDQ         X0, X2, X2
-	VPSHUFD        $0x4e, X2, X0
-	VPADDQ         X0, X2, X2
-	VPMOVZXBD      X2, Y0
-	VPTESTMD       Y0, Y0, K1
-	MOVQ           s+40(FP), R9
-	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y1, Y3
-	VPUNPCKHDQ     Y0, Y1, Y0
-	VPADDD         Y0, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X0
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVQ          X0, R9
-	MOVQ           R9, R10
-	SHRQ           $0x20, R10
-	ADDL           R9, R10
-	ADDL           DX, R10
-	MOVQ           p+0(FP), R11
-	MOVQ           16(R11), R11
-	MOVL           4(R11), R11
-	CMPL           R10, R11
+	MOVQ           $-1, R8
+	BZHIQ          SI, R8, R8
+	KMOVB          R8, K1
+	MOVQ           p+0(FP), R8
+	MOVQ           40(R8), R8
+	VMOVDQU32.Z    (R8), K1, Y2
+	VPSRLD         $0x18, Y2, Y1
+	VPANDD.BCST    avx512_constants<>+448(SB), Y2, Y2
+	VPMOVZXDQ      Y1, Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z3
+	VPSLLVQ        Z1, Z3, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y1
+	VPADDQ         Y3, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X3
+	VPADDQ         X1, X3, X3
+	VPSHUFD        $0x4e, X3, X1
+	VPADDQ         X1, X3, X3
+	VPMOVZXBD      X3, Y1
+	VPTESTMD       Y1, Y1, K1
+	MOVQ           s+40(FP), R8
+	VMOVDQU32.Z    (R8), K1, Y1
+	VPUNPCKLDQ     Y1, Y2, Y4
+	VPUNPCKHDQ     Y1, Y2, Y1
+	VPADDD         Y1, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X1
+	VPADDD         X4, X1, X1
+	VPSHUFD        $0x4e, X1, X2
+	VPADDD         X2, X1, X1
+	VMOVQ          X1, R8
+	MOVQ           R8, R9
+	SHRQ           $0x20, R9
+	ADDL           R8, R9
+	ADDL           DX, R9
+	MOVQ           p+0(FP), R10
+	MOVQ           16(R10), R10
+	MOVL           4(R10), R10
+	CMPL           R9, R10
 	JHI            some
-	VMOVQ          X2, 36(BX)
-	ADDL           R9, 32(CX)
-	SUBL           R9, 48(CX)
+	VMOVQ          X3, 36(BX)
+	ADDL           R8, 32(CX)
+	SUBL           R8, 48(CX)
 	ADDL           SI, 80(CX)
 	XORL           DX, DX
 	MOVL           DX, 20(CX)
-	MOVQ           SI, DX
 	JMP            admitted
 
 some:
-	MOVQ    DI, 120(SP)
+	CMPQ            SI, $0x10
+	JHI             any
+	POPCNTQ         DI, R8
+	CMPQ            R8, SI
+	JCS             any
+	MOVQ            $-1, R8
+	BZHIQ           SI, R8, R8
+	KMOVW           R8, K1
+	MOVQ            p+0(FP), SI
+	MOVQ            40(SI), SI
+	VMOVDQU32       (SI), Z1
+	VPSRLD          $0x18, Z1, Z2
+	MOVQ            s+40(FP), SI
+	VBROADCASTI32X8 (SI), Z0
+	VPERMD          Z0, Z2, Z0
+	VPTESTMD        Z0, Z0, K1, K2
+	KORTESTW        K2, K2
+	JNZ             any
+	VPTERNLOGD      $0xff, Z14, Z14, Z14
+	VPANDD.BCST     avx512_constants<>+448(SB), Z1, K1, Z14
+	VMOVDQU         Y14, 120(SP)
+	VEXTRACTI64X4   $0x01, Z14, 152(SP)
+	XORL            SI, SI
+	MOVQ            p+0(FP), R9
+	MOVQ            16(R9), R9
+	MOVL            4(R9), R9
+	SUBL            DX, R9
+	CMOVLCS         SI, R9
+	MOVL            R9, DX
+	MOVL            R9, R10
+	SUBL            120(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            124(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            128(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            132(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            136(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            140(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            144(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            148(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            152(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            156(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            160(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            164(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            168(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            172(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            176(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            180(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	SUBL            R9, DX
+	VPBROADCASTW    SI, Y0
+	VPTESTNMW       avx512_constants<>+1792(SB), Y0, K1
+	KMOVW           K1, R9
+	POPCNTL         R9, SI
+	MOVQ            p+0(FP), R12
+	MOVQ            32(R12), R12
+	MOVQ            p+0(FP), R10
+	MOVQ            8(R10), R10
+	MOVL            16(R10), R10
+	MOVQ            f+8(FP), R11
+	SUBL            68(R11), R10
+	XORL            R11, R11
+	INCL            R10
+	CMOVLLT         R11, R10
+	SHLQ            $0x30, R10
+	VPBROADCASTQ    R10, Z0
+	VMOVDQU64       (R12), Z3
+	VPCMPUQ         $0x01, Z0, Z3, K2
+	VMOVDQU64       64(R12), Z4
+	VPCMPUQ         $0x01, Z0, Z4, K3
+	KUNPCKBW        K2, K3, K2
+	KMOVW           K2, R11
+	ANDL            R8, R11
+	ANDNL           R11, R9, R11
+	POPCNTL         R11, R10
+	ADDL            R10, 88(CX)
+	ADDL            DX, 32(CX)
+	SUBL            DX, 48(CX)
+	ADDL            SI, 80(CX)
+	ANDNL           R8, R9, DX
+	ANDNL           DX, R11, DX
+	POPCNTL         DX, R8
+	MOVL            R8, 20(CX)
+
+failing:
+	TESTL  R11, R11
+	JZ     kept
+	TZCNTL R11, R8
+	BLSRL  R11, R11
+	MOVL   120(SP)(R8*4), R8
+	SUBL   R8, 48(CX)
+	JMP    failing
+
+kept:
+	VMOVDQU        avx512_constants<>+1824(SB), X5
+	VPCOMPRESSB.Z  X5, K1, X5
+	VPMOVZXBQ      X5, Z0
+	VPERMI2Q       Z4, Z3, Z0
+	VPSRLDQ        $0x08, X5, X5
+	VPMOVZXBQ      X5, Z6
+	VPERMI2Q       Z4, Z3, Z6
+	VMOVDQU64      Z0, 56(BX)
+	VMOVDQU64      Z6, 120(BX)
+	MOVL           SI, 20(BX)
+	VPMOVZXDQ      Y2, Z6
+	VPSLLQ         $0x03, Z6, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z7
+	VPSLLVQ        Z6, Z7, Z7
+	VEXTRACTI64X4  $0x01, Z2, Y2
+	KSHIFTRW       $0x08, K1, K1
+	VPMOVZXDQ      Y2, Z2
+	VPSLLQ         $0x03, Z2, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z6
+	VPSLLVQ        Z2, Z6, Z6
+	VPADDQ         Z6, Z7, Z7
+	VEXTRACTI64X4  $0x01, Z7, Y2
+	VPADDQ         Y7, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X5
+	VPADDQ         X2, X5, X5
+	VPSHUFD        $0x4e, X5, X2
+	VPADDQ         X2, X5, X5
+	VMOVQ          X5, 36(BX)
+	KMOVW          DX, K1
+	VPCOMPRESSD.Z  Z1, K1, Z1
+	MOVQ           p+0(FP), R8
+	MOVQ           40(R8), R8
+	VMOVDQU32      Z1, (R8)
+	VPCOMPRESSQ.Z  Z3, K1, Z3
+	VMOVDQU64      Z3, (R12)
+	KSHIFTRW       $0x08, K1, K1
+	VPCOMPRESSQ.Z  Z4, K1, Z4
+	MOVBLZX        DL, DX
+	POPCNTL        DX, DX
+	VMOVDQU64      Z4, (R12)(DX*8)
+	JMP            entering
+
+any:
+	MOVQ    DI, 184(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -4416,7 +4879,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 128(SP)
+	MOVQ            AX, 192(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -4433,19 +4896,19 @@ expired:
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
-	VMOVDQU32       (CX), Z4
-	VPSRLD          $0x18, Z4, Z5
-	VPANDD          Z1, Z4, Z4
-	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z4, Z4
-	VPCMPUD         $0x02, Z2, Z4, K1
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R14
-	VMOVDQU32       64(CX), Z4
-	VPSRLD          $0x18, Z4, Z5
-	VPANDD          Z1, Z4, Z4
-	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z4, Z4
-	VPCMPUD         $0x02, Z2, Z4, K1
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
 	ORQ             DI, R14
@@ -4488,7 +4951,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    128(SP), DI
+	MOVQ    192(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -4553,59 +5016,60 @@ eight:
 	JMP           eight
 
 end:
-	MOVL  R11, 20(BX)
-	MOVQ  p+0(FP), CX
-	MOVQ  8(CX), CX
-	MOVL  AX, 20(CX)
-	MOVL  28(BX), AX
-	ADDL  AX, 32(CX)
-	MOVL  24(BX), AX
-	ADDL  AX, 88(CX)
-	MOVL  20(BX), AX
-	ADDL  AX, 80(CX)
-	MOVL  32(BX), AX
-	SUBL  AX, 48(CX)
-	MOVQ  120(SP), DI
-	MOVQ  p+0(FP), AX
-	MOVQ  (AX), AX
-	MOVQ  p+0(FP), CX
-	MOVQ  8(CX), CX
-	MOVL  20(BX), DX
-	LEAQ  56(BX), R8
-	CMPQ  DX, $0x08
+	MOVL      R11, 20(BX)
+	MOVQ      p+0(FP), CX
+	MOVQ      8(CX), CX
+	MOVL      AX, 20(CX)
+	MOVL      28(BX), AX
+	ADDL      AX, 32(CX)
+	MOVL      24(BX), AX
+	ADDL      AX, 88(CX)
+	MOVL      20(BX), AX
+	ADDL      AX, 80(CX)
+	MOVL      32(BX), AX
+	SUBL      AX, 48(CX)
+	MOVQ      184(SP), DI
+	MOVQ      p+0(FP), AX
+	MOVQ      (AX), AX
+	MOVQ      p+0(FP), CX
+	MOVQ      8(CX), CX
+	MOVL      20(BX), SI
+	VMOVDQU64 56(BX), Z0
+
+entering:
+	CMPQ  SI, $0x08
 	JHI   many
-	TESTQ DX, DX
+	TESTQ SI, SI
 	JZ    nobody
 
 admitted:
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	PDEPQ          DI, SI, DI
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	VMOVDQU64      (R8), Z0
-	MOVQ           f+8(FP), DX
-	MOVQ           88(DX), DX
+	MOVQ           $-1, DX
+	BZHIQ          SI, DX, DX
+	PDEPQ          DI, DX, DI
+	MOVQ           $-1, DX
+	BZHIQ          SI, DX, DX
+	MOVQ           f+8(FP), SI
+	MOVQ           88(SI), SI
 	MOVQ           p+0(FP), R8
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
-	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
-	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
+	VPCMPUQ.BCST   $0x01, 192(SI), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(SI), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(SI), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      (DX), Z2
+	VMOVDQU64      (SI), Z2
 	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z4, Z4
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
 	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z4, K1, Z4
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
 	VPMOVZXWQ      (R8), Z2
-	VPERMQ         Z2, Z4, Z2
+	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
-	VPSLLQ         $0x02, Z1, Z5
+	VPSLLQ         $0x02, Z1, Z4
 	VPSRLQ         $0x12, Z0, Z6
 	VPANDQ.BCST    avx512_constants<>+488(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
@@ -4614,36 +5078,36 @@ admitted:
 	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z9
-	VPERMI2W       Z9, Z7, Z1
+	VMOVDQU64      64(SI), Z7
+	VMOVDQU64      128(SI), Z8
+	VPERMI2W       Z8, Z7, Z1
 	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z7, Z7
 	VPADDQ.BCST    avx512_constants<>+264(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z9, Z9
-	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_constants<>+512(SB), Z10, Z10
+	VPSRLQ         $0x21, Z0, Z8
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z8, Z8
+	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x24, Z0, Z9
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
-	VPORQ          Z0, Z10, Z10
+	VPORQ          Z0, Z9, Z9
 	VPADDQ         Z2, Z6, Z6
-	KMOVB          SI, K1
+	KMOVB          DX, K1
 	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
 	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
 	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
 	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
-	VPMULUDQ.Z     Z5, Z0, K1, Z0
+	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          DI, K1
 	VMOVDQU8       avx512_constants<>+576(SB), Z2
 	VPEXPANDB.Z    Z2, K1, Z2
-	VMOVDQU8       640(AX), Z5
-	VPERMB         Z9, Z2, K1, Z5
-	VMOVDQU8       Z5, 640(AX)
+	VMOVDQU8       640(AX), Z4
+	VPERMB         Z8, Z2, K1, Z4
+	VMOVDQU8       Z4, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
 	MOVQ           920(AX), R8
@@ -4651,108 +5115,108 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_constants<>+528(SB), Z5
-	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z5
-	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z5
-	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z5
-	VPORQ          Z4, Z5, Z5
-	VPERMB.Z       Z5, Z2, K1, Z4
-	VPBROADCASTD   avx512_constants<>+60(SB), Z5
-	VPANDD         Z5, Z4, Z9
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z4
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z4
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z4
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z4
+	VPORQ          Z3, Z4, Z4
+	VPERMB.Z       Z4, Z2, K1, Z3
+	VPBROADCASTD   avx512_constants<>+60(SB), Z4
+	VPANDD         Z4, Z3, Z8
 	VMOVDQU8       avx512_constants<>+640(SB), Z11
-	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_constants<>+704(SB), Z9
-	VGF2P8AFFINEQB $0x00, Z11, Z9, Z11
+	VPSHUFB        Z8, Z11, Z11
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z11, Z8, Z11
 	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z11, Z11
-	VMOVDQU8       avx512_constants<>+768(SB), Z9
-	VPERMB         Z11, Z9, Z11
+	VMOVDQU8       avx512_constants<>+768(SB), Z8
+	VPERMB         Z11, Z8, Z11
 	VPORQ          960(AX), Z11, Z11
 	VMOVDQU64      Z11, 960(AX)
-	VPSRLW         $0x04, Z4, Z9
-	VPANDD         Z5, Z9, Z9
-	VMOVDQU8       avx512_constants<>+832(SB), Z5
-	VPSHUFB        Z9, Z5, Z5
-	VMOVDQU8.Z     Z5, K1, Z5
-	VMOVDQU8       avx512_constants<>+704(SB), Z9
-	VGF2P8AFFINEQB $0x00, Z5, Z9, Z9
-	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z9, Z9
-	VMOVDQU8       avx512_constants<>+768(SB), Z5
-	VPERMB         Z9, Z5, Z9
-	VPORQ          896(AX), Z9, Z9
-	VMOVDQU64      Z9, 896(AX)
-	VMOVDQU8       704(AX), Z5
-	VPANDD.BCST    avx512_constants<>+560(SB), Z4, Z4
-	VMOVDQU8       Z4, K1, Z5
-	VMOVDQU8       Z5, 704(AX)
-	VMOVDQU8       832(AX), Z4
-	VPERMB         Z10, Z2, K1, Z4
-	VMOVDQU8       Z4, 832(AX)
+	VPSRLW         $0x04, Z3, Z8
+	VPANDD         Z4, Z8, Z8
+	VMOVDQU8       avx512_constants<>+832(SB), Z4
+	VPSHUFB        Z8, Z4, Z4
+	VMOVDQU8.Z     Z4, K1, Z4
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z4, Z8, Z8
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z8, Z8
+	VMOVDQU8       avx512_constants<>+768(SB), Z4
+	VPERMB         Z8, Z4, Z8
+	VPORQ          896(AX), Z8, Z8
+	VMOVDQU64      Z8, 896(AX)
+	VMOVDQU8       704(AX), Z4
+	VPANDD.BCST    avx512_constants<>+560(SB), Z3, Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 704(AX)
+	VMOVDQU8       832(AX), Z3
+	VPERMB         Z9, Z2, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
 	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_constants<>+896(SB), X4
-	VPMULLW        X4, X3, X3
+	VMOVDQU        avx512_constants<>+896(SB), X5
+	VPMULLW        X5, X3, X3
 	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z4
-	VPERMB         Z4, Z5, Z4
+	VPBROADCASTQ   X3, Z3
+	VPERMB         Z3, Z4, Z3
 	KMOVQ          DX, K2
-	VPTESTMB       Z4, Z4, K2, K2
-	VMOVDQU8       768(AX), Z5
-	VPADDUSB       Z4, Z5, K2, Z5
-	VPBROADCASTD   avx512_constants<>+56(SB), Z4
-	VMOVDQU8       Z4, K1, Z5
-	VMOVDQU8       Z5, 768(AX)
+	VPTESTMB       Z3, Z3, K2, K2
+	VMOVDQU8       768(AX), Z4
+	VPADDUSB       Z3, Z4, K2, Z4
+	VPBROADCASTD   avx512_constants<>+56(SB), Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z4
-	VMOVDQU16      384(AX), Z5
-	VMOVDQU16      Z4, K3, Z5
-	VMOVDQU16      Z5, 384(AX)
-	VMOVDQU16      448(AX), Z5
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z4, K3, Z5
-	VMOVDQU16      Z5, 448(AX)
-	VPMOVZXBW      Y2, Z4
-	VPSRLW         $0x01, Z4, Z4
-	VMOVDQU16      256(AX), Z5
-	VPERMW         Z1, Z4, K1, Z5
-	VMOVDQU16      Z5, 256(AX)
-	VMOVDQU16      512(AX), Z5
-	VPERMW         Z7, Z4, K1, Z5
-	VMOVDQU16      Z5, 512(AX)
-	VPMOVZXBD      X2, Z5
-	VPSRLD         $0x02, Z5, Z5
-	VMOVDQU32      (AX), Z4
-	VPERMD         Z6, Z5, K1, Z4
-	VMOVDQU32      Z4, (AX)
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVZXBW      Y2, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      256(AX), Z4
+	VPERMW         Z1, Z3, K1, Z4
+	VMOVDQU16      Z4, 256(AX)
+	VMOVDQU16      512(AX), Z4
+	VPERMW         Z7, Z3, K1, Z4
+	VMOVDQU16      Z4, 512(AX)
+	VPMOVZXBD      X2, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      (AX), Z3
+	VPERMD         Z6, Z4, K1, Z3
+	VMOVDQU32      Z3, (AX)
 	VEXTRACTI32X4  $0x01, Z2, X3
-	VPMOVZXBD      X3, Z5
-	VPSRLD         $0x02, Z5, Z5
-	VMOVDQU32      64(AX), Z4
+	VPMOVZXBD      X3, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      64(AX), Z3
 	KSHIFTRQ       $0x10, K1, K3
-	VPERMD         Z6, Z5, K3, Z4
-	VMOVDQU32      Z4, 64(AX)
+	VPERMD         Z6, Z4, K3, Z3
+	VMOVDQU32      Z3, 64(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	TESTQ          DX, DX
 	JZ             placed
 	VEXTRACTI64X4  $0x01, Z2, Y3
-	VPMOVZXBW      Y3, Z4
-	VPSRLW         $0x01, Z4, Z4
-	VMOVDQU16      320(AX), Z5
+	VPMOVZXBW      Y3, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      320(AX), Z4
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z1, Z4, K3, Z5
-	VMOVDQU16      Z5, 320(AX)
+	VPERMW         Z1, Z3, K3, Z4
+	VMOVDQU16      Z4, 320(AX)
 	VMOVDQU16      576(AX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z7, Z4, K3, Z1
+	VPERMW         Z7, Z3, K3, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VEXTRACTI32X4  $0x02, Z2, X1
-	VPMOVZXBD      X1, Z4
-	VPSRLD         $0x02, Z4, Z4
+	VPMOVZXBD      X1, Z3
+	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(AX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMD         Z6, Z4, K3, Z1
+	VPERMD         Z6, Z3, K3, Z1
 	VMOVDQU32      Z1, 128(AX)
 	VEXTRACTI32X4  $0x03, Z2, X1
 	VPMOVZXBD      X1, Z2
@@ -4772,70 +5236,70 @@ placed:
 	MOVQ           24(BX), BX
 	VPMOVZXWQ      (BX), Z2
 	VPTESTMQ       Z2, Z2, K1
-	VPBROADCASTQ   904(AX), Z4
-	VPANDNQ.Z      Z1, Z4, K1, Z1
-	VPBROADCASTQ   936(AX), Z4
-	VPBROADCASTQ   944(AX), Z5
-	VPTESTMQ       Z4, Z1, K1
-	VPTESTMQ       Z5, Z1, K2
-	VPORQ          Z4, Z5, Z6
+	VPBROADCASTQ   904(AX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z3, Z4, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z7
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z7
 	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z7
-	VPANDQ         Z5, Z1, Z5
-	VPANDQ         Z4, Z1, K1, Z5
-	VMOVDQA64      Z6, K3, Z5
+	VPANDQ         Z4, Z1, Z4
+	VPANDQ         Z3, Z1, K1, Z4
+	VMOVDQA64      Z6, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z4
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z4
-	VPTESTMQ       Z5, Z5, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z5, Z6
-	VPTESTNMQ      Z6, Z5, K1, K1
-	VPSUBQ         Z4, Z7, Z4
-	VPMULUDQ.Z     Z2, Z4, K1, Z4
-	VPMOVQD        Z4, Y3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z3
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z6
+	VPTESTNMQ      Z6, Z4, K1, K1
+	VPSUBQ         Z3, Z7, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z5, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y3
-	VPORD          Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X8
-	VPORD          X3, X8, X8
-	VPSHUFD        $0x4e, X8, X3
-	VPORD          X3, X8, X8
-	VMOVQ          X8, X8
-	VMOVDQU        Y8, 64(DX)
-	VPBROADCASTQ   912(AX), Z4
-	VPBROADCASTQ   920(AX), Z5
+	VMOVDQA64.Z    Z4, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPORD          Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X10
+	VPORD          X4, X10, X10
+	VPSHUFD        $0x4e, X10, X3
+	VPORD          X3, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
+	VPBROADCASTQ   912(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
 	VPBROADCASTQ   960(AX), Z6
-	VPANDQ         Z4, Z1, Z9
-	VPANDNQ        Z1, Z4, Z1
-	VPTESTMQ       Z9, Z5, K1
-	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z4
-	VPTESTMQ       Z1, Z5, K1
-	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z4
-	VPANDNQ        Z9, Z5, Z9
-	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z4
-	VPORQ          Z5, Z6, Z6
-	VPANDNQ        Z1, Z6, Z9
-	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z4
+	VPANDQ         Z3, Z1, Z8
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z8, Z4, K1
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z1, Z4, K1
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z3
+	VPANDNQ        Z8, Z4, Z8
+	VPTESTMQ       Z8, Z8, K1
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z3
+	VPORQ          Z4, Z6, Z6
+	VPANDNQ        Z1, Z6, Z8
+	VPTESTMQ       Z8, Z8, K1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z3
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
-	VPMOVQB        Z4, X1
+	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(CX)
 	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, (DX)
-	VPMULUDQ       Z1, Z4, Z4
-	VPUNPCKLDQ     Z4, Z1, Z2
-	VPUNPCKHDQ     Z4, Z1, Z1
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
 	VPADDD         Z1, Z2, Z2
 	VPUNPCKLDQ     Z0, Z0, Z1
 	VPUNPCKHDQ     Z0, Z0, Z0
@@ -4866,53 +5330,53 @@ nobody:
 	VPBROADCASTQ   904(AX), Z2
 	VPANDNQ.Z      Z0, Z2, K1, Z0
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z4
+	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z0, K1
-	VPTESTMQ       Z4, Z0, K2
-	VPORQ          Z2, Z4, Z5
-	VPANDNQ        Z0, Z5, Z5
-	VPTESTMQ       Z5, Z5, K3
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z0, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
 	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
-	VPANDQ         Z4, Z0, Z4
-	VPANDQ         Z2, Z0, K1, Z4
-	VMOVDQA64      Z5, K3, Z4
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
-	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z5
-	VPTESTNMQ      Z5, Z4, K1, K1
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z2
+	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPORD          Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X8
-	VPORD          X3, X8, X8
-	VPSHUFD        $0x4e, X8, X2
-	VPORD          X2, X8, X8
-	VMOVQ          X8, X8
-	VMOVDQU        Y8, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X10
+	VPORD          X3, X10, X10
+	VPSHUFD        $0x4e, X10, X2
+	VPORD          X2, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
-	VPBROADCASTQ   920(AX), Z4
-	VPBROADCASTQ   960(AX), Z5
+	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   960(AX), Z4
 	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z7, Z4, K1
+	VPTESTMQ       Z7, Z3, K1
 	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
-	VPTESTMQ       Z0, Z4, K1
+	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
-	VPANDNQ        Z7, Z4, Z7
+	VPANDNQ        Z7, Z3, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
-	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z0, Z5, Z7
+	VPORQ          Z3, Z4, Z4
+	VPANDNQ        Z0, Z4, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
 	VPMOVQB        Z6, X0
@@ -4956,23 +5420,23 @@ arrive:
 	JLE           empty3
 	MOVQ          trail+48(FP), AX
 	MOVQ          (AX), AX
-	VMOVDQU32     avx512_constants<>+1856(SB), Z0
-	VMOVDQU32     avx512_constants<>+1920(SB), Z1
-	VMOVDQU32     avx512_constants<>+1984(SB), Z2
-	VMOVDQU32     avx512_constants<>+2048(SB), Z4
-	VMOVDQU32     avx512_constants<>+2112(SB), Z5
-	VMOVDQU32     avx512_constants<>+2176(SB), Z6
+	VMOVDQU32     avx512_constants<>+1920(SB), Z0
+	VMOVDQU32     avx512_constants<>+1984(SB), Z1
+	VMOVDQU32     avx512_constants<>+2048(SB), Z2
+	VMOVDQU32     avx512_constants<>+2112(SB), Z3
+	VMOVDQU32     avx512_constants<>+2176(SB), Z4
+	VMOVDQU32     avx512_constants<>+2240(SB), Z6
 	VPBROADCASTD  avx512_constants<>+20(SB), Z11
 	MOVQ          $0x00000030, DX
 	MOVQ          $0x00000006, BX
-	VBROADCASTSS  avx512_constants<>+1268(SB), Z10
-	VMOVDQU32     72(SP), Y3
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z9
+	VMOVDQU32     72(SP), Y5
 	MOVQ          trail+48(FP), SI
 	ADDQ          $0x30, SI
-	VMOVDQU32     32(SI), Y8
+	VMOVDQU32     32(SI), Y10
 	MOVQ          trail+48(FP), SI
 	MOVQ          8(SI), SI
-	VPBROADCASTD  16(SI), Z9
+	VPBROADCASTD  16(SI), Z8
 	VBROADCASTSS  112(SP), Z7
 	MOVQ          trail+48(FP), SI
 	MOVQ          16(SI), SI
@@ -4989,8 +5453,8 @@ arrive:
 	VPMOVZXBD     (SP)(DX*1), Z16
 	VPADDD        Z11, Z14, Z11
 	VPSRLD        $0x07, Z11, Z11
-	VPERMD        Z3, Z15, Z3
-	VPSUBD        Z3, Z11, Z11
+	VPERMD        Z5, Z15, Z5
+	VPSUBD        Z5, Z11, Z11
 	VPERMD        Z1, Z16, Z1
 	VPSLLVD       Z1, Z11, Z11
 	VPERMPS       Z0, Z16, Z0
@@ -4998,127 +5462,127 @@ arrive:
 	VCVTUDQ2PS    Z1, Z1
 	VMULPS        Z7, Z1, Z1
 	KMOVW         64(SP)(BX*1), K2
-	VPERMD.Z      Z8, Z15, K2, Z3
-	VPADDD        Z11, Z3, Z3
-	VPMINUD       Z12, Z3, Z3
-	VCVTUDQ2PS    Z3, Z3
-	VMULPS        Z7, Z3, Z3
+	VPERMD.Z      Z10, Z15, K2, Z5
+	VPADDD        Z11, Z5, Z5
+	VPMINUD       Z12, Z5, Z5
+	VCVTUDQ2PS    Z5, Z5
+	VMULPS        Z7, Z5, Z5
 	VPERMPS       Z2, Z16, Z2
 	VPSRLD        $0x04, Z16, Z16
-	VPERMPS       Z4, Z16, Z4
+	VPERMPS       Z3, Z16, Z3
 	KMOVW         960(AX)(BX*1), K2
-	VMOVAPS       Z10, K2, Z4
-	VPERMPS       Z6, Z16, Z8
+	VMOVAPS       Z9, K2, Z3
+	VPERMPS       Z6, Z16, Z9
 	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z6
 	VPMINUD.BCST  avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS     Z6, Z6
 	VMULPS.BCST   avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS     Z7, Z7
-	VMULPS.BCST   avx512_constants<>+2240(SB), Z7, Z7
+	VMULPS.BCST   avx512_constants<>+1840(SB), Z7, Z7
 	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS     Z10, Z10
-	VMULPS.BCST   avx512_constants<>+2244(SB), Z10, Z10
+	VMULPS.BCST   avx512_constants<>+1844(SB), Z10, Z10
 	VPMOVSXWD     384(AX)(DX*2), Z11
-	VPSUBD.Z      Z11, Z9, K1, Z11
-	VPMINUD.BCST  avx512_constants<>+2248(SB), Z11, Z11
+	VPSUBD.Z      Z11, Z8, K1, Z11
+	VPMINUD.BCST  avx512_constants<>+1848(SB), Z11, Z11
 	VCVTDQ2PS     Z11, Z11
-	VMULPS.BCST   avx512_constants<>+2252(SB), Z11, Z11
-	VPERMPS.Z     Z5, Z15, K1, Z5
+	VMULPS.BCST   avx512_constants<>+1852(SB), Z11, Z11
+	VPERMPS.Z     Z4, Z15, K1, Z4
 	MOVQ          trail+48(FP), AX
 	MOVQ          176(AX), AX
-	VUNPCKLPS     Z1, Z0, Z9
+	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z0
-	VUNPCKLPS     Z13, Z3, Z1
-	VUNPCKHPS     Z13, Z3, Z3
-	VUNPCKLPD     Z1, Z9, Z12
-	VUNPCKHPD     Z1, Z9, Z1
-	VUNPCKLPD     Z3, Z0, Z9
-	VUNPCKHPD     Z3, Z0, Z0
-	VUNPCKLPS     Z7, Z6, Z3
+	VUNPCKLPS     Z13, Z5, Z1
+	VUNPCKHPS     Z13, Z5, Z5
+	VUNPCKLPD     Z1, Z8, Z12
+	VUNPCKHPD     Z1, Z8, Z1
+	VUNPCKLPD     Z5, Z0, Z8
+	VUNPCKHPD     Z5, Z0, Z0
+	VUNPCKLPS     Z7, Z6, Z5
 	VUNPCKHPS     Z7, Z6, Z6
-	VUNPCKLPS     Z8, Z4, Z7
-	VUNPCKHPS     Z8, Z4, Z4
-	VUNPCKLPD     Z7, Z3, Z8
-	VUNPCKHPD     Z7, Z3, Z3
-	VUNPCKLPD     Z4, Z6, Z7
-	VUNPCKHPD     Z4, Z6, Z4
+	VUNPCKLPS     Z9, Z3, Z7
+	VUNPCKHPS     Z9, Z3, Z3
+	VUNPCKLPD     Z7, Z5, Z9
+	VUNPCKHPD     Z7, Z5, Z5
+	VUNPCKLPD     Z3, Z6, Z7
+	VUNPCKHPD     Z3, Z6, Z3
 	VUNPCKLPS     Z11, Z10, Z6
 	VUNPCKHPS     Z11, Z10, Z10
-	VUNPCKLPS     Z2, Z5, Z11
-	VUNPCKHPS     Z2, Z5, Z2
-	VUNPCKLPD     Z11, Z6, Z5
+	VUNPCKLPS     Z2, Z4, Z11
+	VUNPCKHPS     Z2, Z4, Z2
+	VUNPCKLPD     Z11, Z6, Z4
 	VUNPCKHPD     Z11, Z6, Z6
 	VUNPCKLPD     Z2, Z10, Z11
 	VUNPCKHPD     Z2, Z10, Z2
 	VMOVDQU64     avx512_constants<>+2304(SB), Z10
 	VMOVDQU64     avx512_constants<>+2368(SB), Z13
 	VMOVDQA64     Z12, Z14
-	VPERMT2PD     Z8, Z10, Z14
+	VPERMT2PD     Z9, Z10, Z14
 	VMOVDQA64     Z12, Z12
-	VPERMT2PD     Z8, Z13, Z12
-	VMOVDQA64     Z5, Z8
-	VPERMT2PD     Z1, Z10, Z8
-	VMOVDQA64     Z5, Z5
-	VPERMT2PD     Z1, Z13, Z5
-	VMOVDQA64     Z3, Z1
+	VPERMT2PD     Z9, Z13, Z12
+	VMOVDQA64     Z4, Z9
+	VPERMT2PD     Z1, Z10, Z9
+	VMOVDQA64     Z4, Z4
+	VPERMT2PD     Z1, Z13, Z4
+	VMOVDQA64     Z5, Z1
 	VPERMT2PD     Z6, Z10, Z1
-	VMOVDQA64     Z3, Z3
-	VPERMT2PD     Z6, Z13, Z3
-	VMOVDQA64     Z9, Z6
+	VMOVDQA64     Z5, Z5
+	VPERMT2PD     Z6, Z13, Z5
+	VMOVDQA64     Z8, Z6
 	VPERMT2PD     Z7, Z10, Z6
-	VMOVDQA64     Z9, Z9
-	VPERMT2PD     Z7, Z13, Z9
+	VMOVDQA64     Z8, Z8
+	VPERMT2PD     Z7, Z13, Z8
 	VMOVDQA64     Z11, Z7
 	VPERMT2PD     Z0, Z10, Z7
 	VMOVDQA64     Z11, Z11
 	VPERMT2PD     Z0, Z13, Z11
-	VMOVDQA64     Z4, Z0
+	VMOVDQA64     Z3, Z0
 	VPERMT2PD     Z2, Z10, Z0
-	VMOVDQA64     Z4, Z4
-	VPERMT2PD     Z2, Z13, Z4
+	VMOVDQA64     Z3, Z3
+	VPERMT2PD     Z2, Z13, Z3
 	VMOVUPS       Y14, 2368(AX)
-	VMOVUPS       Y8, 2400(AX)
+	VMOVUPS       Y9, 2400(AX)
 	VMOVUPS       Y1, 2432(AX)
 	VMOVUPS       Y6, 2464(AX)
 	VMOVUPS       Y7, 2496(AX)
 	VMOVUPS       Y0, 2528(AX)
 	VEXTRACTF64X4 $0x01, Z14, 2560(AX)
-	VEXTRACTF64X4 $0x01, Z8, 2592(AX)
+	VEXTRACTF64X4 $0x01, Z9, 2592(AX)
 	VEXTRACTF64X4 $0x01, Z1, 2624(AX)
 	VEXTRACTF64X4 $0x01, Z6, 2656(AX)
 	VEXTRACTF64X4 $0x01, Z7, 2688(AX)
 	VEXTRACTF64X4 $0x01, Z0, 2720(AX)
 	VMOVUPS       Y12, 2752(AX)
-	VMOVUPS       Y5, 2784(AX)
-	VMOVUPS       Y3, 2816(AX)
-	VMOVUPS       Y9, 2848(AX)
+	VMOVUPS       Y4, 2784(AX)
+	VMOVUPS       Y5, 2816(AX)
+	VMOVUPS       Y8, 2848(AX)
 	VMOVUPS       Y11, 2880(AX)
-	VMOVUPS       Y4, 2912(AX)
+	VMOVUPS       Y3, 2912(AX)
 	VEXTRACTF64X4 $0x01, Z12, 2944(AX)
-	VEXTRACTF64X4 $0x01, Z5, 2976(AX)
-	VEXTRACTF64X4 $0x01, Z3, 3008(AX)
-	VEXTRACTF64X4 $0x01, Z9, 3040(AX)
+	VEXTRACTF64X4 $0x01, Z4, 2976(AX)
+	VEXTRACTF64X4 $0x01, Z5, 3008(AX)
+	VEXTRACTF64X4 $0x01, Z8, 3040(AX)
 	VEXTRACTF64X4 $0x01, Z11, 3072(AX)
-	VEXTRACTF64X4 $0x01, Z4, 3104(AX)
+	VEXTRACTF64X4 $0x01, Z3, 3104(AX)
 	JMP           written3
 
 empty3:
 	MOVQ    trail+48(FP), AX
 	MOVQ    176(AX), AX
-	VPXORD  Z12, Z12, Z12
-	VMOVUPS Z12, 2368(AX)
-	VMOVUPS Z12, 2432(AX)
-	VMOVUPS Z12, 2496(AX)
-	VMOVUPS Z12, 2560(AX)
-	VMOVUPS Z12, 2624(AX)
-	VMOVUPS Z12, 2688(AX)
-	VMOVUPS Z12, 2752(AX)
-	VMOVUPS Z12, 2816(AX)
-	VMOVUPS Z12, 2880(AX)
-	VMOVUPS Z12, 2944(AX)
-	VMOVUPS Z12, 3008(AX)
-	VMOVUPS Z12, 3072(AX)
+	VPXORD  Z15, Z15, Z15
+	VMOVUPS Z15, 2368(AX)
+	VMOVUPS Z15, 2432(AX)
+	VMOVUPS Z15, 2496(AX)
+	VMOVUPS Z15, 2560(AX)
+	VMOVUPS Z15, 2624(AX)
+	VMOVUPS Z15, 2688(AX)
+	VMOVUPS Z15, 2752(AX)
+	VMOVUPS Z15, 2816(AX)
+	VMOVUPS Z15, 2880(AX)
+	VMOVUPS Z15, 2944(AX)
+	VMOVUPS Z15, 3008(AX)
+	VMOVUPS Z15, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -5251,25 +5715,75 @@ flood:
 
 // func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws, a *Admission, s *Shared, trail *Trail) (stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, POPCNT
-TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $136-57
-	MOVQ    p+0(FP), AX
-	MOVQ    (AX), AX
-	MOVQ    p+0(FP), CX
-	MOVQ    8(CX), CX
-	MOVQ    928(AX), DX
-	MOVQ    f+8(FP), BX
-	POPCNTQ DX, DX
-	IMULL   76(BX), DX
-	MOVL    32(CX), BX
-	ADDL    36(CX), BX
-	ADDL    BX, DX
-	MOVQ    p+0(FP), BX
-	MOVQ    16(BX), BX
-	MOVL    (BX), BX
-	CMPL    DX, BX
-	JLS     operate
-	MOVB    $0x00, AL
-	MOVB    AL, stage+56(FP)
+TEXT ·stepTrailingStreamAVX512(SB), NOSPLIT, $200-57
+	MOVQ          p+0(FP), AX
+	MOVQ          (AX), AX
+	MOVQ          p+0(FP), CX
+	MOVQ          8(CX), CX
+	MOVQ          928(AX), DX
+	MOVQ          f+8(FP), SI
+	POPCNTQ       DX, BX
+	IMULL         76(SI), BX
+	MOVL          32(CX), SI
+	ADDL          36(CX), SI
+	ADDL          SI, BX
+	MOVQ          p+0(FP), DI
+	MOVQ          16(DI), DI
+	MOVL          (DI), DI
+	CMPL          BX, DI
+	JLS           operate
+	MOVQ          904(AX), BX
+	ANDNQ         DX, BX, DX
+	VPBROADCASTD  avx512_constants<>+20(SB), Z1
+	KMOVQ         DX, K1
+	VPADDD        (AX), Z1, Z0
+	VPMOVZXWD     512(AX), Z2
+	VPADDD        Z0, Z2, Z2
+	VPSRLD        $0x07, Z0, Z0
+	VPSRLD        $0x07, Z2, Z2
+	VPSUBD.Z      Z0, Z2, K1, Z0
+	VPADDD        64(AX), Z1, Z2
+	VPMOVZXWD     544(AX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        128(AX), Z1, Z2
+	VPMOVZXWD     576(AX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        192(AX), Z1, Z1
+	VPMOVZXWD     608(AX), Z2
+	VPADDD        Z1, Z2, Z2
+	VPSRLD        $0x07, Z1, Z1
+	VPSRLD        $0x07, Z2, Z2
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z1, Z2, K1, Z2
+	VPADDD        Z2, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, DX
+	SHLL          $0x02, DX
+	ADDL          DX, SI
+	MOVQ          p+0(FP), DX
+	MOVQ          16(DX), DX
+	MOVL          (DX), DX
+	CMPL          SI, DX
+	JLS           operate
+	MOVB          $0x00, AL
+	MOVB          AL, stage+56(FP)
 	VZEROUPPER
 	RET
 
@@ -5277,7 +5791,7 @@ operate:
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
 	VMOVDQU64      896(DX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -5310,155 +5824,155 @@ operate:
 	JLE            empty0
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z13
-	VMOVDQU32      avx512_constants<>+2048(SB), Z14
-	VMOVDQU32      avx512_constants<>+2112(SB), Z15
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z2
+	VMOVDQU32      avx512_constants<>+2112(SB), Z3
 	VMOVDQU32      avx512_constants<>+2176(SB), Z16
-	VPBROADCASTD   avx512_constants<>+20(SB), Z20
+	VMOVDQU32      avx512_constants<>+2240(SB), Z17
+	VPBROADCASTD   avx512_constants<>+20(SB), Z21
 	MOVQ           $0x00000000, BX
 	MOVQ           $0x00000000, SI
-	VBROADCASTSS   avx512_constants<>+1268(SB), Z19
-	VMOVDQU32      72(SP), Y2
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z20
+	VMOVDQU32      72(SP), Y4
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y3
+	VMOVDQU32      32(DI), Y5
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z18
-	VBROADCASTSS   112(SP), Z17
+	VPBROADCASTD   16(DI), Z19
+	VBROADCASTSS   112(SP), Z18
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z21
-	VPADDD         Z21, Z21, Z21
+	VPBROADCASTD   4(DI), Z22
+	VPADDD         Z22, Z22, Z22
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z23
-	VPMOVZXWD      256(DX)(BX*2), Z22
-	VPADDD         Z23, Z22, Z22
-	VCVTUDQ2PS     Z23, Z24
-	VCVTUDQ2PS     Z22, Z22
-	VDIVPS.Z       Z22, Z24, K1, Z22
-	VPMOVZXBD      704(DX)(BX*1), Z24
-	VPMOVZXBD      (SP)(BX*1), Z25
-	VPADDD         Z20, Z23, Z20
-	VPSRLD         $0x07, Z20, Z20
-	VPERMD         Z2, Z24, Z2
-	VPSUBD         Z2, Z20, Z20
-	VPERMD         Z1, Z25, Z1
-	VPSLLVD        Z1, Z20, Z20
-	VPERMPS        Z0, Z25, Z0
-	VPMINUD        Z21, Z20, Z1
+	VMOVDQU32      (DX)(BX*4), Z24
+	VPMOVZXWD      256(DX)(BX*2), Z23
+	VPADDD         Z24, Z23, Z23
+	VCVTUDQ2PS     Z24, Z25
+	VCVTUDQ2PS     Z23, Z23
+	VDIVPS.Z       Z23, Z25, K1, Z23
+	VPMOVZXBD      704(DX)(BX*1), Z25
+	VPMOVZXBD      (SP)(BX*1), Z26
+	VPADDD         Z21, Z24, Z21
+	VPSRLD         $0x07, Z21, Z21
+	VPERMD         Z4, Z25, Z4
+	VPSUBD         Z4, Z21, Z21
+	VPERMD         Z1, Z26, Z1
+	VPSLLVD        Z1, Z21, Z21
+	VPERMPS        Z0, Z26, Z0
+	VPMINUD        Z22, Z21, Z1
 	VCVTUDQ2PS     Z1, Z1
-	VMULPS         Z17, Z1, Z1
+	VMULPS         Z18, Z1, Z1
 	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z3, Z24, K2, Z2
-	VPADDD         Z20, Z2, Z2
-	VPMINUD        Z21, Z2, Z2
-	VCVTUDQ2PS     Z2, Z2
-	VMULPS         Z17, Z2, Z2
-	VPERMPS        Z13, Z25, Z13
-	VPSRLD         $0x04, Z25, Z25
-	VPERMPS        Z14, Z25, Z14
+	VPERMD.Z       Z5, Z25, K2, Z4
+	VPADDD         Z21, Z4, Z4
+	VPMINUD        Z22, Z4, Z4
+	VCVTUDQ2PS     Z4, Z4
+	VMULPS         Z18, Z4, Z4
+	VPERMPS        Z2, Z26, Z2
+	VPSRLD         $0x04, Z26, Z26
+	VPERMPS        Z3, Z26, Z3
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z19, K2, Z14
-	VPERMPS        Z16, Z25, Z19
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z16
-	VPMINUD.BCST   avx512_constants<>+1272(SB), Z16, Z16
-	VCVTDQ2PS      Z16, Z16
-	VMULPS.BCST    avx512_constants<>+1276(SB), Z16, Z16
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z17
+	VMOVAPS        Z20, K2, Z3
+	VPERMPS        Z17, Z26, Z20
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z17
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z17, Z17
 	VCVTDQ2PS      Z17, Z17
-	VMULPS.BCST    avx512_constants<>+2240(SB), Z17, Z17
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z20
-	VCVTDQ2PS      Z20, Z20
-	VMULPS.BCST    avx512_constants<>+2244(SB), Z20, Z20
-	VPMOVSXWD      384(DX)(BX*2), Z21
-	VPSUBD.Z       Z21, Z18, K1, Z21
-	VPMINUD.BCST   avx512_constants<>+2248(SB), Z21, Z21
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z17, Z17
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z18
+	VCVTDQ2PS      Z18, Z18
+	VMULPS.BCST    avx512_constants<>+1840(SB), Z18, Z18
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z21
 	VCVTDQ2PS      Z21, Z21
-	VMULPS.BCST    avx512_constants<>+2252(SB), Z21, Z21
-	VPERMPS.Z      Z15, Z24, K1, Z15
+	VMULPS.BCST    avx512_constants<>+1844(SB), Z21, Z21
+	VPMOVSXWD      384(DX)(BX*2), Z22
+	VPSUBD.Z       Z22, Z19, K1, Z22
+	VPMINUD.BCST   avx512_constants<>+1848(SB), Z22, Z22
+	VCVTDQ2PS      Z22, Z22
+	VMULPS.BCST    avx512_constants<>+1852(SB), Z22, Z22
+	VPERMPS.Z      Z16, Z25, K1, Z16
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VUNPCKLPS      Z1, Z0, Z18
+	VUNPCKLPS      Z1, Z0, Z19
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z22, Z2, Z1
-	VUNPCKHPS      Z22, Z2, Z2
-	VUNPCKLPD      Z1, Z18, Z22
-	VUNPCKHPD      Z1, Z18, Z1
-	VUNPCKLPD      Z2, Z0, Z18
-	VUNPCKHPD      Z2, Z0, Z0
-	VUNPCKLPS      Z17, Z16, Z2
-	VUNPCKHPS      Z17, Z16, Z16
-	VUNPCKLPS      Z19, Z14, Z17
-	VUNPCKHPS      Z19, Z14, Z14
-	VUNPCKLPD      Z17, Z2, Z19
-	VUNPCKHPD      Z17, Z2, Z2
-	VUNPCKLPD      Z14, Z16, Z17
-	VUNPCKHPD      Z14, Z16, Z14
-	VUNPCKLPS      Z21, Z20, Z16
-	VUNPCKHPS      Z21, Z20, Z20
-	VUNPCKLPS      Z13, Z15, Z21
-	VUNPCKHPS      Z13, Z15, Z13
-	VUNPCKLPD      Z21, Z16, Z15
-	VUNPCKHPD      Z21, Z16, Z16
-	VUNPCKLPD      Z13, Z20, Z21
-	VUNPCKHPD      Z13, Z20, Z13
-	VSHUFF32X4     $0x44, Z19, Z22, Z20
-	VSHUFF32X4     $0xee, Z19, Z22, Z19
-	VSHUFF32X4     $0x44, Z1, Z15, Z22
-	VSHUFF32X4     $0xee, Z1, Z15, Z1
-	VSHUFF32X4     $0x88, Z22, Z20, Z15
-	VSHUFF32X4     $0xdd, Z22, Z20, Z20
-	VSHUFF32X4     $0x88, Z1, Z19, Z22
-	VSHUFF32X4     $0xdd, Z1, Z19, Z1
-	VSHUFF32X4     $0x44, Z16, Z2, Z19
-	VSHUFF32X4     $0xee, Z16, Z2, Z2
-	VSHUFF32X4     $0x44, Z17, Z18, Z16
-	VSHUFF32X4     $0xee, Z17, Z18, Z17
-	VSHUFF32X4     $0x88, Z16, Z19, Z18
-	VSHUFF32X4     $0xdd, Z16, Z19, Z16
-	VSHUFF32X4     $0x88, Z17, Z2, Z19
-	VSHUFF32X4     $0xdd, Z17, Z2, Z2
-	VSHUFF32X4     $0x44, Z0, Z21, Z17
-	VSHUFF32X4     $0xee, Z0, Z21, Z0
-	VSHUFF32X4     $0x44, Z13, Z14, Z21
-	VSHUFF32X4     $0xee, Z13, Z14, Z13
-	VSHUFF32X4     $0x88, Z21, Z17, Z14
-	VSHUFF32X4     $0xdd, Z21, Z17, Z17
-	VSHUFF32X4     $0x88, Z13, Z0, Z21
-	VSHUFF32X4     $0xdd, Z13, Z0, Z0
-	VMOVNTPS       Z15, 64(DX)
-	VMOVNTPS       Z18, 128(DX)
-	VMOVNTPS       Z14, 192(DX)
-	VMOVNTPS       Z20, 256(DX)
-	VMOVNTPS       Z16, 320(DX)
-	VMOVNTPS       Z17, 384(DX)
-	VMOVNTPS       Z22, 448(DX)
-	VMOVNTPS       Z19, 512(DX)
-	VMOVNTPS       Z21, 576(DX)
+	VUNPCKLPS      Z23, Z4, Z1
+	VUNPCKHPS      Z23, Z4, Z4
+	VUNPCKLPD      Z1, Z19, Z23
+	VUNPCKHPD      Z1, Z19, Z1
+	VUNPCKLPD      Z4, Z0, Z19
+	VUNPCKHPD      Z4, Z0, Z0
+	VUNPCKLPS      Z18, Z17, Z4
+	VUNPCKHPS      Z18, Z17, Z17
+	VUNPCKLPS      Z20, Z3, Z18
+	VUNPCKHPS      Z20, Z3, Z3
+	VUNPCKLPD      Z18, Z4, Z20
+	VUNPCKHPD      Z18, Z4, Z4
+	VUNPCKLPD      Z3, Z17, Z18
+	VUNPCKHPD      Z3, Z17, Z3
+	VUNPCKLPS      Z22, Z21, Z17
+	VUNPCKHPS      Z22, Z21, Z21
+	VUNPCKLPS      Z2, Z16, Z22
+	VUNPCKHPS      Z2, Z16, Z2
+	VUNPCKLPD      Z22, Z17, Z16
+	VUNPCKHPD      Z22, Z17, Z17
+	VUNPCKLPD      Z2, Z21, Z22
+	VUNPCKHPD      Z2, Z21, Z2
+	VSHUFF32X4     $0x44, Z20, Z23, Z21
+	VSHUFF32X4     $0xee, Z20, Z23, Z20
+	VSHUFF32X4     $0x44, Z1, Z16, Z23
+	VSHUFF32X4     $0xee, Z1, Z16, Z1
+	VSHUFF32X4     $0x88, Z23, Z21, Z16
+	VSHUFF32X4     $0xdd, Z23, Z21, Z21
+	VSHUFF32X4     $0x88, Z1, Z20, Z23
+	VSHUFF32X4     $0xdd, Z1, Z20, Z1
+	VSHUFF32X4     $0x44, Z17, Z4, Z20
+	VSHUFF32X4     $0xee, Z17, Z4, Z4
+	VSHUFF32X4     $0x44, Z18, Z19, Z17
+	VSHUFF32X4     $0xee, Z18, Z19, Z18
+	VSHUFF32X4     $0x88, Z17, Z20, Z19
+	VSHUFF32X4     $0xdd, Z17, Z20, Z17
+	VSHUFF32X4     $0x88, Z18, Z4, Z20
+	VSHUFF32X4     $0xdd, Z18, Z4, Z4
+	VSHUFF32X4     $0x44, Z0, Z22, Z18
+	VSHUFF32X4     $0xee, Z0, Z22, Z0
+	VSHUFF32X4     $0x44, Z2, Z3, Z22
+	VSHUFF32X4     $0xee, Z2, Z3, Z2
+	VSHUFF32X4     $0x88, Z22, Z18, Z3
+	VSHUFF32X4     $0xdd, Z22, Z18, Z18
+	VSHUFF32X4     $0x88, Z2, Z0, Z22
+	VSHUFF32X4     $0xdd, Z2, Z0, Z0
+	VMOVNTPS       Z16, 64(DX)
+	VMOVNTPS       Z19, 128(DX)
+	VMOVNTPS       Z3, 192(DX)
+	VMOVNTPS       Z21, 256(DX)
+	VMOVNTPS       Z17, 320(DX)
+	VMOVNTPS       Z18, 384(DX)
+	VMOVNTPS       Z23, 448(DX)
+	VMOVNTPS       Z20, 512(DX)
+	VMOVNTPS       Z22, 576(DX)
 	VMOVNTPS       Z1, 640(DX)
-	VMOVNTPS       Z2, 704(DX)
+	VMOVNTPS       Z4, 704(DX)
 	VMOVNTPS       Z0, 768(DX)
 	JMP            written0
 
 empty0:
 	MOVQ     trail+48(FP), DX
 	MOVQ     176(DX), DX
-	VPXORD   Z2, Z2, Z2
-	VMOVNTPS Z2, 64(DX)
-	VMOVNTPS Z2, 128(DX)
-	VMOVNTPS Z2, 192(DX)
-	VMOVNTPS Z2, 256(DX)
-	VMOVNTPS Z2, 320(DX)
-	VMOVNTPS Z2, 384(DX)
-	VMOVNTPS Z2, 448(DX)
-	VMOVNTPS Z2, 512(DX)
-	VMOVNTPS Z2, 576(DX)
-	VMOVNTPS Z2, 640(DX)
-	VMOVNTPS Z2, 704(DX)
-	VMOVNTPS Z2, 768(DX)
+	VPXORD   Z4, Z4, Z4
+	VMOVNTPS Z4, 64(DX)
+	VMOVNTPS Z4, 128(DX)
+	VMOVNTPS Z4, 192(DX)
+	VMOVNTPS Z4, 256(DX)
+	VMOVNTPS Z4, 320(DX)
+	VMOVNTPS Z4, 384(DX)
+	VMOVNTPS Z4, 448(DX)
+	VMOVNTPS Z4, 512(DX)
+	VMOVNTPS Z4, 576(DX)
+	VMOVNTPS Z4, 640(DX)
+	VMOVNTPS Z4, 704(DX)
+	VMOVNTPS Z4, 768(DX)
 
 written0:
 	MOVQ         ops+16(FP), DX
@@ -5582,159 +6096,159 @@ risked:
 	JLE            empty1
 	MOVQ           trail+48(FP), DX
 	MOVQ           (DX), DX
-	VMOVDQU32      avx512_constants<>+1856(SB), Z13
-	VMOVDQU32      avx512_constants<>+1920(SB), Z14
-	VMOVDQU32      avx512_constants<>+1984(SB), Z15
+	VMOVDQU32      avx512_constants<>+1920(SB), Z3
+	VMOVDQU32      avx512_constants<>+1984(SB), Z4
 	VMOVDQU32      avx512_constants<>+2048(SB), Z16
 	VMOVDQU32      avx512_constants<>+2112(SB), Z17
 	VMOVDQU32      avx512_constants<>+2176(SB), Z18
-	VPBROADCASTD   avx512_constants<>+20(SB), Z22
+	VMOVDQU32      avx512_constants<>+2240(SB), Z19
+	VPBROADCASTD   avx512_constants<>+20(SB), Z23
 	MOVQ           $0x00000010, BX
 	MOVQ           $0x00000002, SI
-	VBROADCASTSS   avx512_constants<>+1268(SB), Z21
-	VMOVDQU32      72(SP), Y3
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z22
+	VMOVDQU32      72(SP), Y5
 	MOVQ           trail+48(FP), DI
 	ADDQ           $0x30, DI
-	VMOVDQU32      32(DI), Y4
+	VMOVDQU32      32(DI), Y6
 	MOVQ           trail+48(FP), DI
 	MOVQ           8(DI), DI
-	VPBROADCASTD   16(DI), Z20
-	VBROADCASTSS   112(SP), Z19
+	VPBROADCASTD   16(DI), Z21
+	VBROADCASTSS   112(SP), Z20
 	MOVQ           trail+48(FP), DI
 	MOVQ           16(DI), DI
-	VPBROADCASTD   4(DI), Z23
-	VPADDD         Z23, Z23, Z23
+	VPBROADCASTD   4(DI), Z24
+	VPADDD         Z24, Z24, Z24
 	KMOVW          896(DX)(SI*1), K1
-	VMOVDQU32      (DX)(BX*4), Z25
-	VPMOVZXWD      256(DX)(BX*2), Z24
-	VPADDD         Z25, Z24, Z24
-	VCVTUDQ2PS     Z25, Z26
-	VCVTUDQ2PS     Z24, Z24
-	VDIVPS.Z       Z24, Z26, K1, Z24
-	VPMOVZXBD      704(DX)(BX*1), Z26
-	VPMOVZXBD      (SP)(BX*1), Z27
-	VPADDD         Z22, Z25, Z22
-	VPSRLD         $0x07, Z22, Z22
-	VPERMD         Z3, Z26, Z25
-	VPSUBD         Z25, Z22, Z22
-	VPERMD         Z14, Z27, Z14
-	VPSLLVD        Z14, Z22, Z22
-	VPERMPS        Z13, Z27, Z13
-	VPMINUD        Z23, Z22, Z14
-	VCVTUDQ2PS     Z14, Z14
-	VMULPS         Z19, Z14, Z14
-	KMOVW          64(SP)(SI*1), K2
-	VPERMD.Z       Z4, Z26, K2, Z4
-	VPADDD         Z22, Z4, Z4
-	VPMINUD        Z23, Z4, Z4
+	VMOVDQU32      (DX)(BX*4), Z26
+	VPMOVZXWD      256(DX)(BX*2), Z25
+	VPADDD         Z26, Z25, Z25
+	VCVTUDQ2PS     Z26, Z27
+	VCVTUDQ2PS     Z25, Z25
+	VDIVPS.Z       Z25, Z27, K1, Z25
+	VPMOVZXBD      704(DX)(BX*1), Z27
+	VPMOVZXBD      (SP)(BX*1), Z28
+	VPADDD         Z23, Z26, Z23
+	VPSRLD         $0x07, Z23, Z23
+	VPERMD         Z5, Z27, Z26
+	VPSUBD         Z26, Z23, Z23
+	VPERMD         Z4, Z28, Z4
+	VPSLLVD        Z4, Z23, Z23
+	VPERMPS        Z3, Z28, Z3
+	VPMINUD        Z24, Z23, Z4
 	VCVTUDQ2PS     Z4, Z4
-	VMULPS         Z19, Z4, Z4
-	VPERMPS        Z15, Z27, Z15
-	VPSRLD         $0x04, Z27, Z27
-	VPERMPS        Z16, Z27, Z16
+	VMULPS         Z20, Z4, Z4
+	KMOVW          64(SP)(SI*1), K2
+	VPERMD.Z       Z6, Z27, K2, Z6
+	VPADDD         Z23, Z6, Z6
+	VPMINUD        Z24, Z6, Z6
+	VCVTUDQ2PS     Z6, Z6
+	VMULPS         Z20, Z6, Z6
+	VPERMPS        Z16, Z28, Z16
+	VPSRLD         $0x04, Z28, Z28
+	VPERMPS        Z17, Z28, Z17
 	KMOVW          960(DX)(SI*1), K2
-	VMOVAPS        Z21, K2, Z16
-	VPERMPS        Z18, Z27, Z21
-	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z18
-	VPMINUD.BCST   avx512_constants<>+1272(SB), Z18, Z18
-	VCVTDQ2PS      Z18, Z18
-	VMULPS.BCST    avx512_constants<>+1276(SB), Z18, Z18
-	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z19
+	VMOVAPS        Z22, K2, Z17
+	VPERMPS        Z19, Z28, Z22
+	VPMOVZXWD.Z    512(DX)(BX*2), K1, Z19
+	VPMINUD.BCST   avx512_constants<>+1272(SB), Z19, Z19
 	VCVTDQ2PS      Z19, Z19
-	VMULPS.BCST    avx512_constants<>+2240(SB), Z19, Z19
-	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z22
-	VCVTDQ2PS      Z22, Z22
-	VMULPS.BCST    avx512_constants<>+2244(SB), Z22, Z22
-	VPMOVSXWD      384(DX)(BX*2), Z23
-	VPSUBD.Z       Z23, Z20, K1, Z23
-	VPMINUD.BCST   avx512_constants<>+2248(SB), Z23, Z23
+	VMULPS.BCST    avx512_constants<>+1276(SB), Z19, Z19
+	VPMOVZXBD.Z    640(DX)(BX*1), K1, Z20
+	VCVTDQ2PS      Z20, Z20
+	VMULPS.BCST    avx512_constants<>+1840(SB), Z20, Z20
+	VPMOVZXBD.Z    768(DX)(BX*1), K1, Z23
 	VCVTDQ2PS      Z23, Z23
-	VMULPS.BCST    avx512_constants<>+2252(SB), Z23, Z23
-	VPERMPS.Z      Z17, Z26, K1, Z17
+	VMULPS.BCST    avx512_constants<>+1844(SB), Z23, Z23
+	VPMOVSXWD      384(DX)(BX*2), Z24
+	VPSUBD.Z       Z24, Z21, K1, Z24
+	VPMINUD.BCST   avx512_constants<>+1848(SB), Z24, Z24
+	VCVTDQ2PS      Z24, Z24
+	VMULPS.BCST    avx512_constants<>+1852(SB), Z24, Z24
+	VPERMPS.Z      Z18, Z27, K1, Z18
 	MOVQ           trail+48(FP), DX
 	MOVQ           176(DX), DX
-	VUNPCKLPS      Z14, Z13, Z20
-	VUNPCKHPS      Z14, Z13, Z13
-	VUNPCKLPS      Z24, Z4, Z14
-	VUNPCKHPS      Z24, Z4, Z4
-	VUNPCKLPD      Z14, Z20, Z24
-	VUNPCKHPD      Z14, Z20, Z14
-	VUNPCKLPD      Z4, Z13, Z20
-	VUNPCKHPD      Z4, Z13, Z4
-	VUNPCKLPS      Z19, Z18, Z13
-	VUNPCKHPS      Z19, Z18, Z18
-	VUNPCKLPS      Z21, Z16, Z19
-	VUNPCKHPS      Z21, Z16, Z16
-	VUNPCKLPD      Z19, Z13, Z21
-	VUNPCKHPD      Z19, Z13, Z13
-	VUNPCKLPD      Z16, Z18, Z19
-	VUNPCKHPD      Z16, Z18, Z16
-	VUNPCKLPS      Z23, Z22, Z18
-	VUNPCKHPS      Z23, Z22, Z22
-	VUNPCKLPS      Z15, Z17, Z23
-	VUNPCKHPS      Z15, Z17, Z15
-	VUNPCKLPD      Z23, Z18, Z17
-	VUNPCKHPD      Z23, Z18, Z18
-	VUNPCKLPD      Z15, Z22, Z23
-	VUNPCKHPD      Z15, Z22, Z15
-	VSHUFF32X4     $0x44, Z21, Z24, Z22
-	VSHUFF32X4     $0xee, Z21, Z24, Z21
-	VSHUFF32X4     $0x44, Z14, Z17, Z24
-	VSHUFF32X4     $0xee, Z14, Z17, Z14
-	VSHUFF32X4     $0x88, Z24, Z22, Z17
-	VSHUFF32X4     $0xdd, Z24, Z22, Z22
-	VSHUFF32X4     $0x88, Z14, Z21, Z24
-	VSHUFF32X4     $0xdd, Z14, Z21, Z14
-	VSHUFF32X4     $0x44, Z18, Z13, Z21
-	VSHUFF32X4     $0xee, Z18, Z13, Z13
-	VSHUFF32X4     $0x44, Z19, Z20, Z18
-	VSHUFF32X4     $0xee, Z19, Z20, Z19
-	VSHUFF32X4     $0x88, Z18, Z21, Z20
-	VSHUFF32X4     $0xdd, Z18, Z21, Z18
-	VSHUFF32X4     $0x88, Z19, Z13, Z21
-	VSHUFF32X4     $0xdd, Z19, Z13, Z13
-	VSHUFF32X4     $0x44, Z4, Z23, Z19
-	VSHUFF32X4     $0xee, Z4, Z23, Z4
-	VSHUFF32X4     $0x44, Z15, Z16, Z23
-	VSHUFF32X4     $0xee, Z15, Z16, Z15
-	VSHUFF32X4     $0x88, Z23, Z19, Z16
-	VSHUFF32X4     $0xdd, Z23, Z19, Z19
-	VSHUFF32X4     $0x88, Z15, Z4, Z23
-	VSHUFF32X4     $0xdd, Z15, Z4, Z4
-	VMOVNTPS       Z17, 832(DX)
-	VMOVNTPS       Z20, 896(DX)
-	VMOVNTPS       Z16, 960(DX)
-	VMOVNTPS       Z22, 1024(DX)
-	VMOVNTPS       Z18, 1088(DX)
-	VMOVNTPS       Z19, 1152(DX)
-	VMOVNTPS       Z24, 1216(DX)
-	VMOVNTPS       Z21, 1280(DX)
-	VMOVNTPS       Z23, 1344(DX)
-	VMOVNTPS       Z14, 1408(DX)
-	VMOVNTPS       Z13, 1472(DX)
-	VMOVNTPS       Z4, 1536(DX)
+	VUNPCKLPS      Z4, Z3, Z21
+	VUNPCKHPS      Z4, Z3, Z3
+	VUNPCKLPS      Z25, Z6, Z4
+	VUNPCKHPS      Z25, Z6, Z6
+	VUNPCKLPD      Z4, Z21, Z25
+	VUNPCKHPD      Z4, Z21, Z4
+	VUNPCKLPD      Z6, Z3, Z21
+	VUNPCKHPD      Z6, Z3, Z3
+	VUNPCKLPS      Z20, Z19, Z6
+	VUNPCKHPS      Z20, Z19, Z19
+	VUNPCKLPS      Z22, Z17, Z20
+	VUNPCKHPS      Z22, Z17, Z17
+	VUNPCKLPD      Z20, Z6, Z22
+	VUNPCKHPD      Z20, Z6, Z6
+	VUNPCKLPD      Z17, Z19, Z20
+	VUNPCKHPD      Z17, Z19, Z17
+	VUNPCKLPS      Z24, Z23, Z19
+	VUNPCKHPS      Z24, Z23, Z23
+	VUNPCKLPS      Z16, Z18, Z24
+	VUNPCKHPS      Z16, Z18, Z16
+	VUNPCKLPD      Z24, Z19, Z18
+	VUNPCKHPD      Z24, Z19, Z19
+	VUNPCKLPD      Z16, Z23, Z24
+	VUNPCKHPD      Z16, Z23, Z16
+	VSHUFF32X4     $0x44, Z22, Z25, Z23
+	VSHUFF32X4     $0xee, Z22, Z25, Z22
+	VSHUFF32X4     $0x44, Z4, Z18, Z25
+	VSHUFF32X4     $0xee, Z4, Z18, Z4
+	VSHUFF32X4     $0x88, Z25, Z23, Z18
+	VSHUFF32X4     $0xdd, Z25, Z23, Z23
+	VSHUFF32X4     $0x88, Z4, Z22, Z25
+	VSHUFF32X4     $0xdd, Z4, Z22, Z4
+	VSHUFF32X4     $0x44, Z19, Z6, Z22
+	VSHUFF32X4     $0xee, Z19, Z6, Z6
+	VSHUFF32X4     $0x44, Z20, Z21, Z19
+	VSHUFF32X4     $0xee, Z20, Z21, Z20
+	VSHUFF32X4     $0x88, Z19, Z22, Z21
+	VSHUFF32X4     $0xdd, Z19, Z22, Z19
+	VSHUFF32X4     $0x88, Z20, Z6, Z22
+	VSHUFF32X4     $0xdd, Z20, Z6, Z6
+	VSHUFF32X4     $0x44, Z3, Z24, Z20
+	VSHUFF32X4     $0xee, Z3, Z24, Z3
+	VSHUFF32X4     $0x44, Z16, Z17, Z24
+	VSHUFF32X4     $0xee, Z16, Z17, Z16
+	VSHUFF32X4     $0x88, Z24, Z20, Z17
+	VSHUFF32X4     $0xdd, Z24, Z20, Z20
+	VSHUFF32X4     $0x88, Z16, Z3, Z24
+	VSHUFF32X4     $0xdd, Z16, Z3, Z3
+	VMOVNTPS       Z18, 832(DX)
+	VMOVNTPS       Z21, 896(DX)
+	VMOVNTPS       Z17, 960(DX)
+	VMOVNTPS       Z23, 1024(DX)
+	VMOVNTPS       Z19, 1088(DX)
+	VMOVNTPS       Z20, 1152(DX)
+	VMOVNTPS       Z25, 1216(DX)
+	VMOVNTPS       Z22, 1280(DX)
+	VMOVNTPS       Z24, 1344(DX)
+	VMOVNTPS       Z4, 1408(DX)
+	VMOVNTPS       Z6, 1472(DX)
+	VMOVNTPS       Z3, 1536(DX)
 	JMP            written1
 
 empty1:
 	MOVQ     trail+48(FP), DX
 	MOVQ     176(DX), DX
-	VPXORD   Z4, Z4, Z4
-	VMOVNTPS Z4, 832(DX)
-	VMOVNTPS Z4, 896(DX)
-	VMOVNTPS Z4, 960(DX)
-	VMOVNTPS Z4, 1024(DX)
-	VMOVNTPS Z4, 1088(DX)
-	VMOVNTPS Z4, 1152(DX)
-	VMOVNTPS Z4, 1216(DX)
-	VMOVNTPS Z4, 1280(DX)
-	VMOVNTPS Z4, 1344(DX)
-	VMOVNTPS Z4, 1408(DX)
-	VMOVNTPS Z4, 1472(DX)
-	VMOVNTPS Z4, 1536(DX)
+	VPXORD   Z6, Z6, Z6
+	VMOVNTPS Z6, 832(DX)
+	VMOVNTPS Z6, 896(DX)
+	VMOVNTPS Z6, 960(DX)
+	VMOVNTPS Z6, 1024(DX)
+	VMOVNTPS Z6, 1088(DX)
+	VMOVNTPS Z6, 1152(DX)
+	VMOVNTPS Z6, 1216(DX)
+	VMOVNTPS Z6, 1280(DX)
+	VMOVNTPS Z6, 1344(DX)
+	VMOVNTPS Z6, 1408(DX)
+	VMOVNTPS Z6, 1472(DX)
+	VMOVNTPS Z6, 1536(DX)
 
 written1:
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
 	KMOVQ        avx512_constants<>+1248(SB), K1
 	VMOVQ        928(AX), X3
 	VMOVQ        X3, DX
@@ -5744,131 +6258,131 @@ written1:
 	KMOVQ        BX, K3
 	MOVQ         p+0(FP), BX
 	MOVQ         24(BX), BX
-	VMOVDQU      (BX), X8
-	VMOVDQU8     704(AX), Z13
+	VMOVDQU      (BX), X10
+	VMOVDQU8     704(AX), Z4
 	MOVQ         p+0(FP), BX
 	MOVQ         8(BX), BX
 	MOVL         16(BX), BX
-	VPBROADCASTW BX, Z14
-	VMOVDQU16    512(AX), Z15
-	VMOVDQU16    256(AX), Z4
-	VPSRLW       $0x01, Z15, Z16
-	VPSUBW       Z16, Z15, K3, Z15
-	VPMINUW.Z    Z4, Z15, K2, Z16
-	VPSUBW       Z16, Z4, Z4
-	VMOVDQU16    Z4, 256(AX)
-	VMOVDQU16    384(AX), Z15
-	VMOVDQU16    Z14, K2, Z15
-	VMOVDQU16    Z15, 384(AX)
-	VPTESTNMW    Z4, Z4, K4
+	VPBROADCASTW BX, Z6
+	VMOVDQU16    512(AX), Z16
+	VMOVDQU16    256(AX), Z3
+	VPSRLW       $0x01, Z16, Z17
+	VPSUBW       Z17, Z16, K3, Z16
+	VPMINUW.Z    Z3, Z16, K2, Z17
+	VPSUBW       Z17, Z3, Z3
+	VMOVDQU16    Z3, 256(AX)
+	VMOVDQU16    384(AX), Z16
+	VMOVDQU16    Z6, K2, Z16
+	VMOVDQU16    Z16, 384(AX)
+	VPTESTNMW    Z3, Z3, K4
 	KMOVD        K4, BX
-	VPBROADCASTD avx512_constants<>+20(SB), Z18
-	VPMOVZXWD    Y16, Z17
-	VMOVDQU32    (AX), Z4
-	VPADDD       Z18, Z4, Z15
-	VPADDD       Z17, Z4, Z4
-	VMOVDQU32    Z4, (AX)
-	VPADDD       Z17, Z5, Z5
-	VPADDD       Z17, Z15, Z4
-	VPSRLD       $0x07, Z15, Z15
-	VPSRLD       $0x07, Z4, Z4
-	VMOVDQU16    avx512_constants<>+1600(SB), Z17
-	VPERMW       Z16, Z17, Z17
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z17, Z17
-	VMOVDQU32    64(AX), Z16
-	VPADDD       Z18, Z16, Z18
-	VPADDD       Z17, Z16, Z16
-	VMOVDQU32    Z16, 64(AX)
-	VPADDD       Z17, Z5, Z5
-	VPADDD       Z17, Z18, Z17
+	VPBROADCASTD avx512_constants<>+20(SB), Z19
+	VPMOVZXWD    Y17, Z18
+	VMOVDQU32    (AX), Z3
+	VPADDD       Z19, Z3, Z16
+	VPADDD       Z18, Z3, Z3
+	VMOVDQU32    Z3, (AX)
+	VPADDD       Z18, Z7, Z7
+	VPADDD       Z18, Z16, Z3
+	VPSRLD       $0x07, Z16, Z16
+	VPSRLD       $0x07, Z3, Z3
+	VMOVDQU16    avx512_constants<>+1600(SB), Z18
+	VPERMW       Z17, Z18, Z18
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z18, Z18
+	VMOVDQU32    64(AX), Z17
+	VPADDD       Z19, Z17, Z19
+	VPADDD       Z18, Z17, Z17
+	VMOVDQU32    Z17, 64(AX)
+	VPADDD       Z18, Z7, Z7
+	VPADDD       Z18, Z19, Z18
+	VPSRLD       $0x07, Z19, Z19
 	VPSRLD       $0x07, Z18, Z18
-	VPSRLD       $0x07, Z17, Z17
-	VMOVDQU8     avx512_constants<>+1664(SB), Z16
-	VPERMB.Z     Z13, Z16, K1, Z16
-	VPERMW       Z8, Z16, Z16
-	VPACKUSDW    Z18, Z15, Z15
-	VPACKUSDW    Z17, Z4, Z4
-	VPSUBW       Z16, Z15, Z15
-	VPSUBW       Z16, Z4, Z4
-	VPBROADCASTD avx512_constants<>+1260(SB), Z16
-	VPMINUW      Z16, Z15, Z15
 	VMOVDQU8     avx512_constants<>+1664(SB), Z17
-	VPERMB.Z     Z1, Z17, K1, Z17
-	VPMULLW      Z17, Z15, Z15
-	VPADDW       Z15, Z15, Z15
-	VPMINUW      Z16, Z15, Z15
-	VPBROADCASTD avx512_constants<>+1264(SB), Z16
-	VPADDW       Z16, Z15, Z15
-	VMOVDQU8     avx512_constants<>+1664(SB), Z16
-	VPERMB.Z     Z0, Z16, K1, Z16
-	VPDPWSSD     Z16, Z15, Z6
+	VPERMB.Z     Z4, Z17, K1, Z17
+	VPERMW       Z10, Z17, Z17
+	VPACKUSDW    Z19, Z16, Z16
+	VPACKUSDW    Z18, Z3, Z3
+	VPSUBW       Z17, Z16, Z16
+	VPSUBW       Z17, Z3, Z3
+	VPBROADCASTD avx512_constants<>+1260(SB), Z17
+	VPMINUW      Z17, Z16, Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z18
+	VPERMB.Z     Z1, Z18, K1, Z18
+	VPMULLW      Z18, Z16, Z16
+	VPADDW       Z16, Z16, Z16
+	VPMINUW      Z17, Z16, Z16
+	VPBROADCASTD avx512_constants<>+1264(SB), Z17
+	VPADDW       Z17, Z16, Z16
+	VMOVDQU8     avx512_constants<>+1664(SB), Z17
+	VPERMB.Z     Z0, Z17, K1, Z17
+	VPDPWSSD     Z17, Z16, Z8
 	MOVL         900(AX), SI
 	TESTL        SI, SI
 	JZ           lower
 	KSHIFTRQ     $0x20, K2, K4
 	KSHIFTRQ     $0x20, K3, K3
-	VMOVDQU16    576(AX), Z7
-	VMOVDQU16    320(AX), Z16
-	VPSRLW       $0x01, Z7, Z15
-	VPSUBW       Z15, Z7, K3, Z7
-	VPMINUW.Z    Z16, Z7, K4, Z7
-	VPSUBW       Z7, Z16, Z16
-	VMOVDQU16    Z16, 320(AX)
-	VMOVDQU16    448(AX), Z15
-	VMOVDQU16    Z14, K4, Z15
-	VMOVDQU16    Z15, 448(AX)
-	VPTESTNMW    Z16, Z16, K3
+	VMOVDQU16    576(AX), Z9
+	VMOVDQU16    320(AX), Z17
+	VPSRLW       $0x01, Z9, Z16
+	VPSUBW       Z16, Z9, K3, Z9
+	VPMINUW.Z    Z17, Z9, K4, Z9
+	VPSUBW       Z9, Z17, Z17
+	VMOVDQU16    Z17, 320(AX)
+	VMOVDQU16    448(AX), Z16
+	VMOVDQU16    Z6, K4, Z16
+	VMOVDQU16    Z16, 448(AX)
+	VPTESTNMW    Z17, Z17, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_constants<>+20(SB), Z14
-	VPMOVZXWD    Y7, Z16
-	VMOVDQU32    128(AX), Z15
-	VPADDD       Z14, Z15, Z17
-	VPADDD       Z16, Z15, Z15
-	VMOVDQU32    Z15, 128(AX)
-	VPADDD       Z16, Z5, Z5
-	VPADDD       Z16, Z17, Z15
-	VPSRLD       $0x07, Z17, Z17
-	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_constants<>+1600(SB), Z16
-	VPERMW       Z7, Z16, Z16
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z16, Z16
-	VMOVDQU32    192(AX), Z7
-	VPADDD       Z14, Z7, Z14
-	VPADDD       Z16, Z7, Z7
-	VMOVDQU32    Z7, 192(AX)
-	VPADDD       Z16, Z5, Z5
-	VPADDD       Z16, Z14, Z7
-	VPSRLD       $0x07, Z14, Z14
-	VPSRLD       $0x07, Z7, Z7
+	VPBROADCASTD avx512_constants<>+20(SB), Z6
+	VPMOVZXWD    Y9, Z17
+	VMOVDQU32    128(AX), Z16
+	VPADDD       Z6, Z16, Z18
+	VPADDD       Z17, Z16, Z16
+	VMOVDQU32    Z16, 128(AX)
+	VPADDD       Z17, Z7, Z7
+	VPADDD       Z17, Z18, Z16
+	VPSRLD       $0x07, Z18, Z18
+	VPSRLD       $0x07, Z16, Z16
+	VMOVDQU16    avx512_constants<>+1600(SB), Z17
+	VPERMW       Z9, Z17, Z17
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z17, Z17
+	VMOVDQU32    192(AX), Z9
+	VPADDD       Z6, Z9, Z6
+	VPADDD       Z17, Z9, Z9
+	VMOVDQU32    Z9, 192(AX)
+	VPADDD       Z17, Z7, Z7
+	VPADDD       Z17, Z6, Z9
+	VPSRLD       $0x07, Z6, Z6
+	VPSRLD       $0x07, Z9, Z9
+	VMOVDQU8     avx512_constants<>+1728(SB), Z17
+	VPERMB.Z     Z4, Z17, K1, Z17
+	VPERMW       Z10, Z17, Z17
+	VPACKUSDW    Z6, Z18, Z4
+	VPACKUSDW    Z9, Z16, Z9
+	VPSUBW       Z17, Z4, Z4
+	VPSUBW       Z17, Z9, Z9
+	VPBROADCASTD avx512_constants<>+1260(SB), Z6
+	VPMINUW      Z6, Z4, Z4
 	VMOVDQU8     avx512_constants<>+1728(SB), Z16
-	VPERMB.Z     Z13, Z16, K1, Z16
-	VPERMW       Z8, Z16, Z16
-	VPACKUSDW    Z14, Z17, Z13
-	VPACKUSDW    Z7, Z15, Z7
-	VPSUBW       Z16, Z13, Z13
-	VPSUBW       Z16, Z7, Z7
-	VPBROADCASTD avx512_constants<>+1260(SB), Z14
-	VPMINUW      Z14, Z13, Z13
-	VMOVDQU8     avx512_constants<>+1728(SB), Z15
-	VPERMB.Z     Z1, Z15, K1, Z15
-	VPMULLW      Z15, Z13, Z13
-	VPADDW       Z13, Z13, Z13
-	VPMINUW      Z14, Z13, Z13
-	VPBROADCASTD avx512_constants<>+1264(SB), Z14
-	VPADDW       Z14, Z13, Z13
-	VMOVDQU8     avx512_constants<>+1728(SB), Z14
-	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z13, Z6
+	VPERMB.Z     Z1, Z16, K1, Z16
+	VPMULLW      Z16, Z4, Z4
+	VPADDW       Z4, Z4, Z4
+	VPMINUW      Z6, Z4, Z4
+	VPBROADCASTD avx512_constants<>+1264(SB), Z6
+	VPADDW       Z6, Z4, Z4
+	VMOVDQU8     avx512_constants<>+1728(SB), Z6
+	VPERMB.Z     Z0, Z6, K1, Z6
+	VPDPWSSD     Z6, Z4, Z8
 	SHLQ         $0x20, SI
 	ORQ          SI, BX
 
 lower:
 	VMOVDQU8     768(AX), Z0
-	VPSRLW       $0x02, Z0, Z13
-	VPANDD.BCST  avx512_constants<>+56(SB), Z13, Z13
-	VPSUBB       Z13, Z0, Z0
-	VPBROADCASTD avx512_constants<>+56(SB), Z13
-	VPADDB       Z13, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z4
+	VPANDD.BCST  avx512_constants<>+56(SB), Z4, Z4
+	VPSUBB       Z4, Z0, Z0
+	VPBROADCASTD avx512_constants<>+56(SB), Z4
+	VPADDB       Z4, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         912(AX), SI
 	MOVQ         920(AX), DI
@@ -5891,15 +6405,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          DX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_constants<>+60(SB), Z13
-	VPBROADCASTD avx512_constants<>+0(SB), Z14
+	VPBROADCASTD avx512_constants<>+60(SB), Z4
+	VPBROADCASTD avx512_constants<>+0(SB), Z6
 	VMOVDQU8     832(AX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z13, Z0, K2, K2
-	VPSUBB       Z14, Z0, K2, Z0
-	VPTESTNMB    Z13, Z0, K2, K2
+	VPTESTMB     Z4, Z0, K2, K2
+	VPSUBB       Z6, Z0, K2, Z0
+	VPTESTNMB    Z4, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -5908,19 +6422,19 @@ lower:
 	ANDNQ        R12, BX, BX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_constants<>+256(SB), Z15
+	VPBROADCASTD avx512_constants<>+256(SB), Z16
 	KMOVQ        BX, K2
-	VPSRLW       $0x04, Z0, Z16
-	VPANDQ       Z15, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPADDB       Z16, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z17
+	VPANDQ       Z16, Z17, Z17
+	VPADDB       Z6, Z17, Z17
+	VPADDB       Z6, Z17, Z17
+	VPADDB       Z17, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z16
-	VPANDQ       Z15, Z16, Z16
-	VPADDB       Z14, Z16, Z16
-	VPANDNQ      Z0, Z13, Z15
-	VPADDB       Z15, Z16, K2, Z0
+	VPSRLW       $0x06, Z0, Z17
+	VPANDQ       Z16, Z17, Z17
+	VPADDB       Z6, Z17, Z17
+	VPANDNQ      Z0, Z4, Z16
+	VPADDB       Z16, Z17, K2, Z0
 	VMOVDQU8     Z0, 832(AX)
 	ORQ          SI, R11
 	ANDNQ        DX, DI, DX
@@ -5929,14 +6443,14 @@ lower:
 	POPCNTQ      R11, BX
 	ADDL         BX, 84(CX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(AX), Z13
-	VMOVDQU64    960(AX), Z14
-	VPBROADCASTQ DX, Z15
-	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z15, Z13
-	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z13
-	VPANDNQ      Z14, Z0, Z14
-	VMOVDQU64    Z13, 896(AX)
-	VMOVDQU64    Z14, 960(AX)
+	VMOVDQU64    896(AX), Z4
+	VMOVDQU64    960(AX), Z6
+	VPBROADCASTQ DX, Z16
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z16, Z4
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z4
+	VPANDNQ      Z6, Z0, Z6
+	VMOVDQU64    Z4, 896(AX)
+	VMOVDQU64    Z6, 960(AX)
 	MOVQ         896(AX), DX
 	MOVQ         904(AX), BX
 	ANDNQ        DX, BX, DX
@@ -5946,30 +6460,30 @@ lower:
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
 	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z4, Z9
+	VPDPWSSD     Z2, Z3, Z11
 	VMOVDQU8     avx512_constants<>+1664(SB), Z2
 	VPERMB.Z     Z1, Z2, K1, Z2
-	VPDPWSSD     Z2, Z4, Z10
+	VPDPWSSD     Z2, Z3, Z12
 	MOVL         900(AX), DX
 	TESTL        DX, DX
 	JZ           accounted
 	VMOVDQU8     avx512_constants<>+1728(SB), Z2
 	VPERMB.Z     Z0, Z2, K1, Z2
-	VPDPWSSD     Z2, Z7, Z9
+	VPDPWSSD     Z2, Z9, Z11
 	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z7, Z10
+	VPDPWSSD     Z0, Z9, Z12
 
 accounted:
-	VPUNPCKLDQ     Z10, Z9, Z0
-	VPUNPCKHDQ     Z10, Z9, Z1
+	VPUNPCKLDQ     Z12, Z11, Z0
+	VPUNPCKHDQ     Z12, Z11, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z6, Z5, Z1
-	VPUNPCKHDQ     Z6, Z5, Z2
+	VPUNPCKLDQ     Z8, Z7, Z1
+	VPUNPCKHDQ     Z8, Z7, Z2
 	VPADDD         Z2, Z1, Z1
 	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
@@ -5991,12 +6505,12 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(AX), Z1
-	VPANDNQ.Z      Z14, Z1, K1, Z1
+	VPANDNQ.Z      Z6, Z1, K1, Z1
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z4
+	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z1, K1
-	VPTESTMQ       Z4, Z1, K2
-	VPORQ          Z2, Z4, Z2
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z2
 	VPANDNQ        Z1, Z2, Z2
 	VPTESTMQ       Z2, Z2, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
@@ -6027,26 +6541,26 @@ accounted:
 	VMOVDQU64      (BX), Z1
 	VMOVDQU64      64(BX), Z2
 	VPOPCNTQ       Z0, Z0
-	VMOVDQU32      (SI), Z4
-	VMOVDQU32      avx512_constants<>+2432(SB), Z5
-	VPERMI2D       Z2, Z1, Z5
+	VMOVDQU32      (SI), Z3
+	VMOVDQU32      avx512_constants<>+2432(SB), Z4
+	VPERMI2D       Z2, Z1, Z4
 	VMOVDQU32      avx512_constants<>+2496(SB), Z2
 	VPERMD         Z0, Z2, Z2
-	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z4
 	VMOVDQU32      avx512_constants<>+2624(SB), Z2
 	VPERMI2D       Z0, Z1, Z2
 	VPANDD         avx512_constants<>+2688(SB), Z2, Z2
-	VPADDD         Z2, Z5, Z5
+	VPADDD         Z2, Z4, Z4
 	VPBROADCASTD   64(SI), Z0
-	VPSUBD         Z5, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z5
+	VPSUBD         Z4, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z4
 	MOVQ           trail+48(FP), SI
 	MOVQ           16(SI), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(BX), Z1
-	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z2
+	VPANDQ.BCST    avx512_constants<>+2816(SB), Z0, Z2
 	VPMINUQ        Z2, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           8(BX), BX
 	MOVL           16(BX), BX
@@ -6061,159 +6575,159 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, BX
 	VPBROADCASTD   BX, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   4(BX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z5
-	VMOVDQU32      avx512_constants<>+3008(SB), Z2
-	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z6
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z6, Z2
-	VPMINUD        Z2, Z5, Z5
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z4
+	VMOVDQU32      avx512_constants<>+3072(SB), Z2
+	VPSLLVD        avx512_constants<>+3136(SB), Z1, Z6
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z6, Z2
+	VPMINUD        Z2, Z4, Z4
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ           trail+48(FP), BX
 	MOVQ           16(BX), BX
 	VPBROADCASTD   (BX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z4
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z4
-	VCVTDQ2PS      Z5, Z5
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z0, Z3
 	VCVTDQ2PS      Z4, Z4
-	VDIVPS         Z4, Z5, Z5
+	VCVTDQ2PS      Z3, Z3
+	VDIVPS         Z3, Z4, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
-	VMOVNTPS       Z5, (BX)
+	VMOVNTPS       Z4, (BX)
 	CMPQ           104(SP), $0x02
 	JLE            empty2
 	MOVQ           trail+48(FP), BX
 	MOVQ           (BX), BX
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z2
-	VMOVDQU32      avx512_constants<>+2048(SB), Z4
-	VMOVDQU32      avx512_constants<>+2112(SB), Z5
-	VMOVDQU32      avx512_constants<>+2176(SB), Z6
-	VPBROADCASTD   avx512_constants<>+20(SB), Z13
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z2
+	VMOVDQU32      avx512_constants<>+2112(SB), Z3
+	VMOVDQU32      avx512_constants<>+2176(SB), Z4
+	VMOVDQU32      avx512_constants<>+2240(SB), Z6
+	VPBROADCASTD   avx512_constants<>+20(SB), Z11
 	MOVQ           $0x00000020, SI
 	MOVQ           $0x00000004, DI
-	VBROADCASTSS   avx512_constants<>+1268(SB), Z10
-	VMOVDQU32      72(SP), Y3
+	VBROADCASTSS   avx512_constants<>+1268(SB), Z9
+	VMOVDQU32      72(SP), Y5
 	MOVQ           trail+48(FP), R8
 	ADDQ           $0x30, R8
-	VMOVDQU32      32(R8), Y11
+	VMOVDQU32      32(R8), Y13
 	MOVQ           trail+48(FP), R8
 	MOVQ           8(R8), R8
-	VPBROADCASTD   16(R8), Z9
+	VPBROADCASTD   16(R8), Z8
 	VBROADCASTSS   112(SP), Z7
 	MOVQ           trail+48(FP), R8
 	MOVQ           16(R8), R8
-	VPBROADCASTD   4(R8), Z14
-	VPADDD         Z14, Z14, Z14
+	VPBROADCASTD   4(R8), Z12
+	VPADDD         Z12, Z12, Z12
 	KMOVW          896(BX)(DI*1), K1
-	VMOVDQU32      (BX)(SI*4), Z16
-	VPMOVZXWD      256(BX)(SI*2), Z15
-	VPADDD         Z16, Z15, Z15
-	VCVTUDQ2PS     Z16, Z17
-	VCVTUDQ2PS     Z15, Z15
-	VDIVPS.Z       Z15, Z17, K1, Z15
-	VPMOVZXBD      704(BX)(SI*1), Z17
-	VPMOVZXBD      (SP)(SI*1), Z18
-	VPADDD         Z13, Z16, Z13
-	VPSRLD         $0x07, Z13, Z13
-	VPERMD         Z3, Z17, Z16
-	VPSUBD         Z16, Z13, Z13
-	VPERMD         Z1, Z18, Z1
-	VPSLLVD        Z1, Z13, Z13
-	VPERMPS        Z0, Z18, Z0
-	VPMINUD        Z14, Z13, Z1
+	VMOVDQU32      (BX)(SI*4), Z17
+	VPMOVZXWD      256(BX)(SI*2), Z16
+	VPADDD         Z17, Z16, Z16
+	VCVTUDQ2PS     Z17, Z18
+	VCVTUDQ2PS     Z16, Z16
+	VDIVPS.Z       Z16, Z18, K1, Z16
+	VPMOVZXBD      704(BX)(SI*1), Z18
+	VPMOVZXBD      (SP)(SI*1), Z19
+	VPADDD         Z11, Z17, Z11
+	VPSRLD         $0x07, Z11, Z11
+	VPERMD         Z5, Z18, Z17
+	VPSUBD         Z17, Z11, Z11
+	VPERMD         Z1, Z19, Z1
+	VPSLLVD        Z1, Z11, Z11
+	VPERMPS        Z0, Z19, Z0
+	VPMINUD        Z12, Z11, Z1
 	VCVTUDQ2PS     Z1, Z1
 	VMULPS         Z7, Z1, Z1
 	KMOVW          64(SP)(DI*1), K2
-	VPERMD.Z       Z11, Z17, K2, Z11
-	VPADDD         Z13, Z11, Z11
-	VPMINUD        Z14, Z11, Z11
-	VCVTUDQ2PS     Z11, Z11
-	VMULPS         Z7, Z11, Z11
-	VPERMPS        Z2, Z18, Z2
-	VPSRLD         $0x04, Z18, Z18
-	VPERMPS        Z4, Z18, Z4
+	VPERMD.Z       Z13, Z18, K2, Z13
+	VPADDD         Z11, Z13, Z13
+	VPMINUD        Z12, Z13, Z13
+	VCVTUDQ2PS     Z13, Z13
+	VMULPS         Z7, Z13, Z13
+	VPERMPS        Z2, Z19, Z2
+	VPSRLD         $0x04, Z19, Z19
+	VPERMPS        Z3, Z19, Z3
 	KMOVW          960(BX)(DI*1), K2
-	VMOVAPS        Z10, K2, Z4
-	VPERMPS        Z6, Z18, Z10
+	VMOVAPS        Z9, K2, Z3
+	VPERMPS        Z6, Z19, Z9
 	VPMOVZXWD.Z    512(BX)(SI*2), K1, Z6
 	VPMINUD.BCST   avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS      Z6, Z6
 	VMULPS.BCST    avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z    640(BX)(SI*1), K1, Z7
 	VCVTDQ2PS      Z7, Z7
-	VMULPS.BCST    avx512_constants<>+2240(SB), Z7, Z7
-	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z13
-	VCVTDQ2PS      Z13, Z13
-	VMULPS.BCST    avx512_constants<>+2244(SB), Z13, Z13
-	VPMOVSXWD      384(BX)(SI*2), Z14
-	VPSUBD.Z       Z14, Z9, K1, Z14
-	VPMINUD.BCST   avx512_constants<>+2248(SB), Z14, Z14
-	VCVTDQ2PS      Z14, Z14
-	VMULPS.BCST    avx512_constants<>+2252(SB), Z14, Z14
-	VPERMPS.Z      Z5, Z17, K1, Z5
+	VMULPS.BCST    avx512_constants<>+1840(SB), Z7, Z7
+	VPMOVZXBD.Z    768(BX)(SI*1), K1, Z11
+	VCVTDQ2PS      Z11, Z11
+	VMULPS.BCST    avx512_constants<>+1844(SB), Z11, Z11
+	VPMOVSXWD      384(BX)(SI*2), Z12
+	VPSUBD.Z       Z12, Z8, K1, Z12
+	VPMINUD.BCST   avx512_constants<>+1848(SB), Z12, Z12
+	VCVTDQ2PS      Z12, Z12
+	VMULPS.BCST    avx512_constants<>+1852(SB), Z12, Z12
+	VPERMPS.Z      Z4, Z18, K1, Z4
 	MOVQ           trail+48(FP), BX
 	MOVQ           176(BX), BX
-	VUNPCKLPS      Z1, Z0, Z9
+	VUNPCKLPS      Z1, Z0, Z8
 	VUNPCKHPS      Z1, Z0, Z0
-	VUNPCKLPS      Z15, Z11, Z1
-	VUNPCKHPS      Z15, Z11, Z11
-	VUNPCKLPD      Z1, Z9, Z15
-	VUNPCKHPD      Z1, Z9, Z1
-	VUNPCKLPD      Z11, Z0, Z9
-	VUNPCKHPD      Z11, Z0, Z0
-	VUNPCKLPS      Z7, Z6, Z11
+	VUNPCKLPS      Z16, Z13, Z1
+	VUNPCKHPS      Z16, Z13, Z13
+	VUNPCKLPD      Z1, Z8, Z16
+	VUNPCKHPD      Z1, Z8, Z1
+	VUNPCKLPD      Z13, Z0, Z8
+	VUNPCKHPD      Z13, Z0, Z0
+	VUNPCKLPS      Z7, Z6, Z13
 	VUNPCKHPS      Z7, Z6, Z6
-	VUNPCKLPS      Z10, Z4, Z7
-	VUNPCKHPS      Z10, Z4, Z4
-	VUNPCKLPD      Z7, Z11, Z10
-	VUNPCKHPD      Z7, Z11, Z7
-	VUNPCKLPD      Z4, Z6, Z11
-	VUNPCKHPD      Z4, Z6, Z4
-	VUNPCKLPS      Z14, Z13, Z6
-	VUNPCKHPS      Z14, Z13, Z13
-	VUNPCKLPS      Z2, Z5, Z14
-	VUNPCKHPS      Z2, Z5, Z2
-	VUNPCKLPD      Z14, Z6, Z5
-	VUNPCKHPD      Z14, Z6, Z6
-	VUNPCKLPD      Z2, Z13, Z14
-	VUNPCKHPD      Z2, Z13, Z2
-	VSHUFF32X4     $0x44, Z10, Z15, Z13
-	VSHUFF32X4     $0xee, Z10, Z15, Z10
-	VSHUFF32X4     $0x44, Z1, Z5, Z15
-	VSHUFF32X4     $0xee, Z1, Z5, Z1
-	VSHUFF32X4     $0x88, Z15, Z13, Z5
-	VSHUFF32X4     $0xdd, Z15, Z13, Z13
-	VSHUFF32X4     $0x88, Z1, Z10, Z15
-	VSHUFF32X4     $0xdd, Z1, Z10, Z1
-	VSHUFF32X4     $0x44, Z6, Z7, Z10
+	VUNPCKLPS      Z9, Z3, Z7
+	VUNPCKHPS      Z9, Z3, Z3
+	VUNPCKLPD      Z7, Z13, Z9
+	VUNPCKHPD      Z7, Z13, Z7
+	VUNPCKLPD      Z3, Z6, Z13
+	VUNPCKHPD      Z3, Z6, Z3
+	VUNPCKLPS      Z12, Z11, Z6
+	VUNPCKHPS      Z12, Z11, Z11
+	VUNPCKLPS      Z2, Z4, Z12
+	VUNPCKHPS      Z2, Z4, Z2
+	VUNPCKLPD      Z12, Z6, Z4
+	VUNPCKHPD      Z12, Z6, Z6
+	VUNPCKLPD      Z2, Z11, Z12
+	VUNPCKHPD      Z2, Z11, Z2
+	VSHUFF32X4     $0x44, Z9, Z16, Z11
+	VSHUFF32X4     $0xee, Z9, Z16, Z9
+	VSHUFF32X4     $0x44, Z1, Z4, Z16
+	VSHUFF32X4     $0xee, Z1, Z4, Z1
+	VSHUFF32X4     $0x88, Z16, Z11, Z4
+	VSHUFF32X4     $0xdd, Z16, Z11, Z11
+	VSHUFF32X4     $0x88, Z1, Z9, Z16
+	VSHUFF32X4     $0xdd, Z1, Z9, Z1
+	VSHUFF32X4     $0x44, Z6, Z7, Z9
 	VSHUFF32X4     $0xee, Z6, Z7, Z6
-	VSHUFF32X4     $0x44, Z11, Z9, Z7
-	VSHUFF32X4     $0xee, Z11, Z9, Z9
-	VSHUFF32X4     $0x88, Z7, Z10, Z11
-	VSHUFF32X4     $0xdd, Z7, Z10, Z7
-	VSHUFF32X4     $0x88, Z9, Z6, Z10
-	VSHUFF32X4     $0xdd, Z9, Z6, Z6
-	VSHUFF32X4     $0x44, Z0, Z14, Z9
-	VSHUFF32X4     $0xee, Z0, Z14, Z0
-	VSHUFF32X4     $0x44, Z2, Z4, Z14
-	VSHUFF32X4     $0xee, Z2, Z4, Z2
-	VSHUFF32X4     $0x88, Z14, Z9, Z4
-	VSHUFF32X4     $0xdd, Z14, Z9, Z9
-	VSHUFF32X4     $0x88, Z2, Z0, Z14
+	VSHUFF32X4     $0x44, Z13, Z8, Z7
+	VSHUFF32X4     $0xee, Z13, Z8, Z8
+	VSHUFF32X4     $0x88, Z7, Z9, Z13
+	VSHUFF32X4     $0xdd, Z7, Z9, Z7
+	VSHUFF32X4     $0x88, Z8, Z6, Z9
+	VSHUFF32X4     $0xdd, Z8, Z6, Z6
+	VSHUFF32X4     $0x44, Z0, Z12, Z8
+	VSHUFF32X4     $0xee, Z0, Z12, Z0
+	VSHUFF32X4     $0x44, Z2, Z3, Z12
+	VSHUFF32X4     $0xee, Z2, Z3, Z2
+	VSHUFF32X4     $0x88, Z12, Z8, Z3
+	VSHUFF32X4     $0xdd, Z12, Z8, Z8
+	VSHUFF32X4     $0x88, Z2, Z0, Z12
 	VSHUFF32X4     $0xdd, Z2, Z0, Z0
-	VMOVNTPS       Z5, 1600(BX)
-	VMOVNTPS       Z11, 1664(BX)
-	VMOVNTPS       Z4, 1728(BX)
-	VMOVNTPS       Z13, 1792(BX)
+	VMOVNTPS       Z4, 1600(BX)
+	VMOVNTPS       Z13, 1664(BX)
+	VMOVNTPS       Z3, 1728(BX)
+	VMOVNTPS       Z11, 1792(BX)
 	VMOVNTPS       Z7, 1856(BX)
-	VMOVNTPS       Z9, 1920(BX)
-	VMOVNTPS       Z15, 1984(BX)
-	VMOVNTPS       Z10, 2048(BX)
-	VMOVNTPS       Z14, 2112(BX)
+	VMOVNTPS       Z8, 1920(BX)
+	VMOVNTPS       Z16, 1984(BX)
+	VMOVNTPS       Z9, 2048(BX)
+	VMOVNTPS       Z12, 2112(BX)
 	VMOVNTPS       Z1, 2176(BX)
 	VMOVNTPS       Z6, 2240(BX)
 	VMOVNTPS       Z0, 2304(BX)
@@ -6222,19 +6736,19 @@ accounted:
 empty2:
 	MOVQ     trail+48(FP), BX
 	MOVQ     176(BX), BX
-	VPXORD   Z11, Z11, Z11
-	VMOVNTPS Z11, 1600(BX)
-	VMOVNTPS Z11, 1664(BX)
-	VMOVNTPS Z11, 1728(BX)
-	VMOVNTPS Z11, 1792(BX)
-	VMOVNTPS Z11, 1856(BX)
-	VMOVNTPS Z11, 1920(BX)
-	VMOVNTPS Z11, 1984(BX)
-	VMOVNTPS Z11, 2048(BX)
-	VMOVNTPS Z11, 2112(BX)
-	VMOVNTPS Z11, 2176(BX)
-	VMOVNTPS Z11, 2240(BX)
-	VMOVNTPS Z11, 2304(BX)
+	VPXORD   Z13, Z13, Z13
+	VMOVNTPS Z13, 1600(BX)
+	VMOVNTPS Z13, 1664(BX)
+	VMOVNTPS Z13, 1728(BX)
+	VMOVNTPS Z13, 1792(BX)
+	VMOVNTPS Z13, 1856(BX)
+	VMOVNTPS Z13, 1920(BX)
+	VMOVNTPS Z13, 1984(BX)
+	VMOVNTPS Z13, 2048(BX)
+	VMOVNTPS Z13, 2112(BX)
+	VMOVNTPS Z13, 2176(BX)
+	VMOVNTPS Z13, 2240(BX)
+	VMOVNTPS Z13, 2304(BX)
 
 written2:
 	MOVQ           a+32(FP), BX
@@ -6249,61 +6763,242 @@ written2:
 	ANDNQ          DI, R8, DI
 	MOVQ           p+0(FP), R8
 	MOVQ           32(R8), R8
+	VMOVDQU64      (R8), Z0
 	CMPQ           SI, $0x08
 	JHI            some
-	POPCNTQ        DI, R9
-	CMPQ           R9, SI
+	POPCNTQ        DI, R8
+	CMPQ           R8, SI
 	JCS            some
-	MOVQ           $-1, R9
-	BZHIQ          SI, R9, R9
-	KMOVB          R9, K1
-	MOVQ           p+0(FP), R9
-	MOVQ           40(R9), R9
-	VMOVDQU32.Z    (R9), K1, Y1
-	VPSRLD         $0x18, Y1, Y0
-	VPANDD.BCST    avx512_constants<>+448(SB), Y1, Y1
-	VPMOVZXDQ      Y0, Z0
-	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
-	VPSLLVQ        Z0, Z2, Z2
-	VEXTRACTI64X4  $0x01, Z2, Y0
-	VPADDQ         Y2, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X2
-	VPADDQ         X0, X2, X2
-	VPSHUFD        $0x4e, X2, X0
-	VPADDQ         X0, X2, X2
-	VPMOVZXBD      X2, Y0
-	VPTESTMD       Y0, Y0, K1
-	MOVQ           s+40(FP), R9
-	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y1, Y3
-	VPUNPCKHDQ     Y0, Y1, Y0
-	VPADDD         Y0, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X0
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVQ          X0, R9
-	MOVQ           R9, R10
-	SHRQ           $0x20, R10
-	ADDL           R9, R10
-	ADDL           DX, R10
-	MOVQ           p+0(FP), R11
-	MOVQ           16(R11), R11
-	MOVL           4(R11), R11
-	CMPL           R10, R11
+	MOVQ           $-1, R8
+	BZHIQ          SI, R8, R8
+	KMOVB          R8, K1
+	MOVQ           p+0(FP), R8
+	MOVQ           40(R8), R8
+	VMOVDQU32.Z    (R8), K1, Y2
+	VPSRLD         $0x18, Y2, Y1
+	VPANDD.BCST    avx512_constants<>+448(SB), Y2, Y2
+	VPMOVZXDQ      Y1, Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z3
+	VPSLLVQ        Z1, Z3, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y1
+	VPADDQ         Y3, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X3
+	VPADDQ         X1, X3, X3
+	VPSHUFD        $0x4e, X3, X1
+	VPADDQ         X1, X3, X3
+	VPMOVZXBD      X3, Y1
+	VPTESTMD       Y1, Y1, K1
+	MOVQ           s+40(FP), R8
+	VMOVDQU32.Z    (R8), K1, Y1
+	VPUNPCKLDQ     Y1, Y2, Y4
+	VPUNPCKHDQ     Y1, Y2, Y1
+	VPADDD         Y1, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X1
+	VPADDD         X4, X1, X1
+	VPSHUFD        $0x4e, X1, X2
+	VPADDD         X2, X1, X1
+	VMOVQ          X1, R8
+	MOVQ           R8, R9
+	SHRQ           $0x20, R9
+	ADDL           R8, R9
+	ADDL           DX, R9
+	MOVQ           p+0(FP), R10
+	MOVQ           16(R10), R10
+	MOVL           4(R10), R10
+	CMPL           R9, R10
 	JHI            some
-	VMOVQ          X2, 36(BX)
-	ADDL           R9, 32(CX)
-	SUBL           R9, 48(CX)
+	VMOVQ          X3, 36(BX)
+	ADDL           R8, 32(CX)
+	SUBL           R8, 48(CX)
 	ADDL           SI, 80(CX)
 	XORL           DX, DX
 	MOVL           DX, 20(CX)
-	MOVQ           SI, DX
 	JMP            admitted
 
 some:
-	MOVQ    DI, 120(SP)
+	CMPQ            SI, $0x10
+	JHI             any
+	POPCNTQ         DI, R8
+	CMPQ            R8, SI
+	JCS             any
+	MOVQ            $-1, R8
+	BZHIQ           SI, R8, R8
+	KMOVW           R8, K1
+	MOVQ            p+0(FP), SI
+	MOVQ            40(SI), SI
+	VMOVDQU32       (SI), Z1
+	VPSRLD          $0x18, Z1, Z2
+	MOVQ            s+40(FP), SI
+	VBROADCASTI32X8 (SI), Z0
+	VPERMD          Z0, Z2, Z0
+	VPTESTMD        Z0, Z0, K1, K2
+	KORTESTW        K2, K2
+	JNZ             any
+	VPTERNLOGD      $0xff, Z14, Z14, Z14
+	VPANDD.BCST     avx512_constants<>+448(SB), Z1, K1, Z14
+	VMOVDQU         Y14, 120(SP)
+	VEXTRACTI64X4   $0x01, Z14, 152(SP)
+	XORL            SI, SI
+	MOVQ            p+0(FP), R9
+	MOVQ            16(R9), R9
+	MOVL            4(R9), R9
+	SUBL            DX, R9
+	CMOVLCS         SI, R9
+	MOVL            R9, DX
+	MOVL            R9, R10
+	SUBL            120(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            124(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            128(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            132(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            136(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            140(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            144(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            148(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            152(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            156(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            160(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            164(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            168(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            172(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            176(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            180(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	SUBL            R9, DX
+	VPBROADCASTW    SI, Y0
+	VPTESTNMW       avx512_constants<>+1792(SB), Y0, K1
+	KMOVW           K1, R9
+	POPCNTL         R9, SI
+	MOVQ            p+0(FP), R12
+	MOVQ            32(R12), R12
+	MOVQ            p+0(FP), R10
+	MOVQ            8(R10), R10
+	MOVL            16(R10), R10
+	MOVQ            f+8(FP), R11
+	SUBL            68(R11), R10
+	XORL            R11, R11
+	INCL            R10
+	CMOVLLT         R11, R10
+	SHLQ            $0x30, R10
+	VPBROADCASTQ    R10, Z0
+	VMOVDQU64       (R12), Z3
+	VPCMPUQ         $0x01, Z0, Z3, K2
+	VMOVDQU64       64(R12), Z4
+	VPCMPUQ         $0x01, Z0, Z4, K3
+	KUNPCKBW        K2, K3, K2
+	KMOVW           K2, R11
+	ANDL            R8, R11
+	ANDNL           R11, R9, R11
+	POPCNTL         R11, R10
+	ADDL            R10, 88(CX)
+	ADDL            DX, 32(CX)
+	SUBL            DX, 48(CX)
+	ADDL            SI, 80(CX)
+	ANDNL           R8, R9, DX
+	ANDNL           DX, R11, DX
+	POPCNTL         DX, R8
+	MOVL            R8, 20(CX)
+
+failing:
+	TESTL  R11, R11
+	JZ     kept
+	TZCNTL R11, R8
+	BLSRL  R11, R11
+	MOVL   120(SP)(R8*4), R8
+	SUBL   R8, 48(CX)
+	JMP    failing
+
+kept:
+	VMOVDQU        avx512_constants<>+1824(SB), X5
+	VPCOMPRESSB.Z  X5, K1, X5
+	VPMOVZXBQ      X5, Z0
+	VPERMI2Q       Z4, Z3, Z0
+	VPSRLDQ        $0x08, X5, X5
+	VPMOVZXBQ      X5, Z6
+	VPERMI2Q       Z4, Z3, Z6
+	VMOVDQU64      Z0, 56(BX)
+	VMOVDQU64      Z6, 120(BX)
+	MOVL           SI, 20(BX)
+	VPMOVZXDQ      Y2, Z6
+	VPSLLQ         $0x03, Z6, Z6
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z7
+	VPSLLVQ        Z6, Z7, Z7
+	VEXTRACTI64X4  $0x01, Z2, Y2
+	KSHIFTRW       $0x08, K1, K1
+	VPMOVZXDQ      Y2, Z2
+	VPSLLQ         $0x03, Z2, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z6
+	VPSLLVQ        Z2, Z6, Z6
+	VPADDQ         Z6, Z7, Z7
+	VEXTRACTI64X4  $0x01, Z7, Y2
+	VPADDQ         Y7, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X5
+	VPADDQ         X2, X5, X5
+	VPSHUFD        $0x4e, X5, X2
+	VPADDQ         X2, X5, X5
+	VMOVQ          X5, 36(BX)
+	KMOVW          DX, K1
+	VPCOMPRESSD.Z  Z1, K1, Z1
+	MOVQ           p+0(FP), R8
+	MOVQ           40(R8), R8
+	VMOVDQU32      Z1, (R8)
+	VPCOMPRESSQ.Z  Z3, K1, Z3
+	VMOVDQU64      Z3, (R12)
+	KSHIFTRW       $0x08, K1, K1
+	VPCOMPRESSQ.Z  Z4, K1, Z4
+	MOVBLZX        DL, DX
+	POPCNTL        DX, DX
+	VMOVDQU64      Z4, (R12)(DX*8)
+	JMP            entering
+
+any:
+	MOVQ    DI, 184(SP)
 	XORQ    AX, AX
 	POPCNTQ DI, CX
 	MOVL    CX, 16(BX)
@@ -6341,7 +7036,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 128(SP)
+	MOVQ            AX, 192(SP)
 	MOVQ            p+0(FP), CX
 	MOVQ            40(CX), CX
 	XORQ            AX, AX
@@ -6358,19 +7053,19 @@ expired:
 	MOVL            R10, DI
 	SUBL            R9, DI
 	VPBROADCASTD    DI, Z2
-	VMOVDQU32       (CX), Z4
-	VPSRLD          $0x18, Z4, Z5
-	VPANDD          Z1, Z4, Z4
-	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z4, Z4
-	VPCMPUD         $0x02, Z2, Z4, K1
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R14
-	VMOVDQU32       64(CX), Z4
-	VPSRLD          $0x18, Z4, Z5
-	VPANDD          Z1, Z4, Z4
-	VPERMD          Z0, Z5, Z5
-	VPADDD          Z5, Z4, Z4
-	VPCMPUD         $0x02, Z2, Z4, K1
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z4
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z4, Z4
+	VPADDD          Z4, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
 	ORQ             DI, R14
@@ -6413,7 +7108,7 @@ served:
 	MOVQ    R12, 36(BX)
 	ADDL    AX, 28(BX)
 	MOVQ    $-1, SI
-	MOVQ    128(SP), DI
+	MOVQ    192(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    p+0(FP), R8
 	MOVQ    8(R8), R8
@@ -6478,59 +7173,60 @@ eight:
 	JMP           eight
 
 end:
-	MOVL  R11, 20(BX)
-	MOVQ  p+0(FP), CX
-	MOVQ  8(CX), CX
-	MOVL  AX, 20(CX)
-	MOVL  28(BX), AX
-	ADDL  AX, 32(CX)
-	MOVL  24(BX), AX
-	ADDL  AX, 88(CX)
-	MOVL  20(BX), AX
-	ADDL  AX, 80(CX)
-	MOVL  32(BX), AX
-	SUBL  AX, 48(CX)
-	MOVQ  120(SP), DI
-	MOVQ  p+0(FP), AX
-	MOVQ  (AX), AX
-	MOVQ  p+0(FP), CX
-	MOVQ  8(CX), CX
-	MOVL  20(BX), DX
-	LEAQ  56(BX), R8
-	CMPQ  DX, $0x08
+	MOVL      R11, 20(BX)
+	MOVQ      p+0(FP), CX
+	MOVQ      8(CX), CX
+	MOVL      AX, 20(CX)
+	MOVL      28(BX), AX
+	ADDL      AX, 32(CX)
+	MOVL      24(BX), AX
+	ADDL      AX, 88(CX)
+	MOVL      20(BX), AX
+	ADDL      AX, 80(CX)
+	MOVL      32(BX), AX
+	SUBL      AX, 48(CX)
+	MOVQ      184(SP), DI
+	MOVQ      p+0(FP), AX
+	MOVQ      (AX), AX
+	MOVQ      p+0(FP), CX
+	MOVQ      8(CX), CX
+	MOVL      20(BX), SI
+	VMOVDQU64 56(BX), Z0
+
+entering:
+	CMPQ  SI, $0x08
 	JHI   many
-	TESTQ DX, DX
+	TESTQ SI, SI
 	JZ    nobody
 
 admitted:
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	PDEPQ          DI, SI, DI
-	MOVQ           $-1, SI
-	BZHIQ          DX, SI, SI
-	VMOVDQU64      (R8), Z0
-	MOVQ           f+8(FP), DX
-	MOVQ           88(DX), DX
+	MOVQ           $-1, DX
+	BZHIQ          SI, DX, DX
+	PDEPQ          DI, DX, DI
+	MOVQ           $-1, DX
+	BZHIQ          SI, DX, DX
+	MOVQ           f+8(FP), SI
+	MOVQ           88(SI), SI
 	MOVQ           p+0(FP), R8
 	MOVQ           24(R8), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPCMPUQ.BCST   $0x01, 192(DX), Z1, K2
-	VPCMPUQ.BCST   $0x01, 200(DX), Z1, K3
-	VPCMPUQ.BCST   $0x01, 208(DX), Z1, K4
+	VPCMPUQ.BCST   $0x01, 192(SI), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(SI), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(SI), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      (DX), Z2
+	VMOVDQU64      (SI), Z2
 	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z4
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z4, Z4
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
 	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z4, K1, Z4
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
 	VPMOVZXWQ      (R8), Z2
-	VPERMQ         Z2, Z4, Z2
+	VPERMQ         Z2, Z3, Z2
 	VPSLLQ         $0x07, Z2, Z2
-	VPSLLQ         $0x02, Z1, Z5
+	VPSLLQ         $0x02, Z1, Z4
 	VPSRLQ         $0x12, Z0, Z6
 	VPANDQ.BCST    avx512_constants<>+488(SB), Z6, Z6
 	VPSLLQ         $0x07, Z1, Z1
@@ -6539,36 +7235,36 @@ admitted:
 	VPSUBQ         Z1, Z6, Z6
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      64(DX), Z7
-	VMOVDQU64      128(DX), Z9
-	VPERMI2W       Z9, Z7, Z1
+	VMOVDQU64      64(SI), Z7
+	VMOVDQU64      128(SI), Z8
+	VPERMI2W       Z8, Z7, Z1
 	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
 	VPSRLQ         $0x1f, Z0, Z7
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z7, Z7
 	VPADDQ.BCST    avx512_constants<>+264(SB), Z7, Z7
-	VPSRLQ         $0x21, Z0, Z9
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z9, Z9
-	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z9, Z9
-	VPSRLQ         $0x07, Z9, Z9
-	VPSRLQ         $0x24, Z0, Z10
-	VPANDQ.BCST    avx512_constants<>+512(SB), Z10, Z10
+	VPSRLQ         $0x21, Z0, Z8
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z8, Z8
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z8, Z8
+	VPSRLQ         $0x07, Z8, Z8
+	VPSRLQ         $0x24, Z0, Z9
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z9, Z9
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
-	VPORQ          Z0, Z10, Z10
+	VPORQ          Z0, Z9, Z9
 	VPADDQ         Z2, Z6, Z6
-	KMOVB          SI, K1
+	KMOVB          DX, K1
 	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
 	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
 	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
 	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
-	VPMULUDQ.Z     Z5, Z0, K1, Z0
+	VPMULUDQ.Z     Z4, Z0, K1, Z0
 	KMOVQ          DI, K1
 	VMOVDQU8       avx512_constants<>+576(SB), Z2
 	VPEXPANDB.Z    Z2, K1, Z2
-	VMOVDQU8       640(AX), Z5
-	VPERMB         Z9, Z2, K1, Z5
-	VMOVDQU8       Z5, 640(AX)
+	VMOVDQU8       640(AX), Z4
+	VPERMB         Z8, Z2, K1, Z4
+	VMOVDQU8       Z4, 640(AX)
 	MOVQ           896(AX), DX
 	MOVQ           912(AX), SI
 	MOVQ           920(AX), R8
@@ -6576,108 +7272,108 @@ admitted:
 	MOVQ           960(AX), R8
 	ORQ            R8, SI
 	ANDNQ          DX, SI, DX
-	VPBROADCASTQ   avx512_constants<>+528(SB), Z5
-	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z5
-	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z5
-	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z5
-	VPORQ          Z4, Z5, Z5
-	VPERMB.Z       Z5, Z2, K1, Z4
-	VPBROADCASTD   avx512_constants<>+60(SB), Z5
-	VPANDD         Z5, Z4, Z9
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z4
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z4
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z4
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z4
+	VPORQ          Z3, Z4, Z4
+	VPERMB.Z       Z4, Z2, K1, Z3
+	VPBROADCASTD   avx512_constants<>+60(SB), Z4
+	VPANDD         Z4, Z3, Z8
 	VMOVDQU8       avx512_constants<>+640(SB), Z11
-	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_constants<>+704(SB), Z9
-	VGF2P8AFFINEQB $0x00, Z11, Z9, Z11
+	VPSHUFB        Z8, Z11, Z11
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z11, Z8, Z11
 	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z11, Z11
-	VMOVDQU8       avx512_constants<>+768(SB), Z9
-	VPERMB         Z11, Z9, Z11
+	VMOVDQU8       avx512_constants<>+768(SB), Z8
+	VPERMB         Z11, Z8, Z11
 	VPORQ          960(AX), Z11, Z11
 	VMOVDQU64      Z11, 960(AX)
-	VPSRLW         $0x04, Z4, Z9
-	VPANDD         Z5, Z9, Z9
-	VMOVDQU8       avx512_constants<>+832(SB), Z5
-	VPSHUFB        Z9, Z5, Z5
-	VMOVDQU8.Z     Z5, K1, Z5
-	VMOVDQU8       avx512_constants<>+704(SB), Z9
-	VGF2P8AFFINEQB $0x00, Z5, Z9, Z9
-	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z9, Z9
-	VMOVDQU8       avx512_constants<>+768(SB), Z5
-	VPERMB         Z9, Z5, Z9
-	VPORQ          896(AX), Z9, Z9
-	VMOVDQU64      Z9, 896(AX)
-	VMOVDQU8       704(AX), Z5
-	VPANDD.BCST    avx512_constants<>+560(SB), Z4, Z4
-	VMOVDQU8       Z4, K1, Z5
-	VMOVDQU8       Z5, 704(AX)
-	VMOVDQU8       832(AX), Z4
-	VPERMB         Z10, Z2, K1, Z4
-	VMOVDQU8       Z4, 832(AX)
+	VPSRLW         $0x04, Z3, Z8
+	VPANDD         Z4, Z8, Z8
+	VMOVDQU8       avx512_constants<>+832(SB), Z4
+	VPSHUFB        Z8, Z4, Z4
+	VMOVDQU8.Z     Z4, K1, Z4
+	VMOVDQU8       avx512_constants<>+704(SB), Z8
+	VGF2P8AFFINEQB $0x00, Z4, Z8, Z8
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z8, Z8
+	VMOVDQU8       avx512_constants<>+768(SB), Z4
+	VPERMB         Z8, Z4, Z8
+	VPORQ          896(AX), Z8, Z8
+	VMOVDQU64      Z8, 896(AX)
+	VMOVDQU8       704(AX), Z4
+	VPANDD.BCST    avx512_constants<>+560(SB), Z3, Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 704(AX)
+	VMOVDQU8       832(AX), Z3
+	VPERMB         Z9, Z2, K1, Z3
+	VMOVDQU8       Z3, 832(AX)
 	VPMOVZXBW      36(BX), X3
-	VMOVDQU        avx512_constants<>+896(SB), X4
-	VPMULLW        X4, X3, X3
+	VMOVDQU        avx512_constants<>+896(SB), X5
+	VPMULLW        X5, X3, X3
 	VPACKUSWB      X3, X3, X3
-	VPBROADCASTQ   X3, Z4
-	VPERMB         Z4, Z5, Z4
+	VPBROADCASTQ   X3, Z3
+	VPERMB         Z3, Z4, Z3
 	KMOVQ          DX, K2
-	VPTESTMB       Z4, Z4, K2, K2
-	VMOVDQU8       768(AX), Z5
-	VPADDUSB       Z4, Z5, K2, Z5
-	VPBROADCASTD   avx512_constants<>+56(SB), Z4
-	VMOVDQU8       Z4, K1, Z5
-	VMOVDQU8       Z5, 768(AX)
+	VPTESTMB       Z3, Z3, K2, K2
+	VMOVDQU8       768(AX), Z4
+	VPADDUSB       Z3, Z4, K2, Z4
+	VPBROADCASTD   avx512_constants<>+56(SB), Z3
+	VMOVDQU8       Z3, K1, Z4
+	VMOVDQU8       Z4, 768(AX)
 	KORQ           K1, K2, K3
 	MOVQ           p+0(FP), DX
 	MOVQ           8(DX), DX
 	MOVL           16(DX), DX
-	VPBROADCASTW   DX, Z4
-	VMOVDQU16      384(AX), Z5
-	VMOVDQU16      Z4, K3, Z5
-	VMOVDQU16      Z5, 384(AX)
-	VMOVDQU16      448(AX), Z5
+	VPBROADCASTW   DX, Z3
+	VMOVDQU16      384(AX), Z4
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 384(AX)
+	VMOVDQU16      448(AX), Z4
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z4, K3, Z5
-	VMOVDQU16      Z5, 448(AX)
-	VPMOVZXBW      Y2, Z4
-	VPSRLW         $0x01, Z4, Z4
-	VMOVDQU16      256(AX), Z5
-	VPERMW         Z1, Z4, K1, Z5
-	VMOVDQU16      Z5, 256(AX)
-	VMOVDQU16      512(AX), Z5
-	VPERMW         Z7, Z4, K1, Z5
-	VMOVDQU16      Z5, 512(AX)
-	VPMOVZXBD      X2, Z5
-	VPSRLD         $0x02, Z5, Z5
-	VMOVDQU32      (AX), Z4
-	VPERMD         Z6, Z5, K1, Z4
-	VMOVDQU32      Z4, (AX)
+	VMOVDQU16      Z3, K3, Z4
+	VMOVDQU16      Z4, 448(AX)
+	VPMOVZXBW      Y2, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      256(AX), Z4
+	VPERMW         Z1, Z3, K1, Z4
+	VMOVDQU16      Z4, 256(AX)
+	VMOVDQU16      512(AX), Z4
+	VPERMW         Z7, Z3, K1, Z4
+	VMOVDQU16      Z4, 512(AX)
+	VPMOVZXBD      X2, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      (AX), Z3
+	VPERMD         Z6, Z4, K1, Z3
+	VMOVDQU32      Z3, (AX)
 	VEXTRACTI32X4  $0x01, Z2, X3
-	VPMOVZXBD      X3, Z5
-	VPSRLD         $0x02, Z5, Z5
-	VMOVDQU32      64(AX), Z4
+	VPMOVZXBD      X3, Z4
+	VPSRLD         $0x02, Z4, Z4
+	VMOVDQU32      64(AX), Z3
 	KSHIFTRQ       $0x10, K1, K3
-	VPERMD         Z6, Z5, K3, Z4
-	VMOVDQU32      Z4, 64(AX)
+	VPERMD         Z6, Z4, K3, Z3
+	VMOVDQU32      Z3, 64(AX)
 	MOVQ           DI, DX
 	SHRQ           $0x20, DX
 	TESTQ          DX, DX
 	JZ             placed
 	VEXTRACTI64X4  $0x01, Z2, Y3
-	VPMOVZXBW      Y3, Z4
-	VPSRLW         $0x01, Z4, Z4
-	VMOVDQU16      320(AX), Z5
+	VPMOVZXBW      Y3, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      320(AX), Z4
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z1, Z4, K3, Z5
-	VMOVDQU16      Z5, 320(AX)
+	VPERMW         Z1, Z3, K3, Z4
+	VMOVDQU16      Z4, 320(AX)
 	VMOVDQU16      576(AX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z7, Z4, K3, Z1
+	VPERMW         Z7, Z3, K3, Z1
 	VMOVDQU16      Z1, 576(AX)
 	VEXTRACTI32X4  $0x02, Z2, X1
-	VPMOVZXBD      X1, Z4
-	VPSRLD         $0x02, Z4, Z4
+	VPMOVZXBD      X1, Z3
+	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(AX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMD         Z6, Z4, K3, Z1
+	VPERMD         Z6, Z3, K3, Z1
 	VMOVDQU32      Z1, 128(AX)
 	VEXTRACTI32X4  $0x03, Z2, X1
 	VPMOVZXBD      X1, Z2
@@ -6697,70 +7393,70 @@ placed:
 	MOVQ           24(BX), BX
 	VPMOVZXWQ      (BX), Z2
 	VPTESTMQ       Z2, Z2, K1
-	VPBROADCASTQ   904(AX), Z4
-	VPANDNQ.Z      Z1, Z4, K1, Z1
-	VPBROADCASTQ   936(AX), Z4
-	VPBROADCASTQ   944(AX), Z5
-	VPTESTMQ       Z4, Z1, K1
-	VPTESTMQ       Z5, Z1, K2
-	VPORQ          Z4, Z5, Z6
+	VPBROADCASTQ   904(AX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(AX), Z3
+	VPBROADCASTQ   944(AX), Z4
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z4, Z1, K2
+	VPORQ          Z3, Z4, Z6
 	VPANDNQ        Z1, Z6, Z6
 	VPTESTMQ       Z6, Z6, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z7
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z7
 	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z7
-	VPANDQ         Z5, Z1, Z5
-	VPANDQ         Z4, Z1, K1, Z5
-	VMOVDQA64      Z6, K3, Z5
+	VPANDQ         Z4, Z1, Z4
+	VPANDQ         Z3, Z1, K1, Z4
+	VMOVDQA64      Z6, K3, Z4
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z4
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z4
-	VPTESTMQ       Z5, Z5, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z5, Z6
-	VPTESTNMQ      Z6, Z5, K1, K1
-	VPSUBQ         Z4, Z7, Z4
-	VPMULUDQ.Z     Z2, Z4, K1, Z4
-	VPMOVQD        Z4, Y3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z3
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z4, Z4, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z6
+	VPTESTNMQ      Z6, Z4, K1, K1
+	VPSUBQ         Z3, Z7, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
 	VMOVDQU        Y3, 32(DX)
-	VMOVDQA64.Z    Z5, K1, Z4
-	VEXTRACTI64X4  $0x01, Z4, Y3
-	VPORD          Y4, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X8
-	VPORD          X3, X8, X8
-	VPSHUFD        $0x4e, X8, X3
-	VPORD          X3, X8, X8
-	VMOVQ          X8, X8
-	VMOVDQU        Y8, 64(DX)
-	VPBROADCASTQ   912(AX), Z4
-	VPBROADCASTQ   920(AX), Z5
+	VMOVDQA64.Z    Z4, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPORD          Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X10
+	VPORD          X4, X10, X10
+	VPSHUFD        $0x4e, X10, X3
+	VPORD          X3, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
+	VPBROADCASTQ   912(AX), Z3
+	VPBROADCASTQ   920(AX), Z4
 	VPBROADCASTQ   960(AX), Z6
-	VPANDQ         Z4, Z1, Z9
-	VPANDNQ        Z1, Z4, Z1
-	VPTESTMQ       Z9, Z5, K1
-	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z4
-	VPTESTMQ       Z1, Z5, K1
-	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z4
-	VPANDNQ        Z9, Z5, Z9
-	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z4
-	VPORQ          Z5, Z6, Z6
-	VPANDNQ        Z1, Z6, Z9
-	VPTESTMQ       Z9, Z9, K1
-	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z4
+	VPANDQ         Z3, Z1, Z8
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z8, Z4, K1
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z1, Z4, K1
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z3
+	VPANDNQ        Z8, Z4, Z8
+	VPTESTMQ       Z8, Z8, K1
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z3
+	VPORQ          Z4, Z6, Z6
+	VPANDNQ        Z1, Z6, Z8
+	VPTESTMQ       Z8, Z8, K1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z3
 	VPMOVQB        Z7, X1
 	VMOVQ          X1, 60(CX)
-	VPMOVQB        Z4, X1
+	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(CX)
 	VPMULUDQ       Z2, Z7, Z1
 	VPSLLQ         $0x02, Z2, Z2
 	VPSUBQ         Z1, Z2, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, (DX)
-	VPMULUDQ       Z1, Z4, Z4
-	VPUNPCKLDQ     Z4, Z1, Z2
-	VPUNPCKHDQ     Z4, Z1, Z1
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
 	VPADDD         Z1, Z2, Z2
 	VPUNPCKLDQ     Z0, Z0, Z1
 	VPUNPCKHDQ     Z0, Z0, Z0
@@ -6791,53 +7487,53 @@ nobody:
 	VPBROADCASTQ   904(AX), Z2
 	VPANDNQ.Z      Z0, Z2, K1, Z0
 	VPBROADCASTQ   936(AX), Z2
-	VPBROADCASTQ   944(AX), Z4
+	VPBROADCASTQ   944(AX), Z3
 	VPTESTMQ       Z2, Z0, K1
-	VPTESTMQ       Z4, Z0, K2
-	VPORQ          Z2, Z4, Z5
-	VPANDNQ        Z0, Z5, Z5
-	VPTESTMQ       Z5, Z5, K3
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z4
+	VPANDNQ        Z0, Z4, Z4
+	VPTESTMQ       Z4, Z4, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z6
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z6
 	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z6
-	VPANDQ         Z4, Z0, Z4
-	VPANDQ         Z2, Z0, K1, Z4
-	VMOVDQA64      Z5, K3, Z4
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z4, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
-	VPTESTMQ       Z4, Z4, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z4, Z5
-	VPTESTNMQ      Z5, Z4, K1, K1
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z4
+	VPTESTNMQ      Z4, Z3, K1, K1
 	VPSUBQ         Z2, Z6, Z2
 	VPMULUDQ.Z     Z1, Z2, K1, Z2
 	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(DX)
-	VMOVDQA64.Z    Z4, K1, Z2
+	VMOVDQA64.Z    Z3, K1, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y3
 	VPORD          Y2, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X8
-	VPORD          X3, X8, X8
-	VPSHUFD        $0x4e, X8, X2
-	VPORD          X2, X8, X8
-	VMOVQ          X8, X8
-	VMOVDQU        Y8, 64(DX)
+	VEXTRACTI128   $0x01, Y3, X10
+	VPORD          X3, X10, X10
+	VPSHUFD        $0x4e, X10, X2
+	VPORD          X2, X10, X10
+	VMOVQ          X10, X10
+	VMOVDQU        Y10, 64(DX)
 	VPBROADCASTQ   912(AX), Z2
-	VPBROADCASTQ   920(AX), Z4
-	VPBROADCASTQ   960(AX), Z5
+	VPBROADCASTQ   920(AX), Z3
+	VPBROADCASTQ   960(AX), Z4
 	VPANDQ         Z2, Z0, Z7
 	VPANDNQ        Z0, Z2, Z0
-	VPTESTMQ       Z7, Z4, K1
+	VPTESTMQ       Z7, Z3, K1
 	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
-	VPTESTMQ       Z0, Z4, K1
+	VPTESTMQ       Z0, Z3, K1
 	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
-	VPANDNQ        Z7, Z4, Z7
+	VPANDNQ        Z7, Z3, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
-	VPORQ          Z4, Z5, Z5
-	VPANDNQ        Z0, Z5, Z7
+	VPORQ          Z3, Z4, Z4
+	VPANDNQ        Z0, Z4, Z7
 	VPTESTMQ       Z7, Z7, K1
 	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
 	VPMOVQB        Z6, X0
@@ -6881,23 +7577,23 @@ arrive:
 	JLE          empty3
 	MOVQ         trail+48(FP), AX
 	MOVQ         (AX), AX
-	VMOVDQU32    avx512_constants<>+1856(SB), Z0
-	VMOVDQU32    avx512_constants<>+1920(SB), Z1
-	VMOVDQU32    avx512_constants<>+1984(SB), Z2
-	VMOVDQU32    avx512_constants<>+2048(SB), Z4
-	VMOVDQU32    avx512_constants<>+2112(SB), Z5
-	VMOVDQU32    avx512_constants<>+2176(SB), Z6
+	VMOVDQU32    avx512_constants<>+1920(SB), Z0
+	VMOVDQU32    avx512_constants<>+1984(SB), Z1
+	VMOVDQU32    avx512_constants<>+2048(SB), Z2
+	VMOVDQU32    avx512_constants<>+2112(SB), Z3
+	VMOVDQU32    avx512_constants<>+2176(SB), Z4
+	VMOVDQU32    avx512_constants<>+2240(SB), Z6
 	VPBROADCASTD avx512_constants<>+20(SB), Z11
 	MOVQ         $0x00000030, DX
 	MOVQ         $0x00000006, BX
-	VBROADCASTSS avx512_constants<>+1268(SB), Z10
-	VMOVDQU32    72(SP), Y3
+	VBROADCASTSS avx512_constants<>+1268(SB), Z9
+	VMOVDQU32    72(SP), Y5
 	MOVQ         trail+48(FP), SI
 	ADDQ         $0x30, SI
-	VMOVDQU32    32(SI), Y8
+	VMOVDQU32    32(SI), Y10
 	MOVQ         trail+48(FP), SI
 	MOVQ         8(SI), SI
-	VPBROADCASTD 16(SI), Z9
+	VPBROADCASTD 16(SI), Z8
 	VBROADCASTSS 112(SP), Z7
 	MOVQ         trail+48(FP), SI
 	MOVQ         16(SI), SI
@@ -6914,8 +7610,8 @@ arrive:
 	VPMOVZXBD    (SP)(DX*1), Z16
 	VPADDD       Z11, Z14, Z11
 	VPSRLD       $0x07, Z11, Z11
-	VPERMD       Z3, Z15, Z3
-	VPSUBD       Z3, Z11, Z11
+	VPERMD       Z5, Z15, Z5
+	VPSUBD       Z5, Z11, Z11
 	VPERMD       Z1, Z16, Z1
 	VPSLLVD      Z1, Z11, Z11
 	VPERMPS      Z0, Z16, Z0
@@ -6923,113 +7619,113 @@ arrive:
 	VCVTUDQ2PS   Z1, Z1
 	VMULPS       Z7, Z1, Z1
 	KMOVW        64(SP)(BX*1), K2
-	VPERMD.Z     Z8, Z15, K2, Z3
-	VPADDD       Z11, Z3, Z3
-	VPMINUD      Z12, Z3, Z3
-	VCVTUDQ2PS   Z3, Z3
-	VMULPS       Z7, Z3, Z3
+	VPERMD.Z     Z10, Z15, K2, Z5
+	VPADDD       Z11, Z5, Z5
+	VPMINUD      Z12, Z5, Z5
+	VCVTUDQ2PS   Z5, Z5
+	VMULPS       Z7, Z5, Z5
 	VPERMPS      Z2, Z16, Z2
 	VPSRLD       $0x04, Z16, Z16
-	VPERMPS      Z4, Z16, Z4
+	VPERMPS      Z3, Z16, Z3
 	KMOVW        960(AX)(BX*1), K2
-	VMOVAPS      Z10, K2, Z4
-	VPERMPS      Z6, Z16, Z8
+	VMOVAPS      Z9, K2, Z3
+	VPERMPS      Z6, Z16, Z9
 	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z6
 	VPMINUD.BCST avx512_constants<>+1272(SB), Z6, Z6
 	VCVTDQ2PS    Z6, Z6
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z6, Z6
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z7
 	VCVTDQ2PS    Z7, Z7
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z7, Z7
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z7, Z7
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z10
 	VCVTDQ2PS    Z10, Z10
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z10, Z10
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z10, Z10
 	VPMOVSXWD    384(AX)(DX*2), Z11
-	VPSUBD.Z     Z11, Z9, K1, Z11
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z11, Z11
+	VPSUBD.Z     Z11, Z8, K1, Z11
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z11, Z11
 	VCVTDQ2PS    Z11, Z11
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z11, Z11
-	VPERMPS.Z    Z5, Z15, K1, Z5
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z11, Z11
+	VPERMPS.Z    Z4, Z15, K1, Z4
 	MOVQ         trail+48(FP), AX
 	MOVQ         176(AX), AX
-	VUNPCKLPS    Z1, Z0, Z9
+	VUNPCKLPS    Z1, Z0, Z8
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z13, Z3, Z1
-	VUNPCKHPS    Z13, Z3, Z3
-	VUNPCKLPD    Z1, Z9, Z12
-	VUNPCKHPD    Z1, Z9, Z1
-	VUNPCKLPD    Z3, Z0, Z9
-	VUNPCKHPD    Z3, Z0, Z0
-	VUNPCKLPS    Z7, Z6, Z3
+	VUNPCKLPS    Z13, Z5, Z1
+	VUNPCKHPS    Z13, Z5, Z5
+	VUNPCKLPD    Z1, Z8, Z12
+	VUNPCKHPD    Z1, Z8, Z1
+	VUNPCKLPD    Z5, Z0, Z8
+	VUNPCKHPD    Z5, Z0, Z0
+	VUNPCKLPS    Z7, Z6, Z5
 	VUNPCKHPS    Z7, Z6, Z6
-	VUNPCKLPS    Z8, Z4, Z7
-	VUNPCKHPS    Z8, Z4, Z4
-	VUNPCKLPD    Z7, Z3, Z8
-	VUNPCKHPD    Z7, Z3, Z3
-	VUNPCKLPD    Z4, Z6, Z7
-	VUNPCKHPD    Z4, Z6, Z4
+	VUNPCKLPS    Z9, Z3, Z7
+	VUNPCKHPS    Z9, Z3, Z3
+	VUNPCKLPD    Z7, Z5, Z9
+	VUNPCKHPD    Z7, Z5, Z5
+	VUNPCKLPD    Z3, Z6, Z7
+	VUNPCKHPD    Z3, Z6, Z3
 	VUNPCKLPS    Z11, Z10, Z6
 	VUNPCKHPS    Z11, Z10, Z10
-	VUNPCKLPS    Z2, Z5, Z11
-	VUNPCKHPS    Z2, Z5, Z2
-	VUNPCKLPD    Z11, Z6, Z5
+	VUNPCKLPS    Z2, Z4, Z11
+	VUNPCKHPS    Z2, Z4, Z2
+	VUNPCKLPD    Z11, Z6, Z4
 	VUNPCKHPD    Z11, Z6, Z6
 	VUNPCKLPD    Z2, Z10, Z11
 	VUNPCKHPD    Z2, Z10, Z2
-	VSHUFF32X4   $0x44, Z8, Z12, Z10
-	VSHUFF32X4   $0xee, Z8, Z12, Z8
-	VSHUFF32X4   $0x44, Z1, Z5, Z12
-	VSHUFF32X4   $0xee, Z1, Z5, Z1
-	VSHUFF32X4   $0x88, Z12, Z10, Z5
+	VSHUFF32X4   $0x44, Z9, Z12, Z10
+	VSHUFF32X4   $0xee, Z9, Z12, Z9
+	VSHUFF32X4   $0x44, Z1, Z4, Z12
+	VSHUFF32X4   $0xee, Z1, Z4, Z1
+	VSHUFF32X4   $0x88, Z12, Z10, Z4
 	VSHUFF32X4   $0xdd, Z12, Z10, Z10
-	VSHUFF32X4   $0x88, Z1, Z8, Z12
-	VSHUFF32X4   $0xdd, Z1, Z8, Z1
-	VSHUFF32X4   $0x44, Z6, Z3, Z8
-	VSHUFF32X4   $0xee, Z6, Z3, Z3
-	VSHUFF32X4   $0x44, Z7, Z9, Z6
-	VSHUFF32X4   $0xee, Z7, Z9, Z7
-	VSHUFF32X4   $0x88, Z6, Z8, Z9
-	VSHUFF32X4   $0xdd, Z6, Z8, Z6
-	VSHUFF32X4   $0x88, Z7, Z3, Z8
-	VSHUFF32X4   $0xdd, Z7, Z3, Z3
+	VSHUFF32X4   $0x88, Z1, Z9, Z12
+	VSHUFF32X4   $0xdd, Z1, Z9, Z1
+	VSHUFF32X4   $0x44, Z6, Z5, Z9
+	VSHUFF32X4   $0xee, Z6, Z5, Z5
+	VSHUFF32X4   $0x44, Z7, Z8, Z6
+	VSHUFF32X4   $0xee, Z7, Z8, Z7
+	VSHUFF32X4   $0x88, Z6, Z9, Z8
+	VSHUFF32X4   $0xdd, Z6, Z9, Z6
+	VSHUFF32X4   $0x88, Z7, Z5, Z9
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
 	VSHUFF32X4   $0x44, Z0, Z11, Z7
 	VSHUFF32X4   $0xee, Z0, Z11, Z0
-	VSHUFF32X4   $0x44, Z2, Z4, Z11
-	VSHUFF32X4   $0xee, Z2, Z4, Z2
-	VSHUFF32X4   $0x88, Z11, Z7, Z4
+	VSHUFF32X4   $0x44, Z2, Z3, Z11
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z11, Z7, Z3
 	VSHUFF32X4   $0xdd, Z11, Z7, Z7
 	VSHUFF32X4   $0x88, Z2, Z0, Z11
 	VSHUFF32X4   $0xdd, Z2, Z0, Z0
-	VMOVNTPS     Z5, 2368(AX)
-	VMOVNTPS     Z9, 2432(AX)
-	VMOVNTPS     Z4, 2496(AX)
+	VMOVNTPS     Z4, 2368(AX)
+	VMOVNTPS     Z8, 2432(AX)
+	VMOVNTPS     Z3, 2496(AX)
 	VMOVNTPS     Z10, 2560(AX)
 	VMOVNTPS     Z6, 2624(AX)
 	VMOVNTPS     Z7, 2688(AX)
 	VMOVNTPS     Z12, 2752(AX)
-	VMOVNTPS     Z8, 2816(AX)
+	VMOVNTPS     Z9, 2816(AX)
 	VMOVNTPS     Z11, 2880(AX)
 	VMOVNTPS     Z1, 2944(AX)
-	VMOVNTPS     Z3, 3008(AX)
+	VMOVNTPS     Z5, 3008(AX)
 	VMOVNTPS     Z0, 3072(AX)
 	JMP          written3
 
 empty3:
 	MOVQ     trail+48(FP), AX
 	MOVQ     176(AX), AX
-	VPXORD   Z12, Z12, Z12
-	VMOVNTPS Z12, 2368(AX)
-	VMOVNTPS Z12, 2432(AX)
-	VMOVNTPS Z12, 2496(AX)
-	VMOVNTPS Z12, 2560(AX)
-	VMOVNTPS Z12, 2624(AX)
-	VMOVNTPS Z12, 2688(AX)
-	VMOVNTPS Z12, 2752(AX)
-	VMOVNTPS Z12, 2816(AX)
-	VMOVNTPS Z12, 2880(AX)
-	VMOVNTPS Z12, 2944(AX)
-	VMOVNTPS Z12, 3008(AX)
-	VMOVNTPS Z12, 3072(AX)
+	VPXORD   Z15, Z15, Z15
+	VMOVNTPS Z15, 2368(AX)
+	VMOVNTPS Z15, 2432(AX)
+	VMOVNTPS Z15, 2496(AX)
+	VMOVNTPS Z15, 2560(AX)
+	VMOVNTPS Z15, 2624(AX)
+	VMOVNTPS Z15, 2688(AX)
+	VMOVNTPS Z15, 2752(AX)
+	VMOVNTPS Z15, 2816(AX)
+	VMOVNTPS Z15, 2880(AX)
+	VMOVNTPS Z15, 2944(AX)
+	VMOVNTPS Z15, 3008(AX)
+	VMOVNTPS Z15, 3072(AX)
 
 written3:
 	MOVQ            p+0(FP), AX
@@ -7162,7 +7858,7 @@ flood:
 
 // func stepsAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, MMX+, POPCNT
-TEXT ·stepsAVX512(SB), NOSPLIT, $376-57
+TEXT ·stepsAVX512(SB), NOSPLIT, $440-57
 	MOVQ run+0(FP), CX
 	MOVQ trail+32(FP), DX
 	MOVQ (CX), AX
@@ -7220,30 +7916,79 @@ TEXT ·stepsAVX512(SB), NOSPLIT, $376-57
 	MOVQ $+0, 192(SP)
 
 environment:
-	MOVQ    (SP), AX
-	MOVQ    AX, CX
-	MOVQ    8(SP), AX
-	MOVQ    AX, BX
-	MOVQ    run+0(FP), AX
-	MOVQ    144(AX), AX
-	CMPL    (BX)(AX*1), $0x00
-	JNE     untouched
-	MOVL    16(BX), AX
-	MOVQ    run+0(FP), DX
-	CMPL    AX, 180(DX)
-	JGE     untouched
-	MOVQ    928(CX), DX
-	MOVQ    f+8(FP), SI
-	POPCNTQ DX, DX
-	IMULL   76(SI), DX
-	MOVL    32(BX), SI
-	ADDL    36(BX), SI
-	ADDL    SI, DX
-	MOVQ    16(SP), SI
-	MOVL    (SI), SI
-	CMPL    DX, SI
-	JLS     operate
-	JMP     untouched
+	MOVQ          (SP), AX
+	MOVQ          AX, CX
+	MOVQ          8(SP), AX
+	MOVQ          AX, BX
+	MOVQ          run+0(FP), AX
+	MOVQ          144(AX), AX
+	CMPL          (BX)(AX*1), $0x00
+	JNE           untouched
+	MOVL          16(BX), AX
+	MOVQ          run+0(FP), DX
+	CMPL          AX, 180(DX)
+	JGE           untouched
+	MOVQ          928(CX), DX
+	MOVQ          f+8(FP), DI
+	POPCNTQ       DX, SI
+	IMULL         76(DI), SI
+	MOVL          32(BX), DI
+	ADDL          36(BX), DI
+	ADDL          DI, SI
+	MOVQ          16(SP), R8
+	MOVL          (R8), R8
+	CMPL          SI, R8
+	JLS           operate
+	MOVQ          904(CX), SI
+	ANDNQ         DX, SI, DX
+	VPBROADCASTD  avx512_constants<>+20(SB), Z1
+	KMOVQ         DX, K1
+	VPADDD        (CX), Z1, Z0
+	VPMOVZXWD     512(CX), Z2
+	VPADDD        Z0, Z2, Z2
+	VPSRLD        $0x07, Z0, Z0
+	VPSRLD        $0x07, Z2, Z2
+	VPSUBD.Z      Z0, Z2, K1, Z0
+	VPADDD        64(CX), Z1, Z2
+	VPMOVZXWD     544(CX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        128(CX), Z1, Z2
+	VPMOVZXWD     576(CX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        192(CX), Z1, Z1
+	VPMOVZXWD     608(CX), Z2
+	VPADDD        Z1, Z2, Z2
+	VPSRLD        $0x07, Z1, Z1
+	VPSRLD        $0x07, Z2, Z2
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z1, Z2, K1, Z2
+	VPADDD        Z2, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, DX
+	SHLL          $0x02, DX
+	ADDL          DX, DI
+	MOVQ          16(SP), DX
+	MOVL          (DX), DX
+	CMPL          DI, DX
+	JLS           operate
+	JMP           untouched
 
 operate:
 	INCL           AX
@@ -7298,7 +8043,7 @@ operate:
 	MOVQ           DX, 216(SP)
 	MOVQ           64(SP), AX
 	VMOVDQU64      896(AX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -7357,165 +8102,165 @@ known0:
 	CMPQ          328(SP), $0x00
 	JLE           empty0
 	MOVQ          64(SP), AX
-	VMOVDQU32     avx512_constants<>+1856(SB), Z0
-	VMOVDQU32     avx512_constants<>+1920(SB), Z1
-	VMOVDQU32     avx512_constants<>+1984(SB), Z14
-	VMOVDQU32     avx512_constants<>+2048(SB), Z15
-	VMOVDQU32     avx512_constants<>+2112(SB), Z16
+	VMOVDQU32     avx512_constants<>+1920(SB), Z0
+	VMOVDQU32     avx512_constants<>+1984(SB), Z1
+	VMOVDQU32     avx512_constants<>+2048(SB), Z2
+	VMOVDQU32     avx512_constants<>+2112(SB), Z3
 	VMOVDQU32     avx512_constants<>+2176(SB), Z17
-	VPBROADCASTD  avx512_constants<>+20(SB), Z21
+	VMOVDQU32     avx512_constants<>+2240(SB), Z18
+	VPBROADCASTD  avx512_constants<>+20(SB), Z22
 	MOVQ          $0x00000000, DX
 	MOVQ          $0x00000000, SI
-	VBROADCASTSS  avx512_constants<>+1268(SB), Z20
-	VMOVDQU32     296(SP), Y2
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z21
+	VMOVDQU32     296(SP), Y4
 	MOVQ          trail+32(FP), DI
 	ADDQ          $0x30, DI
-	VMOVDQU32     32(DI), Y3
+	VMOVDQU32     32(DI), Y5
 	MOVQ          72(SP), DI
-	VPBROADCASTD  16(DI), Z19
-	VBROADCASTSS  336(SP), Z18
+	VPBROADCASTD  16(DI), Z20
+	VBROADCASTSS  336(SP), Z19
 	MOVQ          80(SP), DI
-	VPBROADCASTD  4(DI), Z22
-	VPADDD        Z22, Z22, Z22
+	VPBROADCASTD  4(DI), Z23
+	VPADDD        Z23, Z23, Z23
 	KMOVW         896(AX)(SI*1), K1
-	VMOVDQU32     (AX)(DX*4), Z24
-	VPMOVZXWD     256(AX)(DX*2), Z23
-	VPADDD        Z24, Z23, Z23
-	VCVTUDQ2PS    Z24, Z25
-	VCVTUDQ2PS    Z23, Z23
-	VDIVPS.Z      Z23, Z25, K1, Z23
-	VPMOVZXBD     704(AX)(DX*1), Z25
-	VPMOVZXBD     224(SP)(DX*1), Z26
-	VPADDD        Z21, Z24, Z21
-	VPSRLD        $0x07, Z21, Z21
-	VPERMD        Z2, Z25, Z24
-	VPSUBD        Z24, Z21, Z21
-	VPERMD        Z1, Z26, Z1
-	VPSLLVD       Z1, Z21, Z21
-	VPERMPS       Z0, Z26, Z0
-	VPMINUD       Z22, Z21, Z1
-	VCVTUDQ2PS    Z1, Z1
-	VMULPS        Z18, Z1, Z1
-	KMOVW         288(SP)(SI*1), K2
-	VPERMD.Z      Z3, Z25, K2, Z24
-	VPADDD        Z21, Z24, Z24
-	VPMINUD       Z22, Z24, Z24
+	VMOVDQU32     (AX)(DX*4), Z25
+	VPMOVZXWD     256(AX)(DX*2), Z24
+	VPADDD        Z25, Z24, Z24
+	VCVTUDQ2PS    Z25, Z26
 	VCVTUDQ2PS    Z24, Z24
-	VMULPS        Z18, Z24, Z24
-	VPERMPS       Z14, Z26, Z14
-	VPSRLD        $0x04, Z26, Z26
-	VPERMPS       Z15, Z26, Z15
+	VDIVPS.Z      Z24, Z26, K1, Z24
+	VPMOVZXBD     704(AX)(DX*1), Z26
+	VPMOVZXBD     224(SP)(DX*1), Z27
+	VPADDD        Z22, Z25, Z22
+	VPSRLD        $0x07, Z22, Z22
+	VPERMD        Z4, Z26, Z25
+	VPSUBD        Z25, Z22, Z22
+	VPERMD        Z1, Z27, Z1
+	VPSLLVD       Z1, Z22, Z22
+	VPERMPS       Z0, Z27, Z0
+	VPMINUD       Z23, Z22, Z1
+	VCVTUDQ2PS    Z1, Z1
+	VMULPS        Z19, Z1, Z1
+	KMOVW         288(SP)(SI*1), K2
+	VPERMD.Z      Z5, Z26, K2, Z25
+	VPADDD        Z22, Z25, Z25
+	VPMINUD       Z23, Z25, Z25
+	VCVTUDQ2PS    Z25, Z25
+	VMULPS        Z19, Z25, Z25
+	VPERMPS       Z2, Z27, Z2
+	VPSRLD        $0x04, Z27, Z27
+	VPERMPS       Z3, Z27, Z3
 	KMOVW         960(AX)(SI*1), K2
-	VMOVAPS       Z20, K2, Z15
-	VPERMPS       Z17, Z26, Z20
-	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z17
-	VPMINUD.BCST  avx512_constants<>+1272(SB), Z17, Z17
-	VCVTDQ2PS     Z17, Z17
-	VMULPS.BCST   avx512_constants<>+1276(SB), Z17, Z17
-	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z18
+	VMOVAPS       Z21, K2, Z3
+	VPERMPS       Z18, Z27, Z21
+	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z18
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS     Z18, Z18
-	VMULPS.BCST   avx512_constants<>+2240(SB), Z18, Z18
-	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z21
-	VCVTDQ2PS     Z21, Z21
-	VMULPS.BCST   avx512_constants<>+2244(SB), Z21, Z21
-	VPMOVSXWD     384(AX)(DX*2), Z22
-	VPSUBD.Z      Z22, Z19, K1, Z22
-	VPMINUD.BCST  avx512_constants<>+2248(SB), Z22, Z22
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z18, Z18
+	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z19
+	VCVTDQ2PS     Z19, Z19
+	VMULPS.BCST   avx512_constants<>+1840(SB), Z19, Z19
+	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS     Z22, Z22
-	VMULPS.BCST   avx512_constants<>+2252(SB), Z22, Z22
-	VPERMPS.Z     Z16, Z25, K1, Z16
+	VMULPS.BCST   avx512_constants<>+1844(SB), Z22, Z22
+	VPMOVSXWD     384(AX)(DX*2), Z23
+	VPSUBD.Z      Z23, Z20, K1, Z23
+	VPMINUD.BCST  avx512_constants<>+1848(SB), Z23, Z23
+	VCVTDQ2PS     Z23, Z23
+	VMULPS.BCST   avx512_constants<>+1852(SB), Z23, Z23
+	VPERMPS.Z     Z17, Z26, K1, Z17
 	MOVQ          120(SP), AX
-	VUNPCKLPS     Z1, Z0, Z19
+	VUNPCKLPS     Z1, Z0, Z20
 	VUNPCKHPS     Z1, Z0, Z0
-	VUNPCKLPS     Z23, Z24, Z1
-	VUNPCKHPS     Z23, Z24, Z23
-	VUNPCKLPD     Z1, Z19, Z24
-	VUNPCKHPD     Z1, Z19, Z1
-	VUNPCKLPD     Z23, Z0, Z19
-	VUNPCKHPD     Z23, Z0, Z0
-	VUNPCKLPS     Z18, Z17, Z23
-	VUNPCKHPS     Z18, Z17, Z17
-	VUNPCKLPS     Z20, Z15, Z18
-	VUNPCKHPS     Z20, Z15, Z15
-	VUNPCKLPD     Z18, Z23, Z20
-	VUNPCKHPD     Z18, Z23, Z18
-	VUNPCKLPD     Z15, Z17, Z23
-	VUNPCKHPD     Z15, Z17, Z15
-	VUNPCKLPS     Z22, Z21, Z17
-	VUNPCKHPS     Z22, Z21, Z21
-	VUNPCKLPS     Z14, Z16, Z22
-	VUNPCKHPS     Z14, Z16, Z14
-	VUNPCKLPD     Z22, Z17, Z16
-	VUNPCKHPD     Z22, Z17, Z17
-	VUNPCKLPD     Z14, Z21, Z22
-	VUNPCKHPD     Z14, Z21, Z14
-	VMOVDQU64     avx512_constants<>+2304(SB), Z21
-	VMOVDQU64     avx512_constants<>+2368(SB), Z25
-	VMOVDQA64     Z24, Z26
-	VPERMT2PD     Z20, Z21, Z26
-	VMOVDQA64     Z24, Z24
-	VPERMT2PD     Z20, Z25, Z24
-	VMOVDQA64     Z16, Z20
-	VPERMT2PD     Z1, Z21, Z20
-	VMOVDQA64     Z16, Z16
-	VPERMT2PD     Z1, Z25, Z16
-	VMOVDQA64     Z18, Z1
-	VPERMT2PD     Z17, Z21, Z1
-	VMOVDQA64     Z18, Z18
-	VPERMT2PD     Z17, Z25, Z18
-	VMOVDQA64     Z19, Z17
-	VPERMT2PD     Z23, Z21, Z17
+	VUNPCKLPS     Z24, Z25, Z1
+	VUNPCKHPS     Z24, Z25, Z24
+	VUNPCKLPD     Z1, Z20, Z25
+	VUNPCKHPD     Z1, Z20, Z1
+	VUNPCKLPD     Z24, Z0, Z20
+	VUNPCKHPD     Z24, Z0, Z0
+	VUNPCKLPS     Z19, Z18, Z24
+	VUNPCKHPS     Z19, Z18, Z18
+	VUNPCKLPS     Z21, Z3, Z19
+	VUNPCKHPS     Z21, Z3, Z3
+	VUNPCKLPD     Z19, Z24, Z21
+	VUNPCKHPD     Z19, Z24, Z19
+	VUNPCKLPD     Z3, Z18, Z24
+	VUNPCKHPD     Z3, Z18, Z3
+	VUNPCKLPS     Z23, Z22, Z18
+	VUNPCKHPS     Z23, Z22, Z22
+	VUNPCKLPS     Z2, Z17, Z23
+	VUNPCKHPS     Z2, Z17, Z2
+	VUNPCKLPD     Z23, Z18, Z17
+	VUNPCKHPD     Z23, Z18, Z18
+	VUNPCKLPD     Z2, Z22, Z23
+	VUNPCKHPD     Z2, Z22, Z2
+	VMOVDQU64     avx512_constants<>+2304(SB), Z22
+	VMOVDQU64     avx512_constants<>+2368(SB), Z26
+	VMOVDQA64     Z25, Z27
+	VPERMT2PD     Z21, Z22, Z27
+	VMOVDQA64     Z25, Z25
+	VPERMT2PD     Z21, Z26, Z25
+	VMOVDQA64     Z17, Z21
+	VPERMT2PD     Z1, Z22, Z21
+	VMOVDQA64     Z17, Z17
+	VPERMT2PD     Z1, Z26, Z17
+	VMOVDQA64     Z19, Z1
+	VPERMT2PD     Z18, Z22, Z1
 	VMOVDQA64     Z19, Z19
-	VPERMT2PD     Z23, Z25, Z19
-	VMOVDQA64     Z22, Z23
-	VPERMT2PD     Z0, Z21, Z23
-	VMOVDQA64     Z22, Z22
-	VPERMT2PD     Z0, Z25, Z22
-	VMOVDQA64     Z15, Z0
-	VPERMT2PD     Z14, Z21, Z0
-	VMOVDQA64     Z15, Z15
-	VPERMT2PD     Z14, Z25, Z15
-	VMOVUPS       Y26, 64(AX)
-	VMOVUPS       Y20, 96(AX)
+	VPERMT2PD     Z18, Z26, Z19
+	VMOVDQA64     Z20, Z18
+	VPERMT2PD     Z24, Z22, Z18
+	VMOVDQA64     Z20, Z20
+	VPERMT2PD     Z24, Z26, Z20
+	VMOVDQA64     Z23, Z24
+	VPERMT2PD     Z0, Z22, Z24
+	VMOVDQA64     Z23, Z23
+	VPERMT2PD     Z0, Z26, Z23
+	VMOVDQA64     Z3, Z0
+	VPERMT2PD     Z2, Z22, Z0
+	VMOVDQA64     Z3, Z3
+	VPERMT2PD     Z2, Z26, Z3
+	VMOVUPS       Y27, 64(AX)
+	VMOVUPS       Y21, 96(AX)
 	VMOVUPS       Y1, 128(AX)
-	VMOVUPS       Y17, 160(AX)
-	VMOVUPS       Y23, 192(AX)
+	VMOVUPS       Y18, 160(AX)
+	VMOVUPS       Y24, 192(AX)
 	VMOVUPS       Y0, 224(AX)
-	VEXTRACTF64X4 $0x01, Z26, 256(AX)
-	VEXTRACTF64X4 $0x01, Z20, 288(AX)
+	VEXTRACTF64X4 $0x01, Z27, 256(AX)
+	VEXTRACTF64X4 $0x01, Z21, 288(AX)
 	VEXTRACTF64X4 $0x01, Z1, 320(AX)
-	VEXTRACTF64X4 $0x01, Z17, 352(AX)
-	VEXTRACTF64X4 $0x01, Z23, 384(AX)
+	VEXTRACTF64X4 $0x01, Z18, 352(AX)
+	VEXTRACTF64X4 $0x01, Z24, 384(AX)
 	VEXTRACTF64X4 $0x01, Z0, 416(AX)
-	VMOVUPS       Y24, 448(AX)
-	VMOVUPS       Y16, 480(AX)
-	VMOVUPS       Y18, 512(AX)
-	VMOVUPS       Y19, 544(AX)
-	VMOVUPS       Y22, 576(AX)
-	VMOVUPS       Y15, 608(AX)
-	VEXTRACTF64X4 $0x01, Z24, 640(AX)
-	VEXTRACTF64X4 $0x01, Z16, 672(AX)
-	VEXTRACTF64X4 $0x01, Z18, 704(AX)
-	VEXTRACTF64X4 $0x01, Z19, 736(AX)
-	VEXTRACTF64X4 $0x01, Z22, 768(AX)
-	VEXTRACTF64X4 $0x01, Z15, 800(AX)
+	VMOVUPS       Y25, 448(AX)
+	VMOVUPS       Y17, 480(AX)
+	VMOVUPS       Y19, 512(AX)
+	VMOVUPS       Y20, 544(AX)
+	VMOVUPS       Y23, 576(AX)
+	VMOVUPS       Y3, 608(AX)
+	VEXTRACTF64X4 $0x01, Z25, 640(AX)
+	VEXTRACTF64X4 $0x01, Z17, 672(AX)
+	VEXTRACTF64X4 $0x01, Z19, 704(AX)
+	VEXTRACTF64X4 $0x01, Z20, 736(AX)
+	VEXTRACTF64X4 $0x01, Z23, 768(AX)
+	VEXTRACTF64X4 $0x01, Z3, 800(AX)
 	JMP           written0
 
 empty0:
 	MOVQ    120(SP), AX
-	VPXORD  Z4, Z4, Z4
-	VMOVUPS Z4, 64(AX)
-	VMOVUPS Z4, 128(AX)
-	VMOVUPS Z4, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z4, 320(AX)
-	VMOVUPS Z4, 384(AX)
-	VMOVUPS Z4, 448(AX)
-	VMOVUPS Z4, 512(AX)
-	VMOVUPS Z4, 576(AX)
-	VMOVUPS Z4, 640(AX)
-	VMOVUPS Z4, 704(AX)
-	VMOVUPS Z4, 768(AX)
+	VPXORD  Z6, Z6, Z6
+	VMOVUPS Z6, 64(AX)
+	VMOVUPS Z6, 128(AX)
+	VMOVUPS Z6, 192(AX)
+	VMOVUPS Z6, 256(AX)
+	VMOVUPS Z6, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z6, 448(AX)
+	VMOVUPS Z6, 512(AX)
+	VMOVUPS Z6, 576(AX)
+	VMOVUPS Z6, 640(AX)
+	VMOVUPS Z6, 704(AX)
+	VMOVUPS Z6, 768(AX)
 
 written0:
 	MOVQ         48(SP), AX
@@ -7610,11 +8355,11 @@ risked:
 	ADDL           R8, 56(BX)
 	VPBROADCASTQ   R10, Z0
 	VMOVDQU64      896(CX), Z1
-	VMOVDQU64      960(CX), Z14
+	VMOVDQU64      960(CX), Z2
 	MOVQ           936(CX), DI
 	ANDQ           SI, DI
 	VPANDNQ        Z1, Z0, Z1
-	VPANDNQ        Z14, Z0, Z14
+	VPANDNQ        Z2, Z0, Z2
 	VPBROADCASTQ   AX, Z0
 	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
@@ -7622,7 +8367,7 @@ risked:
 	VPBROADCASTQ   DI, Z0
 	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(CX)
-	VMOVDQU64      Z14, 960(CX)
+	VMOVDQU64      Z2, 960(CX)
 	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
@@ -7630,8 +8375,8 @@ risked:
 	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
 	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_constants<>+1536(SB), Z14
-	VPSHUFB        Z0, Z14, Z14
+	VMOVDQU8       avx512_constants<>+1536(SB), Z2
+	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          DX, K1
 	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
@@ -7656,7 +8401,7 @@ risked:
 	IMUL3Q         $+85, AX, R11
 	CMPQ           R9, R11
 	ADCL           $0x00, DX
-	LEAQ           avx512_constants<>+2272(SB), AX
+	LEAQ           avx512_constants<>+2848(SB), AX
 	MOVQ           (AX)(DX*8), AX
 	IMULQ          24(R10), AX
 	MOVQ           AX, R9
@@ -7664,7 +8409,7 @@ risked:
 	MOVL           $0x00000007, DX
 	CMPQ           AX, DX
 	CMOVQHI        DX, AX
-	LEAQ           avx512_constants<>+3200(SB), DX
+	LEAQ           avx512_constants<>+3264(SB), DX
 	MOVQ           (DX)(AX*8), DX
 	IMULQ          (R10), DX
 	ADDQ           DX, R9
@@ -7731,13 +8476,13 @@ risked:
 	MOVQ           DX, AX
 	SUBQ           (DI), AX
 	MOVQ           DX, (DI)
-	VXORPS         X2, X2, X2
+	VXORPS         X3, X3, X3
 	MOVQ           AX, 344(SP)
-	VCVTSI2SSQ     344(SP), X2, X2
-	VMULSS         avx512_constants<>+3264(SB), X2, X2
+	VCVTSI2SSQ     344(SP), X3, X3
+	VMULSS         avx512_constants<>+3328(SB), X3, X3
 	MOVQ           run+0(FP), AX
 	MOVQ           152(AX), AX
-	VMOVSS         X2, (AX)(SI*4)
+	VMOVSS         X3, (AX)(SI*4)
 
 rewarded1:
 	MOVQ       run+0(FP), AX
@@ -7771,301 +8516,301 @@ known1:
 	CMPQ          328(SP), $0x01
 	JLE           empty1
 	MOVQ          64(SP), AX
-	VMOVDQU32     avx512_constants<>+1856(SB), Z15
-	VMOVDQU32     avx512_constants<>+1920(SB), Z16
+	VMOVDQU32     avx512_constants<>+1920(SB), Z3
 	VMOVDQU32     avx512_constants<>+1984(SB), Z17
 	VMOVDQU32     avx512_constants<>+2048(SB), Z18
 	VMOVDQU32     avx512_constants<>+2112(SB), Z19
 	VMOVDQU32     avx512_constants<>+2176(SB), Z20
-	VPBROADCASTD  avx512_constants<>+20(SB), Z24
+	VMOVDQU32     avx512_constants<>+2240(SB), Z21
+	VPBROADCASTD  avx512_constants<>+20(SB), Z25
 	MOVQ          $0x00000010, DX
 	MOVQ          $0x00000002, SI
-	VBROADCASTSS  avx512_constants<>+1268(SB), Z23
-	VMOVDQU32     296(SP), Y2
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z24
+	VMOVDQU32     296(SP), Y4
 	MOVQ          trail+32(FP), DI
 	ADDQ          $0x30, DI
-	VMOVDQU32     32(DI), Y3
+	VMOVDQU32     32(DI), Y5
 	MOVQ          72(SP), DI
-	VPBROADCASTD  16(DI), Z22
-	VBROADCASTSS  336(SP), Z21
+	VPBROADCASTD  16(DI), Z23
+	VBROADCASTSS  336(SP), Z22
 	MOVQ          80(SP), DI
-	VPBROADCASTD  4(DI), Z25
-	VPADDD        Z25, Z25, Z25
+	VPBROADCASTD  4(DI), Z26
+	VPADDD        Z26, Z26, Z26
 	KMOVW         896(AX)(SI*1), K1
-	VMOVDQU32     (AX)(DX*4), Z27
-	VPMOVZXWD     256(AX)(DX*2), Z26
-	VPADDD        Z27, Z26, Z26
-	VCVTUDQ2PS    Z27, Z28
-	VCVTUDQ2PS    Z26, Z26
-	VDIVPS.Z      Z26, Z28, K1, Z26
-	VPMOVZXBD     704(AX)(DX*1), Z28
-	VPMOVZXBD     224(SP)(DX*1), Z29
-	VPADDD        Z24, Z27, Z24
-	VPSRLD        $0x07, Z24, Z24
-	VPERMD        Z2, Z28, Z27
-	VPSUBD        Z27, Z24, Z24
-	VPERMD        Z16, Z29, Z16
-	VPSLLVD       Z16, Z24, Z24
-	VPERMPS       Z15, Z29, Z15
-	VPMINUD       Z25, Z24, Z16
-	VCVTUDQ2PS    Z16, Z16
-	VMULPS        Z21, Z16, Z16
-	KMOVW         288(SP)(SI*1), K2
-	VPERMD.Z      Z3, Z28, K2, Z27
-	VPADDD        Z24, Z27, Z27
-	VPMINUD       Z25, Z27, Z27
+	VMOVDQU32     (AX)(DX*4), Z28
+	VPMOVZXWD     256(AX)(DX*2), Z27
+	VPADDD        Z28, Z27, Z27
+	VCVTUDQ2PS    Z28, Z29
 	VCVTUDQ2PS    Z27, Z27
-	VMULPS        Z21, Z27, Z27
-	VPERMPS       Z17, Z29, Z17
-	VPSRLD        $0x04, Z29, Z29
-	VPERMPS       Z18, Z29, Z18
+	VDIVPS.Z      Z27, Z29, K1, Z27
+	VPMOVZXBD     704(AX)(DX*1), Z29
+	VPMOVZXBD     224(SP)(DX*1), Z30
+	VPADDD        Z25, Z28, Z25
+	VPSRLD        $0x07, Z25, Z25
+	VPERMD        Z4, Z29, Z28
+	VPSUBD        Z28, Z25, Z25
+	VPERMD        Z17, Z30, Z17
+	VPSLLVD       Z17, Z25, Z25
+	VPERMPS       Z3, Z30, Z3
+	VPMINUD       Z26, Z25, Z17
+	VCVTUDQ2PS    Z17, Z17
+	VMULPS        Z22, Z17, Z17
+	KMOVW         288(SP)(SI*1), K2
+	VPERMD.Z      Z5, Z29, K2, Z28
+	VPADDD        Z25, Z28, Z28
+	VPMINUD       Z26, Z28, Z28
+	VCVTUDQ2PS    Z28, Z28
+	VMULPS        Z22, Z28, Z28
+	VPERMPS       Z18, Z30, Z18
+	VPSRLD        $0x04, Z30, Z30
+	VPERMPS       Z19, Z30, Z19
 	KMOVW         960(AX)(SI*1), K2
-	VMOVAPS       Z23, K2, Z18
-	VPERMPS       Z20, Z29, Z23
-	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z20
-	VPMINUD.BCST  avx512_constants<>+1272(SB), Z20, Z20
-	VCVTDQ2PS     Z20, Z20
-	VMULPS.BCST   avx512_constants<>+1276(SB), Z20, Z20
-	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z21
+	VMOVAPS       Z24, K2, Z19
+	VPERMPS       Z21, Z30, Z24
+	VPMOVZXWD.Z   512(AX)(DX*2), K1, Z21
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z21, Z21
 	VCVTDQ2PS     Z21, Z21
-	VMULPS.BCST   avx512_constants<>+2240(SB), Z21, Z21
-	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z24
-	VCVTDQ2PS     Z24, Z24
-	VMULPS.BCST   avx512_constants<>+2244(SB), Z24, Z24
-	VPMOVSXWD     384(AX)(DX*2), Z25
-	VPSUBD.Z      Z25, Z22, K1, Z25
-	VPMINUD.BCST  avx512_constants<>+2248(SB), Z25, Z25
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z21, Z21
+	VPMOVZXBD.Z   640(AX)(DX*1), K1, Z22
+	VCVTDQ2PS     Z22, Z22
+	VMULPS.BCST   avx512_constants<>+1840(SB), Z22, Z22
+	VPMOVZXBD.Z   768(AX)(DX*1), K1, Z25
 	VCVTDQ2PS     Z25, Z25
-	VMULPS.BCST   avx512_constants<>+2252(SB), Z25, Z25
-	VPERMPS.Z     Z19, Z28, K1, Z19
+	VMULPS.BCST   avx512_constants<>+1844(SB), Z25, Z25
+	VPMOVSXWD     384(AX)(DX*2), Z26
+	VPSUBD.Z      Z26, Z23, K1, Z26
+	VPMINUD.BCST  avx512_constants<>+1848(SB), Z26, Z26
+	VCVTDQ2PS     Z26, Z26
+	VMULPS.BCST   avx512_constants<>+1852(SB), Z26, Z26
+	VPERMPS.Z     Z20, Z29, K1, Z20
 	MOVQ          120(SP), AX
-	VUNPCKLPS     Z16, Z15, Z22
-	VUNPCKHPS     Z16, Z15, Z15
-	VUNPCKLPS     Z26, Z27, Z16
-	VUNPCKHPS     Z26, Z27, Z26
-	VUNPCKLPD     Z16, Z22, Z27
-	VUNPCKHPD     Z16, Z22, Z16
-	VUNPCKLPD     Z26, Z15, Z22
-	VUNPCKHPD     Z26, Z15, Z15
-	VUNPCKLPS     Z21, Z20, Z26
-	VUNPCKHPS     Z21, Z20, Z20
-	VUNPCKLPS     Z23, Z18, Z21
-	VUNPCKHPS     Z23, Z18, Z18
-	VUNPCKLPD     Z21, Z26, Z23
-	VUNPCKHPD     Z21, Z26, Z21
-	VUNPCKLPD     Z18, Z20, Z26
-	VUNPCKHPD     Z18, Z20, Z18
-	VUNPCKLPS     Z25, Z24, Z20
-	VUNPCKHPS     Z25, Z24, Z24
-	VUNPCKLPS     Z17, Z19, Z25
-	VUNPCKHPS     Z17, Z19, Z17
-	VUNPCKLPD     Z25, Z20, Z19
-	VUNPCKHPD     Z25, Z20, Z20
-	VUNPCKLPD     Z17, Z24, Z25
-	VUNPCKHPD     Z17, Z24, Z17
-	VMOVDQU64     avx512_constants<>+2304(SB), Z24
-	VMOVDQU64     avx512_constants<>+2368(SB), Z28
-	VMOVDQA64     Z27, Z29
-	VPERMT2PD     Z23, Z24, Z29
-	VMOVDQA64     Z27, Z27
-	VPERMT2PD     Z23, Z28, Z27
-	VMOVDQA64     Z19, Z23
-	VPERMT2PD     Z16, Z24, Z23
-	VMOVDQA64     Z19, Z19
-	VPERMT2PD     Z16, Z28, Z19
-	VMOVDQA64     Z21, Z16
-	VPERMT2PD     Z20, Z24, Z16
-	VMOVDQA64     Z21, Z21
-	VPERMT2PD     Z20, Z28, Z21
-	VMOVDQA64     Z22, Z20
-	VPERMT2PD     Z26, Z24, Z20
+	VUNPCKLPS     Z17, Z3, Z23
+	VUNPCKHPS     Z17, Z3, Z3
+	VUNPCKLPS     Z27, Z28, Z17
+	VUNPCKHPS     Z27, Z28, Z27
+	VUNPCKLPD     Z17, Z23, Z28
+	VUNPCKHPD     Z17, Z23, Z17
+	VUNPCKLPD     Z27, Z3, Z23
+	VUNPCKHPD     Z27, Z3, Z3
+	VUNPCKLPS     Z22, Z21, Z27
+	VUNPCKHPS     Z22, Z21, Z21
+	VUNPCKLPS     Z24, Z19, Z22
+	VUNPCKHPS     Z24, Z19, Z19
+	VUNPCKLPD     Z22, Z27, Z24
+	VUNPCKHPD     Z22, Z27, Z22
+	VUNPCKLPD     Z19, Z21, Z27
+	VUNPCKHPD     Z19, Z21, Z19
+	VUNPCKLPS     Z26, Z25, Z21
+	VUNPCKHPS     Z26, Z25, Z25
+	VUNPCKLPS     Z18, Z20, Z26
+	VUNPCKHPS     Z18, Z20, Z18
+	VUNPCKLPD     Z26, Z21, Z20
+	VUNPCKHPD     Z26, Z21, Z21
+	VUNPCKLPD     Z18, Z25, Z26
+	VUNPCKHPD     Z18, Z25, Z18
+	VMOVDQU64     avx512_constants<>+2304(SB), Z25
+	VMOVDQU64     avx512_constants<>+2368(SB), Z29
+	VMOVDQA64     Z28, Z30
+	VPERMT2PD     Z24, Z25, Z30
+	VMOVDQA64     Z28, Z28
+	VPERMT2PD     Z24, Z29, Z28
+	VMOVDQA64     Z20, Z24
+	VPERMT2PD     Z17, Z25, Z24
+	VMOVDQA64     Z20, Z20
+	VPERMT2PD     Z17, Z29, Z20
+	VMOVDQA64     Z22, Z17
+	VPERMT2PD     Z21, Z25, Z17
 	VMOVDQA64     Z22, Z22
-	VPERMT2PD     Z26, Z28, Z22
-	VMOVDQA64     Z25, Z26
-	VPERMT2PD     Z15, Z24, Z26
-	VMOVDQA64     Z25, Z25
-	VPERMT2PD     Z15, Z28, Z25
-	VMOVDQA64     Z18, Z15
-	VPERMT2PD     Z17, Z24, Z15
-	VMOVDQA64     Z18, Z18
-	VPERMT2PD     Z17, Z28, Z18
-	VMOVUPS       Y29, 832(AX)
-	VMOVUPS       Y23, 864(AX)
-	VMOVUPS       Y16, 896(AX)
-	VMOVUPS       Y20, 928(AX)
-	VMOVUPS       Y26, 960(AX)
-	VMOVUPS       Y15, 992(AX)
-	VEXTRACTF64X4 $0x01, Z29, 1024(AX)
-	VEXTRACTF64X4 $0x01, Z23, 1056(AX)
-	VEXTRACTF64X4 $0x01, Z16, 1088(AX)
-	VEXTRACTF64X4 $0x01, Z20, 1120(AX)
-	VEXTRACTF64X4 $0x01, Z26, 1152(AX)
-	VEXTRACTF64X4 $0x01, Z15, 1184(AX)
-	VMOVUPS       Y27, 1216(AX)
-	VMOVUPS       Y19, 1248(AX)
-	VMOVUPS       Y21, 1280(AX)
-	VMOVUPS       Y22, 1312(AX)
-	VMOVUPS       Y25, 1344(AX)
-	VMOVUPS       Y18, 1376(AX)
-	VEXTRACTF64X4 $0x01, Z27, 1408(AX)
-	VEXTRACTF64X4 $0x01, Z19, 1440(AX)
-	VEXTRACTF64X4 $0x01, Z21, 1472(AX)
-	VEXTRACTF64X4 $0x01, Z22, 1504(AX)
-	VEXTRACTF64X4 $0x01, Z25, 1536(AX)
-	VEXTRACTF64X4 $0x01, Z18, 1568(AX)
+	VPERMT2PD     Z21, Z29, Z22
+	VMOVDQA64     Z23, Z21
+	VPERMT2PD     Z27, Z25, Z21
+	VMOVDQA64     Z23, Z23
+	VPERMT2PD     Z27, Z29, Z23
+	VMOVDQA64     Z26, Z27
+	VPERMT2PD     Z3, Z25, Z27
+	VMOVDQA64     Z26, Z26
+	VPERMT2PD     Z3, Z29, Z26
+	VMOVDQA64     Z19, Z3
+	VPERMT2PD     Z18, Z25, Z3
+	VMOVDQA64     Z19, Z19
+	VPERMT2PD     Z18, Z29, Z19
+	VMOVUPS       Y30, 832(AX)
+	VMOVUPS       Y24, 864(AX)
+	VMOVUPS       Y17, 896(AX)
+	VMOVUPS       Y21, 928(AX)
+	VMOVUPS       Y27, 960(AX)
+	VMOVUPS       Y3, 992(AX)
+	VEXTRACTF64X4 $0x01, Z30, 1024(AX)
+	VEXTRACTF64X4 $0x01, Z24, 1056(AX)
+	VEXTRACTF64X4 $0x01, Z17, 1088(AX)
+	VEXTRACTF64X4 $0x01, Z21, 1120(AX)
+	VEXTRACTF64X4 $0x01, Z27, 1152(AX)
+	VEXTRACTF64X4 $0x01, Z3, 1184(AX)
+	VMOVUPS       Y28, 1216(AX)
+	VMOVUPS       Y20, 1248(AX)
+	VMOVUPS       Y22, 1280(AX)
+	VMOVUPS       Y23, 1312(AX)
+	VMOVUPS       Y26, 1344(AX)
+	VMOVUPS       Y19, 1376(AX)
+	VEXTRACTF64X4 $0x01, Z28, 1408(AX)
+	VEXTRACTF64X4 $0x01, Z20, 1440(AX)
+	VEXTRACTF64X4 $0x01, Z22, 1472(AX)
+	VEXTRACTF64X4 $0x01, Z23, 1504(AX)
+	VEXTRACTF64X4 $0x01, Z26, 1536(AX)
+	VEXTRACTF64X4 $0x01, Z19, 1568(AX)
 	JMP           written1
 
 empty1:
 	MOVQ    120(SP), AX
-	VPXORD  Z5, Z5, Z5
-	VMOVUPS Z5, 832(AX)
-	VMOVUPS Z5, 896(AX)
-	VMOVUPS Z5, 960(AX)
-	VMOVUPS Z5, 1024(AX)
-	VMOVUPS Z5, 1088(AX)
-	VMOVUPS Z5, 1152(AX)
-	VMOVUPS Z5, 1216(AX)
-	VMOVUPS Z5, 1280(AX)
-	VMOVUPS Z5, 1344(AX)
-	VMOVUPS Z5, 1408(AX)
-	VMOVUPS Z5, 1472(AX)
-	VMOVUPS Z5, 1536(AX)
+	VPXORD  Z7, Z7, Z7
+	VMOVUPS Z7, 832(AX)
+	VMOVUPS Z7, 896(AX)
+	VMOVUPS Z7, 960(AX)
+	VMOVUPS Z7, 1024(AX)
+	VMOVUPS Z7, 1088(AX)
+	VMOVUPS Z7, 1152(AX)
+	VMOVUPS Z7, 1216(AX)
+	VMOVUPS Z7, 1280(AX)
+	VMOVUPS Z7, 1344(AX)
+	VMOVUPS Z7, 1408(AX)
+	VMOVUPS Z7, 1472(AX)
+	VMOVUPS Z7, 1536(AX)
 
 written1:
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
 	KMOVQ        avx512_constants<>+1248(SB), K1
-	VMOVQ        928(CX), X2
-	VMOVQ        X2, AX
+	VMOVQ        928(CX), X3
+	VMOVQ        X3, AX
 	MOVQ         904(CX), DX
 	ANDQ         AX, DX
 	KMOVQ        AX, K2
 	KMOVQ        DX, K3
 	MOVQ         24(SP), DX
-	VMOVDQU      (DX), X9
-	VMOVDQU8     704(CX), Z16
+	VMOVDQU      (DX), X11
+	VMOVDQU8     704(CX), Z17
 	MOVQ         8(SP), DX
 	MOVL         16(DX), DX
-	VPBROADCASTW DX, Z17
-	VMOVDQU16    512(CX), Z18
-	VMOVDQU16    256(CX), Z15
-	VPSRLW       $0x01, Z18, Z19
-	VPSUBW       Z19, Z18, K3, Z18
-	VPMINUW.Z    Z15, Z18, K2, Z19
-	VPSUBW       Z19, Z15, Z15
-	VMOVDQU16    Z15, 256(CX)
-	VMOVDQU16    384(CX), Z18
-	VMOVDQU16    Z17, K2, Z18
-	VMOVDQU16    Z18, 384(CX)
-	VPTESTNMW    Z15, Z15, K4
+	VPBROADCASTW DX, Z18
+	VMOVDQU16    512(CX), Z19
+	VMOVDQU16    256(CX), Z3
+	VPSRLW       $0x01, Z19, Z20
+	VPSUBW       Z20, Z19, K3, Z19
+	VPMINUW.Z    Z3, Z19, K2, Z20
+	VPSUBW       Z20, Z3, Z3
+	VMOVDQU16    Z3, 256(CX)
+	VMOVDQU16    384(CX), Z19
+	VMOVDQU16    Z18, K2, Z19
+	VMOVDQU16    Z19, 384(CX)
+	VPTESTNMW    Z3, Z3, K4
 	KMOVD        K4, DX
-	VPBROADCASTD avx512_constants<>+20(SB), Z21
-	VPMOVZXWD    Y19, Z20
-	VMOVDQU32    (CX), Z15
-	VPADDD       Z21, Z15, Z18
-	VPADDD       Z20, Z15, Z15
-	VMOVDQU32    Z15, (CX)
-	VPADDD       Z20, Z6, Z6
-	VPADDD       Z20, Z18, Z15
-	VPSRLD       $0x07, Z18, Z18
-	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_constants<>+1600(SB), Z20
-	VPERMW       Z19, Z20, Z20
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z20, Z20
-	VMOVDQU32    64(CX), Z19
-	VPADDD       Z21, Z19, Z21
-	VPADDD       Z20, Z19, Z19
-	VMOVDQU32    Z19, 64(CX)
-	VPADDD       Z20, Z6, Z6
-	VPADDD       Z20, Z21, Z20
+	VPBROADCASTD avx512_constants<>+20(SB), Z22
+	VPMOVZXWD    Y20, Z21
+	VMOVDQU32    (CX), Z3
+	VPADDD       Z22, Z3, Z19
+	VPADDD       Z21, Z3, Z3
+	VMOVDQU32    Z3, (CX)
+	VPADDD       Z21, Z8, Z8
+	VPADDD       Z21, Z19, Z3
+	VPSRLD       $0x07, Z19, Z19
+	VPSRLD       $0x07, Z3, Z3
+	VMOVDQU16    avx512_constants<>+1600(SB), Z21
+	VPERMW       Z20, Z21, Z21
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z21, Z21
+	VMOVDQU32    64(CX), Z20
+	VPADDD       Z22, Z20, Z22
+	VPADDD       Z21, Z20, Z20
+	VMOVDQU32    Z20, 64(CX)
+	VPADDD       Z21, Z8, Z8
+	VPADDD       Z21, Z22, Z21
+	VPSRLD       $0x07, Z22, Z22
 	VPSRLD       $0x07, Z21, Z21
-	VPSRLD       $0x07, Z20, Z20
-	VMOVDQU8     avx512_constants<>+1664(SB), Z19
-	VPERMB.Z     Z16, Z19, K1, Z19
-	VPERMW       Z9, Z19, Z19
-	VPACKUSDW    Z21, Z18, Z18
-	VPACKUSDW    Z20, Z15, Z15
-	VPSUBW       Z19, Z18, Z18
-	VPSUBW       Z19, Z15, Z15
-	VPBROADCASTD avx512_constants<>+1260(SB), Z19
-	VPMINUW      Z19, Z18, Z18
 	VMOVDQU8     avx512_constants<>+1664(SB), Z20
-	VPERMB.Z     Z1, Z20, K1, Z20
-	VPMULLW      Z20, Z18, Z18
-	VPADDW       Z18, Z18, Z18
-	VPMINUW      Z19, Z18, Z18
-	VPBROADCASTD avx512_constants<>+1264(SB), Z19
-	VPADDW       Z19, Z18, Z18
-	VMOVDQU8     avx512_constants<>+1664(SB), Z19
-	VPERMB.Z     Z0, Z19, K1, Z19
-	VPDPWSSD     Z19, Z18, Z7
+	VPERMB.Z     Z17, Z20, K1, Z20
+	VPERMW       Z11, Z20, Z20
+	VPACKUSDW    Z22, Z19, Z19
+	VPACKUSDW    Z21, Z3, Z3
+	VPSUBW       Z20, Z19, Z19
+	VPSUBW       Z20, Z3, Z3
+	VPBROADCASTD avx512_constants<>+1260(SB), Z20
+	VPMINUW      Z20, Z19, Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z21
+	VPERMB.Z     Z1, Z21, K1, Z21
+	VPMULLW      Z21, Z19, Z19
+	VPADDW       Z19, Z19, Z19
+	VPMINUW      Z20, Z19, Z19
+	VPBROADCASTD avx512_constants<>+1264(SB), Z20
+	VPADDW       Z20, Z19, Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z20
+	VPERMB.Z     Z0, Z20, K1, Z20
+	VPDPWSSD     Z20, Z19, Z9
 	MOVL         900(CX), SI
 	TESTL        SI, SI
 	JZ           lower
 	KSHIFTRQ     $0x20, K2, K4
 	KSHIFTRQ     $0x20, K3, K3
-	VMOVDQU16    576(CX), Z8
-	VMOVDQU16    320(CX), Z19
-	VPSRLW       $0x01, Z8, Z18
-	VPSUBW       Z18, Z8, K3, Z8
-	VPMINUW.Z    Z19, Z8, K4, Z8
-	VPSUBW       Z8, Z19, Z19
-	VMOVDQU16    Z19, 320(CX)
-	VMOVDQU16    448(CX), Z18
-	VMOVDQU16    Z17, K4, Z18
-	VMOVDQU16    Z18, 448(CX)
-	VPTESTNMW    Z19, Z19, K3
+	VMOVDQU16    576(CX), Z10
+	VMOVDQU16    320(CX), Z20
+	VPSRLW       $0x01, Z10, Z19
+	VPSUBW       Z19, Z10, K3, Z10
+	VPMINUW.Z    Z20, Z10, K4, Z10
+	VPSUBW       Z10, Z20, Z20
+	VMOVDQU16    Z20, 320(CX)
+	VMOVDQU16    448(CX), Z19
+	VMOVDQU16    Z18, K4, Z19
+	VMOVDQU16    Z19, 448(CX)
+	VPTESTNMW    Z20, Z20, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_constants<>+20(SB), Z17
-	VPMOVZXWD    Y8, Z19
-	VMOVDQU32    128(CX), Z18
-	VPADDD       Z17, Z18, Z20
-	VPADDD       Z19, Z18, Z18
-	VMOVDQU32    Z18, 128(CX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z20, Z18
-	VPSRLD       $0x07, Z20, Z20
+	VPBROADCASTD avx512_constants<>+20(SB), Z18
+	VPMOVZXWD    Y10, Z20
+	VMOVDQU32    128(CX), Z19
+	VPADDD       Z18, Z19, Z21
+	VPADDD       Z20, Z19, Z19
+	VMOVDQU32    Z19, 128(CX)
+	VPADDD       Z20, Z8, Z8
+	VPADDD       Z20, Z21, Z19
+	VPSRLD       $0x07, Z21, Z21
+	VPSRLD       $0x07, Z19, Z19
+	VMOVDQU16    avx512_constants<>+1600(SB), Z20
+	VPERMW       Z10, Z20, Z20
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z20, Z20
+	VMOVDQU32    192(CX), Z10
+	VPADDD       Z18, Z10, Z18
+	VPADDD       Z20, Z10, Z10
+	VMOVDQU32    Z10, 192(CX)
+	VPADDD       Z20, Z8, Z8
+	VPADDD       Z20, Z18, Z10
 	VPSRLD       $0x07, Z18, Z18
-	VMOVDQU16    avx512_constants<>+1600(SB), Z19
-	VPERMW       Z8, Z19, Z19
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z19, Z19
-	VMOVDQU32    192(CX), Z8
-	VPADDD       Z17, Z8, Z17
-	VPADDD       Z19, Z8, Z8
-	VMOVDQU32    Z8, 192(CX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z17, Z8
-	VPSRLD       $0x07, Z17, Z17
-	VPSRLD       $0x07, Z8, Z8
+	VPSRLD       $0x07, Z10, Z10
+	VMOVDQU8     avx512_constants<>+1728(SB), Z20
+	VPERMB.Z     Z17, Z20, K1, Z20
+	VPERMW       Z11, Z20, Z20
+	VPACKUSDW    Z18, Z21, Z17
+	VPACKUSDW    Z10, Z19, Z10
+	VPSUBW       Z20, Z17, Z17
+	VPSUBW       Z20, Z10, Z10
+	VPBROADCASTD avx512_constants<>+1260(SB), Z18
+	VPMINUW      Z18, Z17, Z17
 	VMOVDQU8     avx512_constants<>+1728(SB), Z19
-	VPERMB.Z     Z16, Z19, K1, Z19
-	VPERMW       Z9, Z19, Z19
-	VPACKUSDW    Z17, Z20, Z16
-	VPACKUSDW    Z8, Z18, Z8
-	VPSUBW       Z19, Z16, Z16
-	VPSUBW       Z19, Z8, Z8
-	VPBROADCASTD avx512_constants<>+1260(SB), Z17
-	VPMINUW      Z17, Z16, Z16
+	VPERMB.Z     Z1, Z19, K1, Z19
+	VPMULLW      Z19, Z17, Z17
+	VPADDW       Z17, Z17, Z17
+	VPMINUW      Z18, Z17, Z17
+	VPBROADCASTD avx512_constants<>+1264(SB), Z18
+	VPADDW       Z18, Z17, Z17
 	VMOVDQU8     avx512_constants<>+1728(SB), Z18
-	VPERMB.Z     Z1, Z18, K1, Z18
-	VPMULLW      Z18, Z16, Z16
-	VPADDW       Z16, Z16, Z16
-	VPMINUW      Z17, Z16, Z16
-	VPBROADCASTD avx512_constants<>+1264(SB), Z17
-	VPADDW       Z17, Z16, Z16
-	VMOVDQU8     avx512_constants<>+1728(SB), Z17
-	VPERMB.Z     Z0, Z17, K1, Z17
-	VPDPWSSD     Z17, Z16, Z7
+	VPERMB.Z     Z0, Z18, K1, Z18
+	VPDPWSSD     Z18, Z17, Z9
 	SHLQ         $0x20, SI
 	ORQ          SI, DX
 
 lower:
 	VMOVDQU8     768(CX), Z0
-	VPSRLW       $0x02, Z0, Z16
-	VPANDD.BCST  avx512_constants<>+56(SB), Z16, Z16
-	VPSUBB       Z16, Z0, Z0
-	VPBROADCASTD avx512_constants<>+56(SB), Z16
-	VPADDB       Z16, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z17
+	VPANDD.BCST  avx512_constants<>+56(SB), Z17, Z17
+	VPSUBB       Z17, Z0, Z0
+	VPBROADCASTD avx512_constants<>+56(SB), Z17
+	VPADDB       Z17, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(CX)
 	MOVQ         912(CX), SI
 	MOVQ         920(CX), DI
@@ -8088,15 +8833,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          AX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_constants<>+60(SB), Z16
-	VPBROADCASTD avx512_constants<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+60(SB), Z17
+	VPBROADCASTD avx512_constants<>+0(SB), Z18
 	VMOVDQU8     832(CX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z16, Z0, K2, K2
-	VPSUBB       Z17, Z0, K2, Z0
-	VPTESTNMB    Z16, Z0, K2, K2
+	VPTESTMB     Z17, Z0, K2, K2
+	VPSUBB       Z18, Z0, K2, Z0
+	VPTESTNMB    Z17, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -8105,19 +8850,19 @@ lower:
 	ANDNQ        R12, DX, DX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_constants<>+256(SB), Z18
+	VPBROADCASTD avx512_constants<>+256(SB), Z19
 	KMOVQ        DX, K2
-	VPSRLW       $0x04, Z0, Z19
-	VPANDQ       Z18, Z19, Z19
-	VPADDB       Z17, Z19, Z19
-	VPADDB       Z17, Z19, Z19
-	VPADDB       Z19, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z20
+	VPANDQ       Z19, Z20, Z20
+	VPADDB       Z18, Z20, Z20
+	VPADDB       Z18, Z20, Z20
+	VPADDB       Z20, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z19
-	VPANDQ       Z18, Z19, Z19
-	VPADDB       Z17, Z19, Z19
-	VPANDNQ      Z0, Z16, Z18
-	VPADDB       Z18, Z19, K2, Z0
+	VPSRLW       $0x06, Z0, Z20
+	VPANDQ       Z19, Z20, Z20
+	VPADDB       Z18, Z20, Z20
+	VPANDNQ      Z0, Z17, Z19
+	VPADDB       Z19, Z20, K2, Z0
 	VMOVDQU8     Z0, 832(CX)
 	ORQ          SI, R11
 	ANDNQ        AX, DI, AX
@@ -8126,14 +8871,14 @@ lower:
 	POPCNTQ      R11, DX
 	ADDL         DX, 84(BX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(CX), Z16
-	VMOVDQU64    960(CX), Z17
-	VPBROADCASTQ AX, Z18
-	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z18, Z16
-	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z16
-	VPANDNQ      Z17, Z0, Z17
-	VMOVDQU64    Z16, 896(CX)
-	VMOVDQU64    Z17, 960(CX)
+	VMOVDQU64    896(CX), Z17
+	VMOVDQU64    960(CX), Z18
+	VPBROADCASTQ AX, Z19
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z19, Z17
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z17
+	VPANDNQ      Z18, Z0, Z18
+	VMOVDQU64    Z17, 896(CX)
+	VMOVDQU64    Z18, 960(CX)
 	MOVQ         896(CX), AX
 	MOVQ         904(CX), DX
 	ANDNQ        AX, DX, AX
@@ -8142,37 +8887,37 @@ lower:
 	MOVQ         960(CX), DX
 	ANDNQ        AX, DX, AX
 	KMOVQ        AX, K2
-	VMOVDQU8.Z   Z14, K2, Z1
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_constants<>+1664(SB), Z14
-	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z15, Z10
-	VMOVDQU8     avx512_constants<>+1664(SB), Z14
-	VPERMB.Z     Z1, Z14, K1, Z14
-	VPDPWSSD     Z14, Z15, Z11
+	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z12
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
+	VPERMB.Z     Z1, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z13
 	MOVL         900(CX), AX
 	TESTL        AX, AX
 	JZ           accounted
-	VMOVDQU8     avx512_constants<>+1728(SB), Z14
-	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z8, Z10
+	VMOVDQU8     avx512_constants<>+1728(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z10, Z12
 	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z8, Z11
+	VPDPWSSD     Z0, Z10, Z13
 
 accounted:
-	VPUNPCKLDQ     Z11, Z10, Z0
-	VPUNPCKHDQ     Z11, Z10, Z1
+	VPUNPCKLDQ     Z13, Z12, Z0
+	VPUNPCKHDQ     Z13, Z12, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z7, Z6, Z1
-	VPUNPCKHDQ     Z7, Z6, Z14
-	VPADDD         Z14, Z1, Z1
-	VPUNPCKLQDQ    Z1, Z0, Z14
+	VPUNPCKLDQ     Z9, Z8, Z1
+	VPUNPCKHDQ     Z9, Z8, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
-	VPADDD         Z0, Z14, Z14
-	VEXTRACTI64X4  $0x01, Z14, Y0
-	VPADDD         Y14, Y0, Y0
+	VPADDD         Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
 	VPADDD         X0, X1, X1
 	VMOVD          X1, DX
@@ -8187,14 +8932,14 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(CX), Z1
-	VPANDNQ.Z      Z17, Z1, K1, Z1
-	VPBROADCASTQ   936(CX), Z14
-	VPBROADCASTQ   944(CX), Z15
-	VPTESTMQ       Z14, Z1, K1
-	VPTESTMQ       Z15, Z1, K2
-	VPORQ          Z14, Z15, Z14
-	VPANDNQ        Z1, Z14, Z14
-	VPTESTMQ       Z14, Z14, K3
+	VPANDNQ.Z      Z18, Z1, K1, Z1
+	VPBROADCASTQ   936(CX), Z2
+	VPBROADCASTQ   944(CX), Z3
+	VPTESTMQ       Z2, Z1, K1
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z2
+	VPANDNQ        Z1, Z2, Z2
+	VPTESTMQ       Z2, Z2, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
 	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
@@ -8219,27 +8964,27 @@ accounted:
 	MOVQ           72(SP), DX
 	MOVQ           f+8(FP), SI
 	VMOVDQU64      (DX), Z1
-	VMOVDQU64      64(DX), Z14
+	VMOVDQU64      64(DX), Z2
 	VPOPCNTQ       Z0, Z0
-	VMOVDQU32      (SI), Z15
-	VMOVDQU32      avx512_constants<>+2432(SB), Z16
-	VPERMI2D       Z14, Z1, Z16
-	VMOVDQU32      avx512_constants<>+2496(SB), Z14
-	VPERMD         Z0, Z14, Z14
-	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z14, Z16
-	VMOVDQU32      avx512_constants<>+2624(SB), Z14
-	VPERMI2D       Z0, Z1, Z14
-	VPANDD         avx512_constants<>+2688(SB), Z14, Z14
-	VPADDD         Z14, Z16, Z16
+	VMOVDQU32      (SI), Z3
+	VMOVDQU32      avx512_constants<>+2432(SB), Z17
+	VPERMI2D       Z2, Z1, Z17
+	VMOVDQU32      avx512_constants<>+2496(SB), Z2
+	VPERMD         Z0, Z2, Z2
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z17
+	VMOVDQU32      avx512_constants<>+2624(SB), Z2
+	VPERMI2D       Z0, Z1, Z2
+	VPANDD         avx512_constants<>+2688(SB), Z2, Z2
+	VPADDD         Z2, Z17, Z17
 	VPBROADCASTD   64(SI), Z0
-	VPSUBD         Z16, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z16
+	VPSUBD         Z17, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z17
 	MOVQ           80(SP), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z14
-	VPMINUQ        Z14, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z16
+	VPANDQ.BCST    avx512_constants<>+2816(SB), Z0, Z2
+	VPMINUQ        Z2, Z1, Z1
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z17
 	MOVQ           72(SP), DX
 	MOVL           16(DX), DX
 	MOVQ           96(SP), SI
@@ -8251,24 +8996,24 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, DX
 	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z17
 	MOVQ           80(SP), DX
 	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z16
-	VMOVDQU32      avx512_constants<>+3008(SB), Z14
-	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z17
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z17, Z14
-	VPMINUD        Z14, Z16, Z16
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z17
+	VMOVDQU32      avx512_constants<>+3072(SB), Z2
+	VPSLLVD        avx512_constants<>+3136(SB), Z1, Z18
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z18, Z2
+	VPMINUD        Z2, Z17, Z17
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ           80(SP), DX
 	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z15
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z15
-	VCVTDQ2PS      Z16, Z16
-	VCVTDQ2PS      Z15, Z15
-	VDIVPS         Z15, Z16, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z0, Z3
+	VCVTDQ2PS      Z17, Z17
+	VCVTDQ2PS      Z3, Z3
+	VDIVPS         Z3, Z17, Z17
 	MOVQ           120(SP), DX
-	VMOVUPS        Z16, (DX)
+	VMOVUPS        Z17, (DX)
 	MOVQ           run+0(FP), DX
 	CMPB           178(DX), $0x00
 	JEQ            known2
@@ -8301,165 +9046,165 @@ known2:
 	CMPQ          328(SP), $0x02
 	JLE           empty2
 	MOVQ          64(SP), DX
-	VMOVDQU32     avx512_constants<>+1856(SB), Z0
-	VMOVDQU32     avx512_constants<>+1920(SB), Z1
-	VMOVDQU32     avx512_constants<>+1984(SB), Z14
-	VMOVDQU32     avx512_constants<>+2048(SB), Z15
-	VMOVDQU32     avx512_constants<>+2112(SB), Z16
+	VMOVDQU32     avx512_constants<>+1920(SB), Z0
+	VMOVDQU32     avx512_constants<>+1984(SB), Z1
+	VMOVDQU32     avx512_constants<>+2048(SB), Z2
+	VMOVDQU32     avx512_constants<>+2112(SB), Z3
 	VMOVDQU32     avx512_constants<>+2176(SB), Z17
-	VPBROADCASTD  avx512_constants<>+20(SB), Z21
+	VMOVDQU32     avx512_constants<>+2240(SB), Z18
+	VPBROADCASTD  avx512_constants<>+20(SB), Z22
 	MOVQ          $0x00000020, SI
 	MOVQ          $0x00000004, DI
-	VBROADCASTSS  avx512_constants<>+1268(SB), Z20
-	VMOVDQU32     296(SP), Y2
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z21
+	VMOVDQU32     296(SP), Y4
 	MOVQ          trail+32(FP), R8
 	ADDQ          $0x30, R8
-	VMOVDQU32     32(R8), Y3
+	VMOVDQU32     32(R8), Y5
 	MOVQ          72(SP), R8
-	VPBROADCASTD  16(R8), Z19
-	VBROADCASTSS  336(SP), Z18
+	VPBROADCASTD  16(R8), Z20
+	VBROADCASTSS  336(SP), Z19
 	MOVQ          80(SP), R8
-	VPBROADCASTD  4(R8), Z22
-	VPADDD        Z22, Z22, Z22
+	VPBROADCASTD  4(R8), Z23
+	VPADDD        Z23, Z23, Z23
 	KMOVW         896(DX)(DI*1), K1
-	VMOVDQU32     (DX)(SI*4), Z24
-	VPMOVZXWD     256(DX)(SI*2), Z23
-	VPADDD        Z24, Z23, Z23
-	VCVTUDQ2PS    Z24, Z25
-	VCVTUDQ2PS    Z23, Z23
-	VDIVPS.Z      Z23, Z25, K1, Z23
-	VPMOVZXBD     704(DX)(SI*1), Z25
-	VPMOVZXBD     224(SP)(SI*1), Z26
-	VPADDD        Z21, Z24, Z21
-	VPSRLD        $0x07, Z21, Z21
-	VPERMD        Z2, Z25, Z24
-	VPSUBD        Z24, Z21, Z21
-	VPERMD        Z1, Z26, Z1
-	VPSLLVD       Z1, Z21, Z21
-	VPERMPS       Z0, Z26, Z0
-	VPMINUD       Z22, Z21, Z1
-	VCVTUDQ2PS    Z1, Z1
-	VMULPS        Z18, Z1, Z1
-	KMOVW         288(SP)(DI*1), K2
-	VPERMD.Z      Z3, Z25, K2, Z24
-	VPADDD        Z21, Z24, Z24
-	VPMINUD       Z22, Z24, Z24
+	VMOVDQU32     (DX)(SI*4), Z25
+	VPMOVZXWD     256(DX)(SI*2), Z24
+	VPADDD        Z25, Z24, Z24
+	VCVTUDQ2PS    Z25, Z26
 	VCVTUDQ2PS    Z24, Z24
-	VMULPS        Z18, Z24, Z24
-	VPERMPS       Z14, Z26, Z14
-	VPSRLD        $0x04, Z26, Z26
-	VPERMPS       Z15, Z26, Z15
+	VDIVPS.Z      Z24, Z26, K1, Z24
+	VPMOVZXBD     704(DX)(SI*1), Z26
+	VPMOVZXBD     224(SP)(SI*1), Z27
+	VPADDD        Z22, Z25, Z22
+	VPSRLD        $0x07, Z22, Z22
+	VPERMD        Z4, Z26, Z25
+	VPSUBD        Z25, Z22, Z22
+	VPERMD        Z1, Z27, Z1
+	VPSLLVD       Z1, Z22, Z22
+	VPERMPS       Z0, Z27, Z0
+	VPMINUD       Z23, Z22, Z1
+	VCVTUDQ2PS    Z1, Z1
+	VMULPS        Z19, Z1, Z1
+	KMOVW         288(SP)(DI*1), K2
+	VPERMD.Z      Z5, Z26, K2, Z25
+	VPADDD        Z22, Z25, Z25
+	VPMINUD       Z23, Z25, Z25
+	VCVTUDQ2PS    Z25, Z25
+	VMULPS        Z19, Z25, Z25
+	VPERMPS       Z2, Z27, Z2
+	VPSRLD        $0x04, Z27, Z27
+	VPERMPS       Z3, Z27, Z3
 	KMOVW         960(DX)(DI*1), K2
-	VMOVAPS       Z20, K2, Z15
-	VPERMPS       Z17, Z26, Z20
-	VPMOVZXWD.Z   512(DX)(SI*2), K1, Z17
-	VPMINUD.BCST  avx512_constants<>+1272(SB), Z17, Z17
-	VCVTDQ2PS     Z17, Z17
-	VMULPS.BCST   avx512_constants<>+1276(SB), Z17, Z17
-	VPMOVZXBD.Z   640(DX)(SI*1), K1, Z18
+	VMOVAPS       Z21, K2, Z3
+	VPERMPS       Z18, Z27, Z21
+	VPMOVZXWD.Z   512(DX)(SI*2), K1, Z18
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS     Z18, Z18
-	VMULPS.BCST   avx512_constants<>+2240(SB), Z18, Z18
-	VPMOVZXBD.Z   768(DX)(SI*1), K1, Z21
-	VCVTDQ2PS     Z21, Z21
-	VMULPS.BCST   avx512_constants<>+2244(SB), Z21, Z21
-	VPMOVSXWD     384(DX)(SI*2), Z22
-	VPSUBD.Z      Z22, Z19, K1, Z22
-	VPMINUD.BCST  avx512_constants<>+2248(SB), Z22, Z22
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z18, Z18
+	VPMOVZXBD.Z   640(DX)(SI*1), K1, Z19
+	VCVTDQ2PS     Z19, Z19
+	VMULPS.BCST   avx512_constants<>+1840(SB), Z19, Z19
+	VPMOVZXBD.Z   768(DX)(SI*1), K1, Z22
 	VCVTDQ2PS     Z22, Z22
-	VMULPS.BCST   avx512_constants<>+2252(SB), Z22, Z22
-	VPERMPS.Z     Z16, Z25, K1, Z16
+	VMULPS.BCST   avx512_constants<>+1844(SB), Z22, Z22
+	VPMOVSXWD     384(DX)(SI*2), Z23
+	VPSUBD.Z      Z23, Z20, K1, Z23
+	VPMINUD.BCST  avx512_constants<>+1848(SB), Z23, Z23
+	VCVTDQ2PS     Z23, Z23
+	VMULPS.BCST   avx512_constants<>+1852(SB), Z23, Z23
+	VPERMPS.Z     Z17, Z26, K1, Z17
 	MOVQ          120(SP), DX
-	VUNPCKLPS     Z1, Z0, Z19
+	VUNPCKLPS     Z1, Z0, Z20
 	VUNPCKHPS     Z1, Z0, Z0
-	VUNPCKLPS     Z23, Z24, Z1
-	VUNPCKHPS     Z23, Z24, Z23
-	VUNPCKLPD     Z1, Z19, Z24
-	VUNPCKHPD     Z1, Z19, Z1
-	VUNPCKLPD     Z23, Z0, Z19
-	VUNPCKHPD     Z23, Z0, Z0
-	VUNPCKLPS     Z18, Z17, Z23
-	VUNPCKHPS     Z18, Z17, Z17
-	VUNPCKLPS     Z20, Z15, Z18
-	VUNPCKHPS     Z20, Z15, Z15
-	VUNPCKLPD     Z18, Z23, Z20
-	VUNPCKHPD     Z18, Z23, Z18
-	VUNPCKLPD     Z15, Z17, Z23
-	VUNPCKHPD     Z15, Z17, Z15
-	VUNPCKLPS     Z22, Z21, Z17
-	VUNPCKHPS     Z22, Z21, Z21
-	VUNPCKLPS     Z14, Z16, Z22
-	VUNPCKHPS     Z14, Z16, Z14
-	VUNPCKLPD     Z22, Z17, Z16
-	VUNPCKHPD     Z22, Z17, Z17
-	VUNPCKLPD     Z14, Z21, Z22
-	VUNPCKHPD     Z14, Z21, Z14
-	VMOVDQU64     avx512_constants<>+2304(SB), Z21
-	VMOVDQU64     avx512_constants<>+2368(SB), Z25
-	VMOVDQA64     Z24, Z26
-	VPERMT2PD     Z20, Z21, Z26
-	VMOVDQA64     Z24, Z24
-	VPERMT2PD     Z20, Z25, Z24
-	VMOVDQA64     Z16, Z20
-	VPERMT2PD     Z1, Z21, Z20
-	VMOVDQA64     Z16, Z16
-	VPERMT2PD     Z1, Z25, Z16
-	VMOVDQA64     Z18, Z1
-	VPERMT2PD     Z17, Z21, Z1
-	VMOVDQA64     Z18, Z18
-	VPERMT2PD     Z17, Z25, Z18
-	VMOVDQA64     Z19, Z17
-	VPERMT2PD     Z23, Z21, Z17
+	VUNPCKLPS     Z24, Z25, Z1
+	VUNPCKHPS     Z24, Z25, Z24
+	VUNPCKLPD     Z1, Z20, Z25
+	VUNPCKHPD     Z1, Z20, Z1
+	VUNPCKLPD     Z24, Z0, Z20
+	VUNPCKHPD     Z24, Z0, Z0
+	VUNPCKLPS     Z19, Z18, Z24
+	VUNPCKHPS     Z19, Z18, Z18
+	VUNPCKLPS     Z21, Z3, Z19
+	VUNPCKHPS     Z21, Z3, Z3
+	VUNPCKLPD     Z19, Z24, Z21
+	VUNPCKHPD     Z19, Z24, Z19
+	VUNPCKLPD     Z3, Z18, Z24
+	VUNPCKHPD     Z3, Z18, Z3
+	VUNPCKLPS     Z23, Z22, Z18
+	VUNPCKHPS     Z23, Z22, Z22
+	VUNPCKLPS     Z2, Z17, Z23
+	VUNPCKHPS     Z2, Z17, Z2
+	VUNPCKLPD     Z23, Z18, Z17
+	VUNPCKHPD     Z23, Z18, Z18
+	VUNPCKLPD     Z2, Z22, Z23
+	VUNPCKHPD     Z2, Z22, Z2
+	VMOVDQU64     avx512_constants<>+2304(SB), Z22
+	VMOVDQU64     avx512_constants<>+2368(SB), Z26
+	VMOVDQA64     Z25, Z27
+	VPERMT2PD     Z21, Z22, Z27
+	VMOVDQA64     Z25, Z25
+	VPERMT2PD     Z21, Z26, Z25
+	VMOVDQA64     Z17, Z21
+	VPERMT2PD     Z1, Z22, Z21
+	VMOVDQA64     Z17, Z17
+	VPERMT2PD     Z1, Z26, Z17
+	VMOVDQA64     Z19, Z1
+	VPERMT2PD     Z18, Z22, Z1
 	VMOVDQA64     Z19, Z19
-	VPERMT2PD     Z23, Z25, Z19
-	VMOVDQA64     Z22, Z23
-	VPERMT2PD     Z0, Z21, Z23
-	VMOVDQA64     Z22, Z22
-	VPERMT2PD     Z0, Z25, Z22
-	VMOVDQA64     Z15, Z0
-	VPERMT2PD     Z14, Z21, Z0
-	VMOVDQA64     Z15, Z15
-	VPERMT2PD     Z14, Z25, Z15
-	VMOVUPS       Y26, 1600(DX)
-	VMOVUPS       Y20, 1632(DX)
+	VPERMT2PD     Z18, Z26, Z19
+	VMOVDQA64     Z20, Z18
+	VPERMT2PD     Z24, Z22, Z18
+	VMOVDQA64     Z20, Z20
+	VPERMT2PD     Z24, Z26, Z20
+	VMOVDQA64     Z23, Z24
+	VPERMT2PD     Z0, Z22, Z24
+	VMOVDQA64     Z23, Z23
+	VPERMT2PD     Z0, Z26, Z23
+	VMOVDQA64     Z3, Z0
+	VPERMT2PD     Z2, Z22, Z0
+	VMOVDQA64     Z3, Z3
+	VPERMT2PD     Z2, Z26, Z3
+	VMOVUPS       Y27, 1600(DX)
+	VMOVUPS       Y21, 1632(DX)
 	VMOVUPS       Y1, 1664(DX)
-	VMOVUPS       Y17, 1696(DX)
-	VMOVUPS       Y23, 1728(DX)
+	VMOVUPS       Y18, 1696(DX)
+	VMOVUPS       Y24, 1728(DX)
 	VMOVUPS       Y0, 1760(DX)
-	VEXTRACTF64X4 $0x01, Z26, 1792(DX)
-	VEXTRACTF64X4 $0x01, Z20, 1824(DX)
+	VEXTRACTF64X4 $0x01, Z27, 1792(DX)
+	VEXTRACTF64X4 $0x01, Z21, 1824(DX)
 	VEXTRACTF64X4 $0x01, Z1, 1856(DX)
-	VEXTRACTF64X4 $0x01, Z17, 1888(DX)
-	VEXTRACTF64X4 $0x01, Z23, 1920(DX)
+	VEXTRACTF64X4 $0x01, Z18, 1888(DX)
+	VEXTRACTF64X4 $0x01, Z24, 1920(DX)
 	VEXTRACTF64X4 $0x01, Z0, 1952(DX)
-	VMOVUPS       Y24, 1984(DX)
-	VMOVUPS       Y16, 2016(DX)
-	VMOVUPS       Y18, 2048(DX)
-	VMOVUPS       Y19, 2080(DX)
-	VMOVUPS       Y22, 2112(DX)
-	VMOVUPS       Y15, 2144(DX)
-	VEXTRACTF64X4 $0x01, Z24, 2176(DX)
-	VEXTRACTF64X4 $0x01, Z16, 2208(DX)
-	VEXTRACTF64X4 $0x01, Z18, 2240(DX)
-	VEXTRACTF64X4 $0x01, Z19, 2272(DX)
-	VEXTRACTF64X4 $0x01, Z22, 2304(DX)
-	VEXTRACTF64X4 $0x01, Z15, 2336(DX)
+	VMOVUPS       Y25, 1984(DX)
+	VMOVUPS       Y17, 2016(DX)
+	VMOVUPS       Y19, 2048(DX)
+	VMOVUPS       Y20, 2080(DX)
+	VMOVUPS       Y23, 2112(DX)
+	VMOVUPS       Y3, 2144(DX)
+	VEXTRACTF64X4 $0x01, Z25, 2176(DX)
+	VEXTRACTF64X4 $0x01, Z17, 2208(DX)
+	VEXTRACTF64X4 $0x01, Z19, 2240(DX)
+	VEXTRACTF64X4 $0x01, Z20, 2272(DX)
+	VEXTRACTF64X4 $0x01, Z23, 2304(DX)
+	VEXTRACTF64X4 $0x01, Z3, 2336(DX)
 	JMP           written2
 
 empty2:
 	MOVQ    120(SP), DX
-	VPXORD  Z12, Z12, Z12
-	VMOVUPS Z12, 1600(DX)
-	VMOVUPS Z12, 1664(DX)
-	VMOVUPS Z12, 1728(DX)
-	VMOVUPS Z12, 1792(DX)
-	VMOVUPS Z12, 1856(DX)
-	VMOVUPS Z12, 1920(DX)
-	VMOVUPS Z12, 1984(DX)
-	VMOVUPS Z12, 2048(DX)
-	VMOVUPS Z12, 2112(DX)
-	VMOVUPS Z12, 2176(DX)
-	VMOVUPS Z12, 2240(DX)
-	VMOVUPS Z12, 2304(DX)
+	VPXORD  Z14, Z14, Z14
+	VMOVUPS Z14, 1600(DX)
+	VMOVUPS Z14, 1664(DX)
+	VMOVUPS Z14, 1728(DX)
+	VMOVUPS Z14, 1792(DX)
+	VMOVUPS Z14, 1856(DX)
+	VMOVUPS Z14, 1920(DX)
+	VMOVUPS Z14, 1984(DX)
+	VMOVUPS Z14, 2048(DX)
+	VMOVUPS Z14, 2112(DX)
+	VMOVUPS Z14, 2176(DX)
+	VMOVUPS Z14, 2240(DX)
+	VMOVUPS Z14, 2304(DX)
 
 written2:
 	MOVQ           a+16(FP), DX
@@ -8472,59 +9217,235 @@ written2:
 	MOVQ           896(CX), R8
 	ANDNQ          DI, R8, DI
 	MOVQ           32(SP), R8
+	VMOVDQU64      (R8), Z0
 	CMPQ           SI, $0x08
 	JHI            some
-	POPCNTQ        DI, R9
-	CMPQ           R9, SI
+	POPCNTQ        DI, R8
+	CMPQ           R8, SI
 	JCS            some
-	MOVQ           $-1, R9
-	BZHIQ          SI, R9, R9
-	KMOVB          R9, K1
-	MOVQ           40(SP), R9
-	VMOVDQU32.Z    (R9), K1, Y2
-	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_constants<>+448(SB), Y2, Y2
-	VPMOVZXDQ      Y0, Z0
-	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z1
-	VPSLLVQ        Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDQ         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDQ         X0, X1, X1
-	VPSHUFD        $0x4e, X1, X0
-	VPADDQ         X0, X1, X1
-	VPMOVZXBD      X1, Y0
-	VPTESTMD       Y0, Y0, K1
-	MOVQ           s+24(FP), R9
-	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y2, Y3
-	VPUNPCKHDQ     Y0, Y2, Y0
-	VPADDD         Y0, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X0
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X2
-	VPADDD         X2, X0, X0
-	VMOVQ          X0, R9
-	MOVQ           R9, R10
-	SHRQ           $0x20, R10
-	ADDL           R9, R10
-	ADDL           AX, R10
-	MOVQ           16(SP), R11
-	MOVL           4(R11), R11
-	CMPL           R10, R11
+	MOVQ           $-1, R8
+	BZHIQ          SI, R8, R8
+	KMOVB          R8, K1
+	MOVQ           40(SP), R8
+	VMOVDQU32.Z    (R8), K1, Y3
+	VPSRLD         $0x18, Y3, Y1
+	VPANDD.BCST    avx512_constants<>+448(SB), Y3, Y3
+	VPMOVZXDQ      Y1, Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
+	VPSLLVQ        Z1, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y1
+	VPADDQ         Y2, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDQ         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X1
+	VPADDQ         X1, X2, X2
+	VPMOVZXBD      X2, Y1
+	VPTESTMD       Y1, Y1, K1
+	MOVQ           s+24(FP), R8
+	VMOVDQU32.Z    (R8), K1, Y1
+	VPUNPCKLDQ     Y1, Y3, Y4
+	VPUNPCKHDQ     Y1, Y3, Y1
+	VPADDD         Y1, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X1
+	VPADDD         X4, X1, X1
+	VPSHUFD        $0x4e, X1, X3
+	VPADDD         X3, X1, X1
+	VMOVQ          X1, R8
+	MOVQ           R8, R9
+	SHRQ           $0x20, R9
+	ADDL           R8, R9
+	ADDL           AX, R9
+	MOVQ           16(SP), R10
+	MOVL           4(R10), R10
+	CMPL           R9, R10
 	JHI            some
-	VMOVQ          X1, 36(DX)
-	ADDL           R9, 32(BX)
-	SUBL           R9, 48(BX)
+	VMOVQ          X2, 36(DX)
+	ADDL           R8, 32(BX)
+	SUBL           R8, 48(BX)
 	ADDL           SI, 80(BX)
 	XORL           AX, AX
 	MOVL           AX, 20(BX)
-	MOVQ           SI, AX
 	JMP            admitted
 
 some:
-	MOVQ    DI, 352(SP)
+	CMPQ            SI, $0x10
+	JHI             any
+	POPCNTQ         DI, R8
+	CMPQ            R8, SI
+	JCS             any
+	MOVQ            $-1, R8
+	BZHIQ           SI, R8, R8
+	KMOVW           R8, K1
+	MOVQ            40(SP), SI
+	VMOVDQU32       (SI), Z1
+	VPSRLD          $0x18, Z1, Z2
+	MOVQ            s+24(FP), SI
+	VBROADCASTI32X8 (SI), Z0
+	VPERMD          Z0, Z2, Z0
+	VPTESTMD        Z0, Z0, K1, K2
+	KORTESTW        K2, K2
+	JNZ             any
+	VPTERNLOGD      $0xff, Z15, Z15, Z15
+	VPANDD.BCST     avx512_constants<>+448(SB), Z1, K1, Z15
+	VMOVDQU         Y15, 352(SP)
+	VEXTRACTI64X4   $0x01, Z15, 384(SP)
+	XORL            SI, SI
+	MOVQ            16(SP), R9
+	MOVL            4(R9), R9
+	SUBL            AX, R9
+	CMOVLCS         SI, R9
+	MOVL            R9, AX
+	MOVL            R9, R10
+	SUBL            352(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            356(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            360(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            364(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            368(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            372(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            376(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            380(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            384(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            388(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            392(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            396(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            400(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            404(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            408(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            412(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	SUBL            R9, AX
+	VPBROADCASTW    SI, Y0
+	VPTESTNMW       avx512_constants<>+1792(SB), Y0, K1
+	KMOVW           K1, R9
+	POPCNTL         R9, SI
+	MOVQ            32(SP), R12
+	MOVQ            8(SP), R10
+	MOVL            16(R10), R10
+	MOVQ            f+8(FP), R11
+	SUBL            68(R11), R10
+	XORL            R11, R11
+	INCL            R10
+	CMOVLLT         R11, R10
+	SHLQ            $0x30, R10
+	VPBROADCASTQ    R10, Z0
+	VMOVDQU64       (R12), Z3
+	VPCMPUQ         $0x01, Z0, Z3, K2
+	VMOVDQU64       64(R12), Z17
+	VPCMPUQ         $0x01, Z0, Z17, K3
+	KUNPCKBW        K2, K3, K2
+	KMOVW           K2, R11
+	ANDL            R8, R11
+	ANDNL           R11, R9, R11
+	POPCNTL         R11, R10
+	ADDL            R10, 88(BX)
+	ADDL            AX, 32(BX)
+	SUBL            AX, 48(BX)
+	ADDL            SI, 80(BX)
+	ANDNL           R8, R9, AX
+	ANDNL           AX, R11, AX
+	POPCNTL         AX, R8
+	MOVL            R8, 20(BX)
+
+failing:
+	TESTL  R11, R11
+	JZ     kept
+	TZCNTL R11, R8
+	BLSRL  R11, R11
+	MOVL   352(SP)(R8*4), R8
+	SUBL   R8, 48(BX)
+	JMP    failing
+
+kept:
+	VMOVDQU        avx512_constants<>+1824(SB), X4
+	VPCOMPRESSB.Z  X4, K1, X4
+	VPMOVZXBQ      X4, Z0
+	VPERMI2Q       Z17, Z3, Z0
+	VPSRLDQ        $0x08, X4, X4
+	VPMOVZXBQ      X4, Z18
+	VPERMI2Q       Z17, Z3, Z18
+	VMOVDQU64      Z0, 56(DX)
+	VMOVDQU64      Z18, 120(DX)
+	MOVL           SI, 20(DX)
+	VPMOVZXDQ      Y2, Z18
+	VPSLLQ         $0x03, Z18, Z18
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z19
+	VPSLLVQ        Z18, Z19, Z19
+	VEXTRACTI64X4  $0x01, Z2, Y2
+	KSHIFTRW       $0x08, K1, K1
+	VPMOVZXDQ      Y2, Z2
+	VPSLLQ         $0x03, Z2, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z18
+	VPSLLVQ        Z2, Z18, Z18
+	VPADDQ         Z18, Z19, Z19
+	VEXTRACTI64X4  $0x01, Z19, Y2
+	VPADDQ         Y19, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDQ         X2, X4, X4
+	VPSHUFD        $0x4e, X4, X2
+	VPADDQ         X2, X4, X4
+	VMOVQ          X4, 36(DX)
+	KMOVW          AX, K1
+	VPCOMPRESSD.Z  Z1, K1, Z1
+	MOVQ           40(SP), R8
+	VMOVDQU32      Z1, (R8)
+	VPCOMPRESSQ.Z  Z3, K1, Z3
+	VMOVDQU64      Z3, (R12)
+	KSHIFTRW       $0x08, K1, K1
+	VPCOMPRESSQ.Z  Z17, K1, Z17
+	MOVBLZX        AL, AX
+	POPCNTL        AX, AX
+	VMOVDQU64      Z17, (R12)(AX*8)
+	JMP            entering
+
+any:
+	MOVQ    DI, 416(SP)
 	XORQ    CX, CX
 	POPCNTQ DI, BX
 	MOVL    BX, 16(DX)
@@ -8558,7 +9479,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 360(SP)
+	MOVQ            AX, 424(SP)
 	MOVQ            40(SP), CX
 	XORQ            AX, AX
 	LEAQ            (CX)(AX*4), CX
@@ -8573,20 +9494,20 @@ expired:
 	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
-	VPBROADCASTD    DI, Z14
-	VMOVDQU32       (CX), Z15
-	VPSRLD          $0x18, Z15, Z16
-	VPANDD          Z1, Z15, Z15
-	VPERMD          Z0, Z16, Z16
-	VPADDD          Z16, Z15, Z15
-	VPCMPUD         $0x02, Z14, Z15, K1
+	VPBROADCASTD    DI, Z2
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z17
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z17, Z17
+	VPADDD          Z17, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R14
-	VMOVDQU32       64(CX), Z15
-	VPSRLD          $0x18, Z15, Z16
-	VPANDD          Z1, Z15, Z15
-	VPERMD          Z0, Z16, Z16
-	VPADDD          Z16, Z15, Z15
-	VPCMPUD         $0x02, Z14, Z15, K1
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z17
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z17, Z17
+	VPADDD          Z17, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
 	ORQ             DI, R14
@@ -8628,7 +9549,7 @@ served:
 	MOVQ    R12, 36(DX)
 	ADDL    AX, 28(DX)
 	MOVQ    $-1, SI
-	MOVQ    360(SP), DI
+	MOVQ    424(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    8(SP), R8
 	MOVL    20(R8), R8
@@ -8689,96 +9610,97 @@ eight:
 	JMP           eight
 
 end:
-	MOVL  R11, 20(DX)
-	MOVQ  8(SP), CX
-	MOVQ  CX, BX
-	MOVL  AX, 20(BX)
-	MOVL  28(DX), AX
-	ADDL  AX, 32(BX)
-	MOVL  24(DX), AX
-	ADDL  AX, 88(BX)
-	MOVL  20(DX), AX
-	ADDL  AX, 80(BX)
-	MOVL  32(DX), AX
-	SUBL  AX, 48(BX)
-	MOVQ  352(SP), DI
-	MOVQ  (SP), AX
-	MOVQ  AX, CX
-	MOVQ  8(SP), AX
-	MOVQ  AX, BX
-	MOVL  20(DX), AX
-	LEAQ  56(DX), R8
-	CMPQ  AX, $0x08
+	MOVL      R11, 20(DX)
+	MOVQ      8(SP), CX
+	MOVQ      CX, BX
+	MOVL      AX, 20(BX)
+	MOVL      28(DX), AX
+	ADDL      AX, 32(BX)
+	MOVL      24(DX), AX
+	ADDL      AX, 88(BX)
+	MOVL      20(DX), AX
+	ADDL      AX, 80(BX)
+	MOVL      32(DX), AX
+	SUBL      AX, 48(BX)
+	MOVQ      416(SP), DI
+	MOVQ      (SP), AX
+	MOVQ      AX, CX
+	MOVQ      8(SP), AX
+	MOVQ      AX, BX
+	MOVL      20(DX), SI
+	VMOVDQU64 56(DX), Z0
+
+entering:
+	CMPQ  SI, $0x08
 	JHI   many
-	TESTQ AX, AX
+	TESTQ SI, SI
 	JZ    nobody
 
 admitted:
-	MOVQ           $-1, SI
-	BZHIQ          AX, SI, SI
-	PDEPQ          DI, SI, DI
-	MOVQ           $-1, SI
-	BZHIQ          AX, SI, SI
-	VMOVDQU64      (R8), Z0
-	MOVQ           f+8(FP), AX
-	MOVQ           88(AX), AX
+	MOVQ           $-1, AX
+	BZHIQ          SI, AX, AX
+	PDEPQ          DI, AX, DI
+	MOVQ           $-1, AX
+	BZHIQ          SI, AX, AX
+	MOVQ           f+8(FP), SI
+	MOVQ           88(SI), SI
 	MOVQ           24(SP), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPCMPUQ.BCST   $0x01, 192(AX), Z1, K2
-	VPCMPUQ.BCST   $0x01, 200(AX), Z1, K3
-	VPCMPUQ.BCST   $0x01, 208(AX), Z1, K4
+	VPCMPUQ.BCST   $0x01, 192(SI), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(SI), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(SI), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      (AX), Z14
-	VPERMB         Z14, Z1, Z1
+	VMOVDQU64      (SI), Z2
+	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z15
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z15, Z15
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
 	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z15, K1, Z15
-	VPMOVZXWQ      (R8), Z14
-	VPERMQ         Z14, Z15, Z14
-	VPSLLQ         $0x07, Z14, Z14
-	VPSLLQ         $0x02, Z1, Z16
-	VPSRLQ         $0x12, Z0, Z17
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z17, Z17
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
+	VPMOVZXWQ      (R8), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z17
+	VPSRLQ         $0x12, Z0, Z18
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z18, Z18
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z17, Z17
+	VPADDQ         Z1, Z18, Z18
 	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
-	VPSUBQ         Z1, Z17, Z17
+	VPSUBQ         Z1, Z18, Z18
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      64(AX), Z18
-	VMOVDQU64      128(AX), Z19
-	VPERMI2W       Z19, Z18, Z1
+	VMOVDQU64      64(SI), Z19
+	VMOVDQU64      128(SI), Z20
+	VPERMI2W       Z20, Z19, Z1
 	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z18
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z18, Z18
-	VPADDQ.BCST    avx512_constants<>+264(SB), Z18, Z18
-	VPSRLQ         $0x21, Z0, Z19
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z19, Z19
-	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z19, Z19
-	VPSRLQ         $0x07, Z19, Z19
-	VPSRLQ         $0x24, Z0, Z20
-	VPANDQ.BCST    avx512_constants<>+512(SB), Z20, Z20
+	VPSRLQ         $0x1f, Z0, Z19
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z19, Z19
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z19, Z19
+	VPSRLQ         $0x21, Z0, Z20
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z20, Z20
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z20, Z20
+	VPSRLQ         $0x07, Z20, Z20
+	VPSRLQ         $0x24, Z0, Z21
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z21, Z21
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
-	VPORQ          Z0, Z20, Z20
-	VPADDQ         Z14, Z17, Z17
-	KMOVB          SI, K1
+	VPORQ          Z0, Z21, Z21
+	VPADDQ         Z2, Z18, Z18
+	KMOVB          AX, K1
 	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
 	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
 	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
 	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
-	VPMULUDQ.Z     Z16, Z0, K1, Z0
+	VPMULUDQ.Z     Z17, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_constants<>+576(SB), Z14
-	VPEXPANDB.Z    Z14, K1, Z14
-	VMOVDQU8       640(CX), Z16
-	VPERMB         Z19, Z14, K1, Z16
-	VMOVDQU8       Z16, 640(CX)
+	VMOVDQU8       avx512_constants<>+576(SB), Z2
+	VPEXPANDB.Z    Z2, K1, Z2
+	VMOVDQU8       640(CX), Z17
+	VPERMB         Z20, Z2, K1, Z17
+	VMOVDQU8       Z17, 640(CX)
 	MOVQ           896(CX), AX
 	MOVQ           912(CX), SI
 	MOVQ           920(CX), R8
@@ -8786,114 +9708,114 @@ admitted:
 	MOVQ           960(CX), R8
 	ORQ            R8, SI
 	ANDNQ          AX, SI, AX
-	VPBROADCASTQ   avx512_constants<>+528(SB), Z16
-	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z16
-	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z16
-	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z16
-	VPORQ          Z15, Z16, Z16
-	VPERMB.Z       Z16, Z14, K1, Z15
-	VPBROADCASTD   avx512_constants<>+60(SB), Z16
-	VPANDD         Z16, Z15, Z19
-	VMOVDQU8       avx512_constants<>+640(SB), Z21
-	VPSHUFB        Z19, Z21, Z21
-	VMOVDQU8       avx512_constants<>+704(SB), Z19
-	VGF2P8AFFINEQB $0x00, Z21, Z19, Z21
-	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z21, Z21
-	VMOVDQU8       avx512_constants<>+768(SB), Z19
-	VPERMB         Z21, Z19, Z21
-	VPORQ          960(CX), Z21, Z21
-	VMOVDQU64      Z21, 960(CX)
-	VPSRLW         $0x04, Z15, Z19
-	VPANDD         Z16, Z19, Z19
-	VMOVDQU8       avx512_constants<>+832(SB), Z16
-	VPSHUFB        Z19, Z16, Z16
-	VMOVDQU8.Z     Z16, K1, Z16
-	VMOVDQU8       avx512_constants<>+704(SB), Z19
-	VGF2P8AFFINEQB $0x00, Z16, Z19, Z19
-	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z19, Z19
-	VMOVDQU8       avx512_constants<>+768(SB), Z16
-	VPERMB         Z19, Z16, Z19
-	VPORQ          896(CX), Z19, Z19
-	VMOVDQU64      Z19, 896(CX)
-	VMOVDQU8       704(CX), Z16
-	VPANDD.BCST    avx512_constants<>+560(SB), Z15, Z15
-	VMOVDQU8       Z15, K1, Z16
-	VMOVDQU8       Z16, 704(CX)
-	VMOVDQU8       832(CX), Z15
-	VPERMB         Z20, Z14, K1, Z15
-	VMOVDQU8       Z15, 832(CX)
-	VPMOVZXBW      36(DX), X2
-	VMOVDQU        avx512_constants<>+896(SB), X3
-	VPMULLW        X3, X2, X2
-	VPACKUSWB      X2, X2, X2
-	VPBROADCASTQ   X2, Z15
-	VPERMB         Z15, Z16, Z15
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z17
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z17
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z17
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z17
+	VPORQ          Z3, Z17, Z17
+	VPERMB.Z       Z17, Z2, K1, Z3
+	VPBROADCASTD   avx512_constants<>+60(SB), Z17
+	VPANDD         Z17, Z3, Z20
+	VMOVDQU8       avx512_constants<>+640(SB), Z22
+	VPSHUFB        Z20, Z22, Z22
+	VMOVDQU8       avx512_constants<>+704(SB), Z20
+	VGF2P8AFFINEQB $0x00, Z22, Z20, Z22
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z22, Z22
+	VMOVDQU8       avx512_constants<>+768(SB), Z20
+	VPERMB         Z22, Z20, Z22
+	VPORQ          960(CX), Z22, Z22
+	VMOVDQU64      Z22, 960(CX)
+	VPSRLW         $0x04, Z3, Z20
+	VPANDD         Z17, Z20, Z20
+	VMOVDQU8       avx512_constants<>+832(SB), Z17
+	VPSHUFB        Z20, Z17, Z17
+	VMOVDQU8.Z     Z17, K1, Z17
+	VMOVDQU8       avx512_constants<>+704(SB), Z20
+	VGF2P8AFFINEQB $0x00, Z17, Z20, Z20
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z20, Z20
+	VMOVDQU8       avx512_constants<>+768(SB), Z17
+	VPERMB         Z20, Z17, Z20
+	VPORQ          896(CX), Z20, Z20
+	VMOVDQU64      Z20, 896(CX)
+	VMOVDQU8       704(CX), Z17
+	VPANDD.BCST    avx512_constants<>+560(SB), Z3, Z3
+	VMOVDQU8       Z3, K1, Z17
+	VMOVDQU8       Z17, 704(CX)
+	VMOVDQU8       832(CX), Z3
+	VPERMB         Z21, Z2, K1, Z3
+	VMOVDQU8       Z3, 832(CX)
+	VPMOVZXBW      36(DX), X3
+	VMOVDQU        avx512_constants<>+896(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z3
+	VPERMB         Z3, Z17, Z3
 	KMOVQ          AX, K2
-	VPTESTMB       Z15, Z15, K2, K2
-	VMOVDQU8       768(CX), Z16
-	VPADDUSB       Z15, Z16, K2, Z16
-	VPBROADCASTD   avx512_constants<>+56(SB), Z15
-	VMOVDQU8       Z15, K1, Z16
-	VMOVDQU8       Z16, 768(CX)
+	VPTESTMB       Z3, Z3, K2, K2
+	VMOVDQU8       768(CX), Z17
+	VPADDUSB       Z3, Z17, K2, Z17
+	VPBROADCASTD   avx512_constants<>+56(SB), Z3
+	VMOVDQU8       Z3, K1, Z17
+	VMOVDQU8       Z17, 768(CX)
 	KORQ           K1, K2, K3
 	MOVQ           8(SP), AX
 	MOVL           16(AX), AX
-	VPBROADCASTW   AX, Z15
-	VMOVDQU16      384(CX), Z16
-	VMOVDQU16      Z15, K3, Z16
-	VMOVDQU16      Z16, 384(CX)
-	VMOVDQU16      448(CX), Z16
+	VPBROADCASTW   AX, Z3
+	VMOVDQU16      384(CX), Z17
+	VMOVDQU16      Z3, K3, Z17
+	VMOVDQU16      Z17, 384(CX)
+	VMOVDQU16      448(CX), Z17
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z15, K3, Z16
-	VMOVDQU16      Z16, 448(CX)
-	VPMOVZXBW      Y14, Z15
-	VPSRLW         $0x01, Z15, Z15
-	VMOVDQU16      256(CX), Z16
-	VPERMW         Z1, Z15, K1, Z16
-	VMOVDQU16      Z16, 256(CX)
-	VMOVDQU16      512(CX), Z16
-	VPERMW         Z18, Z15, K1, Z16
-	VMOVDQU16      Z16, 512(CX)
-	VPMOVZXBD      X14, Z16
-	VPSRLD         $0x02, Z16, Z16
-	VMOVDQU32      (CX), Z15
-	VPERMD         Z17, Z16, K1, Z15
-	VMOVDQU32      Z15, (CX)
-	VEXTRACTI32X4  $0x01, Z14, X2
-	VPMOVZXBD      X2, Z16
-	VPSRLD         $0x02, Z16, Z16
-	VMOVDQU32      64(CX), Z15
+	VMOVDQU16      Z3, K3, Z17
+	VMOVDQU16      Z17, 448(CX)
+	VPMOVZXBW      Y2, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      256(CX), Z17
+	VPERMW         Z1, Z3, K1, Z17
+	VMOVDQU16      Z17, 256(CX)
+	VMOVDQU16      512(CX), Z17
+	VPERMW         Z19, Z3, K1, Z17
+	VMOVDQU16      Z17, 512(CX)
+	VPMOVZXBD      X2, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VMOVDQU32      (CX), Z3
+	VPERMD         Z18, Z17, K1, Z3
+	VMOVDQU32      Z3, (CX)
+	VEXTRACTI32X4  $0x01, Z2, X3
+	VPMOVZXBD      X3, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VMOVDQU32      64(CX), Z3
 	KSHIFTRQ       $0x10, K1, K3
-	VPERMD         Z17, Z16, K3, Z15
-	VMOVDQU32      Z15, 64(CX)
+	VPERMD         Z18, Z17, K3, Z3
+	VMOVDQU32      Z3, 64(CX)
 	MOVQ           DI, AX
 	SHRQ           $0x20, AX
 	TESTQ          AX, AX
 	JZ             placed
-	VEXTRACTI64X4  $0x01, Z14, Y2
-	VPMOVZXBW      Y2, Z15
-	VPSRLW         $0x01, Z15, Z15
-	VMOVDQU16      320(CX), Z16
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPMOVZXBW      Y3, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      320(CX), Z17
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z1, Z15, K3, Z16
-	VMOVDQU16      Z16, 320(CX)
+	VPERMW         Z1, Z3, K3, Z17
+	VMOVDQU16      Z17, 320(CX)
 	VMOVDQU16      576(CX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z18, Z15, K3, Z1
+	VPERMW         Z19, Z3, K3, Z1
 	VMOVDQU16      Z1, 576(CX)
-	VEXTRACTI32X4  $0x02, Z14, X1
-	VPMOVZXBD      X1, Z15
-	VPSRLD         $0x02, Z15, Z15
+	VEXTRACTI32X4  $0x02, Z2, X1
+	VPMOVZXBD      X1, Z3
+	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(CX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMD         Z17, Z15, K3, Z1
+	VPERMD         Z18, Z3, K3, Z1
 	VMOVDQU32      Z1, 128(CX)
-	VEXTRACTI32X4  $0x03, Z14, X1
-	VPMOVZXBD      X1, Z14
-	VPSRLD         $0x02, Z14, Z14
+	VEXTRACTI32X4  $0x03, Z2, X1
+	VPMOVZXBD      X1, Z2
+	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(CX), Z1
 	KSHIFTRQ       $0x30, K1, K1
-	VPERMD         Z17, Z14, K1, Z1
+	VPERMD         Z18, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(CX)
 
 placed:
@@ -8903,78 +9825,78 @@ placed:
 	MOVQ           s+24(FP), AX
 	VMOVDQU64      960(CX), Z1
 	MOVQ           24(SP), DX
-	VPMOVZXWQ      (DX), Z14
-	VPTESTMQ       Z14, Z14, K1
-	VPBROADCASTQ   904(CX), Z15
-	VPANDNQ.Z      Z1, Z15, K1, Z1
-	VPBROADCASTQ   936(CX), Z15
-	VPBROADCASTQ   944(CX), Z16
-	VPTESTMQ       Z15, Z1, K1
-	VPTESTMQ       Z16, Z1, K2
-	VPORQ          Z15, Z16, Z17
-	VPANDNQ        Z1, Z17, Z17
-	VPTESTMQ       Z17, Z17, K3
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z18
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z18
-	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z18
-	VPANDQ         Z16, Z1, Z16
-	VPANDQ         Z15, Z1, K1, Z16
-	VMOVDQA64      Z17, K3, Z16
+	VPMOVZXWQ      (DX), Z2
+	VPTESTMQ       Z2, Z2, K1
+	VPBROADCASTQ   904(CX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(CX), Z3
+	VPBROADCASTQ   944(CX), Z17
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z17, Z1, K2
+	VPORQ          Z3, Z17, Z18
+	VPANDNQ        Z1, Z18, Z18
+	VPTESTMQ       Z18, Z18, K3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z19
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z19
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z19
+	VPANDQ         Z17, Z1, Z17
+	VPANDQ         Z3, Z1, K1, Z17
+	VMOVDQA64      Z18, K3, Z17
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z15
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z15
-	VPTESTMQ       Z16, Z16, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z16, Z17
-	VPTESTNMQ      Z17, Z16, K1, K1
-	VPSUBQ         Z15, Z18, Z15
-	VPMULUDQ.Z     Z14, Z15, K1, Z15
-	VPMOVQD        Z15, Y2
-	VMOVDQU        Y2, 32(AX)
-	VMOVDQA64.Z    Z16, K1, Z15
-	VEXTRACTI64X4  $0x01, Z15, Y2
-	VPORD          Y15, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X9
-	VPORD          X2, X9, X9
-	VPSHUFD        $0x4e, X9, X2
-	VPORD          X2, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(AX)
-	VPBROADCASTQ   912(CX), Z15
-	VPBROADCASTQ   920(CX), Z16
-	VPBROADCASTQ   960(CX), Z17
-	VPANDQ         Z15, Z1, Z19
-	VPANDNQ        Z1, Z15, Z1
-	VPTESTMQ       Z19, Z16, K1
-	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z15
-	VPTESTMQ       Z1, Z16, K1
-	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z15
-	VPANDNQ        Z19, Z16, Z19
-	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z15
-	VPORQ          Z16, Z17, Z17
-	VPANDNQ        Z1, Z17, Z19
-	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z15
-	VPMOVQB        Z18, X1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z3
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z17, Z17, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z17, Z18
+	VPTESTNMQ      Z18, Z17, K1, K1
+	VPSUBQ         Z3, Z19, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, 32(AX)
+	VMOVDQA64.Z    Z17, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPORD          Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X11
+	VPORD          X4, X11, X11
+	VPSHUFD        $0x4e, X11, X3
+	VPORD          X3, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(AX)
+	VPBROADCASTQ   912(CX), Z3
+	VPBROADCASTQ   920(CX), Z17
+	VPBROADCASTQ   960(CX), Z18
+	VPANDQ         Z3, Z1, Z20
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z20, Z17, K1
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z1, Z17, K1
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z3
+	VPANDNQ        Z20, Z17, Z20
+	VPTESTMQ       Z20, Z20, K1
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z3
+	VPORQ          Z17, Z18, Z18
+	VPANDNQ        Z1, Z18, Z20
+	VPTESTMQ       Z20, Z20, K1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z3
+	VPMOVQB        Z19, X1
 	VMOVQ          X1, 60(BX)
-	VPMOVQB        Z15, X1
+	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(BX)
-	VPMULUDQ       Z14, Z18, Z1
-	VPSLLQ         $0x02, Z14, Z14
-	VPSUBQ         Z1, Z14, Z14
-	VPMOVQD        Z14, Y2
+	VPMULUDQ       Z2, Z19, Z1
+	VPSLLQ         $0x02, Z2, Z2
+	VPSUBQ         Z1, Z2, Z2
+	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, (AX)
-	VPMULUDQ       Z1, Z15, Z15
-	VPUNPCKLDQ     Z15, Z1, Z14
-	VPUNPCKHDQ     Z15, Z1, Z1
-	VPADDD         Z1, Z14, Z14
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
+	VPADDD         Z1, Z2, Z2
 	VPUNPCKLDQ     Z0, Z0, Z1
 	VPUNPCKHDQ     Z0, Z0, Z0
 	VPADDD         Z0, Z1, Z1
-	VPUNPCKLQDQ    Z1, Z14, Z0
-	VPUNPCKHQDQ    Z1, Z14, Z1
+	VPUNPCKLQDQ    Z1, Z2, Z0
+	VPUNPCKHQDQ    Z1, Z2, Z1
 	VPADDD         Z1, Z0, Z0
 	VEXTRACTI64X4  $0x01, Z0, Y1
 	VPADDD         Y0, Y1, Y1
@@ -8995,76 +9917,76 @@ nobody:
 	MOVQ           24(SP), DX
 	VPMOVZXWQ      (DX), Z1
 	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   904(CX), Z14
-	VPANDNQ.Z      Z0, Z14, K1, Z0
-	VPBROADCASTQ   936(CX), Z14
-	VPBROADCASTQ   944(CX), Z15
-	VPTESTMQ       Z14, Z0, K1
-	VPTESTMQ       Z15, Z0, K2
-	VPORQ          Z14, Z15, Z16
-	VPANDNQ        Z0, Z16, Z16
-	VPTESTMQ       Z16, Z16, K3
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z17
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z17
-	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z17
-	VPANDQ         Z15, Z0, Z15
-	VPANDQ         Z14, Z0, K1, Z15
-	VMOVDQA64      Z16, K3, Z15
+	VPBROADCASTQ   904(CX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(CX), Z2
+	VPBROADCASTQ   944(CX), Z3
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z17
+	VPANDNQ        Z0, Z17, Z17
+	VPTESTMQ       Z17, Z17, K3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z18
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z18
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z18
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z17, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z14
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z14
-	VPTESTMQ       Z15, Z15, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z15, Z16
-	VPTESTNMQ      Z16, Z15, K1, K1
-	VPSUBQ         Z14, Z17, Z14
-	VPMULUDQ.Z     Z1, Z14, K1, Z14
-	VPMOVQD        Z14, Y2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z17
+	VPTESTNMQ      Z17, Z3, K1, K1
+	VPSUBQ         Z2, Z18, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(AX)
-	VMOVDQA64.Z    Z15, K1, Z14
-	VEXTRACTI64X4  $0x01, Z14, Y2
-	VPORD          Y14, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X9
-	VPORD          X2, X9, X9
-	VPSHUFD        $0x4e, X9, X2
-	VPORD          X2, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(AX)
-	VPBROADCASTQ   912(CX), Z14
-	VPBROADCASTQ   920(CX), Z15
-	VPBROADCASTQ   960(CX), Z16
-	VPANDQ         Z14, Z0, Z18
-	VPANDNQ        Z0, Z14, Z0
-	VPTESTMQ       Z18, Z15, K1
-	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z14
-	VPTESTMQ       Z0, Z15, K1
-	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z14
-	VPANDNQ        Z18, Z15, Z18
-	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z14
-	VPORQ          Z15, Z16, Z16
-	VPANDNQ        Z0, Z16, Z18
-	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z14
-	VPMOVQB        Z17, X0
+	VMOVDQA64.Z    Z3, K1, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPORD          Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X11
+	VPORD          X3, X11, X11
+	VPSHUFD        $0x4e, X11, X2
+	VPORD          X2, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(AX)
+	VPBROADCASTQ   912(CX), Z2
+	VPBROADCASTQ   920(CX), Z3
+	VPBROADCASTQ   960(CX), Z17
+	VPANDQ         Z2, Z0, Z19
+	VPANDNQ        Z0, Z2, Z0
+	VPTESTMQ       Z19, Z3, K1
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
+	VPTESTMQ       Z0, Z3, K1
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
+	VPANDNQ        Z19, Z3, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
+	VPORQ          Z3, Z17, Z17
+	VPANDNQ        Z0, Z17, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
+	VPMOVQB        Z18, X0
 	VMOVQ          X0, 60(BX)
-	VPMOVQB        Z14, X0
+	VPMOVQB        Z2, X0
 	VMOVQ          X0, 68(BX)
-	VPMULUDQ       Z1, Z17, Z0
+	VPMULUDQ       Z1, Z18, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
 	VMOVDQU        Y1, (AX)
-	VPMULUDQ       Z0, Z14, Z14
-	VPUNPCKLDQ     Z14, Z0, Z1
-	VPUNPCKHDQ     Z14, Z0, Z14
-	VPADDD         Z14, Z1, Z1
-	VPUNPCKLDQ     Z0, Z0, Z14
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z1
+	VPUNPCKHDQ     Z2, Z0, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z2
 	VPUNPCKHDQ     Z0, Z0, Z0
-	VPADDD         Z0, Z14, Z14
-	VPUNPCKLQDQ    Z14, Z1, Z0
-	VPUNPCKHQDQ    Z14, Z1, Z1
+	VPADDD         Z0, Z2, Z2
+	VPUNPCKLQDQ    Z2, Z1, Z0
+	VPUNPCKHQDQ    Z2, Z1, Z1
 	VPADDD         Z1, Z0, Z0
 	VEXTRACTI64X4  $0x01, Z0, Y1
 	VPADDD         Y0, Y1, Y1
@@ -9116,165 +10038,165 @@ known3:
 	CMPQ          328(SP), $0x03
 	JLE           empty3
 	MOVQ          64(SP), AX
-	VMOVDQU32     avx512_constants<>+1856(SB), Z0
-	VMOVDQU32     avx512_constants<>+1920(SB), Z1
-	VMOVDQU32     avx512_constants<>+1984(SB), Z14
-	VMOVDQU32     avx512_constants<>+2048(SB), Z15
-	VMOVDQU32     avx512_constants<>+2112(SB), Z16
+	VMOVDQU32     avx512_constants<>+1920(SB), Z0
+	VMOVDQU32     avx512_constants<>+1984(SB), Z1
+	VMOVDQU32     avx512_constants<>+2048(SB), Z2
+	VMOVDQU32     avx512_constants<>+2112(SB), Z3
 	VMOVDQU32     avx512_constants<>+2176(SB), Z17
-	VPBROADCASTD  avx512_constants<>+20(SB), Z21
+	VMOVDQU32     avx512_constants<>+2240(SB), Z18
+	VPBROADCASTD  avx512_constants<>+20(SB), Z22
 	MOVQ          $0x00000030, CX
 	MOVQ          $0x00000006, DX
-	VBROADCASTSS  avx512_constants<>+1268(SB), Z20
-	VMOVDQU32     296(SP), Y2
+	VBROADCASTSS  avx512_constants<>+1268(SB), Z21
+	VMOVDQU32     296(SP), Y4
 	MOVQ          trail+32(FP), SI
 	ADDQ          $0x30, SI
-	VMOVDQU32     32(SI), Y3
+	VMOVDQU32     32(SI), Y5
 	MOVQ          72(SP), SI
-	VPBROADCASTD  16(SI), Z19
-	VBROADCASTSS  336(SP), Z18
+	VPBROADCASTD  16(SI), Z20
+	VBROADCASTSS  336(SP), Z19
 	MOVQ          80(SP), SI
-	VPBROADCASTD  4(SI), Z22
-	VPADDD        Z22, Z22, Z22
+	VPBROADCASTD  4(SI), Z23
+	VPADDD        Z23, Z23, Z23
 	KMOVW         896(AX)(DX*1), K1
-	VMOVDQU32     (AX)(CX*4), Z24
-	VPMOVZXWD     256(AX)(CX*2), Z23
-	VPADDD        Z24, Z23, Z23
-	VCVTUDQ2PS    Z24, Z25
-	VCVTUDQ2PS    Z23, Z23
-	VDIVPS.Z      Z23, Z25, K1, Z23
-	VPMOVZXBD     704(AX)(CX*1), Z25
-	VPMOVZXBD     224(SP)(CX*1), Z26
-	VPADDD        Z21, Z24, Z21
-	VPSRLD        $0x07, Z21, Z21
-	VPERMD        Z2, Z25, Z24
-	VPSUBD        Z24, Z21, Z21
-	VPERMD        Z1, Z26, Z1
-	VPSLLVD       Z1, Z21, Z21
-	VPERMPS       Z0, Z26, Z0
-	VPMINUD       Z22, Z21, Z1
-	VCVTUDQ2PS    Z1, Z1
-	VMULPS        Z18, Z1, Z1
-	KMOVW         288(SP)(DX*1), K2
-	VPERMD.Z      Z3, Z25, K2, Z24
-	VPADDD        Z21, Z24, Z24
-	VPMINUD       Z22, Z24, Z24
+	VMOVDQU32     (AX)(CX*4), Z25
+	VPMOVZXWD     256(AX)(CX*2), Z24
+	VPADDD        Z25, Z24, Z24
+	VCVTUDQ2PS    Z25, Z26
 	VCVTUDQ2PS    Z24, Z24
-	VMULPS        Z18, Z24, Z24
-	VPERMPS       Z14, Z26, Z14
-	VPSRLD        $0x04, Z26, Z26
-	VPERMPS       Z15, Z26, Z15
+	VDIVPS.Z      Z24, Z26, K1, Z24
+	VPMOVZXBD     704(AX)(CX*1), Z26
+	VPMOVZXBD     224(SP)(CX*1), Z27
+	VPADDD        Z22, Z25, Z22
+	VPSRLD        $0x07, Z22, Z22
+	VPERMD        Z4, Z26, Z25
+	VPSUBD        Z25, Z22, Z22
+	VPERMD        Z1, Z27, Z1
+	VPSLLVD       Z1, Z22, Z22
+	VPERMPS       Z0, Z27, Z0
+	VPMINUD       Z23, Z22, Z1
+	VCVTUDQ2PS    Z1, Z1
+	VMULPS        Z19, Z1, Z1
+	KMOVW         288(SP)(DX*1), K2
+	VPERMD.Z      Z5, Z26, K2, Z25
+	VPADDD        Z22, Z25, Z25
+	VPMINUD       Z23, Z25, Z25
+	VCVTUDQ2PS    Z25, Z25
+	VMULPS        Z19, Z25, Z25
+	VPERMPS       Z2, Z27, Z2
+	VPSRLD        $0x04, Z27, Z27
+	VPERMPS       Z3, Z27, Z3
 	KMOVW         960(AX)(DX*1), K2
-	VMOVAPS       Z20, K2, Z15
-	VPERMPS       Z17, Z26, Z20
-	VPMOVZXWD.Z   512(AX)(CX*2), K1, Z17
-	VPMINUD.BCST  avx512_constants<>+1272(SB), Z17, Z17
-	VCVTDQ2PS     Z17, Z17
-	VMULPS.BCST   avx512_constants<>+1276(SB), Z17, Z17
-	VPMOVZXBD.Z   640(AX)(CX*1), K1, Z18
+	VMOVAPS       Z21, K2, Z3
+	VPERMPS       Z18, Z27, Z21
+	VPMOVZXWD.Z   512(AX)(CX*2), K1, Z18
+	VPMINUD.BCST  avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS     Z18, Z18
-	VMULPS.BCST   avx512_constants<>+2240(SB), Z18, Z18
-	VPMOVZXBD.Z   768(AX)(CX*1), K1, Z21
-	VCVTDQ2PS     Z21, Z21
-	VMULPS.BCST   avx512_constants<>+2244(SB), Z21, Z21
-	VPMOVSXWD     384(AX)(CX*2), Z22
-	VPSUBD.Z      Z22, Z19, K1, Z22
-	VPMINUD.BCST  avx512_constants<>+2248(SB), Z22, Z22
+	VMULPS.BCST   avx512_constants<>+1276(SB), Z18, Z18
+	VPMOVZXBD.Z   640(AX)(CX*1), K1, Z19
+	VCVTDQ2PS     Z19, Z19
+	VMULPS.BCST   avx512_constants<>+1840(SB), Z19, Z19
+	VPMOVZXBD.Z   768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS     Z22, Z22
-	VMULPS.BCST   avx512_constants<>+2252(SB), Z22, Z22
-	VPERMPS.Z     Z16, Z25, K1, Z16
+	VMULPS.BCST   avx512_constants<>+1844(SB), Z22, Z22
+	VPMOVSXWD     384(AX)(CX*2), Z23
+	VPSUBD.Z      Z23, Z20, K1, Z23
+	VPMINUD.BCST  avx512_constants<>+1848(SB), Z23, Z23
+	VCVTDQ2PS     Z23, Z23
+	VMULPS.BCST   avx512_constants<>+1852(SB), Z23, Z23
+	VPERMPS.Z     Z17, Z26, K1, Z17
 	MOVQ          120(SP), AX
-	VUNPCKLPS     Z1, Z0, Z19
+	VUNPCKLPS     Z1, Z0, Z20
 	VUNPCKHPS     Z1, Z0, Z0
-	VUNPCKLPS     Z23, Z24, Z1
-	VUNPCKHPS     Z23, Z24, Z23
-	VUNPCKLPD     Z1, Z19, Z24
-	VUNPCKHPD     Z1, Z19, Z1
-	VUNPCKLPD     Z23, Z0, Z19
-	VUNPCKHPD     Z23, Z0, Z0
-	VUNPCKLPS     Z18, Z17, Z23
-	VUNPCKHPS     Z18, Z17, Z17
-	VUNPCKLPS     Z20, Z15, Z18
-	VUNPCKHPS     Z20, Z15, Z15
-	VUNPCKLPD     Z18, Z23, Z20
-	VUNPCKHPD     Z18, Z23, Z18
-	VUNPCKLPD     Z15, Z17, Z23
-	VUNPCKHPD     Z15, Z17, Z15
-	VUNPCKLPS     Z22, Z21, Z17
-	VUNPCKHPS     Z22, Z21, Z21
-	VUNPCKLPS     Z14, Z16, Z22
-	VUNPCKHPS     Z14, Z16, Z14
-	VUNPCKLPD     Z22, Z17, Z16
-	VUNPCKHPD     Z22, Z17, Z17
-	VUNPCKLPD     Z14, Z21, Z22
-	VUNPCKHPD     Z14, Z21, Z14
-	VMOVDQU64     avx512_constants<>+2304(SB), Z21
-	VMOVDQU64     avx512_constants<>+2368(SB), Z25
-	VMOVDQA64     Z24, Z26
-	VPERMT2PD     Z20, Z21, Z26
-	VMOVDQA64     Z24, Z24
-	VPERMT2PD     Z20, Z25, Z24
-	VMOVDQA64     Z16, Z20
-	VPERMT2PD     Z1, Z21, Z20
-	VMOVDQA64     Z16, Z16
-	VPERMT2PD     Z1, Z25, Z16
-	VMOVDQA64     Z18, Z1
-	VPERMT2PD     Z17, Z21, Z1
-	VMOVDQA64     Z18, Z18
-	VPERMT2PD     Z17, Z25, Z18
-	VMOVDQA64     Z19, Z17
-	VPERMT2PD     Z23, Z21, Z17
+	VUNPCKLPS     Z24, Z25, Z1
+	VUNPCKHPS     Z24, Z25, Z24
+	VUNPCKLPD     Z1, Z20, Z25
+	VUNPCKHPD     Z1, Z20, Z1
+	VUNPCKLPD     Z24, Z0, Z20
+	VUNPCKHPD     Z24, Z0, Z0
+	VUNPCKLPS     Z19, Z18, Z24
+	VUNPCKHPS     Z19, Z18, Z18
+	VUNPCKLPS     Z21, Z3, Z19
+	VUNPCKHPS     Z21, Z3, Z3
+	VUNPCKLPD     Z19, Z24, Z21
+	VUNPCKHPD     Z19, Z24, Z19
+	VUNPCKLPD     Z3, Z18, Z24
+	VUNPCKHPD     Z3, Z18, Z3
+	VUNPCKLPS     Z23, Z22, Z18
+	VUNPCKHPS     Z23, Z22, Z22
+	VUNPCKLPS     Z2, Z17, Z23
+	VUNPCKHPS     Z2, Z17, Z2
+	VUNPCKLPD     Z23, Z18, Z17
+	VUNPCKHPD     Z23, Z18, Z18
+	VUNPCKLPD     Z2, Z22, Z23
+	VUNPCKHPD     Z2, Z22, Z2
+	VMOVDQU64     avx512_constants<>+2304(SB), Z22
+	VMOVDQU64     avx512_constants<>+2368(SB), Z26
+	VMOVDQA64     Z25, Z27
+	VPERMT2PD     Z21, Z22, Z27
+	VMOVDQA64     Z25, Z25
+	VPERMT2PD     Z21, Z26, Z25
+	VMOVDQA64     Z17, Z21
+	VPERMT2PD     Z1, Z22, Z21
+	VMOVDQA64     Z17, Z17
+	VPERMT2PD     Z1, Z26, Z17
+	VMOVDQA64     Z19, Z1
+	VPERMT2PD     Z18, Z22, Z1
 	VMOVDQA64     Z19, Z19
-	VPERMT2PD     Z23, Z25, Z19
-	VMOVDQA64     Z22, Z23
-	VPERMT2PD     Z0, Z21, Z23
-	VMOVDQA64     Z22, Z22
-	VPERMT2PD     Z0, Z25, Z22
-	VMOVDQA64     Z15, Z0
-	VPERMT2PD     Z14, Z21, Z0
-	VMOVDQA64     Z15, Z15
-	VPERMT2PD     Z14, Z25, Z15
-	VMOVUPS       Y26, 2368(AX)
-	VMOVUPS       Y20, 2400(AX)
+	VPERMT2PD     Z18, Z26, Z19
+	VMOVDQA64     Z20, Z18
+	VPERMT2PD     Z24, Z22, Z18
+	VMOVDQA64     Z20, Z20
+	VPERMT2PD     Z24, Z26, Z20
+	VMOVDQA64     Z23, Z24
+	VPERMT2PD     Z0, Z22, Z24
+	VMOVDQA64     Z23, Z23
+	VPERMT2PD     Z0, Z26, Z23
+	VMOVDQA64     Z3, Z0
+	VPERMT2PD     Z2, Z22, Z0
+	VMOVDQA64     Z3, Z3
+	VPERMT2PD     Z2, Z26, Z3
+	VMOVUPS       Y27, 2368(AX)
+	VMOVUPS       Y21, 2400(AX)
 	VMOVUPS       Y1, 2432(AX)
-	VMOVUPS       Y17, 2464(AX)
-	VMOVUPS       Y23, 2496(AX)
+	VMOVUPS       Y18, 2464(AX)
+	VMOVUPS       Y24, 2496(AX)
 	VMOVUPS       Y0, 2528(AX)
-	VEXTRACTF64X4 $0x01, Z26, 2560(AX)
-	VEXTRACTF64X4 $0x01, Z20, 2592(AX)
+	VEXTRACTF64X4 $0x01, Z27, 2560(AX)
+	VEXTRACTF64X4 $0x01, Z21, 2592(AX)
 	VEXTRACTF64X4 $0x01, Z1, 2624(AX)
-	VEXTRACTF64X4 $0x01, Z17, 2656(AX)
-	VEXTRACTF64X4 $0x01, Z23, 2688(AX)
+	VEXTRACTF64X4 $0x01, Z18, 2656(AX)
+	VEXTRACTF64X4 $0x01, Z24, 2688(AX)
 	VEXTRACTF64X4 $0x01, Z0, 2720(AX)
-	VMOVUPS       Y24, 2752(AX)
-	VMOVUPS       Y16, 2784(AX)
-	VMOVUPS       Y18, 2816(AX)
-	VMOVUPS       Y19, 2848(AX)
-	VMOVUPS       Y22, 2880(AX)
-	VMOVUPS       Y15, 2912(AX)
-	VEXTRACTF64X4 $0x01, Z24, 2944(AX)
-	VEXTRACTF64X4 $0x01, Z16, 2976(AX)
-	VEXTRACTF64X4 $0x01, Z18, 3008(AX)
-	VEXTRACTF64X4 $0x01, Z19, 3040(AX)
-	VEXTRACTF64X4 $0x01, Z22, 3072(AX)
-	VEXTRACTF64X4 $0x01, Z15, 3104(AX)
+	VMOVUPS       Y25, 2752(AX)
+	VMOVUPS       Y17, 2784(AX)
+	VMOVUPS       Y19, 2816(AX)
+	VMOVUPS       Y20, 2848(AX)
+	VMOVUPS       Y23, 2880(AX)
+	VMOVUPS       Y3, 2912(AX)
+	VEXTRACTF64X4 $0x01, Z25, 2944(AX)
+	VEXTRACTF64X4 $0x01, Z17, 2976(AX)
+	VEXTRACTF64X4 $0x01, Z19, 3008(AX)
+	VEXTRACTF64X4 $0x01, Z20, 3040(AX)
+	VEXTRACTF64X4 $0x01, Z23, 3072(AX)
+	VEXTRACTF64X4 $0x01, Z3, 3104(AX)
 	JMP           written3
 
 empty3:
 	MOVQ    120(SP), AX
-	VPXORD  Z13, Z13, Z13
-	VMOVUPS Z13, 2368(AX)
-	VMOVUPS Z13, 2432(AX)
-	VMOVUPS Z13, 2496(AX)
-	VMOVUPS Z13, 2560(AX)
-	VMOVUPS Z13, 2624(AX)
-	VMOVUPS Z13, 2688(AX)
-	VMOVUPS Z13, 2752(AX)
-	VMOVUPS Z13, 2816(AX)
-	VMOVUPS Z13, 2880(AX)
-	VMOVUPS Z13, 2944(AX)
-	VMOVUPS Z13, 3008(AX)
-	VMOVUPS Z13, 3072(AX)
+	VPXORD  Z16, Z16, Z16
+	VMOVUPS Z16, 2368(AX)
+	VMOVUPS Z16, 2432(AX)
+	VMOVUPS Z16, 2496(AX)
+	VMOVUPS Z16, 2560(AX)
+	VMOVUPS Z16, 2624(AX)
+	VMOVUPS Z16, 2688(AX)
+	VMOVUPS Z16, 2752(AX)
+	VMOVUPS Z16, 2816(AX)
+	VMOVUPS Z16, 2880(AX)
+	VMOVUPS Z16, 2944(AX)
+	VMOVUPS Z16, 3008(AX)
+	VMOVUPS Z16, 3072(AX)
 
 written3:
 	MOVQ            8(SP), AX
@@ -9332,21 +10254,21 @@ written3:
 	MOVQ            8(SP), R9
 	MOVL            16(R9), R9
 	SHLQ            $0x30, R9
-	VPBROADCASTQ    R9, Z14
-	VPORQ           Z14, Z1, Z1
+	VPBROADCASTQ    R9, Z2
+	VPORQ           Z2, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
 	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64       (R8), Z14
-	VPERMB          Z14, Z1, Z1
+	VMOVDQU64       (R8), Z2
+	VPERMB          Z2, Z1, Z1
 	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
-	VPSRLQ          $0x08, Z0, Z14
-	VPANDQ.BCST     avx512_constants<>+472(SB), Z14, Z14
+	VPSRLQ          $0x08, Z0, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
 	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z14, K1, Z14
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ          $0x02, Z1, Z1
-	VPSLLQ          $0x18, Z14, Z14
-	VPORQ           Z14, Z1, Z0
+	VPSLLQ          $0x18, Z2, Z2
+	VPORQ           Z2, Z1, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU         Y0, (DI)
 	MOVL            CX, SI
@@ -9457,7 +10379,7 @@ charged:
 	ADCL    $0x00, AX
 	CMPQ    SI, DX
 	ADCL    $0x00, 116(BX)
-	LEAQ    avx512_constants<>+3296(SB), CX
+	LEAQ    avx512_constants<>+3360(SB), CX
 	MOVQ    (CX)(AX*8), CX
 	ADDL    CX, 28(BX)
 	MOVL    20(BX), AX
@@ -9535,7 +10457,7 @@ untouched:
 	IMUL3Q     $+85, AX, R9
 	CMPQ       DI, R9
 	ADCL       $0x00, DX
-	LEAQ       avx512_constants<>+2272(SB), AX
+	LEAQ       avx512_constants<>+2848(SB), AX
 	MOVQ       (AX)(DX*8), AX
 	IMULQ      24(R8), AX
 	MOVQ       AX, DI
@@ -9543,7 +10465,7 @@ untouched:
 	MOVL       $0x00000007, DX
 	CMPQ       AX, DX
 	CMOVQHI    DX, AX
-	LEAQ       avx512_constants<>+3200(SB), DX
+	LEAQ       avx512_constants<>+3264(SB), DX
 	MOVQ       (DX)(AX*8), DX
 	IMULQ      (R8), DX
 	ADDQ       DX, DI
@@ -9611,9 +10533,9 @@ untouched:
 	SUBQ       (BX), AX
 	MOVQ       DX, (BX)
 	VXORPS     X0, X0, X0
-	MOVQ       AX, 368(SP)
-	VCVTSI2SSQ 368(SP), X0, X0
-	VMULSS     avx512_constants<>+3264(SB), X0, X0
+	MOVQ       AX, 432(SP)
+	VCVTSI2SSQ 432(SP), X0, X0
+	VMULSS     avx512_constants<>+3328(SB), X0, X0
 	MOVQ       run+0(FP), AX
 	MOVQ       152(AX), AX
 	VMOVSS     X0, (AX)(CX*4)
@@ -9628,7 +10550,7 @@ rewarded2:
 
 // func stepsStreamAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VBMI2, AVX512VL, AVX512VNNI, AVX512VPOPCNTDQ, BMI, BMI2, CMOV, GFNI, LZCNT, MMX+, POPCNT
-TEXT ·stepsStreamAVX512(SB), NOSPLIT, $376-57
+TEXT ·stepsStreamAVX512(SB), NOSPLIT, $440-57
 	MOVQ run+0(FP), CX
 	MOVQ trail+32(FP), DX
 	MOVQ (CX), AX
@@ -9686,30 +10608,79 @@ TEXT ·stepsStreamAVX512(SB), NOSPLIT, $376-57
 	MOVQ $+0, 192(SP)
 
 environment:
-	MOVQ    (SP), AX
-	MOVQ    AX, CX
-	MOVQ    8(SP), AX
-	MOVQ    AX, BX
-	MOVQ    run+0(FP), AX
-	MOVQ    144(AX), AX
-	CMPL    (BX)(AX*1), $0x00
-	JNE     untouched
-	MOVL    16(BX), AX
-	MOVQ    run+0(FP), DX
-	CMPL    AX, 180(DX)
-	JGE     untouched
-	MOVQ    928(CX), DX
-	MOVQ    f+8(FP), SI
-	POPCNTQ DX, DX
-	IMULL   76(SI), DX
-	MOVL    32(BX), SI
-	ADDL    36(BX), SI
-	ADDL    SI, DX
-	MOVQ    16(SP), SI
-	MOVL    (SI), SI
-	CMPL    DX, SI
-	JLS     operate
-	JMP     untouched
+	MOVQ          (SP), AX
+	MOVQ          AX, CX
+	MOVQ          8(SP), AX
+	MOVQ          AX, BX
+	MOVQ          run+0(FP), AX
+	MOVQ          144(AX), AX
+	CMPL          (BX)(AX*1), $0x00
+	JNE           untouched
+	MOVL          16(BX), AX
+	MOVQ          run+0(FP), DX
+	CMPL          AX, 180(DX)
+	JGE           untouched
+	MOVQ          928(CX), DX
+	MOVQ          f+8(FP), DI
+	POPCNTQ       DX, SI
+	IMULL         76(DI), SI
+	MOVL          32(BX), DI
+	ADDL          36(BX), DI
+	ADDL          DI, SI
+	MOVQ          16(SP), R8
+	MOVL          (R8), R8
+	CMPL          SI, R8
+	JLS           operate
+	MOVQ          904(CX), SI
+	ANDNQ         DX, SI, DX
+	VPBROADCASTD  avx512_constants<>+20(SB), Z1
+	KMOVQ         DX, K1
+	VPADDD        (CX), Z1, Z0
+	VPMOVZXWD     512(CX), Z2
+	VPADDD        Z0, Z2, Z2
+	VPSRLD        $0x07, Z0, Z0
+	VPSRLD        $0x07, Z2, Z2
+	VPSUBD.Z      Z0, Z2, K1, Z0
+	VPADDD        64(CX), Z1, Z2
+	VPMOVZXWD     544(CX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        128(CX), Z1, Z2
+	VPMOVZXWD     576(CX), Z3
+	VPADDD        Z2, Z3, Z3
+	VPSRLD        $0x07, Z2, Z2
+	VPSRLD        $0x07, Z3, Z3
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z2, Z3, K1, Z3
+	VPADDD        Z3, Z0, Z0
+	VPADDD        192(CX), Z1, Z1
+	VPMOVZXWD     608(CX), Z2
+	VPADDD        Z1, Z2, Z2
+	VPSRLD        $0x07, Z1, Z1
+	VPSRLD        $0x07, Z2, Z2
+	KSHIFTRQ      $0x10, K1, K1
+	VPSUBD.Z      Z1, Z2, K1, Z2
+	VPADDD        Z2, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPADDD        Y0, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, DX
+	SHLL          $0x02, DX
+	ADDL          DX, DI
+	MOVQ          16(SP), DX
+	MOVL          (DX), DX
+	CMPL          DI, DX
+	JLS           operate
+	JMP           untouched
 
 operate:
 	INCL           AX
@@ -9764,7 +10735,7 @@ operate:
 	MOVQ           DX, 216(SP)
 	MOVQ           64(SP), AX
 	VMOVDQU64      896(AX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
@@ -9808,151 +10779,151 @@ known0:
 	CMPQ         328(SP), $0x00
 	JLE          empty0
 	MOVQ         64(SP), AX
-	VMOVDQU32    avx512_constants<>+1856(SB), Z0
-	VMOVDQU32    avx512_constants<>+1920(SB), Z1
-	VMOVDQU32    avx512_constants<>+1984(SB), Z14
-	VMOVDQU32    avx512_constants<>+2048(SB), Z15
-	VMOVDQU32    avx512_constants<>+2112(SB), Z16
+	VMOVDQU32    avx512_constants<>+1920(SB), Z0
+	VMOVDQU32    avx512_constants<>+1984(SB), Z1
+	VMOVDQU32    avx512_constants<>+2048(SB), Z2
+	VMOVDQU32    avx512_constants<>+2112(SB), Z3
 	VMOVDQU32    avx512_constants<>+2176(SB), Z17
-	VPBROADCASTD avx512_constants<>+20(SB), Z21
+	VMOVDQU32    avx512_constants<>+2240(SB), Z18
+	VPBROADCASTD avx512_constants<>+20(SB), Z22
 	MOVQ         $0x00000000, DX
 	MOVQ         $0x00000000, SI
-	VBROADCASTSS avx512_constants<>+1268(SB), Z20
-	VMOVDQU32    296(SP), Y2
+	VBROADCASTSS avx512_constants<>+1268(SB), Z21
+	VMOVDQU32    296(SP), Y4
 	MOVQ         trail+32(FP), DI
 	ADDQ         $0x30, DI
-	VMOVDQU32    32(DI), Y3
+	VMOVDQU32    32(DI), Y5
 	MOVQ         72(SP), DI
-	VPBROADCASTD 16(DI), Z19
-	VBROADCASTSS 336(SP), Z18
+	VPBROADCASTD 16(DI), Z20
+	VBROADCASTSS 336(SP), Z19
 	MOVQ         80(SP), DI
-	VPBROADCASTD 4(DI), Z22
-	VPADDD       Z22, Z22, Z22
+	VPBROADCASTD 4(DI), Z23
+	VPADDD       Z23, Z23, Z23
 	KMOVW        896(AX)(SI*1), K1
-	VMOVDQU32    (AX)(DX*4), Z24
-	VPMOVZXWD    256(AX)(DX*2), Z23
-	VPADDD       Z24, Z23, Z23
-	VCVTUDQ2PS   Z24, Z25
-	VCVTUDQ2PS   Z23, Z23
-	VDIVPS.Z     Z23, Z25, K1, Z23
-	VPMOVZXBD    704(AX)(DX*1), Z25
-	VPMOVZXBD    224(SP)(DX*1), Z26
-	VPADDD       Z21, Z24, Z21
-	VPSRLD       $0x07, Z21, Z21
-	VPERMD       Z2, Z25, Z24
-	VPSUBD       Z24, Z21, Z21
-	VPERMD       Z1, Z26, Z1
-	VPSLLVD      Z1, Z21, Z21
-	VPERMPS      Z0, Z26, Z0
-	VPMINUD      Z22, Z21, Z1
-	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z18, Z1, Z1
-	KMOVW        288(SP)(SI*1), K2
-	VPERMD.Z     Z3, Z25, K2, Z24
-	VPADDD       Z21, Z24, Z24
-	VPMINUD      Z22, Z24, Z24
+	VMOVDQU32    (AX)(DX*4), Z25
+	VPMOVZXWD    256(AX)(DX*2), Z24
+	VPADDD       Z25, Z24, Z24
+	VCVTUDQ2PS   Z25, Z26
 	VCVTUDQ2PS   Z24, Z24
-	VMULPS       Z18, Z24, Z24
-	VPERMPS      Z14, Z26, Z14
-	VPSRLD       $0x04, Z26, Z26
-	VPERMPS      Z15, Z26, Z15
+	VDIVPS.Z     Z24, Z26, K1, Z24
+	VPMOVZXBD    704(AX)(DX*1), Z26
+	VPMOVZXBD    224(SP)(DX*1), Z27
+	VPADDD       Z22, Z25, Z22
+	VPSRLD       $0x07, Z22, Z22
+	VPERMD       Z4, Z26, Z25
+	VPSUBD       Z25, Z22, Z22
+	VPERMD       Z1, Z27, Z1
+	VPSLLVD      Z1, Z22, Z22
+	VPERMPS      Z0, Z27, Z0
+	VPMINUD      Z23, Z22, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z19, Z1, Z1
+	KMOVW        288(SP)(SI*1), K2
+	VPERMD.Z     Z5, Z26, K2, Z25
+	VPADDD       Z22, Z25, Z25
+	VPMINUD      Z23, Z25, Z25
+	VCVTUDQ2PS   Z25, Z25
+	VMULPS       Z19, Z25, Z25
+	VPERMPS      Z2, Z27, Z2
+	VPSRLD       $0x04, Z27, Z27
+	VPERMPS      Z3, Z27, Z3
 	KMOVW        960(AX)(SI*1), K2
-	VMOVAPS      Z20, K2, Z15
-	VPERMPS      Z17, Z26, Z20
-	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z17
-	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
-	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
-	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z18
+	VMOVAPS      Z21, K2, Z3
+	VPERMPS      Z18, Z27, Z21
+	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
-	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z21
-	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
-	VPMOVSXWD    384(AX)(DX*2), Z22
-	VPSUBD.Z     Z22, Z19, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
+	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
+	VCVTDQ2PS    Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
+	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
-	VPERMPS.Z    Z16, Z25, K1, Z16
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
+	VPMOVSXWD    384(AX)(DX*2), Z23
+	VPSUBD.Z     Z23, Z20, K1, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
+	VPERMPS.Z    Z17, Z26, K1, Z17
 	MOVQ         120(SP), AX
-	VUNPCKLPS    Z1, Z0, Z19
+	VUNPCKLPS    Z1, Z0, Z20
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z23, Z24, Z1
-	VUNPCKHPS    Z23, Z24, Z23
-	VUNPCKLPD    Z1, Z19, Z24
-	VUNPCKHPD    Z1, Z19, Z1
-	VUNPCKLPD    Z23, Z0, Z19
-	VUNPCKHPD    Z23, Z0, Z0
-	VUNPCKLPS    Z18, Z17, Z23
-	VUNPCKHPS    Z18, Z17, Z17
-	VUNPCKLPS    Z20, Z15, Z18
-	VUNPCKHPS    Z20, Z15, Z15
-	VUNPCKLPD    Z18, Z23, Z20
-	VUNPCKHPD    Z18, Z23, Z18
-	VUNPCKLPD    Z15, Z17, Z23
-	VUNPCKHPD    Z15, Z17, Z15
-	VUNPCKLPS    Z22, Z21, Z17
-	VUNPCKHPS    Z22, Z21, Z21
-	VUNPCKLPS    Z14, Z16, Z22
-	VUNPCKHPS    Z14, Z16, Z14
-	VUNPCKLPD    Z22, Z17, Z16
-	VUNPCKHPD    Z22, Z17, Z17
-	VUNPCKLPD    Z14, Z21, Z22
-	VUNPCKHPD    Z14, Z21, Z14
-	VSHUFF32X4   $0x44, Z20, Z24, Z21
-	VSHUFF32X4   $0xee, Z20, Z24, Z20
-	VSHUFF32X4   $0x44, Z1, Z16, Z24
-	VSHUFF32X4   $0xee, Z1, Z16, Z1
-	VSHUFF32X4   $0x88, Z24, Z21, Z16
-	VSHUFF32X4   $0xdd, Z24, Z21, Z21
-	VSHUFF32X4   $0x88, Z1, Z20, Z24
-	VSHUFF32X4   $0xdd, Z1, Z20, Z1
-	VSHUFF32X4   $0x44, Z17, Z18, Z20
-	VSHUFF32X4   $0xee, Z17, Z18, Z17
-	VSHUFF32X4   $0x44, Z23, Z19, Z18
-	VSHUFF32X4   $0xee, Z23, Z19, Z19
-	VSHUFF32X4   $0x88, Z18, Z20, Z23
-	VSHUFF32X4   $0xdd, Z18, Z20, Z18
-	VSHUFF32X4   $0x88, Z19, Z17, Z20
-	VSHUFF32X4   $0xdd, Z19, Z17, Z17
-	VSHUFF32X4   $0x44, Z0, Z22, Z19
-	VSHUFF32X4   $0xee, Z0, Z22, Z0
-	VSHUFF32X4   $0x44, Z14, Z15, Z22
-	VSHUFF32X4   $0xee, Z14, Z15, Z14
-	VSHUFF32X4   $0x88, Z22, Z19, Z15
-	VSHUFF32X4   $0xdd, Z22, Z19, Z19
-	VSHUFF32X4   $0x88, Z14, Z0, Z22
-	VSHUFF32X4   $0xdd, Z14, Z0, Z0
-	VMOVNTPS     Z16, 64(AX)
-	VMOVNTPS     Z23, 128(AX)
-	VMOVNTPS     Z15, 192(AX)
-	VMOVNTPS     Z21, 256(AX)
-	VMOVNTPS     Z18, 320(AX)
-	VMOVNTPS     Z19, 384(AX)
-	VMOVNTPS     Z24, 448(AX)
-	VMOVNTPS     Z20, 512(AX)
-	VMOVNTPS     Z22, 576(AX)
+	VUNPCKLPS    Z24, Z25, Z1
+	VUNPCKHPS    Z24, Z25, Z24
+	VUNPCKLPD    Z1, Z20, Z25
+	VUNPCKHPD    Z1, Z20, Z1
+	VUNPCKLPD    Z24, Z0, Z20
+	VUNPCKHPD    Z24, Z0, Z0
+	VUNPCKLPS    Z19, Z18, Z24
+	VUNPCKHPS    Z19, Z18, Z18
+	VUNPCKLPS    Z21, Z3, Z19
+	VUNPCKHPS    Z21, Z3, Z3
+	VUNPCKLPD    Z19, Z24, Z21
+	VUNPCKHPD    Z19, Z24, Z19
+	VUNPCKLPD    Z3, Z18, Z24
+	VUNPCKHPD    Z3, Z18, Z3
+	VUNPCKLPS    Z23, Z22, Z18
+	VUNPCKHPS    Z23, Z22, Z22
+	VUNPCKLPS    Z2, Z17, Z23
+	VUNPCKHPS    Z2, Z17, Z2
+	VUNPCKLPD    Z23, Z18, Z17
+	VUNPCKHPD    Z23, Z18, Z18
+	VUNPCKLPD    Z2, Z22, Z23
+	VUNPCKHPD    Z2, Z22, Z2
+	VSHUFF32X4   $0x44, Z21, Z25, Z22
+	VSHUFF32X4   $0xee, Z21, Z25, Z21
+	VSHUFF32X4   $0x44, Z1, Z17, Z25
+	VSHUFF32X4   $0xee, Z1, Z17, Z1
+	VSHUFF32X4   $0x88, Z25, Z22, Z17
+	VSHUFF32X4   $0xdd, Z25, Z22, Z22
+	VSHUFF32X4   $0x88, Z1, Z21, Z25
+	VSHUFF32X4   $0xdd, Z1, Z21, Z1
+	VSHUFF32X4   $0x44, Z18, Z19, Z21
+	VSHUFF32X4   $0xee, Z18, Z19, Z18
+	VSHUFF32X4   $0x44, Z24, Z20, Z19
+	VSHUFF32X4   $0xee, Z24, Z20, Z20
+	VSHUFF32X4   $0x88, Z19, Z21, Z24
+	VSHUFF32X4   $0xdd, Z19, Z21, Z19
+	VSHUFF32X4   $0x88, Z20, Z18, Z21
+	VSHUFF32X4   $0xdd, Z20, Z18, Z18
+	VSHUFF32X4   $0x44, Z0, Z23, Z20
+	VSHUFF32X4   $0xee, Z0, Z23, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z23
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z23, Z20, Z3
+	VSHUFF32X4   $0xdd, Z23, Z20, Z20
+	VSHUFF32X4   $0x88, Z2, Z0, Z23
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	VMOVNTPS     Z17, 64(AX)
+	VMOVNTPS     Z24, 128(AX)
+	VMOVNTPS     Z3, 192(AX)
+	VMOVNTPS     Z22, 256(AX)
+	VMOVNTPS     Z19, 320(AX)
+	VMOVNTPS     Z20, 384(AX)
+	VMOVNTPS     Z25, 448(AX)
+	VMOVNTPS     Z21, 512(AX)
+	VMOVNTPS     Z23, 576(AX)
 	VMOVNTPS     Z1, 640(AX)
-	VMOVNTPS     Z17, 704(AX)
+	VMOVNTPS     Z18, 704(AX)
 	VMOVNTPS     Z0, 768(AX)
 	JMP          written0
 
 empty0:
 	MOVQ     120(SP), AX
-	VPXORD   Z4, Z4, Z4
-	VMOVNTPS Z4, 64(AX)
-	VMOVNTPS Z4, 128(AX)
-	VMOVNTPS Z4, 192(AX)
-	VMOVNTPS Z4, 256(AX)
-	VMOVNTPS Z4, 320(AX)
-	VMOVNTPS Z4, 384(AX)
-	VMOVNTPS Z4, 448(AX)
-	VMOVNTPS Z4, 512(AX)
-	VMOVNTPS Z4, 576(AX)
-	VMOVNTPS Z4, 640(AX)
-	VMOVNTPS Z4, 704(AX)
-	VMOVNTPS Z4, 768(AX)
+	VPXORD   Z6, Z6, Z6
+	VMOVNTPS Z6, 64(AX)
+	VMOVNTPS Z6, 128(AX)
+	VMOVNTPS Z6, 192(AX)
+	VMOVNTPS Z6, 256(AX)
+	VMOVNTPS Z6, 320(AX)
+	VMOVNTPS Z6, 384(AX)
+	VMOVNTPS Z6, 448(AX)
+	VMOVNTPS Z6, 512(AX)
+	VMOVNTPS Z6, 576(AX)
+	VMOVNTPS Z6, 640(AX)
+	VMOVNTPS Z6, 704(AX)
+	VMOVNTPS Z6, 768(AX)
 
 written0:
 	MOVQ         48(SP), AX
@@ -10047,11 +11018,11 @@ risked:
 	ADDL           R8, 56(BX)
 	VPBROADCASTQ   R10, Z0
 	VMOVDQU64      896(CX), Z1
-	VMOVDQU64      960(CX), Z14
+	VMOVDQU64      960(CX), Z2
 	MOVQ           936(CX), DI
 	ANDQ           SI, DI
 	VPANDNQ        Z1, Z0, Z1
-	VPANDNQ        Z14, Z0, Z14
+	VPANDNQ        Z2, Z0, Z2
 	VPBROADCASTQ   AX, Z0
 	VPTERNLOGQ     $0xf8, avx512_constants<>+64(SB), Z0, Z1
 	VPBROADCASTQ   SI, Z0
@@ -10059,7 +11030,7 @@ risked:
 	VPBROADCASTQ   DI, Z0
 	VPTERNLOGQ     $0xf8, avx512_constants<>+192(SB), Z0, Z1
 	VMOVDQU64      Z1, 896(CX)
-	VMOVDQU64      Z14, 960(CX)
+	VMOVDQU64      Z2, 960(CX)
 	VMOVDQU8       avx512_constants<>+1408(SB), Z0
 	VPERMB         Z1, Z0, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
@@ -10067,8 +11038,8 @@ risked:
 	VPANDD.BCST    avx512_constants<>+60(SB), Z0, Z0
 	VMOVDQU8       avx512_constants<>+1472(SB), Z1
 	VPSHUFB        Z0, Z1, Z1
-	VMOVDQU8       avx512_constants<>+1536(SB), Z14
-	VPSHUFB        Z0, Z14, Z14
+	VMOVDQU8       avx512_constants<>+1536(SB), Z2
+	VPSHUFB        Z0, Z2, Z2
 	KMOVQ          DX, K1
 	VPBROADCASTD   avx512_constants<>+0(SB), Z0
 	VMOVDQU8.Z     Z0, K1, Z0
@@ -10093,7 +11064,7 @@ risked:
 	IMUL3Q         $+85, AX, R11
 	CMPQ           R9, R11
 	ADCL           $0x00, DX
-	LEAQ           avx512_constants<>+2272(SB), AX
+	LEAQ           avx512_constants<>+2848(SB), AX
 	MOVQ           (AX)(DX*8), AX
 	IMULQ          24(R10), AX
 	MOVQ           AX, R9
@@ -10101,7 +11072,7 @@ risked:
 	MOVL           $0x00000007, DX
 	CMPQ           AX, DX
 	CMOVQHI        DX, AX
-	LEAQ           avx512_constants<>+3200(SB), DX
+	LEAQ           avx512_constants<>+3264(SB), DX
 	MOVQ           (DX)(AX*8), DX
 	IMULQ          (R10), DX
 	ADDQ           DX, R9
@@ -10168,13 +11139,13 @@ risked:
 	MOVQ           DX, AX
 	SUBQ           (DI), AX
 	MOVQ           DX, (DI)
-	VXORPS         X2, X2, X2
+	VXORPS         X3, X3, X3
 	MOVQ           AX, 344(SP)
-	VCVTSI2SSQ     344(SP), X2, X2
-	VMULSS         avx512_constants<>+3264(SB), X2, X2
+	VCVTSI2SSQ     344(SP), X3, X3
+	VMULSS         avx512_constants<>+3328(SB), X3, X3
 	MOVQ           run+0(FP), AX
 	MOVQ           152(AX), AX
-	VMOVSS         X2, (AX)(SI*4)
+	VMOVSS         X3, (AX)(SI*4)
 
 rewarded3:
 	MOVQ       run+0(FP), AX
@@ -10193,287 +11164,287 @@ known1:
 	CMPQ         328(SP), $0x01
 	JLE          empty1
 	MOVQ         64(SP), AX
-	VMOVDQU32    avx512_constants<>+1856(SB), Z15
-	VMOVDQU32    avx512_constants<>+1920(SB), Z16
+	VMOVDQU32    avx512_constants<>+1920(SB), Z3
 	VMOVDQU32    avx512_constants<>+1984(SB), Z17
 	VMOVDQU32    avx512_constants<>+2048(SB), Z18
 	VMOVDQU32    avx512_constants<>+2112(SB), Z19
 	VMOVDQU32    avx512_constants<>+2176(SB), Z20
-	VPBROADCASTD avx512_constants<>+20(SB), Z24
+	VMOVDQU32    avx512_constants<>+2240(SB), Z21
+	VPBROADCASTD avx512_constants<>+20(SB), Z25
 	MOVQ         $0x00000010, DX
 	MOVQ         $0x00000002, SI
-	VBROADCASTSS avx512_constants<>+1268(SB), Z23
-	VMOVDQU32    296(SP), Y2
+	VBROADCASTSS avx512_constants<>+1268(SB), Z24
+	VMOVDQU32    296(SP), Y4
 	MOVQ         trail+32(FP), DI
 	ADDQ         $0x30, DI
-	VMOVDQU32    32(DI), Y3
+	VMOVDQU32    32(DI), Y5
 	MOVQ         72(SP), DI
-	VPBROADCASTD 16(DI), Z22
-	VBROADCASTSS 336(SP), Z21
+	VPBROADCASTD 16(DI), Z23
+	VBROADCASTSS 336(SP), Z22
 	MOVQ         80(SP), DI
-	VPBROADCASTD 4(DI), Z25
-	VPADDD       Z25, Z25, Z25
+	VPBROADCASTD 4(DI), Z26
+	VPADDD       Z26, Z26, Z26
 	KMOVW        896(AX)(SI*1), K1
-	VMOVDQU32    (AX)(DX*4), Z27
-	VPMOVZXWD    256(AX)(DX*2), Z26
-	VPADDD       Z27, Z26, Z26
-	VCVTUDQ2PS   Z27, Z28
-	VCVTUDQ2PS   Z26, Z26
-	VDIVPS.Z     Z26, Z28, K1, Z26
-	VPMOVZXBD    704(AX)(DX*1), Z28
-	VPMOVZXBD    224(SP)(DX*1), Z29
-	VPADDD       Z24, Z27, Z24
-	VPSRLD       $0x07, Z24, Z24
-	VPERMD       Z2, Z28, Z27
-	VPSUBD       Z27, Z24, Z24
-	VPERMD       Z16, Z29, Z16
-	VPSLLVD      Z16, Z24, Z24
-	VPERMPS      Z15, Z29, Z15
-	VPMINUD      Z25, Z24, Z16
-	VCVTUDQ2PS   Z16, Z16
-	VMULPS       Z21, Z16, Z16
-	KMOVW        288(SP)(SI*1), K2
-	VPERMD.Z     Z3, Z28, K2, Z27
-	VPADDD       Z24, Z27, Z27
-	VPMINUD      Z25, Z27, Z27
+	VMOVDQU32    (AX)(DX*4), Z28
+	VPMOVZXWD    256(AX)(DX*2), Z27
+	VPADDD       Z28, Z27, Z27
+	VCVTUDQ2PS   Z28, Z29
 	VCVTUDQ2PS   Z27, Z27
-	VMULPS       Z21, Z27, Z27
-	VPERMPS      Z17, Z29, Z17
-	VPSRLD       $0x04, Z29, Z29
-	VPERMPS      Z18, Z29, Z18
+	VDIVPS.Z     Z27, Z29, K1, Z27
+	VPMOVZXBD    704(AX)(DX*1), Z29
+	VPMOVZXBD    224(SP)(DX*1), Z30
+	VPADDD       Z25, Z28, Z25
+	VPSRLD       $0x07, Z25, Z25
+	VPERMD       Z4, Z29, Z28
+	VPSUBD       Z28, Z25, Z25
+	VPERMD       Z17, Z30, Z17
+	VPSLLVD      Z17, Z25, Z25
+	VPERMPS      Z3, Z30, Z3
+	VPMINUD      Z26, Z25, Z17
+	VCVTUDQ2PS   Z17, Z17
+	VMULPS       Z22, Z17, Z17
+	KMOVW        288(SP)(SI*1), K2
+	VPERMD.Z     Z5, Z29, K2, Z28
+	VPADDD       Z25, Z28, Z28
+	VPMINUD      Z26, Z28, Z28
+	VCVTUDQ2PS   Z28, Z28
+	VMULPS       Z22, Z28, Z28
+	VPERMPS      Z18, Z30, Z18
+	VPSRLD       $0x04, Z30, Z30
+	VPERMPS      Z19, Z30, Z19
 	KMOVW        960(AX)(SI*1), K2
-	VMOVAPS      Z23, K2, Z18
-	VPERMPS      Z20, Z29, Z23
-	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z20
-	VPMINUD.BCST avx512_constants<>+1272(SB), Z20, Z20
-	VCVTDQ2PS    Z20, Z20
-	VMULPS.BCST  avx512_constants<>+1276(SB), Z20, Z20
-	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z21
+	VMOVAPS      Z24, K2, Z19
+	VPERMPS      Z21, Z30, Z24
+	VPMOVZXWD.Z  512(AX)(DX*2), K1, Z21
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z21, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z21, Z21
-	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z24
-	VCVTDQ2PS    Z24, Z24
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z24, Z24
-	VPMOVSXWD    384(AX)(DX*2), Z25
-	VPSUBD.Z     Z25, Z22, K1, Z25
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z25, Z25
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z21, Z21
+	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z22
+	VCVTDQ2PS    Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z22, Z22
+	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z25
 	VCVTDQ2PS    Z25, Z25
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z25, Z25
-	VPERMPS.Z    Z19, Z28, K1, Z19
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z25, Z25
+	VPMOVSXWD    384(AX)(DX*2), Z26
+	VPSUBD.Z     Z26, Z23, K1, Z26
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z26, Z26
+	VCVTDQ2PS    Z26, Z26
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z26, Z26
+	VPERMPS.Z    Z20, Z29, K1, Z20
 	MOVQ         120(SP), AX
-	VUNPCKLPS    Z16, Z15, Z22
-	VUNPCKHPS    Z16, Z15, Z15
-	VUNPCKLPS    Z26, Z27, Z16
-	VUNPCKHPS    Z26, Z27, Z26
-	VUNPCKLPD    Z16, Z22, Z27
-	VUNPCKHPD    Z16, Z22, Z16
-	VUNPCKLPD    Z26, Z15, Z22
-	VUNPCKHPD    Z26, Z15, Z15
-	VUNPCKLPS    Z21, Z20, Z26
-	VUNPCKHPS    Z21, Z20, Z20
-	VUNPCKLPS    Z23, Z18, Z21
-	VUNPCKHPS    Z23, Z18, Z18
-	VUNPCKLPD    Z21, Z26, Z23
-	VUNPCKHPD    Z21, Z26, Z21
-	VUNPCKLPD    Z18, Z20, Z26
-	VUNPCKHPD    Z18, Z20, Z18
-	VUNPCKLPS    Z25, Z24, Z20
-	VUNPCKHPS    Z25, Z24, Z24
-	VUNPCKLPS    Z17, Z19, Z25
-	VUNPCKHPS    Z17, Z19, Z17
-	VUNPCKLPD    Z25, Z20, Z19
-	VUNPCKHPD    Z25, Z20, Z20
-	VUNPCKLPD    Z17, Z24, Z25
-	VUNPCKHPD    Z17, Z24, Z17
-	VSHUFF32X4   $0x44, Z23, Z27, Z24
-	VSHUFF32X4   $0xee, Z23, Z27, Z23
-	VSHUFF32X4   $0x44, Z16, Z19, Z27
-	VSHUFF32X4   $0xee, Z16, Z19, Z16
-	VSHUFF32X4   $0x88, Z27, Z24, Z19
-	VSHUFF32X4   $0xdd, Z27, Z24, Z24
-	VSHUFF32X4   $0x88, Z16, Z23, Z27
-	VSHUFF32X4   $0xdd, Z16, Z23, Z16
-	VSHUFF32X4   $0x44, Z20, Z21, Z23
-	VSHUFF32X4   $0xee, Z20, Z21, Z20
-	VSHUFF32X4   $0x44, Z26, Z22, Z21
-	VSHUFF32X4   $0xee, Z26, Z22, Z22
-	VSHUFF32X4   $0x88, Z21, Z23, Z26
-	VSHUFF32X4   $0xdd, Z21, Z23, Z21
-	VSHUFF32X4   $0x88, Z22, Z20, Z23
-	VSHUFF32X4   $0xdd, Z22, Z20, Z20
-	VSHUFF32X4   $0x44, Z15, Z25, Z22
-	VSHUFF32X4   $0xee, Z15, Z25, Z15
-	VSHUFF32X4   $0x44, Z17, Z18, Z25
-	VSHUFF32X4   $0xee, Z17, Z18, Z17
-	VSHUFF32X4   $0x88, Z25, Z22, Z18
-	VSHUFF32X4   $0xdd, Z25, Z22, Z22
-	VSHUFF32X4   $0x88, Z17, Z15, Z25
-	VSHUFF32X4   $0xdd, Z17, Z15, Z15
-	VMOVNTPS     Z19, 832(AX)
-	VMOVNTPS     Z26, 896(AX)
-	VMOVNTPS     Z18, 960(AX)
-	VMOVNTPS     Z24, 1024(AX)
-	VMOVNTPS     Z21, 1088(AX)
-	VMOVNTPS     Z22, 1152(AX)
-	VMOVNTPS     Z27, 1216(AX)
-	VMOVNTPS     Z23, 1280(AX)
-	VMOVNTPS     Z25, 1344(AX)
-	VMOVNTPS     Z16, 1408(AX)
-	VMOVNTPS     Z20, 1472(AX)
-	VMOVNTPS     Z15, 1536(AX)
+	VUNPCKLPS    Z17, Z3, Z23
+	VUNPCKHPS    Z17, Z3, Z3
+	VUNPCKLPS    Z27, Z28, Z17
+	VUNPCKHPS    Z27, Z28, Z27
+	VUNPCKLPD    Z17, Z23, Z28
+	VUNPCKHPD    Z17, Z23, Z17
+	VUNPCKLPD    Z27, Z3, Z23
+	VUNPCKHPD    Z27, Z3, Z3
+	VUNPCKLPS    Z22, Z21, Z27
+	VUNPCKHPS    Z22, Z21, Z21
+	VUNPCKLPS    Z24, Z19, Z22
+	VUNPCKHPS    Z24, Z19, Z19
+	VUNPCKLPD    Z22, Z27, Z24
+	VUNPCKHPD    Z22, Z27, Z22
+	VUNPCKLPD    Z19, Z21, Z27
+	VUNPCKHPD    Z19, Z21, Z19
+	VUNPCKLPS    Z26, Z25, Z21
+	VUNPCKHPS    Z26, Z25, Z25
+	VUNPCKLPS    Z18, Z20, Z26
+	VUNPCKHPS    Z18, Z20, Z18
+	VUNPCKLPD    Z26, Z21, Z20
+	VUNPCKHPD    Z26, Z21, Z21
+	VUNPCKLPD    Z18, Z25, Z26
+	VUNPCKHPD    Z18, Z25, Z18
+	VSHUFF32X4   $0x44, Z24, Z28, Z25
+	VSHUFF32X4   $0xee, Z24, Z28, Z24
+	VSHUFF32X4   $0x44, Z17, Z20, Z28
+	VSHUFF32X4   $0xee, Z17, Z20, Z17
+	VSHUFF32X4   $0x88, Z28, Z25, Z20
+	VSHUFF32X4   $0xdd, Z28, Z25, Z25
+	VSHUFF32X4   $0x88, Z17, Z24, Z28
+	VSHUFF32X4   $0xdd, Z17, Z24, Z17
+	VSHUFF32X4   $0x44, Z21, Z22, Z24
+	VSHUFF32X4   $0xee, Z21, Z22, Z21
+	VSHUFF32X4   $0x44, Z27, Z23, Z22
+	VSHUFF32X4   $0xee, Z27, Z23, Z23
+	VSHUFF32X4   $0x88, Z22, Z24, Z27
+	VSHUFF32X4   $0xdd, Z22, Z24, Z22
+	VSHUFF32X4   $0x88, Z23, Z21, Z24
+	VSHUFF32X4   $0xdd, Z23, Z21, Z21
+	VSHUFF32X4   $0x44, Z3, Z26, Z23
+	VSHUFF32X4   $0xee, Z3, Z26, Z3
+	VSHUFF32X4   $0x44, Z18, Z19, Z26
+	VSHUFF32X4   $0xee, Z18, Z19, Z18
+	VSHUFF32X4   $0x88, Z26, Z23, Z19
+	VSHUFF32X4   $0xdd, Z26, Z23, Z23
+	VSHUFF32X4   $0x88, Z18, Z3, Z26
+	VSHUFF32X4   $0xdd, Z18, Z3, Z3
+	VMOVNTPS     Z20, 832(AX)
+	VMOVNTPS     Z27, 896(AX)
+	VMOVNTPS     Z19, 960(AX)
+	VMOVNTPS     Z25, 1024(AX)
+	VMOVNTPS     Z22, 1088(AX)
+	VMOVNTPS     Z23, 1152(AX)
+	VMOVNTPS     Z28, 1216(AX)
+	VMOVNTPS     Z24, 1280(AX)
+	VMOVNTPS     Z26, 1344(AX)
+	VMOVNTPS     Z17, 1408(AX)
+	VMOVNTPS     Z21, 1472(AX)
+	VMOVNTPS     Z3, 1536(AX)
 	JMP          written1
 
 empty1:
 	MOVQ     120(SP), AX
-	VPXORD   Z5, Z5, Z5
-	VMOVNTPS Z5, 832(AX)
-	VMOVNTPS Z5, 896(AX)
-	VMOVNTPS Z5, 960(AX)
-	VMOVNTPS Z5, 1024(AX)
-	VMOVNTPS Z5, 1088(AX)
-	VMOVNTPS Z5, 1152(AX)
-	VMOVNTPS Z5, 1216(AX)
-	VMOVNTPS Z5, 1280(AX)
-	VMOVNTPS Z5, 1344(AX)
-	VMOVNTPS Z5, 1408(AX)
-	VMOVNTPS Z5, 1472(AX)
-	VMOVNTPS Z5, 1536(AX)
+	VPXORD   Z7, Z7, Z7
+	VMOVNTPS Z7, 832(AX)
+	VMOVNTPS Z7, 896(AX)
+	VMOVNTPS Z7, 960(AX)
+	VMOVNTPS Z7, 1024(AX)
+	VMOVNTPS Z7, 1088(AX)
+	VMOVNTPS Z7, 1152(AX)
+	VMOVNTPS Z7, 1216(AX)
+	VMOVNTPS Z7, 1280(AX)
+	VMOVNTPS Z7, 1344(AX)
+	VMOVNTPS Z7, 1408(AX)
+	VMOVNTPS Z7, 1472(AX)
+	VMOVNTPS Z7, 1536(AX)
 
 written1:
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
 	KMOVQ        avx512_constants<>+1248(SB), K1
-	VMOVQ        928(CX), X2
-	VMOVQ        X2, AX
+	VMOVQ        928(CX), X3
+	VMOVQ        X3, AX
 	MOVQ         904(CX), DX
 	ANDQ         AX, DX
 	KMOVQ        AX, K2
 	KMOVQ        DX, K3
 	MOVQ         24(SP), DX
-	VMOVDQU      (DX), X9
-	VMOVDQU8     704(CX), Z16
+	VMOVDQU      (DX), X11
+	VMOVDQU8     704(CX), Z17
 	MOVQ         8(SP), DX
 	MOVL         16(DX), DX
-	VPBROADCASTW DX, Z17
-	VMOVDQU16    512(CX), Z18
-	VMOVDQU16    256(CX), Z15
-	VPSRLW       $0x01, Z18, Z19
-	VPSUBW       Z19, Z18, K3, Z18
-	VPMINUW.Z    Z15, Z18, K2, Z19
-	VPSUBW       Z19, Z15, Z15
-	VMOVDQU16    Z15, 256(CX)
-	VMOVDQU16    384(CX), Z18
-	VMOVDQU16    Z17, K2, Z18
-	VMOVDQU16    Z18, 384(CX)
-	VPTESTNMW    Z15, Z15, K4
+	VPBROADCASTW DX, Z18
+	VMOVDQU16    512(CX), Z19
+	VMOVDQU16    256(CX), Z3
+	VPSRLW       $0x01, Z19, Z20
+	VPSUBW       Z20, Z19, K3, Z19
+	VPMINUW.Z    Z3, Z19, K2, Z20
+	VPSUBW       Z20, Z3, Z3
+	VMOVDQU16    Z3, 256(CX)
+	VMOVDQU16    384(CX), Z19
+	VMOVDQU16    Z18, K2, Z19
+	VMOVDQU16    Z19, 384(CX)
+	VPTESTNMW    Z3, Z3, K4
 	KMOVD        K4, DX
-	VPBROADCASTD avx512_constants<>+20(SB), Z21
-	VPMOVZXWD    Y19, Z20
-	VMOVDQU32    (CX), Z15
-	VPADDD       Z21, Z15, Z18
-	VPADDD       Z20, Z15, Z15
-	VMOVDQU32    Z15, (CX)
-	VPADDD       Z20, Z6, Z6
-	VPADDD       Z20, Z18, Z15
-	VPSRLD       $0x07, Z18, Z18
-	VPSRLD       $0x07, Z15, Z15
-	VMOVDQU16    avx512_constants<>+1600(SB), Z20
-	VPERMW       Z19, Z20, Z20
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z20, Z20
-	VMOVDQU32    64(CX), Z19
-	VPADDD       Z21, Z19, Z21
-	VPADDD       Z20, Z19, Z19
-	VMOVDQU32    Z19, 64(CX)
-	VPADDD       Z20, Z6, Z6
-	VPADDD       Z20, Z21, Z20
+	VPBROADCASTD avx512_constants<>+20(SB), Z22
+	VPMOVZXWD    Y20, Z21
+	VMOVDQU32    (CX), Z3
+	VPADDD       Z22, Z3, Z19
+	VPADDD       Z21, Z3, Z3
+	VMOVDQU32    Z3, (CX)
+	VPADDD       Z21, Z8, Z8
+	VPADDD       Z21, Z19, Z3
+	VPSRLD       $0x07, Z19, Z19
+	VPSRLD       $0x07, Z3, Z3
+	VMOVDQU16    avx512_constants<>+1600(SB), Z21
+	VPERMW       Z20, Z21, Z21
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z21, Z21
+	VMOVDQU32    64(CX), Z20
+	VPADDD       Z22, Z20, Z22
+	VPADDD       Z21, Z20, Z20
+	VMOVDQU32    Z20, 64(CX)
+	VPADDD       Z21, Z8, Z8
+	VPADDD       Z21, Z22, Z21
+	VPSRLD       $0x07, Z22, Z22
 	VPSRLD       $0x07, Z21, Z21
-	VPSRLD       $0x07, Z20, Z20
-	VMOVDQU8     avx512_constants<>+1664(SB), Z19
-	VPERMB.Z     Z16, Z19, K1, Z19
-	VPERMW       Z9, Z19, Z19
-	VPACKUSDW    Z21, Z18, Z18
-	VPACKUSDW    Z20, Z15, Z15
-	VPSUBW       Z19, Z18, Z18
-	VPSUBW       Z19, Z15, Z15
-	VPBROADCASTD avx512_constants<>+1260(SB), Z19
-	VPMINUW      Z19, Z18, Z18
 	VMOVDQU8     avx512_constants<>+1664(SB), Z20
-	VPERMB.Z     Z1, Z20, K1, Z20
-	VPMULLW      Z20, Z18, Z18
-	VPADDW       Z18, Z18, Z18
-	VPMINUW      Z19, Z18, Z18
-	VPBROADCASTD avx512_constants<>+1264(SB), Z19
-	VPADDW       Z19, Z18, Z18
-	VMOVDQU8     avx512_constants<>+1664(SB), Z19
-	VPERMB.Z     Z0, Z19, K1, Z19
-	VPDPWSSD     Z19, Z18, Z7
+	VPERMB.Z     Z17, Z20, K1, Z20
+	VPERMW       Z11, Z20, Z20
+	VPACKUSDW    Z22, Z19, Z19
+	VPACKUSDW    Z21, Z3, Z3
+	VPSUBW       Z20, Z19, Z19
+	VPSUBW       Z20, Z3, Z3
+	VPBROADCASTD avx512_constants<>+1260(SB), Z20
+	VPMINUW      Z20, Z19, Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z21
+	VPERMB.Z     Z1, Z21, K1, Z21
+	VPMULLW      Z21, Z19, Z19
+	VPADDW       Z19, Z19, Z19
+	VPMINUW      Z20, Z19, Z19
+	VPBROADCASTD avx512_constants<>+1264(SB), Z20
+	VPADDW       Z20, Z19, Z19
+	VMOVDQU8     avx512_constants<>+1664(SB), Z20
+	VPERMB.Z     Z0, Z20, K1, Z20
+	VPDPWSSD     Z20, Z19, Z9
 	MOVL         900(CX), SI
 	TESTL        SI, SI
 	JZ           lower
 	KSHIFTRQ     $0x20, K2, K4
 	KSHIFTRQ     $0x20, K3, K3
-	VMOVDQU16    576(CX), Z8
-	VMOVDQU16    320(CX), Z19
-	VPSRLW       $0x01, Z8, Z18
-	VPSUBW       Z18, Z8, K3, Z8
-	VPMINUW.Z    Z19, Z8, K4, Z8
-	VPSUBW       Z8, Z19, Z19
-	VMOVDQU16    Z19, 320(CX)
-	VMOVDQU16    448(CX), Z18
-	VMOVDQU16    Z17, K4, Z18
-	VMOVDQU16    Z18, 448(CX)
-	VPTESTNMW    Z19, Z19, K3
+	VMOVDQU16    576(CX), Z10
+	VMOVDQU16    320(CX), Z20
+	VPSRLW       $0x01, Z10, Z19
+	VPSUBW       Z19, Z10, K3, Z10
+	VPMINUW.Z    Z20, Z10, K4, Z10
+	VPSUBW       Z10, Z20, Z20
+	VMOVDQU16    Z20, 320(CX)
+	VMOVDQU16    448(CX), Z19
+	VMOVDQU16    Z18, K4, Z19
+	VMOVDQU16    Z19, 448(CX)
+	VPTESTNMW    Z20, Z20, K3
 	KMOVD        K3, SI
-	VPBROADCASTD avx512_constants<>+20(SB), Z17
-	VPMOVZXWD    Y8, Z19
-	VMOVDQU32    128(CX), Z18
-	VPADDD       Z17, Z18, Z20
-	VPADDD       Z19, Z18, Z18
-	VMOVDQU32    Z18, 128(CX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z20, Z18
-	VPSRLD       $0x07, Z20, Z20
+	VPBROADCASTD avx512_constants<>+20(SB), Z18
+	VPMOVZXWD    Y10, Z20
+	VMOVDQU32    128(CX), Z19
+	VPADDD       Z18, Z19, Z21
+	VPADDD       Z20, Z19, Z19
+	VMOVDQU32    Z19, 128(CX)
+	VPADDD       Z20, Z8, Z8
+	VPADDD       Z20, Z21, Z19
+	VPSRLD       $0x07, Z21, Z21
+	VPSRLD       $0x07, Z19, Z19
+	VMOVDQU16    avx512_constants<>+1600(SB), Z20
+	VPERMW       Z10, Z20, Z20
+	VPANDD.BCST  avx512_constants<>+1256(SB), Z20, Z20
+	VMOVDQU32    192(CX), Z10
+	VPADDD       Z18, Z10, Z18
+	VPADDD       Z20, Z10, Z10
+	VMOVDQU32    Z10, 192(CX)
+	VPADDD       Z20, Z8, Z8
+	VPADDD       Z20, Z18, Z10
 	VPSRLD       $0x07, Z18, Z18
-	VMOVDQU16    avx512_constants<>+1600(SB), Z19
-	VPERMW       Z8, Z19, Z19
-	VPANDD.BCST  avx512_constants<>+1256(SB), Z19, Z19
-	VMOVDQU32    192(CX), Z8
-	VPADDD       Z17, Z8, Z17
-	VPADDD       Z19, Z8, Z8
-	VMOVDQU32    Z8, 192(CX)
-	VPADDD       Z19, Z6, Z6
-	VPADDD       Z19, Z17, Z8
-	VPSRLD       $0x07, Z17, Z17
-	VPSRLD       $0x07, Z8, Z8
+	VPSRLD       $0x07, Z10, Z10
+	VMOVDQU8     avx512_constants<>+1728(SB), Z20
+	VPERMB.Z     Z17, Z20, K1, Z20
+	VPERMW       Z11, Z20, Z20
+	VPACKUSDW    Z18, Z21, Z17
+	VPACKUSDW    Z10, Z19, Z10
+	VPSUBW       Z20, Z17, Z17
+	VPSUBW       Z20, Z10, Z10
+	VPBROADCASTD avx512_constants<>+1260(SB), Z18
+	VPMINUW      Z18, Z17, Z17
 	VMOVDQU8     avx512_constants<>+1728(SB), Z19
-	VPERMB.Z     Z16, Z19, K1, Z19
-	VPERMW       Z9, Z19, Z19
-	VPACKUSDW    Z17, Z20, Z16
-	VPACKUSDW    Z8, Z18, Z8
-	VPSUBW       Z19, Z16, Z16
-	VPSUBW       Z19, Z8, Z8
-	VPBROADCASTD avx512_constants<>+1260(SB), Z17
-	VPMINUW      Z17, Z16, Z16
+	VPERMB.Z     Z1, Z19, K1, Z19
+	VPMULLW      Z19, Z17, Z17
+	VPADDW       Z17, Z17, Z17
+	VPMINUW      Z18, Z17, Z17
+	VPBROADCASTD avx512_constants<>+1264(SB), Z18
+	VPADDW       Z18, Z17, Z17
 	VMOVDQU8     avx512_constants<>+1728(SB), Z18
-	VPERMB.Z     Z1, Z18, K1, Z18
-	VPMULLW      Z18, Z16, Z16
-	VPADDW       Z16, Z16, Z16
-	VPMINUW      Z17, Z16, Z16
-	VPBROADCASTD avx512_constants<>+1264(SB), Z17
-	VPADDW       Z17, Z16, Z16
-	VMOVDQU8     avx512_constants<>+1728(SB), Z17
-	VPERMB.Z     Z0, Z17, K1, Z17
-	VPDPWSSD     Z17, Z16, Z7
+	VPERMB.Z     Z0, Z18, K1, Z18
+	VPDPWSSD     Z18, Z17, Z9
 	SHLQ         $0x20, SI
 	ORQ          SI, DX
 
 lower:
 	VMOVDQU8     768(CX), Z0
-	VPSRLW       $0x02, Z0, Z16
-	VPANDD.BCST  avx512_constants<>+56(SB), Z16, Z16
-	VPSUBB       Z16, Z0, Z0
-	VPBROADCASTD avx512_constants<>+56(SB), Z16
-	VPADDB       Z16, Z0, K2, Z0
+	VPSRLW       $0x02, Z0, Z17
+	VPANDD.BCST  avx512_constants<>+56(SB), Z17, Z17
+	VPSUBB       Z17, Z0, Z0
+	VPBROADCASTD avx512_constants<>+56(SB), Z17
+	VPADDB       Z17, Z0, K2, Z0
 	VMOVDQU8     Z0, 768(CX)
 	MOVQ         912(CX), SI
 	MOVQ         920(CX), DI
@@ -10496,15 +11467,15 @@ lower:
 	MOVQ         R10, DI
 	ORQ          AX, DI
 	ANDNQ        SI, DI, SI
-	VPBROADCASTD avx512_constants<>+60(SB), Z16
-	VPBROADCASTD avx512_constants<>+0(SB), Z17
+	VPBROADCASTD avx512_constants<>+60(SB), Z17
+	VPBROADCASTD avx512_constants<>+0(SB), Z18
 	VMOVDQU8     832(CX), Z0
 	MOVQ         SI, DI
 	ORQ          R8, DI
 	KMOVQ        DI, K2
-	VPTESTMB     Z16, Z0, K2, K2
-	VPSUBB       Z17, Z0, K2, Z0
-	VPTESTNMB    Z16, Z0, K2, K2
+	VPTESTMB     Z17, Z0, K2, K2
+	VPSUBB       Z18, Z0, K2, Z0
+	VPTESTNMB    Z17, Z0, K2, K2
 	KMOVQ        K2, DI
 	MOVQ         DI, R12
 	ANDQ         SI, R12
@@ -10513,19 +11484,19 @@ lower:
 	ANDNQ        R12, DX, DX
 	ANDQ         R8, DI
 	ORQ          R9, DI
-	VPBROADCASTD avx512_constants<>+256(SB), Z18
+	VPBROADCASTD avx512_constants<>+256(SB), Z19
 	KMOVQ        DX, K2
-	VPSRLW       $0x04, Z0, Z19
-	VPANDQ       Z18, Z19, Z19
-	VPADDB       Z17, Z19, Z19
-	VPADDB       Z17, Z19, Z19
-	VPADDB       Z19, Z0, K2, Z0
+	VPSRLW       $0x04, Z0, Z20
+	VPANDQ       Z19, Z20, Z20
+	VPADDB       Z18, Z20, Z20
+	VPADDB       Z18, Z20, Z20
+	VPADDB       Z20, Z0, K2, Z0
 	KMOVQ        DI, K2
-	VPSRLW       $0x06, Z0, Z19
-	VPANDQ       Z18, Z19, Z19
-	VPADDB       Z17, Z19, Z19
-	VPANDNQ      Z0, Z16, Z18
-	VPADDB       Z18, Z19, K2, Z0
+	VPSRLW       $0x06, Z0, Z20
+	VPANDQ       Z19, Z20, Z20
+	VPADDB       Z18, Z20, Z20
+	VPANDNQ      Z0, Z17, Z19
+	VPADDB       Z19, Z20, K2, Z0
 	VMOVDQU8     Z0, 832(CX)
 	ORQ          SI, R11
 	ANDNQ        AX, DI, AX
@@ -10534,14 +11505,14 @@ lower:
 	POPCNTQ      R11, DX
 	ADDL         DX, 84(BX)
 	VPBROADCASTQ R11, Z0
-	VMOVDQU64    896(CX), Z16
-	VMOVDQU64    960(CX), Z17
-	VPBROADCASTQ AX, Z18
-	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z18, Z16
-	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z16
-	VPANDNQ      Z17, Z0, Z17
-	VMOVDQU64    Z16, 896(CX)
-	VMOVDQU64    Z17, 960(CX)
+	VMOVDQU64    896(CX), Z17
+	VMOVDQU64    960(CX), Z18
+	VPBROADCASTQ AX, Z19
+	VPTERNLOGQ   $0xd8, avx512_constants<>+320(SB), Z19, Z17
+	VPTERNLOGQ   $0x10, avx512_constants<>+384(SB), Z0, Z17
+	VPANDNQ      Z18, Z0, Z18
+	VMOVDQU64    Z17, 896(CX)
+	VMOVDQU64    Z18, 960(CX)
 	MOVQ         896(CX), AX
 	MOVQ         904(CX), DX
 	ANDNQ        AX, DX, AX
@@ -10550,37 +11521,37 @@ lower:
 	MOVQ         960(CX), DX
 	ANDNQ        AX, DX, AX
 	KMOVQ        AX, K2
-	VMOVDQU8.Z   Z14, K2, Z1
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VMOVDQU8     avx512_constants<>+1664(SB), Z14
-	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z15, Z10
-	VMOVDQU8     avx512_constants<>+1664(SB), Z14
-	VPERMB.Z     Z1, Z14, K1, Z14
-	VPDPWSSD     Z14, Z15, Z11
+	VMOVDQU8.Z   Z2, K2, Z1
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z12
+	VMOVDQU8     avx512_constants<>+1664(SB), Z2
+	VPERMB.Z     Z1, Z2, K1, Z2
+	VPDPWSSD     Z2, Z3, Z13
 	MOVL         900(CX), AX
 	TESTL        AX, AX
 	JZ           accounted
-	VMOVDQU8     avx512_constants<>+1728(SB), Z14
-	VPERMB.Z     Z0, Z14, K1, Z14
-	VPDPWSSD     Z14, Z8, Z10
+	VMOVDQU8     avx512_constants<>+1728(SB), Z2
+	VPERMB.Z     Z0, Z2, K1, Z2
+	VPDPWSSD     Z2, Z10, Z12
 	VMOVDQU8     avx512_constants<>+1728(SB), Z0
 	VPERMB.Z     Z1, Z0, K1, Z0
-	VPDPWSSD     Z0, Z8, Z11
+	VPDPWSSD     Z0, Z10, Z13
 
 accounted:
-	VPUNPCKLDQ     Z11, Z10, Z0
-	VPUNPCKHDQ     Z11, Z10, Z1
+	VPUNPCKLDQ     Z13, Z12, Z0
+	VPUNPCKHDQ     Z13, Z12, Z1
 	VPADDD         Z1, Z0, Z0
-	VPUNPCKLDQ     Z7, Z6, Z1
-	VPUNPCKHDQ     Z7, Z6, Z14
-	VPADDD         Z14, Z1, Z1
-	VPUNPCKLQDQ    Z1, Z0, Z14
+	VPUNPCKLDQ     Z9, Z8, Z1
+	VPUNPCKHDQ     Z9, Z8, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLQDQ    Z1, Z0, Z2
 	VPUNPCKHQDQ    Z1, Z0, Z0
-	VPADDD         Z0, Z14, Z14
-	VEXTRACTI64X4  $0x01, Z14, Y0
-	VPADDD         Y14, Y0, Y0
+	VPADDD         Z0, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y0
+	VPADDD         Y2, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
 	VPADDD         X0, X1, X1
 	VMOVD          X1, DX
@@ -10595,14 +11566,14 @@ accounted:
 	VPMOVZXWQ      (SI), Z0
 	VPTESTMQ       Z0, Z0, K1
 	VPBROADCASTQ   904(CX), Z1
-	VPANDNQ.Z      Z17, Z1, K1, Z1
-	VPBROADCASTQ   936(CX), Z14
-	VPBROADCASTQ   944(CX), Z15
-	VPTESTMQ       Z14, Z1, K1
-	VPTESTMQ       Z15, Z1, K2
-	VPORQ          Z14, Z15, Z14
-	VPANDNQ        Z1, Z14, Z14
-	VPTESTMQ       Z14, Z14, K3
+	VPANDNQ.Z      Z18, Z1, K1, Z1
+	VPBROADCASTQ   936(CX), Z2
+	VPBROADCASTQ   944(CX), Z3
+	VPTESTMQ       Z2, Z1, K1
+	VPTESTMQ       Z3, Z1, K2
+	VPORQ          Z2, Z3, Z2
+	VPANDNQ        Z1, Z2, Z2
+	VPTESTMQ       Z2, Z2, K3
 	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z1
 	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z1
 	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z1
@@ -10627,27 +11598,27 @@ accounted:
 	MOVQ           72(SP), DX
 	MOVQ           f+8(FP), SI
 	VMOVDQU64      (DX), Z1
-	VMOVDQU64      64(DX), Z14
+	VMOVDQU64      64(DX), Z2
 	VPOPCNTQ       Z0, Z0
-	VMOVDQU32      (SI), Z15
-	VMOVDQU32      avx512_constants<>+2432(SB), Z16
-	VPERMI2D       Z14, Z1, Z16
-	VMOVDQU32      avx512_constants<>+2496(SB), Z14
-	VPERMD         Z0, Z14, Z14
-	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z14, Z16
-	VMOVDQU32      avx512_constants<>+2624(SB), Z14
-	VPERMI2D       Z0, Z1, Z14
-	VPANDD         avx512_constants<>+2688(SB), Z14, Z14
-	VPADDD         Z14, Z16, Z16
+	VMOVDQU32      (SI), Z3
+	VMOVDQU32      avx512_constants<>+2432(SB), Z17
+	VPERMI2D       Z2, Z1, Z17
+	VMOVDQU32      avx512_constants<>+2496(SB), Z2
+	VPERMD         Z0, Z2, Z2
+	VPTERNLOGD     $0xd8, avx512_constants<>+2560(SB), Z2, Z17
+	VMOVDQU32      avx512_constants<>+2624(SB), Z2
+	VPERMI2D       Z0, Z1, Z2
+	VPANDD         avx512_constants<>+2688(SB), Z2, Z2
+	VPADDD         Z2, Z17, Z17
 	VPBROADCASTD   64(SI), Z0
-	VPSUBD         Z16, Z0, Z0
-	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z16
+	VPSUBD         Z17, Z0, Z0
+	VPTERNLOGD     $0xd8, avx512_constants<>+2752(SB), Z0, Z17
 	MOVQ           80(SP), SI
 	VPBROADCASTD   8(SI), Z0
 	VPBROADCASTQ   8(DX), Z1
-	VPANDQ.BCST    avx512_constants<>+2256(SB), Z0, Z14
-	VPMINUQ        Z14, Z1, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z1, Z16
+	VPANDQ.BCST    avx512_constants<>+2816(SB), Z0, Z2
+	VPMINUQ        Z2, Z1, Z1
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z17
 	MOVQ           72(SP), DX
 	MOVL           16(DX), DX
 	MOVQ           96(SP), SI
@@ -10659,24 +11630,24 @@ accounted:
 	SARL           $0x1f, DI
 	ANDL           DI, DX
 	VPBROADCASTD   DX, Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z1, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z17
 	MOVQ           80(SP), DX
 	VPBROADCASTD   4(DX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z16
-	VMOVDQU32      avx512_constants<>+3008(SB), Z14
-	VPSLLVD        avx512_constants<>+3072(SB), Z1, Z17
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z17, Z14
-	VPMINUD        Z14, Z16, Z16
-	VPTERNLOGD     $0xd8, avx512_constants<>+3136(SB), Z1, Z15
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z17
+	VMOVDQU32      avx512_constants<>+3072(SB), Z2
+	VPSLLVD        avx512_constants<>+3136(SB), Z1, Z18
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z18, Z2
+	VPMINUD        Z2, Z17, Z17
+	VPTERNLOGD     $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ           80(SP), DX
 	VPBROADCASTD   (DX), Z1
-	VPTERNLOGD     $0xd8, avx512_constants<>+2944(SB), Z1, Z15
-	VPTERNLOGD     $0xd8, avx512_constants<>+2816(SB), Z0, Z15
-	VCVTDQ2PS      Z16, Z16
-	VCVTDQ2PS      Z15, Z15
-	VDIVPS         Z15, Z16, Z16
+	VPTERNLOGD     $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD     $0xd8, avx512_constants<>+2880(SB), Z0, Z3
+	VCVTDQ2PS      Z17, Z17
+	VCVTDQ2PS      Z3, Z3
+	VDIVPS         Z3, Z17, Z17
 	MOVQ           120(SP), DX
-	VMOVNTPS       Z16, (DX)
+	VMOVNTPS       Z17, (DX)
 	MOVQ           run+0(FP), DX
 	CMPB           178(DX), $0x00
 	JEQ            known2
@@ -10694,151 +11665,151 @@ known2:
 	CMPQ         328(SP), $0x02
 	JLE          empty2
 	MOVQ         64(SP), DX
-	VMOVDQU32    avx512_constants<>+1856(SB), Z0
-	VMOVDQU32    avx512_constants<>+1920(SB), Z1
-	VMOVDQU32    avx512_constants<>+1984(SB), Z14
-	VMOVDQU32    avx512_constants<>+2048(SB), Z15
-	VMOVDQU32    avx512_constants<>+2112(SB), Z16
+	VMOVDQU32    avx512_constants<>+1920(SB), Z0
+	VMOVDQU32    avx512_constants<>+1984(SB), Z1
+	VMOVDQU32    avx512_constants<>+2048(SB), Z2
+	VMOVDQU32    avx512_constants<>+2112(SB), Z3
 	VMOVDQU32    avx512_constants<>+2176(SB), Z17
-	VPBROADCASTD avx512_constants<>+20(SB), Z21
+	VMOVDQU32    avx512_constants<>+2240(SB), Z18
+	VPBROADCASTD avx512_constants<>+20(SB), Z22
 	MOVQ         $0x00000020, SI
 	MOVQ         $0x00000004, DI
-	VBROADCASTSS avx512_constants<>+1268(SB), Z20
-	VMOVDQU32    296(SP), Y2
+	VBROADCASTSS avx512_constants<>+1268(SB), Z21
+	VMOVDQU32    296(SP), Y4
 	MOVQ         trail+32(FP), R8
 	ADDQ         $0x30, R8
-	VMOVDQU32    32(R8), Y3
+	VMOVDQU32    32(R8), Y5
 	MOVQ         72(SP), R8
-	VPBROADCASTD 16(R8), Z19
-	VBROADCASTSS 336(SP), Z18
+	VPBROADCASTD 16(R8), Z20
+	VBROADCASTSS 336(SP), Z19
 	MOVQ         80(SP), R8
-	VPBROADCASTD 4(R8), Z22
-	VPADDD       Z22, Z22, Z22
+	VPBROADCASTD 4(R8), Z23
+	VPADDD       Z23, Z23, Z23
 	KMOVW        896(DX)(DI*1), K1
-	VMOVDQU32    (DX)(SI*4), Z24
-	VPMOVZXWD    256(DX)(SI*2), Z23
-	VPADDD       Z24, Z23, Z23
-	VCVTUDQ2PS   Z24, Z25
-	VCVTUDQ2PS   Z23, Z23
-	VDIVPS.Z     Z23, Z25, K1, Z23
-	VPMOVZXBD    704(DX)(SI*1), Z25
-	VPMOVZXBD    224(SP)(SI*1), Z26
-	VPADDD       Z21, Z24, Z21
-	VPSRLD       $0x07, Z21, Z21
-	VPERMD       Z2, Z25, Z24
-	VPSUBD       Z24, Z21, Z21
-	VPERMD       Z1, Z26, Z1
-	VPSLLVD      Z1, Z21, Z21
-	VPERMPS      Z0, Z26, Z0
-	VPMINUD      Z22, Z21, Z1
-	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z18, Z1, Z1
-	KMOVW        288(SP)(DI*1), K2
-	VPERMD.Z     Z3, Z25, K2, Z24
-	VPADDD       Z21, Z24, Z24
-	VPMINUD      Z22, Z24, Z24
+	VMOVDQU32    (DX)(SI*4), Z25
+	VPMOVZXWD    256(DX)(SI*2), Z24
+	VPADDD       Z25, Z24, Z24
+	VCVTUDQ2PS   Z25, Z26
 	VCVTUDQ2PS   Z24, Z24
-	VMULPS       Z18, Z24, Z24
-	VPERMPS      Z14, Z26, Z14
-	VPSRLD       $0x04, Z26, Z26
-	VPERMPS      Z15, Z26, Z15
+	VDIVPS.Z     Z24, Z26, K1, Z24
+	VPMOVZXBD    704(DX)(SI*1), Z26
+	VPMOVZXBD    224(SP)(SI*1), Z27
+	VPADDD       Z22, Z25, Z22
+	VPSRLD       $0x07, Z22, Z22
+	VPERMD       Z4, Z26, Z25
+	VPSUBD       Z25, Z22, Z22
+	VPERMD       Z1, Z27, Z1
+	VPSLLVD      Z1, Z22, Z22
+	VPERMPS      Z0, Z27, Z0
+	VPMINUD      Z23, Z22, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z19, Z1, Z1
+	KMOVW        288(SP)(DI*1), K2
+	VPERMD.Z     Z5, Z26, K2, Z25
+	VPADDD       Z22, Z25, Z25
+	VPMINUD      Z23, Z25, Z25
+	VCVTUDQ2PS   Z25, Z25
+	VMULPS       Z19, Z25, Z25
+	VPERMPS      Z2, Z27, Z2
+	VPSRLD       $0x04, Z27, Z27
+	VPERMPS      Z3, Z27, Z3
 	KMOVW        960(DX)(DI*1), K2
-	VMOVAPS      Z20, K2, Z15
-	VPERMPS      Z17, Z26, Z20
-	VPMOVZXWD.Z  512(DX)(SI*2), K1, Z17
-	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
-	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
-	VPMOVZXBD.Z  640(DX)(SI*1), K1, Z18
+	VMOVAPS      Z21, K2, Z3
+	VPERMPS      Z18, Z27, Z21
+	VPMOVZXWD.Z  512(DX)(SI*2), K1, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
-	VPMOVZXBD.Z  768(DX)(SI*1), K1, Z21
-	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
-	VPMOVSXWD    384(DX)(SI*2), Z22
-	VPSUBD.Z     Z22, Z19, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
+	VPMOVZXBD.Z  640(DX)(SI*1), K1, Z19
+	VCVTDQ2PS    Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
+	VPMOVZXBD.Z  768(DX)(SI*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
-	VPERMPS.Z    Z16, Z25, K1, Z16
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
+	VPMOVSXWD    384(DX)(SI*2), Z23
+	VPSUBD.Z     Z23, Z20, K1, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
+	VPERMPS.Z    Z17, Z26, K1, Z17
 	MOVQ         120(SP), DX
-	VUNPCKLPS    Z1, Z0, Z19
+	VUNPCKLPS    Z1, Z0, Z20
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z23, Z24, Z1
-	VUNPCKHPS    Z23, Z24, Z23
-	VUNPCKLPD    Z1, Z19, Z24
-	VUNPCKHPD    Z1, Z19, Z1
-	VUNPCKLPD    Z23, Z0, Z19
-	VUNPCKHPD    Z23, Z0, Z0
-	VUNPCKLPS    Z18, Z17, Z23
-	VUNPCKHPS    Z18, Z17, Z17
-	VUNPCKLPS    Z20, Z15, Z18
-	VUNPCKHPS    Z20, Z15, Z15
-	VUNPCKLPD    Z18, Z23, Z20
-	VUNPCKHPD    Z18, Z23, Z18
-	VUNPCKLPD    Z15, Z17, Z23
-	VUNPCKHPD    Z15, Z17, Z15
-	VUNPCKLPS    Z22, Z21, Z17
-	VUNPCKHPS    Z22, Z21, Z21
-	VUNPCKLPS    Z14, Z16, Z22
-	VUNPCKHPS    Z14, Z16, Z14
-	VUNPCKLPD    Z22, Z17, Z16
-	VUNPCKHPD    Z22, Z17, Z17
-	VUNPCKLPD    Z14, Z21, Z22
-	VUNPCKHPD    Z14, Z21, Z14
-	VSHUFF32X4   $0x44, Z20, Z24, Z21
-	VSHUFF32X4   $0xee, Z20, Z24, Z20
-	VSHUFF32X4   $0x44, Z1, Z16, Z24
-	VSHUFF32X4   $0xee, Z1, Z16, Z1
-	VSHUFF32X4   $0x88, Z24, Z21, Z16
-	VSHUFF32X4   $0xdd, Z24, Z21, Z21
-	VSHUFF32X4   $0x88, Z1, Z20, Z24
-	VSHUFF32X4   $0xdd, Z1, Z20, Z1
-	VSHUFF32X4   $0x44, Z17, Z18, Z20
-	VSHUFF32X4   $0xee, Z17, Z18, Z17
-	VSHUFF32X4   $0x44, Z23, Z19, Z18
-	VSHUFF32X4   $0xee, Z23, Z19, Z19
-	VSHUFF32X4   $0x88, Z18, Z20, Z23
-	VSHUFF32X4   $0xdd, Z18, Z20, Z18
-	VSHUFF32X4   $0x88, Z19, Z17, Z20
-	VSHUFF32X4   $0xdd, Z19, Z17, Z17
-	VSHUFF32X4   $0x44, Z0, Z22, Z19
-	VSHUFF32X4   $0xee, Z0, Z22, Z0
-	VSHUFF32X4   $0x44, Z14, Z15, Z22
-	VSHUFF32X4   $0xee, Z14, Z15, Z14
-	VSHUFF32X4   $0x88, Z22, Z19, Z15
-	VSHUFF32X4   $0xdd, Z22, Z19, Z19
-	VSHUFF32X4   $0x88, Z14, Z0, Z22
-	VSHUFF32X4   $0xdd, Z14, Z0, Z0
-	VMOVNTPS     Z16, 1600(DX)
-	VMOVNTPS     Z23, 1664(DX)
-	VMOVNTPS     Z15, 1728(DX)
-	VMOVNTPS     Z21, 1792(DX)
-	VMOVNTPS     Z18, 1856(DX)
-	VMOVNTPS     Z19, 1920(DX)
-	VMOVNTPS     Z24, 1984(DX)
-	VMOVNTPS     Z20, 2048(DX)
-	VMOVNTPS     Z22, 2112(DX)
+	VUNPCKLPS    Z24, Z25, Z1
+	VUNPCKHPS    Z24, Z25, Z24
+	VUNPCKLPD    Z1, Z20, Z25
+	VUNPCKHPD    Z1, Z20, Z1
+	VUNPCKLPD    Z24, Z0, Z20
+	VUNPCKHPD    Z24, Z0, Z0
+	VUNPCKLPS    Z19, Z18, Z24
+	VUNPCKHPS    Z19, Z18, Z18
+	VUNPCKLPS    Z21, Z3, Z19
+	VUNPCKHPS    Z21, Z3, Z3
+	VUNPCKLPD    Z19, Z24, Z21
+	VUNPCKHPD    Z19, Z24, Z19
+	VUNPCKLPD    Z3, Z18, Z24
+	VUNPCKHPD    Z3, Z18, Z3
+	VUNPCKLPS    Z23, Z22, Z18
+	VUNPCKHPS    Z23, Z22, Z22
+	VUNPCKLPS    Z2, Z17, Z23
+	VUNPCKHPS    Z2, Z17, Z2
+	VUNPCKLPD    Z23, Z18, Z17
+	VUNPCKHPD    Z23, Z18, Z18
+	VUNPCKLPD    Z2, Z22, Z23
+	VUNPCKHPD    Z2, Z22, Z2
+	VSHUFF32X4   $0x44, Z21, Z25, Z22
+	VSHUFF32X4   $0xee, Z21, Z25, Z21
+	VSHUFF32X4   $0x44, Z1, Z17, Z25
+	VSHUFF32X4   $0xee, Z1, Z17, Z1
+	VSHUFF32X4   $0x88, Z25, Z22, Z17
+	VSHUFF32X4   $0xdd, Z25, Z22, Z22
+	VSHUFF32X4   $0x88, Z1, Z21, Z25
+	VSHUFF32X4   $0xdd, Z1, Z21, Z1
+	VSHUFF32X4   $0x44, Z18, Z19, Z21
+	VSHUFF32X4   $0xee, Z18, Z19, Z18
+	VSHUFF32X4   $0x44, Z24, Z20, Z19
+	VSHUFF32X4   $0xee, Z24, Z20, Z20
+	VSHUFF32X4   $0x88, Z19, Z21, Z24
+	VSHUFF32X4   $0xdd, Z19, Z21, Z19
+	VSHUFF32X4   $0x88, Z20, Z18, Z21
+	VSHUFF32X4   $0xdd, Z20, Z18, Z18
+	VSHUFF32X4   $0x44, Z0, Z23, Z20
+	VSHUFF32X4   $0xee, Z0, Z23, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z23
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z23, Z20, Z3
+	VSHUFF32X4   $0xdd, Z23, Z20, Z20
+	VSHUFF32X4   $0x88, Z2, Z0, Z23
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	VMOVNTPS     Z17, 1600(DX)
+	VMOVNTPS     Z24, 1664(DX)
+	VMOVNTPS     Z3, 1728(DX)
+	VMOVNTPS     Z22, 1792(DX)
+	VMOVNTPS     Z19, 1856(DX)
+	VMOVNTPS     Z20, 1920(DX)
+	VMOVNTPS     Z25, 1984(DX)
+	VMOVNTPS     Z21, 2048(DX)
+	VMOVNTPS     Z23, 2112(DX)
 	VMOVNTPS     Z1, 2176(DX)
-	VMOVNTPS     Z17, 2240(DX)
+	VMOVNTPS     Z18, 2240(DX)
 	VMOVNTPS     Z0, 2304(DX)
 	JMP          written2
 
 empty2:
 	MOVQ     120(SP), DX
-	VPXORD   Z12, Z12, Z12
-	VMOVNTPS Z12, 1600(DX)
-	VMOVNTPS Z12, 1664(DX)
-	VMOVNTPS Z12, 1728(DX)
-	VMOVNTPS Z12, 1792(DX)
-	VMOVNTPS Z12, 1856(DX)
-	VMOVNTPS Z12, 1920(DX)
-	VMOVNTPS Z12, 1984(DX)
-	VMOVNTPS Z12, 2048(DX)
-	VMOVNTPS Z12, 2112(DX)
-	VMOVNTPS Z12, 2176(DX)
-	VMOVNTPS Z12, 2240(DX)
-	VMOVNTPS Z12, 2304(DX)
+	VPXORD   Z14, Z14, Z14
+	VMOVNTPS Z14, 1600(DX)
+	VMOVNTPS Z14, 1664(DX)
+	VMOVNTPS Z14, 1728(DX)
+	VMOVNTPS Z14, 1792(DX)
+	VMOVNTPS Z14, 1856(DX)
+	VMOVNTPS Z14, 1920(DX)
+	VMOVNTPS Z14, 1984(DX)
+	VMOVNTPS Z14, 2048(DX)
+	VMOVNTPS Z14, 2112(DX)
+	VMOVNTPS Z14, 2176(DX)
+	VMOVNTPS Z14, 2240(DX)
+	VMOVNTPS Z14, 2304(DX)
 
 written2:
 	MOVQ           a+16(FP), DX
@@ -10851,59 +11822,235 @@ written2:
 	MOVQ           896(CX), R8
 	ANDNQ          DI, R8, DI
 	MOVQ           32(SP), R8
+	VMOVDQU64      (R8), Z0
 	CMPQ           SI, $0x08
 	JHI            some
-	POPCNTQ        DI, R9
-	CMPQ           R9, SI
+	POPCNTQ        DI, R8
+	CMPQ           R8, SI
 	JCS            some
-	MOVQ           $-1, R9
-	BZHIQ          SI, R9, R9
-	KMOVB          R9, K1
-	MOVQ           40(SP), R9
-	VMOVDQU32.Z    (R9), K1, Y2
-	VPSRLD         $0x18, Y2, Y0
-	VPANDD.BCST    avx512_constants<>+448(SB), Y2, Y2
-	VPMOVZXDQ      Y0, Z0
-	VPSLLQ         $0x03, Z0, Z0
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z1
-	VPSLLVQ        Z0, Z1, Z1
-	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDQ         Y1, Y0, Y0
-	VEXTRACTI128   $0x01, Y0, X1
-	VPADDQ         X0, X1, X1
-	VPSHUFD        $0x4e, X1, X0
-	VPADDQ         X0, X1, X1
-	VPMOVZXBD      X1, Y0
-	VPTESTMD       Y0, Y0, K1
-	MOVQ           s+24(FP), R9
-	VMOVDQU32.Z    (R9), K1, Y0
-	VPUNPCKLDQ     Y0, Y2, Y3
-	VPUNPCKHDQ     Y0, Y2, Y0
-	VPADDD         Y0, Y3, Y3
-	VEXTRACTI128   $0x01, Y3, X0
-	VPADDD         X3, X0, X0
-	VPSHUFD        $0x4e, X0, X2
-	VPADDD         X2, X0, X0
-	VMOVQ          X0, R9
-	MOVQ           R9, R10
-	SHRQ           $0x20, R10
-	ADDL           R9, R10
-	ADDL           AX, R10
-	MOVQ           16(SP), R11
-	MOVL           4(R11), R11
-	CMPL           R10, R11
+	MOVQ           $-1, R8
+	BZHIQ          SI, R8, R8
+	KMOVB          R8, K1
+	MOVQ           40(SP), R8
+	VMOVDQU32.Z    (R8), K1, Y3
+	VPSRLD         $0x18, Y3, Y1
+	VPANDD.BCST    avx512_constants<>+448(SB), Y3, Y3
+	VPMOVZXDQ      Y1, Z1
+	VPSLLQ         $0x03, Z1, Z1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z2
+	VPSLLVQ        Z1, Z2, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y1
+	VPADDQ         Y2, Y1, Y1
+	VEXTRACTI128   $0x01, Y1, X2
+	VPADDQ         X1, X2, X2
+	VPSHUFD        $0x4e, X2, X1
+	VPADDQ         X1, X2, X2
+	VPMOVZXBD      X2, Y1
+	VPTESTMD       Y1, Y1, K1
+	MOVQ           s+24(FP), R8
+	VMOVDQU32.Z    (R8), K1, Y1
+	VPUNPCKLDQ     Y1, Y3, Y4
+	VPUNPCKHDQ     Y1, Y3, Y1
+	VPADDD         Y1, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X1
+	VPADDD         X4, X1, X1
+	VPSHUFD        $0x4e, X1, X3
+	VPADDD         X3, X1, X1
+	VMOVQ          X1, R8
+	MOVQ           R8, R9
+	SHRQ           $0x20, R9
+	ADDL           R8, R9
+	ADDL           AX, R9
+	MOVQ           16(SP), R10
+	MOVL           4(R10), R10
+	CMPL           R9, R10
 	JHI            some
-	VMOVQ          X1, 36(DX)
-	ADDL           R9, 32(BX)
-	SUBL           R9, 48(BX)
+	VMOVQ          X2, 36(DX)
+	ADDL           R8, 32(BX)
+	SUBL           R8, 48(BX)
 	ADDL           SI, 80(BX)
 	XORL           AX, AX
 	MOVL           AX, 20(BX)
-	MOVQ           SI, AX
 	JMP            admitted
 
 some:
-	MOVQ    DI, 352(SP)
+	CMPQ            SI, $0x10
+	JHI             any
+	POPCNTQ         DI, R8
+	CMPQ            R8, SI
+	JCS             any
+	MOVQ            $-1, R8
+	BZHIQ           SI, R8, R8
+	KMOVW           R8, K1
+	MOVQ            40(SP), SI
+	VMOVDQU32       (SI), Z1
+	VPSRLD          $0x18, Z1, Z2
+	MOVQ            s+24(FP), SI
+	VBROADCASTI32X8 (SI), Z0
+	VPERMD          Z0, Z2, Z0
+	VPTESTMD        Z0, Z0, K1, K2
+	KORTESTW        K2, K2
+	JNZ             any
+	VPTERNLOGD      $0xff, Z15, Z15, Z15
+	VPANDD.BCST     avx512_constants<>+448(SB), Z1, K1, Z15
+	VMOVDQU         Y15, 352(SP)
+	VEXTRACTI64X4   $0x01, Z15, 384(SP)
+	XORL            SI, SI
+	MOVQ            16(SP), R9
+	MOVL            4(R9), R9
+	SUBL            AX, R9
+	CMOVLCS         SI, R9
+	MOVL            R9, AX
+	MOVL            R9, R10
+	SUBL            352(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            356(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            360(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            364(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            368(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            372(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            376(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            380(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            384(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            388(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            392(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            396(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            400(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            404(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            408(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	MOVL            R9, R10
+	SUBL            412(SP), R10
+	CMOVLCC         R10, R9
+	ADCL            SI, SI
+	SUBL            R9, AX
+	VPBROADCASTW    SI, Y0
+	VPTESTNMW       avx512_constants<>+1792(SB), Y0, K1
+	KMOVW           K1, R9
+	POPCNTL         R9, SI
+	MOVQ            32(SP), R12
+	MOVQ            8(SP), R10
+	MOVL            16(R10), R10
+	MOVQ            f+8(FP), R11
+	SUBL            68(R11), R10
+	XORL            R11, R11
+	INCL            R10
+	CMOVLLT         R11, R10
+	SHLQ            $0x30, R10
+	VPBROADCASTQ    R10, Z0
+	VMOVDQU64       (R12), Z3
+	VPCMPUQ         $0x01, Z0, Z3, K2
+	VMOVDQU64       64(R12), Z17
+	VPCMPUQ         $0x01, Z0, Z17, K3
+	KUNPCKBW        K2, K3, K2
+	KMOVW           K2, R11
+	ANDL            R8, R11
+	ANDNL           R11, R9, R11
+	POPCNTL         R11, R10
+	ADDL            R10, 88(BX)
+	ADDL            AX, 32(BX)
+	SUBL            AX, 48(BX)
+	ADDL            SI, 80(BX)
+	ANDNL           R8, R9, AX
+	ANDNL           AX, R11, AX
+	POPCNTL         AX, R8
+	MOVL            R8, 20(BX)
+
+failing:
+	TESTL  R11, R11
+	JZ     kept
+	TZCNTL R11, R8
+	BLSRL  R11, R11
+	MOVL   352(SP)(R8*4), R8
+	SUBL   R8, 48(BX)
+	JMP    failing
+
+kept:
+	VMOVDQU        avx512_constants<>+1824(SB), X4
+	VPCOMPRESSB.Z  X4, K1, X4
+	VPMOVZXBQ      X4, Z0
+	VPERMI2Q       Z17, Z3, Z0
+	VPSRLDQ        $0x08, X4, X4
+	VPMOVZXBQ      X4, Z18
+	VPERMI2Q       Z17, Z3, Z18
+	VMOVDQU64      Z0, 56(DX)
+	VMOVDQU64      Z18, 120(DX)
+	MOVL           SI, 20(DX)
+	VPMOVZXDQ      Y2, Z18
+	VPSLLQ         $0x03, Z18, Z18
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z19
+	VPSLLVQ        Z18, Z19, Z19
+	VEXTRACTI64X4  $0x01, Z2, Y2
+	KSHIFTRW       $0x08, K1, K1
+	VPMOVZXDQ      Y2, Z2
+	VPSLLQ         $0x03, Z2, Z2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K1, Z18
+	VPSLLVQ        Z2, Z18, Z18
+	VPADDQ         Z18, Z19, Z19
+	VEXTRACTI64X4  $0x01, Z19, Y2
+	VPADDQ         Y19, Y2, Y2
+	VEXTRACTI128   $0x01, Y2, X4
+	VPADDQ         X2, X4, X4
+	VPSHUFD        $0x4e, X4, X2
+	VPADDQ         X2, X4, X4
+	VMOVQ          X4, 36(DX)
+	KMOVW          AX, K1
+	VPCOMPRESSD.Z  Z1, K1, Z1
+	MOVQ           40(SP), R8
+	VMOVDQU32      Z1, (R8)
+	VPCOMPRESSQ.Z  Z3, K1, Z3
+	VMOVDQU64      Z3, (R12)
+	KSHIFTRW       $0x08, K1, K1
+	VPCOMPRESSQ.Z  Z17, K1, Z17
+	MOVBLZX        AL, AX
+	POPCNTL        AX, AX
+	VMOVDQU64      Z17, (R12)(AX*8)
+	JMP            entering
+
+any:
+	MOVQ    DI, 416(SP)
 	XORQ    CX, CX
 	POPCNTQ DI, BX
 	MOVL    BX, 16(DX)
@@ -10937,7 +12084,7 @@ old:
 	JMP     old
 
 expired:
-	MOVQ            AX, 360(SP)
+	MOVQ            AX, 424(SP)
 	MOVQ            40(SP), CX
 	XORQ            AX, AX
 	LEAQ            (CX)(AX*4), CX
@@ -10952,20 +12099,20 @@ expired:
 	VPBROADCASTD    avx512_constants<>+448(SB), Z1
 	MOVL            R10, DI
 	SUBL            R9, DI
-	VPBROADCASTD    DI, Z14
-	VMOVDQU32       (CX), Z15
-	VPSRLD          $0x18, Z15, Z16
-	VPANDD          Z1, Z15, Z15
-	VPERMD          Z0, Z16, Z16
-	VPADDD          Z16, Z15, Z15
-	VPCMPUD         $0x02, Z14, Z15, K1
+	VPBROADCASTD    DI, Z2
+	VMOVDQU32       (CX), Z3
+	VPSRLD          $0x18, Z3, Z17
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z17, Z17
+	VPADDD          Z17, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, R14
-	VMOVDQU32       64(CX), Z15
-	VPSRLD          $0x18, Z15, Z16
-	VPANDD          Z1, Z15, Z15
-	VPERMD          Z0, Z16, Z16
-	VPADDD          Z16, Z15, Z15
-	VPCMPUD         $0x02, Z14, Z15, K1
+	VMOVDQU32       64(CX), Z3
+	VPSRLD          $0x18, Z3, Z17
+	VPANDD          Z1, Z3, Z3
+	VPERMD          Z0, Z17, Z17
+	VPADDD          Z17, Z3, Z3
+	VPCMPUD         $0x02, Z2, Z3, K1
 	KMOVW           K1, DI
 	SHLQ            $0x10, DI
 	ORQ             DI, R14
@@ -11007,7 +12154,7 @@ served:
 	MOVQ    R12, 36(DX)
 	ADDL    AX, 28(DX)
 	MOVQ    $-1, SI
-	MOVQ    360(SP), DI
+	MOVQ    424(SP), DI
 	BZHIQ   DI, SI, DI
 	MOVQ    8(SP), R8
 	MOVL    20(R8), R8
@@ -11068,96 +12215,97 @@ eight:
 	JMP           eight
 
 end:
-	MOVL  R11, 20(DX)
-	MOVQ  8(SP), CX
-	MOVQ  CX, BX
-	MOVL  AX, 20(BX)
-	MOVL  28(DX), AX
-	ADDL  AX, 32(BX)
-	MOVL  24(DX), AX
-	ADDL  AX, 88(BX)
-	MOVL  20(DX), AX
-	ADDL  AX, 80(BX)
-	MOVL  32(DX), AX
-	SUBL  AX, 48(BX)
-	MOVQ  352(SP), DI
-	MOVQ  (SP), AX
-	MOVQ  AX, CX
-	MOVQ  8(SP), AX
-	MOVQ  AX, BX
-	MOVL  20(DX), AX
-	LEAQ  56(DX), R8
-	CMPQ  AX, $0x08
+	MOVL      R11, 20(DX)
+	MOVQ      8(SP), CX
+	MOVQ      CX, BX
+	MOVL      AX, 20(BX)
+	MOVL      28(DX), AX
+	ADDL      AX, 32(BX)
+	MOVL      24(DX), AX
+	ADDL      AX, 88(BX)
+	MOVL      20(DX), AX
+	ADDL      AX, 80(BX)
+	MOVL      32(DX), AX
+	SUBL      AX, 48(BX)
+	MOVQ      416(SP), DI
+	MOVQ      (SP), AX
+	MOVQ      AX, CX
+	MOVQ      8(SP), AX
+	MOVQ      AX, BX
+	MOVL      20(DX), SI
+	VMOVDQU64 56(DX), Z0
+
+entering:
+	CMPQ  SI, $0x08
 	JHI   many
-	TESTQ AX, AX
+	TESTQ SI, SI
 	JZ    nobody
 
 admitted:
-	MOVQ           $-1, SI
-	BZHIQ          AX, SI, SI
-	PDEPQ          DI, SI, DI
-	MOVQ           $-1, SI
-	BZHIQ          AX, SI, SI
-	VMOVDQU64      (R8), Z0
-	MOVQ           f+8(FP), AX
-	MOVQ           88(AX), AX
+	MOVQ           $-1, AX
+	BZHIQ          SI, AX, AX
+	PDEPQ          DI, AX, DI
+	MOVQ           $-1, AX
+	BZHIQ          SI, AX, AX
+	MOVQ           f+8(FP), SI
+	MOVQ           88(SI), SI
 	MOVQ           24(SP), R8
 	VPSRLQ         $0x00, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPCMPUQ.BCST   $0x01, 192(AX), Z1, K2
-	VPCMPUQ.BCST   $0x01, 200(AX), Z1, K3
-	VPCMPUQ.BCST   $0x01, 208(AX), Z1, K4
+	VPCMPUQ.BCST   $0x01, 192(SI), Z1, K2
+	VPCMPUQ.BCST   $0x01, 200(SI), Z1, K3
+	VPCMPUQ.BCST   $0x01, 208(SI), Z1, K4
 	VPSRLQ         $0x0c, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      (AX), Z14
-	VPERMB         Z14, Z1, Z1
+	VMOVDQU64      (SI), Z2
+	VPERMB         Z2, Z1, Z1
 	VPANDQ.BCST    avx512_constants<>+456(SB), Z1, Z1
-	VPSRLQ         $0x08, Z0, Z15
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z15, Z15
+	VPSRLQ         $0x08, Z0, Z3
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z3, Z3
 	VPTESTMQ.BCST  avx512_constants<>+480(SB), Z0, K1
-	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z15, K1, Z15
-	VPMOVZXWQ      (R8), Z14
-	VPERMQ         Z14, Z15, Z14
-	VPSLLQ         $0x07, Z14, Z14
-	VPSLLQ         $0x02, Z1, Z16
-	VPSRLQ         $0x12, Z0, Z17
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z17, Z17
+	VPADDQ.BCST.Z  avx512_constants<>+264(SB), Z3, K1, Z3
+	VPMOVZXWQ      (R8), Z2
+	VPERMQ         Z2, Z3, Z2
+	VPSLLQ         $0x07, Z2, Z2
+	VPSLLQ         $0x02, Z1, Z17
+	VPSRLQ         $0x12, Z0, Z18
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z18, Z18
 	VPSLLQ         $0x07, Z1, Z1
-	VPADDQ         Z1, Z17, Z17
+	VPADDQ         Z1, Z18, Z18
 	VPBROADCASTQ   avx512_constants<>+488(SB), Z1
-	VPSUBQ         Z1, Z17, Z17
+	VPSUBQ         Z1, Z18, Z18
 	VPSRLQ         $0x19, Z0, Z1
 	VPANDQ.BCST    avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64      64(AX), Z18
-	VMOVDQU64      128(AX), Z19
-	VPERMI2W       Z19, Z18, Z1
+	VMOVDQU64      64(SI), Z19
+	VMOVDQU64      128(SI), Z20
+	VPERMI2W       Z20, Z19, Z1
 	VPANDQ.BCST    avx512_constants<>+496(SB), Z1, Z1
-	VPSRLQ         $0x1f, Z0, Z18
-	VPANDQ.BCST    avx512_constants<>+472(SB), Z18, Z18
-	VPADDQ.BCST    avx512_constants<>+264(SB), Z18, Z18
-	VPSRLQ         $0x21, Z0, Z19
-	VPANDQ.BCST    avx512_constants<>+488(SB), Z19, Z19
-	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z19, Z19
-	VPSRLQ         $0x07, Z19, Z19
-	VPSRLQ         $0x24, Z0, Z20
-	VPANDQ.BCST    avx512_constants<>+512(SB), Z20, Z20
+	VPSRLQ         $0x1f, Z0, Z19
+	VPANDQ.BCST    avx512_constants<>+472(SB), Z19, Z19
+	VPADDQ.BCST    avx512_constants<>+264(SB), Z19, Z19
+	VPSRLQ         $0x21, Z0, Z20
+	VPANDQ.BCST    avx512_constants<>+488(SB), Z20, Z20
+	VPMULUDQ.BCST  avx512_constants<>+504(SB), Z20, Z20
+	VPSRLQ         $0x07, Z20, Z20
+	VPSRLQ         $0x24, Z0, Z21
+	VPANDQ.BCST    avx512_constants<>+512(SB), Z21, Z21
 	VPSRLQ         $0x28, Z0, Z0
 	VPANDQ.BCST    avx512_constants<>+472(SB), Z0, Z0
 	VPADDQ.BCST.Z  avx512_constants<>+272(SB), Z0, K2, Z0
-	VPORQ          Z0, Z20, Z20
-	VPADDQ         Z14, Z17, Z17
-	KMOVB          SI, K1
+	VPORQ          Z0, Z21, Z21
+	VPADDQ         Z2, Z18, Z18
+	KMOVB          AX, K1
 	VPBROADCASTQ   avx512_constants<>+520(SB), Z0
 	VPBROADCASTQ   avx512_constants<>+272(SB), K4, Z0
 	VPBROADCASTQ   avx512_constants<>+296(SB), K3, Z0
 	VPBROADCASTQ   avx512_constants<>+304(SB), K2, Z0
-	VPMULUDQ.Z     Z16, Z0, K1, Z0
+	VPMULUDQ.Z     Z17, Z0, K1, Z0
 	KMOVQ          DI, K1
-	VMOVDQU8       avx512_constants<>+576(SB), Z14
-	VPEXPANDB.Z    Z14, K1, Z14
-	VMOVDQU8       640(CX), Z16
-	VPERMB         Z19, Z14, K1, Z16
-	VMOVDQU8       Z16, 640(CX)
+	VMOVDQU8       avx512_constants<>+576(SB), Z2
+	VPEXPANDB.Z    Z2, K1, Z2
+	VMOVDQU8       640(CX), Z17
+	VPERMB         Z20, Z2, K1, Z17
+	VMOVDQU8       Z17, 640(CX)
 	MOVQ           896(CX), AX
 	MOVQ           912(CX), SI
 	MOVQ           920(CX), R8
@@ -11165,114 +12313,114 @@ admitted:
 	MOVQ           960(CX), R8
 	ORQ            R8, SI
 	ANDNQ          AX, SI, AX
-	VPBROADCASTQ   avx512_constants<>+528(SB), Z16
-	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z16
-	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z16
-	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z16
-	VPORQ          Z15, Z16, Z16
-	VPERMB.Z       Z16, Z14, K1, Z15
-	VPBROADCASTD   avx512_constants<>+60(SB), Z16
-	VPANDD         Z16, Z15, Z19
-	VMOVDQU8       avx512_constants<>+640(SB), Z21
-	VPSHUFB        Z19, Z21, Z21
-	VMOVDQU8       avx512_constants<>+704(SB), Z19
-	VGF2P8AFFINEQB $0x00, Z21, Z19, Z21
-	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z21, Z21
-	VMOVDQU8       avx512_constants<>+768(SB), Z19
-	VPERMB         Z21, Z19, Z21
-	VPORQ          960(CX), Z21, Z21
-	VMOVDQU64      Z21, 960(CX)
-	VPSRLW         $0x04, Z15, Z19
-	VPANDD         Z16, Z19, Z19
-	VMOVDQU8       avx512_constants<>+832(SB), Z16
-	VPSHUFB        Z19, Z16, Z16
-	VMOVDQU8.Z     Z16, K1, Z16
-	VMOVDQU8       avx512_constants<>+704(SB), Z19
-	VGF2P8AFFINEQB $0x00, Z16, Z19, Z19
-	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z19, Z19
-	VMOVDQU8       avx512_constants<>+768(SB), Z16
-	VPERMB         Z19, Z16, Z19
-	VPORQ          896(CX), Z19, Z19
-	VMOVDQU64      Z19, 896(CX)
-	VMOVDQU8       704(CX), Z16
-	VPANDD.BCST    avx512_constants<>+560(SB), Z15, Z15
-	VMOVDQU8       Z15, K1, Z16
-	VMOVDQU8       Z16, 704(CX)
-	VMOVDQU8       832(CX), Z15
-	VPERMB         Z20, Z14, K1, Z15
-	VMOVDQU8       Z15, 832(CX)
-	VPMOVZXBW      36(DX), X2
-	VMOVDQU        avx512_constants<>+896(SB), X3
-	VPMULLW        X3, X2, X2
-	VPACKUSWB      X2, X2, X2
-	VPBROADCASTQ   X2, Z15
-	VPERMB         Z15, Z16, Z15
+	VPBROADCASTQ   avx512_constants<>+528(SB), Z17
+	VPBROADCASTQ   avx512_constants<>+536(SB), K4, Z17
+	VPBROADCASTQ   avx512_constants<>+544(SB), K3, Z17
+	VPBROADCASTQ   avx512_constants<>+552(SB), K2, Z17
+	VPORQ          Z3, Z17, Z17
+	VPERMB.Z       Z17, Z2, K1, Z3
+	VPBROADCASTD   avx512_constants<>+60(SB), Z17
+	VPANDD         Z17, Z3, Z20
+	VMOVDQU8       avx512_constants<>+640(SB), Z22
+	VPSHUFB        Z20, Z22, Z22
+	VMOVDQU8       avx512_constants<>+704(SB), Z20
+	VGF2P8AFFINEQB $0x00, Z22, Z20, Z22
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z22, Z22
+	VMOVDQU8       avx512_constants<>+768(SB), Z20
+	VPERMB         Z22, Z20, Z22
+	VPORQ          960(CX), Z22, Z22
+	VMOVDQU64      Z22, 960(CX)
+	VPSRLW         $0x04, Z3, Z20
+	VPANDD         Z17, Z20, Z20
+	VMOVDQU8       avx512_constants<>+832(SB), Z17
+	VPSHUFB        Z20, Z17, Z17
+	VMOVDQU8.Z     Z17, K1, Z17
+	VMOVDQU8       avx512_constants<>+704(SB), Z20
+	VGF2P8AFFINEQB $0x00, Z17, Z20, Z20
+	VGF2P8AFFINEQB $0x00, avx512_constants<>+704(SB), Z20, Z20
+	VMOVDQU8       avx512_constants<>+768(SB), Z17
+	VPERMB         Z20, Z17, Z20
+	VPORQ          896(CX), Z20, Z20
+	VMOVDQU64      Z20, 896(CX)
+	VMOVDQU8       704(CX), Z17
+	VPANDD.BCST    avx512_constants<>+560(SB), Z3, Z3
+	VMOVDQU8       Z3, K1, Z17
+	VMOVDQU8       Z17, 704(CX)
+	VMOVDQU8       832(CX), Z3
+	VPERMB         Z21, Z2, K1, Z3
+	VMOVDQU8       Z3, 832(CX)
+	VPMOVZXBW      36(DX), X3
+	VMOVDQU        avx512_constants<>+896(SB), X4
+	VPMULLW        X4, X3, X3
+	VPACKUSWB      X3, X3, X3
+	VPBROADCASTQ   X3, Z3
+	VPERMB         Z3, Z17, Z3
 	KMOVQ          AX, K2
-	VPTESTMB       Z15, Z15, K2, K2
-	VMOVDQU8       768(CX), Z16
-	VPADDUSB       Z15, Z16, K2, Z16
-	VPBROADCASTD   avx512_constants<>+56(SB), Z15
-	VMOVDQU8       Z15, K1, Z16
-	VMOVDQU8       Z16, 768(CX)
+	VPTESTMB       Z3, Z3, K2, K2
+	VMOVDQU8       768(CX), Z17
+	VPADDUSB       Z3, Z17, K2, Z17
+	VPBROADCASTD   avx512_constants<>+56(SB), Z3
+	VMOVDQU8       Z3, K1, Z17
+	VMOVDQU8       Z17, 768(CX)
 	KORQ           K1, K2, K3
 	MOVQ           8(SP), AX
 	MOVL           16(AX), AX
-	VPBROADCASTW   AX, Z15
-	VMOVDQU16      384(CX), Z16
-	VMOVDQU16      Z15, K3, Z16
-	VMOVDQU16      Z16, 384(CX)
-	VMOVDQU16      448(CX), Z16
+	VPBROADCASTW   AX, Z3
+	VMOVDQU16      384(CX), Z17
+	VMOVDQU16      Z3, K3, Z17
+	VMOVDQU16      Z17, 384(CX)
+	VMOVDQU16      448(CX), Z17
 	KSHIFTRQ       $0x20, K3, K3
-	VMOVDQU16      Z15, K3, Z16
-	VMOVDQU16      Z16, 448(CX)
-	VPMOVZXBW      Y14, Z15
-	VPSRLW         $0x01, Z15, Z15
-	VMOVDQU16      256(CX), Z16
-	VPERMW         Z1, Z15, K1, Z16
-	VMOVDQU16      Z16, 256(CX)
-	VMOVDQU16      512(CX), Z16
-	VPERMW         Z18, Z15, K1, Z16
-	VMOVDQU16      Z16, 512(CX)
-	VPMOVZXBD      X14, Z16
-	VPSRLD         $0x02, Z16, Z16
-	VMOVDQU32      (CX), Z15
-	VPERMD         Z17, Z16, K1, Z15
-	VMOVDQU32      Z15, (CX)
-	VEXTRACTI32X4  $0x01, Z14, X2
-	VPMOVZXBD      X2, Z16
-	VPSRLD         $0x02, Z16, Z16
-	VMOVDQU32      64(CX), Z15
+	VMOVDQU16      Z3, K3, Z17
+	VMOVDQU16      Z17, 448(CX)
+	VPMOVZXBW      Y2, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      256(CX), Z17
+	VPERMW         Z1, Z3, K1, Z17
+	VMOVDQU16      Z17, 256(CX)
+	VMOVDQU16      512(CX), Z17
+	VPERMW         Z19, Z3, K1, Z17
+	VMOVDQU16      Z17, 512(CX)
+	VPMOVZXBD      X2, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VMOVDQU32      (CX), Z3
+	VPERMD         Z18, Z17, K1, Z3
+	VMOVDQU32      Z3, (CX)
+	VEXTRACTI32X4  $0x01, Z2, X3
+	VPMOVZXBD      X3, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VMOVDQU32      64(CX), Z3
 	KSHIFTRQ       $0x10, K1, K3
-	VPERMD         Z17, Z16, K3, Z15
-	VMOVDQU32      Z15, 64(CX)
+	VPERMD         Z18, Z17, K3, Z3
+	VMOVDQU32      Z3, 64(CX)
 	MOVQ           DI, AX
 	SHRQ           $0x20, AX
 	TESTQ          AX, AX
 	JZ             placed
-	VEXTRACTI64X4  $0x01, Z14, Y2
-	VPMOVZXBW      Y2, Z15
-	VPSRLW         $0x01, Z15, Z15
-	VMOVDQU16      320(CX), Z16
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPMOVZXBW      Y3, Z3
+	VPSRLW         $0x01, Z3, Z3
+	VMOVDQU16      320(CX), Z17
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z1, Z15, K3, Z16
-	VMOVDQU16      Z16, 320(CX)
+	VPERMW         Z1, Z3, K3, Z17
+	VMOVDQU16      Z17, 320(CX)
 	VMOVDQU16      576(CX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMW         Z18, Z15, K3, Z1
+	VPERMW         Z19, Z3, K3, Z1
 	VMOVDQU16      Z1, 576(CX)
-	VEXTRACTI32X4  $0x02, Z14, X1
-	VPMOVZXBD      X1, Z15
-	VPSRLD         $0x02, Z15, Z15
+	VEXTRACTI32X4  $0x02, Z2, X1
+	VPMOVZXBD      X1, Z3
+	VPSRLD         $0x02, Z3, Z3
 	VMOVDQU32      128(CX), Z1
 	KSHIFTRQ       $0x20, K1, K3
-	VPERMD         Z17, Z15, K3, Z1
+	VPERMD         Z18, Z3, K3, Z1
 	VMOVDQU32      Z1, 128(CX)
-	VEXTRACTI32X4  $0x03, Z14, X1
-	VPMOVZXBD      X1, Z14
-	VPSRLD         $0x02, Z14, Z14
+	VEXTRACTI32X4  $0x03, Z2, X1
+	VPMOVZXBD      X1, Z2
+	VPSRLD         $0x02, Z2, Z2
 	VMOVDQU32      192(CX), Z1
 	KSHIFTRQ       $0x30, K1, K1
-	VPERMD         Z17, Z14, K1, Z1
+	VPERMD         Z18, Z2, K1, Z1
 	VMOVDQU32      Z1, 192(CX)
 
 placed:
@@ -11282,78 +12430,78 @@ placed:
 	MOVQ           s+24(FP), AX
 	VMOVDQU64      960(CX), Z1
 	MOVQ           24(SP), DX
-	VPMOVZXWQ      (DX), Z14
-	VPTESTMQ       Z14, Z14, K1
-	VPBROADCASTQ   904(CX), Z15
-	VPANDNQ.Z      Z1, Z15, K1, Z1
-	VPBROADCASTQ   936(CX), Z15
-	VPBROADCASTQ   944(CX), Z16
-	VPTESTMQ       Z15, Z1, K1
-	VPTESTMQ       Z16, Z1, K2
-	VPORQ          Z15, Z16, Z17
-	VPANDNQ        Z1, Z17, Z17
-	VPTESTMQ       Z17, Z17, K3
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z18
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z18
-	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z18
-	VPANDQ         Z16, Z1, Z16
-	VPANDQ         Z15, Z1, K1, Z16
-	VMOVDQA64      Z17, K3, Z16
+	VPMOVZXWQ      (DX), Z2
+	VPTESTMQ       Z2, Z2, K1
+	VPBROADCASTQ   904(CX), Z3
+	VPANDNQ.Z      Z1, Z3, K1, Z1
+	VPBROADCASTQ   936(CX), Z3
+	VPBROADCASTQ   944(CX), Z17
+	VPTESTMQ       Z3, Z1, K1
+	VPTESTMQ       Z17, Z1, K2
+	VPORQ          Z3, Z17, Z18
+	VPANDNQ        Z1, Z18, Z18
+	VPTESTMQ       Z18, Z18, K3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z19
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z19
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z19
+	VPANDQ         Z17, Z1, Z17
+	VPANDQ         Z3, Z1, K1, Z17
+	VMOVDQA64      Z18, K3, Z17
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z15
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z15
-	VPTESTMQ       Z16, Z16, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z16, Z17
-	VPTESTNMQ      Z17, Z16, K1, K1
-	VPSUBQ         Z15, Z18, Z15
-	VPMULUDQ.Z     Z14, Z15, K1, Z15
-	VPMOVQD        Z15, Y2
-	VMOVDQU        Y2, 32(AX)
-	VMOVDQA64.Z    Z16, K1, Z15
-	VEXTRACTI64X4  $0x01, Z15, Y2
-	VPORD          Y15, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X9
-	VPORD          X2, X9, X9
-	VPSHUFD        $0x4e, X9, X2
-	VPORD          X2, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(AX)
-	VPBROADCASTQ   912(CX), Z15
-	VPBROADCASTQ   920(CX), Z16
-	VPBROADCASTQ   960(CX), Z17
-	VPANDQ         Z15, Z1, Z19
-	VPANDNQ        Z1, Z15, Z1
-	VPTESTMQ       Z19, Z16, K1
-	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z15
-	VPTESTMQ       Z1, Z16, K1
-	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z15
-	VPANDNQ        Z19, Z16, Z19
-	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z15
-	VPORQ          Z16, Z17, Z17
-	VPANDNQ        Z1, Z17, Z19
-	VPTESTMQ       Z19, Z19, K1
-	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z15
-	VPMOVQB        Z18, X1
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z3
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z17, Z17, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z17, Z18
+	VPTESTNMQ      Z18, Z17, K1, K1
+	VPSUBQ         Z3, Z19, Z3
+	VPMULUDQ.Z     Z2, Z3, K1, Z3
+	VPMOVQD        Z3, Y3
+	VMOVDQU        Y3, 32(AX)
+	VMOVDQA64.Z    Z17, K1, Z3
+	VEXTRACTI64X4  $0x01, Z3, Y4
+	VPORD          Y3, Y4, Y4
+	VEXTRACTI128   $0x01, Y4, X11
+	VPORD          X4, X11, X11
+	VPSHUFD        $0x4e, X11, X3
+	VPORD          X3, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(AX)
+	VPBROADCASTQ   912(CX), Z3
+	VPBROADCASTQ   920(CX), Z17
+	VPBROADCASTQ   960(CX), Z18
+	VPANDQ         Z3, Z1, Z20
+	VPANDNQ        Z1, Z3, Z1
+	VPTESTMQ       Z20, Z17, K1
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z3
+	VPTESTMQ       Z1, Z17, K1
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z3
+	VPANDNQ        Z20, Z17, Z20
+	VPTESTMQ       Z20, Z20, K1
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z3
+	VPORQ          Z17, Z18, Z18
+	VPANDNQ        Z1, Z18, Z20
+	VPTESTMQ       Z20, Z20, K1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z3
+	VPMOVQB        Z19, X1
 	VMOVQ          X1, 60(BX)
-	VPMOVQB        Z15, X1
+	VPMOVQB        Z3, X1
 	VMOVQ          X1, 68(BX)
-	VPMULUDQ       Z14, Z18, Z1
-	VPSLLQ         $0x02, Z14, Z14
-	VPSUBQ         Z1, Z14, Z14
-	VPMOVQD        Z14, Y2
+	VPMULUDQ       Z2, Z19, Z1
+	VPSLLQ         $0x02, Z2, Z2
+	VPSUBQ         Z1, Z2, Z2
+	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, (AX)
-	VPMULUDQ       Z1, Z15, Z15
-	VPUNPCKLDQ     Z15, Z1, Z14
-	VPUNPCKHDQ     Z15, Z1, Z1
-	VPADDD         Z1, Z14, Z14
+	VPMULUDQ       Z1, Z3, Z3
+	VPUNPCKLDQ     Z3, Z1, Z2
+	VPUNPCKHDQ     Z3, Z1, Z1
+	VPADDD         Z1, Z2, Z2
 	VPUNPCKLDQ     Z0, Z0, Z1
 	VPUNPCKHDQ     Z0, Z0, Z0
 	VPADDD         Z0, Z1, Z1
-	VPUNPCKLQDQ    Z1, Z14, Z0
-	VPUNPCKHQDQ    Z1, Z14, Z1
+	VPUNPCKLQDQ    Z1, Z2, Z0
+	VPUNPCKHQDQ    Z1, Z2, Z1
 	VPADDD         Z1, Z0, Z0
 	VEXTRACTI64X4  $0x01, Z0, Y1
 	VPADDD         Y0, Y1, Y1
@@ -11374,76 +12522,76 @@ nobody:
 	MOVQ           24(SP), DX
 	VPMOVZXWQ      (DX), Z1
 	VPTESTMQ       Z1, Z1, K1
-	VPBROADCASTQ   904(CX), Z14
-	VPANDNQ.Z      Z0, Z14, K1, Z0
-	VPBROADCASTQ   936(CX), Z14
-	VPBROADCASTQ   944(CX), Z15
-	VPTESTMQ       Z14, Z0, K1
-	VPTESTMQ       Z15, Z0, K2
-	VPORQ          Z14, Z15, Z16
-	VPANDNQ        Z0, Z16, Z16
-	VPTESTMQ       Z16, Z16, K3
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z17
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z17
-	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z17
-	VPANDQ         Z15, Z0, Z15
-	VPANDQ         Z14, Z0, K1, Z15
-	VMOVDQA64      Z16, K3, Z15
+	VPBROADCASTQ   904(CX), Z2
+	VPANDNQ.Z      Z0, Z2, K1, Z0
+	VPBROADCASTQ   936(CX), Z2
+	VPBROADCASTQ   944(CX), Z3
+	VPTESTMQ       Z2, Z0, K1
+	VPTESTMQ       Z3, Z0, K2
+	VPORQ          Z2, Z3, Z17
+	VPANDNQ        Z0, Z17, Z17
+	VPTESTMQ       Z17, Z17, K3
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K2, Z18
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z18
+	VPBROADCASTQ   avx512_constants<>+280(SB), K3, Z18
+	VPANDQ         Z3, Z0, Z3
+	VPANDQ         Z2, Z0, K1, Z3
+	VMOVDQA64      Z17, K3, Z3
 	KORW           K1, K3, K4
 	KANDW          K2, K4, K4
 	KANDW          K1, K3, K1
-	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z14
-	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z14
-	VPTESTMQ       Z15, Z15, K1
-	VPADDQ.BCST    avx512_constants<>+288(SB), Z15, Z16
-	VPTESTNMQ      Z16, Z15, K1, K1
-	VPSUBQ         Z14, Z17, Z14
-	VPMULUDQ.Z     Z1, Z14, K1, Z14
-	VPMOVQD        Z14, Y2
+	VPBROADCASTQ.Z avx512_constants<>+264(SB), K4, Z2
+	VPBROADCASTQ   avx512_constants<>+272(SB), K1, Z2
+	VPTESTMQ       Z3, Z3, K1
+	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z17
+	VPTESTNMQ      Z17, Z3, K1, K1
+	VPSUBQ         Z2, Z18, Z2
+	VPMULUDQ.Z     Z1, Z2, K1, Z2
+	VPMOVQD        Z2, Y2
 	VMOVDQU        Y2, 32(AX)
-	VMOVDQA64.Z    Z15, K1, Z14
-	VEXTRACTI64X4  $0x01, Z14, Y2
-	VPORD          Y14, Y2, Y2
-	VEXTRACTI128   $0x01, Y2, X9
-	VPORD          X2, X9, X9
-	VPSHUFD        $0x4e, X9, X2
-	VPORD          X2, X9, X9
-	VMOVQ          X9, X9
-	VMOVDQU        Y9, 64(AX)
-	VPBROADCASTQ   912(CX), Z14
-	VPBROADCASTQ   920(CX), Z15
-	VPBROADCASTQ   960(CX), Z16
-	VPANDQ         Z14, Z0, Z18
-	VPANDNQ        Z0, Z14, Z0
-	VPTESTMQ       Z18, Z15, K1
-	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z14
-	VPTESTMQ       Z0, Z15, K1
-	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z14
-	VPANDNQ        Z18, Z15, Z18
-	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z14
-	VPORQ          Z15, Z16, Z16
-	VPANDNQ        Z0, Z16, Z18
-	VPTESTMQ       Z18, Z18, K1
-	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z14
-	VPMOVQB        Z17, X0
+	VMOVDQA64.Z    Z3, K1, Z2
+	VEXTRACTI64X4  $0x01, Z2, Y3
+	VPORD          Y2, Y3, Y3
+	VEXTRACTI128   $0x01, Y3, X11
+	VPORD          X3, X11, X11
+	VPSHUFD        $0x4e, X11, X2
+	VPORD          X2, X11, X11
+	VMOVQ          X11, X11
+	VMOVDQU        Y11, 64(AX)
+	VPBROADCASTQ   912(CX), Z2
+	VPBROADCASTQ   920(CX), Z3
+	VPBROADCASTQ   960(CX), Z17
+	VPANDQ         Z2, Z0, Z19
+	VPANDNQ        Z0, Z2, Z0
+	VPTESTMQ       Z19, Z3, K1
+	VPBROADCASTQ.Z avx512_constants<>+272(SB), K1, Z2
+	VPTESTMQ       Z0, Z3, K1
+	VPBROADCASTQ   avx512_constants<>+296(SB), K1, Z2
+	VPANDNQ        Z19, Z3, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_constants<>+304(SB), K1, Z2
+	VPORQ          Z3, Z17, Z17
+	VPANDNQ        Z0, Z17, Z19
+	VPTESTMQ       Z19, Z19, K1
+	VPBROADCASTQ   avx512_constants<>+312(SB), K1, Z2
+	VPMOVQB        Z18, X0
 	VMOVQ          X0, 60(BX)
-	VPMOVQB        Z14, X0
+	VPMOVQB        Z2, X0
 	VMOVQ          X0, 68(BX)
-	VPMULUDQ       Z1, Z17, Z0
+	VPMULUDQ       Z1, Z18, Z0
 	VPSLLQ         $0x02, Z1, Z1
 	VPSUBQ         Z0, Z1, Z1
 	VPMOVQD        Z1, Y1
 	VMOVDQU        Y1, (AX)
-	VPMULUDQ       Z0, Z14, Z14
-	VPUNPCKLDQ     Z14, Z0, Z1
-	VPUNPCKHDQ     Z14, Z0, Z14
-	VPADDD         Z14, Z1, Z1
-	VPUNPCKLDQ     Z0, Z0, Z14
+	VPMULUDQ       Z0, Z2, Z2
+	VPUNPCKLDQ     Z2, Z0, Z1
+	VPUNPCKHDQ     Z2, Z0, Z2
+	VPADDD         Z2, Z1, Z1
+	VPUNPCKLDQ     Z0, Z0, Z2
 	VPUNPCKHDQ     Z0, Z0, Z0
-	VPADDD         Z0, Z14, Z14
-	VPUNPCKLQDQ    Z14, Z1, Z0
-	VPUNPCKHQDQ    Z14, Z1, Z1
+	VPADDD         Z0, Z2, Z2
+	VPUNPCKLQDQ    Z2, Z1, Z0
+	VPUNPCKHQDQ    Z2, Z1, Z1
 	VPADDD         Z1, Z0, Z0
 	VEXTRACTI64X4  $0x01, Z0, Y1
 	VPADDD         Y0, Y1, Y1
@@ -11480,151 +12628,151 @@ known3:
 	CMPQ         328(SP), $0x03
 	JLE          empty3
 	MOVQ         64(SP), AX
-	VMOVDQU32    avx512_constants<>+1856(SB), Z0
-	VMOVDQU32    avx512_constants<>+1920(SB), Z1
-	VMOVDQU32    avx512_constants<>+1984(SB), Z14
-	VMOVDQU32    avx512_constants<>+2048(SB), Z15
-	VMOVDQU32    avx512_constants<>+2112(SB), Z16
+	VMOVDQU32    avx512_constants<>+1920(SB), Z0
+	VMOVDQU32    avx512_constants<>+1984(SB), Z1
+	VMOVDQU32    avx512_constants<>+2048(SB), Z2
+	VMOVDQU32    avx512_constants<>+2112(SB), Z3
 	VMOVDQU32    avx512_constants<>+2176(SB), Z17
-	VPBROADCASTD avx512_constants<>+20(SB), Z21
+	VMOVDQU32    avx512_constants<>+2240(SB), Z18
+	VPBROADCASTD avx512_constants<>+20(SB), Z22
 	MOVQ         $0x00000030, CX
 	MOVQ         $0x00000006, DX
-	VBROADCASTSS avx512_constants<>+1268(SB), Z20
-	VMOVDQU32    296(SP), Y2
+	VBROADCASTSS avx512_constants<>+1268(SB), Z21
+	VMOVDQU32    296(SP), Y4
 	MOVQ         trail+32(FP), SI
 	ADDQ         $0x30, SI
-	VMOVDQU32    32(SI), Y3
+	VMOVDQU32    32(SI), Y5
 	MOVQ         72(SP), SI
-	VPBROADCASTD 16(SI), Z19
-	VBROADCASTSS 336(SP), Z18
+	VPBROADCASTD 16(SI), Z20
+	VBROADCASTSS 336(SP), Z19
 	MOVQ         80(SP), SI
-	VPBROADCASTD 4(SI), Z22
-	VPADDD       Z22, Z22, Z22
+	VPBROADCASTD 4(SI), Z23
+	VPADDD       Z23, Z23, Z23
 	KMOVW        896(AX)(DX*1), K1
-	VMOVDQU32    (AX)(CX*4), Z24
-	VPMOVZXWD    256(AX)(CX*2), Z23
-	VPADDD       Z24, Z23, Z23
-	VCVTUDQ2PS   Z24, Z25
-	VCVTUDQ2PS   Z23, Z23
-	VDIVPS.Z     Z23, Z25, K1, Z23
-	VPMOVZXBD    704(AX)(CX*1), Z25
-	VPMOVZXBD    224(SP)(CX*1), Z26
-	VPADDD       Z21, Z24, Z21
-	VPSRLD       $0x07, Z21, Z21
-	VPERMD       Z2, Z25, Z24
-	VPSUBD       Z24, Z21, Z21
-	VPERMD       Z1, Z26, Z1
-	VPSLLVD      Z1, Z21, Z21
-	VPERMPS      Z0, Z26, Z0
-	VPMINUD      Z22, Z21, Z1
-	VCVTUDQ2PS   Z1, Z1
-	VMULPS       Z18, Z1, Z1
-	KMOVW        288(SP)(DX*1), K2
-	VPERMD.Z     Z3, Z25, K2, Z24
-	VPADDD       Z21, Z24, Z24
-	VPMINUD      Z22, Z24, Z24
+	VMOVDQU32    (AX)(CX*4), Z25
+	VPMOVZXWD    256(AX)(CX*2), Z24
+	VPADDD       Z25, Z24, Z24
+	VCVTUDQ2PS   Z25, Z26
 	VCVTUDQ2PS   Z24, Z24
-	VMULPS       Z18, Z24, Z24
-	VPERMPS      Z14, Z26, Z14
-	VPSRLD       $0x04, Z26, Z26
-	VPERMPS      Z15, Z26, Z15
+	VDIVPS.Z     Z24, Z26, K1, Z24
+	VPMOVZXBD    704(AX)(CX*1), Z26
+	VPMOVZXBD    224(SP)(CX*1), Z27
+	VPADDD       Z22, Z25, Z22
+	VPSRLD       $0x07, Z22, Z22
+	VPERMD       Z4, Z26, Z25
+	VPSUBD       Z25, Z22, Z22
+	VPERMD       Z1, Z27, Z1
+	VPSLLVD      Z1, Z22, Z22
+	VPERMPS      Z0, Z27, Z0
+	VPMINUD      Z23, Z22, Z1
+	VCVTUDQ2PS   Z1, Z1
+	VMULPS       Z19, Z1, Z1
+	KMOVW        288(SP)(DX*1), K2
+	VPERMD.Z     Z5, Z26, K2, Z25
+	VPADDD       Z22, Z25, Z25
+	VPMINUD      Z23, Z25, Z25
+	VCVTUDQ2PS   Z25, Z25
+	VMULPS       Z19, Z25, Z25
+	VPERMPS      Z2, Z27, Z2
+	VPSRLD       $0x04, Z27, Z27
+	VPERMPS      Z3, Z27, Z3
 	KMOVW        960(AX)(DX*1), K2
-	VMOVAPS      Z20, K2, Z15
-	VPERMPS      Z17, Z26, Z20
-	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z17
-	VPMINUD.BCST avx512_constants<>+1272(SB), Z17, Z17
-	VCVTDQ2PS    Z17, Z17
-	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
-	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z18
+	VMOVAPS      Z21, K2, Z3
+	VPERMPS      Z18, Z27, Z21
+	VPMOVZXWD.Z  512(AX)(CX*2), K1, Z18
+	VPMINUD.BCST avx512_constants<>+1272(SB), Z18, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
-	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z21
-	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
-	VPMOVSXWD    384(AX)(CX*2), Z22
-	VPSUBD.Z     Z22, Z19, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
+	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
+	VCVTDQ2PS    Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
+	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
-	VPERMPS.Z    Z16, Z25, K1, Z16
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
+	VPMOVSXWD    384(AX)(CX*2), Z23
+	VPSUBD.Z     Z23, Z20, K1, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
+	VCVTDQ2PS    Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
+	VPERMPS.Z    Z17, Z26, K1, Z17
 	MOVQ         120(SP), AX
-	VUNPCKLPS    Z1, Z0, Z19
+	VUNPCKLPS    Z1, Z0, Z20
 	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z23, Z24, Z1
-	VUNPCKHPS    Z23, Z24, Z23
-	VUNPCKLPD    Z1, Z19, Z24
-	VUNPCKHPD    Z1, Z19, Z1
-	VUNPCKLPD    Z23, Z0, Z19
-	VUNPCKHPD    Z23, Z0, Z0
-	VUNPCKLPS    Z18, Z17, Z23
-	VUNPCKHPS    Z18, Z17, Z17
-	VUNPCKLPS    Z20, Z15, Z18
-	VUNPCKHPS    Z20, Z15, Z15
-	VUNPCKLPD    Z18, Z23, Z20
-	VUNPCKHPD    Z18, Z23, Z18
-	VUNPCKLPD    Z15, Z17, Z23
-	VUNPCKHPD    Z15, Z17, Z15
-	VUNPCKLPS    Z22, Z21, Z17
-	VUNPCKHPS    Z22, Z21, Z21
-	VUNPCKLPS    Z14, Z16, Z22
-	VUNPCKHPS    Z14, Z16, Z14
-	VUNPCKLPD    Z22, Z17, Z16
-	VUNPCKHPD    Z22, Z17, Z17
-	VUNPCKLPD    Z14, Z21, Z22
-	VUNPCKHPD    Z14, Z21, Z14
-	VSHUFF32X4   $0x44, Z20, Z24, Z21
-	VSHUFF32X4   $0xee, Z20, Z24, Z20
-	VSHUFF32X4   $0x44, Z1, Z16, Z24
-	VSHUFF32X4   $0xee, Z1, Z16, Z1
-	VSHUFF32X4   $0x88, Z24, Z21, Z16
-	VSHUFF32X4   $0xdd, Z24, Z21, Z21
-	VSHUFF32X4   $0x88, Z1, Z20, Z24
-	VSHUFF32X4   $0xdd, Z1, Z20, Z1
-	VSHUFF32X4   $0x44, Z17, Z18, Z20
-	VSHUFF32X4   $0xee, Z17, Z18, Z17
-	VSHUFF32X4   $0x44, Z23, Z19, Z18
-	VSHUFF32X4   $0xee, Z23, Z19, Z19
-	VSHUFF32X4   $0x88, Z18, Z20, Z23
-	VSHUFF32X4   $0xdd, Z18, Z20, Z18
-	VSHUFF32X4   $0x88, Z19, Z17, Z20
-	VSHUFF32X4   $0xdd, Z19, Z17, Z17
-	VSHUFF32X4   $0x44, Z0, Z22, Z19
-	VSHUFF32X4   $0xee, Z0, Z22, Z0
-	VSHUFF32X4   $0x44, Z14, Z15, Z22
-	VSHUFF32X4   $0xee, Z14, Z15, Z14
-	VSHUFF32X4   $0x88, Z22, Z19, Z15
-	VSHUFF32X4   $0xdd, Z22, Z19, Z19
-	VSHUFF32X4   $0x88, Z14, Z0, Z22
-	VSHUFF32X4   $0xdd, Z14, Z0, Z0
-	VMOVNTPS     Z16, 2368(AX)
-	VMOVNTPS     Z23, 2432(AX)
-	VMOVNTPS     Z15, 2496(AX)
-	VMOVNTPS     Z21, 2560(AX)
-	VMOVNTPS     Z18, 2624(AX)
-	VMOVNTPS     Z19, 2688(AX)
-	VMOVNTPS     Z24, 2752(AX)
-	VMOVNTPS     Z20, 2816(AX)
-	VMOVNTPS     Z22, 2880(AX)
+	VUNPCKLPS    Z24, Z25, Z1
+	VUNPCKHPS    Z24, Z25, Z24
+	VUNPCKLPD    Z1, Z20, Z25
+	VUNPCKHPD    Z1, Z20, Z1
+	VUNPCKLPD    Z24, Z0, Z20
+	VUNPCKHPD    Z24, Z0, Z0
+	VUNPCKLPS    Z19, Z18, Z24
+	VUNPCKHPS    Z19, Z18, Z18
+	VUNPCKLPS    Z21, Z3, Z19
+	VUNPCKHPS    Z21, Z3, Z3
+	VUNPCKLPD    Z19, Z24, Z21
+	VUNPCKHPD    Z19, Z24, Z19
+	VUNPCKLPD    Z3, Z18, Z24
+	VUNPCKHPD    Z3, Z18, Z3
+	VUNPCKLPS    Z23, Z22, Z18
+	VUNPCKHPS    Z23, Z22, Z22
+	VUNPCKLPS    Z2, Z17, Z23
+	VUNPCKHPS    Z2, Z17, Z2
+	VUNPCKLPD    Z23, Z18, Z17
+	VUNPCKHPD    Z23, Z18, Z18
+	VUNPCKLPD    Z2, Z22, Z23
+	VUNPCKHPD    Z2, Z22, Z2
+	VSHUFF32X4   $0x44, Z21, Z25, Z22
+	VSHUFF32X4   $0xee, Z21, Z25, Z21
+	VSHUFF32X4   $0x44, Z1, Z17, Z25
+	VSHUFF32X4   $0xee, Z1, Z17, Z1
+	VSHUFF32X4   $0x88, Z25, Z22, Z17
+	VSHUFF32X4   $0xdd, Z25, Z22, Z22
+	VSHUFF32X4   $0x88, Z1, Z21, Z25
+	VSHUFF32X4   $0xdd, Z1, Z21, Z1
+	VSHUFF32X4   $0x44, Z18, Z19, Z21
+	VSHUFF32X4   $0xee, Z18, Z19, Z18
+	VSHUFF32X4   $0x44, Z24, Z20, Z19
+	VSHUFF32X4   $0xee, Z24, Z20, Z20
+	VSHUFF32X4   $0x88, Z19, Z21, Z24
+	VSHUFF32X4   $0xdd, Z19, Z21, Z19
+	VSHUFF32X4   $0x88, Z20, Z18, Z21
+	VSHUFF32X4   $0xdd, Z20, Z18, Z18
+	VSHUFF32X4   $0x44, Z0, Z23, Z20
+	VSHUFF32X4   $0xee, Z0, Z23, Z0
+	VSHUFF32X4   $0x44, Z2, Z3, Z23
+	VSHUFF32X4   $0xee, Z2, Z3, Z2
+	VSHUFF32X4   $0x88, Z23, Z20, Z3
+	VSHUFF32X4   $0xdd, Z23, Z20, Z20
+	VSHUFF32X4   $0x88, Z2, Z0, Z23
+	VSHUFF32X4   $0xdd, Z2, Z0, Z0
+	VMOVNTPS     Z17, 2368(AX)
+	VMOVNTPS     Z24, 2432(AX)
+	VMOVNTPS     Z3, 2496(AX)
+	VMOVNTPS     Z22, 2560(AX)
+	VMOVNTPS     Z19, 2624(AX)
+	VMOVNTPS     Z20, 2688(AX)
+	VMOVNTPS     Z25, 2752(AX)
+	VMOVNTPS     Z21, 2816(AX)
+	VMOVNTPS     Z23, 2880(AX)
 	VMOVNTPS     Z1, 2944(AX)
-	VMOVNTPS     Z17, 3008(AX)
+	VMOVNTPS     Z18, 3008(AX)
 	VMOVNTPS     Z0, 3072(AX)
 	JMP          written3
 
 empty3:
 	MOVQ     120(SP), AX
-	VPXORD   Z13, Z13, Z13
-	VMOVNTPS Z13, 2368(AX)
-	VMOVNTPS Z13, 2432(AX)
-	VMOVNTPS Z13, 2496(AX)
-	VMOVNTPS Z13, 2560(AX)
-	VMOVNTPS Z13, 2624(AX)
-	VMOVNTPS Z13, 2688(AX)
-	VMOVNTPS Z13, 2752(AX)
-	VMOVNTPS Z13, 2816(AX)
-	VMOVNTPS Z13, 2880(AX)
-	VMOVNTPS Z13, 2944(AX)
-	VMOVNTPS Z13, 3008(AX)
-	VMOVNTPS Z13, 3072(AX)
+	VPXORD   Z16, Z16, Z16
+	VMOVNTPS Z16, 2368(AX)
+	VMOVNTPS Z16, 2432(AX)
+	VMOVNTPS Z16, 2496(AX)
+	VMOVNTPS Z16, 2560(AX)
+	VMOVNTPS Z16, 2624(AX)
+	VMOVNTPS Z16, 2688(AX)
+	VMOVNTPS Z16, 2752(AX)
+	VMOVNTPS Z16, 2816(AX)
+	VMOVNTPS Z16, 2880(AX)
+	VMOVNTPS Z16, 2944(AX)
+	VMOVNTPS Z16, 3008(AX)
+	VMOVNTPS Z16, 3072(AX)
 
 written3:
 	MOVQ            8(SP), AX
@@ -11682,21 +12830,21 @@ written3:
 	MOVQ            8(SP), R9
 	MOVL            16(R9), R9
 	SHLQ            $0x30, R9
-	VPBROADCASTQ    R9, Z14
-	VPORQ           Z14, Z1, Z1
+	VPBROADCASTQ    R9, Z2
+	VPORQ           Z2, Z1, Z1
 	VMOVDQU64       Z1, (SI)
 	VPSRLQ          $0x0c, Z0, Z1
 	VPANDQ.BCST     avx512_constants<>+464(SB), Z1, Z1
-	VMOVDQU64       (R8), Z14
-	VPERMB          Z14, Z1, Z1
+	VMOVDQU64       (R8), Z2
+	VPERMB          Z2, Z1, Z1
 	VPANDQ.BCST     avx512_constants<>+456(SB), Z1, Z1
-	VPSRLQ          $0x08, Z0, Z14
-	VPANDQ.BCST     avx512_constants<>+472(SB), Z14, Z14
+	VPSRLQ          $0x08, Z0, Z2
+	VPANDQ.BCST     avx512_constants<>+472(SB), Z2, Z2
 	VPTESTMQ.BCST   avx512_constants<>+480(SB), Z0, K1
-	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z14, K1, Z14
+	VPADDQ.BCST.Z   avx512_constants<>+264(SB), Z2, K1, Z2
 	VPSLLQ          $0x02, Z1, Z1
-	VPSLLQ          $0x18, Z14, Z14
-	VPORQ           Z14, Z1, Z0
+	VPSLLQ          $0x18, Z2, Z2
+	VPORQ           Z2, Z1, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU         Y0, (DI)
 	MOVL            CX, SI
@@ -11807,7 +12955,7 @@ charged:
 	ADCL    $0x00, AX
 	CMPQ    SI, DX
 	ADCL    $0x00, 116(BX)
-	LEAQ    avx512_constants<>+3296(SB), CX
+	LEAQ    avx512_constants<>+3360(SB), CX
 	MOVQ    (CX)(AX*8), CX
 	ADDL    CX, 28(BX)
 	MOVL    20(BX), AX
@@ -11885,7 +13033,7 @@ untouched:
 	IMUL3Q     $+85, AX, R9
 	CMPQ       DI, R9
 	ADCL       $0x00, DX
-	LEAQ       avx512_constants<>+2272(SB), AX
+	LEAQ       avx512_constants<>+2848(SB), AX
 	MOVQ       (AX)(DX*8), AX
 	IMULQ      24(R8), AX
 	MOVQ       AX, DI
@@ -11893,7 +13041,7 @@ untouched:
 	MOVL       $0x00000007, DX
 	CMPQ       AX, DX
 	CMOVQHI    DX, AX
-	LEAQ       avx512_constants<>+3200(SB), DX
+	LEAQ       avx512_constants<>+3264(SB), DX
 	MOVQ       (DX)(AX*8), DX
 	IMULQ      (R8), DX
 	ADDQ       DX, DI
@@ -11961,9 +13109,9 @@ untouched:
 	SUBQ       (BX), AX
 	MOVQ       DX, (BX)
 	VXORPS     X0, X0, X0
-	MOVQ       AX, 368(SP)
-	VCVTSI2SSQ 368(SP), X0, X0
-	VMULSS     avx512_constants<>+3264(SB), X0, X0
+	MOVQ       AX, 432(SP)
+	VCVTSI2SSQ 432(SP), X0, X0
+	VMULSS     avx512_constants<>+3328(SB), X0, X0
 	MOVQ       run+0(FP), AX
 	MOVQ       152(AX), AX
 	VMOVSS     X0, (AX)(CX*4)
@@ -11986,7 +13134,7 @@ TEXT ·holdersAVX512(SB), NOSPLIT, $0-32
 	VPBROADCASTQ  904(AX), Z1
 	VPANDNQ       Z0, Z1, Z0
 	VPOPCNTQ      Z0, Z1
-	KMOVB         avx512_constants<>+3328(SB), K1
+	KMOVB         avx512_constants<>+3392(SB), K1
 	VPCMPEQQ.BCST avx512_constants<>+264(SB), Z1, K1, K1
 	MOVQ          pages+8(FP), AX
 	VPMOVZXWD     (AX), Y3
@@ -12034,13 +13182,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KMOVQ       CX, K1
 	VMOVDQU32.Z (AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	SHRQ        $0x20, CX
@@ -12048,13 +13196,13 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-24
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z1
 	VPSRLQ      $0x20, Z1, Z2
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z1, Z1
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z1, Z1
 	VPADDQ      Z2, Z0, Z0
 	VPADDQ      Z1, Z0, Z0
 
@@ -12093,9 +13241,9 @@ TEXT ·removeAVX512(SB), NOSPLIT, $0-41
 	VMOVDQU8       avx512_constants<>+704(SB), Z7
 	VGF2P8AFFINEQB $0x00, Z3, Z7, Z3
 	VPANDD.BCST    avx512_constants<>+60(SB), Z3, Z3
-	VMOVDQU8       avx512_constants<>+3392(SB), Z7
+	VMOVDQU8       avx512_constants<>+3456(SB), Z7
 	VPSHUFB        Z3, Z7, Z7
-	VMOVDQU8       avx512_constants<>+3456(SB), Z8
+	VMOVDQU8       avx512_constants<>+3520(SB), Z8
 	VPSHUFB        Z3, Z8, Z8
 	KMOVQ          960(AX), K1
 	KNOTQ          K1, K1
@@ -12219,7 +13367,7 @@ TEXT ·prefillAVX512(SB), NOSPLIT, $0-33
 	KMOVW         DI, K1
 	VPBROADCASTD  R8, Z0
 	KMOVD         BX, K2
-	VMOVDQU8      avx512_constants<>+3360(SB), Y1
+	VMOVDQU8      avx512_constants<>+3424(SB), Y1
 	VPCOMPRESSB.Z Y1, K2, Y1
 	VPMOVZXBD     X1, Z1
 	VMOVDQU32     64(CX), Z4
@@ -12231,7 +13379,7 @@ TEXT ·prefillAVX512(SB), NOSPLIT, $0-33
 	VPCOMPRESSW.Z Z1, K2, Z1
 	VPMOVZXWD     Y1, Z1
 	VPSLLD        $0x04, Z1, Z1
-	VPORD         avx512_constants<>+3520(SB), Z1, Z1
+	VPORD         avx512_constants<>+3584(SB), Z1, Z1
 	MOVQ          BX, SI
 	VEXTRACTI64X4 $0x01, Z5, Y6
 	VPADDD        Y5, Y6, Y6
@@ -12374,13 +13522,13 @@ none:
 	VPXORD      Z3, Z3, Z3
 	VMOVDQU32.Z (AX), K1, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	KSHIFTRQ    $0x10, K1, K2
 	VMOVDQU32.Z 64(AX), K2, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	SHRQ        $0x20, DX
@@ -12388,13 +13536,13 @@ none:
 	KSHIFTRQ    $0x20, K1, K2
 	VMOVDQU32.Z 128(AX), K2, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 	KSHIFTRQ    $0x30, K1, K1
 	VMOVDQU32.Z 192(AX), K1, Z0
 	VPSRLQ      $0x20, Z0, Z1
-	VPANDQ.BCST avx512_constants<>+2256(SB), Z0, Z0
+	VPANDQ.BCST avx512_constants<>+2816(SB), Z0, Z0
 	VPADDQ      Z1, Z3, Z3
 	VPADDQ      Z0, Z3, Z3
 
@@ -12490,7 +13638,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPSHUFB        Z9, Z10, Z10
 	VMOVDQU8       avx512_constants<>+1536(SB), Z11
 	VPSHUFB        Z9, Z11, Z11
-	VMOVDQU8       avx512_constants<>+3584(SB), Z12
+	VMOVDQU8       avx512_constants<>+3648(SB), Z12
 	VPSHUFB        Z9, Z12, Z12
 	MOVQ           960(CX), R11
 	MOVQ           904(CX), R13
@@ -12569,7 +13717,7 @@ TEXT ·operateServingAVX512(SB), NOSPLIT, $0-41
 	VPDPWSSD       Z9, Z12, Z5
 
 weighed:
-	VPBROADCASTD  avx512_constants<>+3648(SB), Z9
+	VPBROADCASTD  avx512_constants<>+3712(SB), Z9
 	VPTESTMD      Z9, Z15, K1
 	VPUNPCKLDQ    Z3, Z2, Z9
 	VPUNPCKHDQ    Z3, Z2, Z2
@@ -12609,7 +13757,7 @@ room:
 	SUBL          R14, 40(DX)
 	VPBROADCASTQ  R9, Z2
 	VPBROADCASTQ  DI, Z3
-	KMOVB         avx512_constants<>+3328(SB), K1
+	KMOVB         avx512_constants<>+3392(SB), K1
 	VPANDQ        Z1, Z2, Z2
 	VPTESTMQ      Z2, Z2, K1, K2
 	VPBROADCASTQ  936(CX), Z4
@@ -12690,9 +13838,9 @@ moved:
 	VMOVDQU8     Z0, 768(CX)
 	VMOVDQU64    (BX), Z0
 	VPBROADCASTQ R8, Z1
-	KMOVB        avx512_constants<>+3652(SB), K1
+	KMOVB        avx512_constants<>+3716(SB), K1
 	VPORQ        Z1, Z0, K1, Z0
-	KMOVB        avx512_constants<>+3653(SB), K1
+	KMOVB        avx512_constants<>+3717(SB), K1
 	VPBROADCASTQ DI, K1, Z0
 	VMOVDQU64    Z0, (BX)
 	MOVB         $0x01, AL
@@ -12712,24 +13860,24 @@ TEXT ·decodeAVX512(SB), NOSPLIT, $0-65
 	MOVQ          b+0(FP), AX
 	MOVQ          set+24(FP), CX
 	KMOVQ         CX, K1
-	VPBROADCASTD  avx512_constants<>+3656(SB), Z0
+	VPBROADCASTD  avx512_constants<>+3720(SB), Z0
 	VPBROADCASTD  avx512_constants<>+4(SB), Z1
 	KMOVQ         936(AX), K2
 	VMOVDQU8      Z1, K2, Z0
 	VPBROADCASTD  avx512_constants<>+0(SB), Z1
 	KMOVQ         944(AX), K2
 	VMOVDQU8      Z1, K2, Z0
-	VPBROADCASTD  avx512_constants<>+3660(SB), Z1
+	VPBROADCASTD  avx512_constants<>+3724(SB), Z1
 	KMOVQ         912(AX), K2
 	KMOVQ         920(AX), K3
 	VPBROADCASTD  avx512_constants<>+60(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_constants<>+3664(SB), Z16
+	VPBROADCASTD  avx512_constants<>+3728(SB), Z16
 	VMOVDQU8      Z16, K3, Z1
 	KANDQ         K2, K3, K2
 	VPBROADCASTD  avx512_constants<>+4(SB), Z16
 	VMOVDQU8      Z16, K2, Z1
-	VPBROADCASTD  avx512_constants<>+3668(SB), Z16
+	VPBROADCASTD  avx512_constants<>+3732(SB), Z16
 	KMOVQ         960(AX), K2
 	VMOVDQU8      Z16, K2, Z1
 	VPBROADCASTD  avx512_constants<>+20(SB), Z17
@@ -12864,7 +14012,7 @@ born:
 	POPCNTQ      SI, BX
 	ADDL         BX, 124(DX)
 	VMOVDQU8     768(AX), Z0
-	VPADDUSB     avx512_constants<>+3712(SB), Z0, K1, Z0
+	VPADDUSB     avx512_constants<>+3776(SB), Z0, K1, Z0
 	VMOVDQU8     Z0, 768(AX)
 	MOVQ         l+16(FP), DX
 	VPBROADCASTW 16(DX), Z0
@@ -12873,13 +14021,13 @@ born:
 	MOVQ         l+16(FP), BX
 	VPMOVZXBD    60(BX), Y14
 	VPTESTNMD    Y14, Y14, K2
-	VPBROADCASTD avx512_constants<>+3672(SB), K2, Y14
+	VPBROADCASTD avx512_constants<>+3736(SB), K2, Y14
 	MOVQ         worth+48(FP), BX
 	VMOVDQU32    (BX), Y15
 	MOVQ         lane+8(FP), BX
 	KMOVQ        40(BX), K2
 	KNOTQ        K2, K2
-	VPBROADCASTD avx512_constants<>+3676(SB), Z1
+	VPBROADCASTD avx512_constants<>+3740(SB), Z1
 	VMOVDQU16    Z19, 256(AX)
 	VMOVDQU16    512(AX), Z2
 	VMOVDQU16    Z18, K1, Z2
@@ -13082,7 +14230,7 @@ TEXT ·enqueueAVX512(SB), NOSPLIT, $0-34
 	VPANDQ.BCST   avx512_constants<>+304(SB), Z3, Z3
 	VPSLLQ        $0x04, Z1, Z0
 	VPORQ         Z3, Z0, Z0
-	VPORQ.BCST.Z  avx512_constants<>+3680(SB), Z0, K1, Z0
+	VPORQ.BCST.Z  avx512_constants<>+3744(SB), Z0, K1, Z0
 	VPMOVQD       Z0, Y0
 	VMOVDQU32     Y0, 128(BX)(CX*4)
 	VPMOVQW       Z1, X0
@@ -13149,7 +14297,7 @@ TEXT ·waitAVX512(SB), NOSPLIT, $0-48
 	VPCMPW       $0x02, Z1, Z0, K1
 	KMOVD        K1, DX
 	VMOVDQU8     576(SI), Y0
-	VPBROADCASTB avx512_constants<>+3688(SB), Y1
+	VPBROADCASTB avx512_constants<>+3752(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, SI
 	ANDQ         CX, BX
@@ -13188,7 +14336,7 @@ TEXT ·chooseAVX512(SB), NOSPLIT, $0-52
 	VPSRLD       $0x07, Z0, Z0
 	VPSLLD       $0x02, Z0, Z0
 	VPMOVZXBD    496(BX), Z5
-	VMOVDQU32    avx512_constants<>+3520(SB), Z6
+	VMOVDQU32    avx512_constants<>+3584(SB), Z6
 	VPXORD       Z3, Z3, Z3
 
 choose:
@@ -13242,7 +14390,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	MOVQ           free+24(FP), BX
 	PDEPQ          BX, SI, BX
 	KMOVD          AX, K2
-	VMOVDQU8       avx512_constants<>+3360(SB), Y0
+	VMOVDQU8       avx512_constants<>+3424(SB), Y0
 	VPCOMPRESSB.Z  Y0, K2, Y0
 	VPMOVZXBD      X0, Z1
 	VMOVDQU32      (DX), Z2
@@ -13263,7 +14411,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPMOVZXBQ      60(CX), Z3
 	MOVQ           pages+32(FP), AX
 	VPMOVZXWQ      (AX), Z7
-	KMOVB          avx512_constants<>+3328(SB), K2
+	KMOVB          avx512_constants<>+3392(SB), K2
 	VPTESTNMQ      Z3, Z3, K2, K2
 	VPTESTMQ       Z6, Z6, K2, K2
 	VPXORQ         Z5, Z5, Z5
@@ -13286,12 +14434,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z1, Z2, Z2
 	VMOVDQA64      Z1, Z5
 	VMOVDQA64      Z2, K3, Z5
-	VPBROADCASTQ   avx512_constants<>+3696(SB), Z2
+	VPBROADCASTQ   avx512_constants<>+3760(SB), Z2
 	VPMINUQ        Z2, Z5, Z5
 	VPMINUQ        Z2, Z8, Z8
 	VPADDQ.BCST    avx512_constants<>+288(SB), Z5, Z2
 	VPLZCNTQ       Z2, Z2
-	KMOVQ          avx512_constants<>+3704(SB), K3
+	KMOVQ          avx512_constants<>+3768(SB), K3
 	VPERMB.Z       (AX), Z2, K3, Z2
 	VMOVDQA64      Z2, Z9
 	VMOVDQU64      64(AX), Z10
@@ -13305,7 +14453,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VMOVDQU64      448(AX), Z11
 	VPERMI2Q       512(AX), Z11, Z10
 	VPMULUDQ       Z10, Z9, Z9
-	VPTESTMQ.BCST  avx512_constants<>+3776(SB), Z9, K1, K4
+	VPTESTMQ.BCST  avx512_constants<>+3840(SB), Z9, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z2, Z10
@@ -13314,7 +14462,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTQ   avx512_constants<>+3784(SB), Z10
+	VPBROADCASTQ   avx512_constants<>+3848(SB), Z10
 	VPBROADCASTQ   704(AX), Z11
 	VPMULUDQ       Z5, Z8, Z8
 	VPMULUDQ       Z5, Z5, Z5
@@ -13324,7 +14472,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VCVTUQQ2PD     Z5, Z5
 	VMULPD         Z10, Z5, Z5
 	VCVTTPD2UQQ    Z5, Z5
-	VPMULLQ.BCST   avx512_constants<>+3792(SB), Z5, Z12
+	VPMULLQ.BCST   avx512_constants<>+3856(SB), Z5, Z12
 	VPSUBQ         Z12, Z8, Z12
 	VPMULUDQ       Z11, Z12, Z12
 	VCVTUQQ2PD     Z12, Z12
@@ -13337,12 +14485,12 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ         Z2, Z9, Z9
 	VPADDQ         Z5, Z9, Z9
 	VPADDQ         Z12, Z9, Z9
-	VPMINUQ.BCST   avx512_constants<>+3800(SB), Z9, Z9
-	VPADDQ.BCST    avx512_constants<>+3808(SB), Z9, Z9
+	VPMINUQ.BCST   avx512_constants<>+3864(SB), Z9, Z9
+	VPADDQ.BCST    avx512_constants<>+3872(SB), Z9, Z9
 	VCVTUQQ2PD     Z9, Z9
 	VMULPD         Z10, Z9, Z9
 	VCVTTPD2UQQ    Z9, Z9
-	VPBROADCASTD   avx512_constants<>+3656(SB), Z2
+	VPBROADCASTD   avx512_constants<>+3720(SB), Z2
 	VPTESTMB       Z2, Z0, K1, K3
 	VMOVDQA64.Z    Z9, K3, Z2
 	VEXTRACTI64X4  $0x01, Z2, Y0
@@ -13355,7 +14503,7 @@ TEXT ·payAVX512(SB), NOSPLIT, $0-81
 	VPADDQ.BCST    avx512_constants<>+488(SB), Z1, Z1
 	VPSRLQ         $0x07, Z1, Z1
 	VPSLLQ.Z       $0x02, Z1, K1, Z1
-	VMOVDQU8       avx512_constants<>+3840(SB), Z2
+	VMOVDQU8       avx512_constants<>+3904(SB), Z2
 	VPSHUFB        Z4, Z2, Z2
 	VPMOVZXBQ      X2, Z2
 	VPMULUDQ       Z1, Z2, Z2
@@ -13445,7 +14593,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	MOVQ           b+0(FP), BX
 	MOVQ           t+16(FP), SI
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_constants<>+3360(SB), Y0
+	VMOVDQU8       avx512_constants<>+3424(SB), Y0
 	VPCOMPRESSB.Z  Y0, K1, Y0
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z0, K1, Z0
@@ -13490,7 +14638,7 @@ TEXT ·settleAVX512(SB), NOSPLIT, $0-50
 	VPERMB         Z7, Z6, Z7
 	VPORQ          896(BX), Z7, Z7
 	VMOVDQU64      Z7, 896(BX)
-	VMOVDQU8       avx512_constants<>+3904(SB), Z6
+	VMOVDQU8       avx512_constants<>+3968(SB), Z6
 	VPSHUFB        Z5, Z6, Z6
 	VMOVDQU8       avx512_constants<>+1344(SB), Z5
 	VPSHUFB        Z1, Z5, Z5
@@ -13700,13 +14848,13 @@ TEXT ·leaveAVX512(SB), NOSPLIT, $0-24
 	VPSHUFD       $0xb1, X2, X1
 	VPADDD        X1, X2, X2
 	VMOVD         X2, AX
-	VPBROADCASTW  avx512_constants<>+3816(SB), Z1
+	VPBROADCASTW  avx512_constants<>+3880(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXORD        avx512_constants<>+3824(SB), X1, X1
+	VPXORD        avx512_constants<>+3888(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -13780,7 +14928,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPCMPW       $0x02, Z8, Z1, K1
 	KMOVD        K1, SI
 	VMOVDQU8     576(AX), Y0
-	VPBROADCASTB avx512_constants<>+3688(SB), Y1
+	VPBROADCASTB avx512_constants<>+3752(SB), Y1
 	VPTESTNMB    Y1, Y0, K1
 	KMOVD        K1, AX
 	ANDQ         BX, CX
@@ -13820,7 +14968,7 @@ TEXT ·serveTicketsAVX512(SB), NOSPLIT, $56-49
 	VPSRLD       $0x07, Z1, Z1
 	VPSLLD       $0x02, Z1, Z1
 	VPMOVZXBD    496(DX), Z10
-	VMOVDQU32    avx512_constants<>+3520(SB), Z14
+	VMOVDQU32    avx512_constants<>+3584(SB), Z14
 	VPXORD       Z2, Z2, Z2
 
 choose:
@@ -13874,7 +15022,7 @@ chosen:
 	MOVQ           40(SP), DX
 	PDEPQ          DX, SI, DX
 	KMOVD          BX, K2
-	VMOVDQU8       avx512_constants<>+3360(SB), Y2
+	VMOVDQU8       avx512_constants<>+3424(SB), Y2
 	VPCOMPRESSB.Z  Y2, K2, Y2
 	VPMOVZXBD      X2, Z0
 	VMOVDQU32      (CX), Z1
@@ -13896,7 +15044,7 @@ chosen:
 	MOVQ           p+0(FP), CX
 	MOVQ           24(CX), CX
 	VPMOVZXWQ      (CX), Z9
-	KMOVB          avx512_constants<>+3328(SB), K2
+	KMOVB          avx512_constants<>+3392(SB), K2
 	VPTESTNMQ      Z2, Z2, K2, K2
 	VPTESTMQ       Z8, Z8, K2, K2
 	VPXORQ         Z3, Z3, Z3
@@ -13919,12 +15067,12 @@ chosen:
 	VPADDQ         Z0, Z1, Z1
 	VMOVDQA64      Z0, Z3
 	VMOVDQA64      Z1, K3, Z3
-	VPBROADCASTQ   avx512_constants<>+3696(SB), Z1
+	VPBROADCASTQ   avx512_constants<>+3760(SB), Z1
 	VPMINUQ        Z1, Z3, Z3
 	VPMINUQ        Z1, Z10, Z10
 	VPADDQ.BCST    avx512_constants<>+288(SB), Z3, Z1
 	VPLZCNTQ       Z1, Z1
-	KMOVQ          avx512_constants<>+3704(SB), K3
+	KMOVQ          avx512_constants<>+3768(SB), K3
 	VPERMB.Z       (CX), Z1, K3, Z1
 	VMOVDQA64      Z1, Z14
 	VMOVDQU64      64(CX), Z15
@@ -13938,7 +15086,7 @@ chosen:
 	VMOVDQU64      448(CX), Z16
 	VPERMI2Q       512(CX), Z16, Z15
 	VPMULUDQ       Z15, Z14, Z14
-	VPTESTMQ.BCST  avx512_constants<>+3776(SB), Z14, K1, K4
+	VPTESTMQ.BCST  avx512_constants<>+3840(SB), Z14, K1, K4
 	KORTESTB       K3, K4
 	JNZ            refused
 	VMOVDQA64      Z1, Z15
@@ -13947,7 +15095,7 @@ chosen:
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTQ   avx512_constants<>+3784(SB), Z15
+	VPBROADCASTQ   avx512_constants<>+3848(SB), Z15
 	VPBROADCASTQ   704(CX), Z16
 	VPMULUDQ       Z3, Z10, Z10
 	VPMULUDQ       Z3, Z3, Z3
@@ -13957,7 +15105,7 @@ chosen:
 	VCVTUQQ2PD     Z3, Z3
 	VMULPD         Z15, Z3, Z3
 	VCVTTPD2UQQ    Z3, Z3
-	VPMULLQ.BCST   avx512_constants<>+3792(SB), Z3, Z17
+	VPMULLQ.BCST   avx512_constants<>+3856(SB), Z3, Z17
 	VPSUBQ         Z17, Z10, Z17
 	VPMULUDQ       Z16, Z17, Z17
 	VCVTUQQ2PD     Z17, Z17
@@ -13970,12 +15118,12 @@ chosen:
 	VPADDQ         Z1, Z14, Z14
 	VPADDQ         Z3, Z14, Z14
 	VPADDQ         Z17, Z14, Z14
-	VPMINUQ.BCST   avx512_constants<>+3800(SB), Z14, Z14
-	VPADDQ.BCST    avx512_constants<>+3808(SB), Z14, Z14
+	VPMINUQ.BCST   avx512_constants<>+3864(SB), Z14, Z14
+	VPADDQ.BCST    avx512_constants<>+3872(SB), Z14, Z14
 	VCVTUQQ2PD     Z14, Z14
 	VMULPD         Z15, Z14, Z14
 	VCVTTPD2UQQ    Z14, Z14
-	VPBROADCASTD   avx512_constants<>+3656(SB), Z1
+	VPBROADCASTD   avx512_constants<>+3720(SB), Z1
 	VPTESTMB       Z1, Z13, K1, K3
 	VMOVDQA64.Z    Z14, K3, Z1
 	VEXTRACTI64X4  $0x01, Z1, Y3
@@ -13988,7 +15136,7 @@ chosen:
 	VPADDQ.BCST    avx512_constants<>+488(SB), Z0, Z0
 	VPSRLQ         $0x07, Z0, Z0
 	VPSLLQ.Z       $0x02, Z0, K1, Z0
-	VMOVDQU8       avx512_constants<>+3840(SB), Z1
+	VMOVDQU8       avx512_constants<>+3904(SB), Z1
 	VPSHUFB        Z12, Z1, Z1
 	VPMOVZXBQ      X1, Z1
 	VPMULUDQ       Z0, Z1, Z1
@@ -14065,7 +15213,7 @@ placed:
 	MOVQ           (CX), CX
 	MOVQ           t+24(FP), BX
 	KMOVD          AX, K1
-	VMOVDQU8       avx512_constants<>+3360(SB), Y11
+	VMOVDQU8       avx512_constants<>+3424(SB), Y11
 	VPCOMPRESSB.Z  Y11, K1, Y11
 	KMOVQ          DX, K1
 	VPEXPANDB.Z    Z11, K1, Z0
@@ -14111,7 +15259,7 @@ placed:
 	VPERMB         Z8, Z3, Z8
 	VPORQ          896(CX), Z8, Z8
 	VMOVDQU64      Z8, 896(CX)
-	VMOVDQU8       avx512_constants<>+3904(SB), Z3
+	VMOVDQU8       avx512_constants<>+3968(SB), Z3
 	VPSHUFB        Z2, Z3, Z3
 	VMOVDQU8       avx512_constants<>+1344(SB), Z2
 	VPSHUFB        Z1, Z2, Z2
@@ -14337,13 +15485,13 @@ none:
 	VPSHUFD       $0xb1, X1, X2
 	VPADDD        X2, X1, X1
 	VMOVD         X1, AX
-	VPBROADCASTW  avx512_constants<>+3816(SB), Z1
+	VPBROADCASTW  avx512_constants<>+3880(SB), Z1
 	VMOVDQU16     Z0, K1, Z1
 	VEXTRACTI64X4 $0x01, Z1, Y0
 	VPMINSW       Y1, Y0, Y0
 	VEXTRACTI128  $0x01, Y0, X1
 	VPMINSW       X0, X1, X1
-	VPXORD        avx512_constants<>+3824(SB), X1, X1
+	VPXORD        avx512_constants<>+3888(SB), X1, X1
 	VPHMINPOSUW   X1, X1
 	VMOVD         X1, CX
 	XORL          $0x00008000, CX
@@ -14475,7 +15623,7 @@ TEXT ·arriveTicketsAVX512(SB), NOSPLIT, $0-41
 	VPANDQ.BCST     avx512_constants<>+304(SB), Z4, Z4
 	VPSLLQ          $0x04, Z1, Z0
 	VPORQ           Z4, Z0, Z0
-	VPORQ.BCST.Z    avx512_constants<>+3680(SB), Z0, K2, Z0
+	VPORQ.BCST.Z    avx512_constants<>+3744(SB), Z0, K2, Z0
 	VPMOVQD         Z0, Y0
 	VMOVDQU32       Y0, 128(BX)(DX*4)
 	VPMOVQW         Z1, X0
@@ -14574,7 +15722,7 @@ eight:
 	VPANDQ.BCST   avx512_constants<>+472(SB), Z12, Z12
 	VPBROADCASTQ  avx512_constants<>+272(SB), Z11
 	VPSLLVQ       Z12, Z11, Z11
-	VPBROADCASTQ  avx512_constants<>+3968(SB), Z13
+	VPBROADCASTQ  avx512_constants<>+4032(SB), Z13
 	VPSLLVQ       Z12, Z13, Z12
 	VPADDQ        Z7, Z12, Z12
 	VPSRLQ        $0x30, Z6, Z13
@@ -14619,7 +15767,7 @@ eight:
 	VPANDQ.BCST   avx512_constants<>+488(SB), Z6, Z6
 	VPMULUDQ.BCST avx512_constants<>+504(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
-	VPADDQ.BCST   avx512_constants<>+3976(SB), Z6, Z6
+	VPADDQ.BCST   avx512_constants<>+4040(SB), Z6, Z6
 	VPMULUDQ      Z6, Z16, Z16
 	VPADDQ.BCST   avx512_constants<>+488(SB), Z8, Z8
 	VPSRLQ        $0x07, Z8, Z8
@@ -14700,7 +15848,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_constants<>+472(SB), Z10, Z10
 	VPBROADCASTQ  avx512_constants<>+272(SB), Z9
 	VPSLLVQ       Z10, Z9, Z9
-	VPBROADCASTQ  avx512_constants<>+3968(SB), Z11
+	VPBROADCASTQ  avx512_constants<>+4032(SB), Z11
 	VPSLLVQ       Z10, Z11, Z10
 	VPADDQ        Z5, Z10, Z10
 	VPTESTMQ.BCST avx512_constants<>+1216(SB), Z4, K2, K2
@@ -14766,7 +15914,7 @@ TEXT ·livesInitialAVX512(SB), NOSPLIT, $0-40
 	VPANDQ.BCST   avx512_constants<>+488(SB), Z0, Z0
 	VPMULUDQ.BCST avx512_constants<>+504(SB), Z0, Z0
 	VPSRLQ        $0x07, Z0, Z0
-	VPADDQ.BCST   avx512_constants<>+3976(SB), Z0, Z0
+	VPADDQ.BCST   avx512_constants<>+4040(SB), Z0, Z0
 	VPMULUDQ      Z0, Z15, Z15
 	VPADDQ.BCST   avx512_constants<>+488(SB), Z6, Z6
 	VPSRLQ        $0x07, Z6, Z6
@@ -14848,17 +15996,17 @@ TEXT ·rowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z5
-	VMOVDQU32      avx512_constants<>+2048(SB), Z6
-	VMOVDQU32      avx512_constants<>+2112(SB), Z7
-	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z5
+	VMOVDQU32      avx512_constants<>+2112(SB), Z6
+	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VMOVDQU32      avx512_constants<>+2240(SB), Z8
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
 	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
@@ -14943,7 +16091,7 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -14955,15 +16103,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -15041,17 +16189,17 @@ TEXT ·columnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z4
-	VMOVDQU32      avx512_constants<>+2048(SB), Z5
-	VMOVDQU32      avx512_constants<>+2112(SB), Z6
-	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z4
+	VMOVDQU32      avx512_constants<>+2112(SB), Z5
+	VMOVDQU32      avx512_constants<>+2176(SB), Z6
+	VMOVDQU32      avx512_constants<>+2240(SB), Z7
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
 	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
@@ -15104,7 +16252,7 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -15116,15 +16264,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVUPS      Z13, (R8)
@@ -15167,17 +16315,17 @@ TEXT ·observeAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), CX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_constants<>+1792(SB), Z2
+	VMOVDQU8       avx512_constants<>+1856(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z1
-	VMOVDQU32      avx512_constants<>+1920(SB), Z2
-	VMOVDQU32      avx512_constants<>+1984(SB), Z6
-	VMOVDQU32      avx512_constants<>+2048(SB), Z7
-	VMOVDQU32      avx512_constants<>+2112(SB), Z8
-	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z2
+	VMOVDQU32      avx512_constants<>+2048(SB), Z6
+	VMOVDQU32      avx512_constants<>+2112(SB), Z7
+	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VMOVDQU32      avx512_constants<>+2240(SB), Z9
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
 	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
@@ -15279,15 +16427,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -15379,9 +16527,9 @@ end:
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_constants<>+2256(SB), Z0, Z2
+	VPANDQ.BCST  avx512_constants<>+2816(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -15396,21 +16544,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
-	VMOVDQU32    avx512_constants<>+3008(SB), Z2
-	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+3072(SB), Z2
+	VPSLLVD      avx512_constants<>+3136(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -15426,17 +16574,17 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	MOVQ           (AX), AX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_constants<>+1792(SB), Z2
+	VMOVDQU8       avx512_constants<>+1856(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z1
-	VMOVDQU32      avx512_constants<>+1920(SB), Z2
-	VMOVDQU32      avx512_constants<>+1984(SB), Z6
-	VMOVDQU32      avx512_constants<>+2048(SB), Z7
-	VMOVDQU32      avx512_constants<>+2112(SB), Z8
-	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z2
+	VMOVDQU32      avx512_constants<>+2048(SB), Z6
+	VMOVDQU32      avx512_constants<>+2112(SB), Z7
+	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VMOVDQU32      avx512_constants<>+2240(SB), Z9
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
 	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           CX, CX
@@ -15447,7 +16595,7 @@ TEXT ·observeServingAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_constants<>+3328(SB), K1
+	KMOVB          avx512_constants<>+3392(SB), K1
 	VPCMPEQQ.BCST  avx512_constants<>+264(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
@@ -15552,7 +16700,7 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
@@ -15564,15 +16712,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -15664,36 +16812,36 @@ end:
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+4032(SB), Z1, Z4
-	MOVQ         x+24(FP), AX
-	VPBROADCASTD 4(AX), Z1
 	VPTERNLOGD   $0xd8, avx512_constants<>+4096(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
-	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
-	MOVQ         x+24(FP), AX
-	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
-	MOVQ         x+24(FP), AX
-	VPBROADCASTD 16(AX), Z1
+	VPBROADCASTD 4(AX), Z1
 	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
+	VPBROADCASTD 8(AX), Z1
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	MOVQ         x+24(FP), AX
+	VPBROADCASTD 12(AX), Z1
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
+	MOVQ         x+24(FP), AX
+	VPBROADCASTD 16(AX), Z1
+	VPTERNLOGD   $0xd8, avx512_constants<>+4224(SB), Z1, Z4
+	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+4224(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
-	VMOVDQU32    avx512_constants<>+4224(SB), Z2
-	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+4288(SB), Z2
+	VPSLLVD      avx512_constants<>+3136(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -15708,17 +16856,17 @@ TEXT ·rowsStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z5
-	VMOVDQU32      avx512_constants<>+2048(SB), Z6
-	VMOVDQU32      avx512_constants<>+2112(SB), Z7
-	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z5
+	VMOVDQU32      avx512_constants<>+2112(SB), Z6
+	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VMOVDQU32      avx512_constants<>+2240(SB), Z8
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
 	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
@@ -15803,7 +16951,7 @@ group:
 	VMULPS       Z10, Z15, Z15
 	VPERMPS      Z5, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z6, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -15815,15 +16963,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z11, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z22, Z22
 	VPERMPS.Z    Z7, Z23, K1, Z23
 	VUNPCKLPS    Z14, Z4, Z25
 	VUNPCKHPS    Z14, Z4, Z4
@@ -15901,17 +17049,17 @@ TEXT ·columnsStreamAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z4
-	VMOVDQU32      avx512_constants<>+2048(SB), Z5
-	VMOVDQU32      avx512_constants<>+2112(SB), Z6
-	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z4
+	VMOVDQU32      avx512_constants<>+2112(SB), Z5
+	VMOVDQU32      avx512_constants<>+2176(SB), Z6
+	VMOVDQU32      avx512_constants<>+2240(SB), Z7
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
 	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
@@ -15964,7 +17112,7 @@ group:
 	VMULPS       Z9, Z15, Z15
 	VPERMPS      Z4, Z17, Z24
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z24
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z24
 	VPSRLD       $0x04, Z17, Z17
 	VPERMPS      Z5, Z17, Z19
 	KMOVW        960(CX)(BX*1), K2
@@ -15976,15 +17124,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z17, Z17
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z18
 	VCVTDQ2PS    Z18, Z18
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z18, Z18
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z21
 	VCVTDQ2PS    Z21, Z21
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z21, Z21
 	VPMOVSXWD    384(CX)(DX*2), Z22
 	VPSUBD.Z     Z22, Z10, K1, Z22
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z22, Z22
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z22, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z22, Z22
 	VPERMPS.Z    Z6, Z23, K1, Z23
 	MOVQ         AX, R8
 	VMOVNTPS     Z13, (R8)
@@ -16027,17 +17175,17 @@ TEXT ·observeStreamAVX512(SB), NOSPLIT, $72-32
 	MOVQ           s+24(FP), CX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_constants<>+1792(SB), Z2
+	VMOVDQU8       avx512_constants<>+1856(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z1
-	VMOVDQU32      avx512_constants<>+1920(SB), Z2
-	VMOVDQU32      avx512_constants<>+1984(SB), Z6
-	VMOVDQU32      avx512_constants<>+2048(SB), Z7
-	VMOVDQU32      avx512_constants<>+2112(SB), Z8
-	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z2
+	VMOVDQU32      avx512_constants<>+2048(SB), Z6
+	VMOVDQU32      avx512_constants<>+2112(SB), Z7
+	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VMOVDQU32      avx512_constants<>+2240(SB), Z9
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
 	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           DX, DX
@@ -16139,15 +17287,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -16239,9 +17387,9 @@ end:
 	MOVQ         16(CX), CX
 	VPBROADCASTD 8(CX), Z0
 	VPBROADCASTQ 8(AX), Z1
-	VPANDQ.BCST  avx512_constants<>+2256(SB), Z0, Z2
+	VPANDQ.BCST  avx512_constants<>+2816(SB), Z0, Z2
 	VPMINUQ      Z2, Z1, Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         8(AX), AX
 	MOVL         16(AX), AX
@@ -16256,21 +17404,21 @@ end:
 	SARL         $0x1f, DX
 	ANDL         DX, AX
 	VPBROADCASTD AX, Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
-	VMOVDQU32    avx512_constants<>+3008(SB), Z2
-	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+3072(SB), Z2
+	VPSLLVD      avx512_constants<>+3136(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -16286,17 +17434,17 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	MOVQ           (AX), AX
 	VMOVDQU64      896(AX), Z0
 	VMOVDQU64      896(AX), Z1
-	VMOVDQU8       avx512_constants<>+1792(SB), Z2
+	VMOVDQU8       avx512_constants<>+1856(SB), Z2
 	VPERMB         Z1, Z2, Z1
 	VMOVDQU8       avx512_constants<>+704(SB), Z2
 	VGF2P8AFFINEQB $0x00, Z1, Z2, Z1
 	VMOVDQU8       Z1, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z1
-	VMOVDQU32      avx512_constants<>+1920(SB), Z2
-	VMOVDQU32      avx512_constants<>+1984(SB), Z6
-	VMOVDQU32      avx512_constants<>+2048(SB), Z7
-	VMOVDQU32      avx512_constants<>+2112(SB), Z8
-	VMOVDQU32      avx512_constants<>+2176(SB), Z9
+	VMOVDQU32      avx512_constants<>+1920(SB), Z1
+	VMOVDQU32      avx512_constants<>+1984(SB), Z2
+	VMOVDQU32      avx512_constants<>+2048(SB), Z6
+	VMOVDQU32      avx512_constants<>+2112(SB), Z7
+	VMOVDQU32      avx512_constants<>+2176(SB), Z8
+	VMOVDQU32      avx512_constants<>+2240(SB), Z9
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z12
 	VPBROADCASTD   avx512_constants<>+20(SB), Z13
 	XORQ           CX, CX
@@ -16307,7 +17455,7 @@ TEXT ·observeServingStreamAVX512(SB), NOSPLIT, $80-32
 	VPBROADCASTQ   904(AX), Z11
 	VPANDNQ        Z10, Z11, Z10
 	VPOPCNTQ       Z10, Z11
-	KMOVB          avx512_constants<>+3328(SB), K1
+	KMOVB          avx512_constants<>+3392(SB), K1
 	VPCMPEQQ.BCST  avx512_constants<>+264(SB), Z11, K1, K1
 	MOVQ           p+8(FP), SI
 	MOVQ           24(SI), SI
@@ -16412,7 +17560,7 @@ group:
 	VMULPS       Z10, Z16, Z16
 	VPERMPS      Z6, Z18, Z25
 	KMOVW        72(SP)(DX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z7, Z18, Z20
 	KMOVW        960(AX)(DX*1), K2
@@ -16424,15 +17572,15 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(AX)(CX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
 	VPMOVZXBD.Z  768(AX)(CX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
 	VPMOVSXWD    384(AX)(CX*2), Z23
 	VPSUBD.Z     Z23, Z11, K1, Z23
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
 	VPERMPS.Z    Z8, Z24, K1, Z24
 	VUNPCKLPS    Z15, Z5, Z26
 	VUNPCKHPS    Z15, Z5, Z5
@@ -16524,36 +17672,36 @@ end:
 	VPBROADCASTD 20(AX), Z0
 	MOVQ         x+24(FP), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+4032(SB), Z1, Z4
-	MOVQ         x+24(FP), AX
-	VPBROADCASTD 4(AX), Z1
 	VPTERNLOGD   $0xd8, avx512_constants<>+4096(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
-	VPBROADCASTD 8(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
-	MOVQ         x+24(FP), AX
-	VPBROADCASTD 12(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z1, Z4
-	MOVQ         x+24(FP), AX
-	VPBROADCASTD 16(AX), Z1
+	VPBROADCASTD 4(AX), Z1
 	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z4
 	MOVQ         x+24(FP), AX
+	VPBROADCASTD 8(AX), Z1
+	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
+	MOVQ         x+24(FP), AX
+	VPBROADCASTD 12(AX), Z1
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z1, Z4
+	MOVQ         x+24(FP), AX
+	VPBROADCASTD 16(AX), Z1
+	VPTERNLOGD   $0xd8, avx512_constants<>+4224(SB), Z1, Z4
+	MOVQ         x+24(FP), AX
 	VPBROADCASTD 24(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+4160(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+4224(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD 4(AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z4
-	VMOVDQU32    avx512_constants<>+4224(SB), Z2
-	VPSLLVD      avx512_constants<>+3072(SB), Z1, Z5
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z5, Z2
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z4
+	VMOVDQU32    avx512_constants<>+4288(SB), Z2
+	VPSLLVD      avx512_constants<>+3136(SB), Z1, Z5
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z5, Z2
 	VPMINUD      Z2, Z4, Z4
-	VPTERNLOGD   $0xd8, avx512_constants<>+3136(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3200(SB), Z1, Z3
 	MOVQ         p+8(FP), AX
 	MOVQ         16(AX), AX
 	VPBROADCASTD (AX), Z1
-	VPTERNLOGD   $0xd8, avx512_constants<>+2944(SB), Z1, Z3
-	VPTERNLOGD   $0xd8, avx512_constants<>+2816(SB), Z0, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+3008(SB), Z1, Z3
+	VPTERNLOGD   $0xd8, avx512_constants<>+2880(SB), Z0, Z3
 	VCVTDQ2PS    Z4, Z4
 	VCVTDQ2PS    Z3, Z3
 	VDIVPS       Z3, Z4, Z4
@@ -16568,17 +17716,17 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           v+24(FP), AX
 	MOVQ           b+16(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z4
-	VMOVDQU32      avx512_constants<>+2048(SB), Z5
-	VMOVDQU32      avx512_constants<>+2112(SB), Z6
-	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z4
+	VMOVDQU32      avx512_constants<>+2112(SB), Z5
+	VMOVDQU32      avx512_constants<>+2176(SB), Z6
+	VMOVDQU32      avx512_constants<>+2240(SB), Z7
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
 	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
@@ -16601,7 +17749,7 @@ TEXT ·byteRowsAVX512(SB), NOSPLIT, $80-32
 	MOVQ           SI, 72(SP)
 	MOVQ           dst+0(FP), AX
 	MOVQ           groups+8(FP), SI
-	VBROADCASTSS   avx512_constants<>+3984(SB), Z13
+	VBROADCASTSS   avx512_constants<>+4048(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -16631,7 +17779,7 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
@@ -16643,86 +17791,86 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z14, Z14
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
-	VMULPS.BCST  avx512_constants<>+3992(SB), Z15, Z15
+	VMULPS.BCST  avx512_constants<>+4056(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPSLLD       $0x08, Z15, Z15
 	VPORD        Z15, Z14, Z14
-	VMULPS.BCST  avx512_constants<>+3992(SB), Z16, Z16
+	VMULPS.BCST  avx512_constants<>+4056(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPORD        Z16, Z14, Z14
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPSLLD       $0x18, Z17, Z17
 	VPORD        Z17, Z14, Z14
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPSLLD       $0x08, Z19, Z19
 	VPORD        Z19, Z18, Z18
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z20, Z20
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPSLLD       $0x10, Z20, Z20
 	VPORD        Z20, Z18, Z18
-	VMULPS.BCST  avx512_constants<>+3996(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+4060(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPSLLD       $0x18, Z21, Z21
 	VPORD        Z21, Z18, Z18
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPSLLD       $0x08, Z23, Z23
 	VPORD        Z23, Z22, Z22
-	VMULPS.BCST  avx512_constants<>+4000(SB), Z24, Z24
+	VMULPS.BCST  avx512_constants<>+4064(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPSLLD       $0x10, Z24, Z24
 	VPORD        Z24, Z22, Z22
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z25, Z25
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPSLLD       $0x18, Z25, Z25
 	VPORD        Z25, Z22, Z22
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_constants<>+4288(SB), Z16
-	VPERMT2D     Z18, Z16, Z15
 	VMOVDQU32    avx512_constants<>+4352(SB), Z16
+	VPERMT2D     Z18, Z16, Z15
+	VMOVDQU32    avx512_constants<>+4416(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, (AX)
 	VMOVDQA32    Z14, Z15
-	VMOVDQU32    avx512_constants<>+4416(SB), Z16
-	VPERMT2D     Z18, Z16, Z15
 	VMOVDQU32    avx512_constants<>+4480(SB), Z16
+	VPERMT2D     Z18, Z16, Z15
+	VMOVDQU32    avx512_constants<>+4544(SB), Z16
 	VPERMT2D     Z22, Z16, Z15
 	VMOVDQU32    Z15, 64(AX)
 	VMOVDQA32    Z14, Z14
-	VMOVDQU32    avx512_constants<>+4544(SB), Z15
-	VPERMT2D     Z18, Z15, Z14
 	VMOVDQU32    avx512_constants<>+4608(SB), Z15
+	VPERMT2D     Z18, Z15, Z14
+	VMOVDQU32    avx512_constants<>+4672(SB), Z15
 	VPERMT2D     Z22, Z15, Z14
 	VMOVDQU32    Z14, 128(AX)
 	ADDQ         $0x10, DX
@@ -16739,17 +17887,17 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           v+32(FP), AX
 	MOVQ           b+24(FP), CX
 	VMOVDQU64      896(CX), Z0
-	VMOVDQU8       avx512_constants<>+1792(SB), Z1
+	VMOVDQU8       avx512_constants<>+1856(SB), Z1
 	VPERMB         Z0, Z1, Z0
 	VMOVDQU8       avx512_constants<>+704(SB), Z1
 	VGF2P8AFFINEQB $0x00, Z0, Z1, Z0
 	VMOVDQU8       Z0, (SP)
-	VMOVDQU32      avx512_constants<>+1856(SB), Z0
-	VMOVDQU32      avx512_constants<>+1920(SB), Z1
-	VMOVDQU32      avx512_constants<>+1984(SB), Z4
-	VMOVDQU32      avx512_constants<>+2048(SB), Z5
-	VMOVDQU32      avx512_constants<>+2112(SB), Z6
-	VMOVDQU32      avx512_constants<>+2176(SB), Z7
+	VMOVDQU32      avx512_constants<>+1920(SB), Z0
+	VMOVDQU32      avx512_constants<>+1984(SB), Z1
+	VMOVDQU32      avx512_constants<>+2048(SB), Z4
+	VMOVDQU32      avx512_constants<>+2112(SB), Z5
+	VMOVDQU32      avx512_constants<>+2176(SB), Z6
+	VMOVDQU32      avx512_constants<>+2240(SB), Z7
 	VBROADCASTSS   avx512_constants<>+1268(SB), Z11
 	VPBROADCASTD   avx512_constants<>+20(SB), Z12
 	XORQ           DX, DX
@@ -16773,7 +17921,7 @@ TEXT ·byteColumnsAVX512(SB), NOSPLIT, $80-40
 	MOVQ           dst+0(FP), AX
 	MOVQ           stride+8(FP), SI
 	MOVQ           groups+16(FP), DI
-	VBROADCASTSS   avx512_constants<>+3984(SB), Z13
+	VBROADCASTSS   avx512_constants<>+4048(SB), Z13
 
 group:
 	KMOVW        896(CX)(BX*1), K1
@@ -16803,7 +17951,7 @@ group:
 	VMULPS       Z9, Z16, Z16
 	VPERMPS      Z4, Z18, Z25
 	KMOVW        72(SP)(BX*1), K2
-	VBROADCASTSS avx512_constants<>+3984(SB), K2, Z25
+	VBROADCASTSS avx512_constants<>+4048(SB), K2, Z25
 	VPSRLD       $0x04, Z18, Z18
 	VPERMPS      Z5, Z18, Z20
 	KMOVW        960(CX)(BX*1), K2
@@ -16815,84 +17963,84 @@ group:
 	VMULPS.BCST  avx512_constants<>+1276(SB), Z18, Z18
 	VPMOVZXBD.Z  640(CX)(DX*1), K1, Z19
 	VCVTDQ2PS    Z19, Z19
-	VMULPS.BCST  avx512_constants<>+2240(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+1840(SB), Z19, Z19
 	VPMOVZXBD.Z  768(CX)(DX*1), K1, Z22
 	VCVTDQ2PS    Z22, Z22
-	VMULPS.BCST  avx512_constants<>+2244(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+1844(SB), Z22, Z22
 	VPMOVSXWD    384(CX)(DX*2), Z23
 	VPSUBD.Z     Z23, Z10, K1, Z23
-	VPMINUD.BCST avx512_constants<>+2248(SB), Z23, Z23
+	VPMINUD.BCST avx512_constants<>+1848(SB), Z23, Z23
 	VCVTDQ2PS    Z23, Z23
-	VMULPS.BCST  avx512_constants<>+2252(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+1852(SB), Z23, Z23
 	VPERMPS.Z    Z6, Z24, K1, Z24
 	MOVQ         AX, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z14, Z14
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z14, Z14
 	VADDPS       Z13, Z14, Z14
 	VCVTTPS2DQ   Z14, Z14
 	VPMOVDB      Z14, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3992(SB), Z15, Z15
+	VMULPS.BCST  avx512_constants<>+4056(SB), Z15, Z15
 	VADDPS       Z13, Z15, Z15
 	VCVTTPS2DQ   Z15, Z15
 	VPMOVDB      Z15, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3992(SB), Z16, Z16
+	VMULPS.BCST  avx512_constants<>+4056(SB), Z16, Z16
 	VADDPS       Z13, Z16, Z16
 	VCVTTPS2DQ   Z16, Z16
 	VPMOVDB      Z16, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z17, Z17
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z17, Z17
 	VADDPS       Z13, Z17, Z17
 	VCVTTPS2DQ   Z17, Z17
 	VPMOVDB      Z17, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z18, Z18
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z18, Z18
 	VADDPS       Z13, Z18, Z18
 	VCVTTPS2DQ   Z18, Z18
 	VPMOVDB      Z18, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z19, Z19
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z19, Z19
 	VADDPS       Z13, Z19, Z19
 	VCVTTPS2DQ   Z19, Z19
 	VPMOVDB      Z19, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z20, Z20
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z20, Z20
 	VADDPS       Z13, Z20, Z20
 	VCVTTPS2DQ   Z20, Z20
 	VPMOVDB      Z20, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3996(SB), Z21, Z21
+	VMULPS.BCST  avx512_constants<>+4060(SB), Z21, Z21
 	VADDPS       Z13, Z21, Z21
 	VCVTTPS2DQ   Z21, Z21
 	VPMOVDB      Z21, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z22, Z22
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z22, Z22
 	VADDPS       Z13, Z22, Z22
 	VCVTTPS2DQ   Z22, Z22
 	VPMOVDB      Z22, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z23, Z23
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z23, Z23
 	VADDPS       Z13, Z23, Z23
 	VCVTTPS2DQ   Z23, Z23
 	VPMOVDB      Z23, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+4000(SB), Z24, Z24
+	VMULPS.BCST  avx512_constants<>+4064(SB), Z24, Z24
 	VADDPS       Z13, Z24, Z24
 	VCVTTPS2DQ   Z24, Z24
 	VPMOVDB      Z24, X14
 	VMOVDQU      X14, (R8)
 	ADDQ         SI, R8
-	VMULPS.BCST  avx512_constants<>+3988(SB), Z25, Z25
+	VMULPS.BCST  avx512_constants<>+4052(SB), Z25, Z25
 	VADDPS       Z13, Z25, Z25
 	VCVTTPS2DQ   Z25, Z25
 	VPMOVDB      Z25, X14
@@ -17133,6 +18281,14 @@ TEXT avx512_constants<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x3b3b3a3a39393838
 	QUAD $0x2f2f2e2e2d2d2c2c
 	QUAD $0x3f3f3e3e3d3d3c3c
+	QUAD $0x1000200040008000
+	QUAD $0x0100020004000800
+	QUAD $0x0010002000400080
+	QUAD $0x0001000200040008
+	QUAD $0x0706050403020100
+	QUAD $0x0f0e0d0c0b0a0908
+	QUAD $0x3b8080813c23d70a
+	QUAD $0x3d80000000000010
 	QUAD $0x2830080010182038
 	QUAD $0x2931090111192139
 	QUAD $0x2a320a02121a223a
@@ -17189,14 +18345,6 @@ TEXT avx512_constants<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x3e8000003e800000
 	QUAD $0x3f0000003f000000
 	QUAD $0x3f4000003f000000
-	QUAD $0x3b8080813c23d70a
-	QUAD $0x3d80000000000010
-	QUAD $0x00000000ffffffff
-	QUAD $0x0000000000000000
-	QUAD $0xffffffffffcccccd
-	QUAD $0x0000000000000000
-	QUAD $0x0000000000199999
-	QUAD $0x0000000000333333
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000001
 	QUAD $0x0000000000000008
@@ -17261,6 +18409,14 @@ TEXT avx512_constants<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
+	QUAD $0x00000000ffffffff
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0xffffffffffcccccd
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000199999
+	QUAD $0x0000000000333333
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000

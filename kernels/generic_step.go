@@ -1,6 +1,10 @@
 package kernels
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"github.com/kvgym/kvgym/kv"
+)
 
 // The reference of the kernels that do several phases of a step: the kernels that they consist of, one after the other.
 
@@ -21,7 +25,7 @@ func stepEach(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admissio
 // operate applies the operations and lets the lanes generate, if none might stall.
 func (p *Seat) operate(f *Frame, ops *[Lanes]uint8, s *Shared) bool {
 	b, l := p.Block, p.Ledger
-	if l.UsedQP()+f.Growth*uint32(bits.OnesCount64(b.Active)) > p.Limits.CapacityQP {
+	if p.mayStall(f) {
 		return false
 	}
 	var o Acted
@@ -43,6 +47,20 @@ func (p *Seat) operate(f *Frame, ops *[Lanes]uint8, s *Shared) bool {
 	c.Swaps += uint32(bits.OnesCount64(o.Swapped))
 	c.Completed += uint32(bits.OnesCount64(g.Done))
 	return true
+}
+
+// mayStall looks at lanes one by one only if there is no room for the most that all of them could grow by.
+func (p *Seat) mayStall(f *Frame) bool {
+	b, used, capacity := p.Block, p.Ledger.UsedQP(), p.Limits.CapacityQP
+	if used+f.Growth*uint32(bits.OnesCount64(b.Active)) <= capacity {
+		return false
+	}
+	pages := uint32(0)
+	for m := b.Active &^ b.Swapped; m != 0; m &= m - 1 {
+		s := bits.TrailingZeros64(m)
+		pages += kv.Pages(b.Tokens[s]+uint32(b.Rate[s])) - kv.Pages(b.Tokens[s])
+	}
+	return used+kv.FP16QuarterPages*pages > capacity
 }
 
 // serve admits, and lets the admitted enter if they are no more than eight.

@@ -64,7 +64,8 @@ const (
 // do; rules 6.2 to 7.6. No lane and no prefix has more than MostPages. Step of the ledger is the step that passes; Score, Growth, HeadroomTenths and PressureSteps are the caller's. It
 // returns the first stage that it leaves to the caller, with those after it:
 //
-//	StageOperate: a lane might stall, if used memory, with Growth quarter pages for each Active lane, would be above the capacity
+//	StageOperate: a lane might stall: used memory would be above the capacity both with Growth quarter pages for each Active lane, and with
+//	              four for each page that those of them that are not Swapped begin with Rate more tokens
 //	StageEnter:   more than eight are admitted: Taken, Joins and Words of the admission say which
 //	StageArrive:  more than eight arrive
 //	StageDone:    nothing

@@ -27,7 +27,7 @@ type stepInput struct {
 	Extra  [8]uint32
 	Wait   uint8
 	Groups uint8
-	Tight  uint8 // how near the capacity is: bits 0 and 1
+	Tight  uint8 // how near the capacity is: bits 0 to 2
 	From   bool  // from StageServe on
 }
 
@@ -79,10 +79,14 @@ func (in *stepInput) repair() *kernels.Frame {
 	l.SharedQP, l.RetainedShared, l.PrefixMul, l.PrefixWeight = s.QP, s.Retained, s.Mul, s.Weight
 	in.Extra = s.Extra
 	f.Growth = 4 * (uint32(slices.Max(in.Block.Rate[:]))/kv.PageTokens + 1)
-	most := l.UsedQP() + f.Growth*uint32(bits.OnesCount64(in.Block.Active))
+	most, begun := l.UsedQP()+f.Growth*uint32(bits.OnesCount64(in.Block.Active)), l.UsedQP()
+	for m := in.Block.Active &^ in.Block.Swapped; m != 0; m &= m - 1 {
+		tokens, rate := in.Block.Tokens[bits.TrailingZeros64(m)], in.Block.Rate[bits.TrailingZeros64(m)]
+		begun += 4 * (kv.Pages(tokens+uint32(rate)) - kv.Pages(tokens))
+	}
 	in.Limits.TokenNorm = max(1, in.Limits.TokenNorm%(1<<28))
 	in.Limits.BudgetQP = 1 + in.Limits.BudgetQP%(1<<24)
-	switch in.Tight & 3 {
+	switch in.Tight & 7 {
 	case 0:
 		in.Limits.CapacityQP = 1 << 28
 	case 1:
@@ -91,6 +95,10 @@ func (in *stepInput) repair() *kernels.Frame {
 		in.Limits.CapacityQP = max(most, 1) - 1
 	case 3:
 		in.Limits.CapacityQP = in.Limits.BudgetQP
+	case 4:
+		in.Limits.CapacityQP = begun
+	default:
+		in.Limits.CapacityQP = max(begun, 1) - 1
 	}
 	return f
 }
@@ -143,6 +151,9 @@ func randomStep(r *rand.Rand) *stepInput {
 	in := &stepInput{Tables: *randomTables(r), Pages: randomPages(r), Base: r.Uint64(), Count: r.Uint64(), Wait: uint8(r.IntN(6)), Groups: uint8(r.IntN(4)),
 		Tight: uint8(r.Uint32()) & uint8(r.Uint32()), From: r.IntN(4) == 0, Counts: [8]uint16{30000, 50000, 60000, 64000, 65000, 65500, 65535}}
 	in.Block, in.Ledger = *randomBlock(r, &in.Pages), *randomLedger(r)
+	if r.IntN(4) == 0 {
+		in.Ledger.Step = r.Int32N(6) // so early that nobody can have waited long enough
+	}
 	in.lighten()
 	if r.IntN(2) == 0 {
 		in.Block.Alive &= 1<<r.IntN(40) - 1

@@ -1798,9 +1798,36 @@ func joined512(prefix VecVirtual, lanes OpmaskVirtual) VecVirtual {
 	VPSLLQ(U8(3), prefix, shift)
 	VPBROADCASTQ_Z(constant(uint64(1)), lanes, one)
 	VPSLLVQ(shift, one, one)
+	return addedQ512(one)
+}
+
+// joinedOf16 does it for sixteen lanes, dwords.
+func joinedOf16(prefix VecVirtual, lanes OpmaskVirtual) VecVirtual {
+	var ones [2]VecVirtual
+	for h := range 2 {
+		var half Op = prefix.AsY()
+		k, shift := lanes, ZMM()
+		if h == 1 {
+			upper := YMM()
+			VEXTRACTI64X4(U8(1), prefix, upper)
+			k, half = K(), upper
+			KSHIFTRW(U8(8), lanes, k)
+		}
+		VPMOVZXDQ(half, shift)
+		VPSLLQ(U8(3), shift, shift)
+		ones[h] = ZMM()
+		VPBROADCASTQ_Z(constant(uint64(1)), k, ones[h])
+		VPSLLVQ(shift, ones[h], ones[h])
+	}
+	VPADDQ(ones[1], ones[0], ones[0])
+	return addedQ512(ones[0])
+}
+
+// addedQ512 adds up eight quadwords, into the lower ones.
+func addedQ512(z VecVirtual) VecVirtual {
 	y, x, h := YMM(), XMM(), XMM()
-	VEXTRACTI64X4(U8(1), one, y)
-	VPADDQ(one.AsY(), y, y)
+	VEXTRACTI64X4(U8(1), z, y)
+	VPADDQ(z.AsY(), y, y)
 	VEXTRACTI128(U8(1), y, x)
 	VPADDQ(y.AsX(), x, x)
 	VPSHUFD(U8(0x4E), x, h)

@@ -558,19 +558,20 @@ func enter512() {
 	TEXT("enterAVX512", NOSPLIT, "func(b *Block, slots uint64, words *[8]uint64, count int, t *RequestTables, pages *[8]uint16, step int16, joins *[8]uint8) (retained uint32)")
 	Pragma("noescape")
 	Doc("enterAVX512 is Enter.")
-	worth, _ := enterBody512(argument("b"), argument("slots"), argument("count"), Mem{Base: argument("words")}, Mem{Base: argument("joins")})
+	words := ZMM()
+	VMOVDQU64(Mem{Base: argument("words")}, words)
+	worth, _ := enterBody512(argument("b"), argument("slots"), argument("count"), words, Mem{Base: argument("joins")})
 	Store(sum512(worth), Return("retained"))
 	VZEROUPPER()
 	RET()
 }
 
 // enterBody512 is Enter of the first count newcomers; it returns what they are worth, to be added up, and the system blocks touched.
-func enterBody512(b Register, slots, count GPVirtual, words, joined Mem) (VecVirtual, OpmaskVirtual) {
+func enterBody512(b Register, slots, count GPVirtual, words VecVirtual, joined Mem) (VecVirtual, OpmaskVirtual) {
 	take, taken := GP64(), K()
 	MOVQ(I32(-1), take)
 	BZHIQ(count, take, take)
-	r := request512{w: ZMM()}
-	VMOVDQU64(words, r.w)
+	r := request512{w: words}
 	f := decode512(&r, argument("t"), argument("pages"))
 	r.addRun(&f)
 	VPADDQ(f.prefixTokens, f.tokens, f.tokens)

@@ -150,15 +150,45 @@ func (s *stepper512) operate() {
 	s.work()
 }
 
-// mayStall passes over what follows, to a label, if no lane can stall.
+// mayStall passes over what follows, to a label, if no lane can stall. It looks at lanes only if there is no room for the most that all could
+// grow by.
 func (s *stepper512) mayStall() {
-	most, frame, used := planeOf(s.b, offActive), argument("f"), GP32()
-	POPCNTQ(most, most)
+	lanes, most, frame, used := planeOf(s.b, offActive), GP64(), argument("f"), GP32()
+	POPCNTQ(lanes, most)
 	IMULL(Mem{Base: frame, Disp: offFrGrowth}, most.As32())
 	s.usedQP(used)
 	ADDL(used, most.As32())
 	CMPL(most.As32(), argument("capacity").As32())
 	JLS(LabelRef("operate"))
+	ANDNQ(lanes, planeOf(s.b, offSwapped), lanes)
+	ADDL(s.begun(lanes), used)
+	CMPL(used, argument("capacity").As32())
+	JLS(LabelRef("operate"))
+}
+
+// begun is what the pages cost at fp16 that lanes begin if they generate at their rate.
+func (s *stepper512) begun(lanes GPVirtual) GPVirtual {
+	pages, up, k := ZMM(), ZMM(), K()
+	VPBROADCASTD(constant(uint32(127)), up)
+	KMOVQ(lanes, k)
+	for g := range 4 {
+		before, after := ZMM(), ZMM()
+		VPADDD(Mem{Base: s.b, Disp: offTokens + 64*g}, up, before)
+		VPMOVZXWD(Mem{Base: s.b, Disp: offRate + 32*g}, after)
+		VPADDD(before, after, after)
+		VPSRLD(U8(7), before, before)
+		VPSRLD(U8(7), after, after)
+		if g == 0 {
+			VPSUBD_Z(before, after, k, pages)
+		} else {
+			KSHIFTRQ(U8(16), k, k)
+			VPSUBD_Z(before, after, k, after)
+			VPADDD(after, pages, pages)
+		}
+	}
+	qp := sum512(pages)
+	SHLL(U8(2), qp)
+	return qp
 }
 
 func (s *stepper512) work() {
@@ -187,18 +217,24 @@ func (s *stepper512) serve() {
 	slots := argument("f")
 	MOVQ(Mem{Base: slots, Disp: offFrSlots}, slots)
 	ANDNQ(slots, planeOf(s.b, offAlive), free) // empty ones
-	words, taken := argument("queue"), GP64()
+	words, taken := ZMM(), GP64()
+	VMOVDQU64(Mem{Base: argument("queue")}, words)
 	s.all(a, n, free, "some")
 	MOVQ(n, taken)
 	JMP(LabelRef("admitted"))
 
 	Label("some")
+	s.few(a, n, free, taken, words, "any")
+	JMP(LabelRef("entering"))
+
+	Label("any")
 	slotsM := local(free)
 	s.some(a, free)
 	MOVQ(slotsM, free)
 	s.load() // which registers had no room for
 	MOVL(Mem{Base: a, Disp: offAdTaken}, taken.As32())
-	LEAQ(Mem{Base: a, Disp: offAdWords}, words)
+	VMOVDQU64(Mem{Base: a, Disp: offAdWords}, words)
+	Label("entering")
 	CMPQ(taken, U8(8))
 	JHI(LabelRef("many"))
 	TESTQ(taken, taken)
@@ -209,7 +245,7 @@ func (s *stepper512) serve() {
 	MOVQ(I32(-1), first)
 	BZHIQ(taken, first, first)
 	PDEPQ(free, first, free) // the lowest of them
-	worth, touched := enterBody512(s.b, free, taken, Mem{Base: words}, Mem{Base: a, Disp: offAdJoins})
+	worth, touched := enterBody512(s.b, free, taken, words, Mem{Base: a, Disp: offAdJoins})
 	reads := GP64()
 	KMOVQ(touched, reads)
 	ANDQ(Mem{Base: s.b, Disp: offSwapped}, reads)
@@ -280,6 +316,136 @@ func (s *stepper512) all(a, n, slots GPVirtual, otherwise string) {
 	none := GP32()
 	XORL(none, none)
 	MOVL(none, s.in(offLgQueueLen))
+}
+
+// few admits what fits, in order, of at most sixteen requests, if there are slots for all of them and none joins a prefix that grows by it:
+// without a branch, which nothing could predict. Else it has changed nothing and jumps to a label.
+func (s *stepper512) few(a, n, slots, taken GPVirtual, words VecVirtual, otherwise string) {
+	CMPQ(n, U8(16))
+	JHI(LabelRef(otherwise))
+	free := GP64()
+	POPCNTQ(slots, free)
+	CMPQ(free, n)
+	JCS(LabelRef(otherwise))
+	all, some := GP64(), K()
+	MOVQ(I32(-1), all)
+	BZHIQ(n, all, all)
+	KMOVW(all.As32(), some)
+	needs, prefix, cost, extra := ZMM(), ZMM(), ZMM(), ZMM()
+	VMOVDQU32(Mem{Base: argument("needs")}, needs)
+	VPSRLD(U8(demandShift), needs, prefix)
+	VBROADCASTI32X8(Mem{Base: argument("s"), Disp: offShExtra}, extra)
+	VPERMD(extra, prefix, extra)
+	grow := K()
+	VPTESTMD(extra, extra, some, grow)
+	KORTESTW(grow, grow)
+	JNZ(LabelRef(otherwise))
+	VPTERNLOGD(U8(0xFF), cost, cost, cost)
+	VPANDD_BCST(constant(uint32(demandMask)), needs, some, cost)
+	costs := AllocLocal(64)
+	VMOVDQU(cost.AsY(), costs)
+	VEXTRACTI64X4(U8(1), cost, costs.Offset(32))
+
+	none, room, before := GP32(), GP32(), GP32()
+	XORL(none, none)
+	MOVL(argument("budget").As32(), room)
+	SUBL(s.used, room)
+	CMOVLCS(none, room)
+	MOVL(room, before)
+	not := none // bit 15 is the first request
+	var falling [16]uint16
+	for i := range 16 {
+		falling[i] = 1 << (15 - i)
+		rest := GP32()
+		MOVL(room, rest)
+		SUBL(costs.Offset(4*i), rest)
+		CMOVLCC(rest, room)
+		ADCL(not, not)
+	}
+	SUBL(room, before) // what the admitted take
+	admitted, bits, in := GP64(), YMM(), K()
+	VPBROADCASTW(not, bits)
+	VPTESTNMW(constant(falling[:]...), bits, in)
+	KMOVW(in, admitted.As32())
+	POPCNTL(admitted.As32(), taken.As32())
+
+	// Who has waited long enough fails.
+	bound, gone, late := GP64(), GP64(), ZMM()
+	queue := argument("queue")
+	MOVL(argument("step").As32(), bound.As32())
+	SUBL(Mem{Base: argument("f"), Disp: offFrMaxWait}, bound.As32())
+	XORL(gone.As32(), gone.As32())
+	INCL(bound.As32())
+	CMOVLLT(gone.As32(), bound.As32())
+	SHLQ(U8(48), bound)
+	VPBROADCASTQ(bound, late)
+	var waiting [2]VecVirtual
+	var old [2]OpmaskVirtual
+	for h := range 2 {
+		waiting[h], old[h] = ZMM(), K()
+		VMOVDQU64(Mem{Base: queue, Disp: 64 * h}, waiting[h])
+		VPCMPUQ(U8(1), late, waiting[h], old[h])
+	}
+	KUNPCKBW(old[0], old[1], old[0])
+	KMOVW(old[0], gone.As32())
+	ANDL(all.As32(), gone.As32())
+	ANDNL(gone.As32(), admitted.As32(), gone.As32())
+	failed := GP32()
+	POPCNTL(gone.As32(), failed)
+	ADDL(failed, s.in(offLgFailures))
+	ADDL(before, s.in(offLgPrivateQP))
+	SUBL(before, s.in(offLgPendingQP))
+	ADDL(taken.As32(), s.in(offLgAdmitted))
+	stay, left := GP64(), GP32()
+	ANDNL(all.As32(), admitted.As32(), stay.As32())
+	ANDNL(stay.As32(), gone.As32(), stay.As32())
+	POPCNTL(stay.As32(), left)
+	MOVL(left, s.in(offLgQueueLen))
+
+	Label("failing") // seldom any
+	TESTL(gone.As32(), gone.As32())
+	JZ(LabelRef("kept"))
+	i, lost := GP64(), GP32()
+	TZCNTL(gone.As32(), i.As32())
+	BLSRL(gone.As32(), gone.As32())
+	MOVL(costs.Idx(i, 4), lost)
+	SUBL(lost, s.in(offLgPendingQP))
+	JMP(LabelRef("failing"))
+	Label("kept")
+
+	list, more := XMM(), ZMM()
+	VMOVDQU(constant(numbered(16)...), list)
+	VPCOMPRESSB_Z(list, in, list)
+	VPMOVZXBQ(list, words)
+	VPERMI2Q(waiting[1], waiting[0], words)
+	VPSRLDQ(U8(8), list, list)
+	VPMOVZXBQ(list, more)
+	VPERMI2Q(waiting[1], waiting[0], more)
+	for h, w := range []VecVirtual{words, more} {
+		VMOVDQU64(w, Mem{Base: a, Disp: offAdWords + 64*h})
+	}
+	MOVL(taken.As32(), Mem{Base: a, Disp: offAdTaken})
+	VMOVQ(joinedOf16(prefix, in), Mem{Base: a, Disp: offAdJoins})
+
+	KMOVW(stay.As32(), in)
+	VPCOMPRESSD_Z(needs, in, needs)
+	VMOVDQU32(needs, Mem{Base: argument("needs")})
+	VPCOMPRESSQ_Z(waiting[0], in, waiting[0])
+	VMOVDQU64(waiting[0], Mem{Base: queue})
+	KSHIFTRW(U8(8), in, in)
+	VPCOMPRESSQ_Z(waiting[1], in, waiting[1])
+	MOVBLZX(stay.As8(), stay.As32())
+	POPCNTL(stay.As32(), stay.As32())
+	VMOVDQU64(waiting[1], Mem{Base: queue, Index: stay, Scale: 8})
+}
+
+// numbered counts from 0.
+func numbered(n int) []uint8 {
+	list := make([]uint8, n)
+	for i := range list {
+		list[i] = uint8(i)
+	}
+	return list
 }
 
 // some admits what fits, in order.
