@@ -4,9 +4,10 @@
 // # What is stepped
 //
 // A batch in the middle of staggered episodes: every sixteenth of the environments is at another step of its episode, so that each
-// step resets some of them. The operations of a cycle of 32 steps are drawn before the clock runs, from those that the action mask
+// step resets some of them. The operations of a cycle of 48 steps are drawn before the clock runs, from those that the action mask
 // allows, on one slot of ten: about three an environment and step. After a cycle the batch goes back to its start state, which is not
-// timed. The start state and the operations are a function of seed, profile, slots and number of environments.
+// timed, nor are the first 16 steps of the next cycle: the state that was taken back is in the cache of the core that did it, so that
+// other workers fetch it from there, which no step after another does. The start state and the operations are a function of seed, profile, slots and number of environments.
 //
 // # How it is measured
 //

@@ -111,7 +111,7 @@ func (r *run) playing(name string, profile vecenv.Profile, envs, processes int, 
 	x.take = func(_ context.Context, cycles int) (turn, error) {
 		return together(ps, func(p *rivals.Process) (time.Duration, int64, error) {
 			took, err := p.Run(cycles)
-			return took, int64(cycles * cycle * envs / processes), err
+			return took, int64(cycles * timed * envs / processes), err
 		})
 	}
 	return x

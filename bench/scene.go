@@ -15,8 +15,11 @@ import (
 )
 
 const (
-	// cycle is the number of steps whose operations are prepared: two episodes and their reset steps.
-	cycle = 32
+	// cycle is the number of steps whose operations are prepared: three episodes and their reset steps. The first warm ones are not timed,
+	// since who has taken the state back has it in its cache, and others have not; timed are the rest.
+	cycle = warm + timed
+	warm  = 16
+	timed = 32
 	// phases is the number of different steps of an episode at which the environments of a start state are.
 	phases  = 16
 	steps   = 15 // of an episode
@@ -231,7 +234,7 @@ func (h *fnv) bytes(xs []uint8) {
 // rival describes rows [first, end) of the scene to a rival, and writes the files that it will read into dir.
 func (s *scene) rival(dir string, first, end int) (rivals.Workload, error) {
 	c := &s.config
-	w := rivals.Workload{Profile: c.Profile.String(), Envs: end - first, Slots: c.Slots, Steps: c.Steps, MaxWait: c.MaxWait, Cycle: cycle, Seed: c.Seed,
+	w := rivals.Workload{Profile: c.Profile.String(), Envs: end - first, Slots: c.Slots, Steps: c.Steps, MaxWait: c.MaxWait, Cycle: cycle, Warm: warm, Seed: c.Seed,
 		FirstEnv: c.FirstEnv + uint32(first), Difficulty: scenario.All.String()}
 	w.OpsPath = filepath.Join(dir, fmt.Sprintf("ops-%s-%d-%d-%d", c.Profile, c.Envs, first, end))
 	f, err := os.Create(w.OpsPath)

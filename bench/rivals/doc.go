@@ -15,7 +15,7 @@
 // A rival reads commands from its standard input, a line each, and answers each with a line on its standard output; any
 // answer may be `error TEXT` instead. Paths must not contain white space.
 //
-//	init profile=seed envs=1024 slots=64 steps=15 max_wait=5 seed=42 first_env=0 difficulty=all cycle=32 ops=/path [preset=/path] [style=plain]
+//	init profile=seed envs=1024 slots=64 steps=15 max_wait=5 seed=42 first_env=0 difficulty=all cycle=48 warm=16 ops=/path [preset=/path] [style=plain]
 //	        answers "ok". The file ops has a byte for every operation, [cycle][envs][slots]: keep 0, evict 1, compress 2,
 //	        swap 3, others are invalid. The file preset, for profile=serving, is what WritePreset has written. Only the C rival
 //	        knows style.
@@ -25,6 +25,7 @@
 //	digest  answers "digest HEX16". Goes back to the start state, makes cycle steps, the k-th with the k-th op matrix, and
 //	        hashes after each: all observations (their bits as 32-bit words), all rewards (likewise), the terminated bytes and
 //	        the truncated bytes (each as a word), with 64-bit FNV-1a over words.
-//	run R   answers "ns N". R times: goes back to the start state, not timed, then makes the cycle's steps, timed.
+//	run R   answers "ns N". R times: goes back to the start state and makes the first warm steps of the cycle, not timed, since the
+//	        state is in the caches of whoever took it back; then makes the others, timed.
 //	quit    ends the process, as does the end of its input.
 package rivals

@@ -25,6 +25,7 @@ type Workload struct {
 	Steps      int // of an episode
 	MaxWait    int
 	Cycle      int // op matrices
+	Warm       int // of them, the first ones, whose steps Run does not time: below Cycle
 	Seed       uint64
 	FirstEnv   uint32 // environment number of row 0
 	Difficulty string // easy, medium, hard, all
@@ -98,8 +99,8 @@ func (p *Process) read(out io.Reader) {
 
 // Init gives the rival its batch; it must be the first command, and comes once.
 func (p *Process) Init(w Workload) error {
-	line := fmt.Sprintf("init profile=%s envs=%d slots=%d steps=%d max_wait=%d seed=%d first_env=%d difficulty=%s cycle=%d ops=%s",
-		w.Profile, w.Envs, w.Slots, w.Steps, w.MaxWait, w.Seed, w.FirstEnv, w.Difficulty, w.Cycle, w.OpsPath)
+	line := fmt.Sprintf("init profile=%s envs=%d slots=%d steps=%d max_wait=%d seed=%d first_env=%d difficulty=%s cycle=%d warm=%d ops=%s",
+		w.Profile, w.Envs, w.Slots, w.Steps, w.MaxWait, w.Seed, w.FirstEnv, w.Difficulty, w.Cycle, w.Warm, w.OpsPath)
 	if w.PresetPath != "" {
 		line += " preset=" + w.PresetPath
 	}
@@ -130,7 +131,8 @@ func (p *Process) Digest() (uint64, error) {
 	return d, nil
 }
 
-// Run steps rounds cycles, each from the start state, and returns the time the steps took, measured by the process itself.
+// Run steps rounds cycles, each from the start state, and returns the time that their steps took but for the first Warm ones of each,
+// measured by the process itself.
 func (p *Process) Run(rounds int) (time.Duration, error) {
 	text, err := p.ask("run", fmt.Sprintf("run %d", rounds), "ns ")
 	if err != nil {

@@ -180,12 +180,12 @@ static const char *read_preset(const char *path, Preset *p) {
 
 static const char *init(char *line) {
 	const char *ops_path = NULL, *preset_path = NULL, *err = NULL;
-	i64 tuned = 0, serving = -1, difficulty = -1, envs_n = 0, slots = 64, steps = 15, max_wait = 5, cycle = 1, first_env = 0;
+	i64 tuned = 0, serving = -1, difficulty = -1, envs_n = 0, slots = 64, steps = 15, max_wait = 5, cycle = 1, warm = 0, first_env = 0;
 	struct {
 		const char *name;
 		i64 *value, lo, hi;
 	} integers[] = {{"envs", &envs_n, 1, 1 << 20}, {"slots", &slots, 16, MAX_SLOTS}, {"steps", &steps, 1, 4096}, {"max_wait", &max_wait, 1, 4096},
-		{"cycle", &cycle, 1, 4096}, {"first_env", &first_env, 0, UINT32_MAX}};
+		{"cycle", &cycle, 1, 4096}, {"warm", &warm, 0, 4095}, {"first_env", &first_env, 0, UINT32_MAX}};
 	if (rules != NULL) {
 		return "init: once is enough";
 	}
@@ -243,10 +243,13 @@ static const char *init(char *line) {
 	if (slots % 16 != 0) {
 		return failure("slots=%d: allowed multiples of 16", (int)slots);
 	}
+	if (warm >= cycle) {
+		return failure("warm=%d: allowed less than cycle, %d", (int)warm, (int)cycle);
+	}
 	if (ops_path == NULL) {
 		return "init: ops: missing";
 	}
-	config = (Config){.serving = serving, .envs = envs_n, .slots = slots, .steps = steps, .max_wait = max_wait, .cycle = cycle,
+	config = (Config){.serving = serving, .envs = envs_n, .slots = slots, .steps = steps, .max_wait = max_wait, .cycle = cycle, .warm = warm,
 		.difficulty = difficulty, .seed = config.seed, .first_env = first_env};
 	config.token_norm = max_int(1, 500 * steps / 15);
 	fill_tables();
@@ -331,8 +334,11 @@ static i64 run(i64 rounds) {
 	i64 total = 0;
 	for (i64 r = 0; r < rounds; r++) {
 		rewind_state();
+		for (int k = 0; k < config.warm; k++) {
+			step(k);
+		}
 		i64 begin = now_ns();
-		for (int k = 0; k < config.cycle; k++) {
+		for (int k = config.warm; k < config.cycle; k++) {
 			step(k);
 		}
 		total += now_ns() - begin;

@@ -46,7 +46,7 @@ typedef struct {
 /* What all environments of the process have in common. One process is one batch, so it is global and the compiler knows
  * where everything is. */
 typedef struct {
-	int serving, envs, slots, steps, max_wait, cycle, difficulty; /* difficulty: easy 0, medium, hard, all 3 */
+	int serving, envs, slots, steps, max_wait, cycle, warm, difficulty; /* difficulty: easy 0, medium, hard, all 3 */
 	u64 seed;
 	u32 first_env;
 	u32 token_norm;

@@ -7,7 +7,7 @@ Commands, each answered by one line, `error TEXT` if it failed:
     init KEY=VALUE ...   -> ok             make the environments and read the operations of the cycle
     stagger              -> ok             make the start state: environments at all points of their episodes
     digest               -> digest HEX16   hash of everything that a cycle from the start state returns
-    run ROUNDS           -> ns TOTAL       time of ROUNDS cycles from the start state; going back is not timed
+    run ROUNDS           -> ns TOTAL       time of ROUNDS cycles from the start state; going back and the first warm steps are not timed
     quit                                   as the end of the input
 """
 
@@ -62,10 +62,12 @@ class Rival:
         self.mode = mode
         self.venv = None
 
-    def init(self, *, envs, slots="64", steps="15", max_wait="5", seed="0", first_env="0", difficulty="all", cycle="32", ops, profile="seed", preset=""):
+    def init(self, *, envs, slots="64", steps="15", max_wait="5", seed="0", first_env="0", difficulty="all", cycle="1", warm="0", ops, profile="seed", preset=""):
         if profile != "seed":
             raise ValueError(f"profile: {profile}: allowed seed")
-        self.envs, self.slots, self.cycle = int(envs), int(slots), int(cycle)
+        self.envs, self.slots, self.cycle, self.warm = int(envs), int(slots), int(cycle), int(warm)
+        if not 0 <= self.warm < self.cycle:
+            raise ValueError(f"warm: {warm}: allowed 0 to less than cycle, {cycle}")
         shape = (self.cycle, self.envs, self.slots)
         # int64 as the action space samples; made before the clock runs, as kvgym's op matrices are.
         data = np.fromfile(ops, np.uint8)
@@ -121,8 +123,10 @@ class Rival:
         step = self.venv.step
         for _ in range(rounds):
             self._back()
+            for ops in self.ops[: self.warm]:
+                step(ops)
             start = time.perf_counter_ns()
-            for ops in self.ops:
+            for ops in self.ops[self.warm :]:
                 step(ops)
             total += time.perf_counter_ns() - start
         return total
