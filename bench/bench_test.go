@@ -179,9 +179,9 @@ func TestKeys(t *testing.T) {
 	keys := func(m any) string { return strings.Join(slices.Sorted(maps.Keys(m.(map[string]any))), " ") }
 	require.Equal(t, "commit cores cpu go machine nt_store_level ratios results rivals rounds seconds_total seed simd skipped turn_seconds version", keys(doc))
 	first := func(list string) any { return doc[list].([]any)[0] }
-	require.Equal(t, "allocs_per_step env_steps_per_second env_steps_per_second_max env_steps_per_second_min envs level name ns_per_env_step "+
+	require.Equal(t, "allocs_per_step batches env_steps_per_second env_steps_per_second_max env_steps_per_second_min envs level name ns_per_env_step "+
 		"nt_store_bytes_per_second obs obs_bytes_per_second profile slots stores workers", keys(first("results")))
-	require.Equal(t, "against checked envs level max median min name obs profile rounds workers", keys(first("ratios")))
+	require.Equal(t, "against batches checked envs level max median min name obs profile rounds workers", keys(first("ratios")))
 	require.Equal(t, "against env_steps_per_second envs ns_per_env_step profile workers", keys(first("rivals")))
 	require.Equal(t, "against why", keys(first("skipped")))
 	empty, err := json.Marshal(newReport(&Config{}, kernels.Generic))
@@ -215,6 +215,14 @@ func TestRivals(t *testing.T) {
 		}
 	}
 	require.Len(t, levels, int(kernels.Active())+1, "the active level and all below")
+	apart := slices.DeleteFunc(slices.Clone(rep.Ratios), func(r Ratio) bool { return r.Batches == 1 })
+	require.Len(t, apart, 2, "as many batches as workers, against each vector environment of Gymnasium")
+	for _, r := range apart {
+		require.Equal(t, []any{2, 2}, []any{r.Batches, r.Workers})
+		require.Contains(t, apartEnvs, r.Envs/2)
+		require.True(t, strings.HasSuffix(r.Name, "/batches=2") && rep.has(r.Name), "%+v", r)
+	}
+	require.Contains(t, rep.Text(), "│ 2, 2 batches │")
 	require.Contains(t, rep.Text(), envpoolCartPole+": processes=")
 	for _, v := range rep.Rivals {
 		require.Positive(t, v.EnvStepsPerSecond)
@@ -239,6 +247,14 @@ func TestSkipped(t *testing.T) {
 		{gymCartPole, "no python"}, {envpoolCartPole, "no python"}}, rep.Skipped)
 	require.Equal(t, rep.Skipped, told)
 	require.NotEmpty(t, rep.Results)
+
+	c = stubbed(t, "good")
+	c.Workers = 1
+	rep, err = Run(context.Background(), c)
+	require.NoError(t, err)
+	for _, r := range rep.Results {
+		require.Equal(t, 1, r.Batches, "one worker has no use for more")
+	}
 
 	c = stubbed(t, "no-modules")
 	c.Envs, c.Workers = []int{24}, 3

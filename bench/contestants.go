@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -34,6 +35,68 @@ func (r *run) ours(profile vecenv.Profile, envs, workers int, obs string, level 
 		return nil
 	}
 	return x
+}
+
+// apartEnvs are the numbers of environments of a batch that are tried for apart: few enough for a core's cache.
+var apartEnvs = []int{64, 128, 256}
+
+// apart is kvgym as a batch for each worker, which step on without waiting for each other, at the number of environments that was best when
+// it was opened.
+func (r *run) apart(obs string) *contestant {
+	x := &contestant{name: kvgymName, profile: vecenv.Seed, workers: r.cfg.Workers, batches: r.cfg.Workers, obs: obs, level: r.level}
+	x.open = func(ctx context.Context) error {
+		best := 0.0
+		for _, envs := range apartEnvs {
+			c, err := r.apartWith(ctx, envs, obs)
+			rate := 0.0
+			if err == nil {
+				rate, err = r.try(ctx, c)
+			}
+			if err != nil {
+				c.close()
+				return err
+			}
+			if rate <= best {
+				c.close()
+				continue
+			}
+			if x.close != nil {
+				x.close()
+			}
+			best, x.take, x.close, x.envs = rate, c.take, c.close, envs*x.batches
+		}
+		return nil
+	}
+	return x
+}
+
+// apartWith makes the batches of so many environments each; close must be called even after an error.
+func (r *run) apartWith(ctx context.Context, envs int, obs string) (*contestant, error) {
+	var bs []*vecenv.Batch
+	c := &contestant{level: r.level, close: func() {
+		for _, b := range bs {
+			b.Close()
+		}
+	}}
+	s, err := r.scene(ctx, vecenv.Seed, envs)
+	if err != nil {
+		return c, err
+	}
+	for range r.cfg.Workers {
+		b, err := s.batch(1, func(c *vecenv.Config) { setObs(c, obs) })
+		if err != nil {
+			return c, err
+		}
+		bs = append(bs, b)
+	}
+	c.take = func(ctx context.Context, cycles int) (turn, error) {
+		return together(bs, func(b *vecenv.Batch) (turn, error) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			return s.take(ctx, b, cycles)
+		})
+	}
+	return c, nil
 }
 
 // take steps cycles and times the steps, but for the first of each.

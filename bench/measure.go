@@ -28,6 +28,7 @@ type contestant struct {
 	profile vecenv.Profile
 	envs    int
 	workers int           // threads, or processes
+	batches int           // of kvgym, that share the environments and the threads; 0 is one
 	obs     string        // "" of another game
 	level   kernels.Level // in its turns
 	stores  *contestant   // of as many threads and bytes; nil: no observations

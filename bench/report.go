@@ -40,6 +40,7 @@ type Result struct {
 	Profile string `json:"profile"`
 	Envs    int    `json:"envs"`
 	Workers int    `json:"workers"`
+	Batches int    `json:"batches"` // that share the environments and the workers, and wait for each other at no step
 	Slots   int    `json:"slots"`
 	Obs     string `json:"obs"` // f32, u8 or none
 	Level   string `json:"level"`
@@ -51,7 +52,7 @@ type Result struct {
 	NSPerEnvStep      float64 `json:"ns_per_env_step"`          // of the median; wall time, whatever the number of workers
 
 	ObsBytesPerSecond     float64 `json:"obs_bytes_per_second"`      // 0 without observations
-	NTStoreBytesPerSecond float64 `json:"nt_store_bytes_per_second"` // by as many threads into as much memory; 0 without observations
+	NTStoreBytesPerSecond float64 `json:"nt_store_bytes_per_second"` // by as many threads into as much memory; 0 without observations, and for several batches
 	AllocsPerStep         float64 `json:"allocs_per_step"`           // Go heap allocations of the process in a step of the whole batch, least of the rounds
 }
 
@@ -72,6 +73,7 @@ type Ratio struct {
 	Profile string  `json:"profile"`
 	Envs    int     `json:"envs"`
 	Workers int     `json:"workers"`
+	Batches int     `json:"batches"` // as in the Result
 	Obs     string  `json:"obs"`
 	Level   string  `json:"level"`
 	Against string  `json:"against"`
@@ -129,7 +131,7 @@ func (rep *Report) add(cfg *Config, c *comparison) {
 		}
 		q := spreadOf(quotients(p.ours.rates, against))
 		rep.Ratios = append(rep.Ratios, Ratio{Name: p.ours.caseName(cfg.Slots), Profile: p.ours.profile.String(), Envs: p.ours.envs, Workers: p.ours.workers,
-			Obs: p.ours.obs, Level: p.ours.level.String(), Against: p.name, Median: q.median, Min: q.least, Max: q.greatest, Rounds: len(p.ours.rates),
+			Batches: max(1, p.ours.batches), Obs: p.ours.obs, Level: p.ours.level.String(), Against: p.name, Median: q.median, Min: q.least, Max: q.greatest, Rounds: len(p.ours.rates),
 			Checked: p.against.checked && p.against.envs == p.ours.envs})
 	}
 }
@@ -144,11 +146,15 @@ func (rep *Report) has(name string) bool {
 }
 
 func (x *contestant) caseName(slots int) string {
-	return fmt.Sprintf("profile=%s/envs=%d/workers=%d/slots=%d/obs=%s/level=%s", x.profile, x.envs, x.workers, slots, x.obs, x.level)
+	name := fmt.Sprintf("profile=%s/envs=%d/workers=%d/slots=%d/obs=%s/level=%s", x.profile, x.envs, x.workers, slots, x.obs, x.level)
+	if x.batches > 1 {
+		name += fmt.Sprintf("/batches=%d", x.batches)
+	}
+	return name
 }
 
 func (x *contestant) result(slots int, rate spread) Result {
-	res := Result{Name: x.caseName(slots), Profile: x.profile.String(), Envs: x.envs, Workers: x.workers, Slots: slots, Obs: x.obs, Level: x.level.String(),
+	res := Result{Name: x.caseName(slots), Profile: x.profile.String(), Envs: x.envs, Workers: x.workers, Batches: max(1, x.batches), Slots: slots, Obs: x.obs, Level: x.level.String(),
 		Stores: "none", EnvStepsPerSecond: rate.median, Least: rate.least, Greatest: rate.greatest, NSPerEnvStep: 1e9 / rate.median,
 		AllocsPerStep: spreadOf(x.allocs).least / cycle}
 	if bytes := obsBytes(x.obs, slots); bytes > 0 {
@@ -173,10 +179,13 @@ func (rep *Report) Text() string {
 		if i > 0 && r.group() != rep.Results[i-1].group() {
 			t.AppendSeparator()
 		}
-		row := table.Row{kvgymName, r.Profile, r.Envs, r.Workers, r.Obs, r.Level, millions(r.EnvStepsPerSecond), fmt.Sprintf("%.1f", r.NSPerEnvStep), "", "", "",
+		row := table.Row{kvgymName, r.Profile, r.Envs, workersOf(r.Workers, r.Batches), r.Obs, r.Level, millions(r.EnvStepsPerSecond), fmt.Sprintf("%.1f", r.NSPerEnvStep), "", "", "",
 			fmt.Sprintf("%.3g", r.AllocsPerStep)}
 		if r.ObsBytesPerSecond > 0 {
-			row[8], row[9], row[10] = fmt.Sprintf("%.1f", r.ObsBytesPerSecond/1e9), fmt.Sprintf("%.1f", r.NTStoreBytesPerSecond/1e9), r.Stores
+			row[8], row[9], row[10] = fmt.Sprintf("%.1f", r.ObsBytesPerSecond/1e9), "", r.Stores
+		}
+		if r.NTStoreBytesPerSecond > 0 {
+			row[9] = fmt.Sprintf("%.1f", r.NTStoreBytesPerSecond/1e9)
 		}
 		t.AppendRow(row)
 	}
@@ -203,7 +212,7 @@ func (rep *Report) Text() string {
 		if r.Checked {
 			checked = "checked"
 		}
-		t.AppendRow(table.Row{r.Against, r.Profile, r.Envs, r.Workers, r.Obs, r.Level, fmt.Sprintf("%.2f", r.Median), fmt.Sprintf("%.2f", r.Min), fmt.Sprintf("%.2f", r.Max), checked})
+		t.AppendRow(table.Row{r.Against, r.Profile, r.Envs, workersOf(r.Workers, r.Batches), r.Obs, r.Level, fmt.Sprintf("%.2f", r.Median), fmt.Sprintf("%.2f", r.Min), fmt.Sprintf("%.2f", r.Max), checked})
 	}
 	t.Render()
 	for _, s := range rep.Rivals {
@@ -227,6 +236,14 @@ func (rep *Report) byRival() []Ratio {
 
 // group is what the results between two lines of the table have in common.
 func (r *Result) group() string { return fmt.Sprint(r.Profile, r.Envs) }
+
+// workersOf says how many workers step, and in how many batches.
+func workersOf(workers, batches int) string {
+	if batches > 1 {
+		return fmt.Sprintf("%d, %d batches", workers, batches)
+	}
+	return fmt.Sprint(workers)
+}
 
 func millions(rate float64) string {
 	if rate < 1e5 {

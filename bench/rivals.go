@@ -109,9 +109,9 @@ func (r *run) playing(name string, profile vecenv.Profile, envs, processes int, 
 		return nil
 	}
 	x.take = func(_ context.Context, cycles int) (turn, error) {
-		return together(ps, func(p *rivals.Process) (time.Duration, int64, error) {
+		return together(ps, func(p *rivals.Process) (turn, error) {
 			took, err := p.Run(cycles)
-			return took, int64(cycles * timed * envs / processes), err
+			return turnOf(int64(cycles*timed*envs/processes), took), err
 		})
 	}
 	return x
@@ -144,15 +144,17 @@ func (r *run) prepare(ctx context.Context, p *rivals.Process, s *scene, name str
 	return err
 }
 
-// together lets processes run at once, and adds their rates.
-func together(ps []*rivals.Process, take func(*rivals.Process) (time.Duration, int64, error)) (turn, error) {
+// turnOf is a turn of so many steps.
+func turnOf(steps int64, took time.Duration) turn {
+	return turn{rate: float64(steps) / took.Seconds(), took: took}
+}
+
+// together lets processes or batches run at once, and adds their rates.
+func together[T any](ps []T, take func(T) (turn, error)) (turn, error) {
 	turns, errs := make([]turn, len(ps)), make([]error, len(ps))
 	var wg sync.WaitGroup
 	for k, p := range ps {
-		wg.Go(func() {
-			took, steps, err := take(p)
-			turns[k], errs[k] = turn{rate: float64(steps) / took.Seconds(), took: took}, err
-		})
+		wg.Go(func() { turns[k], errs[k] = take(p) })
 	}
 	wg.Wait()
 	sum := turns[0]
@@ -259,7 +261,10 @@ func (r *run) cartPoleWith(ctx context.Context, s cartPoleSetting) (*contestant,
 		}
 	}
 	c.take = func(_ context.Context, cycles int) (turn, error) {
-		return together(ps, func(p *rivals.Process) (time.Duration, int64, error) { return p.RunCartPole(cycles) })
+		return together(ps, func(p *rivals.Process) (turn, error) {
+			took, steps, err := p.RunCartPole(cycles)
+			return turnOf(steps, took), err
+		})
 	}
 	return c, nil
 }

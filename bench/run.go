@@ -153,8 +153,8 @@ func (r *run) addC(c *comparison, profile vecenv.Profile, envs int, ours map[int
 	}
 }
 
-// otherGames compares with Python: with the same rules at as many environments, and at those of most comparisons and of CartPole with all
-// workers; with CartPole at the latter.
+// otherGames compares with Python: with the same rules at as many environments, and with all workers at those of most comparisons, of CartPole,
+// and of a batch for each worker; with CartPole at its own.
 func (r *run) otherGames() *comparison {
 	if len(r.programs.have) == 0 {
 		return nil
@@ -163,6 +163,10 @@ func (r *run) otherGames() *comparison {
 	var many []*contestant
 	for _, n := range slices.Compact([]int{r.cfg.envsNear(mainEnvs), r.cfg.envsNear(cartPoleEnvs)}) {
 		many = append(many, c.add(r.ours(vecenv.Seed, n, r.cfg.Workers, obsF32, r.level, false)))
+	}
+	vector := many
+	if r.cfg.Workers > 1 {
+		vector = append(vector, c.add(r.apart(obsF32)))
 	}
 	var few *contestant
 	for _, g := range [][2]string{{gymSync, "sync"}, {gymAsync, "async"}} {
@@ -175,7 +179,7 @@ func (r *run) otherGames() *comparison {
 		}
 		x := c.add(r.gymnasium(g[0], g[1]))
 		c.compare(few, x, g[0])
-		for _, ours := range many {
+		for _, ours := range vector {
 			c.compare(ours, x, g[0])
 		}
 	}
