@@ -94,8 +94,9 @@ type scratch struct {
 
 	components reward.Terms
 
-	trail kernels.Trail
-	run   kernels.Run
+	trail                 kernels.Trail
+	run                   kernels.Run
+	terminated, truncated [cacheLine]uint8 // of a run, where workers must not write to the tensors in every environment
 }
 
 // terms is where the components of a step go if there is a tensor for them, else nil.

@@ -14,3 +14,16 @@ func (b *Batch) Trails() bool { return b.trails }
 
 // Runs tells whether environments of a batch step in one call of a kernel.
 func (b *Batch) Runs() bool { return b.runs }
+
+// Share is what workers claim environments from.
+type Share = share
+
+// NewShare is one of environments [first, end), of step 0.
+func NewShare(first, end int32) *Share {
+	s := &share{first: first, end: end}
+	s.claimed.Store(uint64(uint32(end)))
+	return s
+}
+
+// Claim is claim.
+func (s *Share) Claim(number uint32, n int32) (lo, hi int32) { return s.claim(number, n) }

@@ -19,40 +19,57 @@ const (
 	spinTime    = 200 * time.Microsecond
 	spinsPerAsk = 64 // spins between looks at the clock
 	minChunk    = 16
+	cacheLine   = 64
 	// soloEnvs is the batch size below which waking workers costs more than it brings (measured; docs/performance.md).
 	soloEnvs = 32
 )
 
+// job is done again and again, once a step. Each time costs the caller two writes to lines that other cores have: number with the actions, and
+// the pool's epoch.
 type job struct {
-	actions           Actions
-	first, end, chunk int32 // never change
+	actions Actions
+	number  atomic.Uint32 // counts its steps
 
-	shares []share // one a worker
+	_                 [64]byte
+	first, end, chunk int32   // never change
+	shares            []share // one a worker
 
 	_    [64]byte
-	left atomic.Int32 // environments not yet done
+	done atomic.Uint32 // environments, in all steps; modulo 2^32
 	_    [60]byte
 
-	active  atomic.Bool
-	waiting atomic.Bool
-	done    chan struct{}
+	waiting atomic.Bool // the caller sleeps
+	woken   chan struct{}
 	failed  atomic.Pointer[stepPanic]
 }
 
+// doneAt is what done is when a step is.
+func (j *job) doneAt(number uint32) uint32 { return number * uint32(j.end-j.first) }
+
 // share is the part of a job that one worker claims from first.
 type share struct {
-	first, end int32 // never change
-	next       atomic.Int32
-	_          [116]byte // claims must not share a cache line, nor the pair of lines that some processors fetch together
+	first, end int32         // never change
+	claimed    atomic.Uint64 // upper half: the step that the lower one is of; lower half: the first environment that nobody has claimed
+	_          [112]byte     // claims must not share a cache line, nor the pair of lines that some processors fetch together
 }
 
-// claim takes up to n environments; none if none are left.
-func (s *share) claim(n int32) (lo, hi int32) {
-	if s.next.Load() >= s.end { // so that who finds nothing writes nothing
-		return 0, 0
+// claim takes up to n environments for a step; none if none are left. Nobody has to make a share ready for the next step: the first claim
+// does, and one of a step that is over finds nothing.
+func (s *share) claim(number uint32, n int32) (lo, hi int32) {
+	for {
+		was := s.claimed.Load()
+		later := int32(number - uint32(was>>32))
+		if lo = s.first; later == 0 {
+			lo = int32(uint32(was))
+		}
+		if later < 0 || lo >= s.end {
+			return 0, 0
+		}
+		hi = min(lo+n, s.end)
+		if s.claimed.CompareAndSwap(was, uint64(number)<<32|uint64(uint32(hi))) {
+			return lo, hi
+		}
 	}
-	lo = s.next.Add(n) - n
-	return lo, min(lo+n, s.end)
 }
 
 type stepPanic struct {
@@ -76,14 +93,15 @@ func (e *PanicError) Error() string {
 }
 
 type pool struct {
-	batch   *Batch
-	workers int
-	epoch   atomic.Uint64 // increases with every job; what workers wait for
-	mu      sync.Mutex
-	wake    *sync.Cond
-	parked  atomic.Int32
-	closing atomic.Bool
-	exited  sync.WaitGroup
+	batch     *Batch
+	workers   int
+	epoch     atomic.Uint64 // increases with every job; what workers wait for
+	mu        sync.Mutex
+	wake      *sync.Cond
+	parked    atomic.Int32
+	closing   atomic.Bool
+	exited    sync.WaitGroup
+	flagsMeet bool // workers have so few environments each that much of their flags stands in one cache line
 }
 
 func newPool(b *Batch, workers int) *pool {
@@ -97,19 +115,20 @@ func newPool(b *Batch, workers int) *pool {
 		j.first, j.end = int32(first), int32(end)
 		j.chunk = int32(max(minChunk, min(256, (end-first)/(4*p.workers))))
 		j.divide(p.workers)
-		j.done = make(chan struct{}, 1)
+		p.flagsMeet = p.flagsMeet || p.workers > 1 && j.chunk < cacheLine && j.shares[0].end%cacheLine != 0 // chunks of groups differ by one at most
+		j.woken = make(chan struct{}, 1)
 	}
 	return p
 }
 
-// divide gives every worker a share of whole chunks, as equal as they allow. Nothing can be claimed yet.
+// divide gives every worker a share of whole chunks, as equal as they allow. Of step 0 all is claimed.
 func (j *job) divide(workers int) {
 	j.shares = make([]share, workers)
 	chunks, first := int(j.end-j.first+j.chunk-1)/int(j.chunk), j.first
 	for k := range j.shares {
 		s := &j.shares[k]
 		s.first, s.end = first, min(j.end, j.first+int32((k+1)*chunks/workers)*j.chunk)
-		s.next.Store(s.end)
+		s.claimed.Store(uint64(uint32(s.end)))
 		first = s.end
 	}
 }
@@ -149,13 +168,7 @@ func (p *pool) close() {
 
 // start publishes a job.
 func (p *pool) start(j *job) {
-	// The order matters: a worker still looking at the last job may claim from this one as soon as a share's next is stored.
-	j.waiting.Store(false)
-	j.left.Store(j.end - j.first)
-	j.active.Store(true)
-	for k := range j.shares {
-		j.shares[k].next.Store(j.shares[k].first)
-	}
+	j.number.Add(1) // from here on a worker may claim
 	if p.workers == 1 {
 		return
 	}
@@ -170,43 +183,37 @@ func (p *pool) start(j *job) {
 // wait works on the job until nothing is left to claim, then waits for the others.
 func (p *pool) wait(j *job) {
 	p.run(j, 0, p.batch.scratch)
-	if j.left.Load() == 0 {
-		j.active.Store(false)
+	all := j.doneAt(j.number.Load())
+	if j.done.Load() == all {
 		return
 	}
-	for deadline, i := time.Now().Add(spinTime), 0; ; i++ {
-		if j.left.Load() == 0 {
-			break
-		}
+	for deadline, i := time.Now().Add(spinTime), 0; j.done.Load() != all; i++ {
 		if i%spinsPerAsk == spinsPerAsk-1 {
 			if time.Now().After(deadline) {
-				p.park(j)
-				break
+				j.park(all)
+				return
 			}
 			runtime.Gosched()
 		}
 	}
-	j.active.Store(false)
 }
 
-// park sleeps until the worker that finishes the job's last chunk wakes the caller.
-func (p *pool) park(j *job) {
+// park sleeps until the worker that finishes the step's last chunk wakes the caller. A wake-up that comes too late, for a wait that is over, ends
+// no other: that looks again, and sleeps on.
+func (j *job) park(all uint32) {
 	j.waiting.Store(true)
-	for j.left.Load() != 0 {
-		<-j.done
+	for j.done.Load() != all {
+		<-j.woken
 	}
-	select { // a wake-up that came too late must not end the next wait early
-	case <-j.done:
-	default:
-	}
+	j.waiting.Store(false)
 }
 
 // run claims and steps chunks of the job until none is left, those of worker k's share first. Nothing of it is done before all of it is:
 // the last row of one chunk may be written by the first step of the next.
 func (p *pool) run(j *job, k int, s *scratch) {
-	v, did := env{scratch: s}, int32(0)
+	v, did, number := env{scratch: s}, uint32(0), j.number.Load()
 	for range j.shares {
-		did += p.runShare(j, &j.shares[k], &v)
+		did += p.runShare(j, number, &j.shares[k], &v)
 		if k++; k == len(j.shares) {
 			k = 0
 		}
@@ -216,25 +223,24 @@ func (p *pool) run(j *job, k int, s *scratch) {
 	}
 	s.trail.Flush()
 	p.batch.publish()
-	if j.left.Add(-did) == 0 && j.waiting.Load() {
+	if j.done.Add(did) == j.doneAt(number) && j.waiting.Load() {
 		select {
-		case j.done <- struct{}{}:
+		case j.woken <- struct{}{}:
 		default:
 		}
 	}
 }
 
 // runShare returns how many environments it has stepped.
-func (p *pool) runShare(j *job, part *share, v *env) (did int32) {
-	for j.active.Load() {
-		lo, hi := part.claim(j.chunk)
+func (p *pool) runShare(j *job, number uint32, part *share, v *env) (did uint32) {
+	for {
+		lo, hi := part.claim(number, j.chunk)
 		if lo >= hi {
-			break
+			return did
 		}
 		p.steps(j, int(lo), int(hi), v)
-		did += hi - lo
+		did += uint32(hi - lo)
 	}
-	return did
 }
 
 // steps steps environments [lo, hi); a panic is kept for the caller instead of crossing into the runtime.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,6 +116,55 @@ func TestParkedWorkers(t *testing.T) {
 	}
 	for i := range 512 {
 		require.Equal(t, 20%16, b.View(i).Step(), "15 steps and a reset, then 4")
+	}
+}
+
+// A share is claimed once a step, by the first claim of it on, and never for a step that is over.
+func TestClaims(t *testing.T) {
+	s := vecenv.NewShare(10, 45)
+	claim := func(number uint32) [2]int32 {
+		lo, hi := s.Claim(number, 16)
+		return [2]int32{lo, hi}
+	}
+	none := [2]int32{}
+	require.Equal(t, none, claim(0), "before the first step")
+	for _, number := range []uint32{1, 2, 4, 1<<31 + 3, 1<<32 - 1, 0, 1} { // the counter may start anew
+		require.Equal(t, [2]int32{10, 26}, claim(number))
+		require.Equal(t, none, claim(number-1), "a worker that is late")
+		require.Equal(t, [2]int32{26, 42}, claim(number))
+		require.Equal(t, [2]int32{42, 45}, claim(number))
+		require.Equal(t, none, claim(number))
+	}
+
+	const steps, workers, end = 2000, 4, 100
+	s = vecenv.NewShare(0, end)
+	var number, done atomic.Uint32
+	var counts [steps + 1][end]atomic.Int32
+	number.Store(1)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for {
+				now := number.Load()
+				if now > steps {
+					return
+				}
+				lo, hi := s.Claim(now, 7)
+				for i := lo; i < hi; i++ {
+					counts[now][i].Add(1)
+				}
+				if lo < hi && done.Add(uint32(hi-lo)) == now*end {
+					number.Add(1)
+				}
+				runtime.Gosched()
+			}
+		})
+	}
+	wg.Wait()
+	for step := 1; step <= steps; step++ {
+		for i := range end {
+			require.EqualValues(t, 1, counts[step][i].Load(), "step %d, environment %d", step, i)
+		}
 	}
 }
 
