@@ -160,6 +160,12 @@ func (v *env) reset(id scenario.Identity) {
 	for first := 0; first < int(v.Episode.NumInitial); first += len(v.scratch.newcomers.Need) {
 		v.placeInitials(a, src.Initials(&v.Episode, first, &v.scratch.newcomers))
 	}
+	if v.rules.drawn != nil { // in one kernel: there is nobody to admit
+		s := v.scratch
+		v.rules.drawn.Draws(&v.Episode, 0, &s.draws)
+		v.complete(kernels.Step(&v.seat, &v.rules.frame, nil, &s.draws, &s.admission, &s.shared, kernels.StageServe))
+		return
+	}
 	v.refreshShared()
 	v.arrive()
 }
