@@ -893,34 +893,34 @@ func maskRows512() {
 // observer512 computes the features of the 16 lanes that index points at.
 type observer512 struct {
 	b             Register
-	lane          GPVirtual // 16 times the group
+	lane          GPVirtual // 16 times the group; nil if that is first
 	bits          GPVirtual // 2 times the group
+	first         int
 	codes         Mem       // a byte a lane: codeBits
 	last, moving  Mem       // planes; nothing moves if there is none
 	tables        codeTables512
 	pages, gain   VecVirtual
-	limit, inv    VecVirtual
-	step, one, up VecVirtual
+	limit, inv    Mem // dwords
+	step          VecVirtual
 }
 
 // codeTables512 say what the halves of a lane's code mean, each a table of 16 dwords.
 type codeTables512 struct {
-	quant, shift, swapped VecVirtual // of the lower half; shift: pages to quarter pages, 32 for those that take no memory
-	eviction, phase       VecVirtual // of the upper half
-	prefix                VecVirtual // of the prefix, instead of a code
+	quant, shift, swapped Op // of the lower half; shift: pages to quarter pages, 32 for those that take no memory
+	eviction, phase       Op // of the upper half
+	prefix                Op // of the prefix, instead of a code
 }
 
 // codeBits are the planes, all of the first line, that the bits 0 to 7 of a lane's code come from.
 var codeBits = [8]int{offInt8, offInt4, offSwapped, offAlive, offType0, offType1, offActive, offPrefill}
 
 // table512 makes a constant of what f says of four bits.
-func table512[T uint32 | float32](f func(b0, b1, b2, b3 bool) T) VecVirtual {
-	t, z := make([]T, 16), ZMM()
+func table512[T uint32 | float32](f func(b0, b1, b2, b3 bool) T) Mem {
+	t := make([]T, 16)
 	for i := range t {
 		t[i] = f(i&1 != 0, i&2 != 0, i&4 != 0, i&8 != 0)
 	}
-	VMOVDQU32(constant(t...), z)
-	return z
+	return constant(t...)
 }
 
 func newCodeTables512() codeTables512 {
@@ -986,6 +986,16 @@ func newCodeTables512() codeTables512 {
 	}
 }
 
+// kept loads them into registers.
+func (t codeTables512) kept() codeTables512 {
+	for _, of := range []*Op{&t.quant, &t.shift, &t.swapped, &t.eviction, &t.phase, &t.prefix} {
+		z := ZMM()
+		VMOVDQU32(*of, z)
+		*of = z
+	}
+	return t
+}
+
 // codes512 gathers what the planes of the first line say of each lane into a byte a lane.
 func codes512(b Register) VecVirtual {
 	planes := ZMM()
@@ -1019,8 +1029,12 @@ func (o *observer512) start() {
 	o.widen(Mem{Base: p}, &o.pages)
 	MOVQ(Mem{Base: v, Disp: offGain}, p)
 	o.gain = eightDwords512(Mem{Base: p})
-	VPBROADCASTD(Mem{Base: v, Disp: offLimit}, o.limit)
-	VBROADCASTSS(Mem{Base: v, Disp: offInv}, o.inv)
+	o.limit, o.inv = AllocLocal(8), AllocLocal(8)
+	x := GP32()
+	MOVL(Mem{Base: v, Disp: offLimit}, x)
+	MOVL(x, o.limit)
+	MOVL(Mem{Base: v, Disp: offInv}, x)
+	MOVL(x, o.inv)
 	VPBROADCASTD(Mem{Base: v, Disp: offStep}, o.step)
 	alive := planeOf(o.b, offAlive)
 	o.last = local(and(andNot(alive, planeOf(o.b, offSwapped)), planeOf(v, offLast)))
@@ -1032,10 +1046,8 @@ func (o *observer512) begin(b Register) {
 	o.b = b
 	o.codes = AllocLocal(64)
 	VMOVDQU8(codes512(o.b), o.codes)
-	o.tables = newCodeTables512()
-	o.limit, o.inv, o.step, o.one = ZMM(), ZMM(), ZMM(), ZMM()
-	VBROADCASTSS(constant(float32(1)), o.one)
-	o.up = dwords(127)
+	o.tables = newCodeTables512().kept()
+	o.step = ZMM()
 	o.lane, o.bits = GP64(), GP64()
 	XORQ(o.lane, o.lane)
 	XORQ(o.bits, o.bits)
@@ -1064,12 +1076,23 @@ func (o *observer512) next() {
 // plane loads the group's bits of a plane.
 func (o *observer512) plane(m Mem) OpmaskVirtual {
 	k := K()
-	m.Index, m.Scale = o.bits, 1
+	if o.lane == nil {
+		m.Disp += o.first / 8
+	} else {
+		m.Index, m.Scale = o.bits, 1
+	}
 	KMOVW(m, k)
 	return k
 }
 
-func (o *observer512) at(m Mem, scale uint8) Mem { m.Index, m.Scale = o.lane, scale; return m }
+func (o *observer512) at(m Mem, scale uint8) Mem {
+	if o.lane == nil {
+		m.Disp += o.first * int(scale)
+	} else {
+		m.Index, m.Scale = o.lane, scale
+	}
+	return m
+}
 
 func (o *observer512) bytes(off int) Mem  { return o.at(Mem{Base: o.b, Disp: off}, 1) }
 func (o *observer512) words(off int) Mem  { return o.at(Mem{Base: o.b, Disp: off}, 2) }
@@ -1102,7 +1125,7 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	VPMOVZXBD(o.at(o.codes, 1), code)
 
 	// 0 quant, 1 cost, 2 reclaim, 11 swapped
-	VPADDD(o.up, tokens, cost)
+	VPADDD_BCST(constant(uint32(127)), tokens, cost)
 	VPSRLD(U8(7), cost, cost)
 	pages, shift := ZMM(), ZMM()
 	VPERMD(o.pages, prefix, pages)
@@ -1110,14 +1133,14 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	VPERMD(o.tables.shift, code, shift) // which looks at the lower half of a code
 	VPSLLVD(shift, cost, cost)
 	VPERMPS(o.tables.quant, code, f[0])
-	VPMINUD(o.limit, cost, f[1])
+	VPMINUD_BCST(o.limit, cost, f[1])
 	VCVTUDQ2PS(f[1], f[1])
-	VMULPS(o.inv, f[1], f[1])
+	VMULPS_BCST(o.inv, f[1], f[1])
 	VPERMD_Z(o.gain, prefix, o.plane(o.last), f[2])
 	VPADDD(cost, f[2], f[2])
-	VPMINUD(o.limit, f[2], f[2])
+	VPMINUD_BCST(o.limit, f[2], f[2])
 	VCVTUDQ2PS(f[2], f[2])
-	VMULPS(o.inv, f[2], f[2])
+	VMULPS_BCST(o.inv, f[2], f[2])
 	VPERMPS(o.tables.swapped, code, f[11])
 	if o.moving != (Mem{}) {
 		VBROADCASTSS(constant(float32(0.5)), o.plane(o.moving), f[11])
@@ -1126,7 +1149,7 @@ func (o *observer512) features() (f [12]VecVirtual) {
 	// 6 eviction value, 7 phase
 	VPSRLD(U8(4), code, code)
 	VPERMPS(o.tables.eviction, code, f[6])
-	VMOVAPS(o.one, o.plane(Mem{Base: o.b, Disp: offType2}), f[6])
+	VBROADCASTSS(constant(float32(1)), o.plane(Mem{Base: o.b, Disp: offType2}), f[6])
 	VPERMPS(o.tables.phase, code, f[7])
 
 	// 4 rate, 5 priority
@@ -1206,11 +1229,10 @@ func storeHalves512(f [12]VecVirtual, to Register, first int) {
 	VMOVDQU64(constant[uint64](4, 5, 12, 13, 6, 7, 14, 15), of[1])
 	var halves [2][6]VecVirtual
 	for i := range 6 {
+		halves[0][i], halves[1][i] = ZMM(), m[2*i]
+		VMOVDQA64(m[2*i], halves[0][i])
 		for k := range 2 {
-			z := ZMM()
-			VMOVDQA64(m[2*i], z)
-			VPERMT2PD(m[2*i+1], of[k], z)
-			halves[k][i] = z
+			VPERMT2PD(m[2*i+1], of[k], halves[k][i])
 		}
 	}
 	for k := range 4 {

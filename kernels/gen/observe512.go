@@ -49,9 +49,7 @@ func observeServing512(stream bool) {
 func (o *observer512) finish(planes VecVirtual, stream bool, serving func() GPVirtual) {
 	o.widen(Mem{Base: argument("pages")}, &o.pages)
 	VPBROADCASTD(Mem{Base: argument("l"), Disp: offLgStep}, o.step)
-	o.limit = ofEpisode512(offLmBudget)
-	VBROADCASTSS(inverse512(o.limit), o.inv)
-	VPADDD(o.limit, o.limit, o.limit)
+	o.limit, o.inv = measures512()
 	dst, at := argument("dst"), GP64()
 	LEAQ(Mem{Base: dst, Disp: 64}, at)
 	o.rows(at, within("f", offFrGroups, 8)(), stream)
@@ -73,6 +71,16 @@ func lanes512(lanes ...int) Mem {
 
 // replace512 replaces some dwords of z.
 func replace512(z, by VecVirtual, lanes ...int) { VPTERNLOGD(U8(0xD8), lanes512(lanes...), by, z) }
+
+// measures512 stores what cost and reclaim are cut at, twice the budget, and what they are multiplied by, 1 over the budget.
+func measures512() (limit, inv Mem) {
+	budget := ofEpisode512(offLmBudget)
+	limit, inv = AllocLocal(8), AllocLocal(8)
+	VMOVSS(inverse512(budget), inv)
+	VPADDD(budget, budget, budget)
+	VMOVD(budget.AsX(), limit)
+	return limit, inv
+}
 
 // ofEpisode512 broadcasts one of the limits.
 func ofEpisode512(off int) VecVirtual {

@@ -14,7 +14,8 @@ type trailer512 struct {
 	to           func() GPVirtual // where the row belongs
 	given        map[string]func() GPVirtual
 	codes, pages Mem
-	last, inv    Mem
+	last         Mem
+	limit, inv   Mem // dwords
 	live         Mem // groups up to the last sequence
 	stream       bool
 }
@@ -50,8 +51,7 @@ func (t *trailer512) begin() {
 		live := GP64()
 		liveGroups512(b, live)
 		t.live = local(live)
-		t.inv = AllocLocal(8)
-		VMOVSS(inverse512(ofEpisode512(offLmBudget)), t.inv)
+		t.limit, t.inv = measures512()
 	})
 }
 
@@ -108,16 +108,9 @@ func (t *trailer512) group(g int) {
 
 // observer loads what the features of a group need.
 func (t *trailer512) observer(g int) *observer512 {
-	o := &observer512{b: argument("b"), lane: GP64(), bits: GP64(), codes: t.codes, last: t.last, tables: newCodeTables512(),
-		inv: ZMM(), step: ZMM(), one: ZMM(), up: dwords(127)}
-	MOVQ(U32(uint32(16*g)), o.lane)
-	MOVQ(U32(uint32(2*g)), o.bits)
-	VBROADCASTSS(constant(float32(1)), o.one)
+	o := &observer512{b: argument("b"), first: 16 * g, codes: t.codes, last: t.last, tables: newCodeTables512(), limit: t.limit, inv: t.inv, step: ZMM()}
 	o.pages = eightDwords512(t.pages)
 	o.gain = eightDwords512(Mem{Base: argument("s"), Disp: offShGain})
 	VPBROADCASTD(Mem{Base: argument("l"), Disp: offLgStep}, o.step)
-	VBROADCASTSS(t.inv, o.inv)
-	o.limit = ofEpisode512(offLmBudget)
-	VPADDD(o.limit, o.limit, o.limit)
 	return o
 }
