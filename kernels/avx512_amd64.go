@@ -119,6 +119,11 @@ func stepTrailingStreamAVX512(p *Seat, f *Frame, ops *[64]uint8, d *ArrivalDraws
 //go:noescape
 func stepsAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
 
+// stepsAheadAVX512 is Steps.
+//
+//go:noescape
+func stepsAheadAVX512(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)
+
 // stepsStreamAVX512 is Steps.
 //
 //go:noescape

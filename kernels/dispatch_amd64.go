@@ -480,9 +480,12 @@ func steps(r *Run, n int, f *Frame, a *Admission, s *Shared, t *Trail) (int, Sta
 	}
 	var done int
 	var left uint8
-	if t.Stream {
+	switch {
+	case t.Stream:
 		done, left = stepsStreamAVX512(r, f, a, s, t, n)
-	} else {
+	case r.Ahead:
+		done, left = stepsAheadAVX512(r, f, a, s, t, n)
+	default:
 		done, left = stepsAVX512(r, f, a, s, t, n)
 	}
 	return done, Stage(left)

@@ -31,8 +31,9 @@ func avx512() {
 	step512()
 	stepTrailing512(false)
 	stepTrailing512(true)
-	steps512(false)
-	steps512(true)
+	steps512("stepsAVX512", false, false)
+	steps512("stepsAheadAVX512", false, true)
+	steps512("stepsStreamAVX512", true, true)
 	holders512()
 	due512()
 	sums512()
@@ -892,16 +893,16 @@ func maskRows512() {
 
 // observer512 computes the features of the 16 lanes that index points at.
 type observer512 struct {
-	b             Register
-	lane          GPVirtual // 16 times the group; nil if that is first
-	bits          GPVirtual // 2 times the group
-	first         int
-	codes         Mem       // a byte a lane: codeBits
-	last, moving  Mem       // planes; nothing moves if there is none
-	tables        codeTables512
-	pages, gain   VecVirtual
-	limit, inv    Mem // dwords
-	step          VecVirtual
+	b            Register
+	lane         GPVirtual // 16 times the group; nil if that is first
+	bits         GPVirtual // 2 times the group
+	first        int
+	codes        Mem // a byte a lane: codeBits
+	last, moving Mem // planes; nothing moves if there is none
+	tables       codeTables512
+	pages, gain  VecVirtual
+	limit, inv   Mem // dwords
+	step         VecVirtual
 }
 
 // codeTables512 say what the halves of a lane's code mean, each a table of 16 dwords.

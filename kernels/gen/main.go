@@ -275,7 +275,6 @@ var (
 	offRnTerminal   = int(unsafe.Offsetof(run.Terminal))
 	offRnTruncate   = int(unsafe.Offsetof(run.Truncate))
 	offRnLast       = int(unsafe.Offsetof(run.Last))
-	offRnAhead      = int(unsafe.Offsetof(run.Ahead))
 	offRnWeights    = int(unsafe.Offsetof(run.Weights))
 	offRnBase       = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Base))
 	offRnCount      = int(unsafe.Offsetof(run.Arrivals) + unsafe.Offsetof(run.Arrivals.Count))

@@ -20,18 +20,18 @@ import (
 type runner512 struct {
 	*stepper512
 	here, last, ahead   Mem // the eight pointers of a run: of the environment that steps, of the one before, and of the one after the next
-	stream              bool
-	done                Mem
+	stream, asks        bool
+	done, below         Mem // below: as marks leaves it
 	base, count, counts Mem // what the arrivals are drawn from
 }
 
-func steps512(stream bool) {
-	name := named("steps", stream)
+// steps512 makes a kernel that asks for the memory of the next environments, or does not.
+func steps512(name string, stream, asks bool) {
 	TEXT(name, NOSPLIT, "func(run *Run, f *Frame, a *Admission, s *Shared, trail *Trail, envs int) (done int, stage uint8)")
 	Pragma("noescape")
 	Doc(name + " is Steps.")
 	defer func() { given = nil }()
-	r := newRunner512(stream)
+	r := newRunner512(stream, asks)
 	r.start()
 	Label("environment")
 	r.load()
@@ -49,19 +49,25 @@ func steps512(stream bool) {
 	Label("untouched")
 	r.reward()
 	r.stop(kernels.StageOperate)
+	r.trail.late()
 }
 
-func newRunner512(stream bool) *runner512 {
-	r := &runner512{stream: stream, here: AllocLocal(64), last: AllocLocal(64), ahead: AllocLocal(64), done: AllocLocal(8), base: AllocLocal(8), count: AllocLocal(8), counts: AllocLocal(8)}
+func newRunner512(stream, asks bool) *runner512 {
+	r := &runner512{stream: stream, asks: asks, here: AllocLocal(64), last: AllocLocal(64), ahead: AllocLocal(64), done: AllocLocal(8), below: AllocLocal(8),
+		base: AllocLocal(8), count: AllocLocal(8), counts: AllocLocal(8)}
 	given = seated512()
 	for name, off := range seatOf512 {
 		given[name] = loaded(r.here.Offset(off))
 	}
 	given["ops"] = loaded(r.here.Offset(offRnOps))
 	r.stepper512 = newStepper512()
+	r.seat = &r.here
 	given["base"], given["count"], given["table"] = loaded(r.base), loaded(r.count), loaded(r.counts)
 	r.trail = &trailer512{stream: stream, seat: func(off int) func() GPVirtual { return loaded(r.last.Offset(off)) }, to: loaded(r.last.Offset(offRnRow))}
-	r.fetch, r.amid = r.ask, r.reward
+	r.amid = r.reward
+	if asks {
+		r.fetch = r.ask
+	}
 	r.leave = func(stage kernels.Stage) {
 		if stage == kernels.StageDone {
 			JMP(LabelRef("stepped"))
@@ -99,6 +105,9 @@ func (r *runner512) start() {
 	}
 	for off := 0; off < 64; off += 8 {
 		copied(Mem{Base: run, Disp: off}, r.here.Offset(off))
+		if !r.asks {
+			continue
+		}
 		ADDQ(Mem{Base: run, Disp: offRnStride + off}, x)
 		ADDQ(Mem{Base: run, Disp: offRnStride + off}, x)
 		MOVQ(x, r.ahead.Offset(off))
@@ -159,9 +168,6 @@ func (r *runner512) begin() {
 // ask asks for a quarter of what environments will need that step later: for the state of the one after the next, and for the row of the
 // next one, if it is to go through the cache.
 func (r *runner512) ask(g int) {
-	known := fmt.Sprintf("known%d", g)
-	CMPB(r.run(offRnAhead), U8(0))
-	JEQ(LabelRef(known))
 	from := func(off int) GPVirtual {
 		p := GP64()
 		MOVQ(r.ahead.Offset(off), p)
@@ -192,7 +198,6 @@ func (r *runner512) ask(g int) {
 		ADDQ(r.run(offRnStride+offRnRow), row)
 		lines(row, 64*12*g, 12)
 	}
-	Label(known)
 }
 
 // charge charges accesses to swapped system entries; rule 6.9.
@@ -252,25 +257,25 @@ func (r *runner512) memory() (used, budget GPVirtual) {
 	return used, budget
 }
 
-// below counts how many of some percents of the budget memory in use is below. hundred is a hundred times that memory, mark the last percent.
-func below(used, budget GPVirtual, percents ...int8) (count, hundred, mark GPVirtual) {
-	count, hundred, mark = GP64(), GP64(), GP64()
+// marks counts where memory stands, for rules 9.1 and 9.3: how many of 100, 95 and 85 percent of the budget it is below is left for score.
+func (r *runner512) marks() {
+	used, budget := r.memory()
+	count, hundred, mark, score := GP64(), GP64(), GP64(), GP64()
 	IMUL3Q(I8(100), used, hundred)
 	XORL(count.As32(), count.As32())
-	for _, percent := range percents {
+	below := func(percent int8, count GPVirtual) {
 		IMUL3Q(I8(percent), budget, mark)
 		CMPQ(hundred, mark)
 		ADCL(U8(0), count.As32())
 	}
-	return count, hundred, mark
-}
-
-// marks counts where memory stands; rules 9.1 and 9.3.
-func (r *runner512) marks() {
-	used, budget := r.memory()
-	count, hundred, mark := below(used, budget, 100, 80, 95)
+	below(100, count)
+	below(95, count)
 	CMPQ(mark, hundred)
 	ADCL(U8(0), r.in(offLgPressureSteps))
+	MOVL(count.As32(), score.As32())
+	below(80, count)
+	below(85, score)
+	MOVQ(score, r.below)
 	tenths := picked(count, -5, 2, 5, 10)
 	ADDL(tenths.As32(), r.in(offLgTenths))
 }
@@ -320,6 +325,9 @@ func (r *runner512) next() {
 		VMOVDQU(r.run(offRnStride+off), stride)
 		VPADDQ(stride, y, y)
 		VMOVDQU(y, r.here.Offset(off))
+		if !r.asks {
+			continue
+		}
 		VPADDQ(r.ahead.Offset(off), stride, stride)
 		VMOVDQU(stride, r.ahead.Offset(off))
 	}
@@ -382,7 +390,8 @@ const (
 
 // score is the score as if the episode ended now; rules 9.2 and 9.3.
 func (r *runner512) score() GPVirtual {
-	used, budget := r.memory()
+	used, count := GP64(), GP64()
+	r.usedQP(used.As32().(GPVirtual))
 	sum, weights := GP64(), GP64()
 	MOVQ(r.run(offRnWeights), weights)
 	weighed := func(x GPVirtual, term int) GPVirtual {
@@ -395,7 +404,7 @@ func (r *runner512) score() GPVirtual {
 		return x
 	}
 
-	count, _, _ := below(used, budget, 100, 95, 85)
+	MOVQ(r.below, count)
 	MOVQ(weighed(picked(count, -termOne*2/10, 0, termOne/10, termOne*2/10), 3), sum)
 
 	failures := number(offLgFailures)

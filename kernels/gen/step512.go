@@ -84,6 +84,7 @@ func stepTrailing512(stream bool) {
 	s.load()
 	s.operate()
 	s.rest()
+	s.trail.late()
 }
 
 func newStepper512() *stepper512 {
@@ -106,6 +107,7 @@ func (s *stepper512) rest() {
 // stepper512 holds what the stages of Step hand on.
 type stepper512 struct {
 	b, ledger GPVirtual
+	seat      *Mem      // where its pointers stand in the frame, if they do
 	used      GPVirtual // quarter pages
 	trail     *trailer512
 	fetch     func(g int)         // asks for memory ahead before a group of the trail is written; may be nil
@@ -122,6 +124,11 @@ func (s *stepper512) group(g int) {
 }
 
 func (s *stepper512) load() {
+	if s.seat != nil {
+		MOVQ(s.seat.Offset(offStBlock), s.b)
+		MOVQ(s.seat.Offset(offStLedger), s.ledger)
+		return
+	}
 	MOVQ(argument("b"), s.b)
 	MOVQ(argument("l"), s.ledger)
 }

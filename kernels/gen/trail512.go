@@ -18,6 +18,7 @@ type trailer512 struct {
 	limit, inv   Mem // dwords
 	live         Mem // groups up to the last sequence
 	stream       bool
+	empty        []func() // what writes the groups without sequences
 }
 
 // within lets what follows find the trail's environment where it would find its own.
@@ -95,15 +96,24 @@ func (t *trailer512) group(g int) {
 		} else {
 			storeHalves512(f, t.to(), first)
 		}
-		JMP(LabelRef(done))
-		Label(empty)
-		zero, to := ZMM(), t.to()
-		VPXORD(zero, zero, zero)
-		for i := range 12 {
-			store512(zero, Mem{Base: to, Disp: first + 64*i}, t.stream)
-		}
 		Label(done)
+		t.empty = append(t.empty, func() {
+			Label(empty)
+			zero, to := ZMM(), t.to()
+			VPXORD(zero, zero, zero)
+			for i := range 12 {
+				store512(zero, Mem{Base: to, Disp: first + 64*i}, t.stream)
+			}
+			JMP(LabelRef(done))
+		})
 	})
+}
+
+// late is what stands behind everything else, so that what is done most often is passed through without a jump.
+func (t *trailer512) late() {
+	for _, write := range t.empty {
+		t.within(write)
+	}
 }
 
 // observer loads what the features of a group need.
