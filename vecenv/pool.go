@@ -114,6 +114,9 @@ func newPool(b *Batch, workers int) *pool {
 		j, first, end := &b.groups[g].job, b.groups[g].first, b.groups[g].end
 		j.first, j.end = int32(first), int32(end)
 		j.chunk = int32(max(minChunk, min(256, (end-first)/(4*p.workers))))
+		if p.workers == 1 { // who has nobody to share with
+			j.chunk = int32(end - first)
+		}
 		j.divide(p.workers)
 		p.flagsMeet = p.flagsMeet || p.workers > 1 && j.chunk < cacheLine && j.shares[0].end%cacheLine != 0 // chunks of groups differ by one at most
 		j.woken = make(chan struct{}, 1)
