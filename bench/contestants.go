@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,7 +32,7 @@ func (r *run) ours(profile vecenv.Profile, envs, workers int, obs string, level 
 		}
 		x.close = b.Close
 		x.stream = b.Streams() && level != kernels.Generic
-		x.take = func(ctx context.Context, cycles int) (turn, error) { return s.take(ctx, b, cycles) }
+		x.take = func(ctx context.Context, cycles int) (turn, error) { return s.take(ctx, b, 0, cycles) }
 		return nil
 	}
 	return x
@@ -78,12 +79,15 @@ func (r *run) apartWith(ctx context.Context, envs int, obs string) (*contestant,
 			b.Close()
 		}
 	}}
-	s, err := r.scene(ctx, vecenv.Seed, envs)
+	s, err := r.scene(ctx, vecenv.Seed, envs*r.cfg.Workers)
 	if err != nil {
 		return c, err
 	}
 	for range r.cfg.Workers {
-		b, err := s.batch(1, func(c *vecenv.Config) { setObs(c, obs) })
+		b, err := s.batch(1, func(c *vecenv.Config) {
+			setObs(c, obs)
+			c.Envs = envs
+		})
 		if err != nil {
 			return c, err
 		}
@@ -93,27 +97,27 @@ func (r *run) apartWith(ctx context.Context, envs int, obs string) (*contestant,
 		return together(bs, func(b *vecenv.Batch) (turn, error) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			return s.take(ctx, b, cycles)
+			return s.take(ctx, b, envs*slices.Index(bs, b), cycles)
 		})
 	}
 	return c, nil
 }
 
-// take steps cycles and times the steps, but for the first of each.
-func (s *scene) take(ctx context.Context, b *vecenv.Batch, cycles int) (turn, error) {
+// take steps cycles of the environments from first on, as many as the batch has, and times the steps, but for the first of each.
+func (s *scene) take(ctx context.Context, b *vecenv.Batch, first, cycles int) (turn, error) {
 	var took time.Duration
 	for range cycles {
 		if err := ctx.Err(); err != nil {
 			return turn{}, err
 		}
-		if err := s.rewind(b); err != nil {
+		if err := s.rewind(b, first); err != nil {
 			return turn{}, err
 		}
-		if err := play(b, s.ops[:warm]); err != nil {
+		if err := s.play(b, first, 0, warm); err != nil {
 			return turn{}, err
 		}
 		start := time.Now()
-		if err := play(b, s.ops[warm:]); err != nil {
+		if err := s.play(b, first, warm, cycle); err != nil {
 			return turn{}, err
 		}
 		took += time.Since(start)
@@ -121,10 +125,10 @@ func (s *scene) take(ctx context.Context, b *vecenv.Batch, cycles int) (turn, er
 	return turn{rate: float64(cycles*timed*b.Envs()) / took.Seconds(), took: took}, nil
 }
 
-// play makes the steps of some op matrices.
-func play(b *vecenv.Batch, ops [][]uint8) error {
-	for _, o := range ops {
-		if err := b.Step(vecenv.Actions{Ops: o}); err != nil {
+// play makes steps [k, end) of a cycle.
+func (s *scene) play(b *vecenv.Batch, first, k, end int) error {
+	for _, ops := range s.ops[k:end] {
+		if err := b.Step(vecenv.Actions{Ops: ops[first*s.config.Slots:][:b.Envs()*s.config.Slots]}); err != nil {
 			return err
 		}
 	}

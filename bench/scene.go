@@ -93,7 +93,7 @@ func newScene(ctx context.Context, profile vecenv.Profile, envs, slots int, seed
 	if s.start, err = s.batch(1, func(c *vecenv.Config) { c.NoObs = true }); err != nil {
 		return nil, err
 	}
-	if err := fork(p, s.start); err != nil {
+	if err := fork(p, 0, s.start); err != nil {
 		return nil, err
 	}
 	r := rand.New(rand.NewPCG(seed, 4))
@@ -123,12 +123,13 @@ func (s *scene) batch(workers int, outputs func(*vecenv.Config)) (*vecenv.Batch,
 
 func (s *scene) close() { s.start.Close() }
 
-// rewind takes a batch back to the start state.
-func (s *scene) rewind(b *vecenv.Batch) error { return fork(s.start, b) }
+// rewind takes a batch back to the start state of the environments from first on.
+func (s *scene) rewind(b *vecenv.Batch, first int) error { return fork(s.start, first, b) }
 
-func fork(from, to *vecenv.Batch) error {
-	for i := range from.Envs() {
-		if err := from.Fork(i, to, i); err != nil {
+// fork copies as many environments as the other batch has, from first on.
+func fork(from *vecenv.Batch, first int, to *vecenv.Batch) error {
+	for i := range to.Envs() {
+		if err := from.Fork(first+i, to, i); err != nil {
 			return err
 		}
 	}
@@ -175,7 +176,7 @@ func (s *scene) digest(ctx context.Context, first, end int) (uint64, error) {
 		return 0, err
 	}
 	defer b.Close()
-	if err := s.rewind(b); err != nil {
+	if err := s.rewind(b, 0); err != nil {
 		return 0, err
 	}
 	row := len(b.Obs) / b.Envs()
