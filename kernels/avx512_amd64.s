@@ -2476,13 +2476,13 @@ lower:
 	VPANDNQ      Z12, Z0, Z12
 	VMOVDQU64    Z11, 896(AX)
 	VMOVDQU64    Z12, 960(AX)
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
+	VMOVQ        X11, DX
+	VPEXTRQ      $0x01, X11, BX
+	VMOVQ        X12, SI
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z1, K2, Z0
-	MOVQ         960(AX), BX
-	ANDNQ        DX, BX, DX
+	ANDNQ        DX, SI, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z8, Z8, Z8
@@ -4204,13 +4204,13 @@ lower:
 	VPANDNQ      Z13, Z0, Z13
 	VMOVDQU64    Z4, 896(AX)
 	VMOVDQU64    Z13, 960(AX)
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
+	VMOVQ        X4, DX
+	VPEXTRQ      $0x01, X4, BX
+	VMOVQ        X13, SI
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z1, K2, Z0
-	MOVQ         960(AX), BX
-	ANDNQ        DX, BX, DX
+	ANDNQ        DX, SI, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
@@ -6305,13 +6305,13 @@ lower:
 	VPANDNQ      Z13, Z0, Z13
 	VMOVDQU64    Z4, 896(AX)
 	VMOVDQU64    Z13, 960(AX)
-	MOVQ         896(AX), DX
-	MOVQ         904(AX), BX
+	VMOVQ        X4, DX
+	VPEXTRQ      $0x01, X4, BX
+	VMOVQ        X13, SI
 	ANDNQ        DX, BX, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z1, K2, Z0
-	MOVQ         960(AX), BX
-	ANDNQ        DX, BX, DX
+	ANDNQ        DX, SI, DX
 	KMOVQ        DX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
@@ -8572,13 +8572,13 @@ lower:
 	VPANDNQ      Z18, Z0, Z18
 	VMOVDQU64    Z17, 896(CX)
 	VMOVDQU64    Z18, 960(CX)
-	MOVQ         896(CX), AX
-	MOVQ         904(CX), DX
+	VMOVQ        X17, AX
+	VPEXTRQ      $0x01, X17, DX
+	VMOVQ        X18, SI
 	ANDNQ        AX, DX, AX
 	KMOVQ        AX, K2
 	VMOVDQU8.Z   Z1, K2, Z0
-	MOVQ         960(CX), DX
-	ANDNQ        AX, DX, AX
+	ANDNQ        AX, SI, AX
 	KMOVQ        AX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
@@ -11091,13 +11091,13 @@ lower:
 	VPANDNQ      Z18, Z0, Z18
 	VMOVDQU64    Z17, 896(CX)
 	VMOVDQU64    Z18, 960(CX)
-	MOVQ         896(CX), AX
-	MOVQ         904(CX), DX
+	VMOVQ        X17, AX
+	VPEXTRQ      $0x01, X17, DX
+	VMOVQ        X18, SI
 	ANDNQ        AX, DX, AX
 	KMOVQ        AX, K2
 	VMOVDQU8.Z   Z1, K2, Z0
-	MOVQ         960(CX), DX
-	ANDNQ        AX, DX, AX
+	ANDNQ        AX, SI, AX
 	KMOVQ        AX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10
@@ -13614,13 +13614,13 @@ lower:
 	VPANDNQ      Z18, Z0, Z18
 	VMOVDQU64    Z17, 896(CX)
 	VMOVDQU64    Z18, 960(CX)
-	MOVQ         896(CX), AX
-	MOVQ         904(CX), DX
+	VMOVQ        X17, AX
+	VPEXTRQ      $0x01, X17, DX
+	VMOVQ        X18, SI
 	ANDNQ        AX, DX, AX
 	KMOVQ        AX, K2
 	VMOVDQU8.Z   Z1, K2, Z0
-	MOVQ         960(CX), DX
-	ANDNQ        AX, DX, AX
+	ANDNQ        AX, SI, AX
 	KMOVQ        AX, K2
 	VMOVDQU8.Z   Z2, K2, Z1
 	VPXORD       Z10, Z10, Z10

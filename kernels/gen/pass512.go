@@ -231,13 +231,15 @@ func upperWords() []uint16 {
 
 // account finds what the resident lanes hold alone, which it returns, and adds up tokens and latency.
 func (p *passer512) account() (privateQP GPVirtual) {
-	resident := GP64()
-	MOVQ(p.plane(offAlive), resident)
-	ANDNQ(resident, planeOf(p.b, offSwapped), resident)
+	resident, swapped, ephemeral := GP64(), GP64(), GP64() // not from memory, where the lines have just gone
+	VMOVQ(p.lines[0].AsX(), resident)
+	VPEXTRQ(U8(1), p.lines[0].AsX(), swapped)
+	VMOVQ(p.lines[1].AsX(), ephemeral)
+	ANDNQ(resident, swapped, resident)
 	unit, value, k := ZMM(), ZMM(), K()
 	KMOVQ(resident, k)
 	VMOVDQU8_Z(p.unit, k, unit)
-	KMOVQ(andNot(resident, planeOf(p.b, offType2)), k) // ephemeral ones are worth nothing
+	KMOVQ(andNot(resident, ephemeral), k) // ephemeral ones are worth nothing
 	VMOVDQU8_Z(p.value, k, value)
 	private, retained := ZMM(), ZMM()
 	for _, z := range []VecVirtual{private, retained} {
