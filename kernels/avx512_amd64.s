@@ -2547,14 +2547,12 @@ accounted:
 	VPMOVQD        Z0, Y0
 	VMOVDQU        Y0, (DX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPADDQ         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, DX
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VMOVQ          X1, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
 	JMP            admit
@@ -4275,14 +4273,12 @@ accounted:
 	VPMOVQD        Z0, Y0
 	VMOVDQU        Y0, (DX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPADDQ         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, DX
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VMOVQ          X1, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
 	MOVQ           trail+48(FP), BX
@@ -6376,14 +6372,12 @@ accounted:
 	VPMOVQD        Z0, Y0
 	VMOVDQU        Y0, (DX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPADDQ         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, DX
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VMOVQ          X1, DX
 	MOVL           DX, 36(CX)
 	ADDL           BX, DX
 	MOVQ           trail+48(FP), BX
@@ -8642,14 +8636,12 @@ accounted:
 	VPMOVQD        Z0, Y0
 	VMOVDQU        Y0, (AX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPADDQ         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VMOVQ          X1, AX
 	MOVL           AX, 36(BX)
 	ADDL           DX, AX
 	MOVQ           64(SP), DX
@@ -11161,14 +11153,12 @@ accounted:
 	VPMOVQD        Z0, Y0
 	VMOVDQU        Y0, (AX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPADDQ         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VMOVQ          X1, AX
 	MOVL           AX, 36(BX)
 	ADDL           DX, AX
 	MOVQ           64(SP), DX
@@ -13684,14 +13674,12 @@ accounted:
 	VPMOVQD        Z0, Y0
 	VMOVDQU        Y0, (AX)
 	VEXTRACTI64X4  $0x01, Z1, Y0
-	VPADDD         Y1, Y0, Y0
+	VPADDQ         Y1, Y0, Y0
 	VEXTRACTI128   $0x01, Y0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0x4e, X0, X1
-	VPADDD         X1, X0, X0
-	VPSHUFD        $0xb1, X0, X1
-	VPADDD         X1, X0, X0
-	VMOVD          X0, AX
+	VPADDQ         X0, X1, X1
+	VPSHUFD        $0x4e, X1, X0
+	VPADDQ         X0, X1, X1
+	VMOVQ          X1, AX
 	MOVL           AX, 36(BX)
 	ADDL           DX, AX
 	MOVQ           64(SP), DX

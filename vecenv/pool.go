@@ -114,9 +114,6 @@ func newPool(b *Batch, workers int) *pool {
 		j, first, end := &b.groups[g].job, b.groups[g].first, b.groups[g].end
 		j.first, j.end = int32(first), int32(end)
 		j.chunk = int32(max(minChunk, min(256, (end-first)/(4*p.workers))))
-		if p.workers == 1 { // who has nobody to share with
-			j.chunk = int32(end - first)
-		}
 		j.divide(p.workers)
 		p.flagsMeet = p.flagsMeet || p.workers > 1 && j.chunk < cacheLine && j.shares[0].end%cacheLine != 0 // chunks of groups differ by one at most
 		j.woken = make(chan struct{}, 1)
@@ -171,10 +168,10 @@ func (p *pool) close() {
 
 // start publishes a job.
 func (p *pool) start(j *job) {
-	j.number.Add(1) // from here on a worker may claim
 	if p.workers == 1 {
 		return
 	}
+	j.number.Add(1) // from here on a worker may claim
 	p.epoch.Add(1)
 	if p.parked.Load() > 0 {
 		p.mu.Lock()
@@ -185,6 +182,12 @@ func (p *pool) start(j *job) {
 
 // wait works on the job until nothing is left to claim, then waits for the others.
 func (p *pool) wait(j *job) {
+	if p.workers == 1 { // nothing is claimed or counted
+		v := env{scratch: p.batch.scratch}
+		p.steps(j, int(j.first), int(j.end), &v)
+		p.finish(v.scratch)
+		return
+	}
 	p.run(j, 0, p.batch.scratch)
 	all := j.doneAt(j.number.Load())
 	if j.done.Load() == all {
@@ -224,14 +227,19 @@ func (p *pool) run(j *job, k int, s *scratch) {
 	if did == 0 {
 		return
 	}
-	s.trail.Flush()
-	p.batch.publish()
+	p.finish(s)
 	if j.done.Add(did) == j.doneAt(number) && j.waiting.Load() {
 		select {
 		case j.woken <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// finish writes the observation that a worker has left, and makes its stores visible to whoever is told next that they are done.
+func (p *pool) finish(s *scratch) {
+	s.trail.Flush()
+	p.batch.publish()
 }
 
 // runShare returns how many environments it has stepped.

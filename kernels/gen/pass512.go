@@ -290,7 +290,7 @@ func fourSums512(a, b, c, d VecVirtual) VecVirtual {
 func (p *passer512) prefixes(shared Register) (qp GPVirtual) {
 	m := &prefixer512{b: p.b}
 	m.byLevel(p.lines[1])
-	qp = sum512(m.memory(shared))
+	qp = sumQ512(m.memory(shared)).As32().(GPVirtual)
 	MOVL(qp, Mem{Base: p.ledger, Disp: offLgSharedQP})
 	return qp
 }
