@@ -27,7 +27,9 @@
 //     workers, over a buffer as large as the observations. The ratio is of bytes a second.
 //   - c-aos-1: the C rival of package rivals, a struct an environment, in one process; c-aos-2: two processes at once, half of the
 //     environments each, whose rates are added; c-tuned-1: the same rules in C that was tuned, in one process.
-//   - gymnasium-sync, gymnasium-async: a Python environment of the same rules under Gymnasium's vector environments.
+//   - gymnasium-sync, gymnasium-async: a Python environment of the same rules under Gymnasium's vector environments, against kvgym with
+//     as many environments, with more, and as a batch for each worker that waits for no other: at the best of a few numbers of
+//     environments that are tried first. The rates of these batches are added, and Result.Batches counts them.
 //   - envpool-cartpole, gymnasium-cartpole-vector: CartPole, a far smaller game, at the best of a few settings that are tried first.
 //
 // Before the clock runs, every rival of the same rules and every lower level must give the same bits as kvgym in every observation,

@@ -41,7 +41,7 @@ median, least and greatest are printed. Let nothing else run meanwhile.
 With --rivals, other implementations are measured in the same rounds, after a check that those of the same rules give the same bits:
 
   c-aos-1, c-aos-2, c-tuned-1      the rules in C, a struct an environment: one process, two, and one of tuned code (needs gcc, or CC)
-  gymnasium-sync, gymnasium-async  the rules in Python with numpy under Gymnasium's vector environments
+  gymnasium-sync, gymnasium-async  the rules in Python with numpy under Gymnasium's vector environments; of kvgym one batch, and a batch a worker
   envpool-cartpole, gymnasium-cartpole-vector   CartPole, a far smaller game
   generic                          kvgym without SIMD
 
@@ -49,7 +49,7 @@ Those in Python need the packages that make bench-venv installs into .venv-bench
 KVGYM_BENCH_PYTHON names another interpreter. What is missing is skipped, and said so.`,
 		Example: "  kvgym bench --rounds 3\n" +
 			"  kvgym bench --envs 1024 --workers 1 --simd generic\n" +
-			"  kvgym bench --rivals --json | jq '.ratios[] | [.against, .envs, .workers, .median]'",
+			"  kvgym bench --rivals --json | jq '.ratios[] | [.against, .envs, .workers, .batches, .median]'",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, &f) },
 	}
