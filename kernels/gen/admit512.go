@@ -401,7 +401,7 @@ func (s *stepper512) expired() (queue GPVirtual, waiting [2]VecVirtual, gone GPV
 // taken512 tells which of sixteen requests are admitted; the first eight are words, too.
 func taken512(a GPVirtual, waiting [2]VecVirtual, in OpmaskVirtual, words VecVirtual) {
 	list, more := XMM(), ZMM()
-	VMOVDQU(constant(numbered(16)...), list)
+	VMOVDQU(constant(iotas[uint8](16)...), list)
 	VPCOMPRESSB_Z(list, in, list)
 	VPMOVZXBQ(list, words)
 	VPERMI2Q(waiting[1], waiting[0], words)
@@ -411,15 +411,6 @@ func taken512(a GPVirtual, waiting [2]VecVirtual, in OpmaskVirtual, words VecVir
 	for h, w := range []VecVirtual{words, more} {
 		VMOVDQU64(w, Mem{Base: a, Disp: offAdWords + 64*h})
 	}
-}
-
-// numbered counts from 0.
-func numbered(n int) []uint8 {
-	list := make([]uint8, n)
-	for i := range list {
-		list[i] = uint8(i)
-	}
-	return list
 }
 
 // some admits what fits, in order.

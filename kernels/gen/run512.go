@@ -249,17 +249,11 @@ func least(n GPVirtual, most uint32) {
 	}
 }
 
-// memory is what is in use, and the budget, quarter pages.
-func (r *runner512) memory() (used, budget GPVirtual) {
-	used, budget = GP64(), GP64()
-	r.usedQP(used.As32().(GPVirtual))
-	MOVL(argument("budget").As32(), budget.As32())
-	return used, budget
-}
-
 // marks counts where memory stands, for rules 9.1 and 9.3: how many of 100, 95 and 85 percent of the budget it is below is left for score.
 func (r *runner512) marks() {
-	used, budget := r.memory()
+	used, budget := GP64(), GP64()
+	r.usedQP(used.As32().(GPVirtual))
+	MOVL(argument("budget").As32(), budget.As32())
 	count, hundred, mark, score := GP64(), GP64(), GP64(), GP64()
 	IMUL3Q(I8(100), used, hundred)
 	XORL(count.As32(), count.As32())
