@@ -14,7 +14,7 @@ import (
 
 // ours is kvgym itself. check compares its bits with those at the active level.
 func (r *run) ours(profile vecenv.Profile, envs, workers int, obs string, level kernels.Level, check bool) *contestant {
-	x := &contestant{name: kvgymName, profile: profile, envs: envs, workers: workers, obs: obs, level: level}
+	x := &contestant{name: kvgymName, profile: profile, envs: envs, workers: workers, batches: 1, obs: obs, level: level}
 	x.open = func(ctx context.Context) error {
 		s, err := r.scene(ctx, profile, envs)
 		if err != nil {
@@ -46,27 +46,7 @@ var apartEnvs = []int{64, 128, 256}
 func (r *run) apart(obs string) *contestant {
 	x := &contestant{name: kvgymName, profile: vecenv.Seed, workers: r.cfg.Workers, batches: r.cfg.Workers, obs: obs, level: r.level}
 	x.open = func(ctx context.Context) error {
-		best := 0.0
-		for _, envs := range apartEnvs {
-			c, err := r.apartWith(ctx, envs, obs)
-			rate := 0.0
-			if err == nil {
-				rate, err = r.try(ctx, c)
-			}
-			if err != nil {
-				c.close()
-				return err
-			}
-			if rate <= best {
-				c.close()
-				continue
-			}
-			if x.close != nil {
-				x.close()
-			}
-			best, x.take, x.close, x.envs = rate, c.take, c.close, envs*x.batches
-		}
-		return nil
+		return openBest(ctx, r, x, apartEnvs, func(envs int) (*contestant, error) { return r.apartWith(ctx, envs, obs) })
 	}
 	return x
 }
@@ -74,12 +54,12 @@ func (r *run) apart(obs string) *contestant {
 // apartWith makes the batches of so many environments each; close must be called even after an error.
 func (r *run) apartWith(ctx context.Context, envs int, obs string) (*contestant, error) {
 	var bs []*vecenv.Batch
-	c := &contestant{level: r.level, close: func() {
+	c := &contestant{envs: envs * r.cfg.Workers, workers: r.cfg.Workers, level: r.level, close: func() {
 		for _, b := range bs {
 			b.Close()
 		}
 	}}
-	s, err := r.scene(ctx, vecenv.Seed, envs*r.cfg.Workers)
+	s, err := r.scene(ctx, vecenv.Seed, c.envs)
 	if err != nil {
 		return c, err
 	}

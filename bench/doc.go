@@ -7,7 +7,8 @@
 // step resets some of them. The operations of a cycle of 48 steps are drawn before the clock runs, from those that the action mask
 // allows, on one slot of ten: about three an environment and step. After a cycle the batch goes back to its start state, which is not
 // timed, nor are the first 16 steps of the next cycle: the state that was taken back is in the cache of the core that did it, so that
-// other workers fetch it from there, which no step after another does. The start state and the operations are a function of seed, profile, slots and number of environments.
+// other workers fetch it from there, which no step after another does. The start state and the operations are a function of seed,
+// profile, slots and number of environments.
 //
 // # How it is measured
 //

@@ -28,7 +28,7 @@ type contestant struct {
 	profile vecenv.Profile
 	envs    int
 	workers int           // threads, or processes
-	batches int           // of kvgym, that share the environments and the threads; 0 is one
+	batches int           // of kvgym, that share the environments and the threads
 	obs     string        // "" of another game
 	level   kernels.Level // in its turns
 	stores  *contestant   // of as many threads and bytes; nil: no observations
@@ -167,4 +167,49 @@ func (r *run) failed(ctx context.Context, x *contestant, err error) error {
 		return fmt.Errorf("bench: %s: %w", x.name, err)
 	}
 	return fmt.Errorf("bench: %s: profile=%s/envs=%d: %w", x.name, x.profile, x.envs, err)
+}
+
+// trials is how many turns of each setting decide which one is the best.
+const trials = 3
+
+// openBest tries settings of a contestant, which open makes ready, and lets it be the fastest of them. What open returns is closed even after
+// an error.
+func openBest[S any](ctx context.Context, r *run, x *contestant, settings []S, open func(S) (*contestant, error)) error {
+	best := 0.0
+	for _, s := range settings {
+		c, err := open(s)
+		rate := 0.0
+		if err == nil {
+			rate, err = r.try(ctx, c)
+		}
+		if err != nil {
+			c.close()
+			return fmt.Errorf("%v: %w", s, err)
+		}
+		if rate <= best {
+			c.close()
+			continue
+		}
+		if x.close != nil {
+			x.close()
+		}
+		best, x.take, x.close, x.settings, x.envs, x.workers = rate, c.take, c.close, c.settings, c.envs, c.workers
+	}
+	return nil
+}
+
+// try is the median rate of a few turns.
+func (r *run) try(ctx context.Context, c *contestant) (float64, error) {
+	if err := r.warmUp(ctx, c); err != nil {
+		return 0, err
+	}
+	var rates []float64
+	for range trials {
+		t, _, err := c.turn(ctx, c.cycles)
+		if err != nil {
+			return 0, err
+		}
+		rates = append(rates, t.rate)
+	}
+	return spreadOf(rates).median, nil
 }

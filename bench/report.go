@@ -131,8 +131,8 @@ func (rep *Report) add(cfg *Config, c *comparison) {
 		}
 		q := spreadOf(quotients(p.ours.rates, against))
 		rep.Ratios = append(rep.Ratios, Ratio{Name: p.ours.caseName(cfg.Slots), Profile: p.ours.profile.String(), Envs: p.ours.envs, Workers: p.ours.workers,
-			Batches: max(1, p.ours.batches), Obs: p.ours.obs, Level: p.ours.level.String(), Against: p.name, Median: q.median, Min: q.least, Max: q.greatest, Rounds: len(p.ours.rates),
-			Checked: p.against.checked && p.against.envs == p.ours.envs})
+			Batches: p.ours.batches, Obs: p.ours.obs, Level: p.ours.level.String(), Against: p.name, Median: q.median, Min: q.least, Max: q.greatest,
+			Rounds: len(p.ours.rates), Checked: p.against.checked && p.against.envs == p.ours.envs})
 	}
 }
 
@@ -154,8 +154,8 @@ func (x *contestant) caseName(slots int) string {
 }
 
 func (x *contestant) result(slots int, rate spread) Result {
-	res := Result{Name: x.caseName(slots), Profile: x.profile.String(), Envs: x.envs, Workers: x.workers, Batches: max(1, x.batches), Slots: slots, Obs: x.obs, Level: x.level.String(),
-		Stores: "none", EnvStepsPerSecond: rate.median, Least: rate.least, Greatest: rate.greatest, NSPerEnvStep: 1e9 / rate.median,
+	res := Result{Name: x.caseName(slots), Profile: x.profile.String(), Envs: x.envs, Workers: x.workers, Batches: x.batches, Slots: slots, Obs: x.obs,
+		Level: x.level.String(), Stores: "none", EnvStepsPerSecond: rate.median, Least: rate.least, Greatest: rate.greatest, NSPerEnvStep: 1e9 / rate.median,
 		AllocsPerStep: spreadOf(x.allocs).least / cycle}
 	if bytes := obsBytes(x.obs, slots); bytes > 0 {
 		res.Stores = "plain"

@@ -214,34 +214,12 @@ func cartPoleSettings(kind string, cores int) (list []cartPoleSetting) {
 	return list
 }
 
-// trials is how many turns of each setting decide which one is the best.
-const trials = 3
-
 // cartPole is CartPole at the setting that was best when it was opened.
 func (r *run) cartPole(name, kind string) *contestant {
 	x := &contestant{name: name, profile: vecenv.Seed, level: r.level}
 	x.open = func(ctx context.Context) error {
-		best := 0.0
-		for _, s := range cartPoleSettings(kind, r.cfg.Workers) {
-			c, err := r.cartPoleWith(ctx, s)
-			rate := 0.0
-			if err == nil {
-				rate, err = r.try(ctx, c)
-			}
-			if err != nil {
-				c.close()
-				return fmt.Errorf("%s: %w", s, err)
-			}
-			if rate <= best {
-				c.close()
-				continue
-			}
-			if x.close != nil {
-				x.close()
-			}
-			best, x.take, x.close, x.settings, x.envs, x.workers = rate, c.take, c.close, s.String(), s.Envs*s.processes, s.processes
-		}
-		return nil
+		settings := cartPoleSettings(kind, r.cfg.Workers)
+		return openBest(ctx, r, x, settings, func(s cartPoleSetting) (*contestant, error) { return r.cartPoleWith(ctx, s) })
 	}
 	return x
 }
@@ -249,7 +227,7 @@ func (r *run) cartPole(name, kind string) *contestant {
 // cartPoleWith starts the processes of a setting; close must be called even after an error.
 func (r *run) cartPoleWith(ctx context.Context, s cartPoleSetting) (*contestant, error) {
 	var ps []*rivals.Process
-	c := &contestant{level: r.level, close: func() { closeAll(ps) }}
+	c := &contestant{settings: s.String(), envs: s.Envs * s.processes, workers: s.processes, level: r.level, close: func() { closeAll(ps) }}
 	for range s.processes {
 		p, err := rivals.Start(ctx, r.programs.python, filepath.Join(r.dir, "cartpole_rival.py"))
 		if err != nil {
@@ -267,20 +245,4 @@ func (r *run) cartPoleWith(ctx context.Context, s cartPoleSetting) (*contestant,
 		})
 	}
 	return c, nil
-}
-
-// try is the median rate of a few turns.
-func (r *run) try(ctx context.Context, c *contestant) (float64, error) {
-	if err := r.warmUp(ctx, c); err != nil {
-		return 0, err
-	}
-	var rates []float64
-	for range trials {
-		t, _, err := c.turn(ctx, c.cycles)
-		if err != nil {
-			return 0, err
-		}
-		rates = append(rates, t.rate)
-	}
-	return spreadOf(rates).median, nil
 }

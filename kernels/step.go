@@ -70,10 +70,10 @@ const (
 //	StageArrive:  more than eight arrive
 //	StageDone:    nothing
 //
-// From StageServe on the caller must have brought SharedQP of the ledger and Extra of s up to date. Unless it returns StageEnter, Reads and
-// Joins of the admission say, where something was admitted, which swapped system blocks have been accessed through their prefix: Reads is
-// 0 otherwise. That is the caller's to charge; rule 6.9. After StageArrive and StageDone, s is what Prefixes gives, but for QP, Retained,
-// Mul and Weight, which the ledger has.
+// From StageServe on, ops is not looked at, and the caller must have brought SharedQP of the ledger and Extra of s up to date, unless nobody
+// waits. Unless it returns StageEnter, Reads and Joins of the admission say, where something was admitted, which swapped system blocks have
+// been accessed through their prefix: Reads is 0 otherwise. That is the caller's to charge; rule 6.9. After StageArrive and StageDone, s is
+// what Prefixes gives, but for QP, Retained, Mul and Weight, which the ledger has.
 func Step(p *Seat, f *Frame, ops *[Lanes]uint8, d *ArrivalDraws, a *Admission, s *Shared, from Stage) Stage {
 	return step(p, f, ops, d, a, s, from)
 }

@@ -52,12 +52,11 @@ func (b *Batch) stepRun(v *env, next *int, hi, first int, a *Actions) {
 		r.Ops = (*[kernels.Lanes]uint8)(a.Ops[(i-first)*kernels.Lanes:])
 		r.Row = (*[kernels.TrailRow]float32)(b.Obs[i*kernels.TrailRow:])
 		r.Reward, r.Terminated, r.Truncated = &b.Reward[i], &b.Terminated[i], &b.Truncated[i]
-		apart := b.pool.flagsMeet
-		if apart {
+		if b.pool.flagsMeet {
 			r.Terminated, r.Truncated = &s.terminated[0], &s.truncated[0]
 		}
 		n, left := kernels.Steps(r, hi-i, f, &s.admission, &s.shared, v.trail)
-		if apart {
+		if b.pool.flagsMeet {
 			copy(b.Terminated[i:], s.terminated[:n])
 			copy(b.Truncated[i:], s.truncated[:n])
 		}
